@@ -1,0 +1,37 @@
+.PHONY: help demo test quick check lint lock clean
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# The tools of this project report nothing to anybody.
+export DVC_NO_ANALYTICS := true
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
+
+demo: .venv/ready  ## set up, make a workspace in demo/, run two weeks of real images through it
+	datapool demo demo
+
+test: .venv/ready  ## set up, run all tests
+	python -m pytest -n 2
+
+quick: .venv/ready  ## run the tests that take no long
+	python -m pytest -n 2 -m "not slow"
+
+check: lint test  ## lint and test
+
+lint: .venv/dev  ## style and types
+	ruff check .
+	ruff format --check .
+	mypy
+
+lock:  ## choose the versions in constraints.txt anew, for CPU and GPU alike
+	env -u UV_FIND_LINKS .venv/bin/uv pip compile --quiet --upgrade --universal --no-header --no-annotate --python-version 3.11 \
+	  --extra cpu --extra gpu --extra dev pyproject.toml --output-file constraints.txt
+
+clean:  ## remove what set-up and demo made
+	rm -rf .venv demo
+
+.venv/ready: setup.sh pyproject.toml constraints.txt
+	./setup.sh
+
+.venv/dev: .venv/ready
+	EXTRAS=dev ./setup.sh
+	touch .venv/dev
