@@ -1,0 +1,69 @@
+"""Write a file whole or not at all.
+
+A file is written to ``.datapool/tmp`` below the current folder (the workspace), flushed to the disk and renamed over its
+final name, and the folder is flushed. The temporary name lies outside of every DVC output, so that a killed run leaves
+nothing that DVC would take for data. Knows nothing of what is written.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from datapool.errors import DatapoolError
+
+SCRATCH = Path(".datapool")
+"""What stages keep for themselves in a workspace: no DVC output, ignored by git, safe to delete when nothing runs."""
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace ``path`` by ``data``; see ``replace``."""
+    with replace(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def copy_file(source: Path, path: Path) -> None:
+    """Replace ``path`` by a copy of ``source``; see ``replace``."""
+    with replace(path) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+@contextmanager
+def replace(path: Path) -> Iterator[Path]:
+    """Give a temporary file to write; when the block ends well it becomes ``path``, durably.
+
+    Folders above ``path`` are made. If the block raises, ``path`` is as it was and the temporary file is gone.
+
+    Raises:
+        DatapoolError: If the disk refuses (full, read-only, no permission): names the file and the reason.
+    """
+    temporary: Path | None = None
+    try:
+        (SCRATCH / "tmp").mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=SCRATCH / "tmp")
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        temporary.chmod(0o644)
+        _flush(temporary, os.O_RDWR)
+        os.replace(temporary, path)
+        _flush(path.parent, os.O_RDONLY)
+    except OSError as error:
+        raise DatapoolError(
+            f"{path}: cannot be written ({error.strerror or error}); it is as it was. "
+            "Make room or give write permission, then run again"
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _flush(path: Path, flags: int) -> None:
+    handle = os.open(path, flags)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

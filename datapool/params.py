@@ -1,0 +1,289 @@
+"""params.yaml as typed values.
+
+The only place that knows the file's keys. Values live in params.yaml: there are no defaults here. Comments there say
+what a key does; this schema says what it may be.
+"""
+
+import difflib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from datapool.errors import DatapoolError
+
+FILE = Path("params.yaml")
+
+
+def _number_of_samples(value: int | float) -> int | float:
+    if (isinstance(value, int) and (value == -1 or value >= 1)) or (isinstance(value, float) and 0 < value <= 1):
+        return value
+    raise ValueError("a whole number from 1 on, a share above 0 and up to 1 such as 0.1, or -1 for inactive")
+
+
+def _folder(value: str) -> str:
+    parts = value.split("/")
+    if value.isascii() and all(p.replace("_", "").replace("-", "").replace(".", "").isalnum() for p in parts):
+        return value
+    raise ValueError("a folder below the workspace, of letters, digits, '_', '-', '.' and '/' only")
+
+
+def _pool_name(value: str) -> str:
+    if "/" in value or value.startswith("."):
+        raise ValueError("a plain name without '/' and not starting with '.'")
+    return _folder(value)
+
+
+def _prefix(value: str) -> str:
+    if value.startswith("/") or ".." in value.split("/"):
+        raise ValueError("a start of file names such as 'week2/', not beginning with '/' and without '..'")
+    return value
+
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+NumberOfSamples = Annotated[int | float, AfterValidator(_number_of_samples)]
+Folder = Annotated[str, AfterValidator(_folder)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class StoppingCondition(_Section):
+    """When to stop picking: the first condition met ends it; negative is inactive."""
+
+    n_samples: NumberOfSamples
+    min_distance: float
+    n_samples_includes_datapool: bool
+
+    @model_validator(mode="after")
+    def _one_is_active(self) -> Self:
+        if self.n_samples == -1 and self.min_distance < 0:
+            raise ValueError(
+                "n_samples and min_distance are both inactive, so nothing would end the selection; "
+                "set one, for instance min_distance: 0.1"
+            )
+        return self
+
+
+class Ranking(_Section):
+    """How far ``rank`` orders the candidates, whatever the stopping condition; -1 is inactive."""
+
+    n_samples: Annotated[int, AfterValidator(_number_of_samples)]
+    min_distance: float
+
+
+class Datapool(_Section):
+    """The pool that this run reads and extends."""
+
+    name: Annotated[str, AfterValidator(_pool_name)]
+    keep_history: bool
+    base_version: Annotated[int, Field(ge=0)] | None
+
+
+class Model(_Section):
+    """Backbone and embedding head."""
+
+    name: str
+    num_ftrs: Count
+    out_dim: Count
+    pretrained: bool
+    weights: str | None
+
+
+class Collate(_Section):
+    """SimCLR's augmentations; names as in Lightly's configuration."""
+
+    input_size: Annotated[int, Field(ge=8)]
+    cj_prob: Probability
+    cj_strength: NotNegative
+    cj_bright: NotNegative
+    cj_contrast: NotNegative
+    cj_sat: NotNegative
+    cj_hue: Annotated[float, Field(ge=0, le=0.5)]
+    min_scale: Annotated[float, Field(gt=0, le=1)]
+    random_gray_scale: Probability
+    gaussian_blur: Probability
+    vf_prob: Probability
+    hf_prob: Probability
+    rr_prob: Probability
+
+
+class Loader(_Section):
+    """How images reach the model; none of it changes a result beyond rounding, but for training's batch size."""
+
+    batch_size: Count
+    num_workers: Annotated[int, Field(ge=0)]
+
+
+class Trainer(_Section):
+    """Handed to Lightning's Trainer as they are."""
+
+    max_epochs: Count
+    precision: Literal["32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true", 16, 32, 64]
+    accelerator: Literal["auto", "cpu", "gpu", "mps"]
+    devices: Count | Literal["auto"]
+    num_nodes: Count
+
+
+class Optimizer(_Section):
+    """The optimizer of training."""
+
+    lr: Positive
+    weight_decay: NotNegative
+
+
+class Criterion(_Section):
+    """The NT-Xent loss."""
+
+    temperature: Positive
+
+
+class Lightly(_Section):
+    """Lightly's own sub-keys: model, training and loading."""
+
+    model: Model
+    collate: Collate
+    loader: Loader
+    trainer: Trainer
+    optimizer: Optimizer
+    criterion: Criterion
+
+
+class Params(_Section):
+    """All of params.yaml."""
+
+    input_dir: str
+    shared_dir: Folder
+    output_dir: Folder
+    relevant_filenames_file: str | None
+    filename_prefix: Annotated[str, AfterValidator(_prefix)]
+    enable_corruptness_check: bool
+    remove_exact_duplicates: bool
+    enable_training: bool
+    checkpoint: str | None
+    embeddings: str | None
+    normalize_embeddings: bool
+    append_weak_labels: bool
+    method: Literal["coreset", "random"]
+    stopping_condition: StoppingCondition
+    ranking: Ranking
+    datapool: Datapool
+    dump_dataset: bool
+    n_example_images: Annotated[int, Field(ge=0)]
+    seed: Annotated[int, Field(ge=0, lt=2**31)]
+    lightly: Lightly
+
+    @model_validator(mode="after")
+    def _combinations_make_sense(self) -> Self:
+        farthest = (5**0.5 if self.append_weak_labels else 2.0) if self.normalize_embeddings else float("inf")
+        if self.stopping_condition.min_distance > farthest:
+            raise ValueError(
+                f"stopping_condition.min_distance is {self.stopping_condition.min_distance:g}, but no two normalised "
+                f"embeddings are more than {farthest:.4g} apart; give less, or set normalize_embeddings: false"
+            )
+        if self.method == "random" and self.stopping_condition.min_distance >= 0:
+            raise ValueError(
+                f"method is random, which stopping_condition.min_distance {self.stopping_condition.min_distance:g} "
+                "says nothing about; set min_distance: -1 and n_samples to a number"
+            )
+        if self.embeddings is not None and self.checkpoint is not None:
+            raise ValueError("embeddings and checkpoint are both given; with embeddings no model is used: drop one")
+        return self
+
+
+def load_params(path: Path = FILE) -> Params:
+    """Read and check params.yaml.
+
+    Raises:
+        DatapoolError: For the first thing that is wrong: a key that is unknown (with the nearest known name), missing,
+            of the wrong type or out of range; a file that is absent or no YAML.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DatapoolError(f"{path} is not here; run in a workspace, or make one with `datapool init DIR`") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatapoolError(f"{path}: cannot be read ({error})") from error
+    except yaml.YAMLError as error:
+        raise DatapoolError(f"{path}: is not YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(content, dict):
+        raise DatapoolError(f"{path}: holds no keys; `datapool init DIR` writes a complete one")
+    try:
+        return Params.model_validate(content)
+    except ValidationError as error:
+        details = error.errors()
+        # An unknown key explains a missing one, so it comes first.
+        details.sort(key=lambda detail: detail["type"] != "extra_forbidden")
+        raise DatapoolError(f"{path}: {_sentence(details[0])}") from error
+
+
+def _sentence(detail: ErrorDetails) -> str:
+    names = [part for part in detail["loc"] if isinstance(part, str) and part.isidentifier() and part.islower()]
+    given, kind = detail["input"], detail["type"]
+    if kind == "extra_forbidden":
+        return _unknown_key([str(part) for part in detail["loc"]])
+    key = ".".join(_known(names))
+    if kind == "missing":
+        return f"{'.'.join(names)} is missing; `datapool init` writes a params.yaml with every key"
+    if kind == "value_error" and isinstance(given, dict | _Section):
+        return f"{key + ': ' if key else ''}{detail['ctx']['error']}"
+    if isinstance(given, str) and _is_number(given):
+        return f"{key} is {given!r}, a text; write {_as_yaml_number(given)}"
+    should = str(detail["ctx"]["error"]) if kind == "value_error" else _WORDS.get(kind, detail["msg"])
+    return f"{key} is {_shown(given)}; it should be {should.removeprefix('Input should be ')}"
+
+
+_WORDS = {
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "a text",
+    "model_type": "a section with keys of its own",
+}
+
+
+def _known(names: list[str]) -> list[str]:
+    """Drop what pydantic adds behind the key for the members of a union, such as 'int'."""
+    model: Any = Params
+    known = []
+    for name in names:
+        fields = getattr(model, "model_fields", {})
+        if name not in fields:
+            break
+        known.append(name)
+        model = fields[name].annotation
+    return known
+
+
+def _unknown_key(parts: list[str]) -> str:
+    model: Any = Params
+    for part in parts[:-1]:
+        model = model.model_fields[part].annotation
+    near = difflib.get_close_matches(parts[-1], model.model_fields, n=1, cutoff=0)
+    return f"unknown key {'.'.join(parts)!r}; did you mean {'.'.join([*parts[:-1], *near])!r}?"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _as_yaml_number(text: str) -> str:
+    value = float(text)
+    return (
+        f"{value:g}" if value == int(value) else repr(value) if "e" not in repr(value) else f"{value:.10f}".rstrip("0")
+    )
+
+
+def _shown(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str) if not isinstance(value, str) else repr(value)
