@@ -1,0 +1,361 @@
+"""The pool: a fold over batches. ``open_base`` gives the pool as it stood before a batch, ``merge`` adds the picks.
+
+Both are pure: the next pool depends on the base, the picks and the parameters, so the same batch again replaces its own
+version, and a new batch appends. The lineage (datapools.json) is the commit record: a pool on disk counts only if it is
+byte for byte the version that the lineage records. Knows nothing of models, distances or DVC.
+"""
+
+import csv
+import hashlib
+from collections.abc import Mapping
+from io import StringIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from datapool import atomic
+from datapool.batch import batch_id, candidates
+from datapool.embeddings_csv import parse_csv, to_csv
+from datapool.errors import DatapoolError
+from datapool.tables import Rows, read_json, read_rows, write_json, write_rows
+
+LATEST, CHECKPOINT, SAMPLES, HISTORY = "datapool_latest.csv", "checkpoint_latest.ckpt", "samples.csv", "history"
+
+_COLUMNS = {
+    "filename": "str",
+    "content_hash": "str",
+    "version": "int64",  # the version that added the image
+    "batch": "str",  # id of the batch it came in
+    "rank": "int64",  # place in that batch's selection, from 1
+    "distance": "float64",  # when picked, to its nearest neighbour then; none for the first image of a pool
+    "nearest": "str",  # that neighbour's filename
+    "weak_label": "str",
+}
+
+Version = dict[str, Any]
+"""A lineage entry: version, batch, rows (in all), new (of this batch), embedding space, parameters, covering_radius, and
+the sha256 of each file of the pool."""
+
+
+class Base(NamedTuple):
+    """A pool as it stood before a batch."""
+
+    pool: str
+    """The pool's name."""
+    batch: str
+    """Id of the batch that it was opened for."""
+    versions: list[Version]
+    """Lineage of the base: what was accepted up to it; empty for a pool that has yet to begin."""
+    forced: bool
+    """Whether ``datapool.base_version`` chose it."""
+    rows: Rows
+    """One row a sample in the order of datapool_latest.csv; the table has the columns of samples.csv."""
+    checkpoint: Path | None
+    """The model that made the embeddings, if the pool has one."""
+
+
+class Merged(NamedTuple):
+    """What a merge did."""
+
+    version: int
+    """The pool's version now; 0 if it has yet to begin."""
+    n_samples: int
+    """Images in the pool now."""
+    n_new: int
+    """Those that this batch added."""
+    notes: list[str]
+    """Sentences that the user should read: files kept aside, versions dropped."""
+
+
+# --- the lineage -------------------------------------------------------------------------------------------------------
+
+
+def read_lineage(path: Path) -> dict[str, list[Version]]:
+    """Read datapools.json: the versions of every pool, oldest first; none if the file is absent.
+
+    Raises:
+        DatapoolError: If the file is no JSON or holds something else (a git conflict, for instance).
+    """
+    if not path.exists():
+        return {}
+    content = read_json(path)
+    lineage = {}
+    for name, record in content.items():
+        versions = record.get("versions") if isinstance(record, dict) else None
+        if not versions or [v.get("version") for v in versions] != list(range(1, len(versions) + 1)):
+            raise DatapoolError(
+                f"{path}: pool {name!r} lists no versions 1, 2, …; `git checkout -- {path}` restores it"
+            )
+        lineage[name] = versions
+    return lineage
+
+
+def require_files(pools: Path, lineage: Mapping[str, list[Version]], *, besides: str | None = None) -> None:
+    """Refuse to go on when a pool that the lineage knows has no files here.
+
+    Raises:
+        DatapoolError: With the command that brings them.
+    """
+    gone = [name for name in lineage if name != besides and not (pools / name / LATEST).exists()]
+    if gone:
+        raise DatapoolError(
+            f"datapools.json knows the pool{'s' * (len(gone) > 1)} {', '.join(map(repr, gone))}, but {pools}/ does not "
+            "hold the files; nothing was changed. Run `dvc pull` (or `dvc checkout`), then again"
+        )
+
+
+# --- before the batch --------------------------------------------------------------------------------------------------
+
+
+def open_base(
+    pools: Path, lineage: Mapping[str, list[Version]], name: str, images: pd.DataFrame, *, base_version: int | None
+) -> tuple[Base, list[str]]:
+    """Choose and read the base of a batch.
+
+    The batch that made the pool's latest version gets the version before it: it will be replaced. Any other batch gets
+    the latest: it will be appended to. ``base_version`` k overrides this.
+
+    Args:
+        pools: Folder of all pools.
+        lineage: Versions of every pool.
+        name: Which pool; unknown to the lineage means a new one.
+        images: The batch, as ``batch.scan`` gives it.
+        base_version: 0 … latest, or None for automatic.
+
+    Returns:
+        The base, and sentences that the user should read.
+
+    Raises:
+        DatapoolError: If files are missing, unknown or not what the lineage records, if a candidate has the filename of a
+            base image with other content, or if there is no version ``base_version``. Nothing was changed.
+    """
+    require_files(pools, lineage)
+    folder, versions, batch = pools / name, lineage.get(name, []), batch_id(images)
+    if not versions and (folder / LATEST).exists():
+        raise DatapoolError(
+            f"{folder / LATEST} is there, but datapools.json knows no pool {name!r} (a merge that was killed, or a copied "
+            f"folder); nothing was changed. Run again with the input_dir of that merge, or move {folder} away"
+        )
+    if base_version is not None and base_version > len(versions):
+        raise DatapoolError(
+            f"params.yaml: datapool.base_version is {base_version}, but pool {name!r} has the versions 0 to {len(versions)}"
+        )
+    if base_version is not None:
+        k = base_version
+    elif versions and versions[-1]["batch"] == batch:
+        k = len(versions) - 1
+    else:
+        k = len(versions)
+    rows, notes = _read_version(folder, versions[-1]) if versions else (_no_rows(), [])
+    keep = (rows.table.version <= k).to_numpy()
+    rows = Rows(rows.table[keep].reset_index(drop=True), rows.embeddings[keep])
+    candidates(images, rows.table)  # refuses a name that stands for two images
+    checkpoint = folder / CHECKPOINT
+    base = Base(
+        name, batch, versions[:k], base_version is not None, rows, checkpoint if k and checkpoint.exists() else None
+    )
+    return base, notes
+
+
+def write_base(folder: Path, base: Base) -> None:
+    """Write a base for the stages that follow: the same base, the same bytes."""
+    write_rows(folder / "rows.parquet", base.rows)
+    if base.checkpoint:
+        atomic.copy_file(base.checkpoint, folder / "checkpoint.ckpt")
+    else:
+        (folder / "checkpoint.ckpt").unlink(missing_ok=True)
+    record = {"pool": base.pool, "batch": base.batch, "forced": base.forced, "versions": base.versions}
+    write_json(folder / "base.json", record)
+
+
+def read_base(folder: Path) -> Base:
+    """Read what ``write_base`` wrote."""
+    record, checkpoint = read_json(folder / "base.json"), folder / "checkpoint.ckpt"
+    return Base(
+        **record, rows=read_rows(folder / "rows.parquet"), checkpoint=checkpoint if checkpoint.exists() else None
+    )
+
+
+# --- after the batch ---------------------------------------------------------------------------------------------------
+
+
+def merge(
+    pools: Path,
+    lineage_file: Path,
+    base: Base,
+    picks: Rows,
+    checkpoint: Path | None,
+    *,
+    keep_history: bool,
+    record: Mapping[str, Any],
+) -> Merged:
+    """Make the pool that consists of ``base`` and ``picks``, and record it.
+
+    Without picks the pool is the base: no version is made. Each file is written whole, datapool_latest.csv after the
+    others and the lineage last; a merge that was killed is finished by running it again.
+
+    Args:
+        pools: Folder of all pools.
+        lineage_file: datapools.json.
+        base: What ``open_base`` gave.
+        picks: The new samples in order of picking: filename, content_hash, distance, nearest, weak_label.
+        checkpoint: The model that made the embeddings; None if they came from outside.
+        keep_history: Keep every earlier version in ``history/``.
+        record: What the lineage shall tell of this version besides counts and hashes.
+
+    Raises:
+        DatapoolError: If the pool is no longer the one that the base was taken from, files of other pools are missing, or
+            the disk refuses.
+    """
+    lineage = read_lineage(lineage_file)
+    require_files(pools, lineage, besides=base.pool)
+    present, folder, k = lineage.get(base.pool, []), pools / base.pool, len(base.versions)
+    own = len(present) == k + 1 and present[k]["batch"] == base.batch
+    if present[:k] != base.versions or not (len(present) == k or own or base.forced):
+        raise DatapoolError(
+            f"pool {base.pool!r} has moved on since this run opened it (version {k} then, {len(present)} now); nothing was "
+            "changed. Run `dvc repro --force --single-item open`, then `dvc repro`"
+        )
+    if not len(picks.table) and not k:
+        if present:
+            raise DatapoolError(
+                f"this batch made version 1 of pool {base.pool!r} and now gives no sample; nothing was changed. "
+                "Set the parameters back, or choose another datapool.name"
+            )
+        pools.mkdir(parents=True, exist_ok=True)  # DVC wants its output to exist
+        return Merged(0, 0, 0, [])
+
+    rows = _append(base, picks) if len(picks.table) else base.rows
+    n_versions = k + bool(len(picks.table))
+    csv_bytes, samples_bytes = _csv_bytes(rows), _samples_bytes(rows.table)
+    versions = list(base.versions)
+    if len(picks.table):
+        versions.append(
+            {
+                "version": n_versions,
+                "batch": base.batch,
+                "rows": len(rows.table),
+                "new": len(picks.table),
+                **record,
+                "datapool_sha256": _sha256(csv_bytes),
+                "samples_sha256": _sha256(samples_bytes),
+                "checkpoint_sha256": _sha256(checkpoint.read_bytes()) if checkpoint else None,
+            }
+        )
+    # What is there and neither recorded, nor the base, nor about to be written again is somebody's: kept aside.
+    known = {version["datapool_sha256"] for version in (*present, *versions)}
+    notes = _keep_aside(folder / LATEST, unless=known)
+    if not own and len(present) > k:
+        notes += _keep_aside(folder / LATEST, unless=set()) + _keep_aside(folder / SAMPLES, unless=set())
+        notes.append(f"datapool.base_version {k}: the versions {k + 1} to {len(present)} are dropped from the lineage")
+
+    wanted = {}
+    if keep_history:
+        for version in versions[:-1]:
+            until = (rows.table.version <= version["version"]).to_numpy()
+            wanted[f"datapool_{version['version']:04d}.csv"] = version, Rows(rows.table[until], rows.embeddings[until])
+    for filename, (version, then) in wanted.items():
+        path = folder / HISTORY / filename
+        if not path.exists() or _sha256(path.read_bytes()) != version["datapool_sha256"]:
+            atomic.write_bytes(path, _csv_bytes(then))
+    if checkpoint:
+        atomic.copy_file(checkpoint, folder / CHECKPOINT)
+    else:
+        (folder / CHECKPOINT).unlink(missing_ok=True)
+    atomic.write_bytes(folder / SAMPLES, samples_bytes)
+    atomic.write_bytes(folder / LATEST, csv_bytes)
+    _remove_history(folder / HISTORY, besides=set(wanted))
+    pool_records = read_json(lineage_file) if lineage_file.exists() else {}
+    pool_records[base.pool] = {"labels": list(label_ids(rows.table.weak_label)), "versions": versions}
+    write_json(lineage_file, dict(sorted(pool_records.items())))
+    return Merged(n_versions, len(rows.table), len(picks.table), notes)
+
+
+def label_ids(weak_labels: pd.Series) -> dict[str, int]:
+    """Number weak labels by first appearance in the pool: append-only, so an id means the same in every version."""
+    return {label: number for number, label in enumerate(dict.fromkeys(weak_labels))}
+
+
+def _append(base: Base, picks: Rows) -> Rows:
+    new = picks.table.assign(version=len(base.versions) + 1, batch=base.batch, rank=np.arange(1, len(picks.table) + 1))
+    table = pd.concat([base.rows.table, new[list(_COLUMNS)].astype(_COLUMNS)], ignore_index=True)
+    return Rows(table, np.concatenate([base.rows.embeddings, picks.embeddings]) if base.versions else picks.embeddings)
+
+
+def _no_rows() -> Rows:
+    table = pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in _COLUMNS.items()})
+    return Rows(table, np.empty((0, 1), dtype=np.float32))  # a dimension that nobody looks at
+
+
+# --- files -------------------------------------------------------------------------------------------------------------
+
+
+def _csv_bytes(rows: Rows) -> bytes:
+    ids = label_ids(rows.table.weak_label)
+    return to_csv(rows.table.filename.tolist(), rows.embeddings, [ids[label] for label in rows.table.weak_label])
+
+
+def _samples_bytes(table: pd.DataFrame) -> bytes:
+    return table.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n").encode()
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _read_version(folder: Path, version: Version) -> tuple[Rows, list[str]]:
+    """Read the version that the lineage records, also from files that a killed merge has made longer already."""
+    latest, samples, checkpoint = folder / LATEST, folder / SAMPLES, folder / CHECKPOINT
+    n, notes = version["rows"], []
+
+    def refuse(path: Path, what: str) -> DatapoolError:
+        return DatapoolError(
+            f"{path} {what} that datapools.json records as version {version['version']}; nothing was changed. "
+            "`dvc checkout --force` restores it (`dvc pull` first in a fresh clone)"
+        )
+
+    if not samples.exists() or (version["checkpoint_sha256"] and not checkpoint.exists()):
+        raise refuse(samples if not samples.exists() else checkpoint, "is not here, but belongs to the pool")
+    if version["checkpoint_sha256"] and _sha256(checkpoint.read_bytes()) != version["checkpoint_sha256"]:
+        raise refuse(checkpoint, "is not the file")
+
+    data = latest.read_bytes()
+    try:
+        content = parse_csv(data, latest)
+    except DatapoolError as error:
+        raise DatapoolError(f"{error}. {refuse(latest, 'is not the file')}") from error
+    if _sha256(data) != version["datapool_sha256"]:
+        first = to_csv(content.filenames[:n], content.embeddings[:n], content.labels[:n])
+        if len(content.filenames) <= n or _sha256(first) != version["datapool_sha256"]:
+            raise refuse(latest, f"({len(content.filenames)} rows instead of {n}, or other values) is not the file")
+        notes += _keep_aside(latest, unless=set())
+
+    data = samples.read_bytes()
+    table = pd.read_csv(StringIO(data.decode("utf-8", "replace")), dtype=str, keep_default_na=False)
+    if list(table.columns) != list(_COLUMNS):
+        raise refuse(samples, "is not the file")
+    table["distance"] = table.distance.replace("", "nan")
+    table = table.iloc[:n].astype(_COLUMNS)
+    if _sha256(data) != version["samples_sha256"] and _sha256(_samples_bytes(table)) != version["samples_sha256"]:
+        raise refuse(samples, "is not the file")
+    return Rows(table, content.embeddings[:n]), notes
+
+
+def _keep_aside(path: Path, *, unless: set[str]) -> list[str]:
+    """Copy a file that is in no version's record to where nothing deletes it; say so."""
+    if not path.exists() or (digest := _sha256(path.read_bytes())) in unless:
+        return []
+    kept = atomic.SCRATCH / "rescued" / f"{path.parent.name}-{digest[:12]}-{path.name}"
+    atomic.copy_file(path, kept)
+    return [f"{path} held rows that no version records: kept as {kept}"]
+
+
+def _remove_history(folder: Path, *, besides: set[str]) -> None:
+    if folder.is_dir():
+        for path in folder.glob("datapool_*.csv"):
+            if path.name not in besides:
+                path.unlink()
+        if not any(folder.iterdir()):
+            folder.rmdir()
