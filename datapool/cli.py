@@ -1,0 +1,75 @@
+"""The command line: ``datapool init`` and ``datapool demo``. Everything else is ``dvc``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import datapool
+from datapool.terminal import run_app, say
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    help="Pick the new images that add something, keep them in a growing, DVC-versioned pool. `datapool init` makes a "
+    "workspace; in it, `dvc repro` runs the pipeline with the settings of params.yaml.",
+)
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="The workspace.", show_default="the current folder")] = Path(),
+    update: Annotated[bool, typer.Option("--update", help="Bring newer code into a workspace that exists.")] = False,
+    subdir: Annotated[bool, typer.Option("--subdir", help="Use the git repository around the folder.")] = False,
+    no_git: Annotated[bool, typer.Option("--no-git", help="Do without git; `dvc exp` does not work then.")] = False,
+) -> None:
+    """Make a workspace: a folder with its own git and DVC in which `dvc repro` works.
+
+    It carries the code of the pipeline, so that a pool stays tied to the code that made it.
+    """
+    from datapool import workspace
+    from datapool.errors import DatapoolError
+
+    if update + subdir + no_git > 1:
+        raise DatapoolError("--update, --subdir and --no-git exclude each other; give one of them")
+    if update:
+        added = workspace.update(folder)
+        say(
+            f"{folder} has the code of datapool {datapool.__version__}; new in params.yaml: {', '.join(added) or 'nothing'}"
+        )
+        return
+    scm = workspace.Scm.SURROUNDING if subdir else workspace.Scm.NONE if no_git else workspace.Scm.OWN
+    workspace.init(folder, scm=scm)
+    say(f"{folder} is a workspace. Put images below {folder / 'data'}, then run `dvc repro` in {folder}")
+
+
+@app.command()
+def demo(folder: Annotated[Path, typer.Argument(help="Where to make the workspace.")] = Path("demo")) -> None:
+    """Make a workspace with real images, run the pipeline on two weeks of them and show what happened.
+
+    The images are scikit-learn's handwritten digits. No network and no account is needed.
+    """
+    from datapool.demo import run_demo
+
+    run_demo(folder, say)
+
+
+def version(wanted: bool) -> None:
+    """Print the version and end."""
+    if wanted:
+        say(f"datapool {datapool.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    _: Annotated[bool, typer.Option("--version", callback=version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Options of every command."""
+
+
+def main() -> None:
+    """Entry point of the ``datapool`` program."""
+    run_app(app)

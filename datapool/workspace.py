@@ -1,0 +1,206 @@
+"""Make a workspace: a folder with its own git and DVC, and with the code that will make its pools.
+
+A workspace carries dvc.yaml, params.yaml, ``stages/`` and ``datapool/``, so it is pinned to the code that made its pools,
+and DVC sees when that code changes. Knows git, DVC and files; nothing of images or pools.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+import datapool
+from datapool.errors import DatapoolError
+
+_CODE = ("datapool", "stages", "dvc.yaml")
+_ONCE = ("params.yaml", ".gitattributes", ".dvcignore", "None")
+
+_GITIGNORE = """\
+/.datapool/
+/pools
+/dvc_plots/
+/dvclive/
+/.dvc/cache
+/.dvc/tmp
+/.dvc/config.local
+__pycache__/
+/.venv/
+# Images are tracked by DVC (`dvc add data/week_1` writes data/week_1.dvc) or not at all.
+/data/*
+!/data/*.dvc
+!/data/.gitignore
+"""
+
+_README = """\
+# A datapool workspace
+
+Put new images below `data/`, name the folder in `params.yaml` (`input_dir`), then:
+
+    dvc repro                                                      # look, embed, pick, add to the pool
+    git add --all && git commit --message "week 1"                 # keep this version
+    dvc exp run -S stopping_condition.min_distance=0.2             # try something else on the same batch
+    dvc exp show                                                   # compare
+
+The pool is in `pools/`, what the last run did in `output/report.html`. `datapool init --update .` brings newer code.
+Made by datapool {version}.
+"""
+
+
+class Scm(StrEnum):
+    """Which git repository a workspace lies in."""
+
+    OWN = "own"
+    SURROUNDING = "surrounding"
+    NONE = "none"
+
+
+def init(folder: Path, *, scm: Scm) -> None:
+    """Make a workspace and its first commit.
+
+    Args:
+        folder: Made if absent; must hold nothing that the workspace would overwrite.
+        scm: Its own git repository, a folder of the git repository around it, or no git at all (then ``dvc exp`` and
+            comparisons between versions do not work).
+
+    Raises:
+        DatapoolError: If something is in the way, or git or DVC refuses.
+    """
+    in_the_way = [name for name in (*_CODE, *_ONCE, ".dvc", "datapools.json") if (folder / name).exists()]
+    if in_the_way:
+        raise DatapoolError(
+            f"{folder} holds {in_the_way[0]} already; give another folder, or `datapool init --update {folder}` for newer code"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (*_CODE, *_ONCE):
+        _copy(name, folder)
+    (folder / "data").mkdir(exist_ok=True)
+    (folder / "datapools.json").write_text("{}\n")
+    _extend(folder / ".gitignore", _GITIGNORE)
+    if not (folder / "README.md").exists():
+        (folder / "README.md").write_text(_README.format(version=datapool.__version__))
+    if scm is Scm.OWN and not (folder / ".git").exists():
+        _run(folder, "git", "init", "--quiet")
+    _dvc(folder, "init", "--quiet", *{Scm.OWN: [], Scm.SURROUNDING: ["--subdir"], Scm.NONE: ["--no-scm"]}[scm])
+    _dvc(folder, "config", "core.analytics", "false")
+    _dvc(folder, "config", "core.check_update", "false")
+    if scm is not Scm.NONE:
+        commit(folder, f"Start a datapool workspace (datapool {datapool.__version__})")
+
+
+def update(folder: Path) -> list[str]:
+    """Bring this datapool's code into a workspace, and the parameters that it needs and params.yaml lacks.
+
+    Returns:
+        The parameters that were added, as dotted keys, with their defaults in params.yaml now.
+
+    Raises:
+        DatapoolError: If the folder is no workspace, is the source of the code itself, or has changes in its code that
+            git does not hold: nothing was changed.
+    """
+    if not (folder / "datapools.json").exists() or not (folder / "dvc.yaml").exists():
+        raise DatapoolError(f"{folder} is no datapool workspace; make one with `datapool init {folder}`")
+    if _template("dvc.yaml").resolve() == (folder / "dvc.yaml").resolve():
+        raise DatapoolError(f"{folder} is where this code comes from; run the newer `datapool` from its own place")
+    has_git = _inside_git(folder)
+    if has_git and _run(folder, "git", "status", "--porcelain", "--", *_CODE, "params.yaml"):
+        raise DatapoolError(
+            f"{folder}: {', '.join(_CODE)} or params.yaml have changes that git does not hold; nothing was changed. "
+            "Commit them or set them back, then run again"
+        )
+    for name in _CODE:
+        _copy(name, folder)
+    added = _add_missing_params(folder / "params.yaml")
+    if has_git:
+        commit(folder, f"Update to datapool {datapool.__version__}")
+    return added
+
+
+def commit(folder: Path, message: str) -> None:
+    """Commit everything in a workspace that git does not ignore; nothing to commit is fine."""
+    _run(folder, "git", "add", "--all", ".")
+    if not _run(folder, "git", "status", "--porcelain", "--", "."):
+        return
+    who: list[str] = []
+    if subprocess.run(["git", "config", "user.email"], cwd=folder, capture_output=True, check=False).returncode:
+        who = ["-c", "user.name=datapool", "-c", "user.email=datapool@localhost"]  # git refuses without
+    _run(folder, "git", *who, "commit", "--quiet", "--message", message)
+
+
+def _template(name: str) -> Path:
+    """Where a file or folder of a workspace comes from: this package, the files packed into it, or its checkout."""
+    package = Path(datapool.__file__).parent
+    if name == "datapool":
+        return package
+    packed = package / "workspace_files" / name
+    return packed if packed.exists() else package.parent / name
+
+
+def _copy(name: str, folder: Path) -> None:
+    source, target = _template(name), folder / name
+    if source.is_dir():
+        if target.exists():
+            shutil.rmtree(target)
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "workspace_files"))
+    else:
+        shutil.copyfile(source, target)
+
+
+def _extend(path: Path, lines: str) -> None:
+    before = path.read_text() if path.exists() else ""
+    path.write_text(before + "\n" * bool(before and not before.endswith("\n")) + lines)
+
+
+def _add_missing_params(path: Path) -> list[str]:
+    """Add what params.yaml lacks, leaving every line of it as it is; give the dotted keys."""
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 200
+    content, defaults = yaml.load(path), yaml.load(_template("params.yaml"))
+    added: list[str] = []
+
+    def complete(section: dict[str, Any], wanted: dict[str, Any], prefix: str) -> None:
+        for key, value in wanted.items():
+            if key not in section:
+                section[key] = value
+                added.append(prefix + key)
+            elif isinstance(value, dict) and isinstance(section[key], dict):
+                complete(section[key], value, f"{prefix}{key}.")
+
+    complete(content, defaults, "")
+    if added:
+        yaml.dump(content, path)
+    return added
+
+
+def _inside_git(folder: Path) -> bool:
+    found = subprocess.run(["git", "rev-parse", "--git-dir"], cwd=folder, capture_output=True, check=False)
+    return found.returncode == 0
+
+
+def _dvc(folder: Path, *arguments: str) -> str:
+    return _run(folder, sys.executable, "-m", "dvc", *arguments)
+
+
+def _run(folder: Path, *command: str) -> str:
+    """Run a command in a folder and give what it prints.
+
+    Raises:
+        DatapoolError: If it is not installed or fails, with its last line.
+    """
+    environment = {**os.environ, "DVC_NO_ANALYTICS": "true"}
+    try:
+        result = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, errors="replace", check=False
+        )
+    except FileNotFoundError as error:
+        raise DatapoolError(f"{command[0]} is not installed; install it, then run again") from error
+    if result.returncode:
+        said = (result.stderr.strip() or result.stdout.strip() or "no word").splitlines()
+        name = " ".join(command).replace(f"{sys.executable} -m ", "")
+        raise DatapoolError(f"{folder}: `{name}` failed: {said[0] if len(said) == 1 else ' '.join(said[:3])}")
+    return result.stdout

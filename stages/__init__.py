@@ -1,0 +1,1 @@
+"""The stages of dvc.yaml, one thin program each: read, call the library with plain values, write."""

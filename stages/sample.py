@@ -1,0 +1,56 @@
+"""Cut the ranking at the stopping condition and explain every image."""
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Option
+
+from datapool import sampling
+from datapool.batch import copy_images
+from datapool.params import load_params
+from datapool.pool import read_base
+from datapool.tables import read_rows, read_table, write_csv, write_json, write_names, write_rows
+from datapool.terminal import progress, run, say
+
+
+def sample(
+    images: Annotated[Path, Option(help="The batch, as the scan stage lists it.")],
+    embeddings: Annotated[Path, Option(help="The candidates with their embeddings.")],
+    base: Annotated[Path, Option(help="The pool as it stood before this batch.")],
+    ranking: Annotated[Path, Option(help="The candidates in order.")],
+    data: Annotated[Path, Option(help="Folder to write: picks.parquet, and the images in sampled/ with dump_dataset.")],
+    filenames: Annotated[Path, Option(help="Folder to write: lists of file names.")],
+    removed: Annotated[Path, Option(help="Csv file to write: why each other image was not taken.")],
+    metrics: Annotated[Path, Option(help="JSON file to write: what happened, in numbers.")],
+) -> None:
+    """Take the first candidates of the ranking until a stopping condition is met."""
+    params = load_params()
+    batch, candidates, pool = read_table(images), read_rows(embeddings), read_base(base).rows
+    vectors = sampling.space(
+        candidates, pool, normalize=params.normalize_embeddings, append_weak_labels=params.append_weak_labels
+    )
+    with progress("sampling") as report:
+        sampled = sampling.sample(
+            batch,
+            candidates,
+            pool,
+            vectors,
+            read_table(ranking),
+            params.stopping_condition,
+            method=params.method,
+            seed=params.seed,
+            progress=report,
+        )
+    write_rows(data / "picks.parquet", sampled.picks)
+    for name, names in sampling.filename_lists(pool, sampled).items():
+        write_names(filenames / f"{name}.txt", names)
+    write_csv(removed, sampled.removed)
+    counts = sampling.metrics(batch, len(candidates.table), len(pool.table), sampled)
+    write_json(metrics, counts)
+    if params.dump_dataset:
+        copy_images(batch, sampled.picks.table.filename, Path(params.input_dir), data / "sampled")
+    say(sampling.sentence(counts))
+
+
+if __name__ == "__main__":
+    run(sample)
