@@ -6,8 +6,9 @@ Knows folders and image files; nothing of pools, embeddings or models.
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -23,6 +24,9 @@ Progress = Callable[[int, int, str], None]
 
 ROOT_LABEL = "."
 """Weak label of the images that lie in no folder below input_dir; no folder can be called so."""
+
+
+_FEW = 64  # images that are looked at sooner than other processes start
 
 
 class Batch(NamedTuple):
@@ -51,8 +55,8 @@ def scan(
 ) -> Batch:
     """Look at every image below ``folder``; damage and copies end up in the table, never end the scan.
 
-    Among images with the same bytes the first by filename stays "ok". Files are read by one process a core; the
-    result does not depend on how many.
+    Among images with the same bytes the first by filename stays "ok". More than a few files are read by one
+    process a core; the result does not depend on how many.
 
     Args:
         folder: Searched recursively; links to files are followed, links to folders are not.
@@ -136,7 +140,7 @@ def image_files(images: pd.DataFrame, folder: Path) -> list[ImageFile]:
     return [ImageFile(folder / path, held) for path, held in zip(images.path, images.content_hash, strict=True)]
 
 
-def copy_images(images: pd.DataFrame, filenames: Sequence[str], folder: Path, target: Path) -> None:
+def copy_images(images: pd.DataFrame, filenames: Iterable[str], folder: Path, target: Path) -> None:
     """Copy images of the batch, under the names that the pool gives them.
 
     They are copied, not linked: DVC makes the files of its outputs read-only and may link them into its cache, which
@@ -199,15 +203,23 @@ def _weak_label(path: str) -> str:
 
 
 def _inspect_all(folder: Path, paths: list[str], *, decode: bool, progress: Progress) -> list[Inspection]:
-    n_processes = min(
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, len(paths)
-    )
-    if not n_processes:
-        return []
     look = partial(inspect, decode=decode)
+    files = [folder / path for path in paths]
     inspections: list[Inspection] = []
-    with ProcessPoolExecutor(n_processes, mp_context=get_context("forkserver")) as pool:
-        for found in pool.map(look, [folder / path for path in paths], chunksize=16):
+    with ExitStack() as stack:
+        if len(files) > _FEW:
+            processes = get_context("forkserver")
+            processes.set_forkserver_preload(["datapool.images"])  # imported once, not by each process
+            pool = stack.enter_context(ProcessPoolExecutor(_n_cores(), mp_context=processes))
+            results = pool.map(look, files, chunksize=16)
+        else:
+            results = map(look, files)
+        for found in results:
             inspections.append(found)
-            progress(len(inspections), len(paths), "")
+            progress(len(inspections), len(files), "")
     return inspections
+
+
+def _n_cores() -> int:
+    """Cores that this process may use, which in a container are fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -28,7 +28,7 @@ class EmbeddingsCsv(NamedTuple):
 
 
 def to_csv(filenames: Sequence[str], embeddings: np.ndarray, labels: Sequence[int]) -> bytes:
-    """Write the rows as csv text, UTF-8, lines ending in "\\n".
+    """Write the rows as csv text, UTF-8, lines ending in a line feed.
 
     Numbers are the shortest text that gives the same float32 back. File names are always quoted, so that commas,
     quotes, blanks and line breaks in them survive. A row's text depends on that row only.

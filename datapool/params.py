@@ -6,6 +6,8 @@ what a key does; this schema says what it may be.
 
 import difflib
 import json
+import math
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -32,9 +34,15 @@ def _folder(value: str) -> str:
 
 
 def _pool_name(value: str) -> str:
-    if "/" in value or value.startswith("."):
+    if not value or "/" in value or value.startswith("."):
         raise ValueError("a plain name without '/' and not starting with '.'")
     return _folder(value)
+
+
+def _path(value: str) -> str:
+    if value in ("", "."):
+        raise ValueError("a folder of images, such as 'data'")
+    return value
 
 
 def _prefix(value: str) -> str:
@@ -159,7 +167,7 @@ class Lightly(_Section):
 class Params(_Section):
     """All of params.yaml."""
 
-    input_dir: str
+    input_dir: Annotated[str, AfterValidator(_path)]
     shared_dir: Folder
     output_dir: Folder
     relevant_filenames_file: str | None
@@ -193,6 +201,9 @@ class Params(_Section):
                 f"method is random, which stopping_condition.min_distance {self.stopping_condition.min_distance:g} "
                 "says nothing about; set min_distance: -1 and n_samples to a number"
             )
+        for key, own in (("output_dir", self.output_dir), ("shared_dir", self.shared_dir)):
+            if Path(self.input_dir).resolve().is_relative_to(Path(own).resolve()):
+                raise ValueError(f"input_dir {self.input_dir!r} lies in {key} {own!r}, which the pipeline writes itself")
         if self.embeddings is not None and self.checkpoint is not None:
             raise ValueError("embeddings and checkpoint are both given; with embeddings no model is used: drop one")
         return self
@@ -230,12 +241,14 @@ def _sentence(detail: ErrorDetails) -> str:
     if kind == "extra_forbidden":
         return _unknown_key([str(part) for part in detail["loc"]])
     key = ".".join(_known(names))
+    if kind == "invalid_key":
+        return f"the key {given!r} is no text; keys are names such as 'input_dir'"
     if kind == "missing":
         return f"{'.'.join(names)} is missing; `datapool init` writes a params.yaml with every key"
     if kind == "value_error" and isinstance(given, dict | _Section):
         return f"{key + ': ' if key else ''}{detail['ctx']['error']}"
-    if isinstance(given, str) and _is_number(given):
-        return f"{key} is {given!r}, a text; write {_as_yaml_number(given)}"
+    if kind in ("int_type", "float_type") and isinstance(given, str) and _is_number(given):
+        return f"{key} is {given!r}, a text; write {format(Decimal(given), 'f')}"
     should = str(detail["ctx"]["error"]) if kind == "value_error" else _WORDS.get(kind, detail["msg"])
     return f"{key} is {_shown(given)}; it should be {should.removeprefix('Input should be ')}"
 
@@ -272,17 +285,9 @@ def _unknown_key(parts: list[str]) -> str:
 
 def _is_number(text: str) -> bool:
     try:
-        float(text)
+        return math.isfinite(float(text))
     except ValueError:
         return False
-    return True
-
-
-def _as_yaml_number(text: str) -> str:
-    value = float(text)
-    return (
-        f"{value:g}" if value == int(value) else repr(value) if "e" not in repr(value) else f"{value:.10f}".rstrip("0")
-    )
 
 
 def _shown(value: object) -> str:

@@ -8,7 +8,6 @@ byte for byte the version that the lineage records. Knows nothing of models, dis
 import csv
 import hashlib
 from collections.abc import Mapping
-from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +32,8 @@ _COLUMNS = {
     "nearest": "str",  # that neighbour's filename
     "weak_label": "str",
 }
+
+_RECORDED = {"version", "batch", "rows", "datapool_sha256", "samples_sha256", "checkpoint_sha256"}
 
 Version = dict[str, Any]
 """A lineage entry: version, batch, rows (in all), new (of this batch), embedding space, parameters, covering_radius, and
@@ -84,7 +85,8 @@ def read_lineage(path: Path) -> dict[str, list[Version]]:
     lineage = {}
     for name, record in content.items():
         versions = record.get("versions") if isinstance(record, dict) else None
-        if not versions or [v.get("version") for v in versions] != list(range(1, len(versions) + 1)):
+        is_whole = isinstance(versions, list) and all(isinstance(v, dict) and v.keys() >= _RECORDED for v in versions)
+        if not versions or not is_whole or [v["version"] for v in versions] != list(range(1, len(versions) + 1)):
             raise DatapoolError(
                 f"{path}: pool {name!r} lists no versions 1, 2, …; `git checkout -- {path}` restores it"
             )
@@ -332,13 +334,12 @@ def _read_version(folder: Path, version: Version) -> tuple[Rows, list[str]]:
             raise refuse(latest, f"({len(content.filenames)} rows instead of {n}, or other values) is not the file")
         notes += _keep_aside(latest, unless=set())
 
-    data = samples.read_bytes()
-    table = pd.read_csv(StringIO(data.decode("utf-8", "replace")), dtype=str, keep_default_na=False)
-    if list(table.columns) != list(_COLUMNS):
-        raise refuse(samples, "is not the file")
-    table["distance"] = table.distance.replace("", "nan")
-    table = table.iloc[:n].astype(_COLUMNS)
-    if _sha256(data) != version["samples_sha256"] and _sha256(_samples_bytes(table)) != version["samples_sha256"]:
+    try:
+        table = pd.read_csv(samples, dtype=str, keep_default_na=False)
+        table = table.assign(distance=table.distance.replace("", "nan"))[list(_COLUMNS)].iloc[:n].astype(_COLUMNS)
+    except (ValueError, KeyError, AttributeError) as error:  # pandas' own errors are ValueErrors
+        raise refuse(samples, "is not the file") from error
+    if _sha256(_samples_bytes(table)) != version["samples_sha256"]:
         raise refuse(samples, "is not the file")
     return Rows(table, content.embeddings[:n]), notes
 

@@ -3,6 +3,7 @@
 Works on tables of images with their embeddings; knows nothing of files, models or how a pool is stored.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -241,7 +242,7 @@ def filename_lists(base: Rows, sampled: Sampled) -> dict[str, list[str]]:
 def _number_of_samples(stop: StoppingCondition, *, n_candidates: int, n_base: int) -> int:
     counted = n_base if stop.n_samples_includes_datapool else 0
     if isinstance(stop.n_samples, float):
-        return max(round(stop.n_samples * (n_candidates + counted)) - counted, 0 if counted else 1)
+        return max(math.floor(stop.n_samples * (n_candidates + counted) + 0.5) - counted, 0 if counted else 1)
     return n_candidates if stop.n_samples == -1 else max(stop.n_samples - counted, 0)
 
 

@@ -38,7 +38,9 @@ class Coverage:
     the textbook's, whatever the magnitude of the embeddings.
     """
 
-    def __init__(self, candidates: np.ndarray, pool: np.ndarray, progress: Callable[[int, int], None] | None = None):
+    def __init__(
+        self, candidates: np.ndarray, pool: np.ndarray, progress: Callable[[int, int], None] | None = None
+    ) -> None:
         """Start from the pool.
 
         Args:

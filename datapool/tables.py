@@ -5,9 +5,10 @@ Knows file formats only. The same rows give the same bytes.
 
 import csv
 import json
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -64,14 +65,25 @@ def read_rows(path: Path) -> Rows:
 
 
 def write_csv(path: Path, table: pd.DataFrame) -> None:
-    """Write a csv for people and plots: texts quoted, lines ending in "\\n", missing values empty."""
+    """Write a csv for people and plots: texts quoted, lines ending in a line feed, missing values empty."""
     text = table.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
     atomic.write_bytes(path, text.encode())
 
 
-def write_names(path: Path, names: Iterable[str]) -> None:
+def read_csv(path: Path) -> pd.DataFrame:
+    """Read what ``write_csv`` wrote: ``step`` and ``distance`` are numbers, every other column is text as it stands.
+
+    No text counts as missing: not 'NA', and not the empty one. An empty distance does.
+    """
+    types = defaultdict(lambda: "str", {"step": "int64", "distance": "float64"})
+    return pd.read_csv(path, dtype=types, keep_default_na=False, na_values={"distance": [""]})
+
+
+def write_names(path: Path, names: Sequence[str]) -> None:
     """Write file names, one a line; a name that a line cannot hold (a line break, a quote first) as JSON text."""
-    lines = (json.dumps(name) if name.splitlines() != [name] or name.startswith('"') else name for name in names)
+    # A byte order mark in front would be taken for one of the file.
+    odd = (name.splitlines() != [name] or name.startswith(('"', "\ufeff")) for name in names)
+    lines = (json.dumps(name) if is_odd else name for name, is_odd in zip(names, odd, strict=True))
     atomic.write_bytes(path, "".join(f"{line}\n" for line in lines).encode())
 
 
@@ -98,12 +110,12 @@ def read_names(path: Path) -> list[str]:
     return names
 
 
-def write_json(path: Path, content: dict) -> None:
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON that a person can read, keys in the order given."""
     atomic.write_bytes(path, (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
-def read_json(path: Path) -> dict:
+def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:

@@ -1,0 +1,127 @@
+"""A file is replaced whole or not at all, and nothing is left behind."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from datapool import atomic
+from datapool.errors import DatapoolError
+
+
+@pytest.fixture(autouse=True)
+def workspace(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def files() -> list[str]:
+    return sorted(str(path) for path in Path().rglob("*") if path.is_file())
+
+
+def test_writing_makes_the_folders_and_leaves_only_the_file():
+    atomic.write_bytes(Path("a/b/c.txt"), b"new")
+
+    assert Path("a/b/c.txt").read_bytes() == b"new"
+    assert files() == ["a/b/c.txt"]
+
+
+def test_writing_replaces_what_was_there_by_a_shorter_text():
+    Path("c.txt").write_bytes(b"something longer")
+    atomic.write_bytes(Path("c.txt"), b"new")
+
+    assert Path("c.txt").read_bytes() == b"new"
+
+
+def test_copying_gives_the_same_bytes_and_leaves_the_source():
+    Path("a").write_bytes(b"\0\xff")
+    atomic.copy_file(Path("a"), Path("far/b"))
+
+    assert (Path("a").read_bytes(), Path("far/b").read_bytes()) == (b"\0\xff", b"\0\xff")
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
+def test_a_block_that_raises_leaves_the_old_file_and_no_other(error):
+    Path("c.txt").write_bytes(b"old")
+
+    with pytest.raises(error), atomic.replace(Path("c.txt")) as temporary:
+        temporary.write_bytes(b"half")
+        raise error
+
+    assert Path("c.txt").read_bytes() == b"old"
+    assert files() == ["c.txt"]
+
+
+def test_until_the_block_ends_the_old_file_is_seen():
+    Path("c.txt").write_bytes(b"old")
+    with atomic.replace(Path("c.txt")) as temporary:
+        temporary.write_bytes(b"new")
+
+        assert Path("c.txt").read_bytes() == b"old"
+
+
+def test_the_temporary_file_lies_outside_of_the_folder_that_dvc_would_hash():
+    with atomic.replace(Path("pools/c.txt")) as temporary:
+        assert temporary.parent.resolve() == Path(".datapool/tmp").resolve()
+        assert files() == [f".datapool/tmp/{temporary.name}"]
+
+
+def test_the_file_is_on_the_disk_before_it_gets_its_name(monkeypatch):
+    # After a power cut a renamed file whose content was not flushed can be empty.
+    steps = []
+    flush, rename = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: steps.append("flush") or flush(handle))
+    monkeypatch.setattr(os, "replace", lambda *paths: steps.append("rename") or rename(*paths))
+    atomic.write_bytes(Path("c.txt"), b"new")
+
+    assert steps == ["flush", "rename", "flush"]  # the second one is the folder's
+
+
+def test_everybody_may_read_the_file_and_a_read_only_one_is_replaced():
+    Path("c.txt").write_bytes(b"old")
+    Path("c.txt").chmod(0o444)  # as DVC leaves its outputs
+    atomic.write_bytes(Path("c.txt"), b"new")
+
+    assert Path("c.txt").read_bytes() == b"new"
+    assert Path("c.txt").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_link_is_replaced_and_the_file_behind_it_stays():
+    # DVC may link an output into its cache; writing through the link would spoil the cache.
+    Path("cache").write_bytes(b"old")
+    Path("c.txt").symlink_to("cache")
+    atomic.write_bytes(Path("c.txt"), b"new")
+
+    assert Path("cache").read_bytes() == b"old"
+    assert Path("c.txt").read_bytes() == b"new"
+    assert not Path("c.txt").is_symlink()
+
+
+def test_a_target_that_cannot_be_written_is_named():
+    Path("parent").write_bytes(b"a file, no folder")
+
+    with pytest.raises(DatapoolError, match=r"^parent/c\.txt: cannot be written \(.+\); it is as it was\. Make room"):
+        atomic.write_bytes(Path("parent/c.txt"), b"new")
+    assert files() == ["parent"]
+
+
+def test_a_folder_in_the_place_of_the_file_is_left_alone():
+    Path("c.txt").mkdir()
+    Path("c.txt/kept").write_bytes(b"kept")
+
+    with pytest.raises(DatapoolError, match=r"^c\.txt: cannot be written \(Is a directory\)"):
+        atomic.write_bytes(Path("c.txt"), b"new")
+    assert files() == ["c.txt/kept"]
+
+
+def test_a_full_disk_is_told_and_leaves_the_old_file():
+    Path("c.txt").write_bytes(b"old")
+
+    with (
+        pytest.raises(DatapoolError, match=r"c\.txt: cannot be written \(No space left on device\)"),
+        atomic.replace(Path("c.txt")) as temporary,
+    ):
+        temporary.write_bytes(b"half")
+        raise OSError(28, os.strerror(28))
+    assert Path("c.txt").read_bytes() == b"old"
+    assert files() == ["c.txt"]

@@ -1,0 +1,761 @@
+"""A pool is a fold over batches: hand-made rows go in, bytes are compared, and every refusal leaves them as they are."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from datapool import atomic
+from datapool.batch import candidates
+from datapool.embeddings_csv import read_csv
+from datapool.errors import DatapoolError
+from datapool.pool import Base, Merged, label_ids, merge, open_base, read_base, read_lineage, require_files, write_base
+from datapool.tables import Rows
+
+POOLS, LINEAGE, FOLDER = Path("pools"), Path("datapools.json"), Path("pools/p")
+CSV, SAMPLES = FOLDER / "datapool_latest.csv", FOLDER / "samples.csv"
+
+A = {"cat/a1.jpg": 1.0, "dog/a2.jpg": 2.0}
+B = {"dog/b1.jpg": 3.0, "ant/b2.jpg": 4.0}
+C = {"cat/c1.jpg": 5.0}
+"""Batches: filename -> the first of two numbers of the embedding, which stands for the content too."""
+
+Batch = dict[str, float]
+
+
+@pytest.fixture(autouse=True)
+def workspace(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "fsync", lambda handle: None)  # test_atomic.py looks at it; here it costs half of the time
+    LINEAGE.write_text("{}\n")
+    return tmp_path
+
+
+def images(batch: Batch) -> pd.DataFrame:
+    """What ``batch.scan`` gives for it."""
+    names = sorted(batch)
+    return pd.DataFrame(
+        {
+            "filename": names,
+            "path": names,
+            "content_hash": [content_hash(batch[name]) for name in names],
+            "weak_label": [name.split("/")[0] for name in names],
+            "status": "ok",
+            "reason": "",
+        }
+    ).astype("str")
+
+
+def content_hash(number: float) -> str:
+    return hashlib.sha256(str(number).encode()).hexdigest()
+
+
+def open_for(batch: Batch, pool: str = "p", base_version: int | None = None) -> tuple[Base, list[str]]:
+    """Open the base of a batch and hand it on through its files, as the stages do."""
+    base, notes = open_base(POOLS, read_lineage(LINEAGE), pool, images(batch), base_version=base_version)
+    write_base(Path("base"), base)
+    return read_base(Path("base")), notes
+
+
+def picks(batch: Batch, base: Base, n: int | None = None) -> Rows:
+    """The first n candidates of a batch, in the order of their names; distances and neighbours are made up."""
+    table = candidates(images(batch), base.rows.table)[:n]
+    numbers = [batch[name] for name in table.filename]
+    first = not len(base.rows.table)
+    table = table[["filename", "content_hash", "weak_label"]].assign(
+        distance=[np.nan if first and i == 0 else 1 / (i + 3) for i in range(len(table))],
+        nearest=["" if first and i == 0 else "near, by" for i in range(len(table))],
+    )
+    return Rows(table, np.array([[number, 0.1] for number in numbers], dtype=np.float32).reshape(-1, 2))
+
+
+def add(
+    batch: Batch,
+    n: int | None = None,
+    *,
+    pool: str = "p",
+    base_version: int | None = None,
+    keep_history: bool = True,
+    checkpoint: Path | None = None,
+) -> Merged:
+    """Run a batch: open, pick the first n, merge."""
+    base, _ = open_for(batch, pool, base_version)
+    return close(base, picks(batch, base, n), keep_history=keep_history, checkpoint=checkpoint)
+
+
+def close(base: Base, rows: Rows, *, keep_history: bool = True, checkpoint: Path | None = None) -> Merged:
+    return merge(POOLS, LINEAGE, base, rows, checkpoint, keep_history=keep_history, record={"covering_radius": 0.25})
+
+
+def state() -> dict[str, bytes]:
+    """All files of all pools, and the lineage."""
+    paths = [*POOLS.rglob("*"), LINEAGE]
+    return {str(path): path.read_bytes() for path in paths if path.is_file()}
+
+
+def filenames() -> list[str]:
+    return read_csv(CSV).filenames
+
+
+def versions() -> list[dict]:
+    return read_lineage(LINEAGE)["p"]
+
+
+@contextmanager
+def refused(message: str) -> Iterator[None]:
+    """The block raises this, and no file of a pool is touched."""
+    before = state()
+    with pytest.raises(DatapoolError, match=message) as caught:
+        yield
+    assert state() == before
+    assert "\n" not in str(caught.value)
+
+
+# --- what a merge writes ---------------------------------------------------------------------------------------------
+
+
+def test_the_first_batch_makes_version_1():
+    merged = add(A)
+
+    assert merged == Merged(version=1, n_samples=2, n_new=2, notes=[])
+    assert sorted(state()) == ["datapools.json", "pools/p/datapool_latest.csv", "pools/p/samples.csv"]
+    assert CSV.read_text() == (
+        "filenames,embedding_0,embedding_1,labels\n"
+        '"cat/a1.jpg",1,0.1,0\n'
+        '"dog/a2.jpg",2,0.1,1\n'
+    )  # fmt: skip
+
+
+def test_samples_csv_tells_of_each_row_of_the_pool_where_it_came_from():
+    add(A)
+    add(B)
+    a, b = versions()[0]["batch"], versions()[1]["batch"]
+    hashes = {name: content_hash(number) for name, number in (A | B).items()}
+
+    assert SAMPLES.read_text().splitlines() == [
+        '"filename","content_hash","version","batch","rank","distance","nearest","weak_label"',
+        f'"cat/a1.jpg","{hashes["cat/a1.jpg"]}",1,"{a}",1,"","","cat"',
+        f'"dog/a2.jpg","{hashes["dog/a2.jpg"]}",1,"{a}",2,0.25,"near, by","dog"',
+        f'"ant/b2.jpg","{hashes["ant/b2.jpg"]}",2,"{b}",1,0.3333333333333333,"near, by","ant"',
+        f'"dog/b1.jpg","{hashes["dog/b1.jpg"]}",2,"{b}",2,0.25,"near, by","dog"',
+    ]
+    assert filenames() == ["cat/a1.jpg", "dog/a2.jpg", "ant/b2.jpg", "dog/b1.jpg"]
+
+
+def test_the_lineage_records_counts_and_what_the_caller_tells_and_the_files_hashes():
+    Path("model.ckpt").write_bytes(b"weights")
+    add(A, checkpoint=Path("model.ckpt"))
+    add(B, 1, checkpoint=Path("model.ckpt"))
+    first, second = versions()
+
+    assert (first["version"], first["rows"], first["new"], first["covering_radius"]) == (1, 2, 2, 0.25)
+    assert (second["version"], second["rows"], second["new"]) == (2, 3, 1)
+    assert first["batch"] != second["batch"]
+    for key, path in {
+        "datapool_sha256": CSV,
+        "samples_sha256": SAMPLES,
+        "checkpoint_sha256": FOLDER / "checkpoint_latest.ckpt",
+    }.items():
+        assert second[key] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert first["datapool_sha256"] == hashlib.sha256((FOLDER / "history/datapool_0001.csv").read_bytes()).hexdigest()
+
+
+def test_pools_are_sorted_in_the_lineage_and_leave_each_other_alone():
+    add(A, pool="z")
+    before = (POOLS / "z/datapool_latest.csv").read_bytes()
+    add(B, pool="a")
+
+    assert list(json.loads(LINEAGE.read_text())) == ["a", "z"]
+    assert (POOLS / "z/datapool_latest.csv").read_bytes() == before
+
+
+def test_label_ids_are_given_by_first_appearance_and_stay():
+    # Alphabetically "ant" would push "cat" and "dog" on.
+    add(A)
+    add(B)
+    add(C)
+
+    assert read_csv(CSV).labels == [0, 1, 2, 1, 0]
+    assert json.loads(LINEAGE.read_text())["p"]["labels"] == ["cat", "dog", "ant"]
+    assert label_ids(pd.Series(["b", "a", "b"])) == {"b": 0, "a": 1}
+
+
+def test_the_checkpoint_is_kept_and_handed_to_the_next_batch():
+    Path("model.ckpt").write_bytes(b"weights")
+    add(A, checkpoint=Path("model.ckpt"))
+
+    assert (FOLDER / "checkpoint_latest.ckpt").read_bytes() == b"weights"
+    assert open_for(B)[0].checkpoint.read_bytes() == b"weights"
+    assert open_for(A)[0].checkpoint is None  # the base of a first batch is empty
+
+
+def test_a_base_without_checkpoint_removes_the_one_that_lay_in_its_place():
+    Path("model.ckpt").write_bytes(b"weights")
+    add(A, checkpoint=Path("model.ckpt"))
+    open_for(B)
+    assert Path("base/checkpoint.ckpt").exists()
+    open_for(A)
+
+    assert not Path("base/checkpoint.ckpt").exists()
+
+
+# --- the fold --------------------------------------------------------------------------------------------------------
+
+
+def test_a_new_batch_appends_and_the_rows_before_keep_their_bytes():
+    add(A)
+    before = CSV.read_bytes(), SAMPLES.read_bytes()
+    merged = add(B)
+
+    assert merged == Merged(version=2, n_samples=4, n_new=2, notes=[])
+    assert CSV.read_bytes().startswith(before[0])
+    assert SAMPLES.read_bytes().startswith(before[1])
+    assert (FOLDER / "history/datapool_0001.csv").read_bytes() == before[0]
+
+
+def test_the_same_batch_again_replaces_its_own_version():
+    add(A)
+    add(B, 2)
+    merged = add(B, 1)
+
+    assert merged == Merged(version=2, n_samples=3, n_new=1, notes=[])
+    assert filenames() == [*A, "ant/b2.jpg"]
+    assert len(versions()) == 2
+
+
+def test_the_result_depends_on_base_batch_and_picks_only():
+    add(A, 1)
+    add(A, 2)
+    add(B, 1)
+    add(B, 2)
+    wandered = state()
+    shutil.rmtree(POOLS)
+    LINEAGE.write_text("{}\n")
+    add(A, 2)
+    add(B, 2)
+
+    assert state() == wandered
+
+
+@pytest.mark.parametrize("n_batches", [1, 2])
+def test_merging_twice_gives_the_same_bytes(n_batches):
+    for batch in (A, B)[:n_batches]:
+        add(batch)
+    once = state()
+    add((A, B)[n_batches - 1])
+
+    assert state() == once
+
+
+def test_going_back_to_an_earlier_batch_loses_nothing():
+    add(A)
+    add(B)
+    before = state()
+    merged = add(A)
+
+    assert merged == Merged(version=2, n_samples=4, n_new=0, notes=[])  # all of A is in the pool
+    assert state() == before
+
+
+def test_an_earlier_batch_that_now_gives_more_makes_a_version_of_its_own():
+    add(A, 1)
+    add(B)
+    merged = add(A, 2)
+
+    assert merged == Merged(version=3, n_samples=4, n_new=1, notes=[])
+    assert filenames() == ["cat/a1.jpg", "ant/b2.jpg", "dog/b1.jpg", "dog/a2.jpg"]
+    assert versions()[2]["batch"] == versions()[0]["batch"]
+
+
+def test_no_picks_make_no_version_and_leave_every_byte():
+    add(A)
+    before = state()
+    merged = add(B, 0)
+
+    assert merged == Merged(version=1, n_samples=2, n_new=0, notes=[])
+    assert state() == before
+
+
+def test_no_picks_on_second_thoughts_take_the_version_back():
+    add(A)
+    before = state()
+    add(B)
+    merged = add(B, 0)
+
+    assert merged == Merged(version=1, n_samples=2, n_new=0, notes=[])
+    assert state() == before
+
+
+def test_a_first_batch_without_picks_begins_no_pool():
+    merged = add(A, 0)
+
+    assert merged == Merged(version=0, n_samples=0, n_new=0, notes=[])
+    assert POOLS.is_dir()  # DVC wants its output to exist
+    assert state() == {"datapools.json": b"{}\n"}
+
+
+def test_history_can_be_switched_off_and_on_and_its_bytes_are_the_earlier_pools():
+    earlier = []
+    for batch in (A, B, C):
+        add(batch)
+        earlier.append(CSV.read_bytes())
+    history = FOLDER / "history"
+    before = state()
+    assert sorted(path.name for path in history.iterdir()) == ["datapool_0001.csv", "datapool_0002.csv"]
+    assert [path.read_bytes() for path in sorted(history.iterdir())] == earlier[:2]
+
+    add(C, keep_history=False)
+    assert not history.exists()
+    add(C)
+    assert state() == before
+
+
+def test_a_history_file_that_was_changed_is_made_right_again():
+    add(A)
+    add(B)
+    before = state()
+    (FOLDER / "history/datapool_0001.csv").write_text("spoilt")
+    add(B)
+
+    assert state() == before
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a,b", 'a"b', "a\nb", "a\rb", "a\r\nb", " a ", "NA", "nan", "null", "", "été", "👗", "=a", "-a", "1e5", "'a'"],
+)
+def test_odd_names_survive_the_way_through_the_pool(name):
+    batch = {f"{name}/1.jpg": 1.0, f"{name}/2{name}": 2.0}
+    base, _ = open_for(batch)
+    rows = picks(batch, base)
+    rows.table["nearest"] = ["", name]
+    close(base, rows)
+    again, _ = open_for(B)
+
+    assert again.rows.table.filename.tolist() == sorted(batch)
+    assert again.rows.table.weak_label.tolist() == [name, name]
+    assert again.rows.table.nearest.tolist() == ["", name]
+
+
+def test_a_base_read_again_is_the_base_that_was_written():
+    add(A)
+    opened, _ = open_base(POOLS, read_lineage(LINEAGE), "p", images(B), base_version=None)
+    write_base(Path("one"), opened)
+    write_base(Path("two"), read_base(Path("one")))
+    read = read_base(Path("two"))
+
+    pd.testing.assert_frame_equal(read.rows.table, opened.rows.table)
+    assert read.rows.embeddings.tobytes() == opened.rows.embeddings.tobytes()
+    assert (read.pool, read.batch, read.versions, read.forced) == ("p", opened.batch, versions(), False)
+    for name in ("rows.parquet", "base.json"):
+        assert Path("one", name).read_bytes() == Path("two", name).read_bytes()
+
+
+def test_embeddings_keep_every_bit_over_many_batches():
+    rng = np.random.default_rng(0)
+    given = rng.integers(0, 2**31 - 2**24, (4, 5), dtype=np.uint32).view(np.float32)  # finite, all exponents
+    for i in range(4):
+        base, _ = open_for({f"{i}.jpg": float(i)})
+        close(base, Rows(picks({f"{i}.jpg": float(i)}, base).table, given[i : i + 1]))
+
+    assert open_for(A)[0].rows.embeddings.tobytes() == given.tobytes()
+
+
+# --- which base ------------------------------------------------------------------------------------------------------
+
+
+def test_a_new_batch_builds_on_the_latest_version_and_the_last_one_on_that_before():
+    add(A)
+    add(B)
+
+    assert open_for(C)[0].rows.table.filename.tolist() == ["cat/a1.jpg", "dog/a2.jpg", "ant/b2.jpg", "dog/b1.jpg"]
+    assert open_for(B)[0].rows.table.filename.tolist() == list(A)
+    assert len(open_for(A)[0].versions) == 2  # A made version 1, which is no longer the last
+
+
+def test_opening_changes_nothing():
+    add(A)
+    before = state()
+    open_for(B)
+    open_for(A)
+
+    assert state() == before
+
+
+def test_base_version_overrides_the_choice():
+    add(A)
+    add(B)
+
+    for k, n in ((0, 0), (1, 2), (2, 4)):
+        base, _ = open_for(C, base_version=k)
+        assert (len(base.versions), len(base.rows.table), base.forced) == (k, n, True)
+
+
+def test_versions_that_base_version_drops_are_kept_aside_and_told():
+    add(A)
+    add(B)
+    dropped = CSV.read_bytes(), SAMPLES.read_bytes()
+    merged = add(C, base_version=1)
+
+    assert filenames() == [*A, *C]
+    assert [version["version"] for version in versions()] == [1, 2]
+    assert merged.notes[-1] == "datapool.base_version 1: the versions 2 to 2 are dropped from the lineage"
+    kept = {path.read_bytes() for path in Path(".datapool/rescued").iterdir()}
+    assert kept == set(dropped)
+    assert all(any(path.name in note for note in merged.notes) for path in Path(".datapool/rescued").iterdir())
+
+
+def test_base_version_0_begins_anew():
+    add(A)
+    merged = add(B, base_version=0)
+
+    assert (merged.version, merged.n_samples) == (1, 2)
+    assert sorted(filenames()) == sorted(B)
+
+
+def test_a_pinned_base_version_repeats_without_dropping_its_own_result():
+    add(A)
+    add(B, base_version=1)
+    before = state()
+    merged = add(B, base_version=1)
+
+    assert merged.notes == []
+    assert state() == before
+
+
+def test_a_base_version_that_is_not_there_is_refused():
+    add(A)
+
+    with refused(r"params\.yaml: datapool\.base_version is 2, but pool 'p' has the versions 0 to 1"):
+        open_for(B, base_version=2)
+
+
+# --- refusals --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gone", [POOLS, FOLDER, CSV])
+def test_a_pool_whose_files_are_not_here_is_refused_with_dvc_pull(gone):
+    add(A)
+    shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+
+    with refused(r"datapools\.json knows the pool 'p', but pools/ does not hold the files; nothing .* Run `dvc pull`"):
+        open_for(B)
+
+
+def test_missing_files_of_another_pool_are_refused_too_for_dvc_would_forget_them():
+    add(A, pool="q")
+    add(A, pool="r")
+    base, _ = open_for(B)
+    shutil.rmtree(POOLS)
+
+    with refused(r"knows the pools 'q', 'r', but"):
+        open_for(B)
+    with refused(r"knows the pools 'q', 'r', but"):
+        close(base, picks(B, base))
+    require_files(POOLS, {})
+
+
+@pytest.mark.parametrize("path", [SAMPLES, FOLDER / "checkpoint_latest.ckpt"], ids=str)
+def test_a_file_of_the_pool_that_is_missing_is_refused(path):
+    Path("model.ckpt").write_bytes(b"weights")
+    add(A, checkpoint=Path("model.ckpt"))
+    path.unlink()
+
+    with refused(rf"{path} is not here, but belongs to the pool that datapools\.json records as version 1; nothing"):
+        open_for(B)
+
+
+EDITS = {
+    "another value": (CSV, lambda text: text.replace(",2,", ",2.5,")),
+    "another name": (CSV, lambda text: text.replace("a2", "a9")),
+    "another label": (CSV, lambda text: text.replace(",1\n", ",0\n")),
+    "a row less": (CSV, lambda text: text[: text.index('"dog')]),
+    "a row more and another value": (CSV, lambda text: text.replace(",2,", ",2.5,") + '"x",3,0.1,0\n'),
+    "rows changed places": (CSV, lambda text: "".join([*text.splitlines(True)[::2], text.splitlines(True)[1]])),
+    "one dimension less": (CSV, lambda text: text.replace(",embedding_1", "").replace(",0.1", "")),
+    "one dimension more": (CSV, lambda text: text.replace("labels", "embedding_2,labels").replace(",0.1", ",0.1,0")),
+    "other numbers for the same value": (CSV, lambda text: text.replace(",2,", ",2.0,").replace("1,0.1", "1.5,0.1")),
+    "samples: another version": (SAMPLES, lambda text: text.replace(",1,", ",2,", 1)),
+    "samples: another hash": (SAMPLES, lambda text: text.replace(content_hash(1.0), content_hash(9.0))),
+    "samples: a word for a number": (SAMPLES, lambda text: text.replace(",1,", ",one,", 1)),
+    "samples: a row less": (SAMPLES, lambda text: "".join(text.splitlines(True)[:2])),
+    "samples: another column": (SAMPLES, lambda text: text.replace("rank", "place")),
+    "the checkpoint": (FOLDER / "checkpoint_latest.ckpt", lambda text: text + "!"),
+}
+
+
+@pytest.mark.parametrize(("path", "edit"), EDITS.values(), ids=EDITS)
+def test_an_edited_pool_is_refused_with_dvc_checkout(path, edit):
+    Path("model.ckpt").write_bytes(b"weights")
+    add(A, checkpoint=Path("model.ckpt"))
+    text = path.read_text()
+    path.write_text(edit(text))
+    assert path.read_text() != text
+
+    for batch in (A, B):
+        with refused(rf"{path} .*is not the file that datapools\.json records as version 1; nothing .*`dvc checkout"):
+            open_for(batch)
+
+
+@pytest.mark.parametrize("length", [0, 1, 30, 60, -1])
+def test_a_csv_that_was_cut_off_is_refused(length):
+    add(A)
+    CSV.write_bytes(CSV.read_bytes()[:length])
+
+    with refused(rf"{CSV}.*nothing was changed\. `dvc checkout --force` restores it"):
+        open_for(B)
+
+
+@pytest.mark.parametrize("length", [0, 40, 200, -9])
+def test_a_samples_csv_that_was_cut_off_is_refused(length):
+    add(A)
+    SAMPLES.write_bytes(SAMPLES.read_bytes()[:length])
+
+    with refused(rf"{SAMPLES} is not the file that datapools\.json records as version 1"):
+        open_for(B)
+
+
+def test_an_older_pool_than_the_lineage_s_is_refused():
+    # git pull without dvc checkout.
+    add(A)
+    shutil.copytree(POOLS, "old")
+    add(B)
+    shutil.rmtree(POOLS)
+    shutil.copytree("old", POOLS)
+
+    with refused(rf"{CSV} \(2 rows instead of 4, or other values\) is not the file"):
+        open_for(C)
+
+
+def test_a_pool_folder_that_the_lineage_does_not_know_is_refused():
+    add(A)
+    LINEAGE.write_text("{}")
+
+    with refused(rf"{CSV} is there, but datapools\.json knows no pool 'p'"):
+        open_for(B)
+
+
+LINEAGES = {
+    "git conflict": '<<<<<<< HEAD\n{"p": {}}\n=======\n{}\n>>>>>>> theirs\n',
+    "cut off": '{"p": {"versions": [',
+    "empty": "",
+    "a list": "[]",
+    "a pool that is a list": '{"p": []}',
+    "no versions": '{"p": {"versions": []}}',
+    "versions missing": '{"p": {"labels": []}}',
+    "a version skipped": '{"p": {"versions": [{"version": 1}, {"version": 3}]}}',
+    "a version twice": '{"p": {"versions": [{"version": 1}, {"version": 1}]}}',
+    "versions that are numbers": '{"p": {"versions": [1, 2]}}',
+    "versions that are a text": '{"p": {"versions": "1"}}',
+}
+
+
+@pytest.mark.parametrize("text", LINEAGES.values(), ids=LINEAGES)
+def test_a_lineage_that_is_none_is_refused_with_git_checkout(text):
+    add(A)
+    base, _ = open_for(B)
+    LINEAGE.write_text(text)
+
+    with refused(r"datapools\.json: .*`git checkout -- datapools\.json`"):
+        open_for(B)
+    with refused(r"datapools\.json: .*`git checkout -- datapools\.json`"):
+        close(base, picks(B, base))
+
+
+def test_no_lineage_at_all_is_that_of_a_new_workspace():
+    LINEAGE.unlink()
+    assert read_lineage(LINEAGE) == {}
+    add(A)
+
+    assert len(versions()) == 1
+
+
+def test_a_name_that_the_pool_has_for_another_image_is_refused():
+    add(A)
+
+    with refused(r"'cat/a1\.jpg' of this batch \(content .*\) has the name of another image .* Set filename_prefix"):
+        open_for({"cat/a1.jpg": 9.0})
+
+
+def test_the_same_batch_with_one_image_changed_under_its_name_is_refused():
+    add(A)
+
+    with refused(r"'dog/a2\.jpg' of this batch"):
+        open_for(A | {"dog/a2.jpg": 9.0})
+
+
+def test_a_name_clash_with_a_version_that_is_dropped_is_none():
+    add(A)
+    add(B)
+    other = {"dog/b1.jpg": 9.0}
+
+    with refused("'dog/b1.jpg' of this batch"):
+        open_for(other)
+    assert len(picks(other, open_for(other, base_version=1)[0]).table) == 1
+
+
+MOVED_ON = (
+    r"pool 'p' has moved on since this run opened it \(version 1 then, \d now\); nothing was changed\. Run `dvc repro"
+)
+
+
+def test_a_pool_that_another_batch_has_moved_on_is_not_overwritten():
+    add(A)
+    base, _ = open_for(B)
+    rows = picks(B, base)
+    add(C)
+
+    with refused(MOVED_ON):
+        close(base, rows)
+
+
+def test_a_pool_whose_base_was_made_anew_is_not_overwritten():
+    add(A, 2)
+    base, _ = open_for(B)
+    rows = picks(B, base)
+    add(A, 1)
+
+    with refused(MOVED_ON):
+        close(base, rows)
+
+
+def test_a_pool_that_was_taken_back_is_not_overwritten():
+    add(A)
+    base, _ = open_for(B)
+    rows = picks(B, base)
+    LINEAGE.write_text("{}\n")
+
+    with refused(MOVED_ON):
+        close(base, rows)
+
+
+def test_two_pools_that_both_begin_are_not_mixed():
+    base, _ = open_for(A)
+    rows = picks(A, base)
+    add(B)
+
+    with refused(r"pool 'p' has moved on since this run opened it \(version 0 then, 1 now\)"):
+        close(base, rows)
+
+
+def test_a_first_batch_cannot_take_back_the_whole_pool():
+    add(A)
+    base, _ = open_for(A)
+
+    with refused(r"this batch made version 1 of pool 'p' and now gives no sample; nothing was changed\. Set the param"):
+        close(base, picks(A, base, 0))
+
+
+# --- killed ----------------------------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+@contextmanager
+def killed_at(write: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """End the block at its n-th write of a file (from 0), if it has that many."""
+    replace, done = atomic.replace, []
+
+    def replace_or_die(path: Path) -> object:
+        if len(done) == write:
+            raise Killed
+        done.append(path)
+        return replace(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(atomic, "replace", replace_or_die)
+        try:
+            yield
+        except Killed:
+            return
+    pytest.fail(f"there is no write number {write}")
+
+
+def with_model(**options: object) -> dict[str, object]:
+    Path("model.ckpt").write_bytes(b"weights")
+    return {"checkpoint": Path("model.ckpt")} | options
+
+
+@pytest.mark.parametrize("write", range(5))
+@pytest.mark.parametrize("replaces", [False, True])
+def test_a_merge_that_was_killed_is_finished_by_running_it_again(write, replaces, monkeypatch):
+    # Five writes: history, checkpoint, samples.csv, datapool_latest.csv, lineage.
+    def story() -> tuple[Base, Rows]:
+        shutil.rmtree(POOLS, ignore_errors=True)
+        LINEAGE.write_text("{}\n")
+        add(A, **with_model())
+        if replaces:
+            add(B, 1, **with_model())
+            (FOLDER / "history/datapool_0001.csv").unlink()  # so that there is something to write
+        base, _ = open_for(B)
+        return base, picks(B, base, 2)
+
+    base, rows = story()
+    close(base, rows, **with_model())
+    whole = state()
+    base, rows = story()
+    with killed_at(write, monkeypatch):
+        close(base, rows, **with_model())
+    assert state() != whole
+    close(base, rows, **with_model())
+
+    assert state() == whole
+
+
+@pytest.mark.parametrize("write", range(5))
+def test_after_a_killed_merge_the_next_batch_builds_on_what_the_lineage_records(write, monkeypatch):
+    add(A, **with_model())
+    base, _ = open_for(B)
+    with killed_at(write, monkeypatch):
+        close(base, picks(B, base), **with_model())
+    opened, notes = open_for(C)
+
+    assert opened.rows.table.filename.tolist() == list(A)
+    assert len(opened.versions) == 1
+    assert bool(notes) == (write == 4)  # the csv had grown already
+
+
+def test_rows_that_no_version_records_are_kept_aside_and_told():
+    add(A)
+    recorded = LINEAGE.read_bytes()
+    add(B)
+    longer = CSV.read_bytes()
+    LINEAGE.write_bytes(recorded)  # as if killed before the lineage
+    before = state()
+    base, notes = open_for(C)
+    kept = list(Path(".datapool/rescued").iterdir())
+
+    assert base.rows.table.filename.tolist() == list(A)
+    assert state() == before
+    assert [path.read_bytes() for path in kept] == [longer]
+    assert notes == [f"{CSV} held rows that no version records: kept as {kept[0]}"]
+
+
+def test_a_first_merge_that_was_killed_is_finished_by_running_it_again(monkeypatch):
+    base, _ = open_for(A)
+    with killed_at(2, monkeypatch):
+        close(base, picks(A, base))
+    assert CSV.exists()
+    close(base, picks(A, base))
+
+    assert len(versions()) == 1
+    assert filenames() == list(A)
+
+
+def test_a_merge_never_overwrites_rows_of_somebody_else():
+    base, _ = open_for(A)
+    FOLDER.mkdir(parents=True)
+    CSV.write_text("somebody's\n")
+    merged = close(base, picks(A, base))
+
+    assert [path.read_text() for path in Path(".datapool/rescued").iterdir()] == ["somebody's\n"]
+    assert len(merged.notes) == 1
