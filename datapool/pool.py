@@ -223,8 +223,8 @@ def merge(
     if not len(picks.table) and not k:
         if present:
             raise DatapoolError(
-                f"this batch made version 1 of pool {base.pool!r} and now gives no sample; nothing was changed. "
-                "Set the parameters back, or choose another datapool.name"
+                f"this batch gives no sample, and without one pool {base.pool!r} would lose its {len(present)} versions; "
+                "nothing was changed. Set the parameters back, or choose another datapool.name"
             )
         pools.mkdir(parents=True, exist_ok=True)  # DVC wants its output to exist
         return Merged(0, 0, 0, [])
@@ -250,7 +250,8 @@ def merge(
     known = {version["datapool_sha256"] for version in (*present, *versions)}
     notes = _keep_aside(folder / LATEST, unless=known)
     if not own and len(present) > k:
-        notes += _keep_aside(folder / LATEST, unless=set()) + _keep_aside(folder / SAMPLES, unless=set())
+        for filename in (LATEST, SAMPLES, CHECKPOINT):
+            notes += _keep_aside(folder / filename, unless=set())
         notes.append(f"datapool.base_version {k}: the versions {k + 1} to {len(present)} are dropped from the lineage")
 
     wanted = {}
@@ -341,6 +342,7 @@ def _read_version(folder: Path, version: Version) -> tuple[Rows, list[str]]:
         raise refuse(samples, "is not the file") from error
     if _sha256(_samples_bytes(table)) != version["samples_sha256"]:
         raise refuse(samples, "is not the file")
+    notes += _keep_aside(samples, unless={version["samples_sha256"]})
     return Rows(table, content.embeddings[:n]), notes
 
 
@@ -350,7 +352,7 @@ def _keep_aside(path: Path, *, unless: set[str]) -> list[str]:
         return []
     kept = atomic.SCRATCH / "rescued" / f"{path.parent.name}-{digest[:12]}-{path.name}"
     atomic.copy_file(path, kept)
-    return [f"{path} held rows that no version records: kept as {kept}"]
+    return [f"{path} is in no version's record: kept as {kept}"]
 
 
 def _remove_history(folder: Path, *, besides: set[str]) -> None:

@@ -31,7 +31,9 @@ def embed(
             table, Path(params.input_dir), checkpoint, params, cache_dir=SCRATCH / "embeddings", progress=report
         )
     write_rows(embeddings, Rows(table[["filename", "content_hash", "weak_label"]], embedded.vectors))
-    source = f"read from {params.embeddings}" if params.embeddings else f"{embedded.n_taken_over} known from the last run"
+    source = (
+        f"read from {params.embeddings}" if params.embeddings else f"{embedded.n_taken_over} known from the last run"
+    )
     say(f"{len(table)} candidates with embeddings, {source}")
 
 

@@ -1,0 +1,210 @@
+"""A workspace with real small images and the real ``dvc``."""
+
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from ruamel.yaml import YAML
+
+from datapool import workspace
+from datapool.embeddings_csv import read_csv
+from datapool.pool import read_lineage
+
+PROGRAMS = Path(sys.executable).parent
+ENVIRONMENT = {
+    **os.environ,
+    "PATH": f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}",
+    "DVC_NO_ANALYTICS": "true",
+    "GIT_AUTHOR_NAME": "test",
+    "GIT_AUTHOR_EMAIL": "test@localhost",
+    "GIT_COMMITTER_NAME": "test",
+    "GIT_COMMITTER_EMAIL": "test@localhost",
+    "OMP_NUM_THREADS": "1",  # tests run side by side
+}
+
+SETTINGS = {"stopping_condition.min_distance": 0.5, "n_example_images": 2}
+
+# Pretrained weights and no training: a model in a second.
+MODEL = {
+    **SETTINGS,
+    "lightly.model.num_ftrs": 8,
+    "lightly.collate.input_size": 32,
+    "lightly.loader.batch_size": 8,
+    "enable_training": False,
+}
+
+
+class Workspace:
+    """A folder in which ``dvc`` runs."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def run(self, *command: str, fails: bool = False) -> str:
+        """Run a command; give what it printed."""
+        done = subprocess.run(
+            command,
+            cwd=self.folder,
+            env=ENVIRONMENT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode != 0) == fails, f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}"
+        return done.stdout
+
+    def repro(self, *arguments: str, fails: bool = False) -> str:
+        return self.run("dvc", "repro", *arguments, fails=fails)
+
+    def set(self, values: dict[str, Any]) -> None:
+        """Edit params.yaml; keys are dotted."""
+        yaml = YAML()
+        path = self.folder / "params.yaml"
+        params = yaml.load(path)
+        for key, value in values.items():
+            *above, name = key.split(".")
+            section = params
+            for part in above:
+                section = section[part]
+            section[name] = value
+        yaml.dump(params, path)
+
+    def commit(self, message: str) -> None:
+        self.run("git", "add", "--all")
+        self.run("git", "commit", "--quiet", "--allow-empty", "--message", message)
+
+    def pool_files(self, name: str = "my_datapool") -> dict[str, bytes]:
+        """Every file of a pool, by its path in the pool's folder."""
+        folder = self.folder / "pools" / name
+        return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+    def names(self, name: str = "my_datapool") -> list[str]:
+        return read_csv(self.folder / "pools" / name / "datapool_latest.csv").filenames
+
+    def versions(self, name: str = "my_datapool") -> list[dict[str, Any]]:
+        return read_lineage(self.folder / "datapools.json").get(name, [])
+
+    def metrics(self) -> dict[str, Any]:
+        return json.loads((self.folder / "output" / "metrics.json").read_text())
+
+    def copy_to(self, folder: Path) -> "Workspace":
+        shutil.copytree(self.folder, folder, symlinks=True)
+        return Workspace(folder)
+
+
+def stages_run(output: str) -> list[str]:
+    """The stages whose commands ran, in order."""
+    return re.findall(r"Running stage '(\w+)'", output)
+
+
+def write_picture(path: Path, seed: int, *, side: int = 32) -> None:
+    """A coarse random pattern in colour: pictures of different seeds are far apart for any model."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    Image.fromarray(coarse).resize((side, side), Image.Resampling.NEAREST).save(path)
+
+
+def write_circle(path: Path, angles: dict[str, float]) -> None:
+    """An embeddings csv of points on the unit circle: two of them lie 2 sin(angle between / 2) apart."""
+    rows = [f'"{name}",{math.cos(angle)!r},{math.sin(angle)!r},0' for name, angle in angles.items()]
+    path.write_text("\n".join(["filenames,embedding_0,embedding_1,labels", *rows]) + "\n")
+
+
+@pytest.fixture(scope="session")
+def weeks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three batches: week_1 (14 images: a copy and a damaged one among them), week_2 (10, two known), week_3 (8).
+
+    circle.csv has embeddings of all: week_1 lies 0.15 rad apart from 0 on, week_2 0.1 rad apart from 3 on, week_3 0.1 rad
+    apart from 5 on.
+    """
+    folder = tmp_path_factory.mktemp("weeks")
+    angles = {}
+    for number in range(12):
+        name = f"{'cat' if number % 2 else 'dog'}/image_{number:02d}.png"
+        write_picture(folder / "week_1" / name, number)
+        angles[name] = angles[f"week2/{name}"] = 0.15 * number
+    (folder / "week_1/cat/z_copy.png").write_bytes((folder / "week_1/cat/image_01.png").read_bytes())
+    (folder / "week_1/dog/cut_off.png").write_bytes((folder / "week_1/dog/image_00.png").read_bytes()[:60])
+    for number in range(8):
+        write_picture(folder / f"week_2/bird/image_{20 + number}.png", 20 + number)
+        angles[f"bird/image_{20 + number}.png"] = 3 + 0.1 * number
+        write_picture(folder / f"week_3/cat/image_{40 + number}.png", 40 + number)
+        angles[f"cat/image_{40 + number}.png"] = 5 + 0.1 * number
+    for number in (1, 11):  # the two ends of week_1: surely picked
+        known = folder / f"week_1/cat/image_{number:02d}.png"
+        (folder / f"week_2/bird/again_{number}.png").write_bytes(known.read_bytes())
+        angles[f"bird/again_{number}.png"] = 0.15 * number
+    write_circle(folder / "circle.csv", angles)
+    return folder
+
+
+def _workspace(folder: Path, settings: dict[str, Any]) -> Workspace:
+    workspace.init(folder, scm=workspace.Scm.OWN)
+    made = Workspace(folder)
+    made.set(settings)
+    made.commit("parameters for tests")
+    return made
+
+
+def _run(before: Workspace, folder: Path, input_dir: Path) -> Workspace:
+    made = before.copy_to(folder)
+    made.set({"input_dir": str(input_dir)})
+    made.repro()
+    made.commit(input_dir.name)
+    return made
+
+
+@pytest.fixture(scope="session")
+def new_workspace(tmp_path_factory: pytest.TempPathFactory, weeks: Path) -> Workspace:
+    """A workspace on week_1 with embeddings on a circle, in which nothing has run yet; committed."""
+    settings = {**SETTINGS, "input_dir": str(weeks / "week_1"), "embeddings": str(weeks / "circle.csv")}
+    return _workspace(tmp_path_factory.mktemp("new") / "workspace", settings)
+
+
+@pytest.fixture(scope="session")
+def first_week(new_workspace: Workspace, tmp_path_factory: pytest.TempPathFactory, weeks: Path) -> Workspace:
+    """Week 1 has run and is committed."""
+    return _run(new_workspace, tmp_path_factory.mktemp("first") / "workspace", weeks / "week_1")
+
+
+@pytest.fixture(scope="session")
+def second_week(first_week: Workspace, tmp_path_factory: pytest.TempPathFactory, weeks: Path) -> Workspace:
+    """Week 1 and week 2 have run and are committed."""
+    return _run(first_week, tmp_path_factory.mktemp("second") / "workspace", weeks / "week_2")
+
+
+@pytest.fixture(scope="session")
+def new_model_workspace(tmp_path_factory: pytest.TempPathFactory, weeks: Path) -> Workspace:
+    """As new_workspace, but with a real model."""
+    return _workspace(tmp_path_factory.mktemp("new") / "model", {**MODEL, "input_dir": str(weeks / "week_1")})
+
+
+@pytest.fixture(scope="session")
+def model_first_week(
+    new_model_workspace: Workspace, tmp_path_factory: pytest.TempPathFactory, weeks: Path
+) -> Workspace:
+    """As first_week, with a real model."""
+    return _run(new_model_workspace, tmp_path_factory.mktemp("first") / "model", weeks / "week_1")
+
+
+@pytest.fixture(scope="session")
+def model_second_week(model_first_week: Workspace, tmp_path_factory: pytest.TempPathFactory, weeks: Path) -> Workspace:
+    """As second_week, with a real model."""
+    return _run(model_first_week, tmp_path_factory.mktemp("second") / "model", weeks / "week_2")
+
+
+@pytest.fixture
+def after(tmp_path: Path) -> Callable[[Workspace], Workspace]:
+    """Give a copy of a workspace for one test."""
+    return lambda made: made.copy_to(tmp_path / "workspace")
