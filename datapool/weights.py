@@ -1,0 +1,173 @@
+"""Read files of weights that nobody vouches for: nothing in them is executed, and nothing half read is used.
+
+Knows file formats and the fields of our own checkpoints; nothing of how a model is built from them.
+"""
+
+import pickle
+import re
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeGuard
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from datapool.errors import DatapoolError
+
+CHECKPOINT_KIND = "datapool checkpoint"
+CHECKPOINT_FORMAT = 1
+
+_FIELDS = ("backbone", "dimension", "input_size", "mean", "std", "state_dict")
+_LARGEST_INPUT = 2048  # of a checkpoint that is not trusted, so that it cannot ask for all the memory
+
+# What torch raises on files that are damaged or no weights at all. Code in a pickle is an UnpicklingError.
+_LOAD_ERRORS = (
+    pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError,
+    AssertionError, ImportError, zipfile.BadZipFile,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CheckpointFields:
+    """What one of our checkpoints holds."""
+
+    backbone: str
+    dimension: int
+    input_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    state_dict: dict[str, Tensor]
+
+
+def checkpoint_fields(path: Path, content: object) -> CheckpointFields:
+    """Check the fields of a checkpoint before anything is built from them."""
+    if not isinstance(content, dict) or content.get("kind") != CHECKPOINT_KIND:
+        raise DatapoolError(
+            f"{path}: is no checkpoint of datapool; to start from weights of another program set lightly.model.weights"
+        )
+    if content.get("format") != CHECKPOINT_FORMAT:
+        raise DatapoolError(
+            f"{path}: is a checkpoint of format {content.get('format')!r}, this datapool reads {CHECKPOINT_FORMAT}; use the "
+            "datapool that wrote it, or a newer one"
+        )
+    backbone, dimension, input_size, mean, std, state = (content.get(field) for field in _FIELDS)
+    if not (
+        set(content) == {"kind", "format", *_FIELDS}
+        and isinstance(backbone, str)
+        and type(dimension) is int  # a bool is an int as well
+        and dimension >= 1
+        and type(input_size) is int
+        and 1 <= input_size <= _LARGEST_INPUT
+        and _is_triple(mean)
+        and _is_triple(std)
+        and min(std) > 0
+        and isinstance(state, dict)
+        and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items())
+    ):
+        raise DatapoolError(
+            f"{path}: its fields are not those of a datapool checkpoint ({some(sorted(map(str, content)))}); fetch or "
+            "write it again"
+        )
+    return CheckpointFields(backbone, dimension, input_size, triple(mean), triple(std), state)
+
+
+def _is_triple(value: object) -> TypeGuard[list[float]]:
+    return isinstance(value, list) and len(value) == 3 and all(isinstance(v, float) and np.isfinite(v) for v in value)
+
+
+def triple(values: Sequence[float]) -> tuple[float, float, float]:
+    """Say to the type checker that there are three."""
+    first, second, third = values
+    return first, second, third
+
+
+def read_weights(path: Path) -> object:
+    """Load a .safetensors file, or any that ``read_torch_file`` takes.
+
+    Raises:
+        DatapoolError: If the file is missing, damaged or holds code.
+    """
+    if path.suffix != ".safetensors":
+        return read_torch_file(path, zip_only=False)
+    _check_is_file(path)
+    try:
+        return safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, *_LOAD_ERRORS) as error:
+        raise DatapoolError(f"{path}: is no complete safetensors file ({one_line(error)}); fetch it again") from error
+
+
+def read_torch_file(path: Path, *, zip_only: bool) -> object:
+    """Load plain types and tensors to the CPU; nothing in the file is executed."""
+    _check_is_file(path)
+    with path.open("rb") as stream:
+        is_zip = stream.read(4) == b"PK\x03\x04"
+    if is_zip:
+        _check_zip(path)
+    elif zip_only:
+        raise DatapoolError(f"{path}: is not a checkpoint (it is no zip file of torch.save); give another file")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except _LOAD_ERRORS as error:
+        forbidden = re.search(r"GLOBAL ([\w.]+)", str(error))
+        why = (
+            f"it holds a Python object, {forbidden[1]}, and is not executed; save tensors and plain types only"
+            if forbidden
+            else "torch finds no tensors and plain types in it; fetch it again or give another file"
+        )
+        raise DatapoolError(f"{path}: is not a file of weights: {why}") from error
+
+
+def _check_is_file(path: Path) -> None:
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "is not there"
+        raise DatapoolError(f"{path}: {what}; a file of weights should be (perhaps `dvc pull` is due)")
+    if path.stat().st_size == 0:
+        raise DatapoolError(f"{path}: is an empty file; a file of weights should be there, fetch it again")
+
+
+def _check_zip(path: Path) -> None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            # torch stores without compression: what inflates is no checkpoint, and might fill the memory.
+            if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+                raise DatapoolError(f"{path}: unpacks to more than its size, which no checkpoint does; do not use it")
+            damaged = archive.testzip()
+    except _LOAD_ERRORS as error:
+        raise DatapoolError(f"{path}: is not complete (its end is missing or damaged); fetch it again") from error
+    if damaged is not None:
+        raise DatapoolError(f"{path}: is damaged (checksum of {damaged}); fetch it again")
+
+
+def check_finite(module: nn.Module, *, source: str) -> None:
+    """Refuse weights that are NaN or infinite; ``source`` is for the message."""
+    bad = [key for key, value in module.state_dict().items() if not torch.isfinite(value).all()]
+    if bad:
+        raise DatapoolError(f"{source}: weights are not finite ({some(bad)}); train or fetch them again")
+
+
+def find_state_dict(content: object) -> dict[str, Tensor]:
+    """Unwrap the dictionaries that training programs put around the weights."""
+    while isinstance(content, dict):
+        wrapped = (content.get(key) for key in ("state_dict", "model_state_dict", "model"))
+        inner = next((value for value in wrapped if isinstance(value, dict)), None)
+        if inner is None:
+            break
+        content = inner
+    if not isinstance(content, dict):
+        return {}
+    return {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
+
+
+def some(keys: list[str]) -> str:
+    """Show the first few of many names."""
+    return ", ".join(keys[:5]) + (", ..." if len(keys) > 5 else "")
+
+
+def one_line(error: BaseException) -> str:
+    """Show an error of another library within a line."""
+    return " ".join(str(error).split())[:160] or type(error).__name__
