@@ -203,7 +203,9 @@ class Params(_Section):
             )
         for key, own in (("output_dir", self.output_dir), ("shared_dir", self.shared_dir)):
             if Path(self.input_dir).resolve().is_relative_to(Path(own).resolve()):
-                raise ValueError(f"input_dir {self.input_dir!r} lies in {key} {own!r}, which the pipeline writes itself")
+                raise ValueError(
+                    f"input_dir {self.input_dir!r} lies in {key} {own!r}, which the pipeline writes itself"
+                )
         if self.embeddings is not None and self.checkpoint is not None:
             raise ValueError("embeddings and checkpoint are both given; with embeddings no model is used: drop one")
         return self

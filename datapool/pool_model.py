@@ -1,4 +1,4 @@
-"""Provide the model of a pool: its own once it has one, else a new one that is trained, given or pretrained.
+"""Provide the model of a pool, its own once it has one, else a new one that is trained, given or pretrained; use it.
 
 Knows checkpoints, params and the base; nothing of how a model is built, trained or applied. torch is imported when a
 model is needed, not before.
@@ -8,9 +8,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+import pandas as pd
+
 from datapool import atomic
-from datapool.embedding import backbone_features
-from datapool.embeddings_csv import csv_dimension
+from datapool.batch import image_files
+from datapool.embeddings_csv import csv_dimension, read_csv_rows
 from datapool.errors import DatapoolError
 from datapool.images import ImageFile
 from datapool.params import Lightly, Params
@@ -91,6 +94,57 @@ def provide_model(
     return _new_model(images, params, checkpoint=checkpoint, last=last, scratch_dir=scratch_dir, progress=progress)
 
 
+class Embeddings(NamedTuple):
+    """The embeddings of the candidates."""
+
+    vectors: np.ndarray
+    """Shape (n, d), float32, raw, in the order of the candidates."""
+    n_taken_over: int
+    """How many the last run had computed with the same model."""
+
+
+def embed_candidates(
+    candidates: pd.DataFrame,
+    folder: Path,
+    checkpoint: Path,
+    params: Params,
+    *,
+    cache_dir: Path,
+    progress: Callable[[int, int, str], None],
+) -> Embeddings:
+    """Embed the candidates with the model of this run, or take their rows from the csv ``params.embeddings``.
+
+    Rows that the last run computed with the same model are taken over by content. Without candidates nothing is read.
+
+    Args:
+        candidates: Rows of ``batch.candidates``.
+        folder: The batch's folder.
+        checkpoint: What ``provide_model`` wrote.
+        params: ``embeddings`` and ``lightly`` count.
+        cache_dir: Where rows are kept for the next run.
+        progress: Of the embedding.
+
+    Raises:
+        DatapoolError: If an image cannot be read or has changed, or the csv lacks it.
+    """
+    if not len(candidates):
+        return Embeddings(np.empty((0, 1), dtype=np.float32), 0)
+    if params.embeddings:
+        return Embeddings(read_csv_rows(Path(params.embeddings), candidates.filename.tolist()), 0)
+    from datapool.embedding import EmbeddingCache, embed_with_cache
+
+    embedded = embed_with_cache(
+        checkpoint,
+        image_files(candidates, folder),
+        cache=EmbeddingCache(cache_dir),
+        batch_size=params.lightly.loader.batch_size,
+        num_workers=params.lightly.loader.num_workers,
+        accelerator=params.lightly.trainer.accelerator,
+        progress=progress,
+    )
+    return Embeddings(embedded.embeddings, embedded.n_taken_over)
+
+
 def _no_model(space: dict[str, Any], checkpoint: Path, last: Path) -> Provided:
     for path in (checkpoint, last):
         atomic.write_bytes(path, b"no model\n")  # DVC wants its outputs to exist
@@ -136,10 +190,10 @@ def _own_space(base: Base, path: Path, params: Params) -> dict[str, Any]:
 
 
 def _check_asked_for(model: "EmbeddingModel", lightly: Lightly, where: str, *, way_out: str) -> None:
-    from datapool.model import backbone_name
+    from datapool.model import canonical_name
 
     for key, asked, held in (
-        ("lightly.model.name", backbone_name(lightly.model.name), model.backbone_name),
+        ("lightly.model.name", canonical_name(lightly.model.name), model.backbone_name),
         ("lightly.model.num_ftrs", lightly.model.num_ftrs, model.dimension),
         ("lightly.collate.input_size", lightly.collate.input_size, model.preprocessing.input_size),
     ):
@@ -192,6 +246,7 @@ def _new_model(
 
 def _start(images: Sequence[ImageFile], params: Params) -> "tuple[EmbeddingModel, str]":
     """The model before training, and where its weights come from."""
+    from datapool.embedding import backbone_features
     from datapool.model import build_model, fit_head, load_checkpoint
 
     wanted = params.lightly.model
@@ -235,7 +290,8 @@ def _train(
     scratch_dir: Path,
     progress: Callable[[int, int, str], None],
 ) -> "TrainingResult":
-    from datapool.training import Augmentation, TrainerSettings, train_simclr
+    from datapool.training import TrainerSettings, train_simclr
+    from datapool.views import Augmentation
 
     lightly = params.lightly
     return train_simclr(

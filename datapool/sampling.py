@@ -275,7 +275,8 @@ def _unfit(images: pd.DataFrame, candidates: Rows, base: Rows) -> pd.DataFrame:
     removed.loc[is_known, "nearest"] = known.filename.to_numpy()
     removed.loc[is_known, "distance"] = 0.0
     removed.loc[is_known, "reason"] = [
-        f"in the pool as {name} since version {version}" for name, version in zip(known.filename, known.version, strict=True)
+        f"in the pool as {name} since version {version}"
+        for name, version in zip(known.filename, known.version, strict=True)
     ]
     return removed
 

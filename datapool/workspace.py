@@ -30,10 +30,17 @@ _GITIGNORE = """\
 /.dvc/config.local
 __pycache__/
 /.venv/
-# Images are tracked by DVC (`dvc add data/week_1` writes data/week_1.dvc) or not at all.
-/data/*
-!/data/*.dvc
-!/data/.gitignore
+# Images are tracked by DVC (`dvc add data/week_1`) or not at all.
+# By suffix: DVC would not see .dvc files in an ignored folder.
+/data/**/*.[jJ][pP][gG]
+/data/**/*.[jJ][pP][eE][gG]
+/data/**/*.[pP][nN][gG]
+/data/**/*.[pP][pP][mM]
+/data/**/*.[pP][gG][mM]
+/data/**/*.[bB][mM][pP]
+/data/**/*.[tT][iI][fF]
+/data/**/*.[tT][iI][fF][fF]
+/data/**/*.[wW][eE][bB][pP]
 """
 
 _README = """\
@@ -73,7 +80,7 @@ def init(folder: Path, *, scm: Scm) -> None:
     in_the_way = [name for name in (*_CODE, *_ONCE, ".dvc", "datapools.json") if (folder / name).exists()]
     if in_the_way:
         raise DatapoolError(
-            f"{folder} holds {in_the_way[0]} already; give another folder, or `datapool init --update {folder}` for newer code"
+            f"{folder} holds {in_the_way[0]} already; give another folder, or `datapool init --update {folder}` to update"
         )
     folder.mkdir(parents=True, exist_ok=True)
     for name in (*_CODE, *_ONCE):

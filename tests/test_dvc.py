@@ -469,7 +469,10 @@ def stages_alive(folder: Path) -> list[str]:
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             arguments = (process / "cmdline").read_bytes().split(b"\0")
-            if any(argument.startswith(b"stages.") for argument in arguments) and (process / "cwd").readlink() == folder:
+            if (
+                any(argument.startswith(b"stages.") for argument in arguments)
+                and (process / "cwd").readlink() == folder
+            ):
                 alive.append(b" ".join(arguments).decode())
     return alive
 
@@ -599,3 +602,21 @@ def test_a_checkpoint_that_is_none_is_refused_and_nothing_in_it_runs(new_model_w
     assert f"error: {tmp_path / 'given.ckpt'}: is not a checkpoint" in said
     assert not (made.folder / "executed").exists()
     assert not (made.folder / "pools").exists()
+
+
+def test_images_in_the_workspace_are_left_to_dvc_and_reach_temporary_experiments(new_workspace, after, weeks):
+    made = after(new_workspace)
+    for week in ("week_1", "week_2"):
+        shutil.copytree(weeks / week, made.folder / "data" / week)
+    made.run("dvc", "add", "--quiet", "data/week_1")
+    made.set({"input_dir": "data/week_1"})
+    made.repro()
+    made.commit("week 1")
+
+    # week_2 was not added, and git takes none of its images by accident.
+    assert not [
+        name for name in made.run("git", "ls-files", "data").split() if not name.endswith((".dvc", ".gitignore"))
+    ]
+    made.run("dvc", "exp", "run", "-S", "stopping_condition.min_distance=0.2")
+    made.run("dvc", "exp", "run", "--temp", "-S", "stopping_condition.min_distance=0.3")
+    assert len(list((made.folder / "data" / "week_1").rglob("*.png"))) == 14
