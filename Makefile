@@ -1,4 +1,4 @@
-.PHONY: help demo test quick check lint lock clean
+.PHONY: help demo test quick check lint bench lock clean
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # The tools of this project report nothing to anybody.
 export DVC_NO_ANALYTICS := true
@@ -21,6 +21,9 @@ lint: .venv/dev  ## style and types
 	ruff check .
 	ruff format --check .
 	mypy
+
+bench: .venv/ready  ## compare backbones on digits; on your images: make bench ARGS="FOLDER --trained"
+	python -m benchmarks.backbones $(or $(ARGS),--digits)
 
 lock:  ## choose the versions in constraints.txt anew, for CPU and GPU alike
 	env -u UV_FIND_LINKS .venv/bin/uv pip compile --quiet --upgrade --universal --no-header --no-annotate --python-version 3.11 \

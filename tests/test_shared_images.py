@@ -4,15 +4,17 @@
 """
 
 import json
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import Workspace
 
+from datapool import workspace
 from datapool.batch import Batch, candidates, scan
 from datapool.images import read_rgb
+from datapool.tables import read_names
 
 IMAGES = Path(__file__).parents[2] / "shared" / "images"
 
@@ -36,7 +38,6 @@ def planted() -> dict:
 
 @pytest.fixture(scope="module")
 def batches() -> dict[str, Batch]:
-    get_context("forkserver").set_forkserver_preload(["datapool.images"])
     return {
         name: scan(
             IMAGES / name,
@@ -146,3 +147,27 @@ def test_the_nine_orientations_of_a_photo_stand_upright(batches, planted):
     for other in others:
         assert np.abs(other - first).mean() < 4  # mirrored or turned: more than 20
     assert np.abs(first[::-1] - first).mean() > 20
+
+
+@pytest.mark.slow
+def test_three_weeks_through_the_pipeline_find_what_was_planted(tmp_path, planted):
+    workspace.init(tmp_path / "workspace", scm=workspace.Scm.OWN)
+    made = Workspace(tmp_path / "workspace")
+    # Nothing is too near, so the pool takes every healthy image: what it knows already are copies across batches.
+    made.set({"stopping_condition.min_distance": 0.0, "n_example_images": 4})
+    found: dict[str, set[str]] = {"corrupt": set(), "duplicate": set(), "known": set()}
+    for name in BATCHES:
+        made.set({"input_dir": str(IMAGES / name), "filename_prefix": f"{name}/"})
+        made.repro()
+        made.commit(name)
+        for kind, names in found.items():
+            names |= set(read_names(made.folder / f"output/filenames/{kind}_filenames.txt"))
+
+    assert found["corrupt"] == {entry["file"] for entry in planted["corrupt"]} - {HIDDEN, UNSEEN}
+    groups = [sorted(group) for group in planted["all_equal_bytes"]]
+    in_a_batch = {name for group in groups for i, name in enumerate(group) if name[:7] in {n[:7] for n in group[:i]}}
+    across = {name for group in groups for name in group[1:]} - in_a_batch
+    assert found["duplicate"] == in_a_batch
+    assert found["known"] == across
+    assert len(made.versions()) == 3
+    assert len(made.names()) == made.metrics()["pool_after"] == 838
