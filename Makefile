@@ -10,7 +10,7 @@ demo: .venv/ready  ## set up, make a workspace in demo/, run two weeks of real i
 	datapool demo demo
 
 test: .venv/ready  ## set up, run all tests
-	python -m pytest -n 2
+	python -m pytest -n 2 --dist loadgroup
 
 quick: .venv/ready  ## run the tests that take no long
 	python -m pytest -n 2 -m "not slow"

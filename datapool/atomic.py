@@ -5,9 +5,11 @@ final name, and the folder is flushed. The temporary name lies outside of every 
 nothing that DVC would take for data. Knows nothing of what is written.
 """
 
+import errno
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +18,9 @@ from datapool.errors import DatapoolError
 
 SCRATCH = Path(".datapool")
 """What stages keep for themselves in a workspace: no DVC output, ignored by git, safe to delete when nothing runs."""
+
+
+_LEFT_BEHIND = 24 * 3600  # seconds after which a temporary file is nobody's
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -42,6 +47,9 @@ def replace(path: Path) -> Iterator[Path]:
     temporary: Path | None = None
     try:
         (SCRATCH / "tmp").mkdir(parents=True, exist_ok=True)
+        for left in (SCRATCH / "tmp").iterdir():  # by a run that was killed
+            if time.time() - left.stat().st_mtime > _LEFT_BEHIND:
+                left.unlink(missing_ok=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=SCRATCH / "tmp")
         os.close(handle)
@@ -52,9 +60,13 @@ def replace(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
         _flush(path.parent, os.O_RDONLY)
     except OSError as error:
+        help_ = (
+            "it lies on another file system than the workspace, which no link or mount may bring about"
+            if error.errno == errno.EXDEV
+            else "make room or give write permission, then run again"
+        )
         raise DatapoolError(
-            f"{path}: cannot be written ({error.strerror or error}); it is as it was. "
-            "Make room or give write permission, then run again"
+            f"{path}: cannot be written ({error.strerror or error}); it is as it was; {help_}"
         ) from error
     finally:
         if temporary is not None:

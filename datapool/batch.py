@@ -5,19 +5,20 @@ Knows folders and image files; nothing of pools, embeddings or models.
 
 import hashlib
 import os
-import shutil
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
 from pathlib import Path
+from threading import Thread
 from typing import NamedTuple
 
 import pandas as pd
 
 from datapool.errors import DatapoolError
-from datapool.images import SUFFIXES, ImageFile, Inspection, inspect
+from datapool.images import SUFFIXES, ImageFile, Inspection, inspect, read_bytes
 
 Progress = Callable[[int, int, str], None]
 """Called with the steps done, the steps in all, and a note such as "loss 4.31"."""
@@ -153,13 +154,14 @@ def copy_images(images: pd.DataFrame, filenames: Iterable[str], folder: Path, ta
         target: Folder to fill; made if absent.
 
     Raises:
-        DatapoolError: If an image is gone or the disk refuses.
+        DatapoolError: If an image is gone or has changed, or the disk refuses.
     """
-    paths = images.set_index("filename").path
+    rows = images.set_index("filename")
     try:
         for filename in filenames:
             (target / filename).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(folder / paths[filename], target / filename)
+            data = read_bytes(folder / rows.path[filename], content_hash=rows.content_hash[filename])
+            (target / filename).write_bytes(data)
     except OSError as error:
         raise DatapoolError(
             f"{error.filename}: cannot be copied to {target} ({error.strerror}); make room, or set dump_dataset: false"
@@ -210,7 +212,8 @@ def _inspect_all(folder: Path, paths: list[str], *, decode: bool, progress: Prog
         if len(files) > _FEW:
             processes = get_context("forkserver")
             processes.set_forkserver_preload(["datapool.images"])  # imported once, not by each process
-            pool = stack.enter_context(ProcessPoolExecutor(_n_cores(), mp_context=processes))
+            workers = ProcessPoolExecutor(_n_cores(), mp_context=processes, initializer=_end_with_parent)
+            pool = stack.enter_context(workers)
             results = pool.map(look, files, chunksize=16)
         else:
             results = map(look, files)
@@ -218,6 +221,19 @@ def _inspect_all(folder: Path, paths: list[str], *, decode: bool, progress: Prog
             inspections.append(found)
             progress(len(inspections), len(files), "")
     return inspections
+
+
+def _end_with_parent() -> None:
+    """Let a worker end when the process that it works for was killed; by itself it would wait for work for ever."""
+    parent = parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 def _n_cores() -> int:

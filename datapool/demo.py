@@ -4,6 +4,7 @@ The images are those of scikit-learn (UCI optdigits, E. Alpaydin and C. Kaynak, 
 """
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -43,25 +44,36 @@ def run_demo(folder: Path, say: Callable[[str], None]) -> None:
     """Make the workspace, run and commit week 1 and week 2, and say what happened.
 
     Args:
-        folder: Must not exist, or be a demo of an earlier time with what it wrote: then it goes on from there.
+        folder: Must not exist, be empty, or hold a demo: a finished one is left alone, one that was broken off is
+            made anew.
         say: Gets the lines to show.
 
     Raises:
         DatapoolError: If the folder holds something else, or a step fails.
     """
-    if not (folder / "datapools.json").exists():
-        say(f"making a workspace in {folder} with {_WEEKS} weeks of handwritten digits")
-        workspace.init(folder, scm=workspace.Scm.OWN)
-        write_digits(folder / "data")
-        _set_params(folder, _PARAMS)
-        _call(folder, "dvc", "add", "--quiet", *(f"data/week_{week}" for week in range(1, _WEEKS + 1)))
-        workspace.commit(folder, "Three weeks of images")
+    state = folder / ".datapool" / "demo"
+    if state.exists() and state.read_text() == "finished":
+        say(f"{folder} holds the finished demo already; remove the folder to see it run again")
+        _say_what_next(folder, say)
+        return
+    if folder.exists() and any(folder.iterdir()) and not state.exists():
+        raise DatapoolError(f"{folder} holds something else than a demo; give another folder: datapool demo FOLDER")
+    say(f"making a workspace in {folder} with {_WEEKS} weeks of handwritten digits")
+    shutil.rmtree(folder, ignore_errors=True)
+    state.parent.mkdir(parents=True)
+    state.write_text("begun")
+    workspace.init(folder, scm=workspace.Scm.OWN)
+    write_digits(folder / "data")
+    _set_params(folder, _PARAMS)
+    _call(folder, "dvc", "add", "--quiet", *(f"data/week_{week}" for week in range(1, _WEEKS + 1)))
+    workspace.commit(folder, "Three weeks of images")
     for week in (1, 2):
         say(f"\nweek {week}: input_dir: data/week_{week}, dvc repro")
         _set_params(folder, {"input_dir": f"data/week_{week}"})
         _call(folder, "dvc", "repro")
         workspace.commit(folder, f"Week {week}")
         _say_what_happened(folder, week, say)
+    state.write_text("finished")
     _say_what_next(folder, say)
 
 

@@ -3,6 +3,7 @@
 Knows image files, models and one cache folder; nothing of pools, weak labels or training.
 """
 
+import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -63,7 +64,7 @@ def embed(
         images: In any order.
         batch_size: Images at a time.
         num_workers: Processes that read and resize images; 0 reads in this one. Never changes a result.
-        accelerator: "auto" (a GPU if there is one), "cpu", "gpu", "cuda" or "mps".
+        accelerator: "auto" (a GPU if there is one), "cpu", "gpu" or "mps".
         known: Rows of this model, taken over instead of embedding; their images are not read.
         progress: Called with images embedded, images to embed, and an empty text.
 
@@ -115,7 +116,9 @@ def embed_with_cache(
     Arguments and errors are those of ``embed`` and ``datapool.model.load_checkpoint``.
     """
     model = load_checkpoint(checkpoint)
-    space = embedding_space(model)
+    # Rows of another batch size, device or torch may differ by rounding, and the same inputs shall give the same bytes.
+    setting = f"{embedding_space(model)} {batch_size} {_device(accelerator).type} {torch.__version__}"
+    space = hashlib.sha256(setting.encode()).hexdigest()
     embedded = embed(
         model,
         images,
@@ -222,7 +225,8 @@ def _run(
         for batch in _batches(images, model.preprocessing, batch_size=batch_size, num_workers=num_workers):
             n_real = len(batch)
             filling = batch[-1:].expand(batch_size - n_real, -1, -1, -1)
-            with torch.no_grad():
+            # TensorFloat-32, which a GPU takes for convolutions, keeps ten bits: far from the bound that embed states.
+            with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
                 features = model.backbone(torch.cat([batch, filling]).to(device))
                 output = model.head(features) if head else features
             rows.append(output[:n_real].float().cpu().numpy())

@@ -78,6 +78,20 @@ def read_rgb(path: Path, *, content_hash: str) -> Image.Image:
         DatapoolError: If the file is gone, cannot be decoded, or its bytes do not have the sha256 ``content_hash``.
     """
     try:
+        return _decode(read_bytes(path, content_hash=content_hash))[1]
+    except _DamagedError as error:
+        raise DatapoolError(
+            f"{path}: {error}; set enable_corruptness_check: true to leave such files out, or remove it"
+        ) from error
+
+
+def read_bytes(path: Path, *, content_hash: str) -> bytes:
+    """Read a file that was scanned before.
+
+    Raises:
+        DatapoolError: If the file is gone, or its bytes do not have the sha256 ``content_hash``.
+    """
+    try:
         data = path.read_bytes()
     except OSError as error:
         raise DatapoolError(
@@ -86,12 +100,7 @@ def read_rgb(path: Path, *, content_hash: str) -> Image.Image:
         ) from error
     if hashlib.sha256(data).hexdigest() != content_hash:
         raise DatapoolError(f"{path}: the file has changed since the batch was scanned; run `dvc repro` again")
-    try:
-        return _decode(data)[1]
-    except _DamagedError as error:
-        raise DatapoolError(
-            f"{path}: {error}; set enable_corruptness_check: true to leave such files out, or remove it"
-        ) from error
+    return data
 
 
 class _DamagedError(Exception):
@@ -107,9 +116,11 @@ def _decode(data: bytes) -> tuple[str, Image.Image]:
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             with Image.open(BytesIO(data), formats=_FORMATS) as image:
-                mode = image.mode
-                image.load()
-                return mode, _to_rgb(ImageOps.exif_transpose(image))
+                mode, is_netpbm = image.mode, image.format == "PPM"
+                upright = ImageOps.exif_transpose(image)
+                if is_netpbm and mode == "I":  # so Pillow gives the 16 bits of a PGM
+                    return mode, _grey(np.asarray(upright) / 257)
+                return mode, _to_rgb(upright)
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
             limit = Image.MAX_IMAGE_PIXELS
             raise _DamagedError(f"decompression bomb: claims more than {limit} pixels") from error
@@ -123,9 +134,11 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         return _grey(np.asarray(image).astype(np.float64) / 257)
     if image.mode in ("I", "F"):
-        values = np.nan_to_num(np.asarray(image).astype(np.float64))
-        low, span = values.min(), np.ptp(values)
-        return _grey((values - low) * (255 / span) if span > 0 else values * 0)
+        values = np.asarray(image).astype(np.float64)
+        finite = values[np.isfinite(values)]
+        low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
+        values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
+        return _grey((values - low) * (255 / (high - low)) if high > low else values * 0)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")

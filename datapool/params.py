@@ -40,14 +40,14 @@ def _pool_name(value: str) -> str:
 
 
 def _path(value: str) -> str:
-    if value in ("", "."):
-        raise ValueError("a folder of images, such as 'data'")
+    if not value.strip() or "\0" in value:
+        raise ValueError("a path, or null where a file may be left out")
     return value
 
 
 def _prefix(value: str) -> str:
-    if value.startswith("/") or ".." in value.split("/"):
-        raise ValueError("a start of file names such as 'week2/', not beginning with '/' and without '..'")
+    if value.startswith("/") or ".." in value.split("/") or not (value.isprintable() or not value):
+        raise ValueError("a start of file names such as 'week2/', not with '/' in front, '..' or control characters")
     return value
 
 
@@ -56,6 +56,7 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 NumberOfSamples = Annotated[int | float, AfterValidator(_number_of_samples)]
+PathText = Annotated[str, AfterValidator(_path)]
 Folder = Annotated[str, AfterValidator(_folder)]
 
 
@@ -102,7 +103,7 @@ class Model(_Section):
     num_ftrs: Count
     out_dim: Count
     pretrained: bool
-    weights: str | None
+    weights: PathText | None
 
 
 class Collate(_Section):
@@ -167,16 +168,16 @@ class Lightly(_Section):
 class Params(_Section):
     """All of params.yaml."""
 
-    input_dir: Annotated[str, AfterValidator(_path)]
+    input_dir: PathText
     shared_dir: Folder
     output_dir: Folder
-    relevant_filenames_file: str | None
+    relevant_filenames_file: PathText | None
     filename_prefix: Annotated[str, AfterValidator(_prefix)]
     enable_corruptness_check: bool
     remove_exact_duplicates: bool
     enable_training: bool
-    checkpoint: str | None
-    embeddings: str | None
+    checkpoint: PathText | None
+    embeddings: PathText | None
     normalize_embeddings: bool
     append_weak_labels: bool
     method: Literal["coreset", "random"]
@@ -201,10 +202,12 @@ class Params(_Section):
                 f"method is random, which stopping_condition.min_distance {self.stopping_condition.min_distance:g} "
                 "says nothing about; set min_distance: -1 and n_samples to a number"
             )
-        for key, own in (("output_dir", self.output_dir), ("shared_dir", self.shared_dir)):
-            if Path(self.input_dir).resolve().is_relative_to(Path(own).resolve()):
+        images = Path(self.input_dir).resolve()
+        for key, own in (("output_dir", Path(self.output_dir)), ("shared_dir", Path(self.shared_dir))):
+            if images.is_relative_to(own.resolve()) or own.resolve().is_relative_to(images):
                 raise ValueError(
-                    f"input_dir {self.input_dir!r} lies in {key} {own!r}, which the pipeline writes itself"
+                    f"input_dir {self.input_dir!r} and {key} '{own}' lie in one another, and the pipeline writes the "
+                    "latter; give a folder that holds images only"
                 )
         if self.embeddings is not None and self.checkpoint is not None:
             raise ValueError("embeddings and checkpoint are both given; with embeddings no model is used: drop one")

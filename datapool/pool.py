@@ -49,8 +49,8 @@ class Base(NamedTuple):
     """Id of the batch that it was opened for."""
     versions: list[Version]
     """Lineage of the base: what was accepted up to it; empty for a pool that has yet to begin."""
-    forced: bool
-    """Whether ``datapool.base_version`` chose it."""
+    dropped: list[Version] | None
+    """With ``datapool.base_version``: the versions after the base, which a merge drops; None if it was not given."""
     rows: Rows
     """One row a sample in the order of datapool_latest.csv; the table has the columns of samples.csv."""
     checkpoint: Path | None
@@ -155,10 +155,8 @@ def open_base(
     rows = Rows(rows.table[keep].reset_index(drop=True), rows.embeddings[keep])
     candidates(images, rows.table)  # refuses a name that stands for two images
     checkpoint = folder / CHECKPOINT
-    base = Base(
-        name, batch, versions[:k], base_version is not None, rows, checkpoint if k and checkpoint.exists() else None
-    )
-    return base, notes
+    dropped = None if base_version is None else versions[k:]
+    return Base(name, batch, versions[:k], dropped, rows, checkpoint if k and checkpoint.exists() else None), notes
 
 
 def write_base(folder: Path, base: Base) -> None:
@@ -168,7 +166,7 @@ def write_base(folder: Path, base: Base) -> None:
         atomic.copy_file(base.checkpoint, folder / "checkpoint.ckpt")
     else:
         (folder / "checkpoint.ckpt").unlink(missing_ok=True)
-    record = {"pool": base.pool, "batch": base.batch, "forced": base.forced, "versions": base.versions}
+    record = {"pool": base.pool, "batch": base.batch, "dropped": base.dropped, "versions": base.versions}
     write_json(folder / "base.json", record)
 
 
@@ -215,7 +213,7 @@ def merge(
     require_files(pools, lineage, besides=base.pool)
     present, folder, k = lineage.get(base.pool, []), pools / base.pool, len(base.versions)
     own = len(present) == k + 1 and present[k]["batch"] == base.batch
-    if present[:k] != base.versions or not (len(present) == k or own or base.forced):
+    if present[:k] != base.versions or not (len(present) == k or own or present[k:] == base.dropped):
         raise DatapoolError(
             f"pool {base.pool!r} has moved on since this run opened it (version {k} then, {len(present)} now); nothing was "
             "changed. Run `dvc repro --force --single-item open`, then `dvc repro`"
@@ -254,25 +252,21 @@ def merge(
             notes += _keep_aside(folder / filename, unless=set())
         notes.append(f"datapool.base_version {k}: the versions {k + 1} to {len(present)} are dropped from the lineage")
 
-    wanted = {}
-    if keep_history:
-        for version in versions[:-1]:
-            until = (rows.table.version <= version["version"]).to_numpy()
-            wanted[f"datapool_{version['version']:04d}.csv"] = version, Rows(rows.table[until], rows.embeddings[until])
-    for filename, (version, then) in wanted.items():
-        path = folder / HISTORY / filename
+    history = {f"datapool_{version['version']:04d}.csv": version for version in versions[:-1] if keep_history}
+    for filename, version in history.items():
+        path, n = folder / HISTORY / filename, version["rows"]
         if not path.exists() or _sha256(path.read_bytes()) != version["datapool_sha256"]:
-            atomic.write_bytes(path, _csv_bytes(then))
+            atomic.write_bytes(path, _csv_bytes(Rows(rows.table.iloc[:n], rows.embeddings[:n])))
     if checkpoint:
         atomic.copy_file(checkpoint, folder / CHECKPOINT)
     else:
         (folder / CHECKPOINT).unlink(missing_ok=True)
     atomic.write_bytes(folder / SAMPLES, samples_bytes)
     atomic.write_bytes(folder / LATEST, csv_bytes)
-    _remove_history(folder / HISTORY, besides=set(wanted))
     pool_records = read_json(lineage_file) if lineage_file.exists() else {}
     pool_records[base.pool] = {"labels": list(label_ids(rows.table.weak_label)), "versions": versions}
     write_json(lineage_file, dict(sorted(pool_records.items())))
+    _remove_history(folder / HISTORY, besides=set(history))
     return Merged(n_versions, len(rows.table), len(picks.table), notes)
 
 
@@ -356,9 +350,15 @@ def _keep_aside(path: Path, *, unless: set[str]) -> list[str]:
 
 
 def _remove_history(folder: Path, *, besides: set[str]) -> None:
-    if folder.is_dir():
+    if not folder.is_dir():
+        return
+    try:
         for path in folder.glob("datapool_*.csv"):
             if path.name not in besides:
                 path.unlink()
         if not any(folder.iterdir()):
             folder.rmdir()
+    except OSError as error:
+        raise DatapoolError(
+            f"{folder}: an old version cannot be removed ({error.strerror}); give write permission, then run again"
+        ) from error

@@ -30,8 +30,8 @@ class Provided(NamedTuple):
     """What embeds this batch."""
 
     space: dict[str, Any]
-    """The embedding space, for the lineage: id (hash of weights and preprocessing), backbone, dimension, input_size,
-    origin. The id is None if there is no model: nothing to train on and no pool."""
+    """The embedding space, for the lineage: id (hash of weights and preprocessing), start (the same before training),
+    backbone, dimension, input_size, origin. The id is None if there is no model: nothing to train on and no pool."""
     losses: "Sequence[StepLoss]"
     """One a training step; empty without training."""
     notes: list[str]
@@ -180,7 +180,7 @@ def _own_space(base: Base, path: Path, params: Params) -> dict[str, Any]:
     _check_asked_for(model, params.lightly, where, way_out="or give another datapool.name to begin a pool with that")
     if params.checkpoint:
         given = embedding_space(load_checkpoint(Path(params.checkpoint)))
-        if given != held["id"]:
+        if given not in (held["id"], held["start"]):
             raise DatapoolError(
                 f"params.yaml: checkpoint {params.checkpoint} is model {given[:12]}, but pool {base.pool!r} was made with "
                 f"model {held['id'][:12]}, and embeddings of two models cannot be compared; set checkpoint: null, or give "
@@ -232,10 +232,13 @@ def _new_model(
                 f"{result.spread:.2g}), so distances mean little. Lower lightly.optimizer.lr, train longer or on more "
                 "images, or set lightly.model.pretrained: true and enable_training: false"
             )
+    elif params.enable_training:
+        notes.append("one image only, which SimCLR has nothing to contrast with: the model is used without training")
     save_checkpoint(best, checkpoint)
     save_checkpoint(after_last, last)
     space = {
         "id": embedding_space(best),
+        "start": embedding_space(start),
         "backbone": best.backbone_name,
         "dimension": best.dimension,
         "input_size": best.preprocessing.input_size,
@@ -293,18 +296,17 @@ def _train(
     from datapool.training import TrainerSettings, train_simclr
     from datapool.views import Augmentation
 
-    lightly = params.lightly
     return train_simclr(
         model,
         images,
-        augmentation=Augmentation(**lightly.collate.model_dump(exclude={"input_size"})),
-        trainer=TrainerSettings(**lightly.trainer.model_dump()),
-        out_dim=lightly.model.out_dim,
-        batch_size=lightly.loader.batch_size,
-        num_workers=lightly.loader.num_workers,
-        lr=lightly.optimizer.lr,
-        weight_decay=lightly.optimizer.weight_decay,
-        temperature=lightly.criterion.temperature,
+        augmentation=Augmentation(**params.lightly.collate.model_dump(exclude={"input_size"})),
+        trainer=TrainerSettings(**params.lightly.trainer.model_dump()),
+        out_dim=params.lightly.model.out_dim,
+        batch_size=params.lightly.loader.batch_size,
+        num_workers=params.lightly.loader.num_workers,
+        lr=params.lightly.optimizer.lr,
+        weight_decay=params.lightly.optimizer.weight_decay,
+        temperature=params.lightly.criterion.temperature,
         seed=params.seed,
         scratch_dir=scratch_dir,
         progress=progress,

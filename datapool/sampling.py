@@ -12,7 +12,17 @@ import pandas as pd
 
 from datapool.errors import DatapoolError
 from datapool.params import StoppingCondition
-from datapool.selection import NOBODY, Coverage, Selection, in_order, k_center, random_order, unit_rows
+from datapool.selection import (
+    NOBODY,
+    Coverage,
+    Selection,
+    Trace,
+    coverage_after,
+    in_order,
+    k_center,
+    random_order,
+    unit_rows,
+)
 from datapool.tables import Rows
 
 LABEL_DISTANCE = 1.0
@@ -26,6 +36,16 @@ class Space(NamedTuple):
     """Shape (n, d): one row a candidate, candidates sorted by filename."""
     pool: np.ndarray
     """Shape (p, d): one row a sample of the base."""
+
+
+class Ranked(NamedTuple):
+    """The candidates in order, as far as asked."""
+
+    table: pd.DataFrame
+    """One row a ranked candidate, best first: filename, distance (to the nearest of base and earlier ones; inf for the
+    first image of a pool), nearest (filename; empty for none)."""
+    trace: Trace
+    """How near each candidate came meanwhile; numbers are rows of the candidates and of the base."""
 
 
 class Sampled(NamedTuple):
@@ -91,7 +111,7 @@ def rank(
     min_distance: float,
     seed: int,
     progress: Callable[[int, int], None],
-) -> pd.DataFrame:
+) -> Ranked:
     """Order the candidates, best first, as far as asked.
 
     Args:
@@ -103,68 +123,66 @@ def rank(
         min_distance: With "coreset", stop at the first closer than this; negative means never.
         seed: Decides the random order.
         progress: Called with passes done and passes in all.
-
-    Returns:
-        One row a ranked candidate: filename, distance (to the nearest of base and earlier ones; inf for the first image
-        of a pool), nearest (filename; empty for none).
     """
     limit = len(candidates.table) if n_samples == -1 else n_samples
     if method == "random":
         order = random_order(len(candidates.table), seed=seed)[:limit]
-        selection = in_order(vectors.candidates, vectors.pool, order)
+        selection = in_order(vectors.candidates, vectors.pool, order, progress=progress)
     else:
         selection = k_center(
             vectors.candidates, vectors.pool, n_samples=limit, min_distance=min_distance, progress=progress
         )
-    return _ranking(candidates, base, selection)
+    return _ranked(candidates, base, selection)
 
 
 def sample(
     images: pd.DataFrame,
     candidates: Rows,
     base: Rows,
-    vectors: Space,
-    ranking: pd.DataFrame,
+    ranked: Ranked,
     stop: StoppingCondition,
     *,
     method: str,
+    normalize: bool,
+    append_weak_labels: bool,
     seed: int,
     progress: Callable[[int, int], None],
 ) -> Sampled:
     """Cut the ranking at the first condition met, and say why each other image was not taken.
 
-    If the ranking is too short to tell, it is continued from where it ended.
+    Takes no distance: the ranking knows them all. Only if it is too short to tell is it continued from where it ended.
 
     Args:
         images: The batch, as ``batch.scan`` gives it.
         candidates: Sorted by filename.
         base: The pool before this batch.
-        vectors: What ``space`` made of the two.
-        ranking: What ``rank`` gave for them.
+        ranked: What ``rank`` gave for them.
         stop: When to stop.
         method: As for ``rank``.
+        normalize: As for ``space``.
+        append_weak_labels: As for ``space``.
         seed: As for ``rank``.
-        progress: Called with passes done and passes in all.
+        progress: Of a continuation: called with passes done and passes in all.
     """
     n = len(candidates.table)
     limit = min(_number_of_samples(stop, n_candidates=n, n_base=len(base.table)), n)
-    too_close = np.flatnonzero(ranking.distance.to_numpy() < stop.min_distance)
-    if not len(too_close) and len(ranking) < limit:
+    too_close = np.flatnonzero(ranked.table.distance.to_numpy() < stop.min_distance)
+    if not len(too_close) and len(ranked.table) < limit:
+        vectors = space(candidates, base, normalize=normalize, append_weak_labels=append_weak_labels)
         if method == "random":
-            longer = in_order(vectors.candidates, vectors.pool, random_order(n, seed=seed)[:limit])
+            order = random_order(n, seed=seed)[:limit]
+            longer = in_order(vectors.candidates, vectors.pool, order, progress=progress)
         else:
-            row_of = pd.Series(np.arange(n), index=candidates.table.filename)
             longer = k_center(
                 vectors.candidates,
                 vectors.pool,
                 n_samples=limit,
                 min_distance=stop.min_distance,
-                prefix=row_of[ranking.filename].to_numpy(),
+                prefix=pd.Index(candidates.table.filename).get_indexer(ranked.table.filename),
                 progress=progress,
             )
-        ranking = _ranking(candidates, base, longer)
-    cut = min(limit, len(ranking), *too_close[:1])
-    taken = ranking.iloc[:cut]
+        ranked = _ranked(candidates, base, longer)
+    taken = ranked.table.iloc[: min(limit, len(ranked.table), *too_close[:1])]
     order = pd.Index(candidates.table.filename).get_indexer(taken.filename)
     picks = Rows(
         candidates.table.iloc[order][["filename", "content_hash", "weak_label"]]
@@ -172,16 +190,13 @@ def sample(
         .reset_index(drop=True),
         candidates.embeddings[order],
     )
-    coverage = Coverage(vectors.candidates, vectors.pool, progress)
-    for pick in order:
-        coverage.add(int(pick))
+    coverage = coverage_after(ranked.trace, n_candidates=n, n_picks=len(order))
     rest = np.setdiff1d(np.arange(n), order)
-    distances = np.sqrt(coverage.squared)
     removed = pd.concat(
-        [_unfit(images, candidates, base), _left_over(candidates, base, rest, coverage, distances, stop.min_distance)]
+        [_unfit(images, candidates, base), _left_over(candidates, base, rest, coverage, stop.min_distance)]
     )
     removed = removed.sort_values("filename", ignore_index=True)
-    return Sampled(picks, removed, float(distances[rest].max(initial=0.0)))
+    return Sampled(picks, removed, float(coverage.distances[rest].max(initial=0.0)))
 
 
 def metrics(images: pd.DataFrame, n_candidates: int, n_base: int, sampled: Sampled) -> dict[str, Any]:
@@ -246,14 +261,15 @@ def _number_of_samples(stop: StoppingCondition, *, n_candidates: int, n_base: in
     return n_candidates if stop.n_samples == -1 else max(stop.n_samples - counted, 0)
 
 
-def _ranking(candidates: Rows, base: Rows, selection: Selection) -> pd.DataFrame:
-    return pd.DataFrame(
+def _ranked(candidates: Rows, base: Rows, selection: Selection) -> Ranked:
+    table = pd.DataFrame(
         {
             "filename": candidates.table.filename.to_numpy()[selection.indices],
             "distance": selection.distances,
             "nearest": _names(candidates, base, selection.neighbours),
         }
     ).astype({"filename": "str", "nearest": "str"})
+    return Ranked(table, selection.trace)
 
 
 def _names(candidates: Rows, base: Rows, neighbours: np.ndarray) -> np.ndarray:
@@ -281,17 +297,16 @@ def _unfit(images: pd.DataFrame, candidates: Rows, base: Rows) -> pd.DataFrame:
     return removed
 
 
-def _left_over(
-    candidates: Rows, base: Rows, rest: np.ndarray, coverage: Coverage, distances: np.ndarray, min_distance: float
-) -> pd.DataFrame:
+def _left_over(candidates: Rows, base: Rows, rest: np.ndarray, coverage: Coverage, min_distance: float) -> pd.DataFrame:
     """The candidates that were not picked, with whom they are near."""
     nearest = _names(candidates, base, coverage.neighbours[rest])
-    covered = distances[rest] < min_distance
+    distances = coverage.distances[rest]
+    covered = distances < min_distance
     texts = [
         f"{'covered by' if near else 'beyond n_samples; nearest is'} {name} at distance {distance:.4g}"
         if name
         else "beyond n_samples"
-        for near, name, distance in zip(covered, nearest, distances[rest], strict=True)
+        for near, name, distance in zip(covered, nearest, distances, strict=True)
     ]
     return pd.DataFrame(
         {
@@ -299,6 +314,6 @@ def _left_over(
             "kind": np.where(covered, "covered", "beyond n_samples"),
             "reason": texts,
             "nearest": nearest,
-            "distance": distances[rest],
+            "distance": distances,
         }
     )

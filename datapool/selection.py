@@ -29,28 +29,56 @@ class Selection(NamedTuple):
     covering_radius: float
     """Largest distance from a candidate not picked to the nearest of pool and picks: 0 if all are picked, inf if there
     is neither pool nor pick."""
+    trace: "Trace"
+    """How near each candidate came, pick by pick."""
 
 
-class Coverage:
-    """How near every candidate is to the nearest of the pool and the picks so far.
+class Trace(NamedTuple):
+    """Every time that a candidate got a nearer neighbour: m times in all, in the order in which it happened.
+
+    About log(k) times a candidate, so it is small; and it tells for every prefix of the picks how near each candidate is.
+    """
+
+    steps: np.ndarray
+    """Shape (m,), int32, never decreasing: 0 for the pool, i for the i-th pick, from 1."""
+    candidates: np.ndarray
+    """Shape (m,), int32: whose neighbour."""
+    squared: np.ndarray
+    """Shape (m,), float64: squared distance to it."""
+    neighbours: np.ndarray
+    """Shape (m,), int64: who it is, numbered as in ``Selection.neighbours``."""
+
+
+class Coverage(NamedTuple):
+    """How near each candidate is to the nearest of the pool and the picks."""
+
+    distances: np.ndarray
+    """Shape (n,), float64; inf where there is nobody."""
+    neighbours: np.ndarray
+    """Shape (n,), int64: that nearest, numbered as in ``Selection.neighbours``; the earliest of equals."""
+
+
+def coverage_after(trace: Trace, *, n_candidates: int, n_picks: int) -> Coverage:
+    """Say how near each candidate is after the first ``n_picks`` picks, without taking any distance again."""
+    m = np.searchsorted(trace.steps, n_picks, side="right")
+    last = np.full(n_candidates, -1, dtype=np.int64)
+    last[trace.candidates[:m]] = np.arange(m)  # of several the last one stays
+    known = last >= 0
+    squared = np.full(n_candidates, np.inf)
+    squared[known] = trace.squared[last[known]]
+    neighbours = np.full(n_candidates, NOBODY, dtype=np.int64)
+    neighbours[known] = trace.neighbours[last[known]]
+    return Coverage(np.sqrt(squared), neighbours)
+
+
+class _Nearest:
+    """The distances of the candidates to the nearest of the pool and the picks so far.
 
     One pass over the candidates for each pool row and each pick, in float64, as direct differences: every distance is
     the textbook's, whatever the magnitude of the embeddings.
     """
 
-    def __init__(
-        self, candidates: np.ndarray, pool: np.ndarray, progress: Callable[[int, int], None] | None = None
-    ) -> None:
-        """Start from the pool.
-
-        Args:
-            candidates: Shape (n, d), finite.
-            pool: Shape (p, d), finite.
-            progress: Called after each pool row with the rows done and p.
-
-        Raises:
-            ValueError: If the two differ in d, or a value is not finite.
-        """
+    def __init__(self, candidates: np.ndarray, pool: np.ndarray, progress: Callable[[int], None]) -> None:
         for name, rows in (("candidates", candidates), ("pool", pool)):
             if not np.isfinite(rows).all():
                 raise ValueError(f"{name}: row {int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])} is not finite")
@@ -58,27 +86,44 @@ class Coverage:
             raise ValueError(f"candidates have {candidates.shape[1]} dimensions, the pool has {pool.shape[1]}")
         self._candidates, self._n_pool = candidates, len(pool)
         self.squared = np.full(len(candidates), np.inf)
-        """Shape (n,), float64: squared distance to the nearest of all; inf while there is none."""
         self.neighbours = np.full(len(candidates), NOBODY, dtype=np.int64)
-        """Shape (n,), int64: that nearest, numbered as in ``Selection.neighbours``; the earliest of equals."""
         for row, centre in enumerate(pool):
             self._account_for(centre, row)
-            if progress:
-                progress(row + 1, len(pool))
+            progress(row + 1)
+        everyone = np.arange(len(candidates) if len(pool) else 0)
+        self._changes = [everyone]
+        self._values = [self.squared[everyone]]
+        self._centres = [self.neighbours[everyone]]
 
-    def add(self, candidate: int) -> None:
+    def add(self, pick: int) -> None:
         """Take a candidate among the centres."""
-        self._account_for(self._candidates[candidate], self._n_pool + candidate)
+        changed = self._account_for(self._candidates[pick], self._n_pool + pick)
+        self._changes.append(changed)
+        self._values.append(self.squared[changed])
+        self._centres.append(self.neighbours[changed])
 
-    def _account_for(self, centre: np.ndarray, name: int) -> None:
+    def trace(self) -> Trace:
+        """What has happened, the pool as one step."""
+        return Trace(
+            np.repeat(np.arange(len(self._changes), dtype=np.int32), [len(changed) for changed in self._changes]),
+            np.concatenate(self._changes).astype(np.int32),
+            np.concatenate(self._values),
+            np.concatenate(self._centres),
+        )
+
+    def _account_for(self, centre: np.ndarray, name: int) -> np.ndarray:
+        """Take a centre into account; give the candidates to which it is nearer than all before."""
         centre = centre.astype(np.float64)
+        changed = []
         for start in range(0, len(self._candidates), _BLOCK):
             block = slice(start, start + _BLOCK)
             difference = self._candidates[block] - centre
             squared = np.einsum("ij,ij->i", difference, difference)
-            nearer = squared < self.squared[block]
+            nearer = np.flatnonzero(squared < self.squared[block])
             self.squared[block][nearer] = squared[nearer]
             self.neighbours[block][nearer] = name
+            changed.append(nearer + start)
+        return np.concatenate(changed) if changed else np.empty(0, dtype=np.int64)
 
 
 def k_center(
@@ -109,7 +154,12 @@ def k_center(
     """
     limit = min(n_samples, len(candidates))
     n_steps = len(pool) + limit
-    coverage = Coverage(candidates, pool, progress and (lambda done, _: progress(done, n_steps)))
+
+    def report(done: int) -> None:
+        if progress:
+            progress(done, n_steps)
+
+    nearest = _Nearest(candidates, pool, report)
     order: list[int] = []
     distances: list[float] = []
     neighbours: list[int] = []
@@ -119,34 +169,41 @@ def k_center(
             pick = int(prefix[len(order)])
         else:
             # -1 is below any distance: nobody is picked twice, even among duplicates.
-            pick = int(np.argmax(np.where(open_to_picks, coverage.squared, -1.0)))
-            if np.sqrt(coverage.squared[pick]) < min_distance:
+            pick = int(np.argmax(np.where(open_to_picks, nearest.squared, -1.0)))
+            if np.sqrt(nearest.squared[pick]) < min_distance:
                 break
         order.append(pick)
-        distances.append(float(np.sqrt(coverage.squared[pick])))
-        neighbours.append(int(coverage.neighbours[pick]))
+        distances.append(float(np.sqrt(nearest.squared[pick])))
+        neighbours.append(int(nearest.neighbours[pick]))
         open_to_picks[pick] = False
-        coverage.add(pick)
-        if progress:
-            progress(len(pool) + len(order), n_steps)
-    rest = coverage.squared[open_to_picks]
+        nearest.add(pick)
+        report(len(pool) + len(order))
+    rest = nearest.squared[open_to_picks]
     return Selection(
         np.array(order, dtype=np.int64),
         np.array(distances, dtype=np.float64),
         np.array(neighbours, dtype=np.int64),
         float(np.sqrt(rest.max(initial=0.0))),
+        nearest.trace(),
     )
 
 
-def in_order(candidates: np.ndarray, pool: np.ndarray, order: Sequence[int] | np.ndarray) -> Selection:
+def in_order(
+    candidates: np.ndarray,
+    pool: np.ndarray,
+    order: Sequence[int] | np.ndarray,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> Selection:
     """Take candidates in the order given and say at which distance each was taken.
 
     Args:
         candidates: Shape (n, d), finite.
         pool: Shape (p, d), finite.
         order: Rows of ``candidates``, none twice.
+        progress: As for ``k_center``.
     """
-    return k_center(candidates, pool, n_samples=len(order), min_distance=0.0, prefix=order)
+    return k_center(candidates, pool, n_samples=len(order), min_distance=0.0, prefix=order, progress=progress)
 
 
 def random_order(n: int, *, seed: int) -> np.ndarray:
@@ -163,4 +220,8 @@ def unit_rows(embeddings: np.ndarray) -> np.ndarray:
     lengths = np.sqrt(np.einsum("ij,ij->i", embeddings, embeddings, dtype=np.float64))
     if not lengths.all():
         raise ValueError(f"row {int(np.flatnonzero(lengths == 0)[0])} is all zeros and has no direction")
-    return (embeddings / lengths[:, None]).astype(np.float32)
+    units = np.empty(embeddings.shape, dtype=np.float32)
+    for start in range(0, len(embeddings), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        units[block] = embeddings[block] / lengths[block, None]
+    return units

@@ -64,6 +64,17 @@ def read_rows(path: Path) -> Rows:
     return Rows(_frame(table.drop_columns([_EMBEDDING])), embeddings)
 
 
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays of one length, each a column of numbers."""
+    _write(path, pa.table(dict(arrays)))
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Read what ``write_arrays`` wrote; types are kept."""
+    table = pq.read_table(path)
+    return {name: table.column(name).to_numpy() for name in table.column_names}
+
+
 def write_csv(path: Path, table: pd.DataFrame) -> None:
     """Write a csv for people and plots: texts quoted, lines ending in a line feed, missing values empty."""
     text = table.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")

@@ -83,7 +83,8 @@ def _lines(what: str) -> Report:
 def _die_with_parent() -> None:
     """Let Linux end this process when the one that started it ends: a killed ``dvc`` leaves no stage that writes later."""
     if sys.platform == "linux":
+        parent = os.getppid()
         set_parent_death_signal = 1  # PR_SET_PDEATHSIG, <linux/prctl.h>
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
-        if os.getppid() == 1 and os.environ.get("DVC_STAGE"):
-            sys.exit(143)  # the parent was gone already
+        if os.getppid() != parent:
+            sys.exit(143)  # it ended just now

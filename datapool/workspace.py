@@ -185,6 +185,8 @@ def _add_missing_params(path: Path) -> list[str]:
 
 
 def _inside_git(folder: Path) -> bool:
+    if not shutil.which("git"):
+        return False
     found = subprocess.run(["git", "rev-parse", "--git-dir"], cwd=folder, capture_output=True, check=False)
     return found.returncode == 0
 

@@ -9,7 +9,8 @@ from datapool import sampling
 from datapool.batch import copy_images
 from datapool.params import load_params
 from datapool.pool import read_base
-from datapool.tables import read_rows, read_table, write_csv, write_json, write_names, write_rows
+from datapool.selection import Trace
+from datapool.tables import read_arrays, read_rows, read_table, write_csv, write_json, write_names, write_rows
 from datapool.terminal import progress, run, say
 
 
@@ -18,6 +19,7 @@ def sample(
     embeddings: Annotated[Path, Option(help="The candidates with their embeddings.")],
     base: Annotated[Path, Option(help="The pool as it stood before this batch.")],
     ranking: Annotated[Path, Option(help="The candidates in order.")],
+    trace: Annotated[Path, Option(help="How near each candidate came, pick by pick.")],
     data: Annotated[Path, Option(help="Folder to write: picks.parquet, and the images in sampled/ with dump_dataset.")],
     filenames: Annotated[Path, Option(help="Folder to write: lists of file names.")],
     removed: Annotated[Path, Option(help="Csv file to write: why each other image was not taken.")],
@@ -26,18 +28,16 @@ def sample(
     """Take the first candidates of the ranking until a stopping condition is met."""
     params = load_params()
     batch, candidates, pool = read_table(images), read_rows(embeddings), read_base(base).rows
-    vectors = sampling.space(
-        candidates, pool, normalize=params.normalize_embeddings, append_weak_labels=params.append_weak_labels
-    )
     with progress("sampling") as report:
         sampled = sampling.sample(
             batch,
             candidates,
             pool,
-            vectors,
-            read_table(ranking),
+            sampling.Ranked(read_table(ranking), Trace(**read_arrays(trace))),
             params.stopping_condition,
             method=params.method,
+            normalize=params.normalize_embeddings,
+            append_weak_labels=params.append_weak_labels,
             seed=params.seed,
             progress=report,
         )

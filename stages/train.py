@@ -18,7 +18,7 @@ from datapool.terminal import progress, run, say
 def train(
     images: Annotated[Path, Option(help="The batch, as the scan stage lists it.")],
     base: Annotated[Path, Option(help="The pool as it stood before this batch.")],
-    checkpoint: Annotated[Path, Option(help="File to write: the model; empty if there is nothing to embed.")],
+    checkpoint: Annotated[Path, Option(help="File to write: the model, or the words: no model.")],
     last: Annotated[Path, Option(help="File to write: the model after the last epoch.")],
     space: Annotated[Path, Option(help="JSON file to write: the embedding space.")],
     losses: Annotated[Path, Option(help="Csv file to write: step, epoch and loss, for a plot.")],

@@ -30,6 +30,7 @@ ENVIRONMENT = {
     "GIT_COMMITTER_NAME": "test",
     "GIT_COMMITTER_EMAIL": "test@localhost",
     "OMP_NUM_THREADS": "1",  # tests run side by side
+    "SHELL": "/bin/sh",  # what DVC takes where SHELL is unset; it does not give way to a last command as bash does
 }
 
 SETTINGS = {"stopping_condition.min_distance": 0.5, "n_example_images": 2}
@@ -113,6 +114,13 @@ def write_picture(path: Path, seed: int, *, side: int = 32) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     Image.fromarray(coarse).resize((side, side), Image.Resampling.NEAREST).save(path)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let one process run all tests that start from a model: its workspaces take longest to make."""
+    for item in items:
+        if any("model_" in name for name in getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.xdist_group("model"))
 
 
 def write_circle(path: Path, angles: dict[str, float]) -> None:

@@ -100,7 +100,7 @@ def test_a_link_is_replaced_and_the_file_behind_it_stays():
 def test_a_target_that_cannot_be_written_is_named():
     Path("parent").write_bytes(b"a file, no folder")
 
-    with pytest.raises(DatapoolError, match=r"^parent/c\.txt: cannot be written \(.+\); it is as it was\. Make room"):
+    with pytest.raises(DatapoolError, match=r"^parent/c\.txt: cannot be written \(.+\); it is as it was; make room"):
         atomic.write_bytes(Path("parent/c.txt"), b"new")
     assert files() == ["parent"]
 

@@ -490,6 +490,7 @@ def start_and_kill(made: Workspace, *command: str, when: Callable[[], bool]) -> 
     assert stages_alive(made.folder)
     process.kill()
     process.wait()
+    deadline = time.monotonic() + 5  # sooner than a stage would end by itself
     while time.monotonic() < deadline:
         if not stages_alive(made.folder):
             return

@@ -46,7 +46,7 @@ def test_the_shipped_params_load_and_every_key_is_in_the_file():
     params = load_params(SHIPPED)
 
     assert params.stopping_condition.min_distance == 0.1
-    assert params.lightly.model.num_ftrs == 128
+    assert params.lightly.model.num_ftrs == 64
     assert params.model_dump() == yaml.safe_load(SHIPPED.read_text())
 
 
@@ -109,7 +109,7 @@ def test_a_number_that_yaml_takes_for_a_text_is_told_as_a_number(text, number):
 
 
 def test_the_text_1e_minus_3_really_arrives_as_a_text():
-    Path("params.yaml").write_text(SHIPPED.read_text().replace("lr: 0.0001", "lr: 1e-3"))
+    Path("params.yaml").write_text(SHIPPED.read_text().replace("lr: 0.00003", "lr: 1e-3"))
 
     with pytest.raises(DatapoolError, match=r"^params\.yaml: lightly\.optimizer\.lr is '1e-3', a text; write 0\.001$"):
         load_params()
@@ -118,7 +118,7 @@ def test_the_text_1e_minus_3_really_arrives_as_a_text():
 SHARE = "a whole number from 1 on, a share above 0 and up to 1 such as 0.1, or -1 for inactive"
 FOLDER = "a folder below the workspace, of letters, digits, '_', '-', '.' and '/' only"
 PLAIN = "a plain name without '/' and not starting with '.'"
-PREFIX = "a start of file names such as 'week2/', not beginning with '/' and without '..'"
+PREFIX = "a start of file names such as 'week2/', not with '/' in front, '..' or control characters"
 
 
 @pytest.mark.parametrize(

@@ -86,17 +86,18 @@ def test_train_and_embed_declare_what_the_library_takes_from_params_for_them():
                 if isinstance(node, ast.Attribute) and ast.unparse(node).startswith("params.")
             }
 
-    for key in PIPELINE["train"]["params"]:
-        assert key in read[False]
-    assert {key.split(".")[0] for key in read[False]} == set(PIPELINE["train"]["params"])
-    leaves = {key for key in read[True] if not any(other.startswith(key + ".") for other in read[True])}
-    assert leaves == {
-        "embeddings",
-        "lightly.loader.batch_size",
-        "lightly.loader.num_workers",
-        "lightly.trainer.accelerator",
-    }
-    assert set(PIPELINE["embed"]["params"]) == {"embeddings", "lightly.loader", "lightly.trainer.accelerator"}
+    def leaves(keys: set[str]) -> set[str]:
+        known = {key.removesuffix(".model_dump") for key in keys}
+        return {key for key in known if not any(other.startswith(key + ".") for other in known)}
+
+    def declared(key: str, stage: str) -> bool:
+        return any(key == param or key.startswith(param + ".") for param in PIPELINE[stage]["params"])
+
+    # How many processes read the images changes no result.
+    assert {key for key in leaves(read[False]) if not declared(key, "train")} == {"lightly.loader.num_workers"}
+    assert {key for key in leaves(read[True]) if not declared(key, "embed")} == {"lightly.loader.num_workers"}
+    used = leaves(read[False]) | {"lightly.model.out_dim"}
+    assert {p for p in PIPELINE["train"]["params"] if not any(k == p or k.startswith(p + ".") for k in used)} == set()
 
 
 def test_report_depends_on_all_of_params():
@@ -134,8 +135,11 @@ def test_help_of_a_stage_says_what_it_does_and_what_each_option_is(stage):
 
     for option in (word for word in command.split() if word.startswith("--")):
         assert f"  {option} <path>  " in done.stdout
-    assert all(line.strip() for line in done.stdout.splitlines()[2:3])
-    assert "." in done.stdout.split("Options:")[0]
+    function = next(
+        node for node in ast.parse((ROOT / "stages" / f"{stage}.py").read_text()).body if hasattr(node, "args")
+    )
+    summary = ast.get_docstring(function).split("\n\n")[0]
+    assert " ".join(summary.split()) in " ".join(done.stdout.split())
 
 
 def test_the_library_imports_nothing_from_the_stages_and_no_stage_another():

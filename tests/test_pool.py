@@ -353,7 +353,7 @@ def test_a_base_read_again_is_the_base_that_was_written():
 
     pd.testing.assert_frame_equal(read.rows.table, opened.rows.table)
     assert read.rows.embeddings.tobytes() == opened.rows.embeddings.tobytes()
-    assert (read.pool, read.batch, read.versions, read.forced) == ("p", opened.batch, versions(), False)
+    assert (read.pool, read.batch, read.versions, read.dropped) == ("p", opened.batch, versions(), None)
     for name in ("rows.parquet", "base.json"):
         assert Path("one", name).read_bytes() == Path("two", name).read_bytes()
 
@@ -395,7 +395,7 @@ def test_base_version_overrides_the_choice():
 
     for k, n in ((0, 0), (1, 2), (2, 4)):
         base, _ = open_for(C, base_version=k)
-        assert (len(base.versions), len(base.rows.table), base.forced) == (k, n, True)
+        assert (len(base.versions), len(base.rows.table), base.dropped) == (k, n, versions()[k:])
 
 
 def test_versions_that_base_version_drops_are_kept_aside_and_told():
@@ -763,3 +763,14 @@ def test_a_merge_never_overwrites_rows_of_somebody_else():
 
     assert [path.read_text() for path in Path(".datapool/rescued").iterdir()] == ["somebody's\n"]
     assert len(merged.notes) == 1
+
+
+def test_a_chosen_base_does_not_drop_versions_that_came_after_it_was_opened():
+    add(A)
+    base, _ = open_for(B, base_version=0)  # drops version 1
+    add(C)  # meanwhile there is a version 2
+    before = state()
+
+    with refused("pool 'p' has moved on since this run opened it"):
+        close(base, picks(B, base))
+    assert state() == before

@@ -70,7 +70,8 @@ def run_on(places: dict[str, tuple[float, float]], params: Params, *, lineage: s
     how = {"method": "coreset", "seed": 1, "progress": no_progress}
     ranking = sampling.rank(candidates, base.rows, vectors, n_samples=-1, min_distance=-1, **how)
     stop = params.stopping_condition
-    sampled = sampling.sample(found.images, candidates, base.rows, vectors, ranking, stop, **how)
+    flags = {"normalize": False, "append_weak_labels": False}
+    sampled = sampling.sample(found.images, candidates, base.rows, ranking, stop, **how, **flags)
     counts = sampling.metrics(found.images, len(table), len(base.rows.table), sampled)
     space = {"id": "f00d", "backbone": "resnet18", "dimension": 2, "input_size": 8, "origin": "ImageNet weights"}
     record = {
@@ -85,7 +86,7 @@ def run_on(places: dict[str, tuple[float, float]], params: Params, *, lineage: s
         base=base,
         candidates=candidates,
         embedding_space=space,
-        curve=sampling.curve(ranking),
+        curve=sampling.curve(ranking.table),
         picks=sampled.picks,
         removed=sampled.removed,
         metrics=counts,

@@ -8,6 +8,7 @@ from datapool.errors import DatapoolError
 from datapool.params import StoppingCondition
 from datapool.sampling import (
     LABEL_DISTANCE,
+    Ranked,
     Sampled,
     Space,
     curve,
@@ -62,7 +63,7 @@ def stop(n_samples: float = -1, min_distance: float = -1.0, *, includes_datapool
     )
 
 
-def ranking(candidates: Rows, base: Rows, vectors: Space, n_samples: int = -1, **options: object) -> pd.DataFrame:
+def ranking(candidates: Rows, base: Rows, vectors: Space, n_samples: int = -1, **options: object) -> Ranked:
     settings = {"method": "coreset", "min_distance": -1.0, "seed": 1, "progress": lambda done, of: None} | options
     return rank(candidates, base, vectors, n_samples=n_samples, **settings)
 
@@ -85,10 +86,11 @@ def pick(
         healthy(candidates) if images is None else images,
         candidates,
         base,
-        vectors,
         order,
         condition,
         method=method,
+        normalize=normalize,
+        append_weak_labels=False,
         seed=seed,
         progress=lambda done, of: None,
     )
@@ -163,10 +165,11 @@ def test_weak_labels_widen_distances_and_are_not_stored():
         healthy(candidates),
         candidates,
         base,
-        vectors,
         order,
         stop(1),
         method="coreset",
+        normalize=False,
+        append_weak_labels=True,
         seed=1,
         progress=lambda *_: None,
     )
@@ -214,17 +217,17 @@ def test_another_dimension_than_the_pool_s_is_refused():
 def test_the_ranking_names_the_nearest_and_its_distance():
     order = ranking(LINE, ZERO, space(LINE, ZERO, normalize=False, append_weak_labels=False))
 
-    assert order.filename.tolist() == ORDER
-    assert order.distance.tolist() == [17.0, 8.0, 4.0, 4.0, 1.0]
-    assert order.nearest.tolist() == ["zero", "zero", "zero", "b", "e"]
+    assert order.table.filename.tolist() == ORDER
+    assert order.table.distance.tolist() == [17.0, 8.0, 4.0, 4.0, 1.0]
+    assert order.table.nearest.tolist() == ["zero", "zero", "zero", "b", "e"]
 
 
 def test_without_a_pool_the_first_by_filename_comes_first_with_no_neighbour():
     order = ranking(LINE, pool({}), space(LINE, pool({}), normalize=False, append_weak_labels=False))
 
-    assert order.filename.tolist()[:2] == ["a", "e"]
-    assert order.distance.tolist()[:2] == [np.inf, 13.0]
-    assert order.nearest.tolist()[:2] == ["", "a"]
+    assert order.table.filename.tolist()[:2] == ["a", "e"]
+    assert order.table.distance.tolist()[:2] == [np.inf, 13.0]
+    assert order.table.nearest.tolist()[:2] == ["", "a"]
 
 
 @pytest.mark.parametrize(
@@ -234,7 +237,7 @@ def test_without_a_pool_the_first_by_filename_comes_first_with_no_neighbour():
 def test_the_ranking_ends_where_it_is_told_to(limits, n):
     order = ranking(LINE, ZERO, space(LINE, ZERO, normalize=False, append_weak_labels=False), **limits)
 
-    assert order.filename.tolist() == ORDER[:n]
+    assert order.table.filename.tolist() == ORDER[:n]
 
 
 def test_ranking_and_sampling_tell_their_progress_to_the_end():
@@ -363,14 +366,14 @@ def cloud(seed: int) -> tuple[Rows, Rows]:
 def test_each_threshold_s_cut_equals_a_separate_run(seed):
     candidates, base = cloud(seed)
     full = ranking(candidates, base, space(candidates, base, normalize=False, append_weak_labels=False))
-    steps = full.distance[np.isfinite(full.distance)].unique()
+    steps = full.table.distance[np.isfinite(full.table.distance)].unique()
     for threshold in (*steps[:: max(1, len(steps) // 4)], 0.3, 0.0):
         condition = stop(min_distance=float(threshold))
         cut = pick(candidates, base, condition)
 
         assert_same(cut, pick(candidates, base, condition, ranked={"min_distance": float(threshold)}))
         assert_same(cut, pick(candidates, base, condition, ranked={"n_samples": 2}))
-        assert picked(cut) == full.filename.tolist()[: len(cut.picks.table)]
+        assert picked(cut) == full.table.filename.tolist()[: len(cut.picks.table)]
     for n in (1, 2, len(candidates.table)):
         assert_same(pick(candidates, base, stop(n)), pick(candidates, base, stop(n), ranked={"n_samples": n}))
 
@@ -605,7 +608,9 @@ def test_with_nothing_to_pick_the_sentence_says_why(images, told):
 
 def test_the_curve_has_a_point_a_step_from_the_first_that_has_a_distance():
     def steps(base: Rows) -> dict[str, list[float]]:
-        return curve(ranking(LINE, base, space(LINE, base, normalize=False, append_weak_labels=False))).to_dict("list")
+        return curve(ranking(LINE, base, space(LINE, base, normalize=False, append_weak_labels=False)).table).to_dict(
+            "list"
+        )
 
     assert steps(ZERO) == {"step": [1, 2, 3, 4, 5], "distance": [17.0, 8.0, 4.0, 4.0, 1.0]}
     assert steps(pool({}))["step"] == [2, 3, 4, 5]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from datapool.selection import NOBODY, in_order, k_center, random_order, unit_rows
+from datapool.selection import NOBODY, coverage_after, in_order, k_center, random_order, unit_rows
 
 INACTIVE = -1.0
 
@@ -88,6 +88,30 @@ def test_the_edges_are_defined(candidates, pool, n_samples, indices, radius):
 
     assert picks.indices.tolist() == indices
     assert picks.covering_radius == radius
+
+
+@pytest.mark.parametrize("n_picks", [0, 1, 7, 30])
+def test_the_trace_tells_how_near_each_candidate_is_after_any_number_of_picks(n_picks):
+    points = np.random.default_rng(1).integers(0, 4, (60, 3)).astype(np.float32)  # a lattice: many equal distances
+    candidates, pool = points[:50], points[50:]
+    picks = k_center(candidates, pool, n_samples=30, min_distance=INACTIVE)
+    centres = np.concatenate([pool, candidates])[[*range(10), *(10 + picks.indices[:n_picks])]]
+    numbers = np.array([*range(10), *(10 + picks.indices[:n_picks])])
+    distances = np.sqrt(((candidates[:, None].astype(np.float64) - centres[None]) ** 2).sum(axis=2))
+
+    coverage = coverage_after(picks.trace, n_candidates=50, n_picks=n_picks)
+
+    assert coverage.distances.tolist() == distances.min(axis=1).tolist()
+    assert coverage.neighbours.tolist() == numbers[distances.argmin(axis=1)].tolist()  # the earliest of equals
+
+
+def test_without_pool_and_picks_nobody_is_near():
+    coverage = coverage_after(
+        k_center(line(1, 2), line(), n_samples=1, min_distance=0).trace, n_candidates=2, n_picks=0
+    )
+
+    assert coverage.distances.tolist() == [np.inf, np.inf]
+    assert coverage.neighbours.tolist() == [NOBODY, NOBODY]
 
 
 @pytest.mark.parametrize("seed", range(12))
