@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from ruamel.yaml import YAML
 
 from datapool import workspace
 from datapool.errors import DatapoolError
@@ -64,12 +63,12 @@ def run_demo(folder: Path, say: Callable[[str], None]) -> None:
     state.write_text("begun")
     workspace.init(folder, scm=workspace.Scm.OWN)
     write_digits(folder / "data")
-    _set_params(folder, _PARAMS)
+    workspace.set_params(folder, _PARAMS)
     _call(folder, "dvc", "add", "--quiet", *(f"data/week_{week}" for week in range(1, _WEEKS + 1)))
     workspace.commit(folder, "Three weeks of images")
     for week in (1, 2):
         say(f"\nweek {week}: input_dir: data/week_{week}, dvc repro")
-        _set_params(folder, {"input_dir": f"data/week_{week}"})
+        workspace.set_params(folder, {"input_dir": f"data/week_{week}"})
         _call(folder, "dvc", "repro")
         workspace.commit(folder, f"Week {week}")
         _say_what_happened(folder, week, say)
@@ -105,21 +104,6 @@ def write_digits(folder: Path) -> None:
                 moved = Image.fromarray(np.roll(np.asarray(image), _SHIFT, axis=1))
                 moved.save(original.with_name(f"{original.stem}_shifted.png"))
         (week / "cut_off.png").write_bytes(originals[0].read_bytes()[:100])
-
-
-def _set_params(folder: Path, values: dict[str, Any]) -> None:
-    """Edit params.yaml as a user would; comments stay."""
-    yaml = YAML()
-    yaml.preserve_quotes = True
-    yaml.width = 200
-    params = yaml.load(folder / "params.yaml")
-    for key, value in values.items():
-        section = params
-        *above, name = key.split(".")
-        for part in above:
-            section = section[part]
-        section[name] = value
-    yaml.dump(params, folder / "params.yaml")
 
 
 def _call(folder: Path, *command: str) -> None:

@@ -5,7 +5,6 @@ version, and a new batch appends. The lineage (datapools.json) is the commit rec
 byte for byte the version that the lineage records. Knows nothing of models, distances or DVC.
 """
 
-import csv
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ from datapool import atomic
 from datapool.batch import batch_id, candidates
 from datapool.embeddings_csv import parse_csv, to_csv
 from datapool.errors import DatapoolError
-from datapool.tables import Rows, read_json, read_rows, write_json, write_rows
+from datapool.tables import Rows, csv_bytes, read_json, read_rows, write_json, write_rows
 
 LATEST, CHECKPOINT, SAMPLES, HISTORY = "datapool_latest.csv", "checkpoint_latest.ckpt", "samples.csv", "history"
 
@@ -229,7 +228,7 @@ def merge(
 
     rows = _append(base, picks) if len(picks.table) else base.rows
     n_versions = k + bool(len(picks.table))
-    csv_bytes, samples_bytes = _csv_bytes(rows), _samples_bytes(rows.table)
+    datapool_csv, samples_csv = _datapool_csv(rows), csv_bytes(rows.table)
     versions = list(base.versions)
     if len(picks.table):
         versions.append(
@@ -239,8 +238,8 @@ def merge(
                 "rows": len(rows.table),
                 "new": len(picks.table),
                 **record,
-                "datapool_sha256": _sha256(csv_bytes),
-                "samples_sha256": _sha256(samples_bytes),
+                "datapool_sha256": _sha256(datapool_csv),
+                "samples_sha256": _sha256(samples_csv),
                 "checkpoint_sha256": _sha256(checkpoint.read_bytes()) if checkpoint else None,
             }
         )
@@ -256,13 +255,13 @@ def merge(
     for filename, version in history.items():
         path, n = folder / HISTORY / filename, version["rows"]
         if not path.exists() or _sha256(path.read_bytes()) != version["datapool_sha256"]:
-            atomic.write_bytes(path, _csv_bytes(Rows(rows.table.iloc[:n], rows.embeddings[:n])))
+            atomic.write_bytes(path, _datapool_csv(Rows(rows.table.iloc[:n], rows.embeddings[:n])))
     if checkpoint:
         atomic.copy_file(checkpoint, folder / CHECKPOINT)
     else:
         (folder / CHECKPOINT).unlink(missing_ok=True)
-    atomic.write_bytes(folder / SAMPLES, samples_bytes)
-    atomic.write_bytes(folder / LATEST, csv_bytes)
+    atomic.write_bytes(folder / SAMPLES, samples_csv)
+    atomic.write_bytes(folder / LATEST, datapool_csv)
     pool_records = read_json(lineage_file) if lineage_file.exists() else {}
     pool_records[base.pool] = {"labels": list(label_ids(rows.table.weak_label)), "versions": versions}
     write_json(lineage_file, dict(sorted(pool_records.items())))
@@ -289,13 +288,9 @@ def _no_rows() -> Rows:
 # --- files -------------------------------------------------------------------------------------------------------------
 
 
-def _csv_bytes(rows: Rows) -> bytes:
+def _datapool_csv(rows: Rows) -> bytes:
     ids = label_ids(rows.table.weak_label)
     return to_csv(rows.table.filename.tolist(), rows.embeddings, [ids[label] for label in rows.table.weak_label])
-
-
-def _samples_bytes(table: pd.DataFrame) -> bytes:
-    return table.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n").encode()
 
 
 def _sha256(data: bytes) -> str:
@@ -334,7 +329,7 @@ def _read_version(folder: Path, version: Version) -> tuple[Rows, list[str]]:
         table = table.assign(distance=table.distance.replace("", "nan"))[list(_COLUMNS)].iloc[:n].astype(_COLUMNS)
     except (ValueError, KeyError, AttributeError) as error:  # pandas' own errors are ValueErrors
         raise refuse(samples, "is not the file") from error
-    if _sha256(_samples_bytes(table)) != version["samples_sha256"]:
+    if _sha256(csv_bytes(table)) != version["samples_sha256"]:
         raise refuse(samples, "is not the file")
     notes += _keep_aside(samples, unless={version["samples_sha256"]})
     return Rows(table, content.embeddings[:n]), notes

@@ -224,7 +224,7 @@ def _new_model(
         origin += f", trained on {len(images)} images for {params.lightly.trainer.max_epochs} epochs"
         notes.append(
             f"trained on {len(images)} images; mean loss {result.epoch_losses[0]:.3f} in the first epoch, "
-            f"{min(result.epoch_losses):.3f} in the best"
+            f"{min(result.epoch_losses):.3f} in epoch {result.best_epoch + 1}, which is taken; spread {result.spread:.2g}"
         )
         if result.collapsed:
             notes.append(

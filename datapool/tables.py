@@ -76,9 +76,14 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def write_csv(path: Path, table: pd.DataFrame) -> None:
-    """Write a csv for people and plots: texts quoted, lines ending in a line feed, missing values empty."""
+    """Write ``csv_bytes`` of a table."""
+    atomic.write_bytes(path, csv_bytes(table))
+
+
+def csv_bytes(table: pd.DataFrame) -> bytes:
+    """Give a table as csv: texts quoted, lines ending in a line feed, missing values empty, UTF-8."""
     text = table.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
-    atomic.write_bytes(path, text.encode())
+    return bytes(text, "utf-8")
 
 
 def read_csv(path: Path) -> pd.DataFrame:

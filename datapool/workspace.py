@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,19 @@ def update(folder: Path) -> list[str]:
     return added
 
 
+def set_params(folder: Path, values: Mapping[str, Any]) -> None:
+    """Edit params.yaml of a workspace as a user would: comments stay. Keys are dotted, such as "datapool.name"."""
+    yaml = _yaml()
+    params = yaml.load(folder / "params.yaml")
+    for key, value in values.items():
+        *above, name = key.split(".")
+        section = params
+        for part in above:
+            section = section[part]
+        section[name] = value
+    yaml.dump(params, folder / "params.yaml")
+
+
 def commit(folder: Path, message: str) -> None:
     """Commit everything in a workspace that git does not ignore; nothing to commit is fine."""
     _run(folder, "git", "add", "--all", ".")
@@ -164,9 +178,7 @@ def _extend(path: Path, lines: str) -> None:
 
 def _add_missing_params(path: Path) -> list[str]:
     """Add what params.yaml lacks, leaving every line of it as it is; give the dotted keys."""
-    yaml = YAML()
-    yaml.preserve_quotes = True
-    yaml.width = 200
+    yaml = _yaml()
     content, defaults = yaml.load(path), yaml.load(_template("params.yaml"))
     added: list[str] = []
 
@@ -182,6 +194,14 @@ def _add_missing_params(path: Path) -> list[str]:
     if added:
         yaml.dump(content, path)
     return added
+
+
+def _yaml() -> YAML:
+    """A reader and writer that keeps comments, quotes and long lines as they are."""
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 200
+    return yaml
 
 
 def _inside_git(folder: Path) -> bool:

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from ruamel.yaml import YAML
 
 from datapool import workspace
 from datapool.embeddings_csv import read_csv
@@ -70,16 +69,7 @@ class Workspace:
 
     def set(self, values: dict[str, Any]) -> None:
         """Edit params.yaml; keys are dotted."""
-        yaml = YAML()
-        path = self.folder / "params.yaml"
-        params = yaml.load(path)
-        for key, value in values.items():
-            *above, name = key.split(".")
-            section = params
-            for part in above:
-                section = section[part]
-            section[name] = value
-        yaml.dump(params, path)
+        workspace.set_params(self.folder, values)
 
     def commit(self, message: str) -> None:
         self.run("git", "add", "--all")
