@@ -15,7 +15,7 @@ import pandas as pd
 
 from datapool import atomic
 from datapool.batch import batch_id, candidates
-from datapool.embeddings_csv import parse_csv, to_csv
+from datapool.embeddings_csv import read_csv, to_csv
 from datapool.errors import DatapoolError
 from datapool.tables import Rows, csv_bytes, read_json, read_rows, write_json, write_rows
 
@@ -112,7 +112,7 @@ def require_files(pools: Path, lineage: Mapping[str, list[Version]], *, besides:
 
 def open_base(
     pools: Path, lineage: Mapping[str, list[Version]], name: str, images: pd.DataFrame, *, base_version: int | None
-) -> tuple[Base, list[str]]:
+) -> Base:
     """Choose and read the base of a batch.
 
     The batch that made the pool's latest version gets the version before it: it will be replaced. Any other batch gets
@@ -125,12 +125,10 @@ def open_base(
         images: The batch, as ``batch.scan`` gives it.
         base_version: 0 … latest, or None for automatic.
 
-    Returns:
-        The base, and sentences that the user should read.
-
     Raises:
         DatapoolError: If files are missing, unknown or not what the lineage records, if a candidate has the filename of a
-            base image with other content, or if there is no version ``base_version``. Nothing was changed.
+            base image with other content, or if there is no version ``base_version``. Nothing was changed; a file that
+            the lineage does not know is copied to ``.datapool/rescued``.
     """
     require_files(pools, lineage)
     folder, versions, batch = pools / name, lineage.get(name, []), batch_id(images)
@@ -149,13 +147,13 @@ def open_base(
         k = len(versions) - 1
     else:
         k = len(versions)
-    rows, notes = _read_version(folder, versions[-1]) if versions else (_no_rows(), [])
+    rows = _read_version(folder, versions[-1]) if versions else _no_rows()
     keep = (rows.table.version <= k).to_numpy()
     rows = Rows(rows.table[keep].reset_index(drop=True), rows.embeddings[keep])
     candidates(images, rows.table)  # refuses a name that stands for two images
     checkpoint = folder / CHECKPOINT
     dropped = None if base_version is None else versions[k:]
-    return Base(name, batch, versions[:k], dropped, rows, checkpoint if k and checkpoint.exists() else None), notes
+    return Base(name, batch, versions[:k], dropped, rows, checkpoint if k and checkpoint.exists() else None)
 
 
 def write_base(folder: Path, base: Base) -> None:
@@ -297,42 +295,22 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _read_version(folder: Path, version: Version) -> tuple[Rows, list[str]]:
-    """Read the version that the lineage records, also from files that a killed merge has made longer already."""
-    latest, samples, checkpoint = folder / LATEST, folder / SAMPLES, folder / CHECKPOINT
-    n, notes = version["rows"], []
-
-    def refuse(path: Path, what: str) -> DatapoolError:
-        return DatapoolError(
+def _read_version(folder: Path, version: Version) -> Rows:
+    """Read the version that the lineage records, and nothing else."""
+    for filename, key in ((LATEST, "datapool_sha256"), (SAMPLES, "samples_sha256"), (CHECKPOINT, "checkpoint_sha256")):
+        path, recorded = folder / filename, version[key]
+        if recorded is None or (path.exists() and _sha256(path.read_bytes()) == recorded):
+            continue
+        what = "is not the file" if path.exists() else "is not here, but belongs to the pool"
+        raise DatapoolError(
             f"{path} {what} that datapools.json records as version {version['version']}; nothing was changed. "
-            "`dvc checkout --force` restores it (`dvc pull` first in a fresh clone)"
+            "`dvc checkout --force` restores it (`dvc pull` first in a fresh clone); if a merge was killed, run it again "
+            f"with its input_dir. {' '.join(_keep_aside(path, unless=set()))}".rstrip()
         )
-
-    if not samples.exists() or (version["checkpoint_sha256"] and not checkpoint.exists()):
-        raise refuse(samples if not samples.exists() else checkpoint, "is not here, but belongs to the pool")
-    if version["checkpoint_sha256"] and _sha256(checkpoint.read_bytes()) != version["checkpoint_sha256"]:
-        raise refuse(checkpoint, "is not the file")
-
-    data = latest.read_bytes()
-    try:
-        content = parse_csv(data, latest)
-    except DatapoolError as error:
-        raise DatapoolError(f"{error}. {refuse(latest, 'is not the file')}") from error
-    if _sha256(data) != version["datapool_sha256"]:
-        first = to_csv(content.filenames[:n], content.embeddings[:n], content.labels[:n])
-        if len(content.filenames) <= n or _sha256(first) != version["datapool_sha256"]:
-            raise refuse(latest, f"({len(content.filenames)} rows instead of {n}, or other values) is not the file")
-        notes += _keep_aside(latest, unless=set())
-
-    try:
-        table = pd.read_csv(samples, dtype=str, keep_default_na=False)
-        table = table.assign(distance=table.distance.replace("", "nan"))[list(_COLUMNS)].iloc[:n].astype(_COLUMNS)
-    except (ValueError, KeyError, AttributeError) as error:  # pandas' own errors are ValueErrors
-        raise refuse(samples, "is not the file") from error
-    if _sha256(csv_bytes(table)) != version["samples_sha256"]:
-        raise refuse(samples, "is not the file")
-    notes += _keep_aside(samples, unless={version["samples_sha256"]})
-    return Rows(table, content.embeddings[:n]), notes
+    content = read_csv(folder / LATEST)
+    table = pd.read_csv(folder / SAMPLES, dtype=str, keep_default_na=False)
+    table["distance"] = table.distance.replace("", "nan")
+    return Rows(table[list(_COLUMNS)].astype(_COLUMNS), content.embeddings)
 
 
 def _keep_aside(path: Path, *, unless: set[str]) -> list[str]:
@@ -341,7 +319,7 @@ def _keep_aside(path: Path, *, unless: set[str]) -> list[str]:
         return []
     kept = atomic.SCRATCH / "rescued" / f"{path.parent.name}-{digest[:12]}-{path.name}"
     atomic.copy_file(path, kept)
-    return [f"{path} is in no version's record: kept as {kept}"]
+    return [f"{path} is kept as {kept}"]
 
 
 def _remove_history(folder: Path, *, besides: set[str]) -> None:

@@ -23,7 +23,7 @@ def open_base(
     so that it replaces its own result. datapool.base_version overrides the choice.
     """
     params = load_params()
-    opened, notes = pool.open_base(
+    opened = pool.open_base(
         pools,
         pool.read_lineage(lineage),
         params.datapool.name,
@@ -31,8 +31,6 @@ def open_base(
         base_version=params.datapool.base_version,
     )
     pool.write_base(base, opened)
-    for note in notes:
-        say(note)
     say(
         f"pool {opened.pool!r}: this batch builds on version {len(opened.versions)} with {len(opened.rows.table)} images"
         if opened.versions

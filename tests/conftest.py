@@ -131,7 +131,8 @@ def weeks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(12):
         name = f"{'cat' if number % 2 else 'dog'}/image_{number:02d}.png"
         write_picture(folder / "week_1" / name, number)
-        angles[name] = angles[f"week2/{name}"] = 0.15 * number
+        angles[name] = 0.15 * number
+        angles[f"week2/{name}"] = 4.2
     (folder / "week_1/cat/z_copy.png").write_bytes((folder / "week_1/cat/image_01.png").read_bytes())
     (folder / "week_1/dog/cut_off.png").write_bytes((folder / "week_1/dog/image_00.png").read_bytes()[:60])
     for number in range(8):

@@ -63,7 +63,7 @@ def run_on(places: dict[str, tuple[float, float]], params: Params, *, lineage: s
         Path("week"), filename_prefix="", relevant=None, check_images=True, remove_duplicates=True, progress=no_progress
     )
     versions = pool.read_lineage(Path(lineage))
-    base, _ = pool.open_base(Path("pools"), versions, "demo", found.images, base_version=None)
+    base = pool.open_base(Path("pools"), versions, "demo", found.images, base_version=None)
     table = batch.candidates(found.images, base.rows.table)[["filename", "content_hash", "weak_label"]]
     candidates = Rows(table, np.array([places[name] for name in table.filename], dtype=np.float32).reshape(-1, 2))
     vectors = sampling.space(candidates, base.rows, normalize=False, append_weak_labels=False)
