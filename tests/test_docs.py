@@ -65,7 +65,9 @@ def test_every_make_target_that_the_documents_name_exists():
 
 
 def test_make_help_lists_every_target():
-    listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(
+        ["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     targets = re.search(r"(?m)^\.PHONY: (.*)$", (ROOT / "Makefile").read_text())
 
     assert [line.split()[0] for line in listed.splitlines()] == targets[1].split()
