@@ -18,7 +18,7 @@ app = typer.Typer(
 )
 
 
-@app.command()
+@app.command(short_help="Make a workspace, or update one.")
 def init(
     folder: Annotated[Path, typer.Argument(help="The workspace.", show_default="the current folder")] = Path(),
     update: Annotated[bool, typer.Option("--update", help="Bring newer code into a workspace that exists.")] = False,
@@ -45,7 +45,7 @@ def init(
     say(f"{folder} is a workspace. Put images below {folder / 'data'}, then run `dvc repro` in {folder}")
 
 
-@app.command()
+@app.command(short_help="Show the pipeline on real images.")
 def demo(folder: Annotated[Path, typer.Argument(help="Where to make the workspace.")] = Path("demo")) -> None:
     """Make a workspace with real images, run the pipeline on two weeks of them and show what happened.
 

@@ -121,7 +121,7 @@ def _say_what_happened(folder: Path, week: int, say: Callable[[str], None]) -> N
         f"{counts['known']} in the pool already; {counts['picked']} of {counts['candidates']} candidates picked, "
         f"{counts['covered']} left out as near to the pool or to another pick\n"
         f"        the pool has {counts['pool_after']} images, and every candidate lies within "
-        f"{counts['covering_radius']:.3f} of it (covering radius)"
+        f"{counts['covering_radius']:.2f} of it (covering radius)"
     )
 
 
@@ -134,6 +134,7 @@ The reasons  {folder}/output/removed_samples.csv
 History      cd {folder} && git log --oneline
 
 Try next     source {Path(sys.prefix)}/bin/activate
-             cd {folder} && dvc exp run -S stopping_condition.min_distance=0.1 && dvc exp show --only-changed
+             cd {folder} && dvc exp run -S stopping_condition.min_distance=0.6
+             dvc exp show --only-changed --drop '^(output|data|stages|datapool)'
              dvc exp run -S input_dir=data/week_3"""
     )

@@ -228,9 +228,10 @@ def sentence(counts: dict[str, Any]) -> str:
             if counts[key]
         )
         return f"nothing to pick: of {counts['images']} images {why or 'none is a candidate'}; the pool stays as it is"
+    known = f" (known already: {counts['known']})" if counts["known"] else ""
     return (
-        f"picked {counts['picked']} of {counts['candidates']} candidates: the pool grows from {counts['pool_before']} to "
-        f"{counts['pool_after']} images; every candidate lies within {counts['covering_radius']:.4g} of it"
+        f"picked {counts['picked']} of {counts['candidates']} candidates{known}: the pool grows from "
+        f"{counts['pool_before']} to {counts['pool_after']} images; every candidate lies within {counts['covering_radius']:.4g} of it"
     )
 
 

@@ -52,7 +52,7 @@ Put new images below `data/`, name the folder in `params.yaml` (`input_dir`), th
     dvc repro                                                      # look, embed, pick, add to the pool
     git add --all && git commit --message "week 1"                 # keep this version
     dvc exp run -S stopping_condition.min_distance=0.2             # try something else on the same batch
-    dvc exp show                                                   # compare
+    dvc exp show --only-changed --drop '^(output|data|stages|datapool)'  # compare
 
 The pool is in `pools/`, what the last run did in `output/report.html`. `datapool init --update .` brings newer code.
 Made by datapool {version}.
@@ -115,9 +115,12 @@ def update(folder: Path) -> list[str]:
     if _template("dvc.yaml").resolve() == (folder / "dvc.yaml").resolve():
         raise DatapoolError(f"{folder} is where this code comes from; run the newer `datapool` from its own place")
     has_git = _inside_git(folder)
-    if has_git and _run(folder, "git", "status", "--porcelain", "--", *_CODE, "params.yaml"):
+    changed = (
+        _run(folder, "git", "status", "--porcelain", "--", *_CODE, "params.yaml").split("\n")[:-1] if has_git else []
+    )
+    if changed:
         raise DatapoolError(
-            f"{folder}: {', '.join(_CODE)} or params.yaml have changes that git does not hold; nothing was changed. "
+            f"{folder}: {', '.join(line[3:] for line in changed[:5])}: changed since the last commit; nothing was done. "
             "Commit them or set them back, then run again"
         )
     for name in _CODE:

@@ -568,7 +568,7 @@ def test_metrics_count_every_image_once():
     parts = ("corrupt", "duplicates", "known", "picked", "covered", "beyond_limit")
     assert sum(counts[part] for part in parts) == counts["images"]
     assert sentence(counts) == (
-        "picked 2 of 5 candidates: the pool grows from 1 to 3 images; every candidate lies within 4 of it"
+        "picked 2 of 5 candidates (known already: 1): the pool grows from 1 to 3 images; every candidate lies within 4 of it"
     )
 
 
