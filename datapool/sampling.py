@@ -231,7 +231,8 @@ def sentence(counts: dict[str, Any]) -> str:
     known = f" (known already: {counts['known']})" if counts["known"] else ""
     return (
         f"picked {counts['picked']} of {counts['candidates']} candidates{known}: the pool grows from "
-        f"{counts['pool_before']} to {counts['pool_after']} images; every candidate lies within {counts['covering_radius']:.4g} of it"
+        f"{counts['pool_before']} to {counts['pool_after']} images; every candidate lies within "
+        f"{counts['covering_radius']:.4g} of it"
     )
 
 
