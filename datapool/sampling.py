@@ -4,7 +4,7 @@ Works on tables of images with their embeddings; knows nothing of files, models 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -110,6 +110,7 @@ def rank(
     n_samples: int,
     min_distance: float,
     seed: int,
+    prefix: Sequence[str] | pd.Series = (),
     progress: Callable[[int, int], None],
 ) -> Ranked:
     """Order the candidates, best first, as far as asked.
@@ -122,6 +123,7 @@ def rank(
         n_samples: How many to order; -1 means all.
         min_distance: With "coreset", stop at the first closer than this; negative means never.
         seed: Decides the random order.
+        prefix: With "coreset", filenames of the first ones, already known: the order goes on from there.
         progress: Called with passes done and passes in all.
     """
     limit = len(candidates.table) if n_samples == -1 else n_samples
@@ -130,7 +132,12 @@ def rank(
         selection = in_order(vectors.candidates, vectors.pool, order, progress=progress)
     else:
         selection = k_center(
-            vectors.candidates, vectors.pool, n_samples=limit, min_distance=min_distance, progress=progress
+            vectors.candidates,
+            vectors.pool,
+            n_samples=limit,
+            min_distance=min_distance,
+            prefix=pd.Index(candidates.table.filename).get_indexer(pd.Index(prefix)),
+            progress=progress,
         )
     return _ranked(candidates, base, selection)
 
@@ -169,19 +176,17 @@ def sample(
     too_close = np.flatnonzero(ranked.table.distance.to_numpy() < stop.min_distance)
     if not len(too_close) and len(ranked.table) < limit:
         vectors = space(candidates, base, normalize=normalize, append_weak_labels=append_weak_labels)
-        if method == "random":
-            order = random_order(n, seed=seed)[:limit]
-            longer = in_order(vectors.candidates, vectors.pool, order, progress=progress)
-        else:
-            longer = k_center(
-                vectors.candidates,
-                vectors.pool,
-                n_samples=limit,
-                min_distance=stop.min_distance,
-                prefix=pd.Index(candidates.table.filename).get_indexer(ranked.table.filename),
-                progress=progress,
-            )
-        ranked = _ranked(candidates, base, longer)
+        ranked = rank(
+            candidates,
+            base,
+            vectors,
+            method=method,
+            n_samples=limit,
+            min_distance=stop.min_distance,
+            seed=seed,
+            prefix=ranked.table.filename,
+            progress=progress,
+        )
     taken = ranked.table.iloc[: min(limit, len(ranked.table), *too_close[:1])]
     order = pd.Index(candidates.table.filename).get_indexer(taken.filename)
     picks = Rows(
