@@ -27,8 +27,10 @@ class Selection(NamedTuple):
     """Shape (k,), int64: who that nearest was. i < len(pool) is row i of the pool, len(pool) + j is candidate j, NOBODY
     is none."""
     covering_radius: float
-    """Largest distance from a candidate not picked to the nearest of pool and picks: 0 if all are picked, inf if there
-    is neither pool nor pick."""
+    """Largest distance from a candidate that may still be picked to the nearest of pool and picks: 0 if there is none,
+    inf if there is neither pool nor pick."""
+    farthest: int
+    """The candidate at that distance, of equals the lowest; NOBODY if none may still be picked."""
     trace: "Trace"
     """How near each candidate came, pick by pick."""
 
@@ -132,6 +134,8 @@ def k_center(
     *,
     n_samples: int,
     min_distance: float,
+    weights: np.ndarray | None = None,
+    exclude: Callable[[int], Sequence[int] | np.ndarray] | None = None,
     prefix: Sequence[int] | np.ndarray = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> Selection:
@@ -146,6 +150,9 @@ def k_center(
         pool: Shape (p, d), finite; p may be 0.
         n_samples: Largest number of picks, those of ``prefix`` included; more than n means all.
         min_distance: Stop before a pick closer than this; a pick at exactly this distance is taken. 0 or less never stops.
+        weights: Shape (n,), finite, not negative: pick the candidate with the largest weight × distance instead; without
+            a pool the first is the one with the largest weight. Distances may increase then.
+        exclude: Called with each pick; gives the rows that may not be picked any more.
         prefix: The first picks, already known: selection goes on from there.
         progress: Called with the steps done and the steps in all; a step is one pass over the candidates.
 
@@ -164,26 +171,36 @@ def k_center(
     distances: list[float] = []
     neighbours: list[int] = []
     open_to_picks = np.ones(len(candidates), dtype=bool)
+
+    def next_pick() -> int:
+        keys = nearest.squared
+        if weights is not None:
+            keys = weights**2 * keys if len(pool) or order else weights
+        return int(np.argmax(np.where(open_to_picks, keys, -1.0)))
+
     while len(order) < limit:
         if len(order) < len(prefix):
             pick = int(prefix[len(order)])
         else:
             # -1 is below any distance: nobody is picked twice, even among duplicates.
-            pick = int(np.argmax(np.where(open_to_picks, nearest.squared, -1.0)))
-            if np.sqrt(nearest.squared[pick]) < min_distance:
+            pick = next_pick()
+            if not open_to_picks[pick] or np.sqrt(nearest.squared[pick]) < min_distance:
                 break
         order.append(pick)
         distances.append(float(np.sqrt(nearest.squared[pick])))
         neighbours.append(int(nearest.neighbours[pick]))
         open_to_picks[pick] = False
         nearest.add(pick)
+        if exclude:
+            open_to_picks[exclude(pick)] = False
         report(len(pool) + len(order))
-    rest = nearest.squared[open_to_picks]
+    rest = np.where(open_to_picks, nearest.squared, -1.0)
     return Selection(
         np.array(order, dtype=np.int64),
         np.array(distances, dtype=np.float64),
         np.array(neighbours, dtype=np.int64),
         float(np.sqrt(rest.max(initial=0.0))),
+        int(np.argmax(rest)) if open_to_picks.any() else NOBODY,
         nearest.trace(),
     )
 
@@ -204,6 +221,34 @@ def in_order(
         progress: As for ``k_center``.
     """
     return k_center(candidates, pool, n_samples=len(order), min_distance=0.0, prefix=order, progress=progress)
+
+
+class Nearest(NamedTuple):
+    """The nearest centre of each row."""
+
+    distances: np.ndarray
+    """Shape (n,), float64; inf where there is no centre."""
+    indices: np.ndarray
+    """Shape (n,), int64: rows of ``centres``, the lowest of equals; NOBODY where there is none."""
+
+
+def nearest(rows: np.ndarray, centres: np.ndarray, *, progress: Callable[[int, int], None] | None = None) -> Nearest:
+    """Find the nearest centre of each row, exactly.
+
+    Args:
+        rows: Shape (n, d), finite.
+        centres: Shape (p, d), finite.
+        progress: Called with the steps done and the steps in all.
+    """
+    squared, indices = np.full(len(rows), np.inf), np.full(len(rows), NOBODY, dtype=np.int64)
+    for number, centre in enumerate(centres.astype(np.float64)):
+        difference = rows - centre
+        distance = np.einsum("ij,ij->i", difference, difference)
+        nearer = distance < squared
+        squared[nearer], indices[nearer] = distance[nearer], number
+        if progress:
+            progress(number + 1, len(centres))
+    return Nearest(np.sqrt(squared), indices)
 
 
 def random_order(n: int, *, seed: int) -> np.ndarray:
