@@ -59,6 +59,8 @@ class Sampled(NamedTuple):
     "beyond n_samples"), reason (a sentence), nearest, distance (to that nearest of pool and picks)."""
     covering_radius: float
     """Largest distance from a candidate to its nearest of pool and picks; 0 without candidates."""
+    farthest: str
+    """Filename of the candidate at that distance, of equals the first; empty if every candidate was picked."""
 
 
 def space(candidates: Rows, base: Rows, *, normalize: bool, append_weak_labels: bool) -> Space:
@@ -201,7 +203,13 @@ def sample(
         [_unfit(images, candidates, base), _left_over(candidates, base, rest, coverage, stop.min_distance)]
     )
     removed = removed.sort_values("filename", ignore_index=True)
-    return Sampled(picks, removed, float(coverage.distances[rest].max(initial=0.0)))
+    farthest = rest[coverage.distances[rest].argmax()] if len(rest) else None
+    return Sampled(
+        picks,
+        removed,
+        covering_radius=0.0 if farthest is None else float(coverage.distances[farthest]),
+        farthest="" if farthest is None else candidates.table.filename[farthest],
+    )
 
 
 def metrics(images: pd.DataFrame, n_candidates: int, n_base: int, sampled: Sampled) -> dict[str, Any]:
