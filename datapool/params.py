@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from datapool.errors import DatapoolError
@@ -24,6 +24,21 @@ def _number_of_samples(value: int | float) -> int | float:
     if (isinstance(value, int) and (value == -1 or value >= 1)) or (isinstance(value, float) and 0 < value <= 1):
         return value
     raise ValueError("a whole number from 1 on, a share above 0 and up to 1 such as 0.1, or -1 for inactive")
+
+
+def _balance(value: object) -> object:
+    if isinstance(value, dict):
+        for label, limit in value.items():
+            if not isinstance(label, str):
+                raise ValueError(f"the label {label!r} is no text; put it in quotes, as in {{'{label}': 50}}")
+            if type(limit) is not int or limit < 0:
+                raise ValueError(f"the limit of {label!r} is {_shown(limit)}; it should be a whole number from 0 on")
+        return value
+    if value is None or (type(value) is int and value >= 1):
+        return value
+    raise ValueError(
+        "a whole number from 1 on, a number for each label such as {cat: 50, dog: 100}, or null for no limit"
+    )
 
 
 def _folder(value: str) -> str:
@@ -42,6 +57,12 @@ def _pool_name(value: str) -> str:
 def _path(value: str) -> str:
     if not value.strip() or "\0" in value:
         raise ValueError("a path, or null where a file may be left out")
+    return value
+
+
+def _name(value: str) -> str:
+    if not value:
+        raise ValueError("a name, or null for none")
     return value
 
 
@@ -86,6 +107,16 @@ class Ranking(_Section):
 
     n_samples: Annotated[int, AfterValidator(_number_of_samples)]
     min_distance: float
+    n_clusters: Count
+
+
+class Rules(_Section):
+    """What may not be picked, whatever the method."""
+
+    balance: Annotated[int | dict[str, int] | None, BeforeValidator(_balance)]
+    sequence_gap: Count | None
+    protected: PathText | None
+    protected_distance: Positive
 
 
 class Datapool(_Section):
@@ -180,9 +211,12 @@ class Params(_Section):
     embeddings: PathText | None
     normalize_embeddings: bool
     append_weak_labels: bool
-    method: Literal["coreset", "random"]
+    method: Literal["coreset", "random", "typical", "coral"]
+    active_learning_scores: PathText | None
+    active_learning_score_column_name: Annotated[str, AfterValidator(_name)] | None
     stopping_condition: StoppingCondition
     ranking: Ranking
+    rules: Rules
     datapool: Datapool
     dump_dataset: bool
     n_example_images: Annotated[int, Field(ge=0)]
@@ -197,11 +231,13 @@ class Params(_Section):
                 f"stopping_condition.min_distance is {self.stopping_condition.min_distance:g}, but no two normalised "
                 f"embeddings are more than {farthest:.4g} apart; give less, or set normalize_embeddings: false"
             )
-        if self.method == "random" and self.stopping_condition.min_distance >= 0:
+        if self.method != "coreset" and self.stopping_condition.min_distance >= 0:
             raise ValueError(
-                f"method is random, which stopping_condition.min_distance {self.stopping_condition.min_distance:g} "
+                f"method is {self.method}, which stopping_condition.min_distance {self.stopping_condition.min_distance:g} "
                 "says nothing about; set min_distance: -1 and n_samples to a number"
             )
+        self._check_scores()
+        self._check_protected()
         images = Path(self.input_dir).resolve()
         for key, own in (("output_dir", Path(self.output_dir)), ("shared_dir", Path(self.shared_dir))):
             if images.is_relative_to(own.resolve()) or own.resolve().is_relative_to(images):
@@ -212,6 +248,35 @@ class Params(_Section):
         if self.embeddings is not None and self.checkpoint is not None:
             raise ValueError("embeddings and checkpoint are both given; with embeddings no model is used: drop one")
         return self
+
+    def _check_scores(self) -> None:
+        file, column = self.active_learning_scores, self.active_learning_score_column_name
+        if self.method == "coral" and (file is None or column is None):
+            absent = "active_learning_scores" if file is None else "active_learning_score_column_name"
+            raise ValueError(
+                f"method is coral, but {absent} is null; give a csv file of scores as active_learning_scores and its "
+                "column as active_learning_score_column_name"
+            )
+        if self.method != "coral" and (file is not None or column is not None):
+            given = "active_learning_score_column_name" if file is None else "active_learning_scores"
+            raise ValueError(
+                f"{given} is given, but method is {self.method}, which uses no scores; set method: coral, or both "
+                "active_learning_scores and active_learning_score_column_name to null"
+            )
+
+    def _check_protected(self) -> None:
+        if self.rules.protected is None:
+            return
+        if self.normalize_embeddings and self.rules.protected_distance > 2:
+            raise ValueError(
+                f"rules.protected_distance is {self.rules.protected_distance:g}, but no two normalised embeddings are more "
+                "than 2 apart, so nothing could be picked; give less, or set normalize_embeddings: false"
+            )
+        if Path(self.rules.protected).resolve() == Path(self.input_dir).resolve():
+            raise ValueError(
+                f"rules.protected is {self.rules.protected!r}, the input_dir itself, so nothing could be picked; give the "
+                "images near which nothing may be picked, such as a test set"
+            )
 
 
 def load_params(path: Path = FILE) -> Params:

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from datapool import atomic, charts, sampling
+from datapool import atomic, charts, ordering, sampling
 from datapool.charts import Chart
 from datapool.errors import DatapoolError
 from datapool.images import read_rgb
@@ -47,7 +47,7 @@ class Run(NamedTuple):
     embedding_space: Mapping[str, Any]
     """backbone, dimension, origin and more, for show; what is None is not shown."""
     curve: pd.DataFrame
-    """As ``sampling.curve`` gives it."""
+    """As ``ordering.curve`` gives it."""
     picks: Rows
     """As in ``sampling.Sampled``."""
     removed: pd.DataFrame
@@ -123,6 +123,17 @@ def _counts(run: Run, params: Params) -> str:
     fates = [
         ("picked", "picked", "added to the pool"),
         ("covered", "covered", f"closer than min_distance {stop.min_distance:g} to an image of the pool or a pick"),
+        ("over balance", "over_balance", "rules.balance allows no more picks of their weak label"),
+        (
+            "in a sequence gap",
+            "in_sequence_gap",
+            f"less than {params.rules.sequence_gap} frames from the pool or a pick",
+        ),
+        (
+            "protected",
+            "near_protected",
+            f"closer than {params.rules.protected_distance:g} to a protected image, or a copy",
+        ),
         ("beyond n_samples", "beyond_limit", f"n_samples {stop.n_samples:g} was reached before them"),
         ("already in the pool", "known", "same bytes as an image of the pool"),
         ("exact copies", "duplicates", "same bytes as another image of the batch"),
@@ -141,6 +152,8 @@ def _counts(run: Run, params: Params) -> str:
     )
     if counts["candidates"]:
         notes += f" Covering radius {counts['covering_radius']:.4g}: no candidate is farther than this from the pool."
+        if counts["near_protected"]:
+            notes += " Candidates that protected images keep out do not count for it."
     if counts["smallest_pick_distance"] is not None:
         notes += f" The closest pick lay {counts['smallest_pick_distance']:.4g} from all before it."
     return _table(("fate", "images", "share", "why"), rows, numbers=(1,)) + f"<p>{notes}</p>"
@@ -195,7 +208,9 @@ def _first_picks(run: Run, params: Params) -> str:
 
 
 def _left_out(run: Run, params: Params) -> str:
-    every = run.removed[run.removed.kind.isin(["covered", "beyond n_samples"])].sort_values(["distance", "filename"])
+    every = run.removed[run.removed.kind.isin(["covered", "balance", "sequence_gap", "beyond n_samples"])].sort_values(
+        ["distance", "filename"]
+    )
     some = every.iloc[_evenly(len(every), params.n_example_images)]
     caption = (
         f"{len(some):,} of {len(every):,}, from the nearest to the farthest, each beside its nearest of pool and picks."
@@ -252,6 +267,8 @@ def _curve(run: Run, params: Params) -> Chart:
         if run.metrics["beyond_limit"]
         else "the next would have been closer than min_distance"
         if run.metrics["covered"]
+        else "every candidate that the rules allow was picked"
+        if ordering.has_rules(params.rules)
         else "every candidate was picked"
     )
     return charts.curve(
@@ -279,7 +296,7 @@ def _map(run: Run, params: Params) -> Chart:
     images = pd.concat([left_out, picked, pooled])
     if len(images) < 2:
         return Chart("<p>Fewer than two images have an embedding: there is nothing to draw.</p>", call="")
-    vectors = sampling.space(
+    vectors = ordering.space(
         _take(run.candidates, [*left_out.index, *picked.index]),
         _take(run.base.rows, pooled.index),
         normalize=params.normalize_embeddings,

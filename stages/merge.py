@@ -21,7 +21,7 @@ def merge(
     lineage: Annotated[Path, Option(help="datapools.json, to write: the versions of every pool.")],
 ) -> None:
     """Write the pool that consists of the base and the picks, its history and its lineage."""
-    params, embedding_space = load_params(), read_json(space)
+    params, embedding_space, counts = load_params(), read_json(space), read_json(metrics)
     merged = pool.merge(
         pools,
         lineage,
@@ -31,12 +31,19 @@ def merge(
         keep_history=params.datapool.keep_history,
         record={
             "embedding_space": embedding_space,
-            "covering_radius": read_json(metrics)["covering_radius"],
+            "covering_radius": counts["covering_radius"],
+            "radius_lower_bound": counts["radius_lower_bound"],
+            "witness": counts["witness"],
             "parameters": {
                 "method": params.method,
                 "stopping_condition": params.stopping_condition.model_dump(),
                 "normalize_embeddings": params.normalize_embeddings,
                 "append_weak_labels": params.append_weak_labels,
+                "active_learning_score_column_name": params.active_learning_score_column_name,
+                "n_clusters": params.ranking.n_clusters,
+                "balance": params.rules.balance,
+                "sequence_gap": params.rules.sequence_gap,
+                "protected_distance": params.rules.protected_distance if params.rules.protected else None,
                 "seed": params.seed,
             },
         },

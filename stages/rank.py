@@ -5,42 +5,60 @@ from typing import Annotated
 
 from typer import Option
 
-from datapool import sampling
+from datapool import ordering
 from datapool.params import load_params
 from datapool.pool import read_base
+from datapool.scores import read_scores
 from datapool.tables import read_rows, write_arrays, write_csv, write_table
 from datapool.terminal import progress, run, say
 
 
 def rank(
     embeddings: Annotated[Path, Option(help="The candidates with their embeddings.")],
+    protected: Annotated[Path, Option(help="The protected images with theirs.")],
     base: Annotated[Path, Option(help="The pool as it stood before this batch.")],
     ranking: Annotated[Path, Option(help="Parquet file to write: the candidates in order.")],
     trace: Annotated[Path, Option(help="Parquet file to write: how near each candidate came, pick by pick.")],
+    near_protected: Annotated[
+        Path, Option(help="Parquet file to write: the candidates that protected images keep out.")
+    ],
     curve: Annotated[Path, Option(help="Csv file to write: step and distance, for a plot.")],
 ) -> None:
-    """Order the candidates by method: with coreset, always the one farthest from the pool and those before it."""
+    """Order the candidates by method: with coreset, always the one farthest from the pool and those before it.
+
+    What the rules keep out is passed over.
+    """
     params = load_params()
     candidates, pool = read_rows(embeddings), read_base(base).rows
-    vectors = sampling.space(
-        candidates, pool, normalize=params.normalize_embeddings, append_weak_labels=params.append_weak_labels
+    how = ordering.How(
+        method=params.method,
+        normalize=params.normalize_embeddings,
+        append_weak_labels=params.append_weak_labels,
+        seed=params.seed,
+        n_clusters=params.ranking.n_clusters,
+        scores=read_scores(
+            params.active_learning_scores, params.active_learning_score_column_name, candidates.table.filename
+        ),
+        rules=params.rules,
     )
     with progress("ranking") as report:
-        ranked = sampling.rank(
+        ranked = ordering.rank(
             candidates,
             pool,
-            vectors,
-            method=params.method,
+            read_rows(protected),
+            how,
             n_samples=params.ranking.n_samples,
             min_distance=params.ranking.min_distance,
-            seed=params.seed,
             progress=report,
         )
     write_table(ranking, ranked.table)
     write_arrays(trace, ranked.trace._asdict())
-    write_csv(curve, sampling.curve(ranked.table))
+    write_table(near_protected, ranked.near_protected)
+    write_csv(curve, ordering.curve(ranked.table))
+    kept_out = f"; protected images keep out {len(ranked.near_protected)}" if params.rules.protected else ""
     say(
-        f"ranked {len(ranked.table)} of {len(candidates.table)} candidates against {len(pool.table)} images of the pool"
+        f"ranked {len(ranked.table)} of {len(candidates.table)} candidates against {len(pool.table)} images of the "
+        f"pool{kept_out}"
     )
 
 

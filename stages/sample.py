@@ -5,10 +5,11 @@ from typing import Annotated
 
 from typer import Option
 
-from datapool import sampling
+from datapool import ordering, sampling
 from datapool.batch import copy_images
 from datapool.params import load_params
 from datapool.pool import read_base
+from datapool.scores import read_scores
 from datapool.selection import Trace
 from datapool.tables import read_arrays, read_rows, read_table, write_csv, write_json, write_names, write_rows
 from datapool.terminal import progress, run, say
@@ -20,6 +21,7 @@ def sample(
     base: Annotated[Path, Option(help="The pool as it stood before this batch.")],
     ranking: Annotated[Path, Option(help="The candidates in order.")],
     trace: Annotated[Path, Option(help="How near each candidate came, pick by pick.")],
+    near_protected: Annotated[Path, Option(help="The candidates that protected images keep out.")],
     data: Annotated[Path, Option(help="Folder to write: picks.parquet, and the images in sampled/ with dump_dataset.")],
     filenames: Annotated[Path, Option(help="Folder to write: lists of file names.")],
     removed: Annotated[Path, Option(help="Csv file to write: why each other image was not taken.")],
@@ -28,17 +30,26 @@ def sample(
     """Take the first candidates of the ranking until a stopping condition is met."""
     params = load_params()
     batch, candidates, pool = read_table(images), read_rows(embeddings), read_base(base).rows
+    how = ordering.How(
+        method=params.method,
+        normalize=params.normalize_embeddings,
+        append_weak_labels=params.append_weak_labels,
+        seed=params.seed,
+        n_clusters=params.ranking.n_clusters,
+        scores=read_scores(
+            params.active_learning_scores, params.active_learning_score_column_name, candidates.table.filename
+        ),
+        rules=params.rules,
+    )
+    ranked = ordering.Ranked(read_table(ranking), Trace(**read_arrays(trace)), read_table(near_protected))
     with progress("sampling") as report:
         sampled = sampling.sample(
             batch,
             candidates,
             pool,
-            sampling.Ranked(read_table(ranking), Trace(**read_arrays(trace))),
+            ranked,
             params.stopping_condition,
-            method=params.method,
-            normalize=params.normalize_embeddings,
-            append_weak_labels=params.append_weak_labels,
-            seed=params.seed,
+            how,
             progress=report,
         )
     write_rows(data / "picks.parquet", sampled.picks)

@@ -59,6 +59,7 @@ def test_the_shipped_params_load_and_every_key_is_in_the_file():
         ({"stopping_condition__n_sample": 1},
          "'stopping_condition.n_sample'; did you mean 'stopping_condition.n_samples'"),
         ({"lightly__model__num_features": 1}, "'lightly.model.num_features'; did you mean 'lightly.model.num_ftrs'"),
+        ({"rules__sequencegap": 1}, "'rules.sequencegap'; did you mean 'rules.sequence_gap'"),
         ({"remove_exact_duplicate": True}, "'remove_exact_duplicate'; did you mean 'remove_exact_duplicates'"),
     ],
 )  # fmt: skip
@@ -115,6 +116,7 @@ def test_the_text_1e_minus_3_really_arrives_as_a_text():
         load_params()
 
 
+BALANCE = "a whole number from 1 on, a number for each label such as {cat: 50, dog: 100}, or null for no limit"
 SHARE = "a whole number from 1 on, a share above 0 and up to 1 such as 0.1, or -1 for inactive"
 FOLDER = "a folder below the workspace, of letters, digits, '_', '-', '.' and '/' only"
 PLAIN = "a plain name without '/' and not starting with '.'"
@@ -136,7 +138,7 @@ PREFIX = "a start of file names such as 'week2/', not with '/' in front, '..' or
         ({"seed": 1.0}, "seed is 1.0; it should be a whole number"),
         ({"datapool__keep_history": "yes"}, "datapool.keep_history is 'yes'; it should be true or false"),
         ({"input_dir": None}, "input_dir is null; it should be a text"),
-        ({"method": "coresett"}, "method is 'coresett'; it should be 'coreset' or 'random'"),
+        ({"method": "coresett"}, "method is 'coresett'; it should be 'coreset', 'random', 'typical' or 'coral'"),
         ({"datapool__name": "../x"}, f"datapool.name is '../x'; it should be {PLAIN}"),
         ({"datapool__name": ".hidden"}, f"datapool.name is '.hidden'; it should be {PLAIN}"),
         ({"datapool__name": "a/b"}, f"datapool.name is 'a/b'; it should be {PLAIN}"),
@@ -152,6 +154,25 @@ PREFIX = "a start of file names such as 'week2/', not with '/' in front, '..' or
         ({"filename_prefix": "../x"}, f"filename_prefix is '../x'; it should be {PREFIX}"),
         ({"filename_prefix": "a/../../x"}, f"filename_prefix is 'a/../../x'; it should be {PREFIX}"),
         ({"filename_prefix": "/x"}, f"filename_prefix is '/x'; it should be {PREFIX}"),
+        ({"ranking__n_clusters": 0}, "ranking.n_clusters is 0; it should be greater than or equal to 1"),
+        ({"rules__balance": 0}, f"rules.balance is 0; it should be {BALANCE}"),
+        ({"rules__balance": 0.5}, f"rules.balance is 0.5; it should be {BALANCE}"),
+        ({"rules__balance": True}, f"rules.balance is true; it should be {BALANCE}"),
+        ({"rules__balance": "cat"}, f"rules.balance is 'cat'; it should be {BALANCE}"),
+        ({"rules__balance": [50]}, f"rules.balance is [50]; it should be {BALANCE}"),
+        ({"rules__balance": {"cat": 0.5}}, "rules.balance: the limit of 'cat' is 0.5; it should be a whole number from 0 on"),
+        ({"rules__balance": {"cat": -1}}, "rules.balance: the limit of 'cat' is -1; it should be a whole number from 0 on"),
+        ({"rules__balance": {"cat": None}}, "rules.balance: the limit of 'cat' is null; it should be a whole number from 0 on"),
+        ({"rules__balance": {7: 50}}, "rules.balance: the label 7 is no text; put it in quotes, as in {'7': 50}"),
+        ({"rules__sequence_gap": 0}, "rules.sequence_gap is 0; it should be greater than or equal to 1"),
+        ({"rules__sequence_gap": 1.5}, "rules.sequence_gap is 1.5; it should be a whole number"),
+        ({"rules__protected": ""}, "rules.protected is ''; it should be a path, or null where a file may be left out"),
+        ({"rules__protected": ["a", "b"]}, 'rules.protected is ["a", "b"]; it should be a text'),
+        ({"rules__protected_distance": 0}, "rules.protected_distance is 0; it should be greater than 0"),
+        ({"rules__protected_distance": None}, "rules.protected_distance is null; it should be a number"),
+        ({"rules": None}, "rules is null; it should be a section with keys of its own"),
+        ({"active_learning_score_column_name": ""},
+         "active_learning_score_column_name is ''; it should be a name, or null for none"),
         ({"lightly__optimizer__lr": 0}, "lightly.optimizer.lr is 0; it should be greater than 0"),
         ({"lightly__optimizer__lr": float("nan")}, "lightly.optimizer.lr is NaN; it should be a finite number"),
         ({"stopping_condition__min_distance": float("inf")},
@@ -214,12 +235,57 @@ def test_raw_embeddings_and_weak_labels_allow_for_larger_distances():
     )
 
 
-def test_random_picking_knows_no_min_distance():
-    assert message(method="random") == (
-        "params.yaml: method is random, which stopping_condition.min_distance 0.1 says nothing about; "
+BY_NUMBER = {"stopping_condition__min_distance": -1, "stopping_condition__n_samples": 5}
+SCORES = {"active_learning_scores": "scores.csv", "active_learning_score_column_name": "entropy"}
+
+
+@pytest.mark.parametrize(("method", "needs"), [("random", {}), ("typical", {}), ("coral", SCORES)])
+def test_an_order_in_which_distances_do_not_shrink_knows_no_min_distance(method, needs):
+    assert message(method=method, **needs) == (
+        f"params.yaml: method is {method}, which stopping_condition.min_distance 0.1 says nothing about; "
         "set min_distance: -1 and n_samples to a number"
     )
-    assert load(method="random", stopping_condition__min_distance=-1, stopping_condition__n_samples=5)
+    assert load(method=method, **needs, **BY_NUMBER).method == method
+
+
+@pytest.mark.parametrize("absent", SCORES)
+def test_coral_needs_a_file_of_scores_and_a_column(absent):
+    assert message(method="coral", **BY_NUMBER, **{**SCORES, absent: None}) == (
+        f"params.yaml: method is coral, but {absent} is null; give a csv file of scores as active_learning_scores and its "
+        "column as active_learning_score_column_name"
+    )
+
+
+@pytest.mark.parametrize("given", SCORES)
+def test_scores_without_coral_are_refused_for_nothing_would_use_them(given):
+    assert message(**{given: SCORES[given]}) == (
+        f"params.yaml: {given} is given, but method is coreset, which uses no scores; set method: coral, or both "
+        "active_learning_scores and active_learning_score_column_name to null"
+    )
+
+
+@pytest.mark.parametrize("balance", [None, 1, 100, {}, {"cat": 0, "dog": 100}, {".": 3, "7": 5, "a b/é": 1}])
+def test_a_limit_for_all_labels_for_some_and_none_are_fine(balance):
+    assert load(rules__balance=balance).rules.balance == balance
+
+
+def test_a_protected_distance_that_leaves_nothing_to_pick_is_refused():
+    assert message(rules__protected="test", rules__protected_distance=2.5) == (
+        "params.yaml: rules.protected_distance is 2.5, but no two normalised embeddings are more than 2 apart, so nothing "
+        "could be picked; give less, or set normalize_embeddings: false"
+    )
+    assert load(rules__protected="test", rules__protected_distance=2.0)
+    assert load(rules__protected="test", rules__protected_distance=2.5, normalize_embeddings=False)
+    assert load(rules__protected_distance=2.5)  # nothing is protected
+
+
+@pytest.mark.parametrize("folder", ["data", "./data", "data/"])
+def test_the_batch_itself_cannot_be_protected(folder):
+    assert message(rules__protected=folder) == (
+        f"params.yaml: rules.protected is '{folder}', the input_dir itself, so nothing could be picked; give the images "
+        "near which nothing may be picked, such as a test set"
+    )
+    assert load(rules__protected="data/test")
 
 
 def test_embeddings_from_outside_and_a_checkpoint_exclude_each_other():

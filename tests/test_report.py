@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datapool import batch, pool, report, sampling
+from datapool import batch, ordering, pool, report, sampling
 from datapool.charts import project
 from datapool.params import Params, load_params
 from datapool.report import Run, write_report
@@ -66,12 +66,13 @@ def run_on(places: dict[str, tuple[float, float]], params: Params, *, lineage: s
     base = pool.open_base(Path("pools"), versions, "demo", found.images, base_version=None)
     table = batch.candidates(found.images, base.rows.table)[["filename", "content_hash", "weak_label"]]
     candidates = Rows(table, np.array([places[name] for name in table.filename], dtype=np.float32).reshape(-1, 2))
-    vectors = sampling.space(candidates, base.rows, normalize=False, append_weak_labels=False)
-    how = {"method": "coreset", "seed": 1, "progress": no_progress}
-    ranking = sampling.rank(candidates, base.rows, vectors, n_samples=-1, min_distance=-1, **how)
+    how = ordering.How(
+        "coreset", normalize=False, append_weak_labels=False, seed=1, n_clusters=1, scores=None, rules=params.rules
+    )
+    nobody = Rows(table.iloc[:0], candidates.embeddings[:0])
+    ranking = ordering.rank(candidates, base.rows, nobody, how, n_samples=-1, min_distance=-1, progress=no_progress)
     stop = params.stopping_condition
-    flags = {"normalize": False, "append_weak_labels": False}
-    sampled = sampling.sample(found.images, candidates, base.rows, ranking, stop, **how, **flags)
+    sampled = sampling.sample(found.images, candidates, base.rows, ranking, stop, how, progress=no_progress)
     counts = sampling.metrics(found.images, len(table), len(base.rows.table), sampled)
     space = {"id": "f00d", "backbone": "resnet18", "dimension": 2, "input_size": 8, "origin": "ImageNet weights"}
     record = {
@@ -86,7 +87,7 @@ def run_on(places: dict[str, tuple[float, float]], params: Params, *, lineage: s
         base=base,
         candidates=candidates,
         embedding_space=space,
-        curve=sampling.curve(ranking.table),
+        curve=ordering.curve(ranking.table),
         picks=sampled.picks,
         removed=sampled.removed,
         metrics=counts,

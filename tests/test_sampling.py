@@ -5,20 +5,9 @@ import pandas as pd
 import pytest
 
 from datapool.errors import DatapoolError
-from datapool.params import StoppingCondition
-from datapool.sampling import (
-    LABEL_DISTANCE,
-    Ranked,
-    Sampled,
-    Space,
-    curve,
-    filename_lists,
-    metrics,
-    rank,
-    sample,
-    sentence,
-    space,
-)
+from datapool.ordering import LABEL_DISTANCE, How, Ranked, Space, curve, rank, space
+from datapool.params import Rules, StoppingCondition
+from datapool.sampling import Sampled, filename_lists, metrics, sample, sentence
 from datapool.tables import Rows
 
 Positions = dict[str, float]
@@ -63,9 +52,17 @@ def stop(n_samples: float = -1, min_distance: float = -1.0, *, includes_datapool
     )
 
 
-def ranking(candidates: Rows, base: Rows, vectors: Space, n_samples: int = -1, **options: object) -> Ranked:
-    settings = {"method": "coreset", "min_distance": -1.0, "seed": 1, "progress": lambda done, of: None} | options
-    return rank(candidates, base, vectors, n_samples=n_samples, **settings)
+NO_RULES = Rules(balance=None, sequence_gap=None, protected=None, protected_distance=0.1)
+
+
+def how(method: str = "coreset", **changes: object) -> How:
+    settings = {"normalize": False, "append_weak_labels": False, "seed": 1, "n_clusters": 3, "scores": None}
+    return How(method, **{**settings, "rules": NO_RULES, **changes})
+
+
+def ranking(candidates: Rows, base: Rows, by: How | None = None, **limits: object) -> Ranked:
+    limits = {"n_samples": -1, "min_distance": -1.0, "progress": lambda done, of: None} | limits
+    return rank(candidates, base, rows({}), by or how(), **limits)
 
 
 def pick(
@@ -80,18 +77,14 @@ def pick(
     ranked: dict[str, float] | None = None,
 ) -> Sampled:
     """Rank as far as ``ranked`` says (all by default) and cut."""
-    vectors = space(candidates, base, normalize=normalize, append_weak_labels=False)
-    order = ranking(candidates, base, vectors, method=method, seed=seed, **(ranked or {}))
+    by = how(method, normalize=normalize, seed=seed)
     return sample(
         healthy(candidates) if images is None else images,
         candidates,
         base,
-        order,
+        ranking(candidates, base, by, **(ranked or {})),
         condition,
-        method=method,
-        normalize=normalize,
-        append_weak_labels=False,
-        seed=seed,
+        by,
         progress=lambda done, of: None,
     )
 
@@ -159,20 +152,9 @@ def test_another_weak_label_adds_a_fixed_amount_to_the_squared_distance(normaliz
 
 def test_weak_labels_widen_distances_and_are_not_stored():
     candidates, base = rows({"a": 3.0, "b": 3.0}, "xy"), pool({"p": 3.0}, "x")
-    vectors = space(candidates, base, normalize=False, append_weak_labels=True)
-    order = ranking(candidates, base, vectors)
-    sampled = sample(
-        healthy(candidates),
-        candidates,
-        base,
-        order,
-        stop(1),
-        method="coreset",
-        normalize=False,
-        append_weak_labels=True,
-        seed=1,
-        progress=lambda *_: None,
-    )
+    by = how(append_weak_labels=True)
+    order = ranking(candidates, base, by)
+    sampled = sample(healthy(candidates), candidates, base, order, stop(1), by, progress=lambda *_: None)
 
     assert picked(sampled) == ["b"]
     assert sampled.picks.table.distance.tolist() == pytest.approx([1.0])
@@ -215,7 +197,7 @@ def test_another_dimension_than_the_pool_s_is_refused():
 
 
 def test_the_ranking_names_the_nearest_and_its_distance():
-    order = ranking(LINE, ZERO, space(LINE, ZERO, normalize=False, append_weak_labels=False))
+    order = ranking(LINE, ZERO)
 
     assert order.table.filename.tolist() == ORDER
     assert order.table.distance.tolist() == [17.0, 8.0, 4.0, 4.0, 1.0]
@@ -223,7 +205,7 @@ def test_the_ranking_names_the_nearest_and_its_distance():
 
 
 def test_without_a_pool_the_first_by_filename_comes_first_with_no_neighbour():
-    order = ranking(LINE, pool({}), space(LINE, pool({}), normalize=False, append_weak_labels=False))
+    order = ranking(LINE, pool({}))
 
     assert order.table.filename.tolist()[:2] == ["a", "e"]
     assert order.table.distance.tolist()[:2] == [np.inf, 13.0]
@@ -235,15 +217,14 @@ def test_without_a_pool_the_first_by_filename_comes_first_with_no_neighbour():
     [({"n_samples": 2}, 2), ({"min_distance": 4.0}, 4), ({"min_distance": 4.1}, 2), ({"n_samples": 99}, 5)],
 )
 def test_the_ranking_ends_where_it_is_told_to(limits, n):
-    order = ranking(LINE, ZERO, space(LINE, ZERO, normalize=False, append_weak_labels=False), **limits)
+    order = ranking(LINE, ZERO, **limits)
 
     assert order.table.filename.tolist() == ORDER[:n]
 
 
 def test_ranking_and_sampling_tell_their_progress_to_the_end():
     steps = []
-    vectors = space(LINE, ZERO, normalize=False, append_weak_labels=False)
-    ranking(LINE, ZERO, vectors, progress=lambda done, of: steps.append((done, of)))
+    ranking(LINE, ZERO, progress=lambda done, of: steps.append((done, of)))
 
     assert steps[-1] == (6, 6)  # one pool row, five picks
 
@@ -365,7 +346,7 @@ def cloud(seed: int) -> tuple[Rows, Rows]:
 @pytest.mark.parametrize("seed", range(8))
 def test_each_threshold_s_cut_equals_a_separate_run(seed):
     candidates, base = cloud(seed)
-    full = ranking(candidates, base, space(candidates, base, normalize=False, append_weak_labels=False))
+    full = ranking(candidates, base)
     steps = full.table.distance[np.isfinite(full.table.distance)].unique()
     for threshold in (*steps[:: max(1, len(steps) // 4)], 0.3, 0.0):
         condition = stop(min_distance=float(threshold))
@@ -559,6 +540,9 @@ def test_metrics_count_every_image_once():
         "candidates": 5,
         "picked": 2,
         "covered": 1,
+        "over_balance": 0,
+        "in_sequence_gap": 0,
+        "near_protected": 0,
         "beyond_limit": 2,
         "pool_before": 1,
         "pool_after": 3,
@@ -608,9 +592,7 @@ def test_with_nothing_to_pick_the_sentence_says_why(images, told):
 
 def test_the_curve_has_a_point_a_step_from_the_first_that_has_a_distance():
     def steps(base: Rows) -> dict[str, list[float]]:
-        return curve(ranking(LINE, base, space(LINE, base, normalize=False, append_weak_labels=False)).table).to_dict(
-            "list"
-        )
+        return curve(ranking(LINE, base).table).to_dict("list")
 
     assert steps(ZERO) == {"step": [1, 2, 3, 4, 5], "distance": [17.0, 8.0, 4.0, 4.0, 1.0]}
     assert steps(pool({}))["step"] == [2, 3, 4, 5]

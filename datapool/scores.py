@@ -1,0 +1,70 @@
+"""Active-learning scores: one number an image, from a csv that the user's own model or tool wrote. Knows the file only."""
+
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import csv
+
+from datapool.errors import DatapoolError
+
+
+def read_scores(file: str | None, column: str | None, filenames: pd.Series) -> np.ndarray | None:
+    """Give the scores of some images, shape (len(filenames),), float64, in the order asked for; None for no file.
+
+    The csv has a header, a column ``filenames`` or ``filename`` and columns of scores; rows of other images are ignored.
+
+    Raises:
+        DatapoolError: If the file cannot be read as such a csv, has an image twice or lacks one, or if the score of one
+            is missing, negative or not finite.
+    """
+    if file is None or column is None:
+        return None
+    path = Path(file)
+
+    def refuse(what: str) -> NoReturn:
+        raise DatapoolError(f"{path}: {what}; a csv of scores has the column filename and a column {column!r}")
+
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DatapoolError(
+            f"{path}: cannot be read ({error.strerror}); give a csv as active_learning_scores"
+        ) from error
+    parse = csv.ParseOptions(newlines_in_values=True)
+    try:
+        with csv.open_csv(pa.BufferReader(data), parse_options=parse) as opened:
+            names = opened.schema.names
+    except pa.ArrowInvalid as error:
+        refuse(f"cannot be read ({' '.join(str(error).split())[:200]})")
+    keys = [name for name in ("filenames", "filename") if name in names]
+    for name in (*keys[:1], column):
+        if names.count(name) > 1:
+            refuse(f"has the column {name!r} twice")
+    if not keys or column not in names:
+        refuse(f"lacks the column {column if keys else 'filename'!r}; it has {', '.join(names)[:200]}")
+    convert = csv.ConvertOptions(
+        column_types={keys[0]: pa.string(), column: pa.float64()},
+        include_columns=[keys[0], column],
+        strings_can_be_null=False,
+    )
+    try:
+        table = csv.read_csv(pa.BufferReader(data), parse_options=parse, convert_options=convert)
+    except pa.ArrowInvalid as error:
+        refuse(f"cannot be read ({' '.join(str(error).split())[:200]})")
+    listed = pd.Index(table.column(keys[0]).to_pandas())
+    if listed.has_duplicates:
+        refuse(f"has the filename {listed[listed.duplicated()][0]!r} twice")
+    rows = listed.get_indexer(pd.Index(filenames))
+    missing = np.flatnonzero(rows < 0)
+    if len(missing):
+        refuse(f"lacks {len(missing)} images of the batch, such as {filenames.iloc[missing[0]]!r}; add their scores")
+    scores = pc.fill_null(table.column(column), float("nan")).to_numpy()[rows]
+    bad = np.flatnonzero(~(np.isfinite(scores) & (scores >= 0)))
+    if len(bad):
+        shown = "missing" if np.isnan(scores[bad[0]]) else f"{scores[bad[0]]:g}"
+        refuse(f"the {column} of {filenames.iloc[bad[0]]!r} is {shown}, and a score is a finite number, 0 or more")
+    return scores
