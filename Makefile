@@ -1,4 +1,4 @@
-.PHONY: help demo test quick check lint bench lock clean
+.PHONY: help demo test quick check lint bench backbones lock clean
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # The tools of this project report nothing to anybody.
 export DVC_NO_ANALYTICS := true
@@ -22,12 +22,15 @@ lint: .venv/dev  ## style and types
 	ruff format --check .
 	mypy
 
-bench: .venv/ready  ## compare backbones on digits; on your images: make bench ARGS="FOLDER --trained"
+bench: .venv/bench  ## compare the selection with others, some 15 minutes; more than an hour: make bench ARGS=--full
+	python -m benchmarks.selection $(ARGS)
+
+backbones: .venv/ready  ## compare backbones on digits; on your images: make backbones ARGS="FOLDER --trained"
 	python -m benchmarks.backbones $(or $(ARGS),--digits)
 
 lock:  ## choose the versions in constraints.txt anew, for CPU and GPU alike
 	env -u UV_FIND_LINKS .venv/bin/uv pip compile --quiet --upgrade --universal --no-header --no-annotate --python-version 3.11 \
-	  --extra cpu --extra gpu --extra dev pyproject.toml --output-file constraints.txt
+	  --extra cpu --extra gpu --extra bench --extra dev pyproject.toml --output-file constraints.txt
 
 clean:  ## remove what set-up and demo made
 	rm -rf .venv demo
@@ -35,6 +38,10 @@ clean:  ## remove what set-up and demo made
 .venv/ready: setup.sh pyproject.toml constraints.txt
 	./setup.sh
 
-.venv/dev: .venv/ready
+.venv/dev: setup.sh pyproject.toml constraints.txt
 	EXTRAS=dev ./setup.sh
 	touch .venv/dev
+
+.venv/bench: setup.sh pyproject.toml constraints.txt
+	EXTRAS=test,bench ./setup.sh
+	touch .venv/bench

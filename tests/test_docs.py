@@ -91,6 +91,17 @@ def test_the_numbers_of_the_readme_are_those_of_the_benchmark(row):
     assert any(f"| {everything} |" in line and f"| {stills} |" in line for line in measured.splitlines())
 
 
+def test_how_fast_it_is_says_the_readme_in_the_words_of_the_benchmark():
+    results = ROOT / "benchmarks" / "results.md"
+    begin, end = "<!-- begin: written by make bench -->", "<!-- end: written by make bench -->"
+
+    def written(text):
+        return text.split(begin, 1)[1].split(end, 1)[0].strip()
+
+    # Without results there are no numbers: the two comments stand alone.
+    assert written(README) == (written(results.read_text()) if results.exists() else "")
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -1,0 +1,144 @@
+"""Who is compared: functions that pick k of the rows of an array by farthest-point selection, the first pick being row 0.
+
+Each takes the embeddings and k and gives a call that picks; only that call is timed. What a package must do to get
+hold of the embeddings is left out of its time, and whoever runs for less than all k picks does so by ``runs_to``.
+"""
+
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from typing import NamedTuple
+
+import numpy as np
+
+from datapool.selection import Selection, k_center
+
+Picks = Sequence[int] | np.ndarray
+FEWEST = 20
+"""Picks: a run of fewer says nothing."""
+
+
+class Contestant(NamedTuple):
+    """An implementation and how long it may run."""
+
+    name: str
+    package: str
+    """Distribution whose version is named."""
+    module: str
+    """What must be importable."""
+    prepare: Callable[[np.ndarray, int], Callable[[], Picks]]
+    most: float
+    """Largest n·d·k of one run: what takes it seconds, or a minute where the time of k cannot be told from fewer picks."""
+    is_linear: bool
+    """Whether its time is proportional to k, so that fewer picks tell the time of k."""
+    how: str
+    """A few words for the reader."""
+
+
+def runs_to(contestant: Contestant, *, n: int, d: int, k: int) -> int:
+    """How many picks it is run for: k if that is affordable, fewer if its time is linear in k, 0 if it is left out."""
+    if n * d * k <= contestant.most:
+        return k
+    fewer = int(contestant.most / (n * d))
+    if not contestant.is_linear or fewer < FEWEST:
+        return 0
+    digits = len(str(fewer)) - 2
+    return fewer // 10**digits * 10**digits
+
+
+def is_installed(contestant: Contestant) -> bool:
+    """Whether it can be imported here."""
+    return find_spec(contestant.module) is not None
+
+
+def select(rows: np.ndarray, k: int, *, pool: np.ndarray | None = None, prefix: Picks = ()) -> Selection:
+    """Pick k rows with datapool."""
+    none = np.empty((0, rows.shape[1]), dtype=np.float32)
+    return k_center(rows, none if pool is None else pool, n_samples=k, min_distance=-1.0, prefix=prefix)
+
+
+def _datapool(rows: np.ndarray, k: int) -> Callable[[], Picks]:
+    return lambda: select(rows, k).indices
+
+
+def _mundig(rows: np.ndarray, k: int) -> Callable[[], Picks]:
+    from lightly_mundig import Selection as MundigSelection
+
+    selection = MundigSelection()  # it remembers its picks: a new one for every run
+    selection.add_diversifying_strategy(rows, 1.0)
+    return lambda: selection.run_selection([], len(rows), k)
+
+
+def _voronoi(rows: np.ndarray, k: int) -> Callable[[], Picks]:
+    from skmatter.sample_selection import VoronoiFPS
+
+    return lambda: VoronoiFPS(n_to_select=k, initialize=0).fit(rows).selected_idx_
+
+
+def _fps(rows: np.ndarray, k: int) -> Callable[[], Picks]:
+    from skmatter.sample_selection import FPS
+
+    return lambda: FPS(n_to_select=k, initialize=0).fit(rows).selected_idx_
+
+
+def _activeml(rows: np.ndarray, k: int) -> Callable[[], Picks]:
+    from skactiveml.pool import CoreSet
+
+    labels = np.full(len(rows), np.nan)
+    labels[0] = 0  # it starts from what is labelled; without any its first pick is random
+    return lambda: [0, *CoreSet(random_state=0).query(rows, labels, batch_size=k - 1)]
+
+
+def _numpy(rows: np.ndarray, k: int) -> Callable[[], Picks]:
+    def pick() -> list[int]:
+        columns = np.ascontiguousarray(rows.T)  # a product with it is up to twice as fast
+        half_norms = np.einsum("ij,ij->i", rows, rows) / 2
+        distances = np.empty(len(rows), dtype=np.float32)
+        smallest = np.full(len(rows), np.inf, dtype=np.float32)
+        picks = [0]
+        while len(picks) < k:
+            latest = picks[-1]
+            np.matmul(rows[latest], columns, out=distances)
+            np.subtract(half_norms, distances, out=distances)
+            distances += half_norms[latest]  # half of the squared distance
+            np.minimum(smallest, distances, out=smallest)
+            smallest[latest] = -np.inf
+            picks.append(int(smallest.argmax()))
+        return picks
+
+    return pick
+
+
+def _torch(rows: np.ndarray, k: int) -> Callable[[], Picks]:
+    import torch
+
+    @torch.inference_mode()
+    def pick() -> list[int]:
+        tensor = torch.from_numpy(rows)
+        columns = tensor.T.contiguous().T  # as above
+        half_norms = tensor.square().sum(dim=1) / 2
+        distances = torch.empty(len(rows))
+        smallest = torch.full((len(rows),), torch.inf)
+        picks = [0]
+        while len(picks) < k:
+            latest = picks[-1]
+            torch.addmv(half_norms, columns, tensor[latest], alpha=-1, out=distances)
+            distances += half_norms[latest]
+            torch.minimum(smallest, distances, out=smallest)
+            smallest[latest] = -torch.inf
+            picks.append(int(smallest.argmax()))
+        return picks
+
+    return pick
+
+
+CONTESTANTS = [
+    Contestant("datapool", "datapool", "datapool", _datapool, np.inf, False, "`k_center`, exact in float64"),
+    Contestant("lightly-mundig", "lightly-mundig", "lightly_mundig", _mundig, 2e11, True, "Lightly's engine, in Rust"),
+    Contestant(
+        "scikit-matter, Voronoi", "skmatter", "skmatter", _voronoi, 2e11, False, "`VoronoiFPS`: one pass, pruned"
+    ),
+    Contestant("scikit-matter", "skmatter", "skmatter", _fps, 5e9, True, "`FPS`: one pass a pick"),
+    Contestant("scikit-activeml", "scikit-activeml", "skactiveml", _activeml, 1e9, True, "`CoreSet`: one pass a pick"),
+    Contestant("numpy", "numpy", "numpy", _numpy, 1e10, True, "one pass a pick, float32, written for this comparison"),
+    Contestant("torch", "torch", "torch", _torch, 1e10, True, "one pass a pick, float32, written for this comparison"),
+]

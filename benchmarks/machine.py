@@ -1,0 +1,109 @@
+"""The machine: what it is, and how fast it reads memory and multiplies at best."""
+
+import os
+import platform
+import re
+import resource
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from threadpoolctl import threadpool_info
+
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "RAYON_NUM_THREADS",
+    "POLARS_MAX_THREADS",
+)
+_REPETITIONS = 5
+
+
+def cores() -> list[int]:
+    """Numbers of the cores that this process may use."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+
+
+def describe(packages: list[str]) -> dict[str, str]:
+    """Say what is measured on: processor, memory, system, and the versions of what takes part."""
+    blas = {
+        f"{library['internal_api']} {library['version']}"
+        for library in threadpool_info()
+        if library["user_api"] == "blas"
+    }
+    return {
+        "processor": f"{_processor()}, {len(cores())} cores usable",
+        "last cache": _last_cache(),
+        "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
+        "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        "matrix products of numpy": ", ".join(sorted(blas)) or "unknown",
+        "versions": ", ".join(f"{package} {_version(package)}" for package in packages),
+    }
+
+
+def limits(threads: int, *, size: int, side: int) -> dict[str, float]:
+    """Measure the best of some repetitions.
+
+    Args:
+        threads: How many threads read and copy; the products use what their library was told.
+        size: Numbers in the array that is read: far more than the caches hold.
+        side: Of the square matrices that are multiplied.
+
+    Returns:
+        GB/s of reading (a float32 sum) and copying (bytes read and written), GFLOP/s of the product in float32 and float64.
+    """
+    numbers = np.ones(size, dtype=np.float32)
+    copy = np.ones_like(numbers)
+    parts = [slice(size * i // threads, size * (i + 1) // threads) for i in range(threads)]
+    with ThreadPoolExecutor(threads) as pool:
+        read = _best(lambda: list(pool.map(lambda part: numbers[part].sum(), parts)))
+        copied = _best(lambda: list(pool.map(lambda part: np.copyto(copy[part], numbers[part]), parts)))
+    found = {"read GB/s": numbers.nbytes / read / 1e9, "copy GB/s": 2 * numbers.nbytes / copied / 1e9}
+    for dtype in (np.float32, np.float64):
+        matrix = np.random.default_rng(0).standard_normal((side, side)).astype(dtype)
+        product = np.empty_like(matrix)
+        seconds = _best(lambda matrix=matrix, product=product: np.matmul(matrix, matrix, out=product))
+        found[f"{np.dtype(dtype).name} GFLOP/s"] = 2 * side**3 / seconds / 1e9
+    return found
+
+
+def peak_memory() -> int:
+    """Most bytes of memory that this process has held at any time."""
+    status = Path("/proc/self/status")
+    if status.exists():  # ru_maxrss of a Linux process counts what its parent held before it started
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _best(call: Callable[[], Any]) -> float:
+    """Least wall seconds of some calls."""
+    seconds = []
+    for _ in range(_REPETITIONS):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def _processor() -> str:
+    information = Path("/proc/cpuinfo")
+    named = re.search(r"model name\s*: (.*)", information.read_text()) if information.exists() else None
+    return named[1] if named else platform.processor() or "unknown"
+
+
+def _last_cache() -> str:
+    sizes = [path.read_text().strip() for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
+    return f"{max(int(size.removesuffix('K')) for size in sizes) / 1024:.0f} MiB" if sizes else "unknown"
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "(not installed)"

@@ -1,0 +1,237 @@
+"""One process that measures: its threads are set from outside, before any library has started some.
+
+    python -m benchmarks.measure SECTION PLAN --threads N --digits FILE --output FILE
+
+Writes what it found as JSON; says on standard error how far it is. ``python -m benchmarks.selection`` starts these.
+"""
+
+import argparse
+import gc
+import json
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks import machine
+from benchmarks.contestants import CONTESTANTS, Contestant, Picks, is_installed, runs_to, select
+from benchmarks.datasets import embed_digits, make
+from benchmarks.plan import PLANS, Plan, WithPool
+
+_BLOCK = 2048
+_REST = 0.1  # seconds: threads of the library that ran before still spin for a while
+_WARM = (500, 20)  # rows, and dimensions or picks, of a first run that is not counted: imports, thread pools
+
+
+class Timing(NamedTuple):
+    """What one call took, and what it gave."""
+
+    cpu: float
+    """Seconds over all threads of this process."""
+    wall: float
+    result: Any
+
+
+def main() -> None:
+    """Measure one section."""
+    parser = argparse.ArgumentParser(description="Measure one section of the benchmark and write it as JSON.")
+    parser.add_argument("section", choices=[*SECTIONS, "digits", "memory"])
+    parser.add_argument("plan", choices=PLANS)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--digits", type=Path, help="embeddings of the digits, which the section `digits` makes")
+    parser.add_argument("--number", type=int, default=0, help="which of the plan's memory measurements")
+    parser.add_argument("--output", type=Path, required=True)
+    arguments = parser.parse_args()
+    plan = PLANS[arguments.plan]
+    if arguments.section == "digits":
+        np.save(arguments.output, embed_digits(next(case.n for case in plan.cases if case.kind == "digits")))
+        return
+    select(make("clustered", *_WARM), _WARM[1])
+    if arguments.section == "memory":
+        found = memory(plan.memory[arguments.number])
+    else:
+        found = SECTIONS[arguments.section](plan, arguments.threads, arguments.digits)
+    arguments.output.write_text(json.dumps(found))
+
+
+def timed(call: Callable[[], Any]) -> Timing:
+    """Run a call once."""
+    gc.collect()
+    time.sleep(_REST)
+    cpu, wall = time.process_time(), time.perf_counter()
+    result = call()
+    return Timing(time.process_time() - cpu, time.perf_counter() - wall, result)
+
+
+def say(text: str) -> None:
+    """Say how far it is."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def compare(plan: Plan, threads: int, digits: Path) -> list[dict[str, Any]]:
+    """Run all contestants on every case, one after the other, and again; look at what they picked.
+
+    Gives the fields of a ``results.Compared`` for each case and contestant.
+    """
+    found = []
+    for case in plan.cases:
+        rows = np.load(digits) if case.kind == "digits" else make(case.kind, case.n, case.d)
+        picks_run = {one: runs_to(one, n=case.n, d=case.d, k=case.k) for one in CONTESTANTS}
+        ready = {one: k for one, k in picks_run.items() if k and is_installed(one)}
+        timings: dict[Contestant, list[Timing]] = {one: [] for one in ready}
+        for one, k in ready.items():
+            one.prepare(rows[: _WARM[0]], min(k, _WARM[1]))()
+        for _ in range(plan.repetitions):
+            for one, k in ready.items():
+                if sum(timing.cpu for timing in timings[one]) < plan.patience:
+                    latest = timed(one.prepare(rows, k))
+                    timings[one].append(latest)
+                    say(
+                        f"{case}, threads: {threads}, {one.name}, {k:,} picks: {latest.cpu:.3g} CPU s, {latest.wall:.3g} s"
+                    )
+        is_affordable = rows.size * case.k <= plan.textbook
+        reference = textbook(rows, case.k) if is_affordable else timings[CONTESTANTS[0]][0].result
+        for one, k in picks_run.items():
+            found.append(
+                {
+                    "case": case,
+                    "threads": threads,
+                    "contestant": one.name,
+                    "k": k,
+                    "missing": "" if one in ready else "over budget" if is_installed(one) else "not installed",
+                    "reference": "the textbook" if is_affordable else CONTESTANTS[0].name,
+                    **in_seconds(timings.get(one, [])),
+                    **(look_at_picks(rows, timings[one][0].result, reference[:k]) if one in ready else {}),
+                }
+            )
+    return found
+
+
+def look_at_picks(rows: np.ndarray, picks: Picks, reference: Picks) -> dict[str, Any]:
+    """Say where picks leave the order of the reference, how many are others, and how much larger their radius is."""
+    differs = np.flatnonzero(np.asarray(picks) != np.asarray(reference))
+    n_other = len(np.setdiff1d(picks, reference))
+    return {
+        "first_difference": int(differs[0]) + 1 if len(differs) else 0,
+        "n_other": n_other,
+        "radius_ratio": covering_radius(rows, picks) / covering_radius(rows, reference) if n_other else 1.0,
+    }
+
+
+def textbook(rows: np.ndarray, k: int) -> list[int]:
+    """The picks of greedy k-center as the textbook has it: all distances to each pick, in float64 (Gonzalez 1985)."""
+    rows = rows.astype(np.float64)
+    squared = np.full(len(rows), np.inf)
+    picks = [0]
+    while len(picks) < k:
+        difference = rows - rows[picks[-1]]
+        np.minimum(squared, np.einsum("ij,ij->i", difference, difference), out=squared)
+        squared[picks] = -1.0
+        picks.append(int(squared.argmax()))
+    return picks
+
+
+def covering_radius(rows: np.ndarray, picks: Picks) -> float:
+    """Largest distance from a row to its nearest pick, by matrix products in float64."""
+    centres = rows[np.asarray(picks)].astype(np.float64)
+    norms = np.einsum("ij,ij->i", centres, centres)
+    largest = 0.0
+    for start in range(0, len(rows), _BLOCK):
+        block = rows[start : start + _BLOCK].astype(np.float64)
+        squared = (norms - 2 * (block @ centres.T)).min(axis=1) + np.einsum("ij,ij->i", block, block)
+        largest = max(largest, float(squared.max()))
+    return float(np.sqrt(largest))
+
+
+def limits(plan: Plan, threads: int, digits: Path) -> dict[str, Any]:
+    """Say what the machine is and what it does at best."""
+    say(f"the machine, threads: {threads}")
+    packages = sorted(
+        {contestant.package for contestant in CONTESTANTS} | {"scikit-learn", "polars", "pandas", "pyarrow"}
+    )
+    return {
+        "machine": machine.describe(packages),
+        "limits": machine.limits(threads, size=plan.numbers_read, side=plan.side),
+    }
+
+
+def repeated(label: str, plan: Plan, threads: int, call: Callable[[], Any]) -> list[Timing]:
+    """Time a call as often as the plan says."""
+    timings: list[Timing] = []
+    while len(timings) < plan.repetitions and sum(timing.cpu for timing in timings) < plan.patience:
+        timings.append(timed(call))
+        say(f"{label}, threads: {threads}: {timings[-1].cpu:.3g} CPU s, {timings[-1].wall:.3g} s")
+    return timings
+
+
+def in_seconds(timings: list[Timing]) -> dict[str, list[float]]:
+    """CPU and wall seconds of each run, for JSON."""
+    return {"cpu": [timing.cpu for timing in timings], "wall": [timing.wall for timing in timings]}
+
+
+def growth(plan: Plan, threads: int, digits: Path) -> dict[str, list[dict[str, Any]]]:
+    """Double n, d and k in turn."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for what, cases in plan.growth.items():
+        for case in cases:
+            rows = make(case.kind, case.n, case.d)
+            timings = repeated(str(case), plan, threads, partial(select, rows, case.k))
+            found.setdefault(what, []).append({"case": case, **in_seconds(timings)})
+    return found
+
+
+def pools(plan: Plan, threads: int, digits: Path) -> list[dict[str, Any]]:
+    """Pick beside a pool: the first pick, which needs the pool's distances, and k picks."""
+    found = []
+    for size in plan.pools:
+        rows = make("clustered", size.n + size.p, size.d)
+        label = f"{size.n:,} × {size.d} beside a pool of {size.p:,}"
+        measured = {
+            name: repeated(
+                f"{label}, {k:,} picks", plan, threads, partial(select, rows[size.p :], k, pool=rows[: size.p])
+            )
+            for name, k in (("first", 1), ("all", size.k))
+        }
+        found.append({"size": size, **{name: in_seconds(timings) for name, timings in measured.items()}})
+    return found
+
+
+def resume(plan: Plan, threads: int, digits: Path) -> dict[str, Any]:
+    """Pick k from the start, from the first half and from all but the last hundredth."""
+    case = plan.resume
+    rows = make(case.kind, case.n, case.d)
+    picks = select(rows, case.k).indices
+    found = []
+    for known in (0, case.k // 2, case.k - case.k // 100):
+        timings = repeated(
+            f"{case}, {known:,} known", plan, threads, partial(select, rows, case.k, prefix=picks[:known])
+        )
+        equal = all(np.array_equal(picks, timing.result.indices) for timing in timings)
+        found.append({"known": known, "equal": equal, **in_seconds(timings)})
+    return {"case": case, "runs": found}
+
+
+def memory(size: WithPool) -> dict[str, Any]:
+    """Say how much more memory picking takes than the embeddings, in a process of its own: a peak never falls."""
+    rows = make("clustered", size.n + size.p, size.d)
+    before = machine.peak_memory()
+    select(rows[size.p :], size.k, pool=rows[: size.p])
+    say(f"memory of {size.n:,} × {size.d} beside a pool of {size.p:,}, {size.k:,} picks")
+    return {"size": size, "embeddings": rows.nbytes, "more": machine.peak_memory() - before}
+
+
+SECTIONS: dict[str, Callable[[Plan, int, Path], Any]] = {
+    "limits": limits,
+    "compare": compare,
+    "growth": growth,
+    "pools": pools,
+    "resume": resume,
+}
+
+
+if __name__ == "__main__":
+    main()

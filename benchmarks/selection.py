@@ -1,0 +1,100 @@
+"""How fast the selection is, beside other implementations: writes benchmarks/results.md and its summary into README.md.
+
+    python -m benchmarks.selection              the standard set, some 15 minutes on two cores
+    python -m benchmarks.selection --full       all embeddings at all sizes and a million images, more than an hour
+    python -m benchmarks.selection --quick      toy sizes, under a minute; prints, writes nothing
+
+Everything is measured in processes of their own, one for a number of threads, so that no library has started threads before
+it is told how many. CPU, with all cores otherwise idle: what else runs makes wall times and products of several threads
+worthless.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import THREAD_VARIABLES, cores
+from benchmarks.plan import PLANS, Case
+from benchmarks.results import Compared, Measurements, whole
+from benchmarks.summary import block_of, summarise
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results.md"
+README = ROOT / "README.md"
+
+
+def main() -> None:
+    """Measure, then write or print."""
+    parser = argparse.ArgumentParser(description="Compare the selection with other implementations.")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--full", action="store_true", help="all embeddings at all sizes, and a million images")
+    size.add_argument("--quick", action="store_true", help="toy sizes; print, write nothing")
+    arguments = parser.parse_args()
+    plan = "full" if arguments.full else "quick" if arguments.quick else "standard"
+    with tempfile.TemporaryDirectory() as scratch:
+        found = measure(plan, Path(scratch))
+    summary = summarise(found)
+    text = whole(found, summary, "make bench" + (" ARGS=--full" if arguments.full else ""))
+    if arguments.quick:
+        print(text)
+        return
+    readme = README.read_text()
+    RESULTS.write_text(text)
+    README.write_text(readme.replace(block_of(readme), summary))
+    print(f"{summary}\n\nwritten: {RESULTS}, and this part of it in {README}")
+
+
+def measure(plan: str, scratch: Path) -> Measurements:
+    """Run all sections of a plan; those that depend on threads with one thread and with all cores."""
+    counts = sorted({1, len(cores())})
+    digits = scratch / "digits.npy"
+    run("digits", plan, digits, threads=counts[-1])
+
+    def found(section: str, threads: int, *more: str) -> Any:  # noqa: ANN401  what JSON holds
+        output = scratch / "found.json"
+        run(section, plan, output, "--digits", str(digits), *more, threads=threads)
+        return json.loads(output.read_text())
+
+    limits = {threads: found("limits", threads) for threads in counts}
+    compared = [Compared(**one) for threads in counts for one in found("compare", threads)]
+    return Measurements(
+        limits,
+        [one._replace(case=Case(*one.case)) for one in compared],
+        growth=found("growth", 1),
+        pools={threads: found("pools", threads) for threads in counts},
+        resume=found("resume", 1),
+        memory=[found("memory", 1, "--number", str(number)) for number in range(len(PLANS[plan].memory))],
+    )
+
+
+def run(section: str, plan: str, output: Path, *more: str, threads: int) -> None:
+    """Measure a section in a process that is held to so many threads and cores."""
+    usable = cores()
+    environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(threads))
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.measure",
+        section,
+        plan,
+        "--threads",
+        str(threads),
+        "--output",
+        str(output),
+    ]
+    try:
+        if hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, usable[:threads])  # the process inherits it
+        subprocess.run([*command, *more], cwd=ROOT, env=environment, check=True)
+    finally:
+        if hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, usable)
+
+
+if __name__ == "__main__":
+    main()

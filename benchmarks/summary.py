@@ -1,0 +1,109 @@
+"""The main rows of the results and what the other tables come to: what README.md repeats, between two comments."""
+
+from benchmarks.contestants import CONTESTANTS
+from benchmarks.plan import Case, WithPool
+from benchmarks.results import (
+    LEFT_OUT,
+    OURS,
+    Compared,
+    Measurements,
+    exponents,
+    in_words,
+    median,
+    quotient,
+    table,
+    times,
+)
+
+BEGIN, END = "<!-- begin: written by make bench -->", "<!-- end: written by make bench -->"
+MAIN = ("clustered", "digits")
+"""Embeddings that have a row; of the others the least and the largest quotient is told."""
+MUNDIG = CONTESTANTS[1].name
+
+
+def summarise(found: Measurements) -> str:
+    """The block with its two comments."""
+    fewest, most = min(found.limits), max(found.limits)
+    by_measure = [
+        ("CPU seconds", "CPU time", "cpu", fewest),
+        ("Seconds on the clock", "time on the clock", "wall", most),
+    ]
+    parts = [f"On {found.limits[most]['machine']['processor']}."]
+    facts = []
+    for title, what, measure, threads in by_measure:
+        rows = [_row(found.of(case, threads), case, measure) for case in found.cases if case.kind in MAIN]
+        parts.append(f"{title}, {in_words(threads)}:")
+        parts.append(table(["picked from", *(one.name for one in CONTESTANTS)], rows))
+        facts.append(f"{what[0].upper()}{what[1:]}, {in_words(threads)}, {_range(found, measure, threads)}.")
+    facts += [*_exactness(found, fewest), f"The time of datapool grows with {exponents(found.growth)}."]
+    for run in found.pools[most]:
+        size = WithPool(*run["size"])
+        facts.append(
+            f"{size.n:,} × {size.d} beside a pool of {size.p:,}, on the clock, {in_words(most)}: "
+            f"{median(run['first'], 'wall')} s to the first pick, {median(run['all'], 'wall')} s to {size.k:,} picks."
+        )
+    most_held = max(1 + one["more"] / one["embeddings"] for one in found.memory)
+    facts.append(f"Memory while picking: up to {most_held:.2f} times that of the embeddings, which it includes.")
+    parts.append("\n".join(f"* {fact}" for fact in facts))
+    return f"{BEGIN}\n" + "\n\n".join(parts) + f"\n{END}"
+
+
+def block_of(text: str) -> str:
+    """The block in a text.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if BEGIN not in text or END not in text:
+        raise ValueError(f"the text has no lines {BEGIN} and {END}")
+    return BEGIN + text.split(BEGIN, 1)[1].split(END, 1)[0] + END
+
+
+def _row(contestants: dict[str, Compared], case: Case, measure: str) -> list[str]:
+    ours = contestants[OURS].seconds(measure)
+    cells = []
+    for name, one in contestants.items():
+        if one.missing:
+            cells.append(f"{LEFT_OUT}, {one.missing}")
+        elif name == OURS:
+            cells.append(ours)
+        else:
+            cells.append(f"{one.about}{one.seconds(measure)} ({times(one.seconds(measure), ours)})")
+    return [str(case), *cells]
+
+
+def _range(found: Measurements, measure: str, threads: int) -> str:
+    """How many times as long others take, over all cases."""
+    others = [
+        (one, found.of(case, threads)[OURS].seconds(measure))
+        for case in found.cases
+        for name, one in found.of(case, threads).items()
+        if name != OURS and not one.missing
+    ]
+    others.sort(key=lambda pair: quotient(pair[0].seconds(measure), pair[1]))
+
+    def told(pair: tuple[Compared, str]) -> str:
+        return f"{times(pair[0].seconds(measure), pair[1])} ({pair[0].case})"
+
+    mundig = [pair for pair in others if pair[0].contestant == MUNDIG]
+    said = f"{MUNDIG} takes from {told(mundig[0])} to {told(mundig[-1])}; " if mundig else ""
+    return f"over all {len(found.cases)} cases: {said}nearest to datapool comes {others[0][0].contestant}, {told(others[0])}"
+
+
+def _exactness(found: Measurements, threads: int) -> list[str]:
+    ours = [found.of(case, threads)[OURS] for case in found.cases]
+    checked = [one for one in ours if one.reference != OURS]
+    equal = [one for one in checked if not one.first_difference]
+    facts = [
+        f"Every pick of datapool is the float64 textbook's in {len(equal)} of the {len(checked)} cases compared with it."
+    ]
+    mundig = [found.of(case, threads)[MUNDIG] for case in found.cases]
+    astray = [one for one in mundig if one.n_other]
+    if astray:
+        others = max(100 * one.n_other / one.k for one in astray)
+        facts.append(
+            f"{MUNDIG} leaves the exact order in {len(astray)} of {len(mundig)} cases, at the earliest at pick "
+            f"{min(one.first_difference for one in astray):,}; up to {others:.1f} % of its picks are others, and its "
+            f"covering radius is up to {max(one.radius_ratio for one in astray):.4f} times as large."
+        )
+    return facts
