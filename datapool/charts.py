@@ -1,4 +1,4 @@
-"""Draw the selection curve and the map of the embeddings with plotly.
+"""Draw the selection curve, the coverage and the map of the embeddings with plotly.
 
 Plain values in, HTML and JavaScript out; knows nothing of the page around them. Names and reasons stay text: in a chart
 they become neither markup nor code. The same values give the same bytes.
@@ -36,7 +36,7 @@ class Chart(NamedTuple):
     """A chart, or in its place a sentence that says why there is none."""
 
     figure: str
-    """HTML: the place for it, with the id ``curve`` or ``map``, and its caption."""
+    """HTML: the place for it, with the id ``curve``, ``coverage`` or ``map``, and its caption."""
     call: str
     """JavaScript that draws it there; empty if there is no chart."""
 
@@ -76,9 +76,7 @@ def curve(picked: pd.DataFrame, others: pd.DataFrame, *, cut: int, min_distance:
         ("not picked", others, {"color": _GREY, "width": 2, "dash": "dot"}),
     ):
         if len(part):
-            trace = _trace(name, part.step.tolist(), [float(f"{distance:.6g}") for distance in part.distance])
-            look = {"mode": "lines+markers" if len(part) < 60 else "lines", "line": line, "marker": {"size": 5}}
-            traces.append(trace | look | {"hovertemplate": "step %{x}: %{y:.4g}"})
+            traces.append(_line(name, part.step, part.distance, line, hover="step %{x}: %{y:.4g}"))
     n_others = others.step.max() - cut if len(others) else 0
     lines: list[dict[str, Any]] = [{"x0": cut + 0.5, "x1": cut + 0.5, "y0": 0, "y1": 1, "yref": "paper"}]
     words: list[dict[str, Any]] = [{"x": cut + 0.5, "y": 1, "yref": "paper", "text": f"cut after {cut:,}"}]
@@ -94,6 +92,26 @@ def curve(picked: pd.DataFrame, others: pd.DataFrame, *, cut: int, min_distance:
         "annotations": [word | {"showarrow": False} for word in words],
     }
     return _chart("curve", "Line chart: the distance at each step of the selection.", caption, traces, layout)
+
+
+def coverage(means: pd.DataFrame, *, caption: str) -> Chart:
+    """Draw how near the candidates come to the pool, for the choice and for a random one.
+
+    Args:
+        means: step (how many were taken so far), chosen and random (mean distances); one row or more.
+        caption: A sentence, as text.
+    """
+    hover = "after %{x}: %{y:.4g}"
+    traces = [
+        _line("random", means.step, means.random, {"color": _GREY, "width": 2, "dash": "dot"}, hover=hover),
+        _line("chosen", means.step, means.chosen, {"color": _ACCENT, "width": 2}, hover=hover),
+    ]
+    layout = {
+        "xaxis": {"title": {"text": "images added to the pool"}, "rangemode": "tozero"},
+        "yaxis": {"title": {"text": "mean distance to the pool"}, "rangemode": "tozero"},
+    }
+    alt = "Line chart: mean distance from a candidate to the pool, for the choice and for a random one."
+    return _chart("coverage", alt, caption, traces, layout)
 
 
 def embedding_map(images: pd.DataFrame, vectors: np.ndarray, *, totals: Mapping[str, int], caption: str) -> Chart:
@@ -149,6 +167,12 @@ def _hover(name: str, reason: str) -> str:
     """Two texts for plotly, which reads a little HTML."""
     lines = [*textwrap.wrap(visible(name), 44), *textwrap.wrap(visible(reason), 44)]
     return "<br>".join(html.escape(line, quote=False) for line in lines)
+
+
+def _line(name: str, x: pd.Series, y: pd.Series, line: dict[str, Any], *, hover: str) -> dict[str, Any]:
+    trace = _trace(name, x.tolist(), [float(f"{value:.6g}") for value in y])
+    mode = "lines+markers" if len(x) < 60 else "lines"
+    return trace | {"mode": mode, "line": line, "marker": {"size": 5}, "hovertemplate": hover}
 
 
 def _trace(name: str, x: list[float], y: list[float]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from datapool import atomic, charts, ordering, sampling
+from datapool import atomic, charts, evaluation, ordering, sampling
 from datapool.charts import Chart
 from datapool.errors import DatapoolError
 from datapool.images import read_rgb
@@ -48,12 +48,14 @@ class Run(NamedTuple):
     """backbone, dimension, origin and more, for show; what is None is not shown."""
     curve: pd.DataFrame
     """As ``ordering.curve`` gives it."""
+    coverage: pd.DataFrame
+    """As in ``evaluation.Comparison``."""
     picks: Rows
     """As in ``sampling.Sampled``."""
     removed: pd.DataFrame
     """As in ``sampling.Sampled``."""
     metrics: dict[str, Any]
-    """As ``sampling.metrics`` gives them."""
+    """As ``sampling.metrics``, ``evaluation.certificate`` and ``evaluation.metrics`` give them."""
     versions: Sequence[Version]
     """Lineage of the pool after the run; empty if the pool has yet to begin."""
 
@@ -73,10 +75,11 @@ def write_report(path: Path, run: Run, params: Params, *, removed_file: str) -> 
     Raises:
         DatapoolError: If the file cannot be written.
     """
-    curve, points = _curve(run, params), _map(run, params)
+    curve, coverage, points = _curve(run, params), _coverage(run), _map(run, params)
     sections = {
         "What became of the batch": _counts(run, params),
-        "Distance of each pick": curve.figure,
+        "Distance of each pick": curve.figure + _what_if(run, params),
+        "What the choice bought": coverage.figure,
         "Map of the embeddings": points.figure,
         "First picks": _first_picks(run, params),
         "Left out": _left_out(run, params),
@@ -88,7 +91,7 @@ def write_report(path: Path, run: Run, params: Params, *, removed_file: str) -> 
         "Parameters": "<details><summary>params.yaml of this run</summary><pre>"
         f"{_text(yaml.safe_dump(params.model_dump(), sort_keys=False, allow_unicode=True))}</pre></details>",
     }
-    scripts = charts.scripts([curve, points])
+    scripts = charts.scripts([curve, coverage, points])
     digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
     version = f"version {run.versions[-1]['version']}" if run.versions else "no version yet"
     page = _PAGE.substitute(
@@ -152,11 +155,19 @@ def _counts(run: Run, params: Params) -> str:
     )
     if counts["candidates"]:
         notes += f" Covering radius {counts['covering_radius']:.4g}: no candidate is farther than this from the pool."
+        if counts["radius_lower_bound"]:
+            notes += (
+                f" No choice of {counts['picked']:,} new images could get it below {counts['radius_lower_bound']:.4g}, half "
+                f"of that: the picks and {_code(counts['witness'])}, the next candidate, lie at least this radius from each "
+                "other and from the pool before."
+            )
         if counts["near_protected"]:
             notes += " Candidates that protected images keep out do not count for it."
     if counts["smallest_pick_distance"] is not None:
         notes += f" The closest pick lay {counts['smallest_pick_distance']:.4g} from all before it."
-    return _table(("fate", "images", "share", "why"), rows, numbers=(1,)) + f"<p>{notes}</p>"
+    told = evaluation.regime(counts, method=params.method, min_distance=stop.min_distance)
+    hint = f"<p>Hint: {_text(told)}.</p>" if told else ""
+    return _table(("fate", "images", "share", "why"), rows, numbers=(1,)) + f"<p>{notes}</p>{hint}"
 
 
 def _list(removed: pd.DataFrame, kind: str, removed_file: str) -> str:
@@ -279,6 +290,27 @@ def _curve(run: Run, params: Params) -> Chart:
         caption=f"How far each pick lay from all picked or pooled before it ({params.method}). "
         f"{n_picked:,} picked: {end}.",
     )
+
+
+def _what_if(run: Run, params: Params) -> str:
+    """A table: how many images another min_distance would pick."""
+    if params.method != "coreset" or not len(run.curve):
+        return ""
+    own, rows = params.stopping_condition.min_distance, []
+    for value, picks in evaluation.what_if(run.curve, min_distance=own).to_numpy():
+        cells = (f"{value:g}", f"{picks:,.0f}", f"{picks / len(run.candidates.table):.1%}")
+        rows.append([f"<b>{cell}</b>" for cell in cells] if value == own else cells)
+    caption = "How many images each min_distance would pick; the one in use is bold."
+    if params.stopping_condition.n_samples != -1:
+        caption += " n_samples may end the selection before."
+    return f"<p>{caption}</p>{_table(('min_distance', 'picks', 'of the candidates'), rows, numbers=range(3))}"
+
+
+def _coverage(run: Run) -> Chart:
+    told = evaluation.comparison(run.metrics)
+    if not told or not len(run.coverage):
+        return Chart("", call="")
+    return charts.coverage(run.coverage, caption=told)
 
 
 def _map(run: Run, params: Params) -> Chart:

@@ -9,6 +9,7 @@ from datapool import ordering
 from datapool.params import load_params
 from datapool.pool import read_base
 from datapool.scores import read_scores
+from datapool.surroundings import look_around
 from datapool.tables import read_rows, write_arrays, write_csv, write_table
 from datapool.terminal import progress, run, say
 
@@ -23,6 +24,9 @@ def rank(
         Path, Option(help="Parquet file to write: the candidates that protected images keep out.")
     ],
     curve: Annotated[Path, Option(help="Csv file to write: step and distance, for a plot.")],
+    surroundings: Annotated[
+        Path, Option(help="Parquet file to write: how near some candidates are to the pool and to each other.")
+    ],
 ) -> None:
     """Order the candidates by method: with coreset, always the one farthest from the pool and those before it.
 
@@ -41,6 +45,10 @@ def rank(
         ),
         rules=params.rules,
     )
+    vectors = ordering.space(candidates, pool, normalize=how.normalize, append_weak_labels=how.append_weak_labels)
+    with progress("looking around") as report:
+        around = look_around(*vectors, seed=params.seed, progress=report)
+    del vectors
     with progress("ranking") as report:
         ranked = ordering.rank(
             candidates,
@@ -55,6 +63,7 @@ def rank(
     write_arrays(trace, ranked.trace._asdict())
     write_table(near_protected, ranked.near_protected)
     write_csv(curve, ordering.curve(ranked.table))
+    write_arrays(surroundings, around._asdict())
     kept_out = f"; protected images keep out {len(ranked.near_protected)}" if params.rules.protected else ""
     say(
         f"ranked {len(ranked.table)} of {len(candidates.table)} candidates against {len(pool.table)} images of the "

@@ -5,12 +5,13 @@ from typing import Annotated
 
 from typer import Option
 
-from datapool import ordering, sampling
+from datapool import evaluation, ordering, sampling
 from datapool.batch import copy_images
 from datapool.params import load_params
 from datapool.pool import read_base
 from datapool.scores import read_scores
 from datapool.selection import Trace
+from datapool.surroundings import Surroundings
 from datapool.tables import read_arrays, read_rows, read_table, write_csv, write_json, write_names, write_rows
 from datapool.terminal import progress, run, say
 
@@ -22,10 +23,14 @@ def sample(
     ranking: Annotated[Path, Option(help="The candidates in order.")],
     trace: Annotated[Path, Option(help="How near each candidate came, pick by pick.")],
     near_protected: Annotated[Path, Option(help="The candidates that protected images keep out.")],
+    surroundings: Annotated[Path, Option(help="How near some candidates are to the pool and to each other.")],
     data: Annotated[Path, Option(help="Folder to write: picks.parquet, and the images in sampled/ with dump_dataset.")],
     filenames: Annotated[Path, Option(help="Folder to write: lists of file names.")],
     removed: Annotated[Path, Option(help="Csv file to write: why each other image was not taken.")],
     metrics: Annotated[Path, Option(help="JSON file to write: what happened, in numbers.")],
+    coverage: Annotated[
+        Path, Option(help="Csv file to write: distances after so many picks and random ones, for a plot.")
+    ],
 ) -> None:
     """Take the first candidates of the ranking until a stopping condition is met."""
     params = load_params()
@@ -42,6 +47,7 @@ def sample(
         rules=params.rules,
     )
     ranked = ordering.Ranked(read_table(ranking), Trace(**read_arrays(trace)), read_table(near_protected))
+    around = Surroundings(**read_arrays(surroundings))
     with progress("sampling") as report:
         sampled = sampling.sample(
             batch,
@@ -52,15 +58,24 @@ def sample(
             how,
             progress=report,
         )
+    with progress("comparing") as report:
+        compared = evaluation.compare(candidates, sampled.picks.table.filename, around, how, progress=report)
     write_rows(data / "picks.parquet", sampled.picks)
     for name, names in sampling.filename_lists(pool, sampled).items():
         write_names(filenames / f"{name}.txt", names)
     write_csv(removed, sampled.removed)
-    counts = sampling.metrics(batch, len(candidates.table), len(pool.table), sampled)
+    min_distance = params.stopping_condition.min_distance
+    counts = {
+        **sampling.metrics(batch, len(candidates.table), len(pool.table), sampled),
+        **evaluation.certificate(sampled.covering_radius, sampled.farthest, how),
+        **evaluation.metrics(compared, around, min_distance=min_distance),
+    }
     write_json(metrics, counts)
+    write_csv(coverage, compared.curve)
     if params.dump_dataset:
         copy_images(batch, sampled.picks.table.filename, Path(params.input_dir), data / "sampled")
     say(sampling.sentence(counts))
+    say(evaluation.regime(counts, method=params.method, min_distance=min_distance))
 
 
 if __name__ == "__main__":

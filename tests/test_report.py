@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datapool import batch, ordering, pool, report, sampling
+from datapool import batch, evaluation, ordering, pool, report, sampling
 from datapool.charts import project
 from datapool.params import Params, load_params
 from datapool.report import Run, write_report
+from datapool.surroundings import look_around
 from datapool.tables import Rows, write_csv, write_json, write_rows, write_table
 
 RED, GREEN, BLUE, YELLOW = (220, 20, 20), (20, 160, 20), (20, 20, 220), (230, 230, 20)
@@ -73,7 +74,13 @@ def run_on(places: dict[str, tuple[float, float]], params: Params, *, lineage: s
     ranking = ordering.rank(candidates, base.rows, nobody, how, n_samples=-1, min_distance=-1, progress=no_progress)
     stop = params.stopping_condition
     sampled = sampling.sample(found.images, candidates, base.rows, ranking, stop, how, progress=no_progress)
-    counts = sampling.metrics(found.images, len(table), len(base.rows.table), sampled)
+    around = look_around(candidates.embeddings, base.rows.embeddings.reshape(-1, 2), seed=1)
+    compared = evaluation.compare(candidates, sampled.picks.table.filename, around, how)
+    counts = {
+        **sampling.metrics(found.images, len(table), len(base.rows.table), sampled),
+        **evaluation.certificate(sampled.covering_radius, sampled.farthest, how),
+        **evaluation.metrics(compared, around, min_distance=stop.min_distance),
+    }
     space = {"id": "f00d", "backbone": "resnet18", "dimension": 2, "input_size": 8, "origin": "ImageNet weights"}
     record = {
         "embedding_space": space,
@@ -88,6 +95,7 @@ def run_on(places: dict[str, tuple[float, float]], params: Params, *, lineage: s
         candidates=candidates,
         embedding_space=space,
         curve=ordering.curve(ranking.table),
+        coverage=compared.curve,
         picks=sampled.picks,
         removed=sampled.removed,
         metrics=counts,
@@ -256,6 +264,62 @@ def test_the_curve_has_no_line_for_an_inactive_min_distance():
     _, layout = charts(written(run, parameters(stopping_condition=stop)))["curve"]
 
     assert [note["text"] for note in layout["annotations"]] == ["cut after 2"]
+
+
+def rows_of_table(page: Page, head: str) -> list[list[str]]:
+    """The cells of the table with this first column."""
+    table = next(part for part in page.source.split("<table>") if f'">{head}</th>' in part or f">{head}</th>" in part)
+    rows = re.findall(r"<tr>(.*?)</tr>", table.split("<tbody>")[1].split("</tbody>")[0])
+    return [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in rows]
+
+
+def test_beside_the_curve_stands_what_another_min_distance_would_pick():
+    # The first image has no distance and is always picked; far lies 10 away, near 0.5.
+    assert rows_of_table(written(four_images()), "min_distance") == [
+        ["10", "2", "66.7%"],
+        ["<b>1</b>", "<b>2</b>", "<b>66.7%</b>"],
+        ["0.5", "3", "100.0%"],
+    ]
+
+
+def test_a_method_that_knows_no_min_distance_has_no_such_table():
+    stop = {"n_samples": 2, "min_distance": -1.0, "n_samples_includes_datapool": False}
+    page = written(four_images(), parameters(method="random", stopping_condition=stop))
+
+    assert "min_distance" not in page.texts["th"]
+
+
+def test_the_choice_is_drawn_beside_a_random_one():
+    page = written(four_images())
+    traces, _ = charts(page)["coverage"]
+
+    # a lies at 0, far at 10, near at 0.5: after a the mean is 10.5 / 3, after far 0.5 / 3.
+    assert traces["chosen"]["x"] == traces["random"]["x"] == [1, 2]
+    assert traces["chosen"]["y"] == pytest.approx([3.5, 0.5 / 3], abs=1e-5)
+    assert traces["random"]["y"][0] > traces["random"]["y"][1] >= 0
+    assert "A candidate lies 0.1667 from its nearest image of the pool on average" in page.text
+    assert "instead of 0.5 (of 3 candidates)." in page.text
+
+
+def test_the_certificate_is_told_with_its_witness():
+    page = written(four_images())
+
+    assert "No choice of 2 new images could get it below 0.25, half of that" in page.text
+    assert "near.png" in page.source.split("half of that")[1].split("</p>")[0]
+
+
+def test_a_choice_without_certificate_tells_none():
+    run = four_images()
+    bare = run._replace(metrics={**run.metrics, "radius_lower_bound": None, "witness": None})
+
+    assert "No choice of" not in written(bare).text
+
+
+def test_the_regime_of_the_batch_is_a_hint():
+    # near lies 0.5 from a; the usual distance is about 10: two of three are redundant.
+    page = written(four_images())
+
+    assert "Hint: 67% of the candidates lie closer than" in page.text
 
 
 def test_the_map_shows_pool_picks_and_left_out_at_their_places():
@@ -530,7 +594,18 @@ def test_the_stage_reads_what_the_others_wrote(tmp_path, capsys):
     Path("params.yaml").write_text(yaml.safe_dump(parameters().model_dump()))
     paths = {
         name: Path("output") / name
-        for name in ("images", "passed_over", "base", "embeddings", "space", "curve", "picks", "removed", "metrics")
+        for name in [
+            "images",
+            "passed_over",
+            "base",
+            "embeddings",
+            "space",
+            "curve",
+            "coverage",
+            "picks",
+            "removed",
+            "metrics",
+        ]
     }
     write_table(paths["images"], run.images)
     write_json(paths["passed_over"], run.passed_over)
@@ -538,6 +613,7 @@ def test_the_stage_reads_what_the_others_wrote(tmp_path, capsys):
     write_rows(paths["embeddings"], run.candidates)
     write_json(paths["space"], run.embedding_space)
     write_csv(paths["curve"], run.curve)
+    write_csv(paths["coverage"], run.coverage)
     write_rows(paths["picks"], run.picks)
     # One name is what pandas takes for a missing value.
     write_csv(paths["removed"], run.removed.replace("null.png", "null"))
