@@ -215,6 +215,18 @@ def resume(plan: Plan, threads: int, digits: Path) -> dict[str, Any]:
     return {"case": case, "runs": found}
 
 
+def cut(plan: Plan, threads: int, digits: Path) -> dict[str, Any]:
+    """Cut a ready ranking at other distances."""
+    from benchmarks.cut import ready_to_cut
+
+    at = ready_to_cut(plan.cut)
+    runs = []
+    for n_picks in (plan.cut.k // 2, plan.cut.k // 10):
+        timings = repeated(f"{plan.cut}, cut at {n_picks:,}", plan, threads, partial(at, n_picks))
+        runs.append({"picks": n_picks, **in_seconds(timings)})
+    return {"case": plan.cut, "runs": runs}
+
+
 def memory(size: WithPool) -> dict[str, Any]:
     """Say how much more memory picking takes than the embeddings, in a process of its own: a peak never falls."""
     rows = make("clustered", size.n + size.p, size.d)
@@ -230,6 +242,7 @@ SECTIONS: dict[str, Callable[[Plan, int, Path], Any]] = {
     "growth": growth,
     "pools": pools,
     "resume": resume,
+    "cut": cut,
 }
 
 

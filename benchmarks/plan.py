@@ -43,8 +43,8 @@ class Plan(NamedTuple):
     """float32 numbers in the array that tells the memory's speed."""
     side: int
     """Of the matrices that tell the speed of products."""
-    n_table: int
-    """Candidates of the table work."""
+    cut: Case
+    """What is ranked before it is cut in the middle and at a tenth."""
 
 
 _KINDS = ("clustered", "uniform", "normalised")
@@ -65,7 +65,7 @@ QUICK = Plan(
     memory=[WithPool(100_000, 0, 64, 20), WithPool(50_000, 20, 64, 20)],
     numbers_read=2**22,
     side=256,
-    n_table=2_000,
+    cut=Case("clustered", 2_000, 16, 100),
 )
 
 STANDARD = Plan(
@@ -89,7 +89,7 @@ STANDARD = Plan(
     memory=[WithPool(200_000, 0, 64, 2_000), WithPool(20_000, 0, 512, 10_000), WithPool(100_000, 100_000, 128, 1_000)],
     numbers_read=2**27,
     side=2_048,
-    n_table=1_000_000,
+    cut=Case("clustered", 1_000_000, 32, 5_000),
 )
 
 FULL = STANDARD._replace(

@@ -78,6 +78,7 @@ class Measurements(NamedTuple):
     growth: dict[str, list[dict[str, Any]]]
     pools: dict[int, list[dict[str, Any]]]
     resume: dict[str, Any]
+    cut: dict[str, Any]
     memory: list[dict[str, Any]]
 
     @property
@@ -152,6 +153,10 @@ def whole(found: Measurements, summary: str, command: str) -> str:
         _pools(found),
         f"{Case(*found.resume['case'])}, of which some are known already, 1 thread:",
         _resume(found.resume),
+        "## Another min_distance",
+        f"{Case(*found.cut['case'])}, ranked already: cut at the distance of a pick, with a reason for every other image,\n"
+        f"on {in_words(max(found.limits))}.",
+        _cut(found.cut),
         "## Memory",
         HELD,
         _memory(found.memory),
@@ -242,6 +247,11 @@ def _resume(resume: dict[str, Any]) -> str:
         for run in resume["runs"]
     ]
     return table(["known", "CPU s", "wall s", "same picks"], rows)
+
+
+def _cut(cut: dict[str, Any]) -> str:
+    rows = [[f"{run['picks']:,}", median(run, "cpu"), median(run, "wall")] for run in cut["runs"]]
+    return table(["cut at pick", "CPU s", "wall s"], rows)
 
 
 def _memory(memory: list[dict[str, Any]]) -> str:

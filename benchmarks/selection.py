@@ -68,6 +68,7 @@ def measure(plan: str, scratch: Path) -> Measurements:
         growth=found("growth", 1),
         pools={threads: found("pools", threads) for threads in counts},
         resume=found("resume", 1),
+        cut=found("cut", counts[-1]),
         memory=[found("memory", 1, "--number", str(number)) for number in range(len(PLANS[plan].memory))],
     )
 

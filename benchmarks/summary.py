@@ -42,6 +42,8 @@ def summarise(found: Measurements) -> str:
             f"{size.n:,} × {size.d} beside a pool of {size.p:,}, on the clock, {in_words(most)}: "
             f"{median(run['first'], 'wall')} s to the first pick, {median(run['all'], 'wall')} s to {size.k:,} picks."
         )
+    cuts = " and ".join(f"{median(run, 'wall')} s (after {run['picks']:,})" for run in found.cut["runs"])
+    facts.append(f"A ready ranking of {Case(*found.cut['case']).n:,} candidates cut at another min_distance: {cuts}.")
     most_held = max(1 + one["more"] / one["embeddings"] for one in found.memory)
     facts.append(f"Memory while picking: up to {most_held:.2f} times that of the embeddings, which it includes.")
     parts.append("\n".join(f"* {fact}" for fact in facts))

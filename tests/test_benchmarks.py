@@ -129,6 +129,7 @@ def test_a_quick_run_has_every_contestant_in_every_case_and_ratios_of_the_number
     assert {row[0] for row in exact} == {str(case) for case in QUICK.cases}
     assert all(row[2] == "the textbook" and re.fullmatch(r"all \d+ equal", row[3]) for row in exact)
     assert len(rows_below(text, "## Memory")) == len(QUICK.memory)
+    assert [row[0] for row in rows_below(text, "## Another min_distance")] == ["50", "10"]
     assert {row[3] for row in rows_below(text, "## A pool, and going on")} >= {"1 thread"}
     assert "clustered" in block_of(text)
     assert not re.search(r"20\d\d-\d\d|\b(nan|inf)\b", text)

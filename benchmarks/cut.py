@@ -1,0 +1,56 @@
+"""Cutting a ready ranking at another min_distance: what ``dvc exp run -S`` asks of ``sampling.sample``."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.datasets import make
+from benchmarks.plan import Case
+from datapool.ordering import How, rank
+from datapool.params import Rules, StoppingCondition
+from datapool.sampling import sample
+from datapool.tables import Rows
+
+
+def ready_to_cut(case: Case) -> Callable[[int], Any]:
+    """Rank a batch without a pool as far as ``case.k``; give a function that cuts it after so many picks, by distance."""
+    table = pd.DataFrame(
+        {
+            "filename": [f"camera/{row:08}.jpg" for row in range(case.n)],
+            "content_hash": [f"{row:064x}" for row in range(case.n)],
+            "weak_label": ["camera"] * case.n,
+        },
+        dtype="str",
+    )
+    images = table.assign(status="ok", reason="").astype("str")
+    candidates = Rows(table, make(case.kind, case.n, case.d))
+    nobody = Rows(table.iloc[:0].assign(version=np.empty(0, dtype=np.int64)), np.empty((0, case.d), dtype=np.float32))
+    how = How(
+        method="coreset",
+        normalize=True,
+        append_weak_labels=False,
+        seed=1,
+        n_clusters=1,
+        scores=None,
+        rules=Rules(balance=None, sequence_gap=None, protected=None, protected_distance=0.1),
+    )
+    ranked = rank(candidates, nobody, nobody, how, n_samples=case.k, min_distance=-1.0, progress=_silent)
+
+    def cut(n_picks: int) -> Any:  # noqa: ANN401  only its time counts
+        stop = StoppingCondition(
+            n_samples=-1,
+            min_distance=float(ranked.table.distance.iloc[n_picks - 1]),
+            n_samples_includes_datapool=False,
+        )
+        sampled = sample(images, candidates, nobody, ranked, stop, how, progress=_silent)
+        if len(sampled.picks.table) != n_picks:
+            raise RuntimeError(f"{len(sampled.picks.table)} picks, not {n_picks}")
+        return sampled
+
+    return cut
+
+
+def _silent(done: int, of: int) -> None:
+    pass
