@@ -203,10 +203,15 @@ def _extend(
         if how.method == "random":
             order = random_order(len(may), seed=how.seed)
         else:
-            rows = np.flatnonzero(may)
-            clustered = vectors.candidates if may.all() else vectors.candidates[rows]
+            rows, by_name = np.flatnonzero(may), np.argsort(base.table.filename.to_numpy(dtype=object))
             order = rows[
-                typical_order(clustered, vectors.pool, n_clusters=how.n_clusters, seed=how.seed, progress=progress)
+                typical_order(
+                    vectors.candidates if may.all() else vectors.candidates[rows],
+                    vectors.pool[by_name],  # k-means begins with rows by their number
+                    n_clusters=how.n_clusters,
+                    seed=how.seed,
+                    progress=progress,
+                )
             ]
         picks = _walk(np.concatenate([prefix, order]).tolist(), may, exclude, limit)
         selection = in_order(vectors.candidates, vectors.pool, picks, progress=progress)
@@ -255,6 +260,7 @@ def _greedy(
         weights=None if scores is None else scores[rows],
         exclude=within,
         prefix=place[prefix],
+        with_trace=scores is None and exclude is None and bool(may.all()),
         progress=progress,
     )
     p = len(vectors.pool)
@@ -281,14 +287,16 @@ def _walk(order: Iterable[int], may: np.ndarray, exclude: Callable[[int], np.nda
 
 def _near_protected(candidates: Rows, vectors: Space, protected: Rows, how: How, progress: Progress) -> pd.DataFrame:
     _check_dimension(candidates, protected, "rules.protected", "make both with one model")
-    some = Rows(candidates.table, vectors.candidates[:, : candidates.embeddings.shape[1]])  # without weak labels
-    if not len(protected.table):
-        some = Rows(candidates.table.iloc[:0], some.embeddings[:0])
+    ours = vectors.candidates[:, : candidates.embeddings.shape[1]]  # without weak labels
+    theirs = _vectors(protected, normalize=how.normalize, remedy="remove the image from rules.protected")
+    if not len(ours) or not len(theirs):  # no row, any dimension
+        theirs = np.empty((0, ours.shape[1]), dtype=np.float32)
+        protected = Rows(protected.table.iloc[:0], theirs)
     return near_protected(
-        some.table,
-        some.embeddings,
+        candidates.table,
+        ours,
         protected.table,
-        _vectors(protected, normalize=how.normalize, remedy="remove the image from rules.protected"),
+        theirs,
         distance=how.rules.protected_distance,
         progress=progress,
     )

@@ -185,7 +185,7 @@ def _coverage(
         distances, found = nearest(left_out, centres, progress=progress)
     else:
         # With nothing to pick, k-center only says who covers whom.
-        nobody = k_center(left_out, centres, n_samples=0, min_distance=-1.0, progress=progress)
+        nobody = k_center(left_out, centres, n_samples=0, min_distance=-1.0, with_trace=True, progress=progress)
         distances, found = coverage_after(nobody.trace, n_candidates=len(rest), n_picks=0)
     numbers = np.concatenate([np.arange(len(base.table)), len(base.table) + picks, [NOBODY]])
     return Coverage(distances, numbers[found])

@@ -1,9 +1,18 @@
 """Greedy k-center against points on a line, the textbook, and its promises."""
 
+import itertools
+import json
+import tracemalloc
+from pathlib import Path
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 
-from datapool.selection import NOBODY, coverage_after, in_order, k_center, random_order, unit_rows
+from datapool import distances, selection
+from datapool.selection import NOBODY, coverage_after, in_order, k_center, nearest, random_order, unit_rows
+
+VECTORS = Path(__file__).parents[2] / "shared" / "vectors"
 
 INACTIVE = -1.0
 
@@ -12,22 +21,104 @@ def line(*positions: float) -> np.ndarray:
     return np.array(positions, dtype=np.float32).reshape(-1, 1)
 
 
-def textbook(candidates: np.ndarray, pool: np.ndarray, n_samples: int, min_distance: float) -> list[int]:
-    """One pass a pick over the full matrix of float64 distances."""
+class Textbook(NamedTuple):
+    indices: list[int]
+    distances: list[float]
+    neighbours: list[int]
+    covering_radius: float
+    farthest: int
+
+
+def textbook(candidates, pool, n_samples, min_distance=INACTIVE, weights=None, exclude=None, prefix=()) -> Textbook:
+    """One pass over all candidates for each pool row and each pick, in float64."""
     points = candidates.astype(np.float64)
-    between = np.sqrt(((points[:, None] - points[None]) ** 2).sum(axis=2))
-    nearest = np.full(len(points), np.inf)
-    for row in pool.astype(np.float64):
-        nearest = np.minimum(nearest, np.sqrt(((points - row) ** 2).sum(axis=1)))
-    picks: list[int] = []
-    while len(picks) < min(n_samples, len(points)):
-        left = [i for i in range(len(points)) if i not in picks]
-        pick = max(left, key=lambda i: (nearest[i], -i))
-        if nearest[pick] < min_distance:
+    squared, neighbours = np.full(len(points), np.inf), np.full(len(points), NOBODY)
+
+    def account_for(vector, name):
+        here = ((points - vector) ** 2).sum(axis=1)
+        neighbours[here < squared] = name
+        np.minimum(squared, here, out=squared)
+
+    for row, vector in enumerate(pool.astype(np.float64)):
+        account_for(vector, row)
+    may, picks, distances, names = np.ones(len(points), dtype=bool), [], [], []
+
+    def best(values) -> int:
+        return int(np.argmax(np.where(may, values, -1.0)))
+
+    while len(picks) < n_samples and may.any():
+        if len(picks) < len(prefix):
+            pick = int(prefix[len(picks)])
+        elif weights is None:
+            pick = best(squared)
+        else:
+            pick = best(weights**2 * squared if len(pool) or picks else weights)
+        if len(picks) >= len(prefix) and np.sqrt(squared[pick]) < min_distance:
             break
         picks.append(pick)
-        nearest = np.minimum(nearest, between[pick])
-    return picks
+        distances.append(float(np.sqrt(squared[pick])))
+        names.append(int(neighbours[pick]))
+        may[pick] = False
+        if exclude:
+            may[exclude(pick)] = False
+        account_for(points[pick], len(pool) + pick)
+    farthest = best(squared) if may.any() else NOBODY
+    return Textbook(picks, distances, names, float(np.sqrt(squared[farthest])) if may.any() else 0.0, farthest)
+
+
+def assert_is_textbook(candidates, pool, n_samples, min_distance=INACTIVE, device=None, with_trace=False, **options):
+    got = k_center(
+        candidates,
+        pool,
+        n_samples=n_samples,
+        min_distance=min_distance,
+        device=device,
+        with_trace=with_trace,
+        **options,
+    )
+    expected = textbook(candidates, pool, n_samples, min_distance, **options)
+    assert got.indices.tolist() == expected.indices
+    assert got.distances.tolist() == expected.distances  # to the last bit
+    assert got.neighbours.tolist() == expected.neighbours
+    assert got.covering_radius == expected.covering_radius
+    assert got.farthest == expected.farthest
+    return got
+
+
+def points_of(kind: str, n: int, d: int, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    normal = rng.normal(size=(n, d))
+    made = {
+        "random": lambda: normal,
+        "clustered": lambda: 20 * rng.normal(size=(7, d))[rng.integers(0, 7, n)] + normal,
+        "lattice": lambda: rng.integers(0, 3, (n, d)),  # ties everywhere
+        "copies": lambda: normal[rng.integers(0, max(n // 5, 1), n)],
+        "all equal": lambda: np.ones((n, d)),
+        "tiny": lambda: normal * 1e-18,
+        "huge": lambda: normal * 1e18,
+        "far from the origin": lambda: 1000 + normal / 100,
+        "wide scales": lambda: normal * 10.0 ** rng.integers(-4, 4, (n, 1)),
+        "nearly on a line": lambda: rng.normal(size=(n, 1)) * rng.normal(size=d) + normal * 1e-5,
+        "nearly in a plane": lambda: rng.normal(size=(n, 2)) @ rng.normal(size=(2, d)) + normal * 1e-3,
+    }
+    return made[kind]().astype(np.float32)
+
+
+KINDS = (
+    *("random", "clustered", "lattice", "copies", "all equal", "tiny", "huge", "far from the origin", "wide scales"),
+    *("nearly on a line", "nearly in a plane"),
+)
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Let a few hundred points take the ways of a few hundred thousand: many blocks, many tiles, a projection."""
+    monkeypatch.setattr(distances, "_ROWS", 8)
+    monkeypatch.setattr(distances, "_TILE", 16)
+    monkeypatch.setattr(distances, "_ROWS_ON_DEVICE", 12)
+    monkeypatch.setattr(distances, "_TILE_ON_DEVICE", 24)
+    monkeypatch.setattr(selection, "_SMALLEST_BLOCK", 20)
+    monkeypatch.setattr(selection, "_AHEAD", 3)
 
 
 def test_k_center_takes_the_farthest_then_accounts_for_it():
@@ -90,49 +181,143 @@ def test_the_edges_are_defined(candidates, pool, n_samples, indices, radius):
     assert picks.covering_radius == radius
 
 
-@pytest.mark.parametrize("n_picks", [0, 1, 7, 30])
-def test_the_trace_tells_how_near_each_candidate_is_after_any_number_of_picks(n_picks):
-    points = np.random.default_rng(1).integers(0, 4, (60, 3)).astype(np.float32)  # a lattice: many equal distances
-    candidates, pool = points[:50], points[50:]
-    picks = k_center(candidates, pool, n_samples=30, min_distance=INACTIVE)
-    centres = np.concatenate([pool, candidates])[[*range(10), *(10 + picks.indices[:n_picks])]]
-    numbers = np.array([*range(10), *(10 + picks.indices[:n_picks])])
-    distances = np.sqrt(((candidates[:, None].astype(np.float64) - centres[None]) ** 2).sum(axis=2))
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("d", [1, 2, 3, 16, 130])
+@pytest.mark.parametrize("p", [0, 1, 60])
+def test_every_pick_is_that_of_the_textbook(kind, d, p, small_blocks):
+    points = points_of(kind, 200 + p, d, seed=d + p)
 
-    coverage = coverage_after(picks.trace, n_candidates=50, n_picks=n_picks)
+    assert_is_textbook(points[p:], points[:p], 150)
 
-    assert coverage.distances.tolist() == distances.min(axis=1).tolist()
-    assert coverage.neighbours.tolist() == numbers[distances.argmin(axis=1)].tolist()  # the earliest of equals
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("d", [4, 40, 2048])
+def test_every_pick_is_that_of_the_textbook_on_a_projection_too(kind, d, small_blocks, monkeypatch):
+    axes = np.linalg.qr(np.random.default_rng(0).normal(size=(d, 3)))[0].astype(np.float32)
+    monkeypatch.setattr(distances, "_WORTH_PROJECTING", 0)
+    monkeypatch.setattr(distances, "_FEWEST_AXES", 2)
+    monkeypatch.setattr(distances, "_principal_axes", lambda sample: axes)
+    points = points_of(kind, 180, d, seed=d)
+
+    assert_is_textbook(points[40:], points[:40], 90)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_pick_is_that_of_the_textbook_with_products_on_a_device_of_torch(kind, small_blocks):
+    points = points_of(kind, 250, 24, seed=1)
+
+    assert_is_textbook(points[50:], points[:50], 120, device="cpu")
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_every_option_together_gives_the_picks_of_the_textbook(seed, small_blocks):
+    rng = np.random.default_rng(seed)
+    n, d, p = int(rng.integers(1, 120)), int(rng.choice([1, 2, 5, 33])), int(rng.integers(0, 30))
+    points = points_of(KINDS[seed % len(KINDS)], n + p, d, seed)
+    candidates, pool = points[:n], points[n:]
+    group = rng.integers(0, 5, n)
+    options = {
+        "weights": rng.choice([0.0, 0.25, 1.0, 3.0], n) if seed % 2 else None,
+        "exclude": (lambda pick: np.flatnonzero(group == group[pick])[::2]) if seed % 3 else None,
+        "prefix": rng.permutation(n)[: int(rng.integers(0, n))] if seed % 3 == 0 else (),
+    }
+    reach = float(np.sqrt(((candidates[0].astype(np.float64) - candidates) ** 2).sum(axis=1)).max())
+    for n_samples, min_distance in ((n // 2, INACTIVE), (n + 5, INACTIVE), (n, reach / 3), (0, INACTIVE)):
+        assert_is_textbook(candidates, pool, n_samples, min_distance, **options)
+
+
+@pytest.mark.parametrize("d", [6, 256])
+def test_every_pick_is_that_of_the_textbook_at_full_block_sizes(d):
+    # Enough for several blocks and tiles, and for a projection at 256 dimensions: near a subspace of 20, as features are.
+    rng = np.random.default_rng(d)
+    features = rng.normal(size=(9000, 20)) @ rng.normal(size=(20, d)) + 0.05 * rng.normal(size=(9000, d))
+    features = features.astype(np.float32)
+
+    assert_is_textbook(features[3000:], features[:3000], 150)
+
+
+@pytest.mark.skipif(not VECTORS.exists(), reason="the reference cases are not here")
+def test_the_reference_cases_are_met():
+    cases = json.loads((VECTORS / "index.json").read_text())
+    assert len(cases) == 20
+    for name, case in cases.items():
+        with np.load(VECTORS / f"{name}.npz") as file:
+            data = dict(file)
+        candidates = data["X"]
+        pool = data["pool"] if "pool" in data else candidates[:0]
+        options = {"n_samples": case["k"], "min_distance": case.get("min_distance", INACTIVE)}
+        if "nan" in name:
+            with pytest.raises(ValueError, match="is not finite"):
+                k_center(candidates, pool, **options)
+            continue
+        prefix = [case["start"]] if "start" in case else []
+        got = k_center(candidates, pool, prefix=prefix, **options)
+        assert got.indices.tolist() == data["picks"].tolist(), name
+        assert got.covering_radius == pytest.approx(case["radius"], rel=1e-12), name
+
+
+@pytest.mark.parametrize("kind", ["random", "lattice", "clustered"])
+def test_the_trace_names_for_every_cut_a_witness_within_the_covering_radius(kind, small_blocks):
+    points = points_of(kind, 130, 3, seed=5)
+    candidates, pool = points[30:], points[:30]
+    picks = assert_is_textbook(candidates, pool, 60, with_trace=True)
+    everybody = np.concatenate([pool, candidates]).astype(np.float64)
+    for cut in range(61):
+        coverage = coverage_after(picks.trace, n_candidates=100, n_picks=cut)
+        rest = np.setdiff1d(np.arange(100), picks.indices[:cut])
+        radius = picks.distances[cut] if cut < 60 else picks.covering_radius
+        assert coverage.distances[rest].max() == radius
+        assert set(coverage.neighbours) <= {*range(30), *(30 + picks.indices[:cut])}
+        true = np.sqrt(((candidates - everybody[coverage.neighbours]) ** 2).sum(axis=1))
+        assert (true[rest] <= coverage.distances[rest]).all()
+        longest = (everybody**2).sum(axis=1).max()
+        assert (coverage.distances[rest] ** 2 <= true[rest] ** 2 + 1e-4 * longest).all()
 
 
 def test_without_pool_and_picks_nobody_is_near():
-    coverage = coverage_after(
-        k_center(line(1, 2), line(), n_samples=1, min_distance=0).trace, n_candidates=2, n_picks=0
-    )
+    picks = k_center(line(1, 2), line(), n_samples=1, min_distance=0, with_trace=True)
+    coverage = coverage_after(picks.trace, n_candidates=2, n_picks=0)
 
     assert coverage.distances.tolist() == [np.inf, np.inf]
     assert coverage.neighbours.tolist() == [NOBODY, NOBODY]
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_picks_are_those_of_the_textbook_and_shorter_ones_are_prefixes(seed):
-    rng = np.random.default_rng(seed)
-    n, d, p = rng.integers(2, 60), rng.choice([1, 2, 7, 33]), rng.integers(0, 9)
-    # A third of the cases on a lattice, where ties are everywhere, a third far from the origin.
-    points = rng.integers(0, 3, (n + p, d)) if seed % 3 == 0 else rng.normal(size=(n + p, d)) + 1000 * (seed % 3 == 1)
-    candidates, pool = points[:n].astype(np.float32), points[n:].astype(np.float32)
-    everything = k_center(candidates, pool, n_samples=n, min_distance=INACTIVE)
+@pytest.mark.parametrize("kind", ["random", "copies"])
+def test_a_shorter_selection_is_a_prefix_of_a_longer_one(kind, small_blocks):
+    points = points_of(kind, 90, 4, seed=0)
+    everything = k_center(points[10:], points[:10], n_samples=80, min_distance=INACTIVE)
 
-    assert everything.indices.tolist() == textbook(candidates, pool, n, INACTIVE)
     assert (np.diff(everything.distances) <= 0).all()
-    half = float(np.median(everything.distances[1:]))
+    half = float(np.quantile(everything.distances, 0.9))
     for part in (
-        k_center(candidates, pool, n_samples=n // 2, min_distance=INACTIVE),
-        k_center(candidates, pool, n_samples=n, min_distance=half),
+        k_center(points[10:], points[:10], n_samples=33, min_distance=INACTIVE),
+        k_center(points[10:], points[:10], n_samples=80, min_distance=half),
     ):
         k = len(part.indices)
+        assert 0 < k < 80
         assert part.indices.tolist() == everything.indices[:k].tolist()
-        assert part.covering_radius == (everything.distances[k] if k < n else 0.0)
+        assert part.covering_radius == everything.distances[k]
+
+
+def test_the_order_of_the_rows_does_not_change_who_is_picked():
+    points = points_of("random", 300, 8, seed=3)
+    shuffled = np.random.default_rng(0).permutation(280)
+
+    picks = k_center(points[20:], points[:20], n_samples=50, min_distance=INACTIVE)
+    others = k_center(points[20:][shuffled], points[:20][::-1], n_samples=50, min_distance=INACTIVE)
+
+    assert shuffled[others.indices].tolist() == picks.indices.tolist()
+
+
+def test_no_other_choice_halves_the_covering_radius():
+    # All choices of 3 among 9: none gets below half of what greedy got.
+    points = points_of("random", 9, 2, seed=8).astype(np.float64)
+    between = np.sqrt(((points[:, None] - points[None]) ** 2).sum(axis=2))
+    best = min(between[list(choice)].min(axis=0).max() for choice in itertools.combinations(range(9), 3))
+
+    radius = k_center(points.astype(np.float32), line().repeat(2, axis=1), n_samples=3, min_distance=-1).covering_radius
+
+    assert best >= radius / 2
 
 
 def test_going_on_from_a_prefix_gives_the_same_as_one_run():
@@ -140,8 +325,79 @@ def test_going_on_from_a_prefix_gives_the_same_as_one_run():
     whole = k_center(points[:70], points[70:], n_samples=40, min_distance=INACTIVE)
     resumed = k_center(points[:70], points[70:], n_samples=40, min_distance=INACTIVE, prefix=whole.indices[:15])
 
-    for one, other in zip(whole, resumed, strict=True):
+    for one, other in zip(whole[:-1], resumed[:-1], strict=True):
         assert np.array_equal(one, other)
+
+
+def test_the_number_of_threads_changes_nothing(small_blocks, monkeypatch):
+    points = points_of("clustered", 400, 12, seed=2)
+    found = []
+    for n_threads in (1, 3):
+        monkeypatch.setattr(distances, "_blas_threads", lambda _, n=n_threads: n)
+        found.append(k_center(points[90:], points[:90], n_samples=100, min_distance=INACTIVE, with_trace=True))
+
+    assert all(np.array_equal(one, other) for one, other in zip(found[0].trace, found[1].trace, strict=True))
+    assert found[0].indices.tolist() == found[1].indices.tolist()
+
+
+def test_memory_mapped_embeddings_are_read_in_place(tmp_path):
+    points = points_of("clustered", 40_000, 128, seed=4)
+    np.save(tmp_path / "points.npy", points)
+    mapped = np.load(tmp_path / "points.npy", mmap_mode="r")
+    tracemalloc.start()
+    try:
+        picks = k_center(mapped[5000:], mapped[:5000], n_samples=400, min_distance=INACTIVE)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert (
+        picks.indices.tolist()
+        == k_center(points[5000:], points[:5000], n_samples=400, min_distance=-1).indices.tolist()
+    )
+    assert peak < points.nbytes / 4 + 12e6  # and some room for blocks in work, whatever the number of points
+
+
+def test_progress_ends_with_all_picks_done():
+    calls = []
+    k_center(line(1, 2, 3), line(0), n_samples=2, min_distance=-1, progress=lambda *call: calls.append(call))
+
+    assert calls[-1] == (2, 2)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_value_that_is_not_finite_is_refused_by_row(value):
+    with pytest.raises(ValueError, match="candidates: row 1 is not finite"):
+        k_center(line(1, value), line(0), n_samples=1, min_distance=-1)
+    with pytest.raises(ValueError, match="pool: row 0 is not finite"):
+        k_center(line(1), line(value), n_samples=1, min_distance=-1)
+
+
+def test_a_value_whose_differences_may_overflow_is_refused():
+    with pytest.raises(ValueError, match="candidates: row 0 has a value above 1e\\+37"):
+        k_center(line(2e37), line(0), n_samples=1, min_distance=-1)
+
+
+def test_differing_dimensions_are_refused():
+    with pytest.raises(ValueError, match="candidates have 1 dimensions, the pool has 2"):
+        k_center(line(1), np.zeros((1, 2), dtype=np.float32), n_samples=1, min_distance=-1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nearest_is_the_first_of_the_nearest_centres(kind, small_blocks):
+    points = points_of(kind, 170, 5, seed=7)
+    rows, centres = points[:100], points[100:]
+    squared = ((rows[:, None].astype(np.float64) - centres[None]) ** 2).sum(axis=2)
+
+    found = nearest(rows, centres)
+
+    assert found.indices.tolist() == squared.argmin(axis=1).tolist()
+    assert found.distances.tolist() == np.sqrt(squared.min(axis=1)).tolist()
+
+
+def test_without_centres_nobody_is_nearest():
+    assert nearest(line(1), line()).indices.tolist() == [NOBODY]
+    assert nearest(line(1), line()).distances.tolist() == [np.inf]
 
 
 def test_offsets_and_wide_scales_do_not_blur_small_distances():
