@@ -115,11 +115,11 @@ def near_protected(
     same_rows = is_same[rows]
     table.loc[same_rows, "nearest"] = name[is_same].to_numpy()
     table.loc[same_rows, "distance"] = 0.0
-    table["reason"] = [
+    reasons = [
         f"same bytes as {image}, which is protected" if copy else f"{far:.4g} from {image}, which is protected"
         for copy, far, image in zip(same_rows, table.distance, table.nearest, strict=True)
     ]
-    return table
+    return table.assign(reason=pd.Series(reasons, dtype="str"))
 
 
 def _limit(balance: int | dict[str, int], label: str) -> float:

@@ -3,42 +3,30 @@
 import numpy as np
 import pandas as pd
 import pytest
+from lines import (
+    LINE,
+    METHODS,
+    NO_RULES,
+    ORDER,
+    RULES,
+    ZERO,
+    allowed,
+    at,
+    cloud,
+    content_hash,
+    how,
+    no_progress,
+    pool,
+    ranking,
+    rows,
+    world,
+)
 
-from datapool.errors import DatapoolError
-from datapool.ordering import LABEL_DISTANCE, How, Ranked, Space, curve, rank, space
-from datapool.params import Rules, StoppingCondition
+from datapool import sampling
+from datapool.ordering import How
+from datapool.params import StoppingCondition
 from datapool.sampling import Sampled, filename_lists, metrics, sample, sentence
 from datapool.tables import Rows
-
-Positions = dict[str, float]
-
-
-def content_hash(filename: str) -> str:
-    return f"content of {filename}"
-
-
-def rows(positions: Positions, labels: str = "", versions: list[int] | None = None) -> Rows:
-    """Images on a line: one a filename, ``labels`` a letter each."""
-    names = list(positions)
-    table = pd.DataFrame(
-        {
-            "filename": pd.Series(names, dtype="str"),
-            "content_hash": pd.Series([content_hash(name) for name in names], dtype="str"),
-            "weak_label": pd.Series(list(labels) or ["."] * len(names), dtype="str"),
-        }
-    )
-    if versions is not None:
-        table["version"] = pd.Series(versions, dtype="int64")
-    return Rows(table, np.array(list(positions.values()), dtype=np.float32).reshape(-1, 1))
-
-
-def pool(positions: Positions, labels: str = "") -> Rows:
-    return rows(positions, labels, versions=[1] * len(positions))
-
-
-def at(*degrees: float) -> np.ndarray:
-    """Points of a circle of radius 5, so that normalising matters."""
-    return 5 * np.array([[np.cos(np.radians(d)), np.sin(np.radians(d))] for d in degrees], dtype=np.float32)
 
 
 def healthy(candidates: Rows) -> pd.DataFrame:
@@ -50,19 +38,6 @@ def stop(n_samples: float = -1, min_distance: float = -1.0, *, includes_datapool
     return StoppingCondition(
         n_samples=n_samples, min_distance=min_distance, n_samples_includes_datapool=includes_datapool
     )
-
-
-NO_RULES = Rules(balance=None, sequence_gap=None, protected=None, protected_distance=0.1)
-
-
-def how(method: str = "coreset", **changes: object) -> How:
-    settings = {"normalize": False, "append_weak_labels": False, "seed": 1, "n_clusters": 3, "scores": None}
-    return How(method, **{**settings, "rules": NO_RULES, **changes})
-
-
-def ranking(candidates: Rows, base: Rows, by: How | None = None, **limits: object) -> Ranked:
-    limits = {"n_samples": -1, "min_distance": -1.0, "progress": lambda done, of: None} | limits
-    return rank(candidates, base, rows({}), by or how(), **limits)
 
 
 def pick(
@@ -85,7 +60,7 @@ def pick(
         ranking(candidates, base, by, **(ranked or {})),
         condition,
         by,
-        progress=lambda done, of: None,
+        progress=no_progress,
     )
 
 
@@ -102,142 +77,6 @@ def assert_same(one: Sampled, other: Sampled) -> None:
     assert one.picks.embeddings.tobytes() == other.picks.embeddings.tobytes()
     pd.testing.assert_frame_equal(one.removed, other.removed)
     assert one.covering_radius == other.covering_radius
-
-
-# From the pool {0}: first e at 17, then b (8 from the pool), then a and c (4 from b), then d (1 from e).
-LINE = rows({"a": 4, "b": 8, "c": 12, "d": 16, "e": 17})
-ZERO = pool({"zero": 0})
-ORDER = ["e", "b", "a", "c", "d"]
-
-
-# --- the space -------------------------------------------------------------------------------------------------------
-
-
-def test_distances_are_taken_between_unit_vectors_or_between_the_raw_ones():
-    candidates, base = Rows(rows({"a": 0}).table, at(0)), Rows(pool({"p": 0}).table, at(90))
-    unit = space(candidates, base, normalize=True, append_weak_labels=False)
-    raw = space(candidates, base, normalize=False, append_weak_labels=False)
-
-    assert unit.candidates.tolist() == [[1.0, 0.0]]
-    assert np.linalg.norm(unit.candidates - unit.pool) == pytest.approx(2**0.5)
-    assert raw.candidates.tolist() == [[5.0, 0.0]]
-    assert np.linalg.norm(raw.candidates - raw.pool) == pytest.approx(5 * 2**0.5)
-
-
-def test_the_embeddings_handed_in_stay_as_they_are():
-    candidates, base = Rows(rows({"a": 0, "b": 0}).table, at(10, 20)), Rows(pool({"p": 0}).table, at(30))
-    before = candidates.embeddings.copy(), base.embeddings.copy()
-    space(candidates, base, normalize=True, append_weak_labels=True)
-
-    assert np.array_equal(candidates.embeddings, before[0])
-    assert np.array_equal(base.embeddings, before[1])
-
-
-@pytest.mark.parametrize("normalize", [True, False])
-def test_another_weak_label_adds_a_fixed_amount_to_the_squared_distance(normalize):
-    candidates = Rows(rows({"a": 0, "b": 0, "c": 0}, "xyx").table, at(0, 60, 60))
-    base = Rows(pool({"p": 0, "q": 0}, "yx").table, at(0, 0))
-    plain = space(candidates, base, normalize=normalize, append_weak_labels=False)
-    labelled = space(candidates, base, normalize=normalize, append_weak_labels=True)
-
-    def squared(vectors: Space) -> np.ndarray:
-        points = np.concatenate([vectors.candidates, vectors.pool]).astype(np.float64)
-        return ((points[:, None] - points[None]) ** 2).sum(axis=2)
-
-    labels = np.array(list("xyx" + "yx"))
-    expected = np.where(labels[:, None] != labels[None], LABEL_DISTANCE, 0.0)
-    assert squared(labelled) - squared(plain) == pytest.approx(expected, abs=1e-6)
-    assert LABEL_DISTANCE == 1.0
-
-
-def test_weak_labels_widen_distances_and_are_not_stored():
-    candidates, base = rows({"a": 3.0, "b": 3.0}, "xy"), pool({"p": 3.0}, "x")
-    by = how(append_weak_labels=True)
-    order = ranking(candidates, base, by)
-    sampled = sample(healthy(candidates), candidates, base, order, stop(1), by, progress=lambda *_: None)
-
-    assert picked(sampled) == ["b"]
-    assert sampled.picks.table.distance.tolist() == pytest.approx([1.0])
-    assert sampled.picks.embeddings.tolist() == [[3.0]]
-
-
-def test_a_zero_embedding_is_refused_by_name_where_only_directions_count():
-    zeros = rows({"a": 1, "empty.jpg": 0})
-
-    with pytest.raises(DatapoolError, match=r"embedding of 'empty\.jpg' is all zeros and has no direction; remove"):
-        space(zeros, pool({"p": 1}), normalize=True, append_weak_labels=False)
-    assert space(zeros, pool({"p": 1}), normalize=False, append_weak_labels=False).candidates.tolist() == [[1], [0]]
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("normalize", [True, False])
-def test_an_embedding_that_is_not_finite_is_refused_by_name(value, normalize):
-    good, bad = rows({"a": 0}), rows({"b": 0, "x": 0})
-    points = np.array([[1, 0], [1, value]], dtype=np.float32)
-    for candidates, base in ((bad, good), (good, bad)):
-        with pytest.raises(
-            DatapoolError, match="the embedding of 'x' has a value that is not finite; remove the image"
-        ):
-            space(
-                Rows(candidates.table, points[: len(candidates.table)]),
-                Rows(base.table, points[: len(base.table)]),
-                normalize=normalize,
-                append_weak_labels=False,
-            )
-
-
-def test_another_dimension_than_the_pool_s_is_refused():
-    wide = Rows(rows({"a": 0}).table, at(0))
-
-    with pytest.raises(DatapoolError, match="the candidates have embeddings of 2 dimensions, the pool of 1; use"):
-        space(wide, pool({"p": 1}), normalize=True, append_weak_labels=False)
-
-
-# --- the ranking -----------------------------------------------------------------------------------------------------
-
-
-def test_the_ranking_names_the_nearest_and_its_distance():
-    order = ranking(LINE, ZERO)
-
-    assert order.table.filename.tolist() == ORDER
-    assert order.table.distance.tolist() == [17.0, 8.0, 4.0, 4.0, 1.0]
-    assert order.table.nearest.tolist() == ["zero", "zero", "zero", "b", "e"]
-
-
-def test_without_a_pool_the_first_by_filename_comes_first_with_no_neighbour():
-    order = ranking(LINE, pool({}))
-
-    assert order.table.filename.tolist()[:2] == ["a", "e"]
-    assert order.table.distance.tolist()[:2] == [np.inf, 13.0]
-    assert order.table.nearest.tolist()[:2] == ["", "a"]
-
-
-@pytest.mark.parametrize(
-    ("limits", "n"),
-    [({"n_samples": 2}, 2), ({"min_distance": 4.0}, 4), ({"min_distance": 4.1}, 2), ({"n_samples": 99}, 5)],
-)
-def test_the_ranking_ends_where_it_is_told_to(limits, n):
-    order = ranking(LINE, ZERO, **limits)
-
-    assert order.table.filename.tolist() == ORDER[:n]
-
-
-def test_ranking_and_sampling_tell_their_progress_to_the_end():
-    steps = []
-    ranking(LINE, ZERO, progress=lambda done, of: steps.append((done, of)))
-
-    assert steps[-1] == (6, 6)  # one pool row, five picks
-
-
-def test_on_the_circle_the_opposite_comes_first():
-    candidates = Rows(rows({"near": 0, "opposite": 0, "side": 0}).table, at(10, 180, 90))
-    base = Rows(pool({"p": 0}).table, at(0))
-    sampled = pick(candidates, base, stop(min_distance=0.5), normalize=True)
-
-    assert picked(sampled) == ["opposite", "side"]
-    assert sampled.picks.table.distance.tolist() == pytest.approx([2.0, 2**0.5], abs=1e-6)
-    assert sampled.covering_radius == pytest.approx(2 * np.sin(np.radians(5)), abs=1e-6)
-    assert np.array_equal(sampled.picks.embeddings, at(180, 90))  # stored raw
 
 
 # --- where the cut is ------------------------------------------------------------------------------------------------
@@ -298,6 +137,28 @@ def test_what_is_left_at_exactly_min_distance_was_beyond_the_number_and_not_cove
     }
 
 
+def test_weak_labels_widen_distances_and_are_not_stored():
+    candidates, base = rows({"a": 3.0, "b": 3.0}, "xy"), pool({"p": 3.0}, "x")
+    by = how(append_weak_labels=True)
+    order = ranking(candidates, base, by)
+    sampled = sample(healthy(candidates), candidates, base, order, stop(1), by, progress=no_progress)
+
+    assert picked(sampled) == ["b"]
+    assert sampled.picks.table.distance.tolist() == pytest.approx([1.0])
+    assert sampled.picks.embeddings.tolist() == [[3.0]]
+
+
+def test_on_the_circle_the_opposite_comes_first():
+    candidates = Rows(rows({"near": 0, "opposite": 0, "side": 0}).table, at(10, 180, 90))
+    base = Rows(pool({"p": 0}).table, at(0))
+    sampled = pick(candidates, base, stop(min_distance=0.5), normalize=True)
+
+    assert picked(sampled) == ["opposite", "side"]
+    assert sampled.picks.table.distance.tolist() == pytest.approx([2.0, 2**0.5], abs=1e-6)
+    assert sampled.covering_radius == pytest.approx(2 * np.sin(np.radians(5)), abs=1e-6)
+    assert np.array_equal(sampled.picks.embeddings, at(180, 90))  # stored raw
+
+
 def test_min_distance_zero_keeps_even_copies_and_any_more_drops_them():
     twins = rows({"a": 5, "b": 5})
 
@@ -330,17 +191,6 @@ def test_picks_carry_hash_label_distance_neighbour_and_embedding_in_their_order(
 @pytest.mark.parametrize("condition", [stop(4), stop(min_distance=3.0), stop(min_distance=0.0), stop(3, 8.0)])
 def test_a_ranking_that_is_too_short_goes_on_and_equals_a_long_one(ranked, condition):
     assert_same(pick(LINE, ZERO, condition, ranked=ranked), pick(LINE, ZERO, condition))
-
-
-def cloud(seed: int) -> tuple[Rows, Rows]:
-    """Up to 40 candidates and 6 pool rows; every third cloud lies on a lattice, where ties are everywhere."""
-    rng = np.random.default_rng(seed)
-    n, p, d = rng.integers(1, 40), rng.integers(0, 6), rng.integers(1, 5)
-    points = rng.normal(size=(n + p, d)) if seed % 3 else rng.integers(0, 4, (n + p, d))
-    points = points.astype(np.float32)
-    candidates = rows({f"c{i:02d}": 0 for i in range(n)})
-    base = pool({f"p{i}": 0 for i in range(p)})
-    return Rows(candidates.table, points[:n]), Rows(base.table, points[n:])
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -422,6 +272,175 @@ def test_random_picks_tell_their_distances_too():
 
         assert distance == min(abs(place - other) for other in seen)
         seen.append(place)
+
+
+# --- rules and methods -----------------------------------------------------------------------------------------------
+
+
+def by_rules(**given: object) -> How:
+    return how(rules=NO_RULES.model_copy(update=given))
+
+
+def cut(
+    candidates: Rows,
+    base: Rows,
+    condition: StoppingCondition,
+    by: How,
+    *,
+    protected: Rows | None = None,
+    ranked: int = -1,
+) -> Sampled:
+    order = ranking(candidates, base, by, protected=rows({}) if protected is None else protected, n_samples=ranked)
+    return sample(healthy(candidates), candidates, base, order, condition, by, progress=no_progress)
+
+
+def test_balance_goes_on_among_the_other_labels_and_says_so():
+    # e (17) is y; then b (8) is x and full; a and c, both x, are left at 4 from the next; d is y and 1 from e.
+    line = rows({"a": 4, "b": 8, "c": 12, "d": 16, "e": 17}, "xxxyy")
+    sampled = cut(line, ZERO, stop(3), by_rules(balance={"x": 1}))
+
+    assert picked(sampled) == ["e", "b", "d"]
+    assert sampled.removed[["filename", "kind", "reason", "nearest", "distance"]].to_numpy().tolist() == [
+        ["a", "balance", "label x has its 1 pick", "zero", 4.0],
+        ["c", "balance", "label x has its 1 pick", "b", 4.0],
+    ]
+    assert sampled.covering_radius == 4.0  # what a rule keeps out is to be covered
+    assert sampled.farthest == "a"
+
+
+def test_a_limit_that_was_not_reached_keeps_nobody_out():
+    sampled = cut(rows({"a": 4, "b": 8}, "xx"), ZERO, stop(1), by_rules(balance=2))
+
+    assert reasons(sampled) == {"a": "beyond n_samples; nearest is zero at distance 4"}
+
+
+def test_an_image_that_is_covered_is_covered_whatever_the_rules():
+    line = rows({"a": 4, "b": 8, "c": 12, "d": 16, "e": 17}, "xxxyy")
+    sampled = cut(line, ZERO, stop(min_distance=5), by_rules(balance={"y": 1}))
+
+    assert picked(sampled) == ["e", "b"]
+    assert set(sampled.removed.kind) == {"covered"}
+
+
+def test_frames_near_a_pick_or_one_of_the_pool_are_left_out_and_say_so():
+    line = rows({"f1": 1, "f2": 50, "f5": 100, "f6": 200, "still": 3})
+    sampled = cut(line, pool({"f0": 0}), stop(9), by_rules(sequence_gap=3))
+
+    assert picked(sampled) == ["f6", "still"]
+    assert reasons(sampled) == {
+        "f1": "1 frame from f0, which is in the pool",
+        "f2": "2 frames from f0, which is in the pool",
+        "f5": "1 frame from f6, which is picked",
+    }
+    assert sampled.covering_radius == 97.0  # from f5 (100) to still (3)
+
+
+def test_what_protected_images_keep_out_is_neither_picked_nor_to_be_covered():
+    by = by_rules(protected="test", protected_distance=2.0)
+    sampled = cut(LINE, ZERO, stop(9, 4.5), by, protected=rows({"t": 18}))
+
+    # d (16) is exactly 2 away from t, e (17) 1.
+    assert picked(sampled) == ["d", "b"]
+    assert sampled.removed.to_dict("list") == {
+        "filename": ["a", "c", "e"],
+        "kind": ["covered", "covered", "protected"],
+        "reason": ["covered by zero at distance 4", "covered by d at distance 4", "1 from t, which is protected"],
+        "nearest": ["zero", "d", "t"],  # b is as near to c as d, and was picked later
+        "distance": [4.0, 4.0, 1.0],
+    }
+    counts = metrics(healthy(LINE), 5, 1, sampled)
+    assert (counts["near_protected"], counts["covered"], counts["candidates"]) == (1, 2, 5)
+    assert sentence(counts).endswith("; every candidate that no protected image keeps out lies within 4 of it")
+
+
+def test_with_every_candidate_protected_nothing_is_picked():
+    sampled = cut(LINE, ZERO, stop(3), by_rules(protected="test", protected_distance=100.0), protected=rows({"t": 9}))
+
+    assert picked(sampled) == []
+    assert set(sampled.removed.kind) == {"protected"}
+    assert (sampled.covering_radius, sampled.farthest) == (0.0, "")
+
+
+def test_images_that_a_rule_kept_out_are_listed_as_removed():
+    by = how(
+        rules=NO_RULES.model_copy(update={"balance": 1, "sequence_gap": 3, "protected": "t", "protected_distance": 2.0})
+    )
+    line = rows({"a": 4, "b": 8, "f1": 50, "f2": 60, "z": 99}, "xxyzw")
+    sampled = cut(line, ZERO, stop(9), by, protected=rows({"t": 100}))
+
+    assert dict(zip(sampled.removed.filename, sampled.removed.kind, strict=True)) == {
+        "a": "balance",
+        "f1": "sequence_gap",
+        "z": "protected",
+    }
+    assert filename_lists(ZERO, sampled)["removed_filenames"] == ["a", "f1", "z"]
+    counts = metrics(healthy(line), 5, 1, sampled)
+    assert (counts["over_balance"], counts["in_sequence_gap"], counts["near_protected"]) == (1, 1, 1)
+    assert sum(counts[part] for part in PARTS) == counts["images"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("given", RULES)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_cut_says_the_same_as_a_separate_run_and_all_of_it_is_true(method, given, seed):
+    made = world(seed, method, given)
+    table, base = made.candidates.table, made.base
+    whole = ranking(made.candidates, base, made.by, protected=made.protected)
+    for n in (1, 4, len(whole.table)):
+        sampled = sample(healthy(made.candidates), made.candidates, base, whole, stop(n), made.by, progress=no_progress)
+        separate = ranking(made.candidates, base, made.by, protected=made.protected, n_samples=n)
+        again = sample(
+            healthy(made.candidates), made.candidates, base, separate, stop(n), made.by, progress=no_progress
+        )
+        assert_same(sampled, again)
+
+        rows_picked = [table.index[table.filename == name][0] for name in picked(sampled)]
+        may = allowed(made, rows_picked)
+        seen = np.concatenate([base.embeddings.reshape(-1, 2), sampled.picks.embeddings]).astype(np.float64)
+        names, farthest = [*base.table.filename, *picked(sampled)], 0.0
+        for row in sampled.removed.itertuples():
+            number = table.index[table.filename == row.filename][0]
+            assert (row.kind == "beyond n_samples") == (number in may)
+            if row.kind == "protected":
+                continue
+            distances = np.linalg.norm(seen - made.candidates.embeddings[number], axis=1)
+            assert row.distance == pytest.approx(distances.min())
+            assert row.nearest == names[int(distances.argmin())]
+            farthest = max(farthest, distances.min())
+        assert sampled.covering_radius == pytest.approx(farthest)
+
+
+def test_a_ranking_that_the_rules_ended_is_not_continued(monkeypatch):
+    by = by_rules(balance=1)
+    order = ranking(LINE, ZERO, by)
+    monkeypatch.setattr(sampling, "extend", None)
+    sampled = sample(healthy(LINE), LINE, ZERO, order, stop(4), by, progress=no_progress)
+
+    assert picked(sampled) == ["e"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("given", ["no rule", "all rules"])
+def test_with_too_many_pairs_a_neighbour_that_covers_is_named_and_the_radius_is_exact(monkeypatch, method, given):
+    for seed in range(4):
+        made = world(seed, method, given)
+        order = ranking(made.candidates, made.base, made.by, protected=made.protected)
+        few, many = (
+            sample(healthy(made.candidates), made.candidates, made.base, order, stop(5), made.by, progress=no_progress)
+            for pairs in (sampling.PAIRS, 0)
+            if monkeypatch.setattr(sampling, "PAIRS", pairs) is None
+        )
+
+        assert many.covering_radius == pytest.approx(few.covering_radius, rel=1e-12)
+        assert many.farthest == few.farthest
+        places = dict(zip(made.candidates.table.filename, made.candidates.embeddings, strict=True))
+        places |= dict(zip(made.base.table.filename, made.base.embeddings, strict=True))
+        for row, exact in zip(many.removed.itertuples(), few.removed.itertuples(), strict=True):
+            assert (row.filename, row.kind) == (exact.filename, exact.kind)
+            if row.kind != "protected":
+                named = np.linalg.norm(places[row.filename].astype(np.float64) - places[row.nearest])
+                assert exact.distance - 1e-6 <= named <= row.distance + 1e-6
+                assert row.distance <= many.covering_radius
 
 
 # --- why the others were not taken -----------------------------------------------------------------------------------
@@ -517,6 +536,12 @@ def test_an_empty_batch_is_no_error():
 # --- what is told of it ----------------------------------------------------------------------------------------------
 
 
+PARTS = [
+    "corrupt", "duplicates", "known", "picked", "covered", "over_balance", "in_sequence_gap", "near_protected",
+    "beyond_limit",
+]  # fmt: skip
+
+
 def test_metrics_count_every_image_once():
     images = pd.concat(
         [
@@ -549,8 +574,7 @@ def test_metrics_count_every_image_once():
         "covering_radius": 4.0,
         "smallest_pick_distance": 8.0,
     }
-    parts = ("corrupt", "duplicates", "known", "picked", "covered", "beyond_limit")
-    assert sum(counts[part] for part in parts) == counts["images"]
+    assert sum(counts[part] for part in PARTS) == counts["images"]
     assert sentence(counts) == (
         "picked 2 of 5 candidates (known already: 1): the pool grows from 1 to 3 images; every candidate lies within 4 of it"
     )
@@ -588,14 +612,6 @@ def test_with_nothing_to_pick_the_sentence_says_why(images, told):
     table = batch(*images)
 
     assert sentence(metrics(table, 0, 1, pick(rows({}), ZERO, stop(1), images=table))) == told
-
-
-def test_the_curve_has_a_point_a_step_from_the_first_that_has_a_distance():
-    def steps(base: Rows) -> dict[str, list[float]]:
-        return curve(ranking(LINE, base).table).to_dict("list")
-
-    assert steps(ZERO) == {"step": [1, 2, 3, 4, 5], "distance": [17.0, 8.0, 4.0, 4.0, 1.0]}
-    assert steps(pool({}))["step"] == [2, 3, 4, 5]
 
 
 def test_the_lists_of_file_names_are_those_of_lightly():

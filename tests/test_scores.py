@@ -1,0 +1,89 @@
+"""Scores from a csv: the right number for each image, or one line that says what is wrong with the file."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from datapool.errors import DatapoolError
+from datapool.scores import read_scores
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def scores(text: str | bytes, *filenames: str, column: str = "entropy") -> list[float]:
+    Path("s.csv").write_bytes(text.encode() if isinstance(text, str) else text)
+    return read_scores("s.csv", column, pd.Series(filenames, dtype="str")).tolist()
+
+
+def test_scores_come_in_the_order_asked_for_and_others_are_ignored():
+    text = "filename,margin,entropy\nb,9,0.5\nother,9,-1\na,9,2\n"
+
+    assert scores(text, "a", "b") == [2.0, 0.5]
+    assert scores(text, "a", column="margin") == [9.0]
+    assert scores(text) == []
+
+
+def test_lightly_s_column_filenames_is_known_and_comes_first():
+    assert scores("filename,filenames,entropy\nx,a,1\ny,b,2\n", "a", "b") == [1.0, 2.0]
+
+
+def test_names_with_commas_quotes_and_line_breaks_are_themselves():
+    assert scores('filename,entropy\n"a,""b""\nc.jpg",1\nNA,2\n', 'a,"b"\nc.jpg', "NA") == [1.0, 2.0]
+
+
+def test_numbers_are_read_in_full_precision():
+    assert scores("filename,entropy\na,0.1234567890123456\nb,1e-300\n", "a", "b") == [0.1234567890123456, 1e-300]
+
+
+def test_without_a_file_there_are_no_scores():
+    assert read_scores(None, None, pd.Series(["a"])) is None
+
+
+def test_an_array_of_its_own_is_given():
+    assert isinstance(read_scores_of_two(), np.ndarray)
+
+
+def read_scores_of_two() -> object:
+    Path("s.csv").write_text("filename,entropy\na,1\nb,2\n")
+    return read_scores("s.csv", "entropy", pd.Series(["b", "a"]))
+
+
+WHAT = "a csv of scores has the column filename and a column 'entropy'"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("filename,entropy\na,1\n", "lacks 1 images of the batch, such as 'b'; add their scores; "),
+        ("filename,entropy\na,1\nb,\n", "the entropy of 'b' is missing, and a score is a finite number, 0 or more; "),
+        ("filename,entropy\na,1\nb,nan\n", "the entropy of 'b' is missing, and a score is a finite number, 0 or more; "),
+        ("filename,entropy\na,-0.5\nb,1\n", "the entropy of 'a' is -0.5, and a score is a finite number, 0 or more; "),
+        ("filename,entropy\na,inf\nb,1\n", "the entropy of 'a' is inf, and a score is a finite number, 0 or more; "),
+        ("filename,entropy\na,1\nb,2\na,1\n", "has the filename 'a' twice; "),
+        ("filename,margin\na,1\nb,1\n", "lacks the column 'entropy'; it has filename, margin; "),
+        ("name,entropy\na,1\nb,1\n", "lacks the column 'filename'; it has name, entropy; "),
+        ("filename,entropy,entropy\na,1,1\nb,1,1\n", "has the column 'entropy' twice; "),
+        ("filename,entropy\na,high\nb,1\n", "cannot be read (In CSV column #1: Row #2: CSV conversion error to double: invalid value 'high'); "),
+        ("filename,entropy\na,1\nb\n", "cannot be read (CSV parse error: Row #3: Expected 2 columns, got 1: b); "),
+        ("", "cannot be read (Empty CSV file); "),
+        (b"filename,entropy\n\xff\xfe,1\n", "cannot be read (In CSV column #0: Row #2: CSV conversion error to string: invalid UTF8 data); "),
+    ],
+    ids=ascii,
+)  # fmt: skip
+def test_a_file_that_does_not_do_is_refused_in_one_line(text, told):
+    with pytest.raises(DatapoolError) as caught:
+        scores(text, "a", "b")
+    assert str(caught.value) == f"s.csv: {told}{WHAT}"
+
+
+def test_a_file_that_is_not_there_is_refused():
+    with pytest.raises(
+        DatapoolError,
+        match=r"^no\.csv: cannot be read \(No such file or directory\); give a csv as active_learning_scores$",
+    ):
+        read_scores("no.csv", "entropy", pd.Series(["a"]))
