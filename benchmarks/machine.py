@@ -1,5 +1,6 @@
 """The machine: what it is, and how fast it reads memory and multiplies at best."""
 
+import math
 import os
 import platform
 import re
@@ -45,6 +46,19 @@ def describe(packages: list[str]) -> dict[str, str]:
         "matrix products of numpy": ", ".join(sorted(blas)) or "unknown",
         "versions": ", ".join(f"{package} {_version(package)}" for package in packages),
     }
+
+
+def busy_seconds() -> tuple[float, float]:
+    """CPU seconds of everybody since the machine started, and of this process and those it waited for; Linux only.
+
+    Everybody's are NaN elsewhere.
+    """
+    own = sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    counters = Path("/proc/stat")
+    if not counters.exists():
+        return math.nan, own
+    user, nice, system, _, _, *interrupts_and_steal = map(int, counters.read_text().split("\n", 1)[0].split()[1:9])
+    return sum((user, nice, system, *interrupts_and_steal)) / os.sysconf("SC_CLK_TCK"), own
 
 
 def limits(threads: int, *, size: int, side: int) -> dict[str, float]:

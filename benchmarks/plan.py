@@ -101,7 +101,7 @@ FULL = STANDARD._replace(
     ],
     repetitions=5,
     patience=100,
-    pools=[*STANDARD.pools, WithPool(1_000_000, 1_000_000, 128, 1_000)],
+    pools=[*STANDARD.pools, WithPool(1_000_000, 1_000_000, 128, 100)],
     memory=[*STANDARD.memory, WithPool(1_000_000, 0, 128, 10_000)],
 )  # fmt: skip
 

@@ -80,6 +80,13 @@ class Measurements(NamedTuple):
     resume: dict[str, Any]
     cut: dict[str, Any]
     memory: list[dict[str, Any]]
+    others: float
+    """What other programs used meanwhile, as a share of all cores; NaN if unknown."""
+
+    @property
+    def used_by_others(self) -> str:
+        """As it is read."""
+        return "unknown" if math.isnan(self.others) else f"{100 * max(self.others, 0):.0f} % of all cores"
 
     @property
     def cases(self) -> list[Case]:
@@ -124,7 +131,7 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 def whole(found: Measurements, summary: str, command: str) -> str:
     """All of results.md."""
-    described = found.limits[max(found.limits)]["machine"]
+    described = found.limits[max(found.limits)]["machine"] | {"used by other programs meanwhile": found.used_by_others}
     limits = [
         [name, *(f"{measured['limits'][name]:.3g}" for measured in found.limits.values())]
         for name in next(iter(found.limits.values()))["limits"]

@@ -15,10 +15,11 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import THREAD_VARIABLES, cores
+from benchmarks.machine import THREAD_VARIABLES, busy_seconds, cores
 from benchmarks.plan import PLANS, Case
 from benchmarks.results import Compared, Measurements, whole
 from benchmarks.summary import block_of, summarise
@@ -52,6 +53,7 @@ def main() -> None:
 def measure(plan: str, scratch: Path) -> Measurements:
     """Run all sections of a plan; those that depend on threads with one thread and with all cores."""
     counts = sorted({1, len(cores())})
+    start, (all_before, own_before) = time.perf_counter(), busy_seconds()
     digits = scratch / "digits.npy"
     run("digits", plan, digits, threads=counts[-1])
 
@@ -62,7 +64,7 @@ def measure(plan: str, scratch: Path) -> Measurements:
 
     limits = {threads: found("limits", threads) for threads in counts}
     compared = [Compared(**one) for threads in counts for one in found("compare", threads)]
-    return Measurements(
+    measured = Measurements(
         limits,
         [one._replace(case=Case(*one.case)) for one in compared],
         growth=found("growth", 1),
@@ -70,7 +72,11 @@ def measure(plan: str, scratch: Path) -> Measurements:
         resume=found("resume", 1),
         cut=found("cut", counts[-1]),
         memory=[found("memory", 1, "--number", str(number)) for number in range(len(PLANS[plan].memory))],
+        others=0.0,
     )
+    all_after, own_after = busy_seconds()
+    others = (all_after - all_before - own_after + own_before) / (time.perf_counter() - start) / (os.cpu_count() or 1)
+    return measured._replace(others=others)
 
 
 def run(section: str, plan: str, output: Path, *more: str, threads: int) -> None:

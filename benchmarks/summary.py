@@ -28,7 +28,8 @@ def summarise(found: Measurements) -> str:
         ("CPU seconds", "CPU time", "cpu", fewest),
         ("Seconds on the clock", "time on the clock", "wall", most),
     ]
-    parts = [f"On {found.limits[most]['machine']['processor']}."]
+    processor = found.limits[most]["machine"]["processor"]
+    parts = [f"On {processor}; used by other programs meanwhile: {found.used_by_others}."]
     facts = []
     for title, what, measure, threads in by_measure:
         rows = [_row(found.of(case, threads), case, measure) for case in found.cases if case.kind in MAIN]
