@@ -15,20 +15,19 @@ settled   What the screen cannot exclude is computed as the textbook does it, in
 from bisect import bisect_right
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
+from datapool.screen import Hits, Lifted, Screen, as_centres
+
 _ROWS, _TILE = 512, 512  # points and centres a product: it stays in the cache of a core
 _ROWS_ON_DEVICE, _TILE_ON_DEVICE = 8192, 8192
-_UNIT = 2.0**-24  # relative rounding error of a float32 operation
-TINY = 1e-30  # more than underflow can hide in a squared distance; vectors are scaled to at most 1
 _LARGEST = 1e37  # beyond it a difference of float32 values may overflow
-_SAMPLE = 1024  # points that the mean and the principal components are taken from
-_FEWEST_AXES = 32
-_LEAST_ROOM = 2**26  # bytes
-_WORTH_PROJECTING = 1e10  # values × centres; below, finding principal components costs more than it saves
+_SAMPLE = 1024  # points from which the way to screen is chosen
+_LEAST_ROOM = 2**26  # bytes that lifted centres may always take
 
 
 def squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -64,17 +63,6 @@ def require_finite(name: str, rows: np.ndarray) -> float:
     return largest
 
 
-class Lifted(NamedTuple):
-    """Vectors made ready for the screen. With ``low`` added, their product is a lower bound of the squared distance."""
-
-    vectors: np.ndarray
-    """Shape (n, q + 1), float32: for points (z, 1), for centres (-2z, low), with z the centred, projected vector."""
-    low: np.ndarray
-    """Shape (n,), float64: |z|² less the margin."""
-    squares: np.ndarray
-    """Shape (n,), float64: squared length before the projection."""
-
-
 class Change(NamedTuple):
     """Points that got a nearer centre: which, how near, and what centre."""
 
@@ -92,21 +80,6 @@ class _Tile(NamedTuple):
     first: int
     end: int
     lifted: Lifted | None
-
-
-class _Hits(NamedTuple):
-    """What the screen could not exclude."""
-
-    rows: np.ndarray
-    """Shape (r,): points with at least one hit, ascending."""
-    upper: np.ndarray
-    """Shape (r,): upper bound of the squared distance to the most promising centre."""
-    slack: np.ndarray
-    """Shape (r,): by how much an upper bound may be too large."""
-    of_row: np.ndarray
-    """Shape (m,): for each hit a position in ``rows``, ascending."""
-    centres: np.ndarray
-    """Shape (m,): the centre of each hit."""
 
 
 class NearestCentres:
@@ -144,22 +117,11 @@ class NearestCentres:
         largest = max(require_finite("candidates", points), require_finite("pool", others))
         if points.shape[1] != others.shape[1]:
             raise ValueError(f"candidates have {points.shape[1]} dimensions, the pool has {others.shape[1]}")
-        n, dimension = points.shape
+        n = len(points)
         self.points, self._others = points, others
         self.scale = 2.0 ** -np.ceil(np.log2(2 * largest)) if largest else 1.0
         sample = points[:: max(1, n // _SAMPLE)].astype(np.float64)
-        self._mean = sample.mean(axis=0).astype(np.float32) if n else np.zeros(dimension, dtype=np.float32)
-        self._axes = None
-        if dimension >= 2 * _FEWEST_AXES and points.size * n_expected > _WORTH_PROJECTING:
-            self._axes = _principal_axes((sample - sample.mean(axis=0)) * self.scale)
-        self._q = dimension if self._axes is None else self._axes.shape[1]
-        # Rounding of a product of q + 1 terms and of the lengths in it, relative to |z(x)|² + |z(c)|²; then that of the
-        # projection, whose q coordinates are sums of d terms.
-        self._margin = 4 * (self._q + 10) * _UNIT
-        if self._axes is not None:
-            self._margin += 5 * (dimension + 4) * np.sqrt(self._q) * _UNIT
-        self._nearly_margin = (dimension + 6) * _UNIT
-        self._product = _Product() if device is None else _TorchProduct(device)
+        self._screen = Screen(sample, scale=self.scale, work=float(points.size) * n_expected, device=device)
         self._blas = ThreadpoolController().select(user_api="blas")
         self.n_threads = _blas_threads(self._blas) if device is None else 1
         self._rows, self._tile = (_ROWS, _TILE) if device is None else (_ROWS_ON_DEVICE, _TILE_ON_DEVICE)
@@ -179,10 +141,10 @@ class NearestCentres:
         self.changes: list[Change] = []
         for start in range(0, len(others), self._tile):
             rows = self._row_of[start : start + self._tile]
-            self._append_tile(len(rows), as_centres(self.lift(others[rows])))
+            self._append_tile(as_centres(self._screen.lift(others[rows])))
 
     def one_thread_a_product(self) -> AbstractContextManager[Any]:
-        """Keep BLAS from threads of its own while this lasts: blocks of points go to threads instead, which scales better."""
+        """While this lasts BLAS has no threads of its own: blocks of points go to threads instead, which scales better."""
         return self._blas.limit(limits=1)
 
     def __len__(self) -> int:
@@ -194,15 +156,9 @@ class NearestCentres:
         names = np.concatenate([self._row_of, len(self._row_of) + self._added, [-1]])
         return names[centres].astype(np.int64)
 
-    def lift(self, vectors: np.ndarray) -> Lifted:
-        """Make vectors, shape (n, d), ready to meet centres."""
-        z = vectors - self._mean
-        z *= np.float32(self.scale)
-        squares = np.einsum("ij,ij->i", z, z).astype(np.float64)
-        if self._axes is not None:
-            z = z @ self._axes
-        low = np.einsum("ij,ij->i", z, z) - self._margin * squares
-        return Lifted(np.hstack([z, np.ones((len(z), 1), dtype=np.float32)]), low, squares)
+    def lift(self, points: np.ndarray) -> Lifted:
+        """Make points ready to be compared with centres, and to be added as centres."""
+        return self._screen.lift(self.points[points])
 
     def exact(self, points: np.ndarray, vectors: np.ndarray) -> np.ndarray:
         """Squared distances of points to as many vectors (or a single one), in float64 and our unit."""
@@ -215,13 +171,7 @@ class NearestCentres:
         self._added = np.concatenate([self._added, points.astype(np.int32)])
         made = as_centres(lifted)
         for start in range(0, len(points), self._tile):
-            new = Lifted(*(part[start : start + self._tile] for part in made))
-            last = self._tiles[-1] if self._tiles else None
-            if last and last.lifted and last.end - last.first + len(new.low) <= self._tile:
-                self._tiles.pop()
-                new = Lifted(*(np.concatenate(parts) for parts in zip(last.lifted, new, strict=True)))
-                self._room += last.lifted.vectors.nbytes
-            self._append_tile(len(new.low), new)
+            self._append_tile(Lifted(*(part[start : start + self._tile] for part in made)))
 
     def update(self, points: np.ndarray, squared: np.ndarray, centre: np.ndarray) -> None:
         """Take over what a caller knows: exact values that account for every centre there is."""
@@ -250,18 +200,26 @@ class NearestCentres:
             self.changes += changes
 
     def _refresh(self, points: np.ndarray, at_least: float, weights: np.ndarray | None) -> Change:
-        lifted = self.lift(self.points[points])
+        vectors = self.points[points]
+        lifted = self._screen.lift(vectors)
         squared, centre, rough = self.squared[points], self.centre[points], self._rough[points]
         seen = self._seen[points]
-        weight = 1.0 if weights is None else weights[points]
+        weight = np.ones(len(points)) if weights is None else weights[points]
         alive, first = np.arange(len(points)), int(seen.min(initial=len(self)))
         for tile in self._tiles[bisect_right(self._tiles, first, key=lambda tile: tile.end) :]:
             begin = max(first, tile.first)
-            centres = Lifted(*(part[begin - tile.first :] for part in self._lifted(tile)))
-            hits = self._screen(points, lifted, alive, squared, centres, begin)
-            self._settle(points, hits, squared, centre, rough)
+            hits = self._screen.hits(
+                vectors,
+                lifted,
+                alive,
+                squared,
+                Lifted(*(part[begin - tile.first :] for part in self._lifted(tile))),
+                partial(self._vectors_from, begin),
+                longest=self._longest,
+            )
+            self._settle(points, hits, begin, squared, centre, rough)
             seen[alive] = np.maximum(seen[alive], tile.end)
-            alive = alive[squared[alive] * (weight if weights is None else weight[alive]) >= at_least]
+            alive = alive[squared[alive] * weight[alive] >= at_least]
             if not len(alive):
                 break
         self._make_exact(points, alive[rough[alive]], squared, centre, rough)
@@ -270,43 +228,17 @@ class NearestCentres:
         self._seen[points], self._rough[points] = seen, rough
         return Change(points[nearer].astype(np.int32), squared[nearer], centre[nearer])
 
-    def _screen(
+    def _settle(
         self,
         points: np.ndarray,
-        lifted: Lifted,
-        alive: np.ndarray,
-        squared: np.ndarray,
-        centres: Lifted,
+        hits: Hits,
         begin: int,
-    ) -> _Hits:
-        """Find the centres that may be nearer to a point than ``squared``, and none that cannot be the nearest."""
-        whole = len(alive) == len(lifted.low)
-        product = self._product.multiply(lifted.vectors if whole else lifted.vectors[alive], centres.vectors)
-        best, lowest = self._product.smallest(product)
-        place = np.flatnonzero(lowest <= squared[alive] - lifted.low[alive] + TINY)
-        rows, best, lowest = alive[place], best[place], lowest[place]
-        low, bound = lifted.low[rows], squared[rows]
-        if self._axes is None:
-            slack = 2 * self._margin * (lifted.squares[rows] + self._longest) + TINY
-            upper = lowest + low + slack
-        else:
-            upper = self._nearly(points[rows], begin + best) * (1 + self._nearly_margin) + TINY
-            slack = 2 * self._nearly_margin * bound + TINY
-        limit = np.minimum(bound, upper) - low + TINY
-        of_row, hit = self._product.below(product, place, round_up(limit))
-        if self._axes is not None and len(rows):
-            near = self._nearly(points[rows[of_row]], begin + hit)
-            begins = np.searchsorted(of_row, np.arange(len(rows)))
-            upper = np.minimum.reduceat(near, begins) * (1 + self._nearly_margin) + TINY
-            keep = near * (1 - self._nearly_margin) - TINY <= np.minimum(bound, upper)[of_row]
-            of_row, hit = of_row[keep], hit[keep]
-        return _Hits(rows, upper, slack, of_row, begin + hit)
-
-    def _settle(
-        self, points: np.ndarray, hits: _Hits, squared: np.ndarray, centre: np.ndarray, rough: np.ndarray
+        squared: np.ndarray,
+        centre: np.ndarray,
+        rough: np.ndarray,
     ) -> None:
         """Bring the bounds down to what was hit: exact, or roughly where a single centre is left that is clearly nearer."""
-        rows, of_row, found = hits.rows, hits.of_row, hits.centres
+        rows, of_row, found = hits.rows, hits.of_row, begin + hits.columns
         single = np.bincount(of_row, minlength=len(rows)) == 1
         single &= hits.upper < squared[rows] - np.where(rough[rows], hits.slack, 0.0)
         is_single = single[of_row]
@@ -333,15 +265,8 @@ class NearestCentres:
             squared[rows] = self.exact(points[rows], self._vectors(centre[rows]))
             rough[rows] = False
 
-    def _nearly(self, points: np.ndarray, centres: np.ndarray) -> np.ndarray:
-        """Squared distances in float32, true to a factor 1 ± ``_nearly_margin``."""
-        squared = np.empty(len(points))
-        for start in range(0, len(points), _ROWS):
-            block = slice(start, start + _ROWS)
-            difference = self.points[points[block]] - self._vectors(centres[block])
-            difference *= np.float32(self.scale)
-            squared[block] = np.einsum("ij,ij->i", difference, difference)
-        return squared
+    def _vectors_from(self, begin: int, columns: np.ndarray) -> np.ndarray:
+        return self._vectors(begin + columns)
 
     def _vectors(self, centres: np.ndarray) -> np.ndarray:
         p = len(self._row_of)
@@ -361,88 +286,23 @@ class NearestCentres:
         return np.where(is_other, np.append(self._row_of, 0)[np.where(is_other, centres, -1)], centres)
 
     def _lifted(self, tile: _Tile) -> Lifted:
-        return tile.lifted or as_centres(self.lift(self._vectors(np.arange(tile.first, tile.end))))
+        return tile.lifted or as_centres(self._screen.lift(self._vectors(np.arange(tile.first, tile.end))))
 
-    def _append_tile(self, size: int, lifted: Lifted) -> None:
-        first = self._tiles[-1].end if self._tiles else 0
+    def _append_tile(self, lifted: Lifted) -> None:
+        """Take in some more centres: into the last tile, if there is space, else as a new one."""
         self._longest = max(self._longest, float(lifted.squares.max(initial=0)))
-        fits = lifted.vectors.nbytes <= self._room
-        if fits:
-            self._room -= lifted.vectors.nbytes
-        self._tiles.append(_Tile(first, first + size, lifted if fits else None))
-
-
-def as_centres(lifted: Lifted) -> Lifted:
-    """Turn points that are ready into centres that are ready."""
-    vectors = -2 * lifted.vectors
-    vectors[:, -1] = lifted.low
-    return lifted._replace(vectors=vectors)
-
-
-def _principal_axes(sample: np.ndarray) -> np.ndarray | None:
-    """Choose as many principal axes of the sample as make the screen cheapest; None for no projection."""
-    _, axes = np.linalg.eigh(sample.T @ sample)
-    turned = sample @ axes[:, ::-1]
-    dimension = sample.shape[1]
-    # As in a real run, the points farthest from the first centres are asked for.
-    nearest = _between(turned, turned[:256]).min(axis=1)
-    asked = np.argsort(nearest)[-256:]
-    costs = {dimension: 0.02 * dimension}
-    for q in (_FEWEST_AXES, 64, 128, 256, 512):
-        if q < dimension:
-            hits = (_between(turned[asked, :q], turned[:256, :q]) <= nearest[asked, None]).mean()
-            costs[q] = 0.02 * q + 0.3 + hits * (dimension + 60)  # nanoseconds a pair
-    q = min(costs, key=costs.__getitem__)
-    return None if q == dimension else np.ascontiguousarray(axes[:, ::-1][:, :q], dtype=np.float32)
+        first = self._tiles[-1].end if self._tiles else 0
+        end, keep = first + len(lifted.low), True
+        if self._tiles and end - self._tiles[-1].first <= self._tile:
+            last = self._tiles.pop()
+            first, keep = last.first, last.lifted is not None
+            if last.lifted is not None:
+                lifted = Lifted(*(np.concatenate(parts) for parts in zip(last.lifted, lifted, strict=True)))
+                self._room += last.lifted.vectors.nbytes
+        keep = keep and lifted.vectors.nbytes <= self._room
+        self._room -= lifted.vectors.nbytes * keep
+        self._tiles.append(_Tile(first, end, lifted if keep else None))
 
 
 def _blas_threads(blas: ThreadpoolController) -> int:
     return max([library["num_threads"] for library in blas.info()], default=1)
-
-
-def round_up(values: np.ndarray) -> np.ndarray:
-    """Give float64 values as float32, none of them smaller."""
-    return np.nextafter(values.astype(np.float32), np.float32(np.inf))
-
-
-def _between(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return (a * a).sum(axis=1)[:, None] - 2 * a @ b.T + (b * b).sum(axis=1)
-
-
-class _Product:
-    """The product of points and centres, and what is looked for in it, by numpy."""
-
-    def multiply(self, points: np.ndarray, centres: np.ndarray) -> Any:
-        return points @ centres.T
-
-    def smallest(self, product: Any) -> tuple[np.ndarray, np.ndarray]:
-        """For each point the position and the value of its smallest entry."""
-        best = product.argmin(axis=1)
-        return best, product[np.arange(len(best)), best].astype(np.float64)
-
-    def below(self, product: Any, rows: np.ndarray, limits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """All entries of some rows that are at most the limit of their row: position in ``rows``, column."""
-        return np.divmod(np.flatnonzero(product[rows] <= limits[:, None]), product.shape[1])
-
-
-class _TorchProduct(_Product):
-    """The same on a device of torch."""
-
-    def __init__(self, device: str) -> None:
-        import torch
-
-        self._torch, self._device = torch, torch.device(device)
-        torch.backends.cuda.matmul.allow_tf32 = False  # the margin is that of float32
-
-    def multiply(self, points: np.ndarray, centres: np.ndarray) -> Any:
-        a, b = (self._torch.from_numpy(np.ascontiguousarray(part)).to(self._device) for part in (points, centres))
-        return a @ b.T
-
-    def smallest(self, product: Any) -> tuple[np.ndarray, np.ndarray]:
-        lowest, best = product.min(dim=1)
-        return best.cpu().numpy(), lowest.double().cpu().numpy()
-
-    def below(self, product: Any, rows: np.ndarray, limits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        of, limit = (self._torch.from_numpy(part).to(self._device) for part in (rows, limits))
-        i, c = (product[of] <= limit[:, None]).nonzero(as_tuple=True)
-        return i.cpu().numpy(), c.cpu().numpy()

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from datapool.distances import TINY, Change, Lifted, NearestCentres, as_centres, round_up
+from datapool.distances import Change, NearestCentres
+from datapool.screen import TINY, Lifted, as_centres, round_up
 
 NOBODY = -1
 """Neighbour of the first pick when there is no pool."""
@@ -220,8 +221,10 @@ class _Greedy:
         """
         centres, n_before = self.centres, len(self.centres)
         squared, nearest = centres.squared[block], centres.centre[block]
-        keys, new, is_done = squared.copy() if weight is None else squared * weight, [], False
-        lifted = centres.lift(centres.points[block])
+        keys = squared.copy() if weight is None else squared * weight
+        new: list[int] = []
+        is_done = False
+        lifted = centres.lift(block)
         as_centre = as_centres(lifted).vectors
         room = round_up(squared - lifted.low + TINY)
         lower_bounds: dict[int, np.ndarray] = {}

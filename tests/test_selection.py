@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from datapool import distances, selection
+from datapool import distances, screen, selection
 from datapool.selection import NOBODY, coverage_after, in_order, k_center, nearest, random_order, unit_rows
 
 VECTORS = Path(__file__).parents[2] / "shared" / "vectors"
@@ -194,9 +194,9 @@ def test_every_pick_is_that_of_the_textbook(kind, d, p, small_blocks):
 @pytest.mark.parametrize("d", [4, 40, 2048])
 def test_every_pick_is_that_of_the_textbook_on_a_projection_too(kind, d, small_blocks, monkeypatch):
     axes = np.linalg.qr(np.random.default_rng(0).normal(size=(d, 3)))[0].astype(np.float32)
-    monkeypatch.setattr(distances, "_WORTH_PROJECTING", 0)
-    monkeypatch.setattr(distances, "_FEWEST_AXES", 2)
-    monkeypatch.setattr(distances, "_principal_axes", lambda sample: axes)
+    monkeypatch.setattr(screen, "_WORTH_PROJECTING", 0)
+    monkeypatch.setattr(screen, "_FEWEST_AXES", 2)
+    monkeypatch.setattr(screen, "_principal_axes", lambda sample: axes)
     points = points_of(kind, 180, d, seed=d)
 
     assert_is_textbook(points[40:], points[:40], 90)
