@@ -100,7 +100,7 @@ class Measurements(NamedTuple):
 
 def in_seconds(value: float) -> str:
     """A time with three digits that count."""
-    return f"{value:.{max(0, 2 - math.floor(math.log10(max(value, 1e-5))))}f}"
+    return f"{value:.{max(0, 2 - math.floor(math.log10(max(value, 1e-9))))}f}"
 
 
 def median(run: dict[str, Any], measure: str) -> str:

@@ -12,8 +12,8 @@ from benchmarks.contestants import CONTESTANTS, is_installed, runs_to
 from benchmarks.datasets import KINDS, make
 from benchmarks.measure import covering_radius, look_at_picks, textbook
 from benchmarks.plan import FULL, QUICK, STANDARD, Case
-from benchmarks.results import Compared, exponents, in_seconds, times
-from benchmarks.summary import block_of
+from benchmarks.results import Compared, Measurements, exponents, in_seconds, times, whole
+from benchmarks.summary import block_of, summarise
 
 ROOT = Path(__file__).parent.parent
 LINE = np.array([[0.0], [3.0], [10.0], [6.0]], dtype=np.float32)
@@ -96,6 +96,60 @@ def test_the_sizes_asked_for_are_in_the_plans():
     assert {case[1:] for case in STANDARD.cases} >= sizes
     assert {case[1:] for case in FULL.cases} >= sizes | {(1_000_000, 128, 10_000)}
     assert {case.kind for case in STANDARD.cases} == {case.kind for case in FULL.cases} == set(KINDS)
+
+
+def measured():
+    """Two cases on 1 and 2 threads: datapool takes 1 and 2 s, lightly-mundig 10 and 30 s and errs, numpy 4 s for half."""
+    compared = []
+    for threads in (1, 2):
+        for case, ours, mundig in ((Case("clustered", 10, 2, 4), 1.0, 10.0), (Case("uniform", 10, 2, 4), 2.0, 30.0)):
+            for one in CONTESTANTS:
+                seconds = {"datapool": ours, "lightly-mundig": mundig}.get(one.name, 4.0)
+                k = 2 if one.name == "numpy" else 4
+                missing = "" if one.name in ("datapool", "lightly-mundig", "numpy") else "over budget"
+                found = Compared(case, threads, one.name, k, missing, "the textbook", [seconds], [seconds])
+                if one.name == "lightly-mundig" and case.kind == "uniform":
+                    found = found._replace(first_difference=3, n_other=1, radius_ratio=1.5)
+                compared.append(found)
+    run = {"cpu": [1.0], "wall": [3.0]}
+    return Measurements(
+        limits={
+            threads: {"machine": {"processor": "a processor"}, "limits": {"read GB/s": 1.0, "float32 GFLOP/s": 1.0}}
+            for threads in (1, 2)
+        },
+        compared=compared,
+        growth={"n": [{"case": ["uniform", n, 2, 4], "cpu": [float(n)]} for n in (10, 20)]},
+        pools={threads: [{"size": [10, 5, 2, 4], "first": run, "all": run}] for threads in (1, 2)},
+        resume={"case": ["uniform", 10, 2, 4], "runs": [{"known": 2, "equal": True, **run}]},
+        cut={"case": ["uniform", 10, 2, 4], "runs": [{"picks": 2, **run}]},
+        memory=[{"size": [10, 0, 2, 4], "embeddings": 100, "more": 25}],
+        others=0.02,
+    )
+
+
+def test_the_summary_says_what_the_measurements_come_to():
+    text = summarise(measured())
+
+    assert "| 10 × 2, 4 picks, clustered | 1.00 | 10.0 (10.0×) | –, over budget |" in text
+    assert "| ≈ 8.00 (8.0×) |" in text  # numpy: 4 s for 2 of 4 picks
+    assert "| 10 × 2, 4 picks, uniform |" not in text  # no row of its own, but in what follows
+    assert "from 10.0× (10 × 2, 4 picks, clustered) to 15.0× (10 × 2, 4 picks, uniform)" in text
+    assert "nearest to datapool comes numpy, 4.0× (10 × 2, 4 picks, uniform)" in text
+    assert "in 2 of the 2 cases compared with it" in text
+    assert "in 1 of 2 cases, at the earliest at pick 3; up to 25.0 % of its picks are others" in text
+    assert "1.5000 times as large" in text
+    assert "used by other programs meanwhile: 2 % of all cores" in text
+    assert "up to 1.25 times that of the embeddings" in text
+
+
+def test_the_table_of_a_case_has_what_was_measured_and_what_one_pass_a_pick_would_read():
+    rows = rows_below(whole(measured(), "", "make bench"), "### 10 × 2, 4 picks, uniform")
+
+    assert rows[0][:5] == ["datapool", "4", "2.00 (2.00 to 2.00)", "1.0×", "2.00 (2.00 to 2.00)"]
+    assert rows[1][:4] == ["lightly-mundig", "4", "30.0 (30.0 to 30.0)", "15.0×"]
+    assert rows[2][:3] == ["scikit-matter, Voronoi", "–", "–, over budget"]
+    assert rows[5][:4] == ["numpy", "2", "≈ 8.00 (8.00 to 8.00)", "4.0×"]
+    assert rows[7][4] == "0.000000320"  # 10 x 2 numbers of 4 bytes, 4 times, at 1 GB/s
 
 
 def rows_below(text, heading):
