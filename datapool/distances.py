@@ -27,6 +27,7 @@ _ROWS, _TILE = 512, 512  # points and centres a product: it stays in the cache o
 _ROWS_ON_DEVICE, _TILE_ON_DEVICE = 8192, 8192
 _LARGEST = 1e37  # beyond it a difference of float32 values may overflow
 _SAMPLE = 1024  # points from which the way to screen is chosen
+_WORTH_A_DEVICE = 1e12  # values × centres; below, importing torch costs more than a GPU saves
 _LEAST_ROOM = 2**26  # bytes that lifted centres may always take
 
 
@@ -99,7 +100,7 @@ class NearestCentres:
         *,
         n_expected: int,
         keep_changes: bool = False,
-        device: str | None = None,
+        device: str | None = "auto",
     ) -> None:
         """Begin with the rows of ``others`` as centres.
 
@@ -108,8 +109,8 @@ class NearestCentres:
             others: Shape (p, d).
             n_expected: How many centres there may be in the end; decides whether a projection pays.
             keep_changes: Keep ``changes``.
-            device: Where matrix products are taken: None for numpy, on all threads that its BLAS may use; else a device
-                of torch. Results are the same.
+            device: Where matrix products are taken: None for numpy, on as many threads as its BLAS may use; a device of
+                torch; or "auto", which is a CUDA device if there is one and the work is large. Results are the same.
 
         Raises:
             ValueError: If a value is not finite or above 1e37, or the dimensions differ.
@@ -120,8 +121,11 @@ class NearestCentres:
         n = len(points)
         self.points, self._others = points, others
         self.scale = 2.0 ** -np.ceil(np.log2(2 * largest)) if largest else 1.0
+        work = float(points.size) * n_expected
+        if device == "auto":
+            device = _cuda() if work > _WORTH_A_DEVICE else None
         sample = points[:: max(1, n // _SAMPLE)].astype(np.float64)
-        self._screen = Screen(sample, scale=self.scale, work=float(points.size) * n_expected, device=device)
+        self._screen = Screen(sample, scale=self.scale, work=work, device=device)
         self._blas = ThreadpoolController().select(user_api="blas")
         self.n_threads = _blas_threads(self._blas) if device is None else 1
         self._rows, self._tile = (_ROWS, _TILE) if device is None else (_ROWS_ON_DEVICE, _TILE_ON_DEVICE)
@@ -302,6 +306,12 @@ class NearestCentres:
         keep = keep and lifted.vectors.nbytes <= self._room
         self._room -= lifted.vectors.nbytes * keep
         self._tiles.append(_Tile(first, end, lifted if keep else None))
+
+
+def _cuda() -> str | None:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else None
 
 
 def _blas_threads(blas: ThreadpoolController) -> int:

@@ -95,7 +95,7 @@ def k_center(
     exclude: Callable[[int], Sequence[int] | np.ndarray] | None = None,
     prefix: Sequence[int] | np.ndarray = (),
     with_trace: bool = False,
-    device: str | None = None,
+    device: str | None = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> Selection:
     """Greedy k-center: always take the candidate farthest from the pool and everything picked before.
@@ -119,8 +119,9 @@ def k_center(
         exclude: Called with each pick; gives the rows that may not be picked any more.
         prefix: The first picks, already known: selection goes on from there.
         with_trace: Also say who covers each candidate, for every number of picks from those of ``prefix`` on.
-        device: Where large products are computed: None for the processors, or a device of torch such as "cuda". The
-            selection is the same, but for witnesses in the trace.
+        device: Where large products are computed: "auto" for a CUDA device if there is one and the work is large, else
+            the processors; None for the processors; or a device of torch. The selection is the same, but for the
+            witnesses in the trace.
         progress: Called with the picks done and the picks in all.
 
     Raises:
@@ -334,7 +335,7 @@ def nearest(
     rows: np.ndarray,
     centres: np.ndarray,
     *,
-    device: str | None = None,
+    device: str | None = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> Nearest:
     """Find the nearest centre of each row, exactly.

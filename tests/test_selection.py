@@ -66,7 +66,7 @@ def textbook(candidates, pool, n_samples, min_distance=INACTIVE, weights=None, e
     return Textbook(picks, distances, names, float(np.sqrt(squared[farthest])) if may.any() else 0.0, farthest)
 
 
-def assert_is_textbook(candidates, pool, n_samples, min_distance=INACTIVE, device=None, with_trace=False, **options):
+def assert_is_textbook(candidates, pool, n_samples, min_distance=INACTIVE, device="auto", with_trace=False, **options):
     got = k_center(
         candidates,
         pool,
@@ -209,6 +209,18 @@ def test_every_pick_is_that_of_the_textbook_with_products_on_a_device_of_torch(k
     assert_is_textbook(points[50:], points[:50], 120, device="cpu")
 
 
+def test_large_work_goes_to_a_gpu_where_there_is_one_and_small_work_never(monkeypatch):
+    asked = []
+    monkeypatch.setattr(distances, "_cuda", lambda: asked.append("cuda") or "cpu")  # a device that is there
+    points = points_of("random", 60, 4, seed=1)
+
+    assert_is_textbook(points[10:], points[:10], 20)
+    assert asked == []
+    monkeypatch.setattr(distances, "_WORTH_A_DEVICE", 50 * 4 * 29)
+    assert_is_textbook(points[10:], points[:10], 20)
+    assert asked == ["cuda"]
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_every_option_together_gives_the_picks_of_the_textbook(seed, small_blocks):
     rng = np.random.default_rng(seed)
@@ -227,13 +239,17 @@ def test_every_option_together_gives_the_picks_of_the_textbook(seed, small_block
 
 
 @pytest.mark.parametrize("d", [6, 256])
-def test_every_pick_is_that_of_the_textbook_at_full_block_sizes(d):
-    # Enough for several blocks and tiles, and for a projection at 256 dimensions: near a subspace of 20, as features are.
+def test_every_pick_is_that_of_the_textbook_at_full_block_sizes(d, monkeypatch):
+    # Enough for several blocks and tiles; near a subspace of 12, as features are, so that 256 dimensions are projected.
+    monkeypatch.setattr(screen, "_WORTH_PROJECTING", 0)
+    choose, chosen = screen._principal_axes, []
+    monkeypatch.setattr(screen, "_principal_axes", lambda sample: chosen.append(choose(sample)) or chosen[-1])
     rng = np.random.default_rng(d)
-    features = rng.normal(size=(9000, 20)) @ rng.normal(size=(20, d)) + 0.05 * rng.normal(size=(9000, d))
+    features = rng.normal(size=(5700, 12)) @ rng.normal(size=(12, d)) + 0.05 * rng.normal(size=(5700, d))
     features = features.astype(np.float32)
 
-    assert_is_textbook(features[3000:], features[:3000], 150)
+    assert_is_textbook(features[700:], features[:700], 120)
+    assert [axes.shape for axes in chosen] == ([(256, 16)] if d == 256 else [])
 
 
 @pytest.mark.skipif(not VECTORS.exists(), reason="the reference cases are not here")
