@@ -51,9 +51,9 @@ def is_installed(contestant: Contestant) -> bool:
 
 
 def select(rows: np.ndarray, k: int, *, pool: np.ndarray | None = None, prefix: Picks = ()) -> Selection:
-    """Pick k rows with datapool."""
-    none = np.empty((0, rows.shape[1]), dtype=np.float32)
-    return k_center(rows, none if pool is None else pool, n_samples=k, min_distance=-1.0, prefix=prefix)
+    """Pick k rows with datapool, on the processors even beside a GPU: that is what the others run on."""
+    centres = np.empty((0, rows.shape[1]), dtype=np.float32) if pool is None else pool
+    return k_center(rows, centres, n_samples=k, min_distance=-1.0, prefix=prefix, device=None)
 
 
 def _datapool(rows: np.ndarray, k: int) -> Callable[[], Picks]:

@@ -83,16 +83,17 @@ def compare(plan: Plan, threads: int, digits: Path) -> list[dict[str, Any]]:
         picks_run = {one: runs_to(one, n=case.n, d=case.d, k=case.k) for one in CONTESTANTS}
         ready = {one: k for one, k in picks_run.items() if k and is_installed(one)}
         timings: dict[Contestant, list[Timing]] = {one: [] for one in ready}
+        spent = dict.fromkeys(ready, 0.0)
         for one, k in ready.items():
             one.prepare(rows[: _WARM[0]], min(k, _WARM[1]))()
         for _ in range(plan.repetitions):
             for one, k in ready.items():
-                if sum(timing.cpu for timing in timings[one]) < plan.patience:
-                    latest = timed(one.prepare(rows, k))
-                    timings[one].append(latest)
-                    say(
-                        f"{case}, threads: {threads}, {one.name}, {k:,} picks: {latest.cpu:.3g} CPU s, {latest.wall:.3g} s"
-                    )
+                if spent[one] < plan.patience:
+                    runs = {picks: timed(one.prepare(rows, picks)) for picks in ([k] if k == case.k else [k // 2, k])}
+                    spent[one] += sum(run.cpu for run in runs.values())
+                    timings[one].append(runs[k] if k == case.k else on_a_line(runs, case.k))
+                    taken = f"{runs[k].cpu:.3g} CPU s, {runs[k].wall:.3g} s"
+                    say(f"{case}, threads: {threads}, {one.name}, {k:,} picks: {taken}")
         is_affordable = rows.size * case.k <= plan.textbook
         reference = textbook(rows, case.k) if is_affordable else timings[CONTESTANTS[0]][0].result
         for one, k in picks_run.items():
@@ -109,6 +110,17 @@ def compare(plan: Plan, threads: int, digits: Path) -> list[dict[str, Any]]:
                 }
             )
     return found
+
+
+def on_a_line(runs: dict[int, Timing], k: int) -> Timing:
+    """What k picks would take on a straight line through two runs, by number of picks; the result is the larger one's."""
+    fewer, more = sorted(runs)
+    further = (k - more) / (more - fewer)
+    cpu, wall = (
+        after + max(after - before, 0.0) * further
+        for before, after in zip(runs[fewer][:2], runs[more][:2], strict=True)
+    )
+    return Timing(cpu, wall, runs[more].result)
 
 
 def look_at_picks(rows: np.ndarray, picks: Picks, reference: Picks) -> dict[str, Any]:

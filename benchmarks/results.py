@@ -19,7 +19,8 @@ all, and there is no pool. Each number of threads is a process of its own, held 
 run one after the other and then again (A B C A B C …). Seconds are medians over these runs, smallest and largest in
 brackets; CPU seconds are those of all threads together. × is the quotient of the seconds shown and those of datapool. All
 get the same float32 array; what a package does to get hold of it is not counted (lightly-mundig copies it). ≈: run for
-fewer picks, as the column says, and multiplied up, which is fair to one pass a pick. "–, over budget": minutes a run."""
+half as many picks and as many as the column says, and drawn on in a straight line, fair to one pass a pick. "–, over
+budget": that would take minutes as well."""
 
 BEST = """\
 The best of five, measured in the same run: reading is a float32 sum over more than the caches hold, copying counts bytes
@@ -46,7 +47,7 @@ class Compared(NamedTuple):
     reference: str
     """Whose picks the following compares with."""
     cpu: list[float]
-    """Seconds of each run, for the k picks that it was run for; so is ``wall``."""
+    """Seconds of each run for all picks of the case, on a straight line if it was run for fewer; ``wall`` likewise."""
     wall: list[float]
     first_difference: int = 0
     """The first pick that is another one, from 1; 0 if none is."""
@@ -56,17 +57,17 @@ class Compared(NamedTuple):
     """Covering radius over that of the reference."""
 
     def seconds(self, measure: str) -> str:
-        """The median of "cpu" or "wall", multiplied up to all picks of the case, as shown."""
-        return in_seconds(statistics.median(getattr(self, measure)) * self.case.k / self.k)
+        """The median of "cpu" or "wall", as shown."""
+        return in_seconds(statistics.median(getattr(self, measure)))
 
     def spread(self, measure: str) -> str:
         """Smallest and largest, as shown."""
         runs = getattr(self, measure)
-        return f"({in_seconds(min(runs) * self.case.k / self.k)} to {in_seconds(max(runs) * self.case.k / self.k)})"
+        return f"({in_seconds(min(runs))} to {in_seconds(max(runs))})"
 
     @property
     def about(self) -> str:
-        """What stands before a time that was multiplied up."""
+        """What stands before a time that was not measured but drawn on."""
         return "≈ " if self.k < self.case.k else ""
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.contestants import CONTESTANTS, is_installed, runs_to
 from benchmarks.datasets import KINDS, make
-from benchmarks.measure import covering_radius, look_at_picks, textbook
+from benchmarks.measure import Timing, covering_radius, look_at_picks, on_a_line, textbook
 from benchmarks.plan import FULL, QUICK, STANDARD, Case
 from benchmarks.results import Compared, Measurements, exponents, in_seconds, times, whole
 from benchmarks.summary import block_of, summarise
@@ -76,11 +76,19 @@ def test_times_show_three_digits_and_ratios_are_theirs():
     assert [times("12.3", "1.23"), times("1234", "1.00"), times("1.00", "4.00")] == ["10.0×", "1234×", "0.25×"]
 
 
-def test_fewer_picks_are_multiplied_up_and_marked():
-    case = Case("uniform", 1_000, 10, 500)
-    one = Compared(case, 1, "numpy", 100, "", "the textbook", cpu=[1.0, 2.0, 9.0], wall=[1.0, 1.0, 1.0])
+def test_the_time_of_fewer_picks_is_drawn_on_in_a_straight_line():
+    # 2 s before the first pick and 0.01 s a pick; on the clock twice that.
+    runs = {100: Timing(3.0, 6.0, "a"), 200: Timing(4.0, 8.0, "b")}
 
-    assert (one.about, one.seconds("cpu"), one.spread("cpu")) == ("≈ ", "10.0", "(5.00 to 45.0)")
+    assert on_a_line(runs, 1_000) == Timing(12.0, 24.0, "b")
+
+
+def test_a_time_that_was_drawn_on_is_marked():
+    one = Compared(
+        Case("uniform", 1_000, 10, 500), 1, "numpy", 100, "", "the textbook", cpu=[1.0, 2.0, 9.0], wall=[1.0]
+    )
+
+    assert (one.about, one.seconds("cpu"), one.spread("cpu")) == ("≈ ", "2.00", "(1.00 to 9.00)")
     assert one._replace(k=500).about == ""
 
 
@@ -99,12 +107,12 @@ def test_the_sizes_asked_for_are_in_the_plans():
 
 
 def measured():
-    """Two cases on 1 and 2 threads: datapool takes 1 and 2 s, lightly-mundig 10 and 30 s and errs, numpy 4 s for half."""
+    """Two cases on 1 and 2 threads: datapool takes 1 and 2 s, lightly-mundig 10 and 30 s and errs, numpy 8 s, drawn on from half the picks."""
     compared = []
     for threads in (1, 2):
         for case, ours, mundig in ((Case("clustered", 10, 2, 4), 1.0, 10.0), (Case("uniform", 10, 2, 4), 2.0, 30.0)):
             for one in CONTESTANTS:
-                seconds = {"datapool": ours, "lightly-mundig": mundig}.get(one.name, 4.0)
+                seconds = {"datapool": ours, "lightly-mundig": mundig}.get(one.name, 8.0)
                 k = 2 if one.name == "numpy" else 4
                 missing = "" if one.name in ("datapool", "lightly-mundig", "numpy") else "over budget"
                 found = Compared(case, threads, one.name, k, missing, "the textbook", [seconds], [seconds])
@@ -131,7 +139,7 @@ def test_the_summary_says_what_the_measurements_come_to():
     text = summarise(measured())
 
     assert "| 10 × 2, 4 picks, clustered | 1.00 | 10.0 (10.0×) | –, over budget |" in text
-    assert "| ≈ 8.00 (8.0×) |" in text  # numpy: 4 s for 2 of 4 picks
+    assert "| ≈ 8.00 (8.0×) |" in text
     assert "| 10 × 2, 4 picks, uniform |" not in text  # no row of its own, but in what follows
     assert "from 10.0× (10 × 2, 4 picks, clustered) to 15.0× (10 × 2, 4 picks, uniform)" in text
     assert "nearest to datapool comes numpy, 4.0× (10 × 2, 4 picks, uniform)" in text
