@@ -17,6 +17,7 @@ NOBODY = -1
 
 _BLOCK = 4096  # rows widened to float64 at a time: the embeddings themselves are never copied as a whole
 _SMALLEST_BLOCK, _LARGEST_BLOCK = 2048, 8192  # candidates brought up to date together
+_BLOCKS_LISTED = 16  # blocks in the short list of the farthest
 _AHEAD = 32  # picks whose product with the block is taken together
 _NOTHING = np.empty(0, dtype=np.int32)
 
@@ -187,7 +188,7 @@ class _Greedy:
         while not is_done:
             # The largest bounds of all, so that not every round has to look at everybody.
             if keys(short).max(initial=-np.inf) <= best_left_out[0]:
-                short, best_left_out = _largest(keys(slice(None)), max(16 * size, n // 64))
+                short, best_left_out = _largest(keys(slice(None)), max(_BLOCKS_LISTED * size, n // 64))
             positions, left = _largest(keys(short), size)
             block = short[positions]
             outside = max(best_left_out, (left[0], -1 if left[1] < 0 else int(short[left[1]])), key=_in_order)

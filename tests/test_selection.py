@@ -118,6 +118,7 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(distances, "_ROWS_ON_DEVICE", 12)
     monkeypatch.setattr(distances, "_TILE_ON_DEVICE", 24)
     monkeypatch.setattr(selection, "_SMALLEST_BLOCK", 20)
+    monkeypatch.setattr(selection, "_BLOCKS_LISTED", 2)
     monkeypatch.setattr(selection, "_AHEAD", 3)
 
 
