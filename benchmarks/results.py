@@ -81,6 +81,8 @@ class Measurements(NamedTuple):
     resume: dict[str, Any]
     cut: dict[str, Any]
     memory: list[dict[str, Any]]
+    tables: str
+    """Markdown of ``benchmarks.tables``; empty if not run."""
     others: float
     """What other programs used meanwhile, as a share of all cores; NaN if unknown."""
 
@@ -168,6 +170,7 @@ def whole(found: Measurements, summary: str, command: str) -> str:
         "## Memory",
         HELD,
         _memory(found.memory),
+        *(["## Tables", found.tables.strip()] if found.tables else []),
     ]
     return "\n\n".join(parts) + "\n"
 

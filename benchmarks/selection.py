@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from benchmarks.summary import block_of, summarise
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results.md"
 README = ROOT / "README.md"
+TABLES = "benchmarks.tables"  # prints Markdown, for fewer rows with --quick
 
 
 def main() -> None:
@@ -55,11 +57,12 @@ def measure(plan: str, scratch: Path) -> Measurements:
     counts = sorted({1, len(cores())})
     start, (all_before, own_before) = time.perf_counter(), busy_seconds()
     digits = scratch / "digits.npy"
-    run("digits", plan, digits, threads=counts[-1])
+    run("benchmarks.measure", "digits", plan, "--output", str(digits), threads=counts[-1])
 
     def found(section: str, threads: int, *more: str) -> Any:  # noqa: ANN401  what JSON holds
         output = scratch / "found.json"
-        run(section, plan, output, "--digits", str(digits), *more, threads=threads)
+        arguments = [section, plan, "--threads", str(threads), "--digits", str(digits), "--output", str(output), *more]
+        run("benchmarks.measure", *arguments, threads=threads)
         return json.loads(output.read_text())
 
     limits = {threads: found("limits", threads) for threads in counts}
@@ -72,6 +75,7 @@ def measure(plan: str, scratch: Path) -> Measurements:
         resume=found("resume", 1),
         cut=found("cut", counts[-1]),
         memory=[found("memory", 1, "--number", str(number)) for number in range(len(PLANS[plan].memory))],
+        tables=run(TABLES, *(["--quick"] if plan == "quick" else []), threads=counts[-1]) if find_spec(TABLES) else "",
         others=0.0,
     )
     all_after, own_after = busy_seconds()
@@ -79,25 +83,15 @@ def measure(plan: str, scratch: Path) -> Measurements:
     return measured._replace(others=others)
 
 
-def run(section: str, plan: str, output: Path, *more: str, threads: int) -> None:
-    """Measure a section in a process that is held to so many threads and cores."""
+def run(module: str, *arguments: str, threads: int) -> str:
+    """Run a module in a process that is held to so many threads and cores; give what it prints."""
     usable = cores()
     environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(threads))
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.measure",
-        section,
-        plan,
-        "--threads",
-        str(threads),
-        "--output",
-        str(output),
-    ]
+    command = [sys.executable, "-m", module, *arguments]
     try:
         if hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, usable[:threads])  # the process inherits it
-        subprocess.run([*command, *more], cwd=ROOT, env=environment, check=True)
+        return subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
     finally:
         if hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, usable)

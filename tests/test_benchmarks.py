@@ -131,6 +131,7 @@ def measured():
         resume={"case": ["uniform", 10, 2, 4], "runs": [{"known": 2, "equal": True, **run}]},
         cut={"case": ["uniform", 10, 2, 4], "runs": [{"picks": 2, **run}]},
         memory=[{"size": [10, 0, 2, 4], "embeddings": 100, "more": 25}],
+        tables="| rows | seconds |",
         others=0.02,
     )
 
@@ -158,6 +159,10 @@ def test_the_table_of_a_case_has_what_was_measured_and_what_one_pass_a_pick_woul
     assert rows[2][:3] == ["scikit-matter, Voronoi", "–", "–, over budget"]
     assert rows[5][:4] == ["numpy", "2", "≈ 8.00 (8.00 to 8.00)", "4.0×"]
     assert rows[7][4] == "0.000000320"  # 10 x 2 numbers of 4 bytes, 4 times, at 1 GB/s
+
+
+def test_what_the_tables_benchmark_prints_ends_the_results():
+    assert whole(measured(), "", "make bench").endswith("## Tables\n\n| rows | seconds |\n")
 
 
 def rows_below(text, heading):
