@@ -174,12 +174,10 @@ def rows_of(candidates: pd.DataFrame, filenames: pd.Series) -> np.ndarray:
     return candidates.filename.to_numpy(dtype=object).searchsorted(filenames.to_numpy(dtype=object))
 
 
-def names_of(candidates: Rows, base: Rows, neighbours: np.ndarray) -> np.ndarray:
+def names_of(candidates: Rows, base: Rows, neighbours: np.ndarray) -> pd.Series:
     """Give the filenames of neighbours numbered as in ``selection.Selection.neighbours``; empty for NOBODY."""
-    names = np.concatenate(
-        [base.table.filename.to_numpy(dtype=object), candidates.table.filename.to_numpy(dtype=object), [""]]
-    )
-    return names[np.where(neighbours == NOBODY, len(names) - 1, neighbours)]
+    names = pd.concat([base.table.filename, candidates.table.filename, pd.Series([""], dtype="str")], ignore_index=True)
+    return names.iloc[np.where(neighbours == NOBODY, len(names) - 1, neighbours)].reset_index(drop=True)
 
 
 def _extend(

@@ -116,7 +116,7 @@ def _figures(counts: Mapping[str, Any]) -> str:
         "images in the batch": f"{counts['images']:,}",
         "picked": f"{counts['picked']:,}",
         "in the pool now": f"{counts['pool_after']:,}",
-        "covering radius": f"{counts['covering_radius']:.4g}" if counts["candidates"] else "–",
+        "covering radius": f"{counts['covering_radius']:.4g}" if counts["candidates"] and counts["pool_after"] else "–",
     }
     return "".join(f"<div><dt>{what}</dt><dd>{number}</dd></div>" for what, number in figures.items())
 
@@ -153,7 +153,7 @@ def _counts(run: Run, params: Params) -> str:
         f"{passed['not_relevant']:,} not in relevant_filenames_file. The pool held {counts['pool_before']:,} images "
         f"before and holds {counts['pool_after']:,} now."
     )
-    if counts["candidates"]:
+    if counts["candidates"] and counts["pool_after"]:
         notes += f" Covering radius {counts['covering_radius']:.4g}: no candidate is farther than this from the pool."
         if counts["radius_lower_bound"]:
             notes += (

@@ -361,6 +361,15 @@ def test_with_every_candidate_protected_nothing_is_picked():
     assert (sampled.covering_radius, sampled.farthest) == (0.0, "")
 
 
+def test_rules_that_leave_nothing_to_begin_a_pool_with_are_told():
+    sampled = cut(LINE, pool({}), stop(3), by_rules(balance={".": 0}))
+    counts = metrics(healthy(LINE), 5, 0, sampled)
+
+    assert reasons(sampled) == dict.fromkeys("abcde", "label . gets no picks")
+    assert counts["covering_radius"] is None
+    assert sentence(counts) == "nothing to pick: the rules keep out all 5 candidates; the pool stays as it is"
+
+
 def test_images_that_a_rule_kept_out_are_listed_as_removed():
     by = how(
         rules=NO_RULES.model_copy(update={"balance": 1, "sequence_gap": 3, "protected": "t", "protected_distance": 2.0})
