@@ -286,8 +286,8 @@ class NearestCentres:
 
     def _ranks(self, centres: np.ndarray) -> np.ndarray:
         """Of centres at the same distance the one of lowest rank counts: the others by row, then points as added."""
-        is_other = centres < len(self._row_of)
-        return np.where(is_other, np.append(self._row_of, 0)[np.where(is_other, centres, -1)], centres)
+        p = len(self._row_of)
+        return np.where(centres < p, self._row_of[np.minimum(centres, p - 1)], centres) if p else centres
 
     def _lifted(self, tile: _Tile) -> Lifted:
         return tile.lifted or as_centres(self._screen.lift(self._vectors(np.arange(tile.first, tile.end))))
