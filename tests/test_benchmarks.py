@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks.contestants import CONTESTANTS, is_installed, runs_to
 from benchmarks.datasets import KINDS, make
+from benchmarks.machine import cores
 from benchmarks.measure import Timing, covering_radius, look_at_picks, on_a_line, textbook
 from benchmarks.plan import FULL, QUICK, STANDARD, Case
 from benchmarks.results import Compared, Measurements, exponents, in_seconds, times, whole
@@ -183,6 +184,7 @@ def test_a_quick_run_has_every_contestant_in_every_case_and_ratios_of_the_number
         rows = rows_below(text, f"### {case}")
         assert [row[0] for row in rows[:-1]] == [one.name for one in CONTESTANTS]
         ours = rows[0]
+        assert [len(row) for row in rows] == [2 + 5 * len({1, len(cores())})] * len(rows)
         for row, one in zip(rows[:-1], CONTESTANTS, strict=True):
             if not is_installed(one):
                 assert row[2] == "–, not installed"
