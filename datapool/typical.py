@@ -33,8 +33,8 @@ def typical_order(
     k-means divides candidates and pool together into clusters. An image is the more typical, the smaller its mean
     distance to its nearest neighbours in its cluster, at most N_NEIGHBOURS and of the pool as well. Of clusters with
     equally many images pooled or picked the one with more members comes first, then the one with the lowest candidate.
-    Ties go to the lowest candidate. (The paper leaves out clusters of fewer than five images. That gained nothing here,
-    and cost up to 40 points of accuracy where labels are rare: benchmarks/regimes.md.)
+    Ties go to the lowest candidate. (The paper leaves out clusters of fewer than five images. On the batches of
+    benchmarks/regimes.py that gained a point of accuracy at most, and cost up to 40 where labels are rare.)
 
     So a shorter order is the beginning of a longer one, and it does not depend on the number of threads.
 
