@@ -94,23 +94,29 @@ def curve(picked: pd.DataFrame, others: pd.DataFrame, *, cut: int, min_distance:
     return _chart("curve", "Line chart: the distance at each step of the selection.", caption, traces, layout)
 
 
-def coverage(means: pd.DataFrame, *, caption: str) -> Chart:
+def coverage(curve: pd.DataFrame, *, caption: str) -> Chart:
     """Draw how near the candidates come to the pool, for the choice and for a random one.
 
     Args:
-        means: step (how many were taken so far), chosen and random (mean distances); one row or more.
+        curve: step (how many were taken so far), chosen and random (mean distances), chosen_p99 and random_p99 (within
+            which 99 % lie); one row or more.
         caption: A sentence, as text.
     """
-    hover = "after %{x}: %{y:.4g}"
+    chosen, random = {"color": _ACCENT, "width": 2}, {"color": _GREY, "width": 2, "dash": "dot"}
     traces = [
-        _line("random", means.step, means.random, {"color": _GREY, "width": 2, "dash": "dot"}, hover=hover),
-        _line("chosen", means.step, means.chosen, {"color": _ACCENT, "width": 2}, hover=hover),
+        _line(name, curve.step.astype("int64"), curve[column], line, hover="after %{x}: %{y:.4g}")
+        for name, column, line in (
+            ("chosen, 99 % within", "chosen_p99", chosen),
+            ("random, 99 % within", "random_p99", random),
+            ("chosen, mean", "chosen", chosen),
+            ("random, mean", "random", random),
+        )
     ]
     layout = {
         "xaxis": {"title": {"text": "images added to the pool"}, "rangemode": "tozero"},
-        "yaxis": {"title": {"text": "mean distance to the pool"}, "rangemode": "tozero"},
+        "yaxis": {"title": {"text": "distance to the pool"}, "rangemode": "tozero"},
     }
-    alt = "Line chart: mean distance from a candidate to the pool, for the choice and for a random one."
+    alt = "Line chart: distances from the candidates to the pool, for the choice and for a random one."
     return _chart("coverage", alt, caption, traces, layout)
 
 

@@ -1,4 +1,4 @@
-"""The command line: ``datapool init`` and ``datapool demo``. Everything else is ``dvc``."""
+"""The command line: ``datapool init``, ``datapool demo`` and ``datapool verify``. Everything else is ``dvc``."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 import datapool
-from datapool.terminal import run_app, say
+from datapool.terminal import progress, run_app, say
 
 app = typer.Typer(
     add_completion=False,
@@ -14,7 +14,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     no_args_is_help=True,
     help="Pick the new images that add something, keep them in a growing, DVC-versioned pool. `datapool init` makes a "
-    "workspace; in it, `dvc repro` runs the pipeline with the settings of params.yaml.",
+    "workspace; in it, `dvc repro` runs the pipeline with the settings of params.yaml, and `datapool verify` checks what "
+    "the pools are said to be.",
 )
 
 
@@ -54,6 +55,40 @@ def demo(folder: Annotated[Path, typer.Argument(help="Where to make the workspac
     from datapool.demo import run_demo
 
     run_demo(folder, say)
+
+
+@app.command(short_help="Check pools against their lineage.")
+def verify(
+    name: Annotated[str | None, typer.Option("--name", help="Which pool.", show_default="every pool")] = None,
+) -> None:
+    """Check that the pools of a workspace are what their lineage says; run it in the workspace.
+
+    Files have the recorded hashes; every pick lies as far from its nearest neighbour as recorded, and nothing before it
+    is nearer; the picks of a version lie at least its covering radius apart, which bounds what any choice could reach.
+    While the output folder holds the batch of the latest version: every candidate lies within its covering radius.
+
+    All distances are taken again, without the code that made the choice. A line a check: pass, fail or skip; the exit
+    code is 1 if one failed. It takes time for large pools: the square of the number of images.
+    """
+    from datapool.errors import DatapoolError
+    from datapool.params import load_params
+    from datapool.pool import read_lineage
+    from datapool.verify import verify as checks_of
+
+    params, lineage = load_params(), Path("datapools.json")
+    names = [name] if name else list(read_lineage(lineage))
+    outcomes = []
+    for pool in names:
+        with progress(f"pool {pool!r}") as report:
+            for check in checks_of(Path(params.shared_dir), lineage, pool, Path(params.output_dir), progress=report):
+                say(f"{check.outcome}  pool {pool!r}, {check.name}: {check.sentence}")
+                outcomes.append(check.outcome)
+    if "fail" in outcomes:
+        raise DatapoolError(
+            f"{outcomes.count('fail')} of {len(outcomes)} checks failed; `dvc checkout --force` brings back the files that "
+            "dvc.lock records, `git log datapools.json` tells what changed the lineage"
+        )
+    say(f"{len(outcomes)} checks, none failed" if outcomes else "datapools.json knows no pool yet")
 
 
 def version(wanted: bool) -> None:

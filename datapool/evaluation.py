@@ -5,6 +5,7 @@ pool is stored. Measures on the candidates that ``look_around`` drew.
 """
 
 import itertools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -18,11 +19,12 @@ from datapool.tables import Rows
 
 REDUNDANT = 0.2
 """Another candidate closer than this share of the median distance between two candidates makes one redundant."""
-MOSTLY, LITTLE, SMALL_CHOICE = 0.8, 0.3, 0.1
+MOSTLY, LITTLE, SMALL_CHOICE = 0.8, 0.5, 0.1
 """Shares of the candidates: from MOSTLY on a batch is covered or redundant, up to LITTLE it is not redundant, and up to
-SMALL_CHOICE few are picked."""
+SMALL_CHOICE few are picked (as measured: benchmarks/regimes.md)."""
 
-_N_STEPS, _N_THRESHOLDS = 50, 10  # of the curve; of the table of what another min_distance would pick
+_N_STEPS = 50  # of the curve
+_SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9)  # of the ranking: what other min_distances pick
 
 
 class Gaps(NamedTuple):
@@ -36,6 +38,7 @@ class Gaps(NamedTuple):
 
 
 _NO_GAPS = Gaps(None, None, None)
+_CURVE = ("step", "chosen", "random", "chosen_p99", "random_p99")
 
 
 class Comparison(NamedTuple):
@@ -46,7 +49,8 @@ class Comparison(NamedTuple):
     chosen: Gaps
     random: Gaps
     curve: pd.DataFrame
-    """step (how many were taken so far; 0 is the pool alone), chosen and random (mean distance then)."""
+    """step (how many were taken so far; 0 is the pool alone), chosen and random (mean distance then), chosen_p99 and
+    random_p99 (99th percentile)."""
     scale: float | None
     """Median distance between two candidates; None if there are no two."""
 
@@ -73,7 +77,7 @@ def compare(
     """
     n, k = len(candidates.table), len(picks)
     if not n:
-        return Comparison(0, _NO_GAPS, _NO_GAPS, pd.DataFrame({"step": [], "chosen": [], "random": []}), None)
+        return Comparison(0, _NO_GAPS, _NO_GAPS, pd.DataFrame(columns=_CURVE, dtype="float64"), None)
     evaluated = around.candidates[: n_evaluated(n, 2 * k)]
     to_pool = around.to_pool[: len(evaluated)]
     chosen = pd.Index(candidates.table.filename).get_indexer(pd.Index(picks))
@@ -89,13 +93,15 @@ def compare(
     points, of_chosen, of_random = np.split(vectors, [len(evaluated), len(evaluated) + k])
     steps = np.unique([0, *np.geomspace(1, max(k, 1), _N_STEPS).round().astype(int)])[: k + 1]
     distances = [_approach(points, to_pool, centres, steps, progress) for centres in (of_chosen, of_random)]
-    curve = pd.DataFrame({"step": steps, "chosen": distances[0].mean(axis=1), "random": distances[1].mean(axis=1)})
+    is_near = np.isfinite(distances[0]).all(axis=1)  # before the first of a pool nobody is
+    means, p99s = ([measure(part[is_near]) for part in distances] for measure in (_mean, _p99))
+    curve = pd.DataFrame(dict(zip(_CURVE, (steps[is_near], *means, *p99s), strict=True)))
     apart = points[1:].astype(np.float64) - points[:-1]  # in random order: pairs of neighbours are random pairs
     return Comparison(
         len(evaluated),
         _gaps(distances[0][-1]),
         _gaps(distances[1][-1]),
-        curve[np.isfinite(curve.chosen)],
+        curve,
         float(np.median(np.linalg.norm(apart, axis=1))) if len(apart) else None,
     )
 
@@ -153,8 +159,8 @@ def comparison(counts: Mapping[str, Any]) -> str:
 def what_if(curve: pd.DataFrame, *, min_distance: float) -> pd.DataFrame:
     """Say how many images each of some ten values of ``min_distance`` would pick, if ``n_samples`` did not end it before.
 
-    The values have two digits and are spread evenly over orders of magnitude of what they cost; ``min_distance`` itself is
-    among them where the ranking reaches it.
+    The values have three digits and pick from 1 to 90 % of the ranking; ``min_distance`` itself is among them where the
+    ranking reaches it.
 
     Args:
         curve: step and distance of a ranking by "coreset", as ``ordering.curve`` gives it.
@@ -163,13 +169,11 @@ def what_if(curve: pd.DataFrame, *, min_distance: float) -> pd.DataFrame:
     Returns:
         One row a value, largest first: min_distance, picks.
     """
-    if not len(curve):
-        return pd.DataFrame({"min_distance": [], "picks": []})
     distances = curve.distance.to_numpy()
-    before = int(curve.step.iloc[0]) - 1  # a first image without a distance is picked at any
-    steps = np.geomspace(1, len(distances), _N_THRESHOLDS).round().astype(int)
-    values = {float(f"{distances[step - 1]:.2g}") for step in steps} | {min_distance}
-    reached = sorted((value for value in values if value > 0 and value >= distances[-1]), reverse=True)
+    steps = np.ceil(np.array(_SHARES) * len(distances)).astype(int) if len(distances) else []
+    values = {_three_digits_of(distances[step - 1]) for step in steps} | {min_distance}
+    reached = sorted((v for v in values if v > 0 and len(distances) and v >= distances[-1]), reverse=True)
+    before = int(curve.step.iloc[0]) - 1 if len(curve) else 0  # a first image without a distance is picked at any
     picks = [before + int(np.searchsorted(-distances, -value, side="right")) for value in reached]
     return pd.DataFrame({"min_distance": reached, "picks": picks})
 
@@ -177,7 +181,7 @@ def what_if(curve: pd.DataFrame, *, min_distance: float) -> pd.DataFrame:
 def regime(counts: Mapping[str, Any], *, method: str, min_distance: float) -> str:
     """Say in a sentence which regime a batch is in and which method suggests itself; "" without two candidates.
 
-    A suggestion of what to try, no more: README has what was measured, and where it misleads.
+    A suggestion of what to try, no more: benchmarks/regimes.md has what it rests on, and where it misleads.
 
     Args:
         counts: What ``sampling.metrics`` and ``metrics`` gave.
@@ -223,7 +227,23 @@ def _approach(
 def _gaps(distances: np.ndarray) -> Gaps:
     if np.isinf(distances).any():
         return _NO_GAPS
-    return Gaps(float(distances.max()), float(distances.mean()), float(np.quantile(distances, 0.99)))
+    return Gaps(float(distances.max()), float(_mean(distances)), float(_p99(distances)))
+
+
+def _mean(distances: np.ndarray) -> np.ndarray:
+    return distances.mean(axis=-1)
+
+
+def _p99(distances: np.ndarray) -> np.ndarray:
+    return np.quantile(distances, 0.99, axis=-1)
+
+
+def _three_digits_of(distance: float) -> float:
+    """Round down to three digits, so that what lies at this distance is picked."""
+    if distance == 0:
+        return 0.0
+    digits = 2 - math.floor(math.log10(distance))
+    return round(math.floor(round(distance * 10**digits, 6)) / 10**digits, digits)
 
 
 def _share(distances: np.ndarray, below: float | None) -> float | None:

@@ -303,7 +303,8 @@ def _what_if(run: Run, params: Params) -> str:
     caption = "How many images each min_distance would pick; the one in use is bold."
     if params.stopping_condition.n_samples != -1:
         caption += " n_samples may end the selection before."
-    return f"<p>{caption}</p>{_table(('min_distance', 'picks', 'of the candidates'), rows, numbers=range(3))}"
+    table = _table(("min_distance", "picks", "of the candidates"), rows, numbers=range(3))
+    return f'<p>{caption}</p><div class="narrow">{table}</div>'
 
 
 def _coverage(run: Run) -> Chart:
@@ -386,6 +387,7 @@ dl div { display: flex; flex-direction: column-reverse; justify-content: flex-en
 dt { color: var(--soft); font-size: .85rem; }
 dd { margin: 0; font-size: 1.6rem; font-weight: 600; font-variant-numeric: tabular-nums; }
 .wide { overflow-x: auto; }
+.narrow table { width: auto; }
 table { width: 100%; border-collapse: collapse; font-size: .92rem; }
 th, td { padding: .4rem .9rem .4rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
 th { color: var(--soft); font-weight: 600; font-size: .85rem; }

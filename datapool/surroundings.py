@@ -13,7 +13,7 @@ from datapool.selection import nearest
 
 MOST, FEWEST, FEWEST_PAIRED = 10_000, 1_000, 200
 """How many candidates are evaluated, at most and at least; at least, where each is compared with all other candidates."""
-PAIRS = 200_000_000
+PAIRS = 100_000_000
 """Beyond so many distances, fewer candidates are evaluated."""
 
 _BLOCK = 4096  # candidates compared with evaluated ones at a time

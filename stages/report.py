@@ -37,7 +37,7 @@ def report(
             candidates=read_rows(embeddings),
             embedding_space=read_json(space),
             curve=read_csv(curve),
-            coverage=read_csv(coverage).astype({"chosen": "float64", "random": "float64"}),
+            coverage=read_csv(coverage).astype("float64"),
             picks=read_rows(picks),
             removed=read_csv(removed),
             metrics=read_json(metrics),

@@ -108,6 +108,10 @@ def test_how_fast_it_is_says_the_readme_in_the_words_of_the_benchmark():
         (["--help"], "`datapool init` makes a workspace; in it, `dvc repro` runs the pipeline"),
         (["init", "--help"], "Make a workspace: a folder with its own git and DVC in which `dvc repro` works."),
         (["demo", "--help"], "Make a workspace with real images, run the pipeline on two weeks of them"),
+        (
+            ["verify", "--help"],
+            "Check that the pools of a workspace are what their lineage says; run it in the workspace.",
+        ),
         (["--version"], f"datapool {datapool.__version__}"),
     ],
 )

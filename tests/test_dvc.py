@@ -64,6 +64,21 @@ def test_03_another_min_distance_runs_the_cut_only_and_replaces(first_week, afte
     assert made.pool_files() == first_week.pool_files()
 
 
+def test_03_an_experiment_with_another_min_distance_ranks_nothing_again(first_week, after):
+    made = after(first_week)
+    ranking = (made.folder / "output" / "ranking.parquet").stat().st_mtime_ns
+
+    said = made.run("dvc", "exp", "run", "-S", "stopping_condition.min_distance=0.25")
+
+    assert stages_run(said) == ["sample", "merge", "report"]
+    assert (made.folder / "output" / "ranking.parquet").stat().st_mtime_ns == ranking
+    # 0.3 rad from the three picks of 0.5 there is one more in each of the two gaps.
+    assert made.names()[:3] == first_week.names()
+    assert len(made.names()) == 5
+    changed = made.run("dvc", "metrics", "diff", "HEAD")
+    assert {"covering_radius", "radius_lower_bound", "witness", "random_mean_distance"} <= set(changed.split())
+
+
 def test_04_another_batch_is_appended(model_first_week, model_second_week):
     old, new = model_first_week.pool_files(), model_second_week.pool_files()
 

@@ -1,5 +1,6 @@
 """What a choice bought beside a random one, and which regime a batch is in: points on a line."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,10 @@ import pytest
 import yaml
 
 from datapool import surroundings as module
-from datapool.evaluation import Comparison, certificate, compare, metrics, regime
+from datapool.evaluation import Comparison, certificate, compare, metrics, regime, what_if
 from datapool.ordering import How
 from datapool.params import Rules
-from datapool.selection import random_order
+from datapool.selection import k_center, random_order
 from datapool.surroundings import Surroundings, look_around
 from datapool.tables import Rows
 
@@ -141,6 +142,7 @@ def test_radius_mean_and_percentile_are_those_of_the_distances_to_pool_and_picks
 
     assert found.chosen == (100, 50, 99)
     assert found.random == (100, 50, 99)  # as many picks: none
+    assert found.curve.step.tolist() == [0]
 
 
 def test_a_random_choice_of_as_many_stands_beside_it():
@@ -189,7 +191,9 @@ def test_many_picks_make_a_curve_of_few_steps_that_ends_at_the_cut():
     assert 30 < len(found.curve) <= 51
     assert found.curve.chosen.iloc[-1] == found.chosen.mean
     assert found.curve.random.iloc[-1] == found.random.mean
-    assert (found.curve.diff().iloc[1:][["chosen", "random"]] <= 0).all(axis=None)
+    assert found.curve.chosen_p99.iloc[-1] == found.chosen.p99
+    assert found.curve.random_p99.iloc[-1] == found.random.p99
+    assert (found.curve.diff().iloc[1:].drop(columns="step") <= 0).all(axis=None)
 
 
 def test_fewer_are_evaluated_where_picks_are_many_and_they_are_among_those_before(monkeypatch):
@@ -216,6 +220,66 @@ def test_without_pool_and_picks_no_distance_is_told():
 
     assert found.chosen == found.random == (None, None, None)
     assert len(found.curve) == 0
+
+
+# --- what another min_distance would pick -----------------------------------------------------------------------------
+
+
+def curve(*distances: float, first: int = 1) -> pd.DataFrame:
+    return pd.DataFrame({"step": np.arange(first, first + len(distances)), "distance": distances})
+
+
+def as_dict(table: pd.DataFrame) -> dict[float, int]:
+    return dict(zip(table.min_distance, table.picks, strict=True))
+
+
+def test_each_min_distance_picks_what_lies_at_least_so_far():
+    assert as_dict(what_if(curve(8, 4, 4, 1), min_distance=-1)) == {8: 1, 4: 3, 1: 4}
+
+
+def test_a_first_image_without_a_distance_is_picked_at_any_min_distance():
+    assert as_dict(what_if(curve(8, 4, first=2), min_distance=-1)) == {8: 2, 4: 3}
+
+
+def test_the_min_distance_in_use_is_among_them_where_the_ranking_reaches_it():
+    assert as_dict(what_if(curve(8, 4, 1), min_distance=2.5)) == {8: 1, 4: 2, 2.5: 2, 1: 3}
+    assert as_dict(what_if(curve(8, 4, 1), min_distance=20)) == {20: 0, 8: 1, 4: 2, 1: 3}
+    assert as_dict(what_if(curve(8, 4, 1), min_distance=0.5)) == {8: 1, 4: 2, 1: 3}  # nobody knows what follows
+
+
+def test_the_values_are_rounded_down_and_pick_the_shares_that_were_meant():
+    table = what_if(curve(*np.linspace(1.23456, 0.0123456, 1000)), min_distance=-1)
+
+    # 1 % are 10: the tenth lies at 1.2236.
+    assert table.min_distance.iloc[0] == 1.22
+    assert len(table) == 10
+    assert (table.picks >= [10, 20, 50, 100, 200, 300, 400, 500, 700, 900]).all()
+    assert (table.picks < np.array([10, 20, 50, 100, 200, 300, 400, 500, 700, 900]) + 9).all()
+    assert as_dict(what_if(curve(0.05, 0.0123456, 0.012, 0.01), min_distance=-1)) == {
+        0.05: 1,
+        0.0123: 2,
+        0.012: 3,
+        0.01: 4,
+    }
+
+
+def test_copies_cost_nothing_to_leave_out():
+    # At distance 0 there is no min_distance to give: any at all leaves them out.
+    assert as_dict(what_if(curve(8, 0, 0), min_distance=0.0)) == {8: 1}
+    assert len(what_if(curve(), min_distance=0.1)) == 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_each_count_is_that_of_a_separate_run(seed):
+    rng = np.random.default_rng(seed)
+    points, pool = rng.normal(size=(40, 3)).astype(np.float32), rng.normal(size=(seed, 3)).astype(np.float32)
+    whole = k_center(points, pool, n_samples=40, min_distance=-1.0)
+    steps = pd.DataFrame({"step": np.arange(1, 41), "distance": whole.distances})
+    table = what_if(steps[np.isfinite(steps.distance)], min_distance=0.7)
+
+    assert len(table) > 5
+    for value, picks in as_dict(table).items():
+        assert len(k_center(points, pool, n_samples=40, min_distance=value).indices) == picks
 
 
 # --- in numbers and words --------------------------------------------------------------------------------------------
@@ -249,7 +313,7 @@ def test_redundant_is_what_lies_closer_than_a_fifth_of_the_usual_distance_to_ano
 
 
 def test_the_usual_distance_is_a_median_over_random_pairs():
-    points = np.random.default_rng(0).normal(size=(3000, 8)).astype(np.float32)
+    points = np.random.default_rng(0).lognormal(size=(3000, 2)).astype(np.float32)  # mean and median differ
     table = pd.DataFrame({"filename": [f"{i:04d}" for i in range(3000)], "weak_label": "."}).astype("str")
     found = compare(Rows(table, points), pd.Series(dtype="str"), around(points, points[:0]), how())
     pairs = np.random.default_rng(1).integers(3000, size=(2, 100_000))
@@ -284,7 +348,7 @@ def batch(covered: float, redundant: float, picked: int = 5, pool_before: int = 
         (batch(0.1, 0.9), "coreset"),
         (batch(0.1, 0.1), "typical"),
         (batch(0.1, 0.1, picked=50), None),
-        (batch(0.1, 0.5), None),
+        (batch(0.1, 0.6), None),
     ],
     ids=["covered", "redundant", "few of many that differ", "many of them", "between"],
 )
@@ -337,8 +401,6 @@ def test_the_certificate_is_true(seed):
     # The slow oracle: no three of twelve points, and none of 300 other triples either, cover better than it says.
     from itertools import combinations
 
-    from datapool.selection import k_center
-
     rng = np.random.default_rng(seed)
     points, pool = rng.normal(size=(12, 2)), rng.normal(size=(2, 2))
     found = k_center(points.astype(np.float32), pool.astype(np.float32), n_samples=3, min_distance=-1.0)
@@ -349,3 +411,14 @@ def test_the_certificate_is_true(seed):
         radius = np.linalg.norm(points[:, None] - centres[None], axis=2).min(axis=1).max()
 
         assert radius >= bound * (1 - 1e-6)
+
+
+def test_the_readme_s_scores_are_those_of_the_benchmark():
+    root = Path(__file__).parents[1]
+    told = re.findall(r"(?m)^\| ([^|]+) \| (\d\d) \| (\d\d) \| (\d\d) \|$", (root / "README.md").read_text())
+    measured = re.findall(
+        r"(?m)^\| .* \| 50 \| (\d\d) .* (\d\d) ± .* (\d\d) ±", (root / "benchmarks" / "regimes.md").read_text()
+    )
+
+    assert len(told) > 2
+    assert {tuple(scores) for _, *scores in told} <= set(measured)

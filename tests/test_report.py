@@ -294,9 +294,10 @@ def test_the_choice_is_drawn_beside_a_random_one():
     traces, _ = charts(page)["coverage"]
 
     # a lies at 0, far at 10, near at 0.5: after a the mean is 10.5 / 3, after far 0.5 / 3.
-    assert traces["chosen"]["x"] == traces["random"]["x"] == [1, 2]
-    assert traces["chosen"]["y"] == pytest.approx([3.5, 0.5 / 3], abs=1e-5)
-    assert traces["random"]["y"][0] > traces["random"]["y"][1] >= 0
+    assert traces["chosen, mean"]["x"] == traces["random, mean"]["x"] == [1, 2]
+    assert traces["chosen, mean"]["y"] == pytest.approx([3.5, 0.5 / 3], abs=1e-5)
+    assert traces["chosen, 99 % within"]["y"] == pytest.approx([9.81, 0.49], abs=1e-5)
+    assert traces["random, mean"]["y"][0] > traces["random, mean"]["y"][1] >= 0
     assert "A candidate lies 0.1667 from its nearest image of the pool on average" in page.text
     assert "instead of 0.5 (of 3 candidates)." in page.text
 
