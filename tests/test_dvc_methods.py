@@ -53,7 +53,9 @@ def test_rules_that_leave_nothing_to_pick_begin_no_pool(new_workspace, after):
 
     assert "nothing to pick: the rules keep out all 12 candidates; the pool stays as it is" in made.repro()
     assert made.versions() == []
-    assert "rules.balance allows no more picks of their weak label" in (made.folder / "output" / "report.html").read_text()
+    assert (
+        "rules.balance allows no more picks of their weak label" in (made.folder / "output" / "report.html").read_text()
+    )
 
 
 def test_scores_weigh_and_a_changed_file_of_scores_is_seen(new_workspace, after):
