@@ -28,7 +28,7 @@ RELATIVE, ABSOLUTE = 1e-8, 1e-7
 """Two distances count as the same if they differ by this share or less and, between normalised embeddings, by this much
 more: a unit vector is rounded to float32, and another processor may round one of its numbers the other way."""
 
-_NEEDED = {"new", "covering_radius", "radius_lower_bound", "witness", "parameters", "embedding_space"}
+_NEEDED = {"new", "covering_radius", "parameters", "embedding_space"}
 
 Progress = Callable[[int, int], None]
 
@@ -214,7 +214,8 @@ def _certificate(rows: Rows, version: Version) -> Check:
         return Check(check, "skip", f"{how} promises no bound on the covering radius")
     table = rows.table.iloc[version["rows"] - version["new"] : version["rows"]].dropna(subset="distance")
     names, distances = table.filename.to_numpy(), table.distance.to_numpy()
-    radius, bound, slack = version["covering_radius"], version["radius_lower_bound"], _slack(version, distances)
+    radius, slack = version["covering_radius"], _slack(version, distances)
+    bound = version.get("radius_lower_bound", radius / 2)  # none is recorded by code from before there was one
     rises = distances[1:] > (distances + slack)[:-1]
     if rises.any():
         i = rises.argmax()
@@ -257,10 +258,11 @@ def _candidates(rows: Rows, name: str, versions: Sequence[Version], output: Path
     if not distances[i] <= radius + slack:
         one = f"{names[i]} lies {distances[i]:.9g} from the pool"
         return Check(check, "fail", f"{one}, farther than the covering radius {radius:.9g}")
-    if version["witness"] is not None:
-        if version["witness"] not in names:
-            return Check(check, "fail", f"the witness {version['witness']} is none of the candidates left out")
-        i = (names == version["witness"]).argmax()
+    witness = version.get("witness")
+    if witness is not None:
+        if witness not in names:
+            return Check(check, "fail", f"the witness {witness} is none of the candidates left out")
+        i = (names == witness).argmax()
     if not distances[i] >= radius - slack:
         one = f"{names[i]} lies {distances[i]:.9g} from the pool"
         return Check(check, "fail", f"{one}, and not at the covering radius {radius:.9g}")

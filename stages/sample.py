@@ -75,7 +75,8 @@ def sample(
     if params.dump_dataset:
         copy_images(batch, sampled.picks.table.filename, Path(params.input_dir), data / "sampled")
     say(sampling.sentence(counts))
-    say(evaluation.regime(counts, method=params.method, min_distance=min_distance))
+    if hint := evaluation.regime(counts, method=params.method, min_distance=min_distance):
+        say(hint)
 
 
 if __name__ == "__main__":

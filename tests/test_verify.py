@@ -349,10 +349,18 @@ def test_a_damaged_csv_is_named_with_what_is_wrong(pool):
     assert "cut off" in failed()["rows"]
 
 
-def test_a_lineage_without_certificate_keys_is_named(pool):
-    edit_lineage(lambda versions: versions[0].pop("witness"))
+def test_a_lineage_that_lacks_parameters_is_named(pool):
+    edit_lineage(lambda versions: versions[0].pop("parameters"))
 
-    assert failed() == {"lineage": "datapools.json lacks witness of a version of pool 'my_datapool'"}
+    assert failed() == {"lineage": "datapools.json lacks parameters of a version of pool 'my_datapool'"}
+
+
+def test_a_pool_from_before_there_were_certificates_passes(pool):
+    edit_lineage(
+        lambda versions: [version.pop(key) for version in versions for key in ("radius_lower_bound", "witness")]
+    )
+
+    assert set(outcomes().values()) == {"pass"}
 
 
 # --- distances --------------------------------------------------------------------------------------------------------
