@@ -311,6 +311,7 @@ def _vectors(rows: Rows, *, normalize: bool, remedy: str) -> np.ndarray:
     for what, bad in (
         ("has a value that is not finite", ~np.isfinite(squared)),
         ("is all zeros and has no direction", normalize & (squared == 0)),
+        ("is longer than 1e37, too long to take distances of", (not normalize) & (squared > 1e74)),
     ):
         if bad.any():
             raise DatapoolError(f"the embedding of {rows.table.filename.iloc[int(np.argmax(bad))]!r} {what}; {remedy}")

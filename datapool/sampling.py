@@ -232,8 +232,6 @@ def _left_over(
     far = pd.Series([f"{distance:.4g}" for distance in coverage.distances.tolist()], dtype="str")
     reason = start + nearest + " at distance " + far
     kind = _choose(is_covered, "covered", "beyond n_samples")
-    if len(rest) and coverage.neighbours[0] == NOBODY:  # there is neither pool nor pick
-        reason = kind
     return pd.DataFrame(
         {
             "filename": candidates.table.filename.array[rest],

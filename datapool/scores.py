@@ -34,10 +34,10 @@ def read_scores(file: str | None, column: str | None, filenames: pd.Series) -> n
         raise DatapoolError(
             f"{path}: cannot be read ({error.strerror}); give a csv as active_learning_scores"
         ) from error
-    in_order = csv.ReadOptions(use_threads=False)  # a message then names the row
-    parse = csv.ParseOptions(newlines_in_values=True)
+    # One thread: messages then name the row, and rows may have line breaks anywhere.
+    in_order = csv.ReadOptions(use_threads=False)
     try:
-        with csv.open_csv(pa.BufferReader(data), in_order, parse) as opened:
+        with csv.open_csv(pa.BufferReader(data), in_order) as opened:
             names = opened.schema.names
     except pa.ArrowInvalid as error:
         refuse(f"cannot be read ({' '.join(str(error).split())[:200]})")
@@ -53,7 +53,7 @@ def read_scores(file: str | None, column: str | None, filenames: pd.Series) -> n
         strings_can_be_null=False,
     )
     try:
-        table = csv.read_csv(pa.BufferReader(data), in_order, parse, convert)
+        table = csv.read_csv(pa.BufferReader(data), in_order, convert_options=convert)
     except pa.ArrowInvalid as error:
         refuse(f"cannot be read ({' '.join(str(error).split())[:200]})")
     listed = pd.Index(table.column(keys[0]).to_pandas())

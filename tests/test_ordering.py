@@ -92,6 +92,16 @@ def test_an_embedding_that_is_not_finite_is_refused_by_name(value, normalize):
             )
 
 
+def test_an_embedding_that_is_too_long_is_refused_by_name_unless_it_is_normalised():
+    long = rows({"a": 1, "x": 2e37})
+
+    with pytest.raises(
+        DatapoolError, match="the embedding of 'x' is longer than 1e37, too long to take distances of; remove"
+    ):
+        space(long, pool({}), normalize=False, append_weak_labels=False)
+    assert space(long, pool({}), normalize=True, append_weak_labels=False).candidates.tolist() == [[1.0], [1.0]]
+
+
 def test_another_dimension_than_the_pool_s_is_refused():
     wide = Rows(rows({"a": 0}).table, at(0))
 
@@ -200,6 +210,19 @@ def test_a_shorter_order_is_the_beginning_of_a_longer_one_and_goes_on_to_it(meth
         pd.testing.assert_frame_equal(short.table, whole.table[:n])
         pd.testing.assert_frame_equal(longer.table, whole.table)
         assert is_whole(made.candidates, made.base, short, made.by.rules) == (n == len(whole.table))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_is_ranked_already_stays_whoever_ranked_it(method):
+    # A clustering on another machine may differ by rounding, for instance.
+    by = how(method, scores=np.ones(5) if method == "coral" else None)
+    order = ranking(LINE, ZERO, by)
+    other = order._replace(table=order.table[order.table.filename == "c"])
+    longer = extend(LINE, ZERO, other, by, n_samples=4, min_distance=-1.0, progress=no_progress)
+
+    assert longer.table.filename[0] == "c"
+    assert longer.table.distance[0] == 12.0
+    assert len(set(longer.table.filename)) == 4
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -79,9 +79,11 @@ def near(name: str, other: str, gap: int = 10) -> str:
         ("front.jpg", "back.jpg", ""),
         ("a1b2.jpg", "a1b3.jpg", "1 frame from a1b3.jpg, which is picked"),
         ("a1b2.jpg", "a2b2.jpg", ""),
+        ("ab1.jpg", "a2b.jpg", ""),
         ("line\n1.jpg", "line\n2.jpg", "1 frame from line\n2.jpg, which is picked"),
         ("20240501123059123456.png", "20240501123059123457.png", "1 frame from 20240501123059123457.png, which is picked"),
         ("20240501123059123456.png", "20240501123059123556.png", ""),
+        ("100000000000000000.png", "099999999999999999.png", "1 frame from 099999999999999999.png, which is picked"),
         ("9" * 18 + ".png", "9" * 17 + "8.png", f"1 frame from {'9' * 17}8.png, which is picked"),
     ],
 )  # fmt: skip

@@ -434,11 +434,12 @@ def test_with_too_many_pairs_a_neighbour_that_covers_is_named_and_the_radius_is_
     for seed in range(4):
         made = world(seed, method, given)
         order = ranking(made.candidates, made.base, made.by, protected=made.protected)
-        few, many = (
-            sample(healthy(made.candidates), made.candidates, made.base, order, stop(5), made.by, progress=no_progress)
-            for pairs in (sampling.PAIRS, 0)
-            if monkeypatch.setattr(sampling, "PAIRS", pairs) is None
-        )
+        arguments = (healthy(made.candidates), made.candidates, made.base, order, stop(5), made.by)
+        few = sample(*arguments, progress=no_progress)
+        with monkeypatch.context() as patch:
+            patch.setattr(sampling, "PAIRS", 0)
+            patch.setattr(sampling, "nearest", None)
+            many = sample(*arguments, progress=no_progress)
 
         assert many.covering_radius == pytest.approx(few.covering_radius, rel=1e-12)
         assert many.farthest == few.farthest

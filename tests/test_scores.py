@@ -36,6 +36,13 @@ def test_names_with_commas_quotes_and_line_breaks_are_themselves():
     assert scores('filename,entropy\n"a,""b""\nc.jpg",1\nNA,2\n', 'a,"b"\nc.jpg', "NA") == [1.0, 2.0]
 
 
+def test_line_breaks_in_names_may_lie_anywhere_in_a_large_file():
+    names = [f"a\nname of two lines, the second of them quite long, {i}.jpg" for i in range(40_000)]  # 2 MB
+    text = "filename,entropy\n" + "".join(f'"{name}",{i}\n' for i, name in enumerate(names))
+
+    assert scores(text, *names) == list(range(40_000))
+
+
 def test_numbers_are_read_in_full_precision():
     assert scores("filename,entropy\na,0.1234567890123456\nb,1e-300\n", "a", "b") == [0.1234567890123456, 1e-300]
 
