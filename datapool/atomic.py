@@ -6,11 +6,12 @@ nothing that DVC would take for data. Knows nothing of what is written.
 """
 
 import errno
+import hashlib
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,6 +34,28 @@ def copy_file(source: Path, path: Path) -> None:
     """Replace ``path`` by a copy of ``source``; see ``replace``."""
     with replace(path) as temporary:
         shutil.copyfile(source, temporary)
+
+
+def write_parts(temporary: Path, *parts: Iterable[bytes]) -> list[str]:
+    """Write parts, each some pieces of text, one after another into the temporary file of ``replace``.
+
+    Returns:
+        The sha256 (hex) of the file as it stood at the end of each part.
+    """
+    digest, digests = hashlib.sha256(), []
+    with temporary.open("wb") as file:
+        for part in parts:
+            for piece in part:
+                file.write(piece)
+                digest.update(piece)
+            digests.append(digest.hexdigest())
+    return digests
+
+
+def sha256(path: Path) -> str:
+    """Give the sha256 (hex) of a file, without holding it in memory."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

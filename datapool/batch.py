@@ -15,7 +15,10 @@ from pathlib import Path
 from threading import Thread
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from datapool.errors import DatapoolError
 from datapool.images import SUFFIXES, ImageFile, Inspection, inspect, read_bytes
@@ -112,7 +115,7 @@ def batch_id(images: pd.DataFrame) -> str:
     The folder's own place and ``filename_prefix`` do not count: the same files elsewhere are the same batch.
     """
     digest = hashlib.sha256()
-    for path, content_hash in zip(images.path, images.content_hash, strict=True):
+    for path, content_hash in zip(images.path.tolist(), images.content_hash.tolist(), strict=True):
         digest.update(f"{path}\0{content_hash}\n".encode())
     return digest.hexdigest()
 
@@ -123,8 +126,8 @@ def candidates(images: pd.DataFrame, base: pd.DataFrame) -> pd.DataFrame:
     Raises:
         DatapoolError: If a candidate has the filename of a base image with other content. Names both.
     """
-    rows = images[(images.status == "ok") & ~images.content_hash.isin(base.content_hash)]
-    clashes = rows[rows.filename.isin(base.filename)]
+    rows = images[(images.status == "ok") & ~_among(images.content_hash, base.content_hash)]
+    clashes = rows[_among(rows.filename, base.filename)]
     if len(clashes):
         clash = clashes.iloc[0]
         held = base[base.filename == clash.filename].iloc[0]
@@ -134,6 +137,11 @@ def candidates(images: pd.DataFrame, base: pd.DataFrame) -> pd.DataFrame:
             "Set filename_prefix in params.yaml, for instance to 'week2/', or rename the files"
         )
     return rows.reset_index(drop=True)
+
+
+def _among(texts: pd.Series, others: pd.Series) -> np.ndarray:
+    """Say of each text whether it is among the others, as pandas' isin does in seconds for a million."""
+    return pc.is_in(pa.array(texts, pa.large_string()), value_set=pa.array(others, pa.large_string())).to_numpy(False)
 
 
 def image_files(images: pd.DataFrame, folder: Path) -> list[ImageFile]:

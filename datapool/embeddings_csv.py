@@ -5,17 +5,22 @@ file format only.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import BinaryIO, NamedTuple, NoReturn
 
 import numpy as np
+import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
 
 from datapool.errors import DatapoolError
+from datapool.tables import parse_rows, whole_rows
+
+_VALUES = 2**15  # numbers that are turned into text at a time: they stay in the processor's cache
+_BLOCK = 2**20  # bytes in which lines are counted at a time
 
 
 class EmbeddingsCsv(NamedTuple):
@@ -28,34 +33,60 @@ class EmbeddingsCsv(NamedTuple):
 
 
 def to_csv(filenames: Sequence[str], embeddings: np.ndarray, labels: Sequence[int]) -> bytes:
-    """Write the rows as csv text, UTF-8, lines ending in a line feed.
+    """Give the header and all of ``csv_rows``: a whole file, for few rows."""
+    return b"".join([csv_header(embeddings.shape[1]), *csv_rows(filenames, embeddings, labels)])
 
-    Numbers are the shortest text that gives the same float32 back. File names are always quoted, so that commas,
-    quotes, blanks and line breaks in them survive. A row's text depends on that row only.
+
+def csv_header(dimension: int) -> bytes:
+    """Give the first line."""
+    return ",".join(["filenames", *(f"embedding_{column}" for column in range(dimension)), "labels\n"]).encode()
+
+
+def csv_rows(filenames: Sequence[str], embeddings: np.ndarray, labels: Sequence[int]) -> Iterator[bytes]:
+    """Give the rows as csv text, some at a time: UTF-8, lines ending in a line feed.
+
+    Numbers have the fewest digits that give the same float32 back. File names are always quoted, so that commas, quotes,
+    blanks and line breaks in them survive. A row's text depends on that row only. Another version of orjson may write the
+    same number in another way (1e15 or 1e+15); it will give the same float32 back.
+
+    Args:
+        filenames: One a row.
+        embeddings: Shape (n, d), float32.
+        labels: One a row.
+
+    Raises:
+        ValueError: If a value is no finite number.
     """
-    dimension = embeddings.shape[1]
-    columns: dict[str, pa.Array] = {"filenames": pa.array(filenames, type=pa.string())}
-    for column in range(dimension):
-        columns[f"embedding_{column}"] = pa.array(np.ascontiguousarray(embeddings[:, column], dtype=np.float32))
-    columns["labels"] = pa.array(labels, type=pa.int64())
-    text = BytesIO((",".join(columns) + "\n").encode())
-    text.seek(0, 2)
-    csv.write_csv(pa.table(columns), text, csv.WriteOptions(include_header=False, quoting_style="needed"))
-    return text.getvalue()
+    step = max(_VALUES // embeddings.shape[1], 1)
+    for start in range(0, len(embeddings), step):
+        part = slice(start, start + step)
+        values = np.ascontiguousarray(embeddings[part], dtype=np.float32)
+        if not np.isfinite(values).all():
+            raise ValueError("an embedding has a value that is no finite number")
+        text = orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)  # [[0.5,-2.0],[0.1,3.0]]
+        if (values == np.rint(values)).any():
+            text = text.replace(b".0,", b",").replace(b".0]", b"]")
+        numbers = text.split(b"]")[: len(values)]  # [[0.5,-2 and ,[0.1,3
+        names = [name.replace('"', '""').encode() for name in filenames[part]]
+        yield b"".join(
+            [b'"%b",%b,%d\n' % row for row in zip(names, (n[2:] for n in numbers), labels[part], strict=True)]
+        )
 
 
 def read_csv(path: Path) -> EmbeddingsCsv:
     """Read an embeddings csv; columns other than the three kinds (Lightly's ``masked``, ``selected``) are ignored.
+
+    Memory: the embeddings and names once, and some megabytes.
 
     Raises:
         DatapoolError: If the file is not there, cut off, no such csv, has a filename twice, or a value that is no
             finite number. Names the file and the row.
     """
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            return _parse(file, path)
     except OSError as error:
         raise DatapoolError(f"{path}: cannot be read ({error.strerror}); give an embeddings csv") from error
-    return parse_csv(data, path)
 
 
 def csv_dimension(path: Path) -> int:
@@ -82,11 +113,15 @@ def read_csv_rows(path: Path, filenames: Sequence[str]) -> np.ndarray:
 
 def parse_csv(data: bytes, path: Path) -> EmbeddingsCsv:
     """Read the content of an embeddings csv; ``path`` is for messages. See ``read_csv``."""
+    return _parse(BytesIO(data), path)
 
+
+def _parse(file: BinaryIO, path: Path) -> EmbeddingsCsv:
     def refuse(what: str) -> NoReturn:
         raise DatapoolError(f"{path}: {what}; an embeddings csv has the columns filenames, embedding_0, …, labels")
 
-    header, _, _ = data.removeprefix(b"\xef\xbb\xbf").partition(b"\n")
+    first = file.readline()
+    header = first.removeprefix(b"\xef\xbb\xbf").rstrip(b"\n")
     if not header:
         refuse("is empty")
     try:
@@ -100,27 +135,35 @@ def parse_csv(data: bytes, path: Path) -> EmbeddingsCsv:
     missing = [name for name in wanted if name not in names]
     if missing or not dimension:
         refuse(f"lacks the column {missing[0] if missing else 'embedding_0'!r}; it has {', '.join(names)[:200]}")
-    if not data.endswith(b"\n"):
+    last, n_lines = first, 0
+    while block := file.read(_BLOCK):
+        last, n_lines = block, n_lines + block.count(b"\n") + block.count(b"\r")
+    if not last.endswith(b"\n"):
         refuse("does not end with a line break, so it was cut off")
+    file.seek(len(first))
     types = {name: pa.float32() for name in wanted[1:-1]} | {"filenames": pa.string(), "labels": pa.int64()}
-    try:
-        table = csv.read_csv(
-            BytesIO(data),
-            parse_options=csv.ParseOptions(newlines_in_values=True),
-            convert_options=csv.ConvertOptions(column_types=types, include_columns=wanted, strings_can_be_null=False),
-        )
-    except pa.ArrowInvalid as error:
-        refuse(f"cannot be read ({' '.join(str(error).split())[:200]})")
-    filenames = table.column("filenames").to_pylist()
-    embeddings = np.empty((len(filenames), dimension), dtype=np.float32)
-    for column, name in enumerate(wanted[1:-1]):
-        embeddings[:, column] = pc.fill_null(table.column(name), float("nan")).to_numpy()
-    bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
-    if len(bad):
-        refuse(f"the embedding of {filenames[bad[0]]!r} has a value that is no finite number")
-    name, count = Counter(filenames).most_common(1)[0] if filenames else ("", 0)
-    if count > 1:
+    options = csv.ConvertOptions(column_types=types, include_columns=wanted, strings_can_be_null=False)
+    filenames: list[str] = []
+    labels: list[int | None] = []
+    embeddings = np.empty((n_lines, dimension), dtype=np.float32)  # what is not filled takes no memory
+    for text in whole_rows(file):
+        try:
+            table = parse_rows(text, names, options)
+        except pa.ArrowInvalid as error:
+            refuse(f"cannot be read ({' '.join(str(error).split())[:200]})")
+        rows = embeddings[len(filenames) : len(filenames) + len(table)]
+        filenames += table.column("filenames").to_pylist()
+        labels += table.column("labels").to_pylist()
+        for column, name in enumerate(wanted[1:-1]):
+            rows[:, column] = pc.fill_null(table.column(name), float("nan"))
+        bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+        if len(bad):
+            name = filenames[len(filenames) - len(rows) + bad[0]]
+            refuse(f"the embedding of {name!r} has a value that is no finite number")
+    if len(set(filenames)) < len(filenames):
+        name, count = Counter(filenames).most_common(1)[0]
         refuse(f"has the filename {name!r} {count} times")
-    if table.column("labels").null_count:
+    known = [label for label in labels if label is not None]
+    if len(known) < len(labels):
         refuse("a label is missing")
-    return EmbeddingsCsv(filenames, embeddings, table.column("labels").to_pylist())
+    return EmbeddingsCsv(filenames, embeddings[: len(filenames)], known)

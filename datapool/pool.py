@@ -5,7 +5,6 @@ version, and a new batch appends. The lineage (datapools.json) is the commit rec
 byte for byte the version that the lineage records. Knows nothing of models, distances or DVC.
 """
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,30 +12,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from datapool import atomic
+from datapool import atomic, pool_files
 from datapool.batch import batch_id, candidates
-from datapool.embeddings_csv import read_csv, to_csv
+from datapool.embeddings_csv import csv_rows
 from datapool.errors import DatapoolError
-from datapool.tables import Rows, csv_bytes, read_json, read_rows, write_json, write_rows
-
-LATEST, CHECKPOINT, SAMPLES, HISTORY = "datapool_latest.csv", "checkpoint_latest.ckpt", "samples.csv", "history"
-
-_COLUMNS = {
-    "filename": "str",
-    "content_hash": "str",
-    "version": "int64",  # the version that added the image
-    "batch": "str",  # id of the batch it came in
-    "rank": "int64",  # place in that batch's selection, from 1
-    "distance": "float64",  # when picked, to its nearest neighbour then; none for the first image of a pool
-    "nearest": "str",  # that neighbour's filename
-    "weak_label": "str",
-}
+from datapool.pool_files import CHECKPOINT, COLUMNS, LATEST, SAMPLES, Version
+from datapool.tables import Rows, read_json, read_rows, write_json, write_rows
 
 _RECORDED = {"version", "batch", "rows", "datapool_sha256", "samples_sha256", "checkpoint_sha256"}
-
-Version = dict[str, Any]
-"""A lineage entry: version, batch, rows (in all), new (of this batch), embedding space, parameters, covering_radius, and
-the sha256 of each file of the pool."""
 
 
 class Base(NamedTuple):
@@ -147,9 +130,9 @@ def open_base(
         k = len(versions) - 1
     else:
         k = len(versions)
-    rows = _read_version(folder, versions[-1]) if versions else _no_rows()
-    keep = (rows.table.version <= k).to_numpy()
-    rows = Rows(rows.table[keep].reset_index(drop=True), rows.embeddings[keep])
+    rows = pool_files.read_version(folder, versions[-1]) if versions else _no_rows()
+    n = int((rows.table.version <= k).sum())
+    rows = Rows(rows.table.iloc[:n], rows.embeddings[:n])
     candidates(images, rows.table)  # refuses a name that stands for two images
     checkpoint = folder / CHECKPOINT
     dropped = None if base_version is None else versions[k:]
@@ -203,12 +186,15 @@ def merge(
         record: What the lineage shall tell of this version besides counts and hashes.
 
     Raises:
-        DatapoolError: If the pool is no longer the one that the base was taken from, files of other pools are missing, or
-            the disk refuses.
+        DatapoolError: If the pool is no longer the one that the base was taken from, files of other pools are missing, the
+            csv of the base can neither be found nor written again, or the disk refuses.
+        ValueError: If picks and base differ in dimension.
     """
     lineage = read_lineage(lineage_file)
     require_files(pools, lineage, besides=base.pool)
     present, folder, k = lineage.get(base.pool, []), pools / base.pool, len(base.versions)
+    if k and picks.embeddings.shape[1] != base.rows.embeddings.shape[1]:
+        raise ValueError(f"picks of shape {picks.embeddings.shape}, a base of shape {base.rows.embeddings.shape}")
     own = len(present) == k + 1 and present[k]["batch"] == base.batch
     if present[:k] != base.versions or not (len(present) == k or own or present[k:] == base.dropped):
         raise DatapoolError(
@@ -224,114 +210,67 @@ def merge(
         pools.mkdir(parents=True, exist_ok=True)  # DVC wants its output to exist
         return Merged(0, 0, 0, [])
 
-    rows = _append(base, picks) if len(picks.table) else base.rows
-    n_versions = k + bool(len(picks.table))
-    datapool_csv, samples_csv = _datapool_csv(rows), csv_bytes(rows.table)
-    versions = list(base.versions)
-    if len(picks.table):
-        versions.append(
-            {
-                "version": n_versions,
-                "batch": base.batch,
-                "rows": len(rows.table),
-                "new": len(picks.table),
-                **record,
-                "datapool_sha256": _sha256(datapool_csv),
-                "samples_sha256": _sha256(samples_csv),
-                "checkpoint_sha256": _sha256(checkpoint.read_bytes()) if checkpoint else None,
-            }
-        )
-    # What is there and neither recorded, nor the base, nor about to be written again is somebody's: kept aside.
-    known = {version["datapool_sha256"] for version in (*present, *versions)}
-    notes = _keep_aside(folder / LATEST, unless=known)
+    new = Rows(_new_rows(base, picks.table), picks.embeddings)
+    table = pd.concat([base.rows.table, new.table], ignore_index=True)
+    labels = label_ids(table.weak_label)
+    latest = base.versions[-1] if k else pool_files.version_0(new.embeddings.shape[1])
+    text = pool_files.text_of(folder, latest, base.rows if k else new)
+    earlier = base.versions if len(new.table) else base.versions[:-1]
+    notes = []
     if not own and len(present) > k:
         for filename in (LATEST, SAMPLES, CHECKPOINT):
-            notes += _keep_aside(folder / filename, unless=set())
+            notes += pool_files.keep_aside(folder / filename, unless=set())
         notes.append(f"datapool.base_version {k}: the versions {k + 1} to {len(present)} are dropped from the lineage")
 
-    history = {f"datapool_{version['version']:04d}.csv": version for version in versions[:-1] if keep_history}
-    for filename, version in history.items():
-        path, n = folder / HISTORY / filename, version["rows"]
-        if not path.exists() or _sha256(path.read_bytes()) != version["datapool_sha256"]:
-            atomic.write_bytes(path, _datapool_csv(Rows(rows.table.iloc[:n], rows.embeddings[:n])))
+    history = earlier if keep_history else []
+    pool_files.write_history(folder, history, text)
     if checkpoint:
         atomic.copy_file(checkpoint, folder / CHECKPOINT)
     else:
         (folder / CHECKPOINT).unlink(missing_ok=True)
-    atomic.write_bytes(folder / SAMPLES, samples_csv)
-    atomic.write_bytes(folder / LATEST, datapool_csv)
+    samples_sha256 = pool_files.write_samples(folder, table)
+    # What is there and neither recorded, nor the base, nor about to be written again is somebody's: kept aside.
+    datapool_sha256, kept_aside = pool_files.write_latest(
+        folder,
+        latest,
+        text,
+        csv_rows(new.table.filename.tolist(), new.embeddings, new.table.weak_label.map(labels).tolist()),
+        known={version["datapool_sha256"] for version in (*present, *base.versions)},
+    )
+    versions = list(base.versions)
+    if len(new.table):
+        versions.append(
+            {
+                "version": k + 1,
+                "batch": base.batch,
+                "rows": len(table),
+                "new": len(new.table),
+                **record,
+                "datapool_sha256": datapool_sha256,
+                "datapool_bytes": (folder / LATEST).stat().st_size,
+                "samples_sha256": samples_sha256,
+                "checkpoint_sha256": atomic.sha256(checkpoint) if checkpoint else None,
+            }
+        )
     pool_records = read_json(lineage_file) if lineage_file.exists() else {}
-    pool_records[base.pool] = {"labels": list(label_ids(rows.table.weak_label)), "versions": versions}
+    pool_records[base.pool] = {"labels": list(labels), "versions": versions}
     write_json(lineage_file, dict(sorted(pool_records.items())))
-    _remove_history(folder / HISTORY, besides=set(history))
-    return Merged(n_versions, len(rows.table), len(picks.table), notes)
+    pool_files.remove_history(folder, besides=history)
+    if len(new.table):
+        pool_files.remember(versions[-1], *([base.rows] if k else []), new)
+    return Merged(len(versions), len(table), len(new.table), [*kept_aside, *notes])
 
 
 def label_ids(weak_labels: pd.Series) -> dict[str, int]:
     """Number weak labels by first appearance in the pool: append-only, so an id means the same in every version."""
-    return {label: number for number, label in enumerate(dict.fromkeys(weak_labels))}
+    return {label: number for number, label in enumerate(weak_labels.unique().tolist())}
 
 
-def _append(base: Base, picks: Rows) -> Rows:
-    new = picks.table.assign(version=len(base.versions) + 1, batch=base.batch, rank=np.arange(1, len(picks.table) + 1))
-    table = pd.concat([base.rows.table, new[list(_COLUMNS)].astype(_COLUMNS)], ignore_index=True)
-    return Rows(table, np.concatenate([base.rows.embeddings, picks.embeddings]) if base.versions else picks.embeddings)
+def _new_rows(base: Base, picks: pd.DataFrame) -> pd.DataFrame:
+    new = picks.assign(version=len(base.versions) + 1, batch=base.batch, rank=np.arange(1, len(picks) + 1))
+    return new[list(COLUMNS)].astype(COLUMNS)
 
 
 def _no_rows() -> Rows:
-    table = pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in _COLUMNS.items()})
+    table = pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in COLUMNS.items()})
     return Rows(table, np.empty((0, 1), dtype=np.float32))  # a dimension that nobody looks at
-
-
-# --- files -------------------------------------------------------------------------------------------------------------
-
-
-def _datapool_csv(rows: Rows) -> bytes:
-    ids = label_ids(rows.table.weak_label)
-    return to_csv(rows.table.filename.tolist(), rows.embeddings, [ids[label] for label in rows.table.weak_label])
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def _read_version(folder: Path, version: Version) -> Rows:
-    """Read the version that the lineage records, and nothing else."""
-    for filename, key in ((LATEST, "datapool_sha256"), (SAMPLES, "samples_sha256"), (CHECKPOINT, "checkpoint_sha256")):
-        path, recorded = folder / filename, version[key]
-        if recorded is None or (path.exists() and _sha256(path.read_bytes()) == recorded):
-            continue
-        what = "is not the file" if path.exists() else "is not here, but belongs to the pool"
-        raise DatapoolError(
-            f"{path} {what} that datapools.json records as version {version['version']}; nothing was changed. "
-            "`dvc checkout --force` restores it (`dvc pull` first in a fresh clone); if a merge was killed, run it again "
-            f"with its input_dir. {' '.join(_keep_aside(path, unless=set()))}".rstrip()
-        )
-    content = read_csv(folder / LATEST)
-    table = pd.read_csv(folder / SAMPLES, dtype=str, keep_default_na=False)
-    table["distance"] = table.distance.replace("", "nan")
-    return Rows(table[list(_COLUMNS)].astype(_COLUMNS), content.embeddings)
-
-
-def _keep_aside(path: Path, *, unless: set[str]) -> list[str]:
-    """Copy a file that is in no version's record to where nothing deletes it; say so."""
-    if not path.exists() or (digest := _sha256(path.read_bytes())) in unless:
-        return []
-    kept = atomic.SCRATCH / "rescued" / f"{path.parent.name}-{digest[:12]}-{path.name}"
-    atomic.copy_file(path, kept)
-    return [f"{path} is kept as {kept}"]
-
-
-def _remove_history(folder: Path, *, besides: set[str]) -> None:
-    if not folder.is_dir():
-        return
-    try:
-        for path in folder.glob("datapool_*.csv"):
-            if path.name not in besides:
-                path.unlink()
-        if not any(folder.iterdir()):
-            folder.rmdir()
-    except OSError as error:
-        raise DatapoolError(
-            f"{folder}: an old version cannot be removed ({error.strerror}); give write permission, then run again"
-        ) from error

@@ -22,7 +22,8 @@ from datapool.charts import Chart
 from datapool.errors import DatapoolError
 from datapool.images import read_rgb
 from datapool.params import Params
-from datapool.pool import Base, Version
+from datapool.pool import Base
+from datapool.pool_files import Version
 from datapool.tables import Rows
 
 MAX_POINTS = 4000

@@ -21,7 +21,8 @@ import pandas as pd
 from datapool import recompute
 from datapool.embeddings_csv import parse_csv
 from datapool.errors import DatapoolError
-from datapool.pool import CHECKPOINT, HISTORY, LATEST, SAMPLES, Version, read_lineage
+from datapool.pool import read_lineage
+from datapool.pool_files import CHECKPOINT, HISTORY, LATEST, SAMPLES, Version
 from datapool.tables import Rows, read_json, read_rows
 
 RELATIVE, ABSOLUTE = 1e-8, 1e-7

@@ -1,5 +1,6 @@
 """A file is replaced whole or not at all, and nothing is left behind."""
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -38,6 +39,19 @@ def test_copying_gives_the_same_bytes_and_leaves_the_source():
     atomic.copy_file(Path("a"), Path("far/b"))
 
     assert (Path("a").read_bytes(), Path("far/b").read_bytes()) == (b"\0\xff", b"\0\xff")
+
+
+def test_parts_are_written_one_after_another_and_hashed_as_far_as_they_go():
+    digests = atomic.write_parts(Path("c.txt"), [b"a", b"", b"bc"], [], iter([b"d"]))
+
+    assert Path("c.txt").read_bytes() == b"abcd"
+    assert digests == [hashlib.sha256(text).hexdigest() for text in (b"abc", b"abc", b"abcd")]
+
+
+def test_the_hash_of_a_file_is_that_of_all_its_bytes():
+    Path("c.txt").write_bytes(b"abc" * 500_000)
+
+    assert atomic.sha256(Path("c.txt")) == hashlib.sha256(b"abc" * 500_000).hexdigest()
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])

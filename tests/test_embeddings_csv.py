@@ -7,7 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datapool.embeddings_csv import csv_dimension, parse_csv, read_csv, read_csv_rows, to_csv
+from datapool import tables
+from datapool.embeddings_csv import (
+    csv_dimension,
+    csv_header,
+    csv_rows,
+    parse_csv,
+    read_csv,
+    read_csv_rows,
+    to_csv,
+)
 from datapool.errors import DatapoolError
 
 HEADER = b"filenames,embedding_0,labels\n"
@@ -80,6 +89,56 @@ def test_the_file_is_the_one_that_lightly_writes():
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (1, "1"),
+        (-2, "-2"),
+        (0, "0"),
+        (-0.0, "-0"),
+        (100, "100"),
+        (16777216, "16777216"),
+        (0.5, "0.5"),
+        (1.01, "1.01"),
+        (10.05, "10.05"),
+        (0.00001, "0.00001"),
+        (1e-7, "1e-7"),
+        (1e-45, "1e-45"),
+    ],
+)
+def test_a_number_is_written_without_what_does_not_count(value, text):
+    assert to_csv(["a"], np.array([[value]], dtype=np.float32), [0]).decode().splitlines()[1] == f'"a",{text},0'
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_no_finite_number_is_a_bug_of_the_caller(value):
+    with pytest.raises(ValueError, match="no finite number"):
+        to_csv(["a", "b"], np.array([[0], [value]], dtype=np.float32), [0, 0])
+
+
+def test_the_text_of_a_row_does_not_depend_on_those_it_is_written_with():
+    embeddings = np.array([[0.5, 2], [1.5, 2.5], [3, 1e20]], dtype=np.float32)
+    alone = [b"".join(csv_rows([name], row[None], [0])) for name, row in zip("abc", embeddings, strict=True)]
+
+    assert alone == [b'"a",0.5,2,0\n', b'"b",1.5,2.5,0\n', b'"c",3,' + alone[2].split(b",")[2] + b",0\n"]
+    assert b"".join(csv_rows("abc", embeddings, [0, 0, 0])) == b"".join(alone)
+
+
+def test_rows_come_in_pieces_that_together_are_the_file():
+    embeddings = np.random.default_rng(0).normal(size=(70_000, 1)).astype(np.float32)
+    names = [f"{i}.jpg" for i in range(len(embeddings))]
+    pieces = list(csv_rows(names, embeddings, range(len(names))))
+
+    assert len(pieces) == 3
+    assert csv_header(1) + b"".join(pieces) == to_csv(names, embeddings, range(len(names)))
+    assert b"".join(pieces).splitlines()[40_000].startswith(b'"40000.jpg",')
+
+
+def test_fewer_names_than_embeddings_are_a_bug_of_the_caller():
+    with pytest.raises(ValueError, match="zip"):
+        to_csv(["a"], np.ones((2, 1), dtype=np.float32), [0, 0])
+
+
 def test_every_float32_comes_back_bit_for_bit(tmp_path):
     embeddings = every_exponent()
     names = [f"{i}.jpg" for i in range(len(embeddings))]
@@ -112,12 +171,36 @@ def test_every_file_name_comes_back(name):
     assert read.labels == [0, 1, 2]
 
 
-def test_a_name_that_lies_across_the_blocks_of_the_reader_comes_back():
-    # Arrow parses about a megabyte at a time; line breaks within names must not end a row there.
-    names = [f'{i}\n,"\r\n{"x" * (i % 97)}.jpg' for i in range(40_000)]
+def test_a_name_that_lies_across_the_blocks_of_the_reader_comes_back(monkeypatch):
+    # Line breaks within names must not end a row where a block ends; by itself Arrow loses some of them there.
+    monkeypatch.setattr(tables, "_CSV_BYTES", 1000)
+    names = [f'{i}\n,"\r\n{"x" * (i % 97)}.jpg' for i in range(4_000)]
     read = parse_csv(to_csv(names, np.zeros((len(names), 1), dtype=np.float32), [0] * len(names)), Path("e.csv"))
 
     assert read.filenames == names
+
+
+def test_rows_of_many_blocks_come_back_in_order(monkeypatch):
+    monkeypatch.setattr(tables, "_CSV_BYTES", 1000)
+    embeddings = every_exponent()
+    names = [f"{i}.jpg" for i in range(len(embeddings))]
+    read = parse_csv(to_csv(names, embeddings, list(range(len(names)))), Path("e.csv"))
+
+    assert read.embeddings.tobytes() == embeddings.tobytes()
+    assert (read.filenames, read.labels) == (names, list(range(len(names))))
+
+
+def test_a_bad_value_in_a_late_block_is_refused_by_the_name_of_its_row(monkeypatch):
+    monkeypatch.setattr(tables, "_CSV_BYTES", 1000)
+    data = HEADER + b"".join(b"%d.jpg,%s,0\n" % (i, b"nan" if i == 777 else b"1") for i in range(1000))
+
+    assert refusal(data) == "e.csv: the embedding of '777.jpg' has a value that is no finite number"
+
+
+def test_lines_that_end_in_a_carriage_return_are_read():
+    read = parse_csv(b"filenames,embedding_0,labels\n" + b"a,1,0\rb,2,0\rc,3,0\n", Path("e.csv"))
+
+    assert (read.filenames, read.embeddings.tolist()) == (["a", "b", "c"], [[1], [2], [3]])
 
 
 def test_lightly_reads_the_same_numbers_names_and_labels(tmp_path):

@@ -748,8 +748,9 @@ def test_a_first_merge_that_was_killed_is_finished_by_running_it_again(monkeypat
     with killed_at(2, monkeypatch):
         close(base, picks(A, base))
     assert CSV.exists()
-    close(base, picks(A, base))
+    merged = close(base, picks(A, base))
 
+    assert merged.notes == []  # the csv that lies there is the one that is written: nobody else's
     assert len(versions()) == 1
     assert filenames() == list(A)
 
