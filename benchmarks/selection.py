@@ -16,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +74,7 @@ def measure(plan: str, scratch: Path) -> Measurements:
         resume=found("resume", 1),
         cut=found("cut", counts[-1]),
         memory=[found("memory", 1, "--number", str(number)) for number in range(len(PLANS[plan].memory))],
-        tables=run(TABLES, *(["--quick"] if plan == "quick" else []), threads=counts[-1]) if find_spec(TABLES) else "",
+        tables=run(TABLES, *(["--quick"] if plan == "quick" else []), threads=counts[-1]),
         others=0.0,
     )
     all_after, own_after = busy_seconds()

@@ -1,0 +1,138 @@
+"""Measure the files of a large pool: csv text beside polars and pyarrow, a first and a second read, an extension.
+
+Prints Markdown: `python -m benchmarks.tables [--rows 1000000] [--quick]`.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import polars
+import pyarrow as pa
+from pyarrow import csv
+
+from datapool import atomic, pool_files
+from datapool.embeddings_csv import csv_header, csv_rows
+from datapool.tables import Rows
+
+DIMENSION, N_NEW, REPETITIONS = 128, 10_000, 3
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=1_000_000, help="How many images the pool has.")
+    parser.add_argument("--quick", action="store_true", help="20,000 rows: only to see that it works.")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        before = Path.cwd()
+        os.chdir(folder)  # the cache lies in .datapool of the current folder
+        try:
+            print(measure(20_000 if options.quick else options.rows))
+        finally:
+            os.chdir(before)
+
+
+def measure(n: int) -> str:
+    """Measure everything with ``n`` rows; give two tables as Markdown."""
+    everything = rows(n + N_NEW)
+    first = Rows(everything.table[:n], everything.embeddings[:n])
+    names, labels = everything.table.filename.tolist(), [0] * len(everything.table)
+    columns = arrow(first)
+    frame = polars.DataFrame(polars.from_arrow(columns))
+    writers: dict[str, Callable[[Path], Any]] = {
+        "datapool": lambda path: write_ours(path, names[:n], first.embeddings, labels[:n]),
+        "polars": frame.write_csv,
+        "pyarrow": lambda path: csv.write_csv(columns, path),
+    }
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in writers}
+    for _ in range(REPETITIONS):
+        for name, write in writers.items():
+            print(f"tables: {name} writes {n:,} rows", file=sys.stderr)
+            taken[name].append(timed(lambda write=write, name=name: write(Path(f"{name}.csv"))))
+    size = Path("datapool.csv").stat().st_size
+    lines = [
+        f"Writing {n:,} x {DIMENSION} float32 with names and labels as csv, {size / 1e9:.2f} GB of text; medians of "
+        f"{REPETITIONS} runs. polars and pyarrow are given ready columns, datapool the rows as they are; it hashes the text:",
+        "",
+        "| writer | CPU s | wall s | CPU, times polars |",
+        "| --- | --- | --- | --- |",
+    ]
+    cpu_of = {name: median(cpu for cpu, _ in times) for name, times in taken.items()}
+    for name, times in taken.items():
+        wall = median(wall for _, wall in times)
+        lines.append(f"| {name} | {cpu_of[name]:.2f} | {wall:.2f} | {cpu_of[name] / cpu_of['polars']:.2f} |")
+    lines += ["", "A pool of that size, seconds once each:", "", "| what | CPU s | wall s |", "| --- | --- | --- |"]
+    folder = Path("pools/big")
+    folder.mkdir(parents=True)
+    Path("datapool.csv").rename(folder / pool_files.LATEST)
+    version = {
+        "version": 1,
+        "rows": n,
+        "datapool_sha256": atomic.sha256(folder / pool_files.LATEST),
+        "datapool_bytes": size,
+        "samples_sha256": pool_files.write_samples(folder, first.table),
+        "checkpoint_sha256": None,
+    }
+    new = csv_rows(names[n:], everything.embeddings[n:], labels[n:])
+    for what, run in {
+        "first read: hashed and parsed, then kept": lambda: pool_files.read_version(folder, version),
+        "second read: hashed, rows from the cache": lambda: pool_files.read_version(folder, version),
+        f"extended by {N_NEW:,} rows": lambda: pool_files.write_latest(
+            folder, version, pool_files.text_of(folder, version, first), new, known={version["datapool_sha256"]}
+        ),
+    }.items():
+        print(f"tables: {what}", file=sys.stderr)
+        cpu, wall = timed(run)
+        lines.append(f"| {what} | {cpu:.2f} | {wall:.2f} |")
+    return "\n".join(lines)
+
+
+def rows(n: int) -> Rows:
+    """Make up ``n`` samples of a pool."""
+    rng = np.random.default_rng(0)
+    names = pd.Series([f"camera_{i % 7}/2026/frame_{i:08d}.jpg" for i in range(n)], dtype="str")
+    table = pd.DataFrame(
+        {
+            "filename": names,
+            "content_hash": pd.Series([f"{i:064x}" for i in range(n)], dtype="str"),
+            "version": 1,
+            "batch": "0" * 64,
+            "rank": np.arange(1, n + 1),
+            "distance": rng.random(n),
+            "nearest": names.shift(1, fill_value=""),
+            "weak_label": "camera",
+        }
+    ).astype(pool_files.COLUMNS)
+    return Rows(table, rng.standard_normal((n, DIMENSION), dtype=np.float32))
+
+
+def arrow(rows: Rows) -> pa.Table:
+    """The same content as one Arrow table, a column a dimension."""
+    columns = {f"embedding_{i}": rows.embeddings[:, i].copy() for i in range(DIMENSION)}
+    labels = np.zeros(len(rows.table), dtype=np.int64)
+    return pa.table({"filenames": pa.array(rows.table.filename, pa.string()), **columns, "labels": labels})
+
+
+def write_ours(path: Path, names: list[str], embeddings: np.ndarray, labels: list[int]) -> None:
+    """Write the csv as the pool does, hashing it on the way."""
+    atomic.write_parts(path, [csv_header(DIMENSION)], csv_rows(names, embeddings, labels))
+
+
+def timed(run: Callable[[], Any]) -> tuple[float, float]:
+    """CPU seconds of this process, and seconds on the clock."""
+    cpu, wall = time.process_time(), time.perf_counter()
+    run()
+    return time.process_time() - cpu, time.perf_counter() - wall
+
+
+if __name__ == "__main__":
+    main()
