@@ -60,8 +60,8 @@ def measure(n: int) -> str:
             taken[name].append(timed(lambda write=write, name=name: write(Path(f"{name}.csv"))))
     size = Path("datapool.csv").stat().st_size
     lines = [
-        f"Writing {n:,} x {DIMENSION} float32 with names and labels as csv, {size / 1e9:.2f} GB of text; medians of "
-        f"{REPETITIONS} runs. polars and pyarrow are given ready columns, datapool the rows as they are; it hashes the text:",
+        f"Writing {n:,} x {DIMENSION} float32 with names and labels as csv, {size / 1e9:.2f} GB of text; medians "
+        f"of {REPETITIONS} runs. polars and pyarrow are given ready columns, datapool the rows as they are; it also hashes:",
         "",
         "| writer | CPU s | wall s | CPU, times polars |",
         "| --- | --- | --- | --- |",
