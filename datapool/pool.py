@@ -193,7 +193,7 @@ def merge(
     lineage = read_lineage(lineage_file)
     require_files(pools, lineage, besides=base.pool)
     present, folder, k = lineage.get(base.pool, []), pools / base.pool, len(base.versions)
-    if k and picks.embeddings.shape[1] != base.rows.embeddings.shape[1]:
+    if k and len(picks.table) and picks.embeddings.shape[1] != base.rows.embeddings.shape[1]:
         raise ValueError(f"picks of shape {picks.embeddings.shape}, a base of shape {base.rows.embeddings.shape}")
     own = len(present) == k + 1 and present[k]["batch"] == base.batch
     if present[:k] != base.versions or not (len(present) == k or own or present[k:] == base.dropped):
