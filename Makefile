@@ -13,7 +13,7 @@ test: .venv/ready  ## set up, run all tests
 	python -m pytest -n 2 --dist loadgroup
 
 quick: .venv/ready  ## run the tests that take no long
-	python -m pytest -n 2 -m "not slow"
+	python -m pytest -n 2 -m "not slow and not full"
 
 check: lint test  ## lint and test
 

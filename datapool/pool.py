@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from datapool import atomic, pool_files
+from datapool import atomic, commit, pool_files
 from datapool.batch import batch_id, candidates
+from datapool.commit import Store
 from datapool.embeddings_csv import csv_rows
 from datapool.errors import DatapoolError
 from datapool.pool_files import CHECKPOINT, COLUMNS, LATEST, SAMPLES, Version
@@ -94,31 +95,66 @@ def require_files(pools: Path, lineage: Mapping[str, list[Version]], *, besides:
 
 
 def open_base(
-    pools: Path, lineage: Mapping[str, list[Version]], name: str, images: pd.DataFrame, *, base_version: int | None
-) -> Base:
+    pools: Path, lineage_file: Path, name: str, images: pd.DataFrame, *, base_version: int | None
+) -> tuple[Base, str]:
     """Choose and read the base of a batch.
 
     The batch that made the pool's latest version gets the version before it: it will be replaced. Any other batch gets
-    the latest: it will be appended to. ``base_version`` k overrides this.
+    the latest: it will be appended to. ``base_version`` k overrides this. A merge that was stopped is finished first, or
+    what it left is removed.
 
     Args:
         pools: Folder of all pools.
-        lineage: Versions of every pool.
+        lineage_file: datapools.json.
         name: Which pool; unknown to the lineage means a new one.
         images: The batch, as ``batch.scan`` gives it.
         base_version: 0 … latest, or None for automatic.
 
+    Returns:
+        The base, and a sentence about a merge that was stopped; "" if none was.
+
     Raises:
-        DatapoolError: If files are missing, unknown or not what the lineage records, if a candidate has the filename of a
-            base image with other content, or if there is no version ``base_version``. Nothing was changed; a file that
-            the lineage does not know is copied to ``.datapool/rescued``.
+        DatapoolError: If another process is at work on the pools, if files are missing, unknown or not what the lineage
+            records, if a candidate has the filename of a base image with other content, or if there is no version
+            ``base_version``. The pool is as it was; a file that the lineage does not know is copied to
+            ``.datapool/rescued``.
     """
-    require_files(pools, lineage)
-    folder, versions, batch = pools / name, lineage.get(name, []), batch_id(images)
+    with commit.locked():
+        store = Store(pools, name, lineage_file)
+        recovered = store.recover()
+        lineage = read_lineage(lineage_file)
+        require_files(pools, lineage)
+        _require_agreement(store, lineage_file)
+        return _open(store.folder, lineage.get(name, []), name, images, base_version), recovered
+
+
+def _require_agreement(store: Store, lineage_file: Path) -> None:
+    """Refuse a pool whose own record and the lineage tell different things; one without a record is an older release's."""
+    record, entry = store.read(), store.entry()
+    if record is None or record.entry == entry:
+        return
+    if entry is None:
+        raise DatapoolError(
+            f"{store.folder} holds a pool that {lineage_file} does not know; nothing was changed. `datapool repair` adds it "
+            f"there; `dvc checkout` brings what belongs to this revision; or move {store.folder} away"
+        )
+    here, there = (f"version {len(each['versions'])}" for each in (record.entry, entry))
+    known = {version[key] for version in entry["versions"] for key in ("datapool_sha256", "samples_sha256")}
+    kept = [note for name in (LATEST, SAMPLES) for note in pool_files.keep_aside(store.folder / name, unless=known)]
+    raise DatapoolError(
+        f"{store.folder / commit.RECORD}: the files here are {here} of the pool, {lineage_file} records "
+        f"{there if there != here else 'another ' + there}; nothing was changed. `dvc checkout --force` brings the files "
+        f"that dvc.lock records (`dvc pull` first in a fresh clone), `git checkout -- {lineage_file}` the lineage. "
+        f"{' '.join(kept)}".rstrip()
+    )
+
+
+def _open(folder: Path, versions: list[Version], name: str, images: pd.DataFrame, base_version: int | None) -> Base:
+    batch = batch_id(images)
     if not versions and (folder / LATEST).exists():
         raise DatapoolError(
-            f"{folder / LATEST} is there, but datapools.json knows no pool {name!r} (a merge that was killed, or a copied "
-            f"folder); nothing was changed. Run again with the input_dir of that merge, or move {folder} away"
+            f"{folder / LATEST} is there, but datapools.json knows no pool {name!r}; nothing was changed. "
+            f"`dvc checkout` brings what belongs to this revision; or move {folder} away"
         )
     if base_version is not None and base_version > len(versions):
         raise DatapoolError(
@@ -173,8 +209,8 @@ def merge(
 ) -> Merged:
     """Make the pool that consists of ``base`` and ``picks``, and record it.
 
-    Without picks the pool is the base: no version is made. Each file is written whole, datapool_latest.csv after the
-    others and the lineage last; a merge that was killed is finished by running it again.
+    Without picks the pool is the base: no version is made. All files change together or not at all (``commit.py``); a merge
+    that was stopped is finished by the next one, or by the next ``open_base``.
 
     Args:
         pools: Folder of all pools.
@@ -186,13 +222,31 @@ def merge(
         record: What the lineage shall tell of this version besides counts and hashes.
 
     Raises:
-        DatapoolError: If the pool is no longer the one that the base was taken from, files of other pools are missing, the
-            csv of the base can neither be found nor written again, or the disk refuses.
+        DatapoolError: If another process is at work on the pools, the pool is no longer the one that the base was taken
+            from, files of other pools are missing, the csv of the base can neither be found nor written again, or the disk
+            refuses.
         ValueError: If picks and base differ in dimension.
     """
-    lineage = read_lineage(lineage_file)
-    require_files(pools, lineage, besides=base.pool)
-    present, folder, k = lineage.get(base.pool, []), pools / base.pool, len(base.versions)
+    with commit.locked():
+        store = Store(pools, base.pool, lineage_file)
+        recovered = store.recover()
+        merged = _merge(store, lineage_file, base, picks, checkpoint, keep_history=keep_history, record=record)
+        return merged._replace(notes=[recovered] * bool(recovered) + merged.notes)
+
+
+def _merge(
+    store: Store,
+    lineage_file: Path,
+    base: Base,
+    picks: Rows,
+    checkpoint: Path | None,
+    *,
+    keep_history: bool,
+    record: Mapping[str, Any],
+) -> Merged:
+    lineage, folder = read_lineage(lineage_file), store.folder
+    require_files(folder.parent, lineage, besides=base.pool)
+    present, k = lineage.get(base.pool, []), len(base.versions)
     if k and len(picks.table) and picks.embeddings.shape[1] != base.rows.embeddings.shape[1]:
         raise ValueError(f"picks of shape {picks.embeddings.shape}, a base of shape {base.rows.embeddings.shape}")
     own = len(present) == k + 1 and present[k]["batch"] == base.batch
@@ -207,58 +261,51 @@ def merge(
                 f"this batch gives no sample, and without one pool {base.pool!r} would lose its {len(present)} versions; "
                 "nothing was changed. Set the parameters back, or choose another datapool.name"
             )
-        pools.mkdir(parents=True, exist_ok=True)  # DVC wants its output to exist
+        folder.parent.mkdir(parents=True, exist_ok=True)  # DVC wants its output to exist
         return Merged(0, 0, 0, [])
 
     new = Rows(_new_rows(base, picks.table), picks.embeddings)
     table = pd.concat([base.rows.table, new.table], ignore_index=True)
     labels = label_ids(table.weak_label)
     latest = base.versions[-1] if k else pool_files.version_0(new.embeddings.shape[1])
-    text = pool_files.text_of(folder, latest, base.rows if k else new)
-    earlier = base.versions if len(new.table) else base.versions[:-1]
     notes = []
     if not own and len(present) > k:
         for filename in (LATEST, SAMPLES, CHECKPOINT):
             notes += pool_files.keep_aside(folder / filename, unless=set())
         notes.append(f"datapool.base_version {k}: the versions {k + 1} to {len(present)} are dropped from the lineage")
-
-    history = earlier if keep_history else []
-    pool_files.write_history(folder, history, text)
-    if checkpoint:
-        atomic.copy_file(checkpoint, folder / CHECKPOINT)
-    else:
-        (folder / CHECKPOINT).unlink(missing_ok=True)
-    samples_sha256 = pool_files.write_samples(folder, table)
-    # What is there and neither recorded, nor the base, nor about to be written again is somebody's: kept aside.
-    datapool_sha256, kept_aside = pool_files.write_latest(
-        folder,
-        latest,
-        text,
-        csv_rows(new.table.filename.tolist(), new.embeddings, new.table.weak_label.map(labels).tolist()),
-        known={version["datapool_sha256"] for version in (*present, *base.versions)},
-    )
-    versions = list(base.versions)
-    if len(new.table):
-        versions.append(
-            {
-                "version": k + 1,
-                "batch": base.batch,
-                "rows": len(table),
-                "new": len(new.table),
-                **record,
-                "datapool_sha256": datapool_sha256,
-                "datapool_bytes": (folder / LATEST).stat().st_size,
-                "samples_sha256": samples_sha256,
-                "checkpoint_sha256": atomic.sha256(checkpoint) if checkpoint else None,
-            }
-        )
-    pool_records = read_json(lineage_file) if lineage_file.exists() else {}
-    pool_records[base.pool] = {"labels": list(labels), "versions": versions}
-    write_json(lineage_file, dict(sorted(pool_records.items())))
-    pool_files.remove_history(folder, besides=history)
+    with store.change():
+        text = pool_files.text_of(folder, latest, base.rows if k else new)
+        earlier = base.versions if len(new.table) else base.versions[:-1]
+        files = pool_files.stage_history(store, earlier if keep_history else [], text)
+        files[SAMPLES] = pool_files.stage_samples(store, table)
+        new_rows = csv_rows(new.table.filename.tolist(), new.embeddings, new.table.weak_label.map(labels).tolist())
+        csv = pool_files.stage_latest(store, latest, text, new_rows)
+        files[LATEST] = csv.sha256
+        if checkpoint:
+            files[CHECKPOINT] = pool_files.stage_checkpoint(store, checkpoint)
+        # What is there and neither recorded, nor the base, nor what is written now is somebody's: kept aside.
+        known = {csv.sha256, *(version["datapool_sha256"] for version in (*present, *base.versions))}
+        notes = [*pool_files.keep_aside(folder / LATEST, unless=known), *notes]
+        versions = list(base.versions)
+        if len(new.table):
+            versions.append(
+                {
+                    "version": k + 1,
+                    "batch": base.batch,
+                    "rows": len(table),
+                    "new": len(new.table),
+                    **record,
+                    "datapool_sha256": csv.sha256,
+                    "datapool_bytes": csv.size,
+                    "samples_sha256": files[SAMPLES],
+                    "checkpoint_sha256": files.get(CHECKPOINT),
+                }
+            )
+        remove = {CHECKPOINT, *pool_files.history_files(folder)} - files.keys()
+        store.commit({"labels": list(labels), "versions": versions}, files, remove=sorted(remove))
     if len(new.table):
         pool_files.remember(versions[-1], *([base.rows] if k else []), new)
-    return Merged(len(versions), len(table), len(new.table), [*kept_aside, *notes])
+    return Merged(len(versions), len(table), len(new.table), notes)
 
 
 def label_ids(weak_labels: pd.Series) -> dict[str, int]:

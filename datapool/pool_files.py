@@ -17,6 +17,8 @@ from typing import Any
 import pandas as pd
 
 from datapool import __version__, atomic
+from datapool.commit import Store
+from datapool.disk import Written
 from datapool.embeddings_csv import csv_header, csv_rows
 from datapool.embeddings_csv import read_csv as read_embeddings
 from datapool.errors import DatapoolError
@@ -73,8 +75,8 @@ def read_version(folder: Path, version: Version) -> Rows:
         what = "is not the file" if digest else "is not here, but belongs to the pool"
         raise DatapoolError(
             f"{path} {what} that datapools.json records as version {version['version']}; nothing was changed. "
-            "`dvc checkout --force` restores it (`dvc pull` first in a fresh clone); if a merge was killed, run it again "
-            f"with its input_dir. {' '.join(keep_aside(path, unless=set()))}".rstrip()
+            "`dvc checkout --force` restores it (`dvc pull` first in a fresh clone). "
+            f"{' '.join(keep_aside(path, unless=set()))}".rstrip()
         )
     if rows is None:
         table = read_csv(folder / SAMPLES)[list(COLUMNS)].astype(COLUMNS)
@@ -131,7 +133,7 @@ def text_of(folder: Path, version: Version, rows: Rows) -> Text:
         labels = pd.factorize(table.weak_label)[0]  # numbers by first appearance
         return chain([csv_header(embeddings.shape[1])], csv_rows(table.filename.tolist(), embeddings, labels.tolist()))
 
-    files = [path for path in (folder / LATEST, _history(folder, version)) if path.exists()]
+    files = [path for path in (folder / LATEST, folder / history_file(version)) if path.exists()]
     texts: list[Text] = [*(partial(_beginning, path) for path in files), rows_again]
     for text in texts:
         digest = sha256()
@@ -153,56 +155,61 @@ def _beginning(path: Path, version: Version) -> Iterator[bytes]:
             yield piece
 
 
-def write_history(folder: Path, versions: Sequence[Version], text: Text) -> None:
-    """Write the csv of each version that ``history/`` does not hold as recorded; ``text`` is that of a later version."""
+def stage_history(store: Store, versions: Sequence[Version], text: Text) -> dict[str, str]:
+    """Stage the csv of each version that ``history/`` does not hold; ``text`` is that of a later version.
+
+    A file of the recorded size is taken to be the recorded one if the pool's record names it: otherwise each merge would
+    read all of the history. ``datapool verify`` reads it.
+
+    Returns:
+        The sha256 of each file of the history, by its path below the pool's folder.
+    """
+    record = store.read()
+    files = {}
     for version in versions:
-        path = _history(folder, version)
-        if not path.exists() or atomic.sha256(path) != version["datapool_sha256"]:
-            with atomic.replace(path) as temporary:
-                _write(temporary, text, version, [])
+        file, digest = history_file(version), version["datapool_sha256"]
+        path, known = store.folder / file, record.files.get(file) if record else None
+        is_there = path.exists() and path.stat().st_size == version.get("datapool_bytes") and known == digest
+        if not is_there and not store.holds(file, digest):
+            _stage(store, file, text, version, [])
+        files[file] = digest
+    return files
 
 
-def write_samples(folder: Path, table: pd.DataFrame) -> str:
-    """Write samples.csv; give its sha256."""
-    with atomic.replace(folder / SAMPLES) as temporary:
-        return atomic.write_parts(temporary, csv_text(table))[0]
+def stage_samples(store: Store, table: pd.DataFrame) -> str:
+    """Stage samples.csv; give its sha256."""
+    return store.stage(SAMPLES, csv_text(table)).sha256
 
 
-def write_latest(
-    folder: Path, base: Version, text: Text, new_rows: Iterable[bytes], *, known: set[str]
-) -> tuple[str, list[str]]:
-    """Write datapool_latest.csv: the csv of the base, and the text of the new rows.
+def stage_checkpoint(store: Store, checkpoint: Path) -> str:
+    """Stage the model that made the embeddings; give its sha256."""
+    digest = atomic.sha256(checkpoint)
+    if not store.holds(CHECKPOINT, digest):
+        with checkpoint.open("rb") as file:
+            digest = store.stage(CHECKPOINT, iter(partial(file.read, _PIECE), b"")).sha256
+    return digest
+
+
+def stage_latest(store: Store, base: Version, text: Text, new_rows: Iterable[bytes]) -> Written:
+    """Stage datapool_latest.csv: the csv of the base, and the text of the new rows.
 
     Args:
-        folder: The pool's.
+        store: The pool's.
         base: A recorded version, or ``version_0``.
         text: What ``text_of`` gave for it.
         new_rows: Csv text, in pieces.
-        known: The sha256 of each file that may be overwritten. Any other one that lies there is kept aside.
-
-    Returns:
-        The sha256 of the file, and notes about what was kept aside.
     """
-    with atomic.replace(folder / LATEST) as temporary:
-        digest = _write(temporary, text, base, new_rows)
-        return digest, keep_aside(folder / LATEST, unless={*known, digest})
+    return _stage(store, LATEST, text, base, new_rows)
 
 
-def remove_history(folder: Path, *, besides: Sequence[Version]) -> None:
-    """Remove what ``history/`` holds of other versions; without versions the folder goes as well."""
-    kept = {_history(folder, version) for version in besides}
-    if not (folder / HISTORY).is_dir():
-        return
-    try:
-        for path in (folder / HISTORY).glob("datapool_*.csv"):
-            if path not in kept:
-                path.unlink()
-        if not any((folder / HISTORY).iterdir()):
-            (folder / HISTORY).rmdir()
-    except OSError as error:
-        raise DatapoolError(
-            f"{folder / HISTORY}: an old version cannot be removed ({error.strerror}); give write permission, then run again"
-        ) from error
+def history_file(version: Version) -> str:
+    """Give the path of an earlier version's csv, below the pool's folder."""
+    return f"{HISTORY}/datapool_{version['version']:04d}.csv"
+
+
+def history_files(folder: Path) -> list[str]:
+    """List the csv files that ``history/`` holds, by their paths below the pool's folder."""
+    return sorted(f"{HISTORY}/{path.name}" for path in (folder / HISTORY).glob("datapool_*.csv"))
 
 
 def keep_aside(path: Path, *, unless: set[str]) -> list[str]:
@@ -214,16 +221,12 @@ def keep_aside(path: Path, *, unless: set[str]) -> list[str]:
     return [f"{path} is kept as {kept}"]
 
 
-def _history(folder: Path, version: Version) -> Path:
-    return folder / HISTORY / f"datapool_{version['version']:04d}.csv"
-
-
-def _write(temporary: Path, text: Text, version: Version, new_rows: Iterable[bytes]) -> str:
-    """Write the csv of a version and new rows; give the sha256 of all of it."""
-    before, after = atomic.write_parts(temporary, text(version), new_rows)
-    if before != version["datapool_sha256"]:
+def _stage(store: Store, file: str, text: Text, version: Version, new_rows: Iterable[bytes]) -> Written:
+    """Stage the csv of a version and new rows."""
+    written = store.stage(file, text(version), new_rows)
+    if written.before_last != version["datapool_sha256"]:
         raise DatapoolError(
             f"version {version['version']} of the pool is not the csv that datapools.json records; `git checkout -- "
             "datapools.json && dvc checkout --force` restores both, then run again"
         )
-    return after
+    return written

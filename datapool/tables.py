@@ -187,8 +187,13 @@ def read_names(path: Path) -> list[str]:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON that a person can read, keys in the order given."""
-    atomic.write_bytes(path, (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    """Write ``json_text``."""
+    atomic.write_bytes(path, json_text(content))
+
+
+def json_text(content: Mapping[str, Any]) -> bytes:
+    """Give JSON that a person can read, keys in the order given."""
+    return (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -197,8 +202,17 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         DatapoolError: If the file is no JSON object.
     """
+    return parse_json(path.read_bytes(), path)
+
+
+def parse_json(data: bytes, path: Path) -> dict[str, Any]:
+    """Read a JSON object from the bytes of a file; ``path`` is for messages.
+
+    Raises:
+        DatapoolError: If they are no JSON object.
+    """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(data.decode())
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise DatapoolError(
             f"{path}: is not JSON ({error}); `git checkout -- {path}` brings back its last version"

@@ -23,13 +23,11 @@ def open_base(
     so that it replaces its own result. datapool.base_version overrides the choice.
     """
     params = load_params()
-    opened = pool.open_base(
-        pools,
-        pool.read_lineage(lineage),
-        params.datapool.name,
-        read_table(images),
-        base_version=params.datapool.base_version,
+    opened, recovered = pool.open_base(
+        pools, lineage, params.datapool.name, read_table(images), base_version=params.datapool.base_version
     )
+    if recovered:
+        say(recovered)
     pool.write_base(base, opened)
     say(
         f"pool {opened.pool!r}: this batch builds on version {len(opened.versions)} with {len(opened.rows.table)} images"

@@ -4,16 +4,18 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from datapool import atomic
 from datapool.batch import candidates
+from datapool.disk import Disk
 from datapool.embeddings_csv import read_csv
 from datapool.errors import DatapoolError
 from datapool.pool import Base, Merged, label_ids, merge, open_base, read_base, read_lineage, require_files, write_base
@@ -59,7 +61,7 @@ def content_hash(number: float) -> str:
 
 def open_for(batch: Batch, pool: str = "p", base_version: int | None = None) -> Base:
     """Open the base of a batch and hand it on through its files, as the stages do."""
-    base = open_base(POOLS, read_lineage(LINEAGE), pool, images(batch), base_version=base_version)
+    base = open_base(POOLS, LINEAGE, pool, images(batch), base_version=base_version)[0]
     write_base(Path("base"), base)
     return read_base(Path("base"))
 
@@ -125,7 +127,12 @@ def test_the_first_batch_makes_version_1():
     merged = add(A)
 
     assert merged == Merged(version=1, n_samples=2, n_new=2, notes=[])
-    assert sorted(state()) == ["datapools.json", "pools/p/datapool_latest.csv", "pools/p/samples.csv"]
+    assert sorted(state()) == [
+        "datapools.json",
+        "pools/p/datapool_latest.csv",
+        "pools/p/pool.json",
+        "pools/p/samples.csv",
+    ]
     assert CSV.read_text() == (
         "filenames,embedding_0,embedding_1,labels\n"
         '"cat/a1.jpg",1,0.1,0\n'
@@ -346,7 +353,7 @@ def test_odd_names_survive_the_way_through_the_pool(name):
 
 def test_a_base_read_again_is_the_base_that_was_written():
     add(A)
-    opened = open_base(POOLS, read_lineage(LINEAGE), "p", images(B), base_version=None)
+    opened = open_base(POOLS, LINEAGE, "p", images(B), base_version=None)[0]
     write_base(Path("one"), opened)
     write_base(Path("two"), read_base(Path("one")))
     read = read_base(Path("two"))
@@ -530,6 +537,9 @@ def test_an_older_pool_than_the_lineage_s_is_refused():
     shutil.rmtree(POOLS)
     shutil.copytree("old", POOLS)
 
+    with refused(r"pool\.json: the files here are version 1 of the pool, datapools\.json records version 2; nothing"):
+        open_for(C)
+    (FOLDER / "pool.json").unlink()  # a pool by a release that wrote none
     with refused(rf"{CSV} is not the file"):
         open_for(C)
 
@@ -538,7 +548,10 @@ def test_a_pool_folder_that_the_lineage_does_not_know_is_refused():
     add(A)
     LINEAGE.write_text("{}")
 
-    with refused(rf"{CSV} is there, but datapools\.json knows no pool 'p'"):
+    with refused(r"pools/p holds a pool that datapools\.json does not know; nothing .*`datapool repair` adds it there"):
+        open_for(B)
+    (FOLDER / "pool.json").unlink()
+    with refused(rf"{CSV} is there, but datapools\.json knows no pool 'p'; nothing was changed\. `dvc checkout`"):
         open_for(B)
 
 
@@ -658,28 +671,32 @@ def test_a_first_batch_cannot_take_back_the_whole_pool():
 # --- killed ----------------------------------------------------------------------------------------------------------
 
 
-class Killed(BaseException):
-    """Stands for the end of the process."""
+CHANGES = ("create", "write", "fsync", "rename", "unlink", "mkdir", "rmdir", "sync_folder")
 
 
-@contextmanager
-def killed_at(write: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """End the block at its n-th write of a file (from 0), if it has that many."""
-    replace, done = atomic.replace, []
+def killed_at(operation: int, action: Callable[[], object]) -> bool:
+    """Do something in another process that is killed before its n-th change of a file of the pool (from 0).
 
-    def replace_or_die(path: Path) -> object:
-        if len(done) == write:
-            raise Killed
-        done.append(path)
-        return replace(path)
+    Gives False if there are not so many.
+    """
+    process = os.fork()
+    if not process:
+        done = []
+        operations = {name: do for name, do in vars(Disk).items() if name in CHANGES}
+        for name, operation_of_disk in operations.items():
 
-    with monkeypatch.context() as patch:
-        patch.setattr(atomic, "replace", replace_or_die)
+            def kill_or_do(disk, *arguments, do=operation_of_disk):
+                if len(done) == operation:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                done.append(arguments)
+                return do(disk, *arguments)
+
+            setattr(Disk, name, kill_or_do)
         try:
-            yield
-        except Killed:
-            return
-    pytest.fail(f"there is no write number {write}")
+            action()
+        finally:
+            os._exit(0)
+    return os.waitpid(process, 0)[1] == signal.SIGKILL
 
 
 def with_model(**options: object) -> dict[str, object]:
@@ -687,72 +704,131 @@ def with_model(**options: object) -> dict[str, object]:
     return {"checkpoint": Path("model.ckpt")} | options
 
 
-@pytest.mark.parametrize("write", range(5))
-@pytest.mark.parametrize("replaces", [False, True])
-def test_a_merge_that_was_killed_is_finished_by_running_it_again(write, replaces, monkeypatch):
-    # Five writes: history, checkpoint, samples.csv, datapool_latest.csv, lineage.
-    def story() -> tuple[Base, Rows]:
-        shutil.rmtree(POOLS, ignore_errors=True)
-        LINEAGE.write_text("{}\n")
-        add(A, **with_model())
-        if replaces:
-            add(B, 1, **with_model())
-            (FOLDER / "history/datapool_0001.csv").unlink()  # so that there is something to write
-        base = open_for(B)
-        return base, picks(B, base, 2)
-
-    base, rows = story()
+def from_here(base: Base, rows: Rows) -> Iterator[tuple[dict[str, bytes], dict[str, bytes]]]:
+    """Merge these picks with a kill before each operation in turn, from the same state; gives both states each time."""
+    start = Path.cwd()
+    before = start.with_name(f"{start.name}-before")
+    shutil.copytree(start, before)
     close(base, rows, **with_model())
     whole = state()
-    base, rows = story()
-    with killed_at(write, monkeypatch):
+    for operation in count():
+        os.chdir(start.parent)
+        shutil.rmtree(start)
+        shutil.copytree(before, start)
+        os.chdir(start)
+        old = state()
+        if not killed_at(operation, lambda: close(base, rows, **with_model())):
+            assert operation > 20
+            return
+        yield old, whole
+
+
+STORIES = {
+    "first": lambda: None,
+    "append": lambda: add(A, **with_model()),
+    "replace": lambda: [add(A, **with_model()), add(B, 1, **with_model())],
+    "replace, history lost": lambda: [
+        add(A, **with_model()),
+        add(B, 1, **with_model()),
+        shutil.rmtree(FOLDER / "history"),
+    ],
+    "model and history go": lambda: [add(A, **with_model()), add(C), add(B, 1)],
+}
+
+
+@pytest.mark.parametrize("story", STORIES.values(), ids=STORIES)
+def test_a_merge_that_is_killed_anywhere_is_finished_by_running_it_again(story):
+    story()
+    base = open_for(B)
+    rows = picks(B, base, 2)
+
+    for _, whole in from_here(base, rows):
         close(base, rows, **with_model())
-    assert state() != whole
-    close(base, rows, **with_model())
-
-    assert state() == whole
+        assert state() == whole
+        assert list(Path(".datapool/commit/p").iterdir()) == []
 
 
-@pytest.mark.parametrize("write", range(5))
-def test_after_a_killed_merge_the_next_batch_builds_on_what_is_recorded_or_is_refused(write, monkeypatch):
+@pytest.mark.parametrize("story", STORIES.values(), ids=STORIES)
+def test_after_a_kill_the_next_batch_builds_on_the_old_pool_or_the_new_one(story):
+    story()
+    base = open_for(B)
+    outcomes = []
+
+    for old, whole in from_here(base, picks(B, base, 2)):
+        open_for(C)
+        assert state() in (old, whole)
+        outcomes.append(state() == whole)
+    assert outcomes == sorted(outcomes)  # from some operation on it is the new one
+    assert set(outcomes) == {False, True}
+
+
+def test_a_run_that_is_killed_while_it_finishes_a_killed_merge_leaves_that_to_the_next():
     add(A, **with_model())
     base = open_for(B)
-    with killed_at(write, monkeypatch):
-        close(base, picks(B, base), **with_model())
+    tried = 0
 
-    if write < 3:  # neither samples.csv nor datapool_latest.csv had grown
-        assert open_for(C).rows.table.filename.tolist() == list(A)
-    else:
-        with refused("if a merge was killed, run it again with its input_dir"):
+    for old, whole in from_here(base, picks(B, base, 2)):
+        halfway = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+        for operation in count():
+            if not killed_at(operation, lambda: open_for(C)):
+                break
             open_for(C)
-        close(base, picks(B, base), **with_model())
-        assert open_for(C).rows.table.filename.tolist() == [*A, *sorted(B)]
+            assert state() in (old, whole)
+            tried += 1
+            for path, data in halfway.items():
+                path.write_bytes(data)
+    assert tried > 50
 
 
-def test_rows_that_no_version_records_are_kept_aside_and_told():
+@pytest.mark.parametrize("undo", ["datapools.json", "pools"])
+def test_a_killed_merge_whose_record_or_lineage_was_set_back_meanwhile_is_not_forced_upon_it(undo):
+    # By `git checkout` or `dvc checkout --force` after the kill.
+    add(A)
+    lineage = LINEAGE.read_bytes()
+    base = open_for(B)
+    for old, _ in from_here(base, picks(B, base)):
+        if undo == "pools":
+            for path in FOLDER.rglob("*"):
+                if path.is_file() and str(path) not in old:
+                    path.unlink()
+            for path, data in old.items():
+                if path.startswith("pools"):
+                    Path(path).write_bytes(data)
+        else:
+            LINEAGE.write_bytes(lineage)
+        try:
+            open_for(C)
+        except DatapoolError as error:
+            assert "`dvc checkout --force`" in str(error)
+            assert (LINEAGE.read_bytes() == lineage) == (undo == "datapools.json")
+        else:
+            assert versions() == json.loads((FOLDER / "pool.json").read_text())["entry"]["versions"]
+
+
+def test_rows_that_the_lineage_does_not_record_are_kept_aside_and_told():
     add(A)
     recorded = LINEAGE.read_bytes()
     add(B)
-    longer = CSV.read_bytes()
-    LINEAGE.write_bytes(recorded)  # as if killed before the lineage
-    before = state()
+    longer = {CSV.read_bytes(), SAMPLES.read_bytes()}
+    LINEAGE.write_bytes(
+        recorded
+    )  # git checkout without dvc checkout: the advice is `dvc checkout --force`, which overwrites
 
-    with refused(r"is not the file that datapools\.json records as version 1; nothing was changed"):
+    with refused(
+        r"the files here are version 2 of the pool, datapools\.json records version 1; .* is kept as \.datapool"
+    ):
         open_for(C)
-    assert state() == before
-    assert [path.read_bytes() for path in Path(".datapool/rescued").iterdir()] == [longer]
+    assert {path.read_bytes() for path in Path(".datapool/rescued").iterdir()} == longer
 
 
-def test_a_first_merge_that_was_killed_is_finished_by_running_it_again(monkeypatch):
-    base = open_for(A)
-    with killed_at(2, monkeypatch):
-        close(base, picks(A, base))
-    assert CSV.exists()
-    merged = close(base, picks(A, base))
+def test_a_pool_by_a_release_without_records_is_carried_on_and_gets_one():
+    add(A)
+    add(B)
+    whole = state()
+    (FOLDER / "pool.json").unlink()
+    add(B)
 
-    assert merged.notes == []  # the csv that lies there is the one that is written: nobody else's
-    assert len(versions()) == 1
-    assert filenames() == list(A)
+    assert state() == whole
 
 
 def test_a_merge_never_overwrites_rows_of_somebody_else():

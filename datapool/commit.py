@@ -1,0 +1,325 @@
+"""Change the files of a pool together or not at all, whatever stops the process or the machine.
+
+Three things tell of a pool: its files, its record ``pools/<name>/pool.json`` (the sha256 of each of them and what is said of
+the pool), and its entry in ``datapools.json``, which is in git. A change goes like this, under a lock:
+
+1. every new file is written to ``.datapool/commit/<name>/``, with its sha256 in its name, and fsynced; beside it a note says
+   which entry of datapools.json will be replaced; the folder is fsynced. The pool is untouched so far.
+2. the new record is renamed over the old one: **the commit**. Its folder is fsynced.
+3. the files are renamed over the old ones and the folders fsynced; then datapools.json is replaced; the note goes.
+
+What was stopped before 2 is swept away, what was stopped after it is finished, by whoever comes next (``recover``). A rename
+is taken to be one step, also between folders, as it is for file systems with a journal; nothing else is: data that was not
+fsynced may be lost or garbled, and names that were not may be lost in any combination.
+
+Knows files and hashes; nothing of versions, batches or rows.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from filelock import FileLock, Timeout
+
+from datapool.atomic import SCRATCH
+from datapool.disk import Disk, Written, make_folder, write_file
+from datapool.errors import DatapoolError
+from datapool.tables import json_text, parse_json
+
+RECORD = "pool.json"
+"""The record's file, in the pool's folder."""
+
+_FORMAT = 1
+_NOTE = "note.json"
+_PATIENCE = 60.0  # seconds; a merge into a pool of a million images takes some ten
+
+
+class Record(NamedTuple):
+    """What a pool says of itself."""
+
+    entry: dict[str, Any]
+    """What datapools.json says of the pool."""
+    files: dict[str, str]
+    """The sha256 (hex) of each file, by its path below the pool's folder."""
+    sha256: str
+    """The record's own."""
+
+
+@contextmanager
+def locked(*, patience: float = _PATIENCE) -> Iterator[None]:
+    """Let one process at a time read or write the pools of this workspace.
+
+    The lock is the kernel's: it goes with the process that holds it. Its file stays; that one is there means nothing.
+
+    Args:
+        patience: Seconds to wait for another process.
+
+    Raises:
+        DatapoolError: If another process holds it for longer; names its pid and host.
+    """
+    path = SCRATCH / "lock"
+    lock = FileLock(path, timeout=patience)
+    try:
+        path.parent.mkdir(exist_ok=True)
+        lock.acquire()
+        path.write_text(f"pid {os.getpid()} on {socket.gethostname()}")
+    except Timeout as error:
+        raise DatapoolError(
+            f"{path}: another process ({path.read_text() or 'unknown'}) is at work on the pools of this workspace; nothing "
+            "was changed. Wait until it has ended, or end it, then run again"
+        ) from error
+    except OSError as error:
+        lock.release()
+        raise DatapoolError(
+            f"{path}: cannot be locked ({_reason(error)}); make room or give write permission, then run again"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class Store:
+    """The files of one pool. Use it under the lock only, except for ``read``."""
+
+    def __init__(self, pools: Path, name: str, lineage: Path, *, disk: Disk | None = None) -> None:
+        """Name the pool.
+
+        Args:
+            pools: Folder of all pools.
+            name: Which pool.
+            lineage: datapools.json.
+            disk: Stands in for the file system.
+        """
+        self.folder = pools / name
+        self._name, self._lineage, self._disk = name, lineage, disk or Disk()
+        self._staging = SCRATCH / "commit" / name
+        self._committed = False
+
+    # --- reading -------------------------------------------------------------------------------------------------------
+
+    def read(self) -> Record | None:
+        """Read the record; None if there is none: no such pool, or one from before there were records.
+
+        Raises:
+            DatapoolError: If the file is damaged, or from a later release.
+        """
+        path = self.folder / RECORD
+        try:
+            content = parse_json(self._disk.read(path), path)
+        except FileNotFoundError:
+            return None
+        if content.get("format", _FORMAT) != _FORMAT:
+            raise DatapoolError(
+                f"{path}: has format {content['format']}, this release reads {_FORMAT}; nothing was changed. "
+                "Use the datapool that wrote it, or a newer one"
+            )
+        body = {key: value for key, value in content.items() if key != "sha256"}
+        if content.get("sha256") != _digest(body):
+            raise DatapoolError(
+                f"{path}: is not as it was written; nothing was changed. `dvc checkout --force` restores the pool as "
+                "dvc.lock records it, or `datapool repair` writes the record anew"
+            )
+        return Record(body["entry"], body["files"], content["sha256"])
+
+    def entry(self) -> dict[str, Any] | None:
+        """Give what datapools.json says of the pool; None if it knows none."""
+        return self._entries().get(self._name)
+
+    def was_stopped(self) -> bool:
+        """Say whether a change was stopped half way, or goes on at this moment."""
+        return bool(self._staged())
+
+    # --- after a stop --------------------------------------------------------------------------------------------------
+
+    def recover(self) -> str:
+        """Bring the pool to one whole state: the new one if a change was committed, otherwise the old one.
+
+        Returns:
+            A sentence about what was done; "" if there was nothing to do.
+
+        Raises:
+            DatapoolError: If the disk refuses, or holds something else than what was written.
+        """
+        try:
+            if not self._staged():
+                return ""
+            record, note = self.read(), self._note()
+            if record and note and note["record"] == record.sha256:
+                # Its rename may not be durable yet. A power cut must not find the old record beside new files.
+                self._disk.sync_folder(self.folder)
+                self._finish(record, note, check=True)
+                return f"pool {self._name!r}: a merge that was stopped is finished"
+            self._sweep()
+        except OSError as error:
+            raise DatapoolError(
+                f"{self.folder}: a merge that was stopped cannot be finished ({_reason(error)}); nothing is lost; "
+                "make room or give write permission, then run again"
+            ) from error
+        return (
+            f"pool {self._name!r}: what a merge that was stopped had begun to write is removed; the pool is as it was"
+        )
+
+    # --- changing ------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def change(self) -> Iterator[None]:
+        """Enclose ``stage`` and ``commit``: if the block raises before the commit, the pool is as it was.
+
+        Raises:
+            DatapoolError: If the disk refuses: names the reason, and says whether the change was committed.
+        """
+        self._committed = False
+        try:
+            yield
+        except BaseException as error:
+            if not self._committed:
+                with suppress(OSError):
+                    self._sweep()
+            if not isinstance(error, OSError):
+                raise
+            if self._committed:
+                raise DatapoolError(
+                    f"{self.folder}: the new version is recorded, but then the disk refused ({_reason(error)}); nothing is "
+                    "lost. Make room, then `dvc repro` (or `datapool repair`) finishes it"
+                ) from error
+            raise DatapoolError(
+                f"{self.folder}: the new version cannot be written ({_reason(error)}); the pool is as it was; make room "
+                "or give write permission, then run again"
+            ) from error
+
+    def stage(self, file: str, *parts: Iterable[bytes]) -> Written:
+        """Write a file that is to be part of the pool.
+
+        Args:
+            file: Its path below the pool's folder.
+            parts: Its content: one part after another, each in some pieces.
+        """
+        make_folder(self._disk, self._staging)
+        temporary = self._staging / f"writing-{Path(file).name}"
+        written = write_file(self._disk, temporary, *parts)
+        if self.holds(file, written.sha256):
+            self._disk.unlink(temporary)
+        else:
+            self._disk.rename(temporary, self._staging / _staged_name(file, written.sha256))
+        return written
+
+    def holds(self, file: str, digest: str) -> bool:
+        """Say whether the pool has a file with this path and sha256 (hex) already."""
+        return self._disk.exists(self.folder / file) and self._disk.sha256(self.folder / file) == digest
+
+    def commit(self, entry: Mapping[str, Any], files: Mapping[str, str], *, remove: Iterable[str] = ()) -> None:
+        """Make the staged files, and those that are there already, the pool.
+
+        Nothing is written if all of it is so already.
+
+        Args:
+            entry: What datapools.json shall say of the pool.
+            files: The sha256 of every file of the pool.
+            remove: Files below the pool's folder that go.
+        """
+        body = {"format": _FORMAT, "pool": self._name, "entry": entry, "files": dict(sorted(files.items()))}
+        record = Record(dict(entry), dict(files), _digest(body))
+        gone = [file for file in remove if self._disk.exists(self.folder / file)]
+        now, before = self.read(), self.entry()
+        if now and now.sha256 == record.sha256 and before == entry and not self._staged() and not gone:
+            return
+        make_folder(self._disk, self._staging)
+        note = {"record": record.sha256, "before": _digest(before), "remove": gone}
+        temporary = self._staging / RECORD
+        write_file(self._disk, self._staging / _NOTE, [json_text(note)])
+        write_file(self._disk, temporary, [json_text({**body, "sha256": record.sha256})])
+        make_folder(self._disk, self.folder)
+        self._disk.sync_folder(self._staging)
+        try:
+            self._disk.rename(temporary, self.folder / RECORD)
+        except OSError:
+            now = self.read()  # a network file system may fail a rename that it has done
+            if now is None or now.sha256 != record.sha256:
+                raise
+        self._committed = True
+        self._disk.sync_folder(self.folder)
+        self._finish(record, note, check=False)
+
+    def _finish(self, record: Record, note: Mapping[str, Any], *, check: bool) -> None:
+        """Do what follows a commit, or the rest of it; doing it twice is fine."""
+        staged, folders = self._staged(), {self.folder}
+        for file, digest in record.files.items():
+            name, target = _staged_name(file, digest), self.folder / file
+            if name not in staged:
+                continue
+            if check and self._disk.sha256(self._staging / name) != digest:
+                raise DatapoolError(
+                    f"{self._staging / name}: is not as it was written, so the disk is not to be trusted; "
+                    "`dvc checkout --force` restores the pool as it was before, then run again"
+                )
+            make_folder(self._disk, target.parent)
+            self._disk.rename(self._staging / name, target)
+            folders.add(target.parent)
+        for file in note["remove"]:
+            if self._disk.exists(self.folder / file):
+                self._disk.unlink(self.folder / file)
+                folders.add((self.folder / file).parent)
+        for folder in sorted(folders, reverse=True):
+            self._disk.sync_folder(folder)
+        for folder in sorted(folders - {self.folder}):
+            if not self._disk.names(folder):
+                self._disk.rmdir(folder)
+                self._disk.sync_folder(folder.parent)
+        entries = self._entries()
+        if _digest(entries.get(self._name)) == note["before"] and entries.get(self._name) != record.entry:
+            temporary = self._staging / self._lineage.name
+            if temporary.name in self._staged():
+                self._disk.unlink(temporary)
+            entries[self._name] = record.entry
+            write_file(self._disk, temporary, [json_text(dict(sorted(entries.items())))])
+            self._disk.rename(temporary, self._lineage)
+        self._disk.sync_folder(self._lineage.parent)
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Remove what is staged, the note first: without it the rest is nothing."""
+        staged = self._staged()
+        if _NOTE in staged:
+            self._disk.unlink(self._staging / _NOTE)
+            self._disk.sync_folder(self._staging)
+        for name in staged:
+            if name != _NOTE:
+                self._disk.unlink(self._staging / name)
+
+    def _staged(self) -> list[str]:
+        return self._disk.names(self._staging) if self._disk.exists(self._staging) else []
+
+    def _note(self) -> dict[str, Any] | None:
+        """Give the note of the change that was stopped; None if it was stopped before it was whole."""
+        try:
+            return parse_json(self._disk.read(self._staging / _NOTE), self._staging / _NOTE)
+        except (FileNotFoundError, DatapoolError):
+            return None
+
+    def _entries(self) -> dict[str, Any]:
+        try:
+            return parse_json(self._disk.read(self._lineage), self._lineage)
+        except FileNotFoundError:
+            return {}
+
+
+def _staged_name(file: str, digest: str) -> str:
+    return f"{digest[:16]}-{Path(file).name}"
+
+
+def _digest(content: Mapping[str, Any] | None) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _reason(error: OSError) -> str:
+    """Say why the disk refused, and how much room there is."""
+    free = shutil.disk_usage(".").free / 1e6
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}; {free:,.1f} MB are free"
