@@ -1,0 +1,67 @@
+"""Doors into the machine other than images and tables: what a clone of a workspace could bring with it."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ENVIRONMENT
+
+ROOT = Path(__file__).parents[2]
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+
+
+# --- params.yaml and the shell ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def with_params(tmp_path, monkeypatch):
+    """A folder with the code, and params.yaml as given."""
+
+    def make(**values: str) -> None:
+        text = (ROOT / "params.yaml").read_text()
+        for key, value in values.items():
+            text = re.sub(rf"(?m)^{key}:.*$", lambda _, key=key, value=value: f"{key}: {json.dumps(value)}", text)
+        Path("params.yaml").write_text(text)
+
+    for name in ("datapool", "stages"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.chdir(tmp_path)
+    return make
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["out$(touch in)", "out`touch in`", "out; touch in;", "out & touch in &", "out\ntouch in\n", "' touch in; '"],
+)
+def test_a_folder_in_params_yaml_runs_no_command(with_params, value):
+    with_params(output_dir=value)
+    command = STAGES["scan"]["cmd"].replace("${output_dir}", value)  # as DVC gives it to the shell
+
+    done = subprocess.run(["sh", "-c", command], env=ENVIRONMENT, capture_output=True, text=True, check=False)
+
+    assert done.returncode != 0
+    assert not Path("in").exists()
+    assert "touch in" in done.stderr or "Unterminated quoted string" in done.stderr
+
+
+def test_every_value_of_params_yaml_that_a_shell_sees_is_one_that_scan_checks():
+    seen = {key for stage in STAGES.values() for key in re.findall(r"\$\{([^}]+)\}", stage["cmd"])}
+
+    assert seen == {"output_dir", "shared_dir"}
+    assert "shared_dir" in STAGES["scan"]["params"]
+    assert "${output_dir}" in STAGES["scan"]["cmd"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", ["output_dir", "shared_dir"])
+def test_dvc_repro_runs_no_command_from_params_yaml(first_week, after, key):
+    there = after(first_week)
+    there.set({key: "folder$(touch in)"})
+
+    output = there.repro(fails=True)
+
+    assert f"error: params.yaml: {key} is 'folder$(touch in)'; it should be a folder below the workspace" in output
+    assert not (there.folder / "in").exists()
