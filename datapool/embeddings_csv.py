@@ -17,10 +17,11 @@ import pyarrow.compute as pc
 from pyarrow import csv
 
 from datapool.errors import DatapoolError
-from datapool.tables import parse_rows, whole_rows
+from datapool.tables import name_problem, open_file, parse_rows, whole_rows
 
 _VALUES = 2**15  # numbers that are turned into text at a time: they stay in the processor's cache
 _BLOCK = 2**20  # bytes in which lines are counted at a time
+_HEADER = 2**22  # bytes that a header has at most
 
 
 class EmbeddingsCsv(NamedTuple):
@@ -83,7 +84,7 @@ def read_csv(path: Path) -> EmbeddingsCsv:
             finite number. Names the file and the row.
     """
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             return _parse(file, path)
     except OSError as error:
         raise DatapoolError(f"{path}: cannot be read ({error.strerror}); give an embeddings csv") from error
@@ -102,6 +103,8 @@ def read_csv_rows(path: Path, filenames: Sequence[str]) -> np.ndarray:
     """
     content = read_csv(path)
     row_of = {filename: row for row, filename in enumerate(content.filenames)}
+    # The pool calls "-a.jpg" "./-a.jpg", see batch.as_path; a csv need not.
+    filenames = [name if name in row_of else name.removeprefix("./") for name in filenames]
     missing = [filename for filename in filenames if filename not in row_of]
     if missing:
         raise DatapoolError(
@@ -120,14 +123,16 @@ def _parse(file: BinaryIO, path: Path) -> EmbeddingsCsv:
     def refuse(what: str) -> NoReturn:
         raise DatapoolError(f"{path}: {what}; an embeddings csv has the columns filenames, embedding_0, …, labels")
 
-    first = file.readline()
+    first = file.readline(_HEADER)
     header = first.removeprefix(b"\xef\xbb\xbf").rstrip(b"\n")
     if not header:
         refuse("is empty")
+    if b"\0" in header:
+        refuse("is not UTF-8, perhaps UTF-16; save it as UTF-8")
     try:
         names = [name.strip('"') for name in header.decode().rstrip("\r").split(",")]
     except UnicodeDecodeError:
-        refuse("is not UTF-8")
+        refuse("is not UTF-8; save it as UTF-8")
     if len(set(names)) < len(names):
         refuse(f"has the column {next(name for name in names if names.count(name) > 1)!r} twice")
     dimension = sum(name.startswith("embedding_") for name in names)
@@ -135,9 +140,11 @@ def _parse(file: BinaryIO, path: Path) -> EmbeddingsCsv:
     missing = [name for name in wanted if name not in names]
     if missing or not dimension:
         refuse(f"lacks the column {missing[0] if missing else 'embedding_0'!r}; it has {', '.join(names)[:200]}")
-    last, n_lines = first, 0
+    last, n_lines, n_bytes = first, 0, 0
     while block := file.read(_BLOCK):
         last, n_lines = block, n_lines + block.count(b"\n") + block.count(b"\r")
+        n_bytes += len(block)
+    n_rows = min(n_lines, n_bytes // (dimension + 1))  # for each number there is a comma
     if not last.endswith(b"\n"):
         refuse("does not end with a line break, so it was cut off")
     file.seek(len(first))
@@ -145,12 +152,14 @@ def _parse(file: BinaryIO, path: Path) -> EmbeddingsCsv:
     options = csv.ConvertOptions(column_types=types, include_columns=wanted, strings_can_be_null=False)
     filenames: list[str] = []
     labels: list[int | None] = []
-    embeddings = np.empty((n_lines, dimension), dtype=np.float32)  # what is not filled takes no memory
+    embeddings = np.empty((n_rows, dimension), dtype=np.float32)  # what is not filled takes no memory
     for text in whole_rows(file):
         try:
             table = parse_rows(text, names, options)
         except pa.ArrowInvalid as error:
             refuse(f"cannot be read ({' '.join(str(error).split())[:200]})")
+        if problem := name_problem(table.column("filenames")):
+            refuse(problem)
         rows = embeddings[len(filenames) : len(filenames) + len(table)]
         filenames += table.column("filenames").to_pylist()
         labels += table.column("labels").to_pylist()

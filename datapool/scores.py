@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from pyarrow import csv
 
 from datapool.errors import DatapoolError
+from datapool.tables import name_problem, open_file
 
 
 def read_scores(file: str | None, column: str | None, filenames: pd.Series) -> np.ndarray | None:
@@ -29,11 +30,16 @@ def read_scores(file: str | None, column: str | None, filenames: pd.Series) -> n
         raise DatapoolError(f"{path}: {what}; a csv of scores has the column filename and a column {column!r}")
 
     try:
-        data = path.read_bytes()
+        with open_file(path) as opened_file:
+            data = opened_file.read()
     except OSError as error:
         raise DatapoolError(
             f"{path}: cannot be read ({error.strerror}); give a csv as active_learning_scores"
         ) from error
+    if b"\0" in data.partition(b"\n")[0]:
+        refuse("is not UTF-8, perhaps UTF-16; save it as UTF-8")
+    if data and not data.endswith((b"\n", b"\r")):
+        refuse("does not end with a line break, so it was cut off")
     # One thread: messages then name the row, and rows may have line breaks anywhere.
     in_order = csv.ReadOptions(use_threads=False)
     try:
@@ -56,10 +62,14 @@ def read_scores(file: str | None, column: str | None, filenames: pd.Series) -> n
         table = csv.read_csv(pa.BufferReader(data), in_order, convert_options=convert)
     except pa.ArrowInvalid as error:
         refuse(f"cannot be read ({' '.join(str(error).split())[:200]})")
+    if problem := name_problem(table.column(keys[0])):
+        refuse(problem)
     listed = pd.Index(table.column(keys[0]).to_pandas())
     if listed.has_duplicates:
         refuse(f"has the filename {listed[listed.duplicated()][0]!r} twice")
     rows = listed.get_indexer(pd.Index(filenames))
+    # The pool calls "-a.jpg" "./-a.jpg", see batch.as_path; a csv need not.
+    rows = np.where(rows < 0, listed.get_indexer(pd.Index(filenames.str.removeprefix("./"))), rows)
     missing = np.flatnonzero(rows < 0)
     if len(missing):
         refuse(f"lacks {len(missing)} images of the batch, such as {filenames.iloc[missing[0]]!r}; add their scores")

@@ -6,6 +6,7 @@ Knows file formats only. The same rows give the same bytes.
 import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -18,6 +19,9 @@ from pyarrow import csv as arrow_csv
 
 from datapool import atomic
 from datapool.errors import DatapoolError
+
+NAME_BYTES = 2**12
+"""A file name has at most so many bytes of UTF-8: Linux opens no longer path."""
 
 _EMBEDDING = "embedding"
 _PIECE = 2**22  # bytes of embeddings in one piece of a file: what is read at a time
@@ -41,8 +45,13 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """Read what ``write_table`` wrote."""
-    return _frame(pq.read_table(path))
+    """Read what ``write_table`` wrote.
+
+    Raises:
+        DatapoolError: If the file is damaged.
+    """
+    with _whole(path):
+        return _frame(pq.read_table(path))
 
 
 def write_rows(path: Path, *parts: Rows) -> None:
@@ -67,8 +76,12 @@ def write_rows(path: Path, *parts: Rows) -> None:
 
 
 def read_rows(path: Path) -> Rows:
-    """Read what ``write_rows`` wrote."""
-    with pq.ParquetFile(path, pre_buffer=False) as file:  # which would hold all of the file in memory
+    """Read what ``write_rows`` wrote.
+
+    Raises:
+        DatapoolError: If the file is damaged.
+    """
+    with _whole(path), pq.ParquetFile(path, pre_buffer=False) as file:  # which would hold all of the file in memory
         names = file.schema_arrow.names
         dimension = file.schema_arrow.field(_EMBEDDING).type.byte_width // 4
         embeddings = np.empty((file.metadata.num_rows, dimension), dtype=np.float32)
@@ -87,8 +100,13 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Read what ``write_arrays`` wrote; types are kept."""
-    table = pq.read_table(path)
+    """Read what ``write_arrays`` wrote; types are kept.
+
+    Raises:
+        DatapoolError: If the file is damaged.
+    """
+    with _whole(path):
+        table = pq.read_table(path)
     return {name: table.column(name).to_numpy() for name in table.column_names}
 
 
@@ -129,10 +147,35 @@ def whole_rows(file: BinaryIO) -> Iterator[bytes]:
 
     Arrow would cut the text into blocks by itself, but where it cuts it loses a line feed after a carriage return.
     """
-    while text := file.read(_CSV_BYTES) + file.readline():
-        while text.count(b'"') % 2 and (line := file.readline()):
-            text += line
-        yield text
+    while text := file.read(_CSV_BYTES) + file.readline(_CSV_BYTES):
+        lines, is_open = [text], text.count(b'"') % 2
+        # A quote that nothing closes must not gather the whole file: the parser then refuses what there is.
+        while is_open and len(lines) <= NAME_BYTES and (line := file.readline(_CSV_BYTES)):
+            lines.append(line)
+            is_open ^= line.count(b'"') % 2
+        yield b"".join(lines)
+
+
+def name_problem(names: pa.Array | pa.ChunkedArray) -> str | None:
+    """Say what is wrong with the file names of a csv that somebody else wrote; None if nothing is."""
+    for what, bad in (
+        (f"has a filename of more than {NAME_BYTES} bytes", pc.greater(pc.binary_length(names), NAME_BYTES)),
+        ("has a filename with a zero byte in it", pc.match_substring(names, "\0")),
+    ):
+        if pc.any(bad).as_py():
+            return f"{what}, which begins with {names.filter(bad)[0].as_py()[:40]!r}"
+    return None
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Open a file that the user named; whatever is no regular file may never end, or never begin.
+
+    Raises:
+        OSError: If it cannot be opened, or is a folder, a pipe or a device.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(None, "no regular file")
+    return path.open("rb")
 
 
 def parse_rows(text: bytes, names: Sequence[str], options: arrow_csv.ConvertOptions) -> pa.Table:
@@ -170,9 +213,17 @@ def read_names(path: Path) -> list[str]:
         DatapoolError: If the file cannot be read, is not UTF-8, or has a line that is no name.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatapoolError(f"{path}: cannot be read as a list of file names ({error})") from error
+        with open_file(path) as file:
+            text = file.read().decode("utf-8-sig")
+    except OSError as error:
+        raise DatapoolError(
+            f"{path}: cannot be read as a list of file names ({error.strerror}); give a text file as relevant_filenames_file"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise DatapoolError(
+            f"{path}: cannot be read as a list of file names (not UTF-8: {error.reason} at byte {error.start}); save it as "
+            "UTF-8"
+        ) from error
     names = []
     for number, line in enumerate(text.split("\n"), start=1):
         name = line.removesuffix("\r")
@@ -180,7 +231,9 @@ def read_names(path: Path) -> list[str]:
             try:
                 name = json.loads(name)
             except json.JSONDecodeError as error:
-                raise DatapoolError(f"{path}: line {number} begins with a quote but is no JSON text: {name}") from error
+                raise DatapoolError(
+                    f"{path}: line {number} begins with a quote but is no JSON text: {name[:100]}"
+                ) from error
         if name:
             names.append(name)
     return names
@@ -200,9 +253,15 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        DatapoolError: If the file is no JSON object.
+        DatapoolError: If the file cannot be read or is no JSON object.
     """
-    return parse_json(path.read_bytes(), path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DatapoolError(
+            f"{path}: cannot be read ({error.strerror}); `git checkout -- {path}` brings back its last version"
+        ) from error
+    return parse_json(data, path)
 
 
 def parse_json(data: bytes, path: Path) -> dict[str, Any]:
@@ -213,7 +272,7 @@ def parse_json(data: bytes, path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(data.decode())
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, too long a number; brackets in brackets
         raise DatapoolError(
             f"{path}: is not JSON ({error}); `git checkout -- {path}` brings back its last version"
         ) from error
@@ -235,6 +294,18 @@ def _write(path: Path, table: pa.Table) -> None:
     with atomic.replace(path) as temporary:
         # No pandas metadata: it names library versions, and the bytes must depend on the rows only.
         pq.write_table(table.replace_schema_metadata(None), temporary, **settings)
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """Name the file where Arrow says what is wrong with it."""
+    try:
+        yield
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DatapoolError(
+            f"{path}: is not the table that a stage wrote ({' '.join(str(error).split())[:100]}); remove it and run "
+            "`dvc repro`"
+        ) from error
 
 
 def _rows_at_a_time(dimension: int) -> int:

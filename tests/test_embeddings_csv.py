@@ -287,7 +287,7 @@ def test_more_than_ten_dimensions_stay_in_order():
     [
         (b"", "e.csv: is empty"),
         (b"\n", "e.csv: is empty"),
-        ("filenames,embedding_0,labels\n".encode("utf-16"), "e.csv: is not UTF-8"),
+        ("filenames,embedding_0,labels\n".encode("utf-16"), "e.csv: is not UTF-8, perhaps UTF-16; save it as UTF-8"),
         (b"a.jpg,0.5,0\n", "e.csv: lacks the column 'filenames'; it has a.jpg, 0.5, 0"),
         (b"filenames,labels\na,0\n", "e.csv: lacks the column 'embedding_0'; it has filenames, labels"),
         (b"filenames,embedding_0\na,0\n", "e.csv: lacks the column 'labels'; it has filenames, embedding_0"),

@@ -274,7 +274,7 @@ def test_a_list_need_not_end_in_a_line_break():
     ("data", "message"),
     [
         (b'a.jpg\n"b\n', r"names\.txt: line 2 begins with a quote but is no JSON text: \"b"),
-        ('é'.encode("latin-1"), r"names\.txt: cannot be read as a list of file names \(.*utf-8"),
+        ('é'.encode("latin-1"), r"names\.txt: cannot be read as a list of file names \(not UTF-8"),
         (None, r"names\.txt: cannot be read as a list of file names \(.*No such file"),
     ],
     ids=["open quote", "Latin-1", "missing"],
