@@ -7,7 +7,11 @@ what a key does; this schema says what it may be.
 import difflib
 import json
 import math
+import os
+import re
+from collections import Counter
 from decimal import Decimal
+from itertools import combinations, islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -18,6 +22,27 @@ from pydantic_core import ErrorDetails
 from datapool.errors import DatapoolError
 
 FILE = Path("params.yaml")
+
+
+_SHOWN = 120  # characters of a value that a message has at most
+_NAME_LENGTH = 100  # characters of a folder's name: a file system takes 255, and names grow by endings
+_TAKEN = frozenset(
+    {
+        ".git",
+        ".dvc",
+        ".datapool",
+        ".venv",
+        "datapool",
+        "stages",
+        "datapools.json",
+        "dvc.yaml",
+        "dvc.lock",
+        "params.yaml",
+    }
+)
+"""What a workspace has besides its data: no place for results."""
+_PATH_BYTES, _PART_BYTES = 4096, 255  # Linux's limits
+_DEVICES = frozenset({"con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt") for i in range(1, 10))})
 
 
 def _number_of_samples(value: int | float) -> int | float:
@@ -42,21 +67,35 @@ def _balance(value: object) -> object:
 
 
 def _folder(value: str) -> str:
+    if (top := value.partition("/")[0].lower()) in _TAKEN:
+        raise ValueError(f"a folder of its own, not {top!r}, which a workspace has for something else")
+    return _plain(value)
+
+
+def _plain(value: str) -> str:
     parts = value.split("/")
-    if value.isascii() and all(p.replace("_", "").replace("-", "").replace(".", "").isalnum() for p in parts):
+    if any(len(part) > _NAME_LENGTH for part in parts):
+        raise ValueError(f"a name of at most {_NAME_LENGTH} characters")
+    if value.isascii() and not value.startswith("-") and all(re.fullmatch(r"[\w.-]*\w[\w.-]*", part) for part in parts):
         return value
-    raise ValueError("a folder below the workspace, of letters, digits, '_', '-', '.' and '/' only")
+    raise ValueError(
+        "a folder below the workspace, of letters, digits, '_', '-', '.' and '/' only, not with '-' in front"
+    )
 
 
 def _pool_name(value: str) -> str:
-    if not value or "/" in value or value.startswith("."):
-        raise ValueError("a plain name without '/' and not starting with '.'")
-    return _folder(value)
+    if not value or "/" in value or value.startswith((".", "-")):
+        raise ValueError("a plain name without '/' and not starting with '.' or '-'")
+    if value.partition(".")[0].lower() in _DEVICES or value.endswith("."):
+        raise ValueError("another name: Windows does not take this one for a folder")
+    return _plain(value)
 
 
 def _path(value: str) -> str:
-    if not value.strip() or "\0" in value:
+    if not value.strip() or "\0" in value or value.encode(errors="ignore").decode() != value:
         raise ValueError("a path, or null where a file may be left out")
+    if len(value.encode()) >= _PATH_BYTES or any(len(part.encode()) > _PART_BYTES for part in value.split("/")):
+        raise ValueError(f"a path of less than {_PATH_BYTES} bytes, each name in it of at most {_PART_BYTES}")
     return value
 
 
@@ -67,15 +106,18 @@ def _name(value: str) -> str:
 
 
 def _prefix(value: str) -> str:
-    if value.startswith("/") or ".." in value.split("/") or not (value.isprintable() or not value):
-        raise ValueError("a start of file names such as 'week2/', not with '/' in front, '..' or control characters")
+    if value.startswith("/") or ".." in value.split("/") or not value.isprintable() or len(value) > _NAME_LENGTH:
+        raise ValueError(
+            f"a start of file names such as 'week2/' of at most {_NAME_LENGTH} characters, not with '/' in front, '..' or "
+            "control characters"
+        )
     return value
 
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
 NumberOfSamples = Annotated[int | float, AfterValidator(_number_of_samples)]
 PathText = Annotated[str, AfterValidator(_path)]
 Folder = Annotated[str, AfterValidator(_folder)]
@@ -130,7 +172,7 @@ class Datapool(_Section):
 class Model(_Section):
     """Backbone and embedding head."""
 
-    name: str
+    name: Annotated[str, Field(max_length=_NAME_LENGTH)]
     num_ftrs: Count
     out_dim: Count
     pretrained: bool
@@ -140,7 +182,7 @@ class Model(_Section):
 class Collate(_Section):
     """SimCLR's augmentations; names as in Lightly's configuration."""
 
-    input_size: Annotated[int, Field(ge=8)]
+    input_size: Annotated[int, Field(ge=8, le=2048)]
     cj_prob: Probability
     cj_strength: NotNegative
     cj_bright: NotNegative
@@ -158,8 +200,8 @@ class Collate(_Section):
 class Loader(_Section):
     """How images reach the model; none of it changes a result beyond rounding, but for training's batch size."""
 
-    batch_size: Count
-    num_workers: Annotated[int, Field(ge=0)]
+    batch_size: Annotated[int, Field(ge=1, le=2**16)]
+    num_workers: Annotated[int, Field(ge=0, le=2**10)]
 
 
 class Trainer(_Section):
@@ -238,16 +280,19 @@ class Params(_Section):
             )
         self._check_scores()
         self._check_protected()
-        images = Path(self.input_dir).resolve()
-        for key, own in (("output_dir", Path(self.output_dir)), ("shared_dir", Path(self.shared_dir))):
-            if images.is_relative_to(own.resolve()) or own.resolve().is_relative_to(images):
-                raise ValueError(
-                    f"input_dir {self.input_dir!r} and {key} '{own}' lie in one another, and the pipeline writes the "
-                    "latter; give a folder that holds images only"
-                )
+        self._check_folders()
         if self.embeddings is not None and self.checkpoint is not None:
             raise ValueError("embeddings and checkpoint are both given; with embeddings no model is used: drop one")
         return self
+
+    def _check_folders(self) -> None:
+        folders = {"input_dir": self.input_dir, "output_dir": self.output_dir, "shared_dir": self.shared_dir}
+        for (one, a), (other, b) in combinations(folders.items(), 2):
+            if _within(a, b) or _within(b, a):
+                remedy = "a folder that holds images only" if one == "input_dir" else "each a folder of its own"
+                raise ValueError(
+                    f"{one} {a!r} and {other} {b!r} lie in one another, and the pipeline writes the latter; give {remedy}"
+                )
 
     def _check_scores(self) -> None:
         file, column = self.active_learning_scores, self.active_learning_score_column_name
@@ -272,11 +317,22 @@ class Params(_Section):
                 f"rules.protected_distance is {self.rules.protected_distance:g}, but no two normalised embeddings are more "
                 "than 2 apart, so nothing could be picked; give less, or set normalize_embeddings: false"
             )
-        if Path(self.rules.protected).resolve() == Path(self.input_dir).resolve():
+        if os.path.realpath(self.rules.protected) == os.path.realpath(self.input_dir):
             raise ValueError(
                 f"rules.protected is {self.rules.protected!r}, the input_dir itself, so nothing could be picked; give the "
                 "images near which nothing may be picked, such as a test set"
             )
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is given twice: YAML would take the last one and say nothing."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        for name, count in names.items():
+            if count > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {name!r} is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def load_params(path: Path = FILE) -> Params:
@@ -287,13 +343,15 @@ def load_params(path: Path = FILE) -> Params:
             of the wrong type or out of range; a file that is absent or no YAML.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if path.exists() and not path.is_file():
+            raise OSError(None, "no regular file")  # it may never end
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506  a safe one
     except FileNotFoundError as error:
         raise DatapoolError(f"{path} is not here; run in a workspace, or make one with `datapool init DIR`") from error
     except (OSError, UnicodeDecodeError) as error:
         raise DatapoolError(f"{path}: cannot be read ({error})") from error
-    except yaml.YAMLError as error:
-        raise DatapoolError(f"{path}: is not YAML ({' '.join(str(error).split())})") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # the latter two: a date such as 2024-13-45; brackets
+        raise DatapoolError(f"{path}: is not YAML ({' '.join(str(error).split())[:300]})") from error
     if not isinstance(content, dict):
         raise DatapoolError(f"{path}: holds no keys; `datapool init DIR` writes a complete one")
     try:
@@ -360,5 +418,16 @@ def _is_number(text: str) -> bool:
         return False
 
 
+def _within(path: str, folder: str) -> bool:
+    """Links count as what they lead to; a circle of them is no trouble."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
 def _shown(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, default=str) if not isinstance(value, str) else repr(value)
+    """Show a value within a line; YAML's references make a short text stand for an endless one."""
+    if isinstance(value, str):
+        text = repr(value[:_SHOWN])
+    else:
+        parts = json.JSONEncoder(ensure_ascii=False, default=str, check_circular=False).iterencode(value)
+        text = "".join(islice(parts, _SHOWN))
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 4] + " ..."
