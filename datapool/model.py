@@ -218,12 +218,12 @@ def load_checkpoint(path: Path) -> EmbeddingModel:
         DatapoolError: If the file is missing, damaged, not one of ours, holds code or weights that are not finite.
     """
     found = checkpoint_fields(path, read_torch_file(path, zip_only=True))
-    with torch.random.fork_rng(devices=[]):
-        model = EmbeddingModel(
-            found.backbone,
-            dimension=found.dimension,
-            preprocessing=Preprocessing(found.input_size, found.mean, found.std),
-        )
+    preprocessing = Preprocessing(found.input_size, found.mean, found.std)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            model = EmbeddingModel(found.backbone, dimension=found.dimension, preprocessing=preprocessing)
+    except DatapoolError as error:
+        raise DatapoolError(f"{path}: asks for a model that cannot be built: {error}") from error
     own = model.state_dict()
     theirs = found.state_dict
     different = sorted(key for key in own.keys() | theirs.keys() if _signature(own, key) != _signature(theirs, key))

@@ -5,6 +5,7 @@ Knows file formats and the fields of our own checkpoints; nothing of how a model
 
 import pickle
 import re
+import struct
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,12 +24,13 @@ CHECKPOINT_KIND = "datapool checkpoint"
 CHECKPOINT_FORMAT = 1
 
 _FIELDS = ("backbone", "dimension", "input_size", "mean", "std", "state_dict")
+_WRAPPERS = 10  # dictionaries around the weights; one may hold itself
 _LARGEST_INPUT = 2048  # of a checkpoint that is not trusted, so that it cannot ask for all the memory
 
 # What torch raises on files that are damaged or no weights at all. Code in a pickle is an UnpicklingError.
 _LOAD_ERRORS = (
     pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError,
-    AssertionError, ImportError, zipfile.BadZipFile,
+    AssertionError, ImportError, MemoryError, OverflowError, struct.error, zipfile.BadZipFile,
 )  # fmt: skip
 
 
@@ -67,13 +69,18 @@ def checkpoint_fields(path: Path, content: object) -> CheckpointFields:
         and _is_triple(std)
         and min(std) > 0
         and isinstance(state, dict)
-        and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items())
+        and all(isinstance(key, str) and _is_plain(value) for key, value in state.items())
     ):
         raise DatapoolError(
             f"{path}: its fields are not those of a datapool checkpoint ({some(sorted(map(str, content)))}); fetch or "
             "write it again"
         )
     return CheckpointFields(backbone, dimension, input_size, triple(mean), triple(std), state)
+
+
+def _is_plain(value: object) -> TypeGuard[Tensor]:
+    """Say whether a value is a tensor with all its numbers; a sparse one, or one without data, is not what we save."""
+    return isinstance(value, Tensor) and value.layout is torch.strided and not (value.is_meta or value.is_nested)
 
 
 def _is_triple(value: object) -> TypeGuard[list[float]]:
@@ -104,8 +111,11 @@ def read_weights(path: Path) -> object:
 def read_torch_file(path: Path, *, zip_only: bool) -> object:
     """Load plain types and tensors to the CPU; nothing in the file is executed."""
     _check_is_file(path)
-    with path.open("rb") as stream:
-        is_zip = stream.read(4) == b"PK\x03\x04"
+    try:
+        with path.open("rb") as stream:
+            is_zip = stream.read(4) == b"PK\x03\x04"
+    except OSError as error:
+        raise DatapoolError(f"{path}: cannot be read ({error.strerror}); give read permission") from error
     if is_zip:
         _check_zip(path)
     elif zip_only:
@@ -124,7 +134,7 @@ def read_torch_file(path: Path, *, zip_only: bool) -> object:
 
 def _check_is_file(path: Path) -> None:
     if not path.is_file():
-        what = "is a folder" if path.is_dir() else "is not there"
+        what = "is a folder" if path.is_dir() else "is no regular file" if path.exists() else "is not there"
         raise DatapoolError(f"{path}: {what}; a file of weights should be (perhaps `dvc pull` is due)")
     if path.stat().st_size == 0:
         raise DatapoolError(f"{path}: is an empty file; a file of weights should be there, fetch it again")
@@ -134,8 +144,12 @@ def _check_zip(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             # torch stores without compression: what inflates is no checkpoint, and might fill the memory.
-            if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
-                raise DatapoolError(f"{path}: unpacks to more than its size, which no checkpoint does; do not use it")
+            entries = archive.infolist()
+            is_packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+            if is_packed or sum(entry.file_size for entry in entries) > path.stat().st_size:
+                raise DatapoolError(
+                    f"{path}: is a packed file, which no checkpoint is; fetch it again, or do not use it"
+                )
             damaged = archive.testzip()
     except _LOAD_ERRORS as error:
         raise DatapoolError(f"{path}: is not complete (its end is missing or damaged); fetch it again") from error
@@ -152,7 +166,9 @@ def check_finite(module: nn.Module, *, source: str) -> None:
 
 def find_state_dict(content: object) -> dict[str, Tensor]:
     """Unwrap the dictionaries that training programs put around the weights."""
-    while isinstance(content, dict):
+    for _ in range(_WRAPPERS):
+        if not isinstance(content, dict):
+            break
         wrapped = (content.get(key) for key in ("state_dict", "model_state_dict", "model"))
         inner = next((value for value in wrapped if isinstance(value, dict)), None)
         if inner is None:
@@ -160,7 +176,7 @@ def find_state_dict(content: object) -> dict[str, Tensor]:
         content = inner
     if not isinstance(content, dict):
         return {}
-    return {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
+    return {key: value for key, value in content.items() if isinstance(key, str) and _is_plain(value)}
 
 
 def some(keys: list[str]) -> str:
