@@ -1,0 +1,134 @@
+"""Two processes at work on the pools of one workspace, some of them killed: a reader sees whole pools only."""
+
+import random
+import re
+import shutil
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from os import kill
+from pathlib import Path
+from threading import Event
+
+import pytest
+import small_pools
+from inject import Done, Stages
+from small_pools import Case
+from tally import count
+
+SECONDS = [8, pytest.param(120, marks=pytest.mark.full)]
+
+
+@pytest.fixture(scope="module")
+def writers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Stages]]:
+    with ExitStack() as stack:
+        yield [stack.enter_context(Stages(small_pools.ROOT, tmp_path_factory.mktemp("stages"))) for _ in range(2)]
+
+
+@pytest.fixture(scope="module")
+def cases(writers: list[Stages], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
+    return small_pools.make(tmp_path_factory.mktemp("small"), writers[0])
+
+
+def read(folder: Path) -> small_pools.Files | None:
+    """Read the pool without a lock; None if it changed meanwhile."""
+    record = folder / small_pools.RECORD
+    before = record.read_bytes()
+    try:
+        return small_pools.whole_version(folder)
+    except (AssertionError, FileNotFoundError):
+        if record.read_bytes() == before:
+            time.sleep(0.05)  # files were on their way from where they are staged
+            with suppress(AssertionError, FileNotFoundError):
+                return small_pools.whole_version(folder)
+            assert record.read_bytes() != before, "the pool is not what its record says"
+        return None
+
+
+@pytest.mark.parametrize("kills", [False, True], ids=["undisturbed", "with kills"])
+@pytest.mark.parametrize("seconds", SECONDS)
+def test_of_two_writers_each_leaves_a_whole_pool_and_a_reader_sees_no_mixture(writers, cases, seconds, kills, tmp_path):
+    # Both merge the second batch: one picks two images, the other one. Between merges they open the batch anew.
+    two, one, folder, stop = cases["append"], cases["replace"], tmp_path / "workspace", Event()
+    shutil.copytree(two.before, folder)
+    shutil.copytree(one.before / "output", folder / "output_one")
+    merge_two, open_two = two.stage, cases["open before another batch"].stage
+    merge_one, open_one = (
+        [argument.replace("output/", "output_one/") for argument in stage] for stage in (merge_two, open_two)
+    )
+    end = time.monotonic() + seconds
+
+    def work(stages: Stages, merge: list[str], open_: list[str], chance: random.Random) -> list[Done]:
+        done = []
+        while time.monotonic() < end:
+            pid = stages.start(folder, chance.choice([merge, merge, open_]))
+            if kills and chance.random() < 0.5:
+                time.sleep(chance.uniform(0, 0.1))
+                with suppress(ProcessLookupError):
+                    kill(pid, signal.SIGKILL)
+            done.append(stages.wait())
+        return done
+
+    def watch() -> list[small_pools.Files]:
+        seen = []
+        while not stop.is_set():
+            if (pool := read(folder)) is not None and pool not in seen:
+                seen.append(pool)
+            time.sleep(0.002)
+        return seen
+
+    with ThreadPoolExecutor() as threads:
+        watching = threads.submit(watch)
+        working = [
+            threads.submit(work, writers[0], merge_two, open_two, random.Random(1)),
+            threads.submit(work, writers[1], merge_one, open_one, random.Random(2)),
+        ]
+        try:
+            done = [done for worker in working for done in worker.result()]
+        finally:
+            stop.set()
+        seen = watching.result()
+
+    allowed = [small_pools.of_pool(files) for files in (two.old, two.new, one.new)]
+    assert [pool for pool in seen if pool not in allowed] == []
+    assert {done.code for done in done} <= ({0, -9} if kills else {0}), [
+        x.output for x in done if x.code not in (0, -9)
+    ]
+    assert sum(done.code == 0 for done in done) > 3 * seconds
+    assert sum(done.code == -9 for done in done) >= seconds * kills
+
+    last = writers[0].run(folder, open_two, merge_two)
+    assert last.code == 0, last.output
+    for left in ("output_one", "output/base"):
+        shutil.rmtree(folder / left)
+    shutil.copytree(two.before / "output" / "base", folder / "output" / "base")
+    small_pools.assert_as_undisturbed(folder, two)
+    count("runs beside another writer", len(done))
+
+
+@pytest.mark.full
+def test_a_writer_that_waits_too_long_says_who_holds_the_pools(writers, cases, tmp_path):
+    folder = Path(shutil.copytree(cases["append"].before, tmp_path / "workspace"))
+    holder = writers[0].start(folder, cases["append"].stage)
+    while holder_of(folder) != holder:
+        time.sleep(0.001)
+    kill(holder, signal.SIGSTOP)
+    refused = writers[1].run(folder, cases["append"].stage)
+    kill(holder, signal.SIGCONT)
+
+    assert writers[0].wait().code == 0
+    assert refused.code == 1
+    small_pools.assert_one_line(refused.output)
+    assert f"pid {holder} on {socket.gethostname()}" in refused.output
+    small_pools.assert_as_undisturbed(folder, cases["append"])
+    count("waits for another writer", 1)
+
+
+def holder_of(folder: Path) -> int | None:
+    with suppress(FileNotFoundError):
+        if said := re.match(r"pid (\d+) ", (folder / ".datapool" / "lock").read_text()):
+            return int(said[1])
+    return None
