@@ -9,6 +9,7 @@ import errno
 import hashlib
 import os
 import shutil
+import socket
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -21,7 +22,7 @@ SCRATCH = Path(".datapool")
 """What stages keep for themselves in a workspace: no DVC output, ignored by git, safe to delete when nothing runs."""
 
 
-_LEFT_BEHIND = 24 * 3600  # seconds after which a temporary file is nobody's
+_LEFT_BEHIND = 24 * 3600  # seconds after which a temporary file of another machine is nobody's
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -58,6 +59,20 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def scratch(name: str) -> Path:
+    """Give a folder of ``.datapool``, made if absent.
+
+    Raises:
+        DatapoolError: If it is a link, which a repository may hold: what we write and sweep away would lie elsewhere.
+        OSError: If it cannot be made.
+    """
+    for folder in (SCRATCH, SCRATCH / name):
+        if folder.is_symlink():
+            raise DatapoolError(f"{folder}: is a link to {folder.readlink()}, but must be a folder; remove the link")
+        folder.mkdir(exist_ok=True)
+    return SCRATCH / name
+
+
 @contextmanager
 def replace(path: Path) -> Iterator[Path]:
     """Give a temporary file to write; when the block ends well it becomes ``path``, durably.
@@ -69,12 +84,12 @@ def replace(path: Path) -> Iterator[Path]:
     """
     temporary: Path | None = None
     try:
-        (SCRATCH / "tmp").mkdir(parents=True, exist_ok=True)
-        for left in (SCRATCH / "tmp").iterdir():  # by a run that was killed
-            if time.time() - left.stat().st_mtime > _LEFT_BEHIND:
+        folder = scratch("tmp")
+        for left in folder.iterdir():
+            if _is_left_behind(left):
                 left.unlink(missing_ok=True)
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=SCRATCH / "tmp")
+        handle, name = tempfile.mkstemp(dir=folder, prefix=f"{socket.gethostname()}.{os.getpid()}.")
         os.close(handle)
         temporary = Path(name)
         yield temporary
@@ -94,6 +109,20 @@ def replace(path: Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def _is_left_behind(temporary: Path) -> bool:
+    """Say whether the process that made a temporary file is gone; of another machine's we only see its age."""
+    host, pid, _ = [*temporary.name.rsplit(".", 2), "", ""][:3]
+    if host == socket.gethostname() and pid.isdigit():
+        try:
+            os.kill(int(pid), 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            return False  # somebody else's, and alive
+        return False
+    return time.time() - temporary.stat().st_mtime > _LEFT_BEHIND
 
 
 def _flush(path: Path, flags: int) -> None:

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
-from datapool.atomic import SCRATCH
+from datapool.atomic import SCRATCH, scratch
 from datapool.disk import Disk, Written, make_folder, write_file
 from datapool.errors import DatapoolError
 from datapool.tables import json_text, parse_json
@@ -66,7 +66,7 @@ def locked(*, patience: float = _PATIENCE) -> Iterator[None]:
     path = SCRATCH / "lock"
     lock = FileLock(path, timeout=patience)
     try:
-        path.parent.mkdir(exist_ok=True)
+        scratch("commit")
         lock.acquire()
         path.write_text(f"pid {os.getpid()} on {socket.gethostname()}")
     except Timeout as error:
@@ -100,7 +100,7 @@ class Store:
         self.folder = pools / name
         self._name, self._lineage, self._disk = name, lineage, disk or Disk()
         self._staging = SCRATCH / "commit" / name
-        self._committed = False
+        self._wanted = ""
 
     # --- reading -------------------------------------------------------------------------------------------------------
 
@@ -115,6 +115,8 @@ class Store:
             content = parse_json(self._disk.read(path), path)
         except FileNotFoundError:
             return None
+        except DatapoolError:
+            content = {}
         if content.get("format", _FORMAT) != _FORMAT:
             raise DatapoolError(
                 f"{path}: has format {content['format']}, this release reads {_FORMAT}; nothing was changed. "
@@ -175,16 +177,20 @@ class Store:
         Raises:
             DatapoolError: If the disk refuses: names the reason, and says whether the change was committed.
         """
-        self._committed = False
+        self._wanted = ""
         try:
             yield
         except BaseException as error:
-            if not self._committed:
-                with suppress(OSError):
+            # Ctrl-C may arrive between the rename of the record and whatever would note that it is done: look.
+            committed = self._is_committed()
+            with suppress(OSError, DatapoolError):
+                if not committed:
                     self._sweep()
+                elif not isinstance(error, OSError):
+                    self.recover()
             if not isinstance(error, OSError):
                 raise
-            if self._committed:
+            if committed:
                 raise DatapoolError(
                     f"{self.folder}: the new version is recorded, but then the disk refused ({_reason(error)}); nothing is "
                     "lost. Make room, then `dvc repro` (or `datapool repair`) finishes it"
@@ -193,6 +199,14 @@ class Store:
                 f"{self.folder}: the new version cannot be written ({_reason(error)}); the pool is as it was; make room "
                 "or give write permission, then run again"
             ) from error
+
+    def _is_committed(self) -> bool:
+        """Say whether the record is the one that ``commit`` was about to make; if it cannot be read, it may be."""
+        try:
+            now = self.read()
+        except (OSError, DatapoolError):
+            return bool(self._wanted)
+        return now is not None and now.sha256 == self._wanted
 
     def stage(self, file: str, *parts: Iterable[bytes]) -> Written:
         """Write a file that is to be part of the pool.
@@ -237,19 +251,18 @@ class Store:
         write_file(self._disk, temporary, [json_text({**body, "sha256": record.sha256})])
         make_folder(self._disk, self.folder)
         self._disk.sync_folder(self._staging)
+        self._wanted = record.sha256
         try:
             self._disk.rename(temporary, self.folder / RECORD)
         except OSError:
-            now = self.read()  # a network file system may fail a rename that it has done
-            if now is None or now.sha256 != record.sha256:
+            if not self._is_committed():  # a network file system may fail a rename that it has done
                 raise
-        self._committed = True
         self._disk.sync_folder(self.folder)
         self._finish(record, note, check=False)
 
     def _finish(self, record: Record, note: Mapping[str, Any], *, check: bool) -> None:
         """Do what follows a commit, or the rest of it; doing it twice is fine."""
-        staged, folders = self._staged(), {self.folder}
+        staged = self._staged()
         for file, digest in record.files.items():
             name, target = _staged_name(file, digest), self.folder / file
             if name not in staged:
@@ -261,17 +274,16 @@ class Store:
                 )
             make_folder(self._disk, target.parent)
             self._disk.rename(self._staging / name, target)
-            folders.add(target.parent)
         for file in note["remove"]:
             if self._disk.exists(self.folder / file):
                 self._disk.unlink(self.folder / file)
-                folders.add((self.folder / file).parent)
-        for folder in sorted(folders, reverse=True):
-            self._disk.sync_folder(folder)
-        for folder in sorted(folders - {self.folder}):
-            if not self._disk.names(folder):
+        # Also those in which somebody before us renamed and removed, without getting as far as this.
+        folders = {(self.folder / file).parent for file in (*record.files, *note["remove"], RECORD)}
+        for folder in sorted(filter(self._disk.exists, folders), reverse=True):
+            if self._disk.names(folder):
+                self._disk.sync_folder(folder)
+            else:
                 self._disk.rmdir(folder)
-                self._disk.sync_folder(folder.parent)
         entries = self._entries()
         if _digest(entries.get(self._name)) == note["before"] and entries.get(self._name) != record.entry:
             temporary = self._staging / self._lineage.name

@@ -5,7 +5,7 @@ version, and a new batch appends. The lineage (datapools.json) is the commit rec
 byte for byte the version that the lineage records. Knows nothing of models, distances or DVC.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,8 @@ from datapool.errors import DatapoolError
 from datapool.pool_files import CHECKPOINT, COLUMNS, LATEST, SAMPLES, Version
 from datapool.tables import Rows, read_json, read_rows, write_json, write_rows
 
-_RECORDED = {"version", "batch", "rows", "datapool_sha256", "samples_sha256", "checkpoint_sha256"}
+_FILES = ("datapool_sha256", "samples_sha256", "checkpoint_sha256")
+_RECORDED = {"version", "batch", "rows", *_FILES}
 
 
 class Base(NamedTuple):
@@ -67,9 +68,10 @@ def read_lineage(path: Path) -> dict[str, list[Version]]:
     content = read_json(path)
     lineage = {}
     for name, record in content.items():
-        versions = record.get("versions") if isinstance(record, dict) else None
+        versions: Any = record.get("versions") if isinstance(record, dict) else None
         is_whole = isinstance(versions, list) and all(isinstance(v, dict) and v.keys() >= _RECORDED for v in versions)
-        if not versions or not is_whole or [v["version"] for v in versions] != list(range(1, len(versions) + 1)):
+        numbers = [repr(v["version"]) for v in versions] if is_whole else []  # 1.0 and true are no versions
+        if not numbers or numbers != [str(k) for k in range(1, len(numbers) + 1)]:
             raise DatapoolError(
                 f"{path}: pool {name!r} lists no versions 1, 2, …; `git checkout -- {path}` restores it"
             )
@@ -78,17 +80,28 @@ def read_lineage(path: Path) -> dict[str, list[Version]]:
 
 
 def require_files(pools: Path, lineage: Mapping[str, list[Version]], *, besides: str | None = None) -> None:
-    """Refuse to go on when a pool that the lineage knows has no files here.
+    """Refuse to go on when a pool that the lineage knows has no files here, or a csv of another size than recorded.
+
+    DVC tracks all pools as one: a run on one pool would make it forget the files of another, or take damaged ones over.
 
     Raises:
         DatapoolError: With the command that brings them.
     """
-    gone = [name for name in lineage if name != besides and not (pools / name / LATEST).exists()]
+    files = {name: pools / name / LATEST for name in lineage if name != besides}
+    gone = [name for name, path in files.items() if not path.exists()]
     if gone:
         raise DatapoolError(
             f"datapools.json knows the pool{'s' * (len(gone) > 1)} {', '.join(map(repr, gone))}, but {pools}/ does not "
-            "hold the files; nothing was changed. Run `dvc pull` (or `dvc checkout`), then again"
+            "hold the files; nothing was changed. Run `dvc pull` (or `dvc checkout --force`), then again; "
+            "`git checkout -- datapools.json dvc.lock && dvc checkout --force` goes back to what git holds"
         )
+    for name, path in files.items():
+        recorded = lineage[name][-1].get("datapool_bytes")  # which the first pools did not record
+        if recorded not in (None, size := path.stat().st_size):
+            raise DatapoolError(
+                f"{path} has {size} bytes, but datapools.json records {recorded} for version {len(lineage[name])}; nothing "
+                "was changed. `dvc checkout --force` restores it (`dvc pull` first in a fresh clone)"
+            )
 
 
 # --- before the batch --------------------------------------------------------------------------------------------------
@@ -133,20 +146,31 @@ def _require_agreement(store: Store, lineage_file: Path) -> None:
     record, entry = store.read(), store.entry()
     if record is None or record.entry == entry:
         return
+    known = {version[key] for version in entry["versions"] for key in _FILES} if entry else set()
+    kept = [note for name in (LATEST, SAMPLES) for note in pool_files.keep_aside(store.folder / name, unless=known)]
+    back = f"`git checkout -- {lineage_file} dvc.lock && dvc checkout --force` goes back to what git holds"
     if entry is None:
         raise DatapoolError(
             f"{store.folder} holds a pool that {lineage_file} does not know; nothing was changed. `datapool repair` adds it "
-            f"there; `dvc checkout` brings what belongs to this revision; or move {store.folder} away"
+            f"there; {back}; or move {store.folder} away. {' '.join(kept)}".rstrip()
         )
-    here, there = (f"version {len(each['versions'])}" for each in (record.entry, entry))
-    known = {version[key] for version in entry["versions"] for key in ("datapool_sha256", "samples_sha256")}
-    kept = [note for name in (LATEST, SAMPLES) for note in pool_files.keep_aside(store.folder / name, unless=known)]
-    raise DatapoolError(
-        f"{store.folder / commit.RECORD}: the files here are {here} of the pool, {lineage_file} records "
-        f"{there if there != here else 'another ' + there}; nothing was changed. `dvc checkout --force` brings the files "
-        f"that dvc.lock records (`dvc pull` first in a fresh clone), `git checkout -- {lineage_file}` the lineage. "
-        f"{' '.join(kept)}".rstrip()
+    here, there = (each["versions"] for each in (record.entry, entry))
+    another = "another " if len(here) == len(there) else ""
+    helps = (
+        "`datapool repair` keeps these files and records them"
+        if follows(here, there)
+        else "`dvc checkout --force` brings the files that dvc.lock records (`dvc pull` first in a fresh clone)"
     )
+    raise DatapoolError(
+        f"{store.folder / commit.RECORD}: the files here are version {len(here)} of the pool, {lineage_file} records "
+        f"{another}version {len(there)}; nothing was changed. {helps}; {back}. {' '.join(kept)}".rstrip()
+    )
+
+
+def follows(versions: Sequence[Version], others: Sequence[Version]) -> bool:
+    """Say whether a merge may have made these versions from the others: by one more, or another in the place of the last."""
+    k = len(others)
+    return versions != others and (versions[:k] == others or (versions[: k - 1] == others[:-1] and len(versions) == k))
 
 
 def _open(folder: Path, versions: list[Version], name: str, images: pd.DataFrame, base_version: int | None) -> Base:

@@ -31,6 +31,7 @@ def run(command: Callable[..., Any]) -> None:
 
 def run_app(app: typer.Typer) -> None:
     """As ``run``, for an app with commands of its own."""
+    signal.signal(signal.SIGTERM, _end)
     _die_with_parent()
     try:
         app()
@@ -80,6 +81,11 @@ def _lines(what: str) -> Report:
     return report
 
 
+def _end(_signal: int, _frame: object) -> None:
+    """End as Ctrl-C does, so that what has begun is cleaned up."""
+    sys.exit(128 + signal.SIGTERM)
+
+
 def _die_with_parent() -> None:
     """Let Linux end this process when the one that started it ends: a killed ``dvc`` leaves no stage that writes later."""
     if sys.platform == "linux":
@@ -87,4 +93,4 @@ def _die_with_parent() -> None:
         set_parent_death_signal = 1  # PR_SET_PDEATHSIG, <linux/prctl.h>
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
         if os.getppid() != parent:
-            sys.exit(143)  # it ended just now
+            sys.exit(128 + signal.SIGTERM)  # it ended just now

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,40 @@ def workspace(tmp_path, monkeypatch):
 
 def files() -> list[str]:
     return sorted(str(path) for path in Path().rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("link", [".datapool", ".datapool/tmp"])
+def test_a_link_in_the_place_of_our_own_folder_is_refused_and_nothing_behind_it_is_touched(link):
+    Path("elsewhere/tmp").mkdir(parents=True)
+    old = Path("elsewhere/tmp/old.txt")
+    old.write_text("somebody's")
+    os.utime(old, (1, 1))  # as old as what we sweep away
+    Path(link).parent.mkdir(exist_ok=True)
+    Path(link).symlink_to(Path("elsewhere").resolve() / ("tmp" if link.endswith("tmp") else "."))
+
+    with pytest.raises(
+        DatapoolError, match=rf"^{link}: is a link to /.*elsewhere.*, but must be a folder; remove the link$"
+    ):
+        atomic.write_bytes(Path("c.txt"), b"new")
+    assert not Path("c.txt").exists()
+    assert [path.name for path in Path("elsewhere/tmp").iterdir()] == ["old.txt"]
+
+
+def test_what_a_process_left_behind_goes_when_it_is_dead_and_stays_while_it_lives():
+    folder = atomic.scratch("tmp")
+    process = os.fork()
+    if not process:
+        os._exit(0)
+    os.waitpid(process, 0)
+    host = socket.gethostname()
+    for name in (f"{host}.{process}.abc", f"{host}.{os.getpid()}.abc", f"elsewhere.{process}.abc", "elsewhere.1.old"):
+        (folder / name).touch()
+    os.utime(folder / "elsewhere.1.old", (1, 1))
+    atomic.write_bytes(Path("c.txt"), b"new")
+
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        [f"{host}.{os.getpid()}.abc", f"elsewhere.{process}.abc"]
+    )
 
 
 def test_writing_makes_the_folders_and_leaves_only_the_file():
