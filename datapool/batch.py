@@ -5,8 +5,12 @@ Knows folders and image files; nothing of pools, embeddings or models.
 
 import hashlib
 import os
+import re
+import sys
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from functools import partial
 from multiprocessing import get_context, parent_process
@@ -21,7 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datapool.errors import DatapoolError
-from datapool.images import SUFFIXES, ImageFile, Inspection, inspect, read_bytes
+from datapool.images import SUFFIXES, ImageFile, Inspection, inspect, not_looked_at, read_bytes
 
 Progress = Callable[[int, int, str], None]
 """Called with the steps done, the steps in all, and a note such as "loss 4.31"."""
@@ -29,6 +33,12 @@ Progress = Callable[[int, int, str], None]
 ROOT_LABEL = "."
 """Weak label of the images that lie in no folder below input_dir; no folder can be called so."""
 
+LINK_OUT = "link out of input_dir, which is not followed; put a copy of the file in its place"
+"""Why such a link is corrupt."""
+
+# A spreadsheet takes such a text for a formula, and a command a dash for an option.
+_FORMULA = re.compile(r"\s*[=+\-@＝＋－＠]|[\t\r\n]")
+_DVC_OBJECT = re.compile(r"/[0-9a-f]{2}/[0-9a-f]{30}$")  # in DVC's cache, to which DVC may link what it tracks
 
 _FEW = 64  # images that are looked at sooner than other processes start
 
@@ -37,9 +47,10 @@ class Batch(NamedTuple):
     """What lies in ``input_dir``."""
 
     images: pd.DataFrame
-    """One row an image, sorted by filename: filename (as the pool names it, with the prefix), path (below input_dir,
-    with "/"), content_hash (sha256 of the bytes, hex), width, height (pixels, upright; missing if not decoded), mode,
-    weak_label (top folder below input_dir), status ("ok", "corrupt" or "duplicate"), reason (why it is not ok)."""
+    """One row an image, sorted by filename: filename (its name in the pool: ``as_path`` of prefix and path), path (below
+    input_dir, with "/"), content_hash (sha256 of the bytes, hex), width, height (pixels, upright; missing if not decoded),
+    mode, weak_label (``as_path`` of the top folder below input_dir), status ("ok", "corrupt" or "duplicate"), reason (why
+    it is not ok)."""
     n_hidden: int
     """Files and folders passed over because their name begins with a dot."""
     n_other: int
@@ -63,9 +74,10 @@ def scan(
     process a core; the result does not depend on how many.
 
     Args:
-        folder: Searched recursively; links to files are followed, links to folders are not.
+        folder: Searched recursively. A link to a file in it, or in DVC's cache, is that file; one to any other file is
+            not opened and "corrupt"; links to folders are not followed.
         filename_prefix: Put before every path to make the filename.
-        relevant: Paths below ``folder`` to look at; None means all.
+        relevant: Paths below ``folder`` to look at, with or without "./" in front; None means all.
         check_images: Decode every image. Without it a damaged image is found only when it is embedded.
         remove_duplicates: Mark exact copies as "duplicate".
         progress: Called after each image.
@@ -73,23 +85,29 @@ def scan(
     Raises:
         DatapoolError: If ``folder`` is no folder, a name is not UTF-8, or ``relevant`` names what is not there.
     """
-    if not folder.is_dir():
-        what = "is a file" if folder.exists() else "is not there"
+    if not _is_folder(folder):
+        what = "is a file" if os.path.lexists(folder) else "is not there"
         raise DatapoolError(f"params.yaml: input_dir is {str(folder)!r}, which {what}; give a folder of images")
-    paths, n_hidden, n_other = _find(folder)
-    n_found = len(paths)
+    found_paths, links, n_hidden, n_other = _find(folder)
+    paths = found_paths
     if relevant is not None:
-        missing = sorted(set(relevant) - set(paths))
+        wanted = set(relevant)
+        paths = [path for path in found_paths if path in wanted or f"./{path}" in wanted]
+        missing = sorted(wanted.difference(found_paths, (f"./{path}" for path in paths)))
         if missing:
             raise DatapoolError(
                 f"params.yaml: relevant_filenames_file lists {len(missing)} names that are no images of "
-                f"{str(folder)!r}, such as {missing[0]!r}; a name is the path below input_dir. Remove them"
+                f"{str(folder)!r}, such as {missing[0][:200]!r}; a name is the path below input_dir. Remove them"
             )
-        paths = sorted(set(relevant))
-    inspections = _inspect_all(folder, paths, decode=check_images, progress=progress)
+    paths = sorted(paths, key=lambda path: as_path(filename_prefix + path))
+    inside = os.path.realpath(folder) + os.sep
+    out = {path for path in links.intersection(paths) if _leads_out(folder / path, inside)}
+    looked_at = [path for path in paths if path not in out]
+    looks = iter(_inspect_all(folder, looked_at, decode=check_images, progress=progress))
+    inspections = [not_looked_at(LINK_OUT) if path in out else next(looks) for path in paths]
     images = pd.DataFrame(
         {
-            "filename": pd.Series([filename_prefix + path for path in paths], dtype="str"),
+            "filename": pd.Series([as_path(filename_prefix + path) for path in paths], dtype="str"),
             "path": pd.Series(paths, dtype="str"),
             "content_hash": pd.Series([found.content_hash for found in inspections], dtype="str"),
             "width": pd.Series([found.width for found in inspections], dtype="Int64"),
@@ -106,7 +124,26 @@ def scan(
         copies = first[first != healthy.filename]
         images.loc[copies.index, "status"] = "duplicate"
         images.loc[copies.index, "reason"] = "duplicate of " + copies
-    return Batch(images, n_hidden, n_other, n_found - len(paths))
+    return Batch(images, n_hidden, n_other, len(found_paths) - len(paths))
+
+
+def as_path(name: str) -> str:
+    """Give a name as what no spreadsheet takes for a formula and no command for an option: "./=a.jpg" for "=a.jpg".
+
+    It is the same path. All other names stay as they are.
+    """
+    return f"./{name}" if _FORMULA.match(name) else name
+
+
+def twins(names: Iterable[str]) -> dict[str, str]:
+    """Find names that differ from an earlier one only in case or in how Unicode writes their accents.
+
+    Returns:
+        The earlier one, by name.
+    """
+    seen: dict[str, str] = {}
+    earlier = {name: seen.setdefault(unicodedata.normalize("NFC", name.casefold()), name) for name in names}
+    return {name: other for name, other in earlier.items() if name != other}
 
 
 def batch_id(images: pd.DataFrame) -> str:
@@ -115,7 +152,7 @@ def batch_id(images: pd.DataFrame) -> str:
     The folder's own place and ``filename_prefix`` do not count: the same files elsewhere are the same batch.
     """
     digest = hashlib.sha256()
-    for path, content_hash in zip(images.path.tolist(), images.content_hash.tolist(), strict=True):
+    for path, content_hash in sorted(zip(images.path.tolist(), images.content_hash.tolist(), strict=True)):
         digest.update(f"{path}\0{content_hash}\n".encode())
     return digest.hexdigest()
 
@@ -176,9 +213,10 @@ def copy_images(images: pd.DataFrame, filenames: Iterable[str], folder: Path, ta
         ) from error
 
 
-def _find(folder: Path) -> tuple[list[str], int, int]:
-    """Give the sorted paths of the images below ``folder`` and how many hidden and other entries were passed over."""
+def _find(folder: Path) -> tuple[list[str], set[str], int, int]:
+    """Give the paths of images below ``folder``, those of them that are links, and how many are hidden or no images."""
     paths: list[str] = []
+    links: set[str] = set()
     n_hidden = n_other = 0
     folders = [""]
     while folders:
@@ -188,28 +226,43 @@ def _find(folder: Path) -> tuple[list[str], int, int]:
         except OSError as error:
             raise DatapoolError(f"{folder / below}: the folder cannot be read ({error.strerror})") from error
         for entry in entries:
-            path = below + entry.name
+            path, is_link = below + entry.name, entry.is_symlink()
             if entry.name.startswith("."):
                 n_hidden += 1
             elif entry.is_dir(follow_symlinks=False):
                 folders.append(path + "/")
-            elif os.path.splitext(entry.name)[1].lower() in SUFFIXES and not entry.is_dir():
-                paths.append(path)
-            else:
+            elif os.path.splitext(entry.name)[1].lower() not in SUFFIXES or (is_link and _is_folder(Path(entry))):
                 n_other += 1
+            else:
+                paths.append(path)
+                links.update([path] if is_link else [])
     for path in paths:
         try:
             path.encode()
         except UnicodeEncodeError as error:
+            coding = sys.getfilesystemencoding()
+            remedy = "rename it" if coding == "utf-8" else f"rename it, or set PYTHONUTF8=1, as Python expects {coding}"
             raise DatapoolError(
-                f"{str(folder)!r}: the file name {os.fsencode(path)!r} is not UTF-8; rename it"
+                f"{str(folder)!r}: the file name {os.fsencode(path)!r} is not UTF-8; {remedy}"
             ) from error
-    return sorted(paths), n_hidden, n_other
+    return paths, links, n_hidden, n_other
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a circle of links, a folder above that may not be entered, a name too long
+        return False
+
+
+def _leads_out(link: Path, inside: str) -> bool:
+    target = os.path.realpath(link)
+    return not (target.startswith(inside) or _DVC_OBJECT.search(target))
 
 
 def _weak_label(path: str) -> str:
     top, separator, _ = path.partition("/")
-    return top if separator else ROOT_LABEL
+    return as_path(top) if separator else ROOT_LABEL
 
 
 def _inspect_all(folder: Path, paths: list[str], *, decode: bool, progress: Progress) -> list[Inspection]:
@@ -225,9 +278,15 @@ def _inspect_all(folder: Path, paths: list[str], *, decode: bool, progress: Prog
             results = pool.map(look, files, chunksize=16)
         else:
             results = map(look, files)
-        for found in results:
-            inspections.append(found)
-            progress(len(inspections), len(files), "")
+        try:
+            for found in results:
+                inspections.append(found)
+                progress(len(inspections), len(files), "")
+        except BrokenProcessPool as error:
+            raise DatapoolError(
+                f"{folder}: a process that reads images was killed, perhaps for want of memory, at "
+                f"{paths[len(inspections)]!r} or soon after; free memory, or take that image out, then run again"
+            ) from error
     return inspections
 
 

@@ -4,6 +4,7 @@ Knows files and pixels; nothing of batches, pools or models. Pillow decodes; fil
 """
 
 import hashlib
+import stat
 import struct
 import warnings
 from io import BytesIO
@@ -18,10 +19,16 @@ from datapool.errors import DatapoolError
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})
 """File name endings, in lower case, that make a file an image of the batch."""
 
+MAX_PIXELS = 89_478_485
+"""An image that claims more (9459 x 9459) is refused before its pixels are unpacked; 24-bit RGB of that is 256 MiB."""
+
+MAX_BYTES = 2**30
+"""A larger file is refused unread."""
+
 _FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # JPEG takes the MPO files of phones as well
 
-# What Pillow's decoders raise on damaged files. MemoryError: a header that asks for more than there is.
-_DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, MemoryError, struct.error)
+# What Pillow's decoders raise on damaged files.
+_DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, struct.error)
 
 
 class Inspection(NamedTuple):
@@ -52,11 +59,9 @@ def inspect(path: Path, *, decode: bool) -> Inspection:
     Never raises for what a file holds: damage is an answer. The same bytes give the same answer.
     """
     try:
-        if not path.is_file():  # never open a FIFO or a device: it may block for ever
-            return Inspection("", None, None, None, "broken link or no regular file")
-        data = path.read_bytes()
+        data = _bytes_of(path)
     except OSError as error:
-        return Inspection("", None, None, None, f"cannot be read ({error.strerror})")
+        return not_looked_at(f"cannot be read ({error.strerror})")
     content_hash = hashlib.sha256(data).hexdigest()
     if not decode:
         return Inspection(content_hash, None, None, None, "")
@@ -65,6 +70,11 @@ def inspect(path: Path, *, decode: bool) -> Inspection:
     except _DamagedError as error:
         return Inspection(content_hash, None, None, None, str(error))
     return Inspection(content_hash, image.width, image.height, mode, "")
+
+
+def not_looked_at(damage: str) -> Inspection:
+    """Give what is known of a file that was not read."""
+    return Inspection("", None, None, None, damage)
 
 
 def read_rgb(path: Path, *, content_hash: str) -> Image.Image:
@@ -92,7 +102,7 @@ def read_bytes(path: Path, *, content_hash: str) -> bytes:
         DatapoolError: If the file is gone, or its bytes do not have the sha256 ``content_hash``.
     """
     try:
-        data = path.read_bytes()
+        data = _bytes_of(path)
     except OSError as error:
         raise DatapoolError(
             f"{path}: cannot be read ({error.strerror}), though it was there when the batch was scanned; "
@@ -107,27 +117,50 @@ class _DamagedError(Exception):
     """The bytes are no image that can be used; the text says why, without anything that changes from run to run."""
 
 
+def _bytes_of(path: Path) -> bytes:
+    """Read a regular file; a FIFO or a device may block for ever, so it is not opened."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(None, "no regular file")
+    if found.st_size > MAX_BYTES:
+        raise OSError(None, f"larger than {MAX_BYTES} bytes")
+    return path.read_bytes()
+
+
 def _decode(data: bytes) -> tuple[str, Image.Image]:
     """Give the mode in the file and the upright RGB image."""
     if not data:
         raise _DamagedError("empty file")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        warnings.simplefilter("ignore")  # Pillow only warns up to twice its own limit
         try:
             with Image.open(BytesIO(data), formats=_FORMATS) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise _DamagedError(f"decompression bomb: claims more than {MAX_PIXELS} pixels")
                 mode, is_netpbm = image.mode, image.format == "PPM"
                 upright = ImageOps.exif_transpose(image)
                 if is_netpbm and mode == "I":  # so Pillow gives the 16 bits of a PGM
                     return mode, _grey(np.asarray(upright) / 257)
                 return mode, _to_rgb(upright)
-        except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-            limit = Image.MAX_IMAGE_PIXELS
-            raise _DamagedError(f"decompression bomb: claims more than {limit} pixels") from error
+        except Image.DecompressionBombError as error:
+            raise _DamagedError(f"decompression bomb: claims more than {MAX_PIXELS} pixels") from error
         except UnidentifiedImageError as error:  # its text holds a memory address
             raise _DamagedError("not an image: no known format") from error
+        except MemoryError as error:
+            _require_memory()
+            raise _DamagedError("cannot be decoded (asks for more memory than its pixels need)") from error
         except _DAMAGE as error:
             raise _DamagedError(f"cannot be decoded ({error or type(error).__name__})") from error
+
+
+def _require_memory() -> None:
+    """Tell a header that asks for too much from a machine that has no room: what is healthy must not count as damaged."""
+    try:
+        bytearray(4 * MAX_PIXELS)
+    except MemoryError as error:
+        raise DatapoolError(
+            "there is not enough memory to decode an image; free some, or give the process more, then run again"
+        ) from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -53,7 +53,9 @@ def read_protected(
                 f"{key}, with embeddings of {found} dimensions, but those of the batch have {dimension}; embed both with "
                 "one model, or give the folder of the images"
             )
-        return _rows(content.filenames, [""] * len(content.filenames), content.embeddings)
+        return _rows(
+            [batch.as_path(name) for name in content.filenames], [""] * len(content.filenames), content.embeddings
+        )
     if params.embeddings is not None:
         raise DatapoolError(
             f"{key}, a folder, but embeddings come from the csv {params.embeddings} and there is no model to embed its "
@@ -66,6 +68,9 @@ def read_protected(
         raise DatapoolError(
             f"{key}, a folder without images; give the images near which nothing may be picked, or null"
         )
+    unread = scanned.images[scanned.images.status != "ok"]
+    if len(unread):
+        raise DatapoolError(f"{key}, where {unread.path.iloc[0]!r} is of no use: {unread.reason.iloc[0]}; or remove it")
     from datapool.embedding import EmbeddingCache, embed_with_cache
 
     embedded = embed_with_cache(

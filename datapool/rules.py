@@ -123,7 +123,9 @@ def near_protected(
 
 
 def _limit(balance: int | dict[str, int], label: str) -> float:
-    return balance if isinstance(balance, int) else balance.get(label, np.inf)
+    if isinstance(balance, int):
+        return balance
+    return balance.get(label, balance.get(label.removeprefix("./"), np.inf))  # see batch.as_path
 
 
 def _why_full(label: str, limit: float) -> str:

@@ -36,6 +36,14 @@ def scan(
         f"{status.get('duplicate', 0)} exact copies; passed over: {found.n_hidden} hidden, {found.n_other} that are no "
         f"images, {found.n_not_relevant} not in relevant_filenames_file"
     )
+    if links := found.images.filename[found.images.reason == batch.LINK_OUT].tolist():
+        say(f"WARNING: {len(links)} links lead out of {params.input_dir} and are not followed, such as {links[0]!r}")
+    if twins := batch.twins(found.images.filename):
+        one, other = next(iter(twins.items()))
+        say(
+            f"WARNING: {len(twins)} names differ from another one only in case or accents, such as {one!r} and {other!r}; "
+            "all are kept, but some file systems cannot tell them apart"
+        )
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from datapool.batch import ROOT_LABEL, Batch, batch_id, candidates, copy_images, scan
+from datapool.batch import LINK_OUT, ROOT_LABEL, Batch, batch_id, candidates, copy_images, scan
 from datapool.errors import DatapoolError
 
 
@@ -144,7 +144,8 @@ def test_odd_names_are_kept_as_they_are(tmp_path):
         paint(tmp_path / name)
     found = look(tmp_path, remove_duplicates=False).images
 
-    assert found.filename.tolist() == sorted(ODD_NAMES)
+    assert found.path.sort_values().tolist() == sorted(ODD_NAMES)
+    assert found.filename.tolist() == sorted(f"./{name}" if name[0] in "-=" else name for name in ODD_NAMES)
     assert found.status.tolist() == ["ok"] * len(ODD_NAMES)
 
 
@@ -168,18 +169,39 @@ def test_a_name_that_is_not_utf_8_is_refused_with_its_bytes(tmp_path, name):
         look(tmp_path)
 
 
-def test_links_to_images_are_followed_and_links_to_folders_are_not(tmp_path):
+def test_links_to_images_within_are_followed_and_others_are_not_opened(tmp_path):
     paint(tmp_path / "outside/o.png", "blue")
-    paint(tmp_path / "in/a.png")
-    (tmp_path / "in/link.png").symlink_to(tmp_path / "outside/o.png")
+    paint(tmp_path / "in/x/a.png")
+    (tmp_path / "in/inside.png").symlink_to("x/a.png")
+    (tmp_path / "in/out.png").symlink_to(tmp_path / "outside/o.png")
     (tmp_path / "in/folder").symlink_to(tmp_path / "outside")
     (tmp_path / "in/folder.jpg").symlink_to(tmp_path / "outside")
     (tmp_path / "in/loop").symlink_to(tmp_path / "in")
-    found = look(tmp_path / "in")
+    found = look(tmp_path / "in", remove_duplicates=False)
 
-    assert found.images.path.tolist() == ["a.png", "link.png"]
-    assert found.images.status.tolist() == ["ok", "ok"]
+    assert found.images.path.tolist() == ["inside.png", "out.png", "x/a.png"]
+    assert found.images.status.tolist() == ["ok", "corrupt", "ok"]
+    assert found.images.reason[1] == LINK_OUT
+    assert found.images.content_hash[1] == ""
     assert found.n_other == 3
+
+
+def test_an_input_dir_that_is_a_link_itself_is_the_folder_it_leads_to(tmp_path):
+    paint(tmp_path / "in/a.png")
+    (tmp_path / "in/b.png").symlink_to(tmp_path / "in/a.png")
+    (tmp_path / "data").symlink_to("in")
+
+    assert look(tmp_path / "data", remove_duplicates=False).images.status.tolist() == ["ok", "ok"]
+
+
+def test_links_into_the_cache_of_dvc_are_followed(tmp_path):
+    # With DVC's cache.type symlink, `dvc add` leaves such a link in the place of each image.
+    held = tmp_path / "cache/files/md5/0a" / ("b1" * 15)
+    paint(held)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.png").symlink_to(held)
+
+    assert look(tmp_path / "in").images.status.tolist() == ["ok"]
 
 
 @pytest.mark.parametrize(
@@ -273,7 +295,7 @@ def test_damaged_images_are_marked_and_are_nobody_s_copy(tmp_path):
         "empty file",
         "empty file",
         "not an image: no known format",
-        "broken link or no regular file",
+        "cannot be read (No such file or directory)",
         "",
     ]
     assert images.width.isna().tolist() == [True] * 4 + [False]
@@ -293,7 +315,7 @@ def test_without_the_check_only_what_cannot_be_read_at_all_is_corrupt(tmp_path):
 def test_a_fifo_among_the_images_is_corrupt_and_blocks_nothing(tmp_path):
     os.mkfifo(tmp_path / "a.jpg")
 
-    assert look(tmp_path).images.reason.tolist() == ["broken link or no regular file"]
+    assert look(tmp_path).images.reason.tolist() == ["cannot be read (no regular file)"]
 
 
 def test_the_table_does_not_depend_on_the_number_of_processes(tmp_path, monkeypatch):

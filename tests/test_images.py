@@ -274,12 +274,19 @@ def test_formats_outside_of_the_list_are_refused_whatever_they_are_called(tmp_pa
     assert damage(path) == "not an image: no known format"
 
 
-def test_a_folder_a_broken_link_and_a_missing_file_are_damage(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("folder.jpg", "no regular file"),
+        ("link.jpg", "No such file or directory"),
+        ("missing.jpg", "No such file or directory"),
+    ],
+)
+def test_a_folder_a_broken_link_and_a_missing_file_are_damage(tmp_path, name, why):
     (tmp_path / "folder.jpg").mkdir()
     (tmp_path / "link.jpg").symlink_to("nowhere.jpg")
 
-    for name in ("folder.jpg", "link.jpg", "missing.jpg"):
-        assert inspect(tmp_path / name, decode=True) == ("", None, None, None, "broken link or no regular file")
+    assert inspect(tmp_path / name, decode=True) == ("", None, None, None, f"cannot be read ({why})")
 
 
 def test_a_loop_of_links_is_damage(tmp_path):
@@ -294,7 +301,7 @@ def test_a_loop_of_links_is_damage(tmp_path):
 def test_a_fifo_never_blocks(tmp_path, decode):
     os.mkfifo(tmp_path / "a.jpg")
 
-    assert inspect(tmp_path / "a.jpg", decode=decode).damage == "broken link or no regular file"
+    assert inspect(tmp_path / "a.jpg", decode=decode).damage == "cannot be read (no regular file)"
 
 
 def test_a_link_to_an_image_is_that_image(tmp_path):
