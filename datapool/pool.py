@@ -80,23 +80,27 @@ def read_lineage(path: Path) -> dict[str, list[Version]]:
 
 
 def require_files(pools: Path, lineage: Mapping[str, list[Version]], *, besides: str | None = None) -> None:
-    """Refuse to go on when a pool that the lineage knows has no files here, or a csv of another size than recorded.
-
-    DVC tracks all pools as one: a run on one pool would make it forget the files of another, or take damaged ones over.
+    """Refuse to go on when a pool that the lineage knows has no files here.
 
     Raises:
         DatapoolError: With the command that brings them.
     """
-    files = {name: pools / name / LATEST for name in lineage if name != besides}
-    gone = [name for name, path in files.items() if not path.exists()]
+    gone = [name for name in lineage if name != besides and not (pools / name / LATEST).exists()]
     if gone:
         raise DatapoolError(
             f"datapools.json knows the pool{'s' * (len(gone) > 1)} {', '.join(map(repr, gone))}, but {pools}/ does not "
             "hold the files; nothing was changed. Run `dvc pull` (or `dvc checkout --force`), then again; "
             "`git checkout -- datapools.json dvc.lock && dvc checkout --force` goes back to what git holds"
         )
-    for name, path in files.items():
-        recorded = lineage[name][-1].get("datapool_bytes")  # which the first pools did not record
+
+
+def _require_sizes(pools: Path, lineage: Mapping[str, list[Version]], *, besides: str) -> None:
+    """Refuse a csv of another pool that has not the recorded size.
+
+    DVC tracks all pools as one, so a run on one of them would take damage of another over into its cache.
+    """
+    for name in lineage.keys() - {besides}:
+        path, recorded = pools / name / LATEST, lineage[name][-1].get("datapool_bytes")  # the first pools lack it
         if recorded not in (None, size := path.stat().st_size):
             raise DatapoolError(
                 f"{path} has {size} bytes, but datapools.json records {recorded} for version {len(lineage[name])}; nothing "
@@ -137,6 +141,7 @@ def open_base(
         recovered = store.recover()
         lineage = read_lineage(lineage_file)
         require_files(pools, lineage)
+        _require_sizes(pools, lineage, besides=name)
         _require_agreement(store, lineage_file)
         return _open(store.folder, lineage.get(name, []), name, images, base_version), recovered
 
@@ -270,6 +275,7 @@ def _merge(
 ) -> Merged:
     lineage, folder = read_lineage(lineage_file), store.folder
     require_files(folder.parent, lineage, besides=base.pool)
+    _require_sizes(folder.parent, lineage, besides=base.pool)
     present, k = lineage.get(base.pool, []), len(base.versions)
     if k and len(picks.table) and picks.embeddings.shape[1] != base.rows.embeddings.shape[1]:
         raise ValueError(f"picks of shape {picks.embeddings.shape}, a base of shape {base.rows.embeddings.shape}")
