@@ -165,13 +165,13 @@ def project(vectors: np.ndarray) -> Projection:
 
 
 def visible(text: str) -> str:
-    """Write out control characters and changes of writing direction, which would disturb what stands around them."""
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+    """Write out line breaks, control characters and changes of writing direction, which would disturb what stands around."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _hover(name: str, reason: str) -> str:
     """Two texts for plotly, which reads a little HTML."""
-    lines = [*textwrap.wrap(visible(name), 44), *textwrap.wrap(visible(reason), 44)]
+    lines = [line for text in (name, reason) for line in textwrap.wrap(visible(text), 44, drop_whitespace=False)]
     return "<br>".join(html.escape(line, quote=False) for line in lines)
 
 

@@ -90,11 +90,11 @@ def write_report(path: Path, run: Run, params: Params, *, removed_file: str) -> 
         "Versions of the pool": _versions(run),
         "Embedding space": _space(run.embedding_space),
         "Parameters": "<details><summary>params.yaml of this run</summary><pre>"
-        f"{_text(yaml.safe_dump(params.model_dump(), sort_keys=False, allow_unicode=True))}</pre></details>",
+        f"{_lines(yaml.safe_dump(params.model_dump(), sort_keys=False, allow_unicode=True))}</pre></details>",
     }
     scripts = charts.scripts([curve, coverage, points])
     digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
-    version = f"version {run.versions[-1]['version']}" if run.versions else "no version yet"
+    version = f"version {run.versions[-1]['version']:,}" if run.versions else "no version yet"
     page = _PAGE.substitute(
         style=_STYLE,
         title=f"Pool {_text(run.base.pool)}, {version}",
@@ -361,6 +361,10 @@ def _text(text: str) -> str:
     return html.escape(charts.visible(text))
 
 
+def _lines(text: str) -> str:
+    return "\n".join(map(_text, text.split("\n")))
+
+
 def _code(text: str) -> str:
     return f"<code>{_text(text)}</code>"
 
@@ -401,7 +405,7 @@ b { white-space: nowrap; }
   -webkit-print-color-adjust: exact; print-color-adjust: exact; }
 .bar.picked { background: var(--accent); }
 code, pre { font: .85em/1.5 ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
-code { overflow-wrap: anywhere; }
+code { overflow-wrap: anywhere; white-space: pre-wrap; }
 pre { padding: 1rem; overflow-x: auto; background: var(--fill); border-radius: .5rem; }
 summary { cursor: pointer; padding: .25rem 0; }
 figure { margin: 0; }

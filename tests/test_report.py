@@ -5,7 +5,6 @@ import hashlib
 import json
 import re
 import shutil
-import subprocess
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from io import BytesIO
@@ -63,8 +62,7 @@ def run_on(places: dict[str, tuple[float, float]], params: Params, *, lineage: s
     found = batch.scan(
         Path("week"), filename_prefix="", relevant=None, check_images=True, remove_duplicates=True, progress=no_progress
     )
-    versions = pool.read_lineage(Path(lineage))
-    base = pool.open_base(Path("pools"), versions, "demo", found.images, base_version=None)
+    base, _ = pool.open_base(Path("pools"), Path(lineage), "demo", found.images, base_version=None)
     table = batch.candidates(found.images, base.rows.table)[["filename", "content_hash", "weak_label"]]
     candidates = Rows(table, np.array([places[name] for name in table.filename], dtype=np.float32).reshape(-1, 2))
     how = ordering.How(
@@ -526,7 +524,7 @@ def test_control_characters_and_turned_writing_are_written_out():
 
     assert "\u202e" not in page.source
     assert "\x1b" not in page.source
-    assert "gnp.\\u202eexe\n\\x1b.png" in page.texts["code"]
+    assert "gnp.\\u202eexe\\n\\x1b.png" in page.texts["code"]
 
 
 def test_the_page_loads_nothing():
@@ -630,26 +628,3 @@ def test_the_stage_reads_what_the_others_wrote(tmp_path, capsys):
         page.source
         == written(run._replace(removed=run.removed.replace("null.png", "null")), removed_file="output/removed").source
     )
-
-
-# --- in a browser -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not shutil.which("chromium"), reason="chromium is not installed")
-def test_a_browser_draws_the_charts_and_runs_nothing_from_a_name(tmp_path):
-    page = written(harmful_run())
-    unguarded = re.sub(r"<meta http-equiv[^>]*>", "", page.source)  # so that escaping stands alone
-    Path("unguarded.html").write_text(unguarded.replace("alert(", "document.body.setAttribute('data-harmed',"))
-
-    def browse(path: str) -> subprocess.CompletedProcess:
-        options = "--headless --no-sandbox --disable-gpu --virtual-time-budget=10000 --enable-logging=stderr --dump-dom"
-        command = ["chromium", *options.split(), f"--user-data-dir={tmp_path / 'profile'}", f"file://{tmp_path / path}"]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-
-    guarded, bare = browse("output/report.html"), browse("unguarded.html")
-
-    assert guarded.stdout.count('class="main-svg"') >= 4  # two charts, each of two layers or more
-    assert "Content Security Policy" not in guarded.stderr
-    assert 'class="main-svg"' in bare.stdout
-    assert "data-harmed=" not in bare.stdout.split("<body")[1].split(">")[0]

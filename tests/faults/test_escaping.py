@@ -1,0 +1,289 @@
+"""What names carry stays text: in the report no script of theirs runs, in the tables of a run nothing else begins.
+
+The whole pipeline runs on images, folders and a prefix whose names are markup, scripts and commas. Then a browser opens the
+page: once without the page's content security policy, so that escaping stands alone, and once with the policy and
+without escaping.
+"""
+
+import base64
+import csv
+import hashlib
+import importlib
+import json
+import math
+import re
+import shlex
+import shutil
+import subprocess
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+import typer
+import yaml
+from conftest import write_picture
+from tally import count
+
+from datapool import embeddings_csv, workspace
+from datapool.charts import visible
+from datapool.tables import read_csv, read_json, read_names, read_table
+
+ROOT = Path(__file__).parents[2]
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+
+needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome is installed")
+
+HARM = "window.harm=document.title='harm'"
+PREFIX = f"<script>{HARM}</script><i>week</i>/"
+LABEL = f"<i onclick={HARM}>"
+NAMES = (
+    f"</script><script>{HARM}</script>.png",
+    f"<img src=x onerror={HARM}>/a.png",
+    f"\"'><svg onload={HARM}>.png",
+    f"' onmouseover='{HARM}' x='.png",
+    f"javascript:{HARM}.png",
+    f'<a href="javascript:{HARM}">click</a>.png',
+    f"data:text/html,<script>{HARM}</script>.png",
+    "&lt;b&gt;&amp;amp;&#x3c;i&#x3e;.png",
+    "<!--.png",
+    "]]>--><style>*{display:none}<.png",
+    "%{x}%{customdata}<extra>b</extra>.png",
+    "${title}$sections\\u003cb\\u003e$x^2$.png",
+    "comma, semicolon; tab\there \"quotes\" and 'more'.png",
+    "two  blanks\nand a line\r\n.png",
+    "gnp.\u202eexe \u200bnothing.png",
+    "NA.png",
+    "été 猫 😀.png",
+)  # fmt: skip
+
+
+# --- a run of the pipeline --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory) -> Path:
+    """A folder in which the pipeline ran on two batches of images with such names; half of the second is left out."""
+    folder = tmp_path_factory.mktemp("names")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        _run_pipeline(folder)
+    return folder
+
+
+def _run_pipeline(folder: Path) -> None:
+    for number, name in enumerate(NAMES):
+        write_picture(folder / "week_1" / name, number, side=8)
+        write_picture(folder / "week_2/later" / name, 100 + number, side=8)
+        (folder / "week_2/damaged" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "week_2/damaged" / name).write_bytes(b"")
+        copy = folder / "week_2/zcopy" / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(folder / "week_2/later" / name, copy)
+    (folder / "week_2/later/known.png").write_bytes((folder / "week_1" / NAMES[0]).read_bytes())
+    write_picture(folder / "week_2" / LABEL / "limited.png", 300, side=8)
+    shutil.copy(ROOT / "params.yaml", folder)
+    (folder / "datapools.json").write_text("{}\n")
+    angles = {f"{PREFIX}{name}": 0.1 * number for number, name in enumerate(NAMES)}
+    angles |= {f"{PREFIX}later/{name}": 3 + 0.1 * number for number, name in enumerate(NAMES)}
+    _write_circle(folder / "<circle>.csv", {**angles, f"{PREFIX}{LABEL}/limited.png": 5.5})
+    settings = {"filename_prefix": PREFIX, "embeddings": "<circle>.csv", "n_example_images": 100, "dump_dataset": True}
+    settings |= {"stopping_condition.min_distance": 0.15, "rules.balance": {LABEL: 0}}
+    for week in ("week_1", "week_2"):
+        workspace.set_params(folder, {**settings, "input_dir": week})
+        _run_stages()
+
+
+def _write_circle(path: Path, angles: dict[str, float]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
+        file.write("filenames,embedding_0,embedding_1,labels\n")
+        rows.writerows([name, math.cos(angle), math.sin(angle), 0] for name, angle in angles.items())
+
+
+def _run_stages() -> None:
+    """What ``dvc repro`` runs, in this process; DVC deletes outputs before."""
+    for name, stage in STAGES.items():
+        command = stage["cmd"].replace("${output_dir}", "output").replace("${shared_dir}", "pools")
+        function = getattr(importlib.import_module(f"stages.{name}"), {"open": "open_base"}.get(name, name))
+        program = typer.Typer()
+        program.command()(function)
+        program(shlex.split(command.split(f"-m stages.{name} ")[1]), standalone_mode=False)
+
+
+# --- a browser --------------------------------------------------------------------------------------------------------
+
+# Waits until the charts are drawn, points at every image of the map, and writes down what was to be seen.
+PROBE = """
+(async () => {
+  const pause = (ms) => new Promise((done) => setTimeout(done, ms));
+  const texts = (selector) => [...document.querySelectorAll(selector)].map((element) => element.textContent);
+  const map = document.getElementById('map');
+  const hovers = [];
+  for (let i = 0; i < 100 && !(map && map.querySelector('.main-svg')); i++) await pause(50);
+  for (const [curve, trace] of (map ? map.data : []).entries())
+    for (let point = 0; point < trace.x.length; point++) {
+      Plotly.Fx.hover(map, [{curveNumber: curve, pointNumber: point}]);
+      await pause(60);
+      hovers.push([...map.querySelectorAll('.hovertext tspan.line')].map((line) => line.textContent).join(''));
+    }
+  for (const element of document.querySelectorAll('[onmouseover], [onclick], a')) element.click();
+  const seen = {
+    title: document.title, harm: String(window.harm), charts: texts('.main-svg').length, hovers,
+    codes: texts('code'), cells: texts('td'), pre: texts('pre').join(''), alts: [...document.images].map((i) => i.alt),
+    sources: [...document.images].map((i) => i.src.slice(0, 23)),
+    tags: [...new Set([...document.querySelectorAll('*')].map((element) => element.localName))],
+    handlers: [...document.querySelectorAll('*')].flatMap((e) => e.getAttributeNames()).filter((n) => n.startsWith('on')),
+    links: [...document.querySelectorAll('a, area, form, base, iframe')].length,
+  };
+  document.documentElement.setAttribute('data-seen', encodeURIComponent(JSON.stringify(seen)));
+})();
+"""
+
+
+def with_probe(page: str) -> str:
+    """The page with the script above, which its policy allows by its hash as it does the page's own."""
+    digest = base64.b64encode(hashlib.sha256(PROBE.encode()).digest()).decode()
+    page = page.replace("script-src ", f"script-src 'sha256-{digest}' ", 1)
+    before, end = page.rsplit("</body>", 1)
+    return f"{before}<script>{PROBE}</script></body>{end}"
+
+
+def without_policy(page: str) -> str:
+    assert page.count('<meta http-equiv="Content-Security-Policy"') == 1
+    return re.sub(r"<meta http-equiv[^>]*>", "", page, count=1)
+
+
+def browse(page: str, folder: Path) -> tuple[dict[str, Any], str]:
+    """Open a page; give what the probe saw, and the browser's log."""
+    file = folder / "page.html"
+    file.write_text(with_probe(page), encoding="utf-8")
+    options = "--headless --no-sandbox --disable-gpu --virtual-time-budget=30000 --enable-logging=stderr --dump-dom"
+    command = [BROWSER, *options.split(), f"--user-data-dir={folder / 'profile'}", file.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=True)
+    seen = re.search(r'<html[^>]* data-seen="([^"]*)"', done.stdout)
+    assert seen, f"the probe did not end: {done.stderr[-2000:]}"
+    return json.loads(unquote(seen[1])), done.stderr
+
+
+@pytest.fixture
+def visitors():
+    """A web server on this machine: its address, and who called."""
+    called: list[str] = []
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self):
+            called.append(self.path)
+            self.send_response(404)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", called
+    server.shutdown()
+    server.server_close()
+
+
+@needs_browser
+@pytest.mark.slow
+def test_no_script_of_a_name_runs_and_every_name_is_seen_as_it_is(ran, tmp_path):
+    page = (ran / "output/report.html").read_text(encoding="utf-8")
+    images = read_table(ran / "output/images.parquet")
+    removed = read_csv(ran / "output/removed_samples.csv")
+    assert set(removed.kind) == {"corrupt", "duplicate", "known", "covered", "balance"}
+
+    seen, _ = browse(without_policy(page), tmp_path)
+
+    assert (seen["title"], seen["harm"]) == ("Pool my_datapool, version 2", "undefined")
+    assert (seen["handlers"], seen["links"]) == ([], 0)
+    assert {"i", "a", "iframe", "object", "form", "base", "extra"}.isdisjoint(seen["tags"])
+    assert set(seen["sources"]) == {"data:image/jpeg;base64,"}
+    # In lists: damaged, copies, known. In the map: what has an embedding.
+    is_listed = removed.kind.isin(["corrupt", "duplicate", "known"])
+    assert set(map(visible, removed.filename[is_listed])) <= set(seen["codes"])
+    assert set(map(visible, removed.reason[is_listed])) <= set(seen["cells"])
+    left_out = [visible(name) + visible(why) for name, why in removed[~is_listed][["filename", "reason"]].to_numpy()]
+    pooled = [f"{visible(PREFIX + name)}in the pool since version 1" for name in NAMES]
+    picked = [visible(name) for name in images.filename if name not in set(removed.filename)]
+    assert set(left_out) <= set(seen["hovers"])
+    assert len(set(pooled) & set(seen["hovers"])) == read_json(ran / "output/metrics.json")["pool_before"]
+    assert all(any(hover.startswith(f"{name}pick ") for hover in seen["hovers"]) for name in picked)
+    assert set(seen["alts"]) <= set(map(visible, images.filename))
+    assert set(seen["alts"]) >= set(picked)
+    assert f"filename_prefix: {PREFIX}" in seen["pre"]
+    count("names in a browser", len(NAMES))
+
+
+@needs_browser
+@pytest.mark.slow
+def test_the_page_works_under_its_own_policy(ran, tmp_path):
+    seen, log = browse((ran / "output/report.html").read_text(encoding="utf-8"), tmp_path)
+
+    assert seen["charts"] >= 6  # three charts, each of two layers or more
+    assert len(seen["hovers"]) > len(NAMES)
+    assert "Content Security Policy" not in log
+
+
+@needs_browser
+@pytest.mark.slow
+@pytest.mark.parametrize("guarded", [True, False])
+def test_the_policy_alone_lets_no_script_run_and_nothing_load(ran, tmp_path, visitors, guarded):
+    # As if a name were not escaped. Without the policy all of it happens, so the test would see it.
+    address, called = visitors
+    attack = (
+        f"<script>{HARM}</script><img src=x onerror={HARM}><img src={address}/image><script src={address}/script></script>"
+        f"<link rel=stylesheet href={address}/style><iframe src={address}/frame></iframe><object data={address}/object></object>"
+        f"<style>body {{ background: url({address}/background) }} @import url({address}/import)</style>"
+    )
+    page = (ran / "output/report.html").read_text(encoding="utf-8").replace("<main>", f"<main>{attack}", 1)
+
+    seen, _ = browse(page if guarded else without_policy(page), tmp_path)
+
+    if guarded:
+        assert (seen["title"], seen["harm"], called) == ("Pool my_datapool, version 2", "undefined", [])
+    else:
+        assert (seen["title"], seen["harm"]) == ("harm", "harm")
+        assert {"/image", "/script", "/style", "/frame", "/object", "/background"} <= set(called)
+
+
+# --- csv and text files -----------------------------------------------------------------------------------------------
+
+
+def tables(folder: Path) -> list[Path]:
+    """Every csv file that a run wrote."""
+    return sorted(path for top in ("output", "pools") for path in (folder / top).rglob("*.csv"))
+
+
+def test_every_csv_has_as_many_fields_in_each_row_whatever_the_names(ran):
+    written = tables(ran)
+
+    assert {path.name for path in written} >= {
+        "removed_samples.csv",
+        "samples.csv",
+        "datapool_latest.csv",
+        "coverage.csv",
+    }
+    for path in written:
+        with path.open(newline="", encoding="utf-8") as file:
+            head, *rows = csv.reader(file, strict=True)
+        assert {len(row) for row in rows} <= {len(head)}, path
+
+
+def test_names_come_back_from_csv_and_text_files_as_they_were(ran):
+    images = read_table(ran / "output/images.parquet")
+    removed = read_csv(ran / "output/removed_samples.csv")
+    picked = read_names(ran / "output/filenames/sampled_filenames_excluding_datapool.txt")
+    pooled = read_names(ran / "output/filenames/sampled_filenames.txt")
+
+    assert set(removed.filename) | set(picked) == set(images.filename)
+    assert read_csv(ran / "pools/my_datapool/samples.csv").filename.tolist() == pooled
+    assert embeddings_csv.read_csv(ran / "pools/my_datapool/datapool_latest.csv").filenames == pooled
+    assert any("\r\n" in name for name in [*pooled, *removed.filename])
+    assert all((ran / "output/data/sampled" / name).is_file() for name in picked)
