@@ -9,9 +9,10 @@ import json
 import math
 import os
 import re
+import reprlib
 from collections import Counter
 from decimal import Decimal
-from itertools import combinations, islice
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -425,9 +426,7 @@ def _within(path: str, folder: str) -> bool:
 
 def _shown(value: object) -> str:
     """Show a value within a line; YAML's references make a short text stand for an endless one."""
-    if isinstance(value, str):
-        text = repr(value[:_SHOWN])
-    else:
-        parts = json.JSONEncoder(ensure_ascii=False, default=str, check_circular=False).iterencode(value)
-        text = "".join(islice(parts, _SHOWN))
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 4] + " ..."
+    if isinstance(value, list | dict | set):
+        return reprlib.repr(value)
+    text = repr(value[:_SHOWN]) if isinstance(value, str) else json.dumps(value, default=str)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} ..."

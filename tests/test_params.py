@@ -169,7 +169,7 @@ PREFIX = (
         ({"rules__sequence_gap": 0}, "rules.sequence_gap is 0; it should be greater than or equal to 1"),
         ({"rules__sequence_gap": 1.5}, "rules.sequence_gap is 1.5; it should be a whole number"),
         ({"rules__protected": ""}, "rules.protected is ''; it should be a path, or null where a file may be left out"),
-        ({"rules__protected": ["a", "b"]}, 'rules.protected is ["a", "b"]; it should be a text'),
+        ({"rules__protected": ["a", "b"]}, "rules.protected is ['a', 'b']; it should be a text"),
         ({"rules__protected_distance": 0}, "rules.protected_distance is 0; it should be greater than 0"),
         ({"rules__protected_distance": None}, "rules.protected_distance is null; it should be a number"),
         ({"rules": None}, "rules is null; it should be a section with keys of its own"),

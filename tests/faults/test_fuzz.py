@@ -1,0 +1,267 @@
+"""Random bytes, and good files with random damage: a reader gives what is there or one line that names the file.
+
+Some seconds each here. To search longer: FUZZ_EXAMPLES=100000 python -m pytest -n 0 tests/faults/test_fuzz.py
+"""
+
+import os
+import random
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from datapool.embeddings_csv import parse_csv, to_csv
+from datapool.errors import DatapoolError
+from datapool.images import inspect, read_rgb
+from datapool.params import Params, load_params
+from datapool.scores import read_scores
+from datapool.tables import read_json, read_names, write_names
+
+SHIPPED = (Path(__file__).parents[2] / "params.yaml").read_text()
+
+fuzz = settings(
+    max_examples=int(os.environ.get("FUZZ_EXAMPLES", "200")),
+    deadline=None,
+    database=None,
+    derandomize="FUZZ_EXAMPLES" not in os.environ,  # the same cases in every ordinary run
+    suppress_health_check=list(HealthCheck),
+)
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def check_refusal(read: Callable[[], object], name: str) -> None:
+    """Accept a value, or one line that begins with the file's name; anything else is a fault."""
+    try:
+        read()
+    except DatapoolError as error:
+        assert str(error).startswith(name)
+        assert "\n" not in str(error)
+        assert len(str(error)) < 1000
+
+
+@st.composite
+def damaged(draw: st.DrawFn, wholes: list[bytes]) -> bytes:
+    """A whole file, cut, spliced, repeated, with bytes changed."""
+    data = bytearray(draw(st.sampled_from(wholes)))
+    for _ in range(draw(st.integers(1, 6))):
+        at, length = draw(st.integers(0, len(data))), draw(st.integers(0, 20))
+        kind = draw(st.sampled_from(["put", "cut", "end", "repeat", "flip"]))
+        if kind == "put":
+            data[at : at + length] = draw(st.binary(max_size=20))
+        elif kind == "cut":
+            del data[at : at + length]
+        elif kind == "end":
+            del data[at:]
+        elif kind == "repeat":
+            data[at:at] = data[at : at + length] * draw(st.integers(1, 50))
+        elif at < len(data):
+            data[at] ^= 1 << draw(st.integers(0, 7))
+    return bytes(data)
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+NAMES = ["a.jpg", 'b,"b".jpg', "c\nd\r\n.jpg", "=1+1", "é\u202e.jpg", "", " x ", "\r"]
+CSV = to_csv(NAMES, np.arange(16, dtype=np.float32).reshape(8, 2) / 3, range(8))
+PIECES = st.lists(
+    st.sampled_from(
+        [
+            "filenames",
+            "embedding_0",
+            "embedding_1",
+            "labels",
+            "filename",
+            "entropy",
+            ",",
+            "\n",
+            "\r\n",
+            "\r",
+            '"',
+            '""',
+            "1",
+            "-0.5",
+            "nan",
+            "1e39",
+            "inf",
+        ]
+    )
+    | st.sampled_from(["a.jpg", "\0", "\ufeff", ";", " ", "é", "99999999999999999999"])
+).map(lambda parts: "".join(parts).encode())
+
+
+@fuzz
+@given(
+    st.one_of(st.binary(), PIECES, PIECES.map(lambda rows: b"filenames,embedding_0,labels\n" + rows), damaged([CSV]))
+)
+def test_an_embeddings_csv_is_read_or_refused(data):
+    def read() -> None:
+        content = parse_csv(data, Path("e.csv"))
+        assert len(content.filenames) == len(set(content.filenames)) == len(content.embeddings) == len(content.labels)
+        assert np.isfinite(content.embeddings).all()
+
+    check_refusal(read, "e.csv")
+
+
+@fuzz
+@given(
+    st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30), unique=True),
+    st.integers(1, 3),
+    st.randoms(use_true_random=False),
+)
+def test_every_name_and_number_comes_back_from_an_embeddings_csv(names, dimension, random_):
+    bits = np.array([random_.getrandbits(31) % 0x7F800000 for _ in range(len(names) * dimension)], dtype=np.uint32)
+    embeddings = bits.view(np.float32).reshape(len(names), dimension)
+    content = parse_csv(to_csv(names, embeddings, range(len(names))), Path("e.csv"))
+
+    assert content.filenames == names
+    assert content.embeddings.tobytes() == embeddings.tobytes()
+
+
+@fuzz
+@given(st.one_of(st.binary(), PIECES, PIECES.map(lambda rows: b"filename,entropy\n" + rows)))
+def test_a_csv_of_scores_is_read_or_refused(data):
+    Path("s.csv").write_bytes(data)
+
+    check_refusal(lambda: read_scores("s.csv", "entropy", pd.Series(["a.jpg"], dtype="str")), "s.csv")
+
+
+@fuzz
+@given(st.one_of(st.binary(), st.text().map(lambda text: text.encode(errors="surrogatepass"))))
+def test_a_list_of_names_and_a_json_file_are_read_or_refused(data):
+    Path("f").write_bytes(data)
+
+    check_refusal(lambda: read_names(Path("f")), "f: ")
+    check_refusal(lambda: read_json(Path("f")), "f: ")
+
+
+@fuzz
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1)))
+def test_every_name_comes_back_from_a_list(names):
+    write_names(Path("names.txt"), names)
+
+    assert read_names(Path("names.txt")) == names
+
+
+# --- params.yaml ------------------------------------------------------------------------------------------------------
+
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.integers(min_value=2**63),
+    st.floats(),
+    st.text(),
+    st.sampled_from(["1e-3", "nan", "..", "/", "-", "x" * 5000, "1e999", "null"]),
+    st.dates(),
+    st.binary(max_size=5),
+)
+VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(SCALARS, inner, max_size=4))
+
+
+def keys(section: dict, above: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Every key of params.yaml, sections too, with those above it."""
+    return [
+        key
+        for name, value in section.items()
+        for key in [(*above, name), *(keys(value, (*above, name)) if isinstance(value, dict) else [])]
+    ]
+
+
+def check_params() -> None:
+    check_refusal(lambda: Params.model_dump(load_params()), "params.yaml")
+
+
+@fuzz
+@given(st.dictionaries(st.sampled_from(keys(yaml.safe_load(SHIPPED))), VALUES, min_size=1, max_size=3))
+def test_any_value_of_any_key_is_taken_or_refused(changes):
+    content = yaml.safe_load(SHIPPED)
+    for (*above, name), value in changes.items():
+        section = content
+        for key in above:
+            section = section[key] if isinstance(section, dict) and isinstance(section.get(key), dict) else {}
+        section[name] = value
+    Path("params.yaml").write_text(yaml.safe_dump(content, allow_unicode=False))
+
+    check_params()
+
+
+YAML = st.lists(
+    st.sampled_from(list(":-?|>&*!%@`#{}[],'\"\n\t ~=1é\ufeff"))
+    | st.sampled_from(
+        ["<<", "---", "...", "!!int ", "!!python/object/apply:os.system ", "seed", "input_dir", "&a ", "*a "]
+    )
+    | st.sampled_from(["2024-13-45", "0x", "1:60", "\\ud800", "  ", "\n- ", ": "])
+).map(lambda parts: "".join(parts).encode())
+
+
+@fuzz
+@given(st.one_of(st.binary(), YAML, YAML.map(lambda text: SHIPPED.encode() + text), damaged([SHIPPED.encode()])))
+def test_any_text_is_params_or_refused(data):
+    Path("params.yaml").write_bytes(data)
+
+    check_params()
+
+
+# --- images -----------------------------------------------------------------------------------------------------------
+
+
+def encoded(kind: str, mode: str, **options: object) -> bytes:
+    noise = np.random.default_rng(0).integers(0, 256, (9, 12, 4), dtype=np.uint8)
+    file = BytesIO()
+    Image.fromarray(noise).convert(mode).save(file, kind, **options)
+    return file.getvalue()
+
+
+EXIF = Image.Exif()
+EXIF[0x0112] = 6
+WHOLE = [
+    *(encoded(kind, "RGB") for kind in ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")),
+    *(encoded("TIFF", "RGB", compression=how) for how in ("tiff_lzw", "tiff_deflate", "jpeg", "packbits")),
+    encoded("TIFF", "F"),
+    encoded("PNG", "P", transparency=3, exif=EXIF),
+    encoded("PNG", "LA"),
+    encoded("PNG", "1"),
+    encoded("PNG", "I;16"),
+    encoded("JPEG", "CMYK", exif=EXIF),
+    encoded("JPEG", "L", progressive=True),
+    encoded("WEBP", "RGBA", exif=EXIF, save_all=True, append_images=[Image.new("RGBA", (12, 9))]),
+    encoded("BMP", "P"),
+]
+
+
+@fuzz
+@given(st.one_of(st.binary(), damaged(WHOLE)))
+def test_any_bytes_are_an_image_or_damage(data):
+    Path("a.jpg").write_bytes(data)
+    found = inspect(Path("a.jpg"), decode=True)
+
+    assert bool(found.damage) == (found.width is None)
+    assert "\n" not in found.damage
+    assert "0x" not in found.damage  # an address would differ from run to run
+    if found.damage:
+        check_refusal(lambda: read_rgb(Path("a.jpg"), content_hash=found.content_hash), "a.jpg")
+    else:
+        image = read_rgb(Path("a.jpg"), content_hash=found.content_hash)
+        assert (image.mode, image.size) == ("RGB", (found.width, found.height))
+
+
+def test_the_same_damage_is_told_in_the_same_words():
+    source = random.Random(0)
+    for whole in WHOLE:
+        data = bytearray(whole)
+        for _ in range(4):
+            data[source.randrange(len(data))] ^= 255
+        Path("a.jpg").write_bytes(data)
+
+        assert inspect(Path("a.jpg"), decode=True) == inspect(Path("a.jpg"), decode=True)
