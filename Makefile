@@ -1,4 +1,4 @@
-.PHONY: help demo test quick check lint bench backbones lock clean
+.PHONY: help demo test quick faults check lint bench backbones lock audit clean
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # The tools of this project report nothing to anybody.
 export DVC_NO_ANALYTICS := true
@@ -14,6 +14,11 @@ test: .venv/ready  ## set up, run all tests
 
 quick: .venv/ready  ## run the tests that take no long
 	python -m pytest -n 2 -m "not slow and not full"
+
+faults: .venv/ready  ## kill it everywhere, feed it everything, and count: some hours
+	rm -f .pytest_cache/faults && mkdir -p .pytest_cache
+	FAULTS_TALLY=$(CURDIR)/.pytest_cache/faults python -m pytest -n 2 --dist loadgroup -m "full or not full" tests/faults
+	python tests/faults/summary.py .pytest_cache/faults
 
 check: lint test  ## lint and test
 
@@ -31,6 +36,9 @@ backbones: .venv/ready  ## compare backbones on digits; on your images: make bac
 lock:  ## choose the versions in constraints.txt anew, for CPU and GPU alike
 	env -u UV_FIND_LINKS .venv/bin/uv pip compile --quiet --upgrade --universal --no-header --no-annotate --python-version 3.11 \
 	  --extra cpu --extra gpu --extra bench --extra dev pyproject.toml --output-file constraints.txt
+
+audit: .venv/ready  ## ask PyPI for known vulnerabilities of the versions in constraints.txt
+	uvx pip-audit --strict --no-deps --disable-pip --progress-spinner off --requirement constraints.txt
 
 clean:  ## remove what set-up and demo made
 	rm -rf .venv demo

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import traceback
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -140,13 +141,14 @@ class Stages:
         """Run a stage without a fault; give its file operations in order: those that fail or change nothing as well."""
         done = self.run(folder, stage, inject="")
         assert done.code == 0, done.output
-        return list(_points((self.scratch / "trace").read_text(errors="replace"), folder))
+        return list(points((self.scratch / "trace").read_text(errors="replace"), folder))
 
 
-def _points(trace: str, folder: Path) -> Any:
+def points(trace: str, folder: Path) -> Iterator[Point]:
+    """Find the file operations of a workspace in what strace wrote, with or without -f; opening to read is none."""
     counts: Counter[tuple[str, str]] = Counter()
     for line in trace.splitlines():
-        if not (call := re.match(r"(\d+) +(\w+)\((.*)", line)):
+        if not (call := re.match(r"(\d+ +|)(\w+)\((.*)", line)):
             continue  # a thread ends, or a call goes on
         thread, name, rest = call.groups()
         counts[thread, name] += 1

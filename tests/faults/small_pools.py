@@ -185,11 +185,14 @@ def _is(found: Files, pool: Files) -> bool:
 
 def assert_as_undisturbed(folder: Path, case: Case) -> None:
     """Assert that every byte is that of a run without a fault, and that nothing is left of one."""
-    here = files(folder)
-    others = [name for name in {*here, *case.new} if here.get(name) != case.new.get(name)]
-    assert not others, f"not as undisturbed: {sorted(others)}"
+    assert_same(files(folder), case.new)
     assert kept_aside(folder) == case.kept_aside, f"kept aside: {kept_aside(folder)}, undisturbed {case.kept_aside}"
     assert not left_behind(folder), f"left behind: {left_behind(folder)}"
+
+
+def assert_same(here: Files, there: Files) -> None:
+    others = [name for name in {*here, *there} if here.get(name) != there.get(name)]
+    assert not others, f"not as undisturbed: {sorted(others)}"
 
 
 def left_behind(folder: Path) -> list[str]:
