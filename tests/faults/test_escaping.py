@@ -28,6 +28,7 @@ from conftest import write_picture
 from tally import count
 
 from datapool import embeddings_csv, workspace
+from datapool.batch import as_path
 from datapool.charts import visible
 from datapool.tables import read_csv, read_json, read_names, read_table
 
@@ -287,3 +288,47 @@ def test_names_come_back_from_csv_and_text_files_as_they_were(ran):
     assert embeddings_csv.read_csv(ran / "pools/my_datapool/datapool_latest.csv").filenames == pooled
     assert any("\r\n" in name for name in [*pooled, *removed.filename])
     assert all((ran / "output/data/sampled" / name).is_file() for name in picked)
+
+
+FORMULAS = (
+    "=cmd|' C calc'!A0.png",
+    "+1.png",
+    "-rf.png",
+    "@SUM(1).png",
+    " =1.png",
+    "\t=1.png",
+    "\n=1.png",
+    "＝1.png",
+    "a\n=1.png",
+)
+
+
+@pytest.mark.parametrize("prefix", ["", "=1+", "-"])
+def test_no_cell_and_no_line_that_a_run_writes_is_a_formula(prefix, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = [*FORMULAS, *(f"=HYPERLINK({number})/{name}" for number, name in enumerate(FORMULAS))]
+    for number, name in enumerate(names):
+        write_picture(Path("week") / name, number, side=8)
+    Path("week/-broken.png").write_bytes(b"")
+    shutil.copy(Path("week") / names[0], "week/=copy.png")
+    shutil.copy(ROOT / "params.yaml", ".")
+    Path("datapools.json").write_text("{}\n")
+    everything = [*names, "=copy.png"]
+    _write_circle(Path("circle.csv"), {as_path(prefix + name): 0.1 * n for n, name in enumerate(everything)})
+    settings = {"input_dir": "week", "embeddings": "circle.csv", "stopping_condition.min_distance": 0.15}
+    workspace.set_params(Path(), {**settings, "filename_prefix": prefix})
+
+    _run_stages()
+
+    cells = []
+    for path in tables(tmp_path):
+        with path.open(newline="", encoding="utf-8") as file:
+            cells += [cell for row in csv.reader(file, strict=True) for cell in row]
+    lines = [line for path in Path("output/filenames").iterdir() for line in path.read_text("utf-8").split("\n")]
+    assert len(cells) > 100
+    assert len(lines) > len(names)
+    assert [text for text in cells + lines if re.match(r"\s*[=+\-@＝＋－＠]", text) and not is_number(text)] == []
+
+
+def is_number(text: str) -> bool:
+    return re.fullmatch(r"-?\d+(\.\d+)?(e-?\d+)?", text) is not None
