@@ -78,7 +78,7 @@ def init(folder: Path, *, scm: Scm) -> None:
     Raises:
         DatapoolError: If something is in the way, or git or DVC refuses.
     """
-    in_the_way = [name for name in (*_CODE, *_ONCE, ".dvc", "datapools.json") if (folder / name).exists()]
+    in_the_way = [name for name in (*_CODE, *_ONCE, ".dvc", "datapools.json") if os.path.lexists(folder / name)]
     if in_the_way:
         raise DatapoolError(
             f"{folder} holds {in_the_way[0]} already; give another folder, or `datapool init --update {folder}` to update"
@@ -107,13 +107,19 @@ def update(folder: Path) -> list[str]:
         The parameters that were added, as dotted keys, with their defaults in params.yaml now.
 
     Raises:
-        DatapoolError: If the folder is no workspace, is the source of the code itself, or has changes in its code that
-            git does not hold: nothing was changed.
+        DatapoolError: If the folder is no workspace, is the source of the code itself, has a link in the place of its
+            code, or changes in it that git does not hold: nothing was changed.
     """
     if not (folder / "datapools.json").exists() or not (folder / "dvc.yaml").exists():
         raise DatapoolError(f"{folder} is no datapool workspace; make one with `datapool init {folder}`")
     if _template("dvc.yaml").resolve() == (folder / "dvc.yaml").resolve():
         raise DatapoolError(f"{folder} is where this code comes from; run the newer `datapool` from its own place")
+    links = [name for name in (*_CODE, "params.yaml") if (folder / name).is_symlink()]
+    if links:
+        raise DatapoolError(
+            f"{folder}: {links[0]} is a link, and what it leads to is not the workspace's own; nothing was done. Put a copy "
+            "in its place, then run again"
+        )
     has_git = _inside_git(folder)
     changed = (
         _run(folder, "git", "status", "--porcelain", "--", *_CODE, "params.yaml").split("\n")[:-1] if has_git else []

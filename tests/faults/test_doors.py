@@ -9,6 +9,9 @@ import pytest
 import yaml
 from conftest import ENVIRONMENT
 
+from datapool import workspace
+from datapool.errors import DatapoolError
+
 ROOT = Path(__file__).parents[2]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 
@@ -65,3 +68,39 @@ def test_dvc_repro_runs_no_command_from_params_yaml(first_week, after, key):
 
     assert f"error: params.yaml: {key} is 'folder$(touch in)'; it should be a folder below the workspace" in output
     assert not (there.folder / "in").exists()
+
+
+# --- links in a clone -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["datapool", "stages", "dvc.yaml", "params.yaml"])
+def test_an_update_writes_through_no_link(new_workspace, after, tmp_path, name):
+    there = after(new_workspace).folder
+    elsewhere = tmp_path / "elsewhere"
+    (there / name).rename(elsewhere)
+    (there / name).symlink_to(elsewhere)
+    before = _content(elsewhere)
+
+    with pytest.raises(
+        DatapoolError, match=rf"workspace: {name} is a link, .*nothing was done. Put a copy in its place"
+    ):
+        workspace.update(there)
+
+    assert _content(elsewhere) == before
+    assert (there / name).is_symlink()
+
+
+@pytest.mark.parametrize("name", ["params.yaml", "datapools.json", "None"])
+def test_a_workspace_is_not_made_through_a_link_that_leads_nowhere_yet(tmp_path, name):
+    (tmp_path / "workspace").mkdir()
+    (tmp_path / "workspace" / name).symlink_to(tmp_path / "elsewhere")
+
+    with pytest.raises(DatapoolError, match=f"holds {name} already"):
+        workspace.init(tmp_path / "workspace", scm=workspace.Scm.NONE)
+
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def _content(path: Path) -> dict[str, bytes]:
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    return {str(file): file.read_bytes() for file in files}
