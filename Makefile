@@ -1,4 +1,4 @@
-.PHONY: help demo test quick faults check lint bench backbones lock audit clean
+.PHONY: help demo test quick faults check lint bench soak backbones lock audit clean
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # The tools of this project report nothing to anybody.
 export DVC_NO_ANALYTICS := true
@@ -29,6 +29,9 @@ lint: .venv/dev  ## style and types
 
 bench: .venv/bench  ## compare the selection with others, some 15 minutes; more than an hour: make bench ARGS=--full
 	python -m benchmarks.selection $(ARGS)
+
+soak: .venv/ready  ## put 51 batches into one pool and write benchmarks/soak.md, some minutes
+	python -m benchmarks.soak > benchmarks/soak.md
 
 backbones: .venv/ready  ## compare backbones on digits; on your images: make backbones ARGS="FOLDER --trained"
 	python -m benchmarks.backbones $(or $(ARGS),--digits)

@@ -1,0 +1,174 @@
+"""Put fifty batches into one pool, one after the other, and see what the next one costs.
+
+Prints Markdown: `python -m benchmarks.soak [--batches 50] [--rows 2000]`. Each batch goes through what the stages open and
+merge do. Beside it: a batch into a pool of as many rows that one batch made. Bytes are what the process asked the kernel to
+read and to write, "reads, writes" how often it asked (/proc/self/io, so Linux only): unlike seconds they do not depend on
+what else the machine does.
+"""
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from datapool.pool import merge, open_base, read_base, write_base
+from datapool.tables import Rows
+
+DIMENSION = 64
+POOLS, LINEAGE, BASE, MODEL = Path("pools"), Path("datapools.json"), Path("base"), Path("model.ckpt")
+
+
+class Cost(NamedTuple):
+    """What a piece of work took."""
+
+    read: int
+    """Bytes."""
+    written: int
+    """Bytes."""
+    calls: int
+    """System calls that read or write."""
+    seconds: float
+
+
+class Run(NamedTuple):
+    """One batch put into the pool."""
+
+    open: Cost
+    merge: Cost
+    sizes: dict[str, int]
+    """Bytes, by what lies there afterwards."""
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--batches", type=int, default=50, help="How many batches.")
+    parser.add_argument("--rows", type=int, default=2000, help="How many images of a batch are picked.")
+    options = parser.parse_args()
+    print("# What a batch costs after many others\n\nWritten by `make soak`; change nothing by hand.\n")
+    for keep_history in (True, False):
+        print(soak(options.batches, options.rows, keep_history=keep_history))
+
+
+def soak(batches: int, rows: int, *, keep_history: bool) -> str:
+    """Measure all of it, in folders that go afterwards; give two tables as Markdown."""
+    many = in_new_folder(lambda: [run([n], rows, keep_history=keep_history) for n in range(batches + 1)])
+    one = in_new_folder(
+        lambda: [run(numbers, rows, keep_history=keep_history) for numbers in (range(batches), [batches])]
+    )
+    shown = sorted({0, *range(9, batches, 10), batches - 1, batches})
+    names = list(many[0].sizes)
+    head = ["run", "open s", "merge s", "MB read", "MB written", "reads, writes", *(f"{name}, MB" for name in names)]
+    lines = [
+        f"{batches + 1} batches of {rows:,} picks × {DIMENSION} dimensions, keep_history: {str(keep_history).lower()}",
+        "",
+        _row(head),
+        _row(["---"] * len(head)),
+        *(_row([str(n + 1), *_figures(many[n])]) for n in shown),
+        _row([f"2, after one of {batches * rows:,}", *_figures(one[1])]),
+    ]
+    ratios = " | ".join(f"{name} {ratio:.3f}" for name, ratio in compare(many[-1], one[-1]).items())
+    return "\n".join([*lines, "", f"Run {batches + 1} beside that last line: {ratios}", ""])
+
+
+def compare(one: Run, other: Run) -> dict[str, float]:
+    """Divide what one run took by what the other took."""
+    return {
+        f"{stage}, {what}": getattr(getattr(one, stage), what) / getattr(getattr(other, stage), what)
+        for stage in ("open", "merge")
+        for what in ("read", "written", "calls")
+    }
+
+
+def in_new_folder(work: Callable[[], list[Run]]) -> list[Run]:
+    """Do some work with an empty folder as current folder."""
+    folder, before = tempfile.mkdtemp(), Path.cwd()
+    os.chdir(folder)
+    try:
+        LINEAGE.write_text("{}\n")
+        MODEL.write_bytes(bytes(100_000))
+        return work()
+    finally:
+        os.chdir(before)
+        shutil.rmtree(folder)
+
+
+def run(numbers: range | list[int], rows: int, *, keep_history: bool) -> Run:
+    """Put a batch into the pool that is made of one or several batches by number."""
+    names = [f"week {number:03d}/image {i:05d}.png" for number in numbers for i in range(rows)]
+    print(f"soak: {names[0]}", file=sys.stderr)
+    images = pd.DataFrame(
+        {"filename": names, "path": names, "content_hash": names, "weak_label": "a", "status": "ok", "reason": ""}
+    ).astype("str")
+    embeddings = [np.random.default_rng(number).standard_normal((rows, DIMENSION), np.float32) for number in numbers]
+    columns = ["filename", "content_hash", "weak_label"]
+    picks = Rows(images[columns].assign(distance=0.5, nearest=names[0]), np.concatenate(embeddings))
+
+    def opens() -> None:
+        write_base(BASE, open_base(POOLS, LINEAGE, "pool", images, base_version=None)[0])
+
+    def merges() -> None:
+        merge(POOLS, LINEAGE, read_base(BASE), picks, MODEL, keep_history=keep_history, record={"covering_radius": 0.5})
+
+    return Run(cost(opens), cost(merges), sizes())
+
+
+def cost(work: Callable[[], None]) -> Cost:
+    """Do some work, and say what it took."""
+    before, start = _asked(), time.perf_counter()
+    work()
+    seconds, after = time.perf_counter() - start, _asked()
+    took = {key: after[key] - before[key] for key in after}
+    return Cost(took["rchar"], took["wchar"], took["syscr"] + took["syscw"], seconds)
+
+
+def sizes() -> dict[str, int]:
+    """Bytes of what lies in the workspace."""
+    folder = POOLS / "pool"
+    named = {"datapool_latest.csv": folder / "datapool_latest.csv", "history": folder / "history"}
+    named |= {
+        "pools": POOLS,
+        "pool.json": folder / "pool.json",
+        "datapools.json": LINEAGE,
+        ".datapool": Path(".datapool"),
+    }
+    return {name: _size(path) for name, path in named.items()}
+
+
+def _size(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def _asked() -> dict[str, int]:
+    """What this process has asked the kernel to read and write so far."""
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return {key: int(value) for key, value in (line.split(": ") for line in lines)}
+
+
+def _figures(run: Run) -> list[str]:
+    both = (run.open, run.merge)
+    return [
+        f"{run.open.seconds:.2f}",
+        f"{run.merge.seconds:.2f}",
+        f"{sum(cost.read for cost in both) / 1e6:.1f}",
+        f"{sum(cost.written for cost in both) / 1e6:.1f}",
+        f"{sum(cost.calls for cost in both):,}",
+        *(f"{size / 1e6:.3f}" for size in run.sizes.values()),
+    ]
+
+
+def _row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    main()

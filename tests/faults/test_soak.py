@@ -1,0 +1,55 @@
+"""What a batch costs does not grow with the number of batches before it, beyond the pool's own size."""
+
+import time
+from pathlib import Path
+
+import pytest
+from conftest import Workspace, write_circle, write_picture
+from tally import count
+
+from benchmarks import soak
+
+BATCHES = 50
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="reads and writes are counted by Linux")
+@pytest.mark.parametrize("keep_history", [True, False])
+def test_a_batch_costs_the_same_after_many_versions_as_after_one_of_as_many_rows(keep_history):
+    # 30 versions of 100 rows, and one of 3000: the same csv of 2 MB to read and to extend. Lineage and record grow by
+    # half a kilobyte a version.
+    costs = soak.in_new_folder(lambda: [soak.run([n], 100, keep_history=keep_history) for n in range(31)])
+    after_one = soak.in_new_folder(
+        lambda: [soak.run(numbers, 100, keep_history=keep_history) for numbers in (range(30), [30])]
+    )
+
+    for what, ratio in soak.compare(costs[-1], after_one[-1]).items():
+        assert ratio < 1.1, what
+    assert costs[-1].sizes[".datapool"] < 4 * costs[-1].sizes["datapool_latest.csv"]
+    count("soak: batches into one pool", 31)
+
+
+@pytest.mark.full
+@pytest.mark.timeout(3600)
+def test_fifty_batches_through_dvc(new_workspace, after, tmp_path, record_property):
+    made: Workspace = after(new_workspace)
+    names = [f"week_{week:02d}/cat/{week:02d}_{number}.png" for week in range(BATCHES) for number in range(4)]
+    for number, name in enumerate(names):
+        write_picture(tmp_path / name, number)
+    # All 200 on an arc of 3 rad, in an order that mixes the weeks; none lies nearer to another than 0.01.
+    angles = {name.split("/", 1)[1]: 0.015 * (number * 37 % 200) for number, name in enumerate(names)}
+    write_circle(tmp_path / "circle.csv", angles)
+    made.set({"embeddings": str(tmp_path / "circle.csv"), "stopping_condition.min_distance": 0.01})
+    seconds = []
+    for week in range(BATCHES):
+        made.set({"input_dir": str(tmp_path / f"week_{week:02d}")})
+        start = time.perf_counter()
+        made.repro()
+        seconds.append(time.perf_counter() - start)
+        made.commit(f"week {week}")
+
+    assert len(made.versions()) == BATCHES
+    assert len(made.names()) == 4 * BATCHES
+    assert len(made.pool_files()) == 3 + BATCHES - 1  # datapool_latest.csv, samples.csv, pool.json, history
+    record_property("seconds of each dvc repro", [round(one, 1) for one in seconds])
+    assert sorted(seconds[-10:])[5] < 2 * sorted(seconds[:10])[5]
+    count("soak: batches through dvc repro", BATCHES)
