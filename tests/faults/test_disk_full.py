@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="mounts, limits 
 
 PAGE = 4096
 NOBODY = 65534
-CHANGES = ["first batch", "append", "versions are dropped"]
+CHANGES = ["append", *(pytest.param(name, marks=pytest.mark.full) for name in ("first batch", "versions are dropped"))]
 
 
 @pytest.fixture(scope="module")
