@@ -70,6 +70,28 @@ def test_dvc_repro_runs_no_command_from_params_yaml(first_week, after, key):
     assert not (there.folder / "in").exists()
 
 
+# --- models -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["hf-hub:timm/resnet18.a1_in1k", "hf_hub:timm/resnet18", "local-dir:/etc", "torch.hub"]
+)
+def test_a_model_of_a_hub_is_refused(name, tmp_path, monkeypatch):
+    import torch
+
+    from datapool import model
+
+    monkeypatch.chdir(tmp_path)
+    small = model.build_model("test_vit", dimension=2, input_size=160, pretrained=False, weights=None, seed=1)
+    model.save_checkpoint(small, Path("ours.ckpt"))
+    torch.save({**torch.load("ours.ckpt", weights_only=True), "backbone": name}, "theirs.ckpt")
+
+    with pytest.raises(DatapoolError, match="which neither timm nor torchvision knows"):
+        model.build_model(name, dimension=2, input_size=160, pretrained=False, weights=None, seed=1)
+    with pytest.raises(DatapoolError, match=r"theirs.ckpt: asks for a model that cannot be built: .* neither timm nor"):
+        model.load_checkpoint(Path("theirs.ckpt"))
+
+
 # --- links in a clone -------------------------------------------------------------------------------------------------
 
 
@@ -104,3 +126,18 @@ def test_a_workspace_is_not_made_through_a_link_that_leads_nowhere_yet(tmp_path,
 def _content(path: Path) -> dict[str, bytes]:
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
     return {str(file): file.read_bytes() for file in files}
+
+
+# --- SECURITY.md ------------------------------------------------------------------------------------------------------
+
+
+def test_every_promise_of_security_md_has_tests_that_exist():
+    promises = (ROOT / "SECURITY.md").read_text().split("## What is promised")[1].split("\n## ")[0]
+    rows = [row for row in promises.splitlines() if row.startswith("|")][2:]
+    written = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+
+    assert len(rows) >= 12
+    for row in rows:
+        tests = re.findall(r"`(test_\w+)`", row)
+        assert tests, row
+        assert [test for test in tests if f"def {test}(" not in written] == []
