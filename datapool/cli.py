@@ -1,4 +1,4 @@
-"""The command line: ``datapool init``, ``datapool demo`` and ``datapool verify``. Everything else is ``dvc``."""
+"""The command line: ``datapool init``, ``demo``, ``verify`` and ``repair``. Everything else is ``dvc``."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,8 +14,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     no_args_is_help=True,
     help="Pick the new images that add something, keep them in a growing, DVC-versioned pool. `datapool init` makes a "
-    "workspace; in it, `dvc repro` runs the pipeline with the settings of params.yaml, and `datapool verify` checks what "
-    "the pools are said to be.",
+    "workspace; in it, `dvc repro` runs the pipeline with the settings of params.yaml, `datapool verify` checks what the "
+    "pools are said to be, and `datapool repair` mends them.",
 )
 
 
@@ -85,10 +85,35 @@ def verify(
                 outcomes.append(check.outcome)
     if "fail" in outcomes:
         raise DatapoolError(
-            f"{outcomes.count('fail')} of {len(outcomes)} checks failed; `dvc checkout --force` brings back the files that "
-            "dvc.lock records, `git log datapools.json` tells what changed the lineage"
+            f"{outcomes.count('fail')} of {len(outcomes)} checks failed; `datapool repair` mends what needs no choice, "
+            "`dvc checkout --force` brings back the files that dvc.lock records, `git log datapools.json` tells what "
+            "changed the lineage"
         )
     say(f"{len(outcomes)} checks, none failed" if outcomes else "datapools.json knows no pool yet")
+
+
+@app.command(short_help="Mend pools after a crash or an accident.")
+def repair() -> None:
+    """Mend what can be mended without a choice in the pools of a workspace; run it in the workspace.
+
+    A merge that was stopped is finished, or what it left is removed. A lost or damaged record of a pool and files of its
+    history are made anew. A pool that datapools.json does not know, or has not caught up with, is recorded there. For the
+    rest it says which command helps, and the exit code is 1. What it replaces is kept in .datapool/rescued.
+
+    `dvc repro` does the first of these by itself.
+    """
+    from datapool.errors import DatapoolError
+    from datapool.params import load_params
+    from datapool.repair import repair as repairs_of
+
+    left = total = 0
+    for found in repairs_of(Path(load_params().shared_dir), Path("datapools.json")):
+        say(f"{'mended' if found.is_mended else 'left'}  {found.sentence}")
+        left, total = left + (not found.is_mended), total + 1
+    if left:
+        raise DatapoolError(f"{left} of {total} things could not be mended here; each line says which command helps")
+    if not total:
+        say("nothing to mend; `datapool verify` looks at every row and distance")
 
 
 def version(wanted: bool) -> None:

@@ -85,6 +85,15 @@ def locked(*, patience: float = _PATIENCE) -> Iterator[None]:
         lock.release()
 
 
+def recover(pools: Path, lineage: Path) -> list[str]:
+    """Bring every pool to one whole state after a stop: see ``Store.recover``. Use it under the lock.
+
+    All pools, not only the one at hand: DVC tracks them as one.
+    """
+    stores = [Store(pools, path.name, lineage) for path in sorted((SCRATCH / "commit").iterdir())]
+    return [done for store in stores if (done := store.recover())]
+
+
 class Store:
     """The files of one pool. Use it under the lock only, except for ``read``."""
 

@@ -90,7 +90,7 @@ def require_files(pools: Path, lineage: Mapping[str, list[Version]], *, besides:
         raise DatapoolError(
             f"datapools.json knows the pool{'s' * (len(gone) > 1)} {', '.join(map(repr, gone))}, but {pools}/ does not "
             "hold the files; nothing was changed. Run `dvc pull` (or `dvc checkout --force`), then again; "
-            "`git checkout -- datapools.json dvc.lock && dvc checkout --force` goes back to what git holds"
+            "`git checkout -- datapools.json` goes back to the pools that git knows"
         )
 
 
@@ -113,7 +113,7 @@ def _require_sizes(pools: Path, lineage: Mapping[str, list[Version]], *, besides
 
 def open_base(
     pools: Path, lineage_file: Path, name: str, images: pd.DataFrame, *, base_version: int | None
-) -> tuple[Base, str]:
+) -> tuple[Base, list[str]]:
     """Choose and read the base of a batch.
 
     The batch that made the pool's latest version gets the version before it: it will be replaced. Any other batch gets
@@ -128,7 +128,7 @@ def open_base(
         base_version: 0 … latest, or None for automatic.
 
     Returns:
-        The base, and a sentence about a merge that was stopped; "" if none was.
+        The base, and a sentence about each merge that was stopped.
 
     Raises:
         DatapoolError: If another process is at work on the pools, if files are missing, unknown or not what the lineage
@@ -137,8 +137,8 @@ def open_base(
             ``.datapool/rescued``.
     """
     with commit.locked():
+        recovered = commit.recover(pools, lineage_file)
         store = Store(pools, name, lineage_file)
-        recovered = store.recover()
         lineage = read_lineage(lineage_file)
         require_files(pools, lineage)
         _require_sizes(pools, lineage, besides=name)
@@ -199,16 +199,21 @@ def _open(folder: Path, versions: list[Version], name: str, images: pd.DataFrame
     n = int((rows.table.version <= k).sum())
     rows = Rows(rows.table.iloc[:n], rows.embeddings[:n])
     candidates(images, rows.table)  # refuses a name that stands for two images
-    checkpoint = folder / CHECKPOINT
-    dropped = None if base_version is None else versions[k:]
-    return Base(name, batch, versions[:k], dropped, rows, checkpoint if k and checkpoint.exists() else None)
+    checkpoint = folder / CHECKPOINT if k and versions[k - 1]["checkpoint_sha256"] else None
+    return Base(name, batch, versions[:k], None if base_version is None else versions[k:], rows, checkpoint)
 
 
 def write_base(folder: Path, base: Base) -> None:
-    """Write a base for the stages that follow: the same base, the same bytes."""
+    """Write a base for the stages that follow: the same base, the same bytes.
+
+    Raises:
+        DatapoolError: If the model that lies in the pool is no longer that of the base, or the disk refuses.
+    """
     write_rows(folder / "rows.parquet", base.rows)
     if base.checkpoint:
         atomic.copy_file(base.checkpoint, folder / "checkpoint.ckpt")
+        if atomic.sha256(folder / "checkpoint.ckpt") != base.versions[-1]["checkpoint_sha256"]:
+            raise DatapoolError(f"pool {base.pool!r} has moved on while it was read; run `dvc repro` again")
     else:
         (folder / "checkpoint.ckpt").unlink(missing_ok=True)
     record = {"pool": base.pool, "batch": base.batch, "dropped": base.dropped, "versions": base.versions}
@@ -257,10 +262,10 @@ def merge(
         ValueError: If picks and base differ in dimension.
     """
     with commit.locked():
+        recovered = commit.recover(pools, lineage_file)
         store = Store(pools, base.pool, lineage_file)
-        recovered = store.recover()
         merged = _merge(store, lineage_file, base, picks, checkpoint, keep_history=keep_history, record=record)
-        return merged._replace(notes=[recovered] * bool(recovered) + merged.notes)
+        return merged._replace(notes=recovered + merged.notes)
 
 
 def _merge(

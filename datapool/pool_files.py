@@ -171,7 +171,7 @@ def stage_history(store: Store, versions: Sequence[Version], text: Text) -> dict
         path, known = store.folder / file, record.files.get(file) if record else None
         is_there = path.exists() and path.stat().st_size == version.get("datapool_bytes") and known == digest
         if not is_there and not store.holds(file, digest):
-            _stage(store, file, text, version, [])
+            stage_csv(store, file, text, version, [])
         files[file] = digest
     return files
 
@@ -199,7 +199,7 @@ def stage_latest(store: Store, base: Version, text: Text, new_rows: Iterable[byt
         text: What ``text_of`` gave for it.
         new_rows: Csv text, in pieces.
     """
-    return _stage(store, LATEST, text, base, new_rows)
+    return stage_csv(store, LATEST, text, base, new_rows)
 
 
 def history_file(version: Version) -> str:
@@ -221,8 +221,8 @@ def keep_aside(path: Path, *, unless: set[str]) -> list[str]:
     return [f"{path} is kept as {kept}"]
 
 
-def _stage(store: Store, file: str, text: Text, version: Version, new_rows: Iterable[bytes]) -> Written:
-    """Stage the csv of a version and new rows."""
+def stage_csv(store: Store, file: str, text: Text, version: Version, new_rows: Iterable[bytes]) -> Written:
+    """Stage a csv: that of a version, and new rows; see ``stage_latest``."""
     written = store.stage(file, text(version), new_rows)
     if written.before_last != version["datapool_sha256"]:
         raise DatapoolError(

@@ -1,11 +1,8 @@
-"""The terminal: one-line errors, progress bars, and an end together with the parent process.
+"""The terminal: one-line errors and progress bars.
 
 For stages and the command line only; the library itself prints nothing.
 """
 
-import ctypes
-import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from datapool.errors import DatapoolError
+from datapool.lifetime import end_with_parent
 
 Report = Callable[..., None]
 """Called with the steps done, the steps in all and, if there is one, a note."""
@@ -31,8 +29,7 @@ def run(command: Callable[..., Any]) -> None:
 
 def run_app(app: typer.Typer) -> None:
     """As ``run``, for an app with commands of its own."""
-    signal.signal(signal.SIGTERM, _end)
-    _die_with_parent()
+    end_with_parent()
     try:
         app()
     except DatapoolError as error:
@@ -79,18 +76,3 @@ def _lines(what: str) -> Report:
             print(f"{what}: {done} of {total} {note}".rstrip(), file=sys.stderr, flush=True)
 
     return report
-
-
-def _end(_signal: int, _frame: object) -> None:
-    """End as Ctrl-C does, so that what has begun is cleaned up."""
-    sys.exit(128 + signal.SIGTERM)
-
-
-def _die_with_parent() -> None:
-    """Let Linux end this process when the one that started it ends: a killed ``dvc`` leaves no stage that writes later."""
-    if sys.platform == "linux":
-        parent = os.getppid()
-        set_parent_death_signal = 1  # PR_SET_PDEATHSIG, <linux/prctl.h>
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
-        if os.getppid() != parent:
-            sys.exit(128 + signal.SIGTERM)  # it ended just now

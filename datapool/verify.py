@@ -19,10 +19,11 @@ import numpy as np
 import pandas as pd
 
 from datapool import recompute
+from datapool.commit import RECORD, Record, Store
 from datapool.embeddings_csv import parse_csv
 from datapool.errors import DatapoolError
 from datapool.pool import read_lineage
-from datapool.pool_files import CHECKPOINT, HISTORY, LATEST, SAMPLES, Version
+from datapool.pool_files import CHECKPOINT, LATEST, SAMPLES, Version, history_file
 from datapool.tables import Rows, read_json, read_rows
 
 RELATIVE, ABSOLUTE = 1e-8, 1e-7
@@ -65,11 +66,16 @@ def verify(pools: Path, lineage: Path, name: str, output: Path, *, progress: Pro
     if lacking:
         yield Check("lineage", "fail", f"{lineage} lacks {', '.join(lacking)} of a version of pool {name!r}")
         return
+    store = Store(pools, name, lineage)
+    record = _record(store)
+    yield record
+    if store.was_stopped():
+        return
     yield _files(folder, versions[-1])
     if not (folder / LATEST).exists() or not (folder / SAMPLES).exists():
         return
     if len(versions) > 1:
-        yield _history(folder, versions)
+        yield _history(folder, versions, store.read() if record.outcome == "pass" else None)
     try:
         rows, ids = _read(folder)
     except DatapoolError as error:
@@ -87,6 +93,24 @@ def verify(pools: Path, lineage: Path, name: str, output: Path, *, progress: Pro
 # --- files and rows ----------------------------------------------------------------------------------------------------
 
 
+def _record(store: Store) -> Check:
+    """The pool's own record is whole and says what the lineage says, and no merge was stopped half way."""
+    if store.was_stopped():
+        stopped = "a merge was stopped half way, or goes on at this moment"
+        return Check("record", "fail", f"{stopped}; `datapool repair`, or the next `dvc repro`, finishes it")
+    path = store.folder / RECORD
+    try:
+        record = store.read()
+    except DatapoolError as error:
+        return Check("record", "fail", str(error))
+    if record is None:
+        return Check(
+            "record", "skip", f"{path} is not here: a release that wrote none made the pool; the next merge will"
+        )
+    wrong = f"{path} and datapools.json tell different things; `datapool repair` says what to do"
+    return _check("record", [wrong * (record.entry != store.entry())], f"{path} says what datapools.json says")
+
+
 def _files(folder: Path, latest: Version) -> Check:
     """The files of the latest version have the recorded hashes."""
     recorded = {LATEST: "datapool_sha256", SAMPLES: "samples_sha256"}
@@ -96,8 +120,8 @@ def _files(folder: Path, latest: Version) -> Check:
     return _check("files", wrong, f"{', '.join(recorded)} have the hashes that the lineage records")
 
 
-def _history(folder: Path, versions: Sequence[Version]) -> Check:
-    """Every earlier version is the beginning of the latest files, and what history/ keeps has the recorded hashes."""
+def _history(folder: Path, versions: Sequence[Version], record: Record | None) -> Check:
+    """Every earlier version is the beginning of the latest files, and history/ holds what the pool's record says."""
     wrong = []
     for file, key in ((LATEST, "datapool_sha256"), (SAMPLES, "samples_sha256")):
         data = (folder / file).read_bytes()
@@ -111,9 +135,13 @@ def _history(folder: Path, versions: Sequence[Version]) -> Check:
                 wrong.append(
                     f"{folder / file} does not begin with the {version['rows']} rows of version {version['version']}"
                 )
-    paths = [folder / HISTORY / f"datapool_{version['version']:04d}.csv" for version in versions[:-1]]
-    kept = [(path, version) for path, version in zip(paths, versions[:-1], strict=True) if path.exists()]
-    wrong += [_unlike(path, version, "datapool_sha256") for path, version in kept]
+    paths = {folder / history_file(version): version for version in versions[:-1]}
+    kept = {path: version for path, version in paths.items() if path.exists()}
+    if record:
+        kept = {path: version for path, version in paths.items() if history_file(version) in record.files}
+    for path, version in kept.items():
+        if unlike := _unlike(path, version, "datapool_sha256"):
+            wrong.append(f"{unlike.partition(';')[0]}; `datapool repair` makes it anew")
     many = f"{len(paths)} earlier version{'s' * (len(paths) != 1)}"
     return _check("history", wrong, f"{many}: the latest files begin with their bytes; history/ keeps {len(kept)}")
 
@@ -126,7 +154,10 @@ def _unlike(path: Path, version: Version, key: str) -> str:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest == version[key]:
         return ""
-    return f"{path} has sha256 {digest[:12]}…, but version {version['version']} was {str(version[key])[:12]}…"
+    return (
+        f"{path} has sha256 {digest[:12]}…, but version {version['version']} was {str(version[key])[:12]}…; "
+        "`dvc checkout --force` restores it"
+    )
 
 
 def _row_ends(data: bytes) -> Iterator[int]:

@@ -1,1 +1,5 @@
-"""The stages of dvc.yaml, one thin program each: read, call the library with plain values, write."""
+"""The stages of the pipeline, one thin program each: they read, call the library, write."""
+
+from datapool.lifetime import end_with_parent
+
+end_with_parent()  # here, before a stage imports anything that takes its time

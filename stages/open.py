@@ -26,8 +26,8 @@ def open_base(
     opened, recovered = pool.open_base(
         pools, lineage, params.datapool.name, read_table(images), base_version=params.datapool.base_version
     )
-    if recovered:
-        say(recovered)
+    for note in recovered:
+        say(note)
     pool.write_base(base, opened)
     say(
         f"pool {opened.pool!r}: this batch builds on version {len(opened.versions)} with {len(opened.rows.table)} images"

@@ -40,7 +40,7 @@ def repro(**settings: object) -> None:
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     for name in list(stages)[:-1]:  # no report
         command = stages[name]["cmd"].replace("${output_dir}", "output").replace("${shared_dir}", "pools")
-        words = shlex.split(command)[4:]
+        words = shlex.split(command.rpartition("exec python -m ")[2])[1:]
         module = importlib.import_module(f"stages.{name}")
         stage = next(f for f in vars(module).values() if inspect.isfunction(f) and f.__module__ == module.__name__)
         stage(
@@ -96,6 +96,7 @@ def edit_lineage(change: Callable[[list[dict]], None]) -> None:
     content = json.loads(LINEAGE.read_text())
     change(content["my_datapool"]["versions"])
     LINEAGE.write_text(json.dumps(content))
+    (FOLDER / "pool.json").unlink(missing_ok=True)  # as if by a release that wrote none: it would tell at once
 
 
 def edit_rows(path: Path, change: Callable[[list[list[str]]], object], *, hide: bool = True) -> None:
@@ -124,6 +125,7 @@ def n_of_version(number: int) -> int:
 def test_a_good_pool_passes_every_check(pool):
     assert outcomes() == dict.fromkeys(
         [
+            "record",
             "files",
             "history",
             "rows",
@@ -178,14 +180,14 @@ def test_other_distances_and_choices_pass_too(pool, settings):
     repro(**settings)
 
     assert set(outcomes().values()) == {"pass"}
-    assert len(outcomes()) == 8
+    assert len(outcomes()) == 9
 
 
 def test_a_first_version_alone_passes(pool):
     repro(datapool__name="other")
 
     assert {name: check.outcome for name, check in checks("other").items()} == dict.fromkeys(
-        ["files", "rows", "version 1, distances", "version 1, certificate", "version 1, candidates"], "pass"
+        ["record", "files", "rows", "version 1, distances", "version 1, certificate", "version 1, candidates"], "pass"
     )
 
 
@@ -250,7 +252,7 @@ def test_a_file_with_another_hash_is_named(pool, path):
 def test_a_file_that_is_gone_is_named_and_ends_the_checks(pool, path):
     path.unlink()
 
-    assert list(checks()) == ["files"]
+    assert list(checks()) == ["record", "files"]
     assert f"{path} is not here; `dvc checkout` brings it" in failed()["files"]
 
 
@@ -328,7 +330,10 @@ def test_labels_are_numbered_as_the_lineage_lists_them(pool):
     assert content["my_datapool"]["labels"] == ["cat", "dog"]
     content["my_datapool"]["labels"] = ["dog", "cat"]
     LINEAGE.write_text(json.dumps(content))
-    assert failed() == {"rows": "the labels are not the weak labels, numbered as the lineage lists them"}
+    assert failed() == {
+        "record": f"{FOLDER}/pool.json and datapools.json tell different things; `datapool repair` says what to do",
+        "rows": "the labels are not the weak labels, numbered as the lineage lists them",
+    }
 
     content["my_datapool"]["labels"] = ["cat", "dog"]
     LINEAGE.write_text(json.dumps(content))
@@ -569,10 +574,11 @@ def test_the_command_says_what_passed(pool):
     done = CliRunner().invoke(app, ["verify", "--name", "my_datapool"])
 
     assert done.exit_code == 0
-    assert done.stdout.splitlines()[0] == (
-        "pass  pool 'my_datapool', files: datapool_latest.csv, samples.csv have the hashes that the lineage records"
-    )
-    assert done.stdout.splitlines()[-1] == "8 checks, none failed"
+    assert done.stdout.splitlines()[:2] == [
+        "pass  pool 'my_datapool', record: pools/my_datapool/pool.json says what datapools.json says",
+        "pass  pool 'my_datapool', files: datapool_latest.csv, samples.csv have the hashes that the lineage records",
+    ]
+    assert done.stdout.splitlines()[-1] == "9 checks, none failed"
 
 
 def test_the_command_checks_every_pool_and_fails_with_one(pool):
@@ -584,7 +590,7 @@ def test_the_command_checks_every_pool_and_fails_with_one(pool):
     assert "fail  pool 'my_datapool', version 1, certificate: the lower bound 0.3 is not half" in done.stdout
     assert "pass  pool 'other', files:" in done.stdout
     assert isinstance(done.exception, DatapoolError)
-    assert str(done.exception).startswith("1 of 13 checks failed; `dvc checkout --force` brings back")
+    assert str(done.exception).startswith("1 of 15 checks failed; `datapool repair` mends what needs no choice")
 
 
 def test_an_unknown_pool_is_refused_with_those_that_there_are(pool):
@@ -603,8 +609,8 @@ def test_a_pool_with_a_real_model_made_by_dvc_passes_and_a_changed_one_fails(mod
     made = after(model_second_week)
     command = (sys.executable, "-c", "from datapool.cli import main; main()", "verify")
     said = made.run(*command)
-    assert said.count("pass  pool 'my_datapool', ") == 8
-    assert "8 checks, none failed" in said
+    assert said.count("pass  pool 'my_datapool', ") == 9
+    assert "9 checks, none failed" in said
 
     path = made.folder / LATEST
     path.chmod(0o644)

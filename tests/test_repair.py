@@ -1,0 +1,196 @@
+"""What is broken in one of the ways that need no choice is mended to the same bytes; the rest is named with a command."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from test_pool import (
+    CSV,
+    FOLDER,
+    LINEAGE,
+    POOLS,
+    SAMPLES,
+    A,
+    B,
+    C,
+    add,
+    close,
+    killed_at,
+    open_for,
+    picks,
+    state,
+    workspace,
+)
+from typer.testing import CliRunner
+
+from datapool.cli import app
+from datapool.errors import DatapoolError
+from datapool.repair import repair
+
+__all__ = ["workspace"]  # a fixture that every test here uses
+ROOT = Path(__file__).parents[1]
+RECORD, HISTORY = FOLDER / "pool.json", FOLDER / "history"
+
+
+def mended() -> list[str]:
+    """Repair; give what was said, which is that all is well now."""
+    found = list(repair(POOLS, LINEAGE))
+    assert all(each.is_mended for each in found)
+    assert list(repair(POOLS, LINEAGE)) == []
+    return [each.sentence for each in found]
+
+
+def left() -> str:
+    """Repair; give what is left to do, after which nothing has changed."""
+    before = state()
+    (found,) = repair(POOLS, LINEAGE)
+    assert not found.is_mended
+    assert state() == before
+    return found.sentence
+
+
+def kept_aside() -> set[bytes]:
+    return {path.read_bytes() for path in Path(".datapool/rescued").iterdir()}
+
+
+@pytest.fixture
+def whole(workspace) -> dict[str, bytes]:
+    """A pool of two versions; gives its files."""
+    add(A)
+    add(B)
+    return state()
+
+
+def test_a_good_pool_is_left_as_it_is(whole):
+    assert mended() == []
+    assert state() == whole
+
+
+@pytest.mark.parametrize("operation", [3, 35])
+def test_a_merge_that_was_stopped_is_undone_or_finished(workspace, operation):
+    add(A)
+    old, base = state(), open_for(B)
+    rows = picks(B, base)
+    close(base, rows)
+    new = state()
+    for path in [*FOLDER.rglob("*"), LINEAGE]:
+        if path.is_file():
+            path.unlink()
+    shutil.rmtree(HISTORY)
+    for path, data in old.items():
+        Path(path).write_bytes(data)
+    assert killed_at(operation, lambda: close(base, rows))
+
+    (sentence,) = mended()
+    assert (state(), "is finished" in sentence) in [(old, False), (new, True)]
+    assert (state() == new) == (operation > 3)
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"format": 1}', None])
+def test_a_record_that_is_lost_or_damaged_is_written_anew(whole, damage):
+    RECORD.unlink()
+    if damage is not None:
+        RECORD.write_text(damage)
+
+    assert mended() == ["pools/p/pool.json: written anew; the files are those of version 2 in datapools.json"]
+    assert state() == whole
+    assert damage is None or kept_aside() == {damage.encode()}
+
+
+def test_one_changed_letter_in_a_record_is_damage(whole):
+    RECORD.write_text(RECORD.read_text().replace('"covering_radius": 0.25', '"covering_radius": 0.26', 1))
+    with pytest.raises(DatapoolError, match=r"^pools/p/pool\.json: is not as it was written; .* or `datapool repair`"):
+        open_for(C)
+
+    assert len(mended()) == 1
+    assert state() == whole
+
+
+def test_history_files_that_are_lost_or_damaged_are_made_anew(whole):
+    add(C)
+    three = state()
+    (HISTORY / "datapool_0001.csv").unlink()
+    text = (HISTORY / "datapool_0002.csv").read_text()
+    (HISTORY / "datapool_0002.csv").write_text(text.replace("a1", "a9"))  # of the same size
+
+    assert mended() == [
+        "pools/p/history/datapool_0001.csv: made anew from datapool_latest.csv",
+        "pools/p/history/datapool_0002.csv: made anew from datapool_latest.csv",
+    ]
+    assert state() == three
+    assert kept_aside() == {text.replace("a1", "a9").encode()}
+
+
+def test_a_history_that_was_switched_off_stays_off(workspace):
+    add(A)
+    add(B, keep_history=False)
+
+    assert mended() == []
+    assert not HISTORY.exists()
+
+
+@pytest.mark.parametrize("version", [None, 1])
+def test_a_lineage_that_does_not_know_the_pool_or_its_last_version_is_brought_up_to_it(whole, version):
+    content = json.loads(LINEAGE.read_text())
+    if version:
+        content["p"]["versions"] = content["p"]["versions"][:version]
+        content["p"]["labels"] = ["cat", "dog"]
+    LINEAGE.write_text(json.dumps(content if version else {}))
+    behind = LINEAGE.read_bytes()
+    with pytest.raises(DatapoolError, match=r"`datapool repair` (adds it there|keeps these files and records them)"):
+        open_for(C)
+
+    assert mended() == [
+        f"datapools.json: pool 'p' is recorded with version 2, as its files are (before: {version or 'not known'})"
+    ]
+    assert state() == whole
+    assert behind in kept_aside()
+
+
+def test_files_behind_the_lineage_are_left_to_dvc(whole):
+    two = LINEAGE.read_bytes()
+    add(C)
+    LINEAGE.write_bytes(LINEAGE.read_bytes())
+    three = LINEAGE.read_bytes()
+    for path, data in whole.items():
+        Path(path).write_bytes(data)
+    (HISTORY / "datapool_0002.csv").unlink()
+    LINEAGE.write_bytes(three)
+
+    assert two != three
+    assert left() == (
+        "pool 'p': the files here are version 2, datapools.json records version 3; `dvc checkout --force` restores it as "
+        "dvc.lock records it (`dvc pull` first in a fresh clone)"
+    )
+
+
+@pytest.mark.parametrize("path", [CSV, SAMPLES])
+@pytest.mark.parametrize("with_record", [True, False])
+def test_a_damaged_file_of_the_latest_version_is_left_to_dvc(whole, path, with_record):
+    path.write_text(path.read_text().replace("a1", "a9"))
+    if not with_record:
+        RECORD.unlink()
+
+    assert left().startswith(f"{path}: is not the recorded file, or not here; `dvc checkout --force` restores it")
+
+
+def test_a_damaged_record_of_a_pool_that_the_lineage_does_not_know_is_left(whole):
+    RECORD.write_text("{")
+    LINEAGE.write_text("{}")
+
+    assert left().startswith("pools/p/pool.json: is not as it was written")
+
+
+def test_the_command_says_what_it_did_and_ends_with_1_if_something_is_left(whole):
+    shutil.copy(ROOT / "params.yaml", ".")
+    run = CliRunner().invoke
+    assert run(app, ["repair"]).stdout == "nothing to mend; `datapool verify` looks at every row and distance\n"
+    RECORD.unlink()
+    done = run(app, ["repair"])
+    assert (done.exit_code, done.stdout[:36]) == (0, "mended  pools/p/pool.json: written a")
+    CSV.write_text("")
+    done = run(app, ["repair"])
+
+    assert (done.exit_code, done.stdout[:40]) == (1, "left  pools/p/datapool_latest.csv: is no")
+    assert str(done.exception) == "1 of 1 things could not be mended here; each line says which command helps"
