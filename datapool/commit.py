@@ -132,7 +132,9 @@ class Store:
                 "Use the datapool that wrote it, or a newer one"
             )
         body = {key: value for key, value in content.items() if key != "sha256"}
-        if content.get("sha256") != _digest(body):
+        entry, files = body.get("entry"), body.get("files")
+        is_entry, is_files = isinstance(entry, dict), isinstance(files, dict) and all(map(_is_below, files))
+        if not (is_entry and is_files and content.get("sha256") == _digest(body)):
             raise DatapoolError(
                 f"{path}: is not as it was written; nothing was changed. `dvc checkout --force` restores the pool as "
                 "dvc.lock records it, or `datapool repair` writes the record anew"
@@ -158,6 +160,7 @@ class Store:
         Raises:
             DatapoolError: If the disk refuses, or holds something else than what was written.
         """
+        self._require_folders()
         try:
             if not self._staged():
                 return ""
@@ -187,6 +190,7 @@ class Store:
             DatapoolError: If the disk refuses: names the reason, and says whether the change was committed.
         """
         self._wanted = ""
+        self._require_folders()
         try:
             yield
         except BaseException as error:
@@ -208,6 +212,12 @@ class Store:
                 f"{self.folder}: the new version cannot be written ({_reason(error)}); the pool is as it was; make room "
                 "or give write permission, then run again"
             ) from error
+
+    def _require_folders(self) -> None:
+        """Refuse links, which a repository may hold: what is written and removed would lie elsewhere."""
+        for path in (self.folder, self.folder / "history", self._staging):
+            if self._disk.is_link(path):
+                raise DatapoolError(f"{path}: is a link, but must be a folder; put a folder there, then run again")
 
     def _is_committed(self) -> bool:
         """Say whether the record is the one that ``commit`` was about to make; if it cannot be read, it may be."""
@@ -319,16 +329,28 @@ class Store:
 
     def _note(self) -> dict[str, Any] | None:
         """Give the note of the change that was stopped; None if it was stopped before it was whole."""
+        path = self._staging / _NOTE
         try:
-            return parse_json(self._disk.read(self._staging / _NOTE), self._staging / _NOTE)
+            note = parse_json(self._disk.read(path), path)
         except (FileNotFoundError, DatapoolError):
             return None
+        remove = note.get("remove")
+        if not {"record", "before"} <= note.keys() or not isinstance(remove, list) or not all(map(_is_below, remove)):
+            raise DatapoolError(
+                f"{path}: no merge wrote this; nothing was changed. Remove {self._staging}, then run again"
+            )
+        return note
 
     def _entries(self) -> dict[str, Any]:
         try:
             return parse_json(self._disk.read(self._lineage), self._lineage)
         except FileNotFoundError:
             return {}
+
+
+def _is_below(file: object) -> bool:
+    """Say whether a path leads below the folder that it starts from: records and notes may come from strangers."""
+    return isinstance(file, str) and not file.startswith("/") and not {"", ".", ".."} & set(file.split("/"))
 
 
 def _staged_name(file: str, digest: str) -> str:

@@ -79,6 +79,10 @@ class Disk:
         """Say whether there is a file or folder of that name."""
         return path.exists()
 
+    def is_link(self, path: Path) -> bool:
+        """Say whether a name is a symbolic link."""
+        return path.is_symlink()
+
     def sha256(self, path: Path) -> str:
         """Give the sha256 (hex) of a file."""
         with path.open("rb") as file:

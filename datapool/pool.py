@@ -68,6 +68,8 @@ def read_lineage(path: Path) -> dict[str, list[Version]]:
     content = read_json(path)
     lineage = {}
     for name, record in content.items():
+        if not name or "/" in name or name.startswith("."):
+            raise DatapoolError(f"{path}: {name!r} is no name of a pool; `git checkout -- {path}` restores it")
         versions: Any = record.get("versions") if isinstance(record, dict) else None
         is_whole = isinstance(versions, list) and all(isinstance(v, dict) and v.keys() >= _RECORDED for v in versions)
         numbers = [repr(v["version"]) for v in versions] if is_whole else []  # 1.0 and true are no versions

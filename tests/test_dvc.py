@@ -15,6 +15,7 @@ import pytest
 from conftest import ENVIRONMENT, MODEL, SETTINGS, Workspace, stages_run, write_circle, write_picture
 
 from datapool import workspace
+from datapool.errors import DatapoolError
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +25,7 @@ EVERY_STAGE = ["scan", "open", "train", "embed", "rank", "sample", "merge", "rep
 def test_01_the_first_run_makes_a_pool(model_first_week):
     files = model_first_week.pool_files()
 
-    assert sorted(files) == ["checkpoint_latest.ckpt", "datapool_latest.csv", "samples.csv"]
+    assert sorted(files) == ["checkpoint_latest.ckpt", "datapool_latest.csv", "pool.json", "samples.csv"]
     assert model_first_week.metrics()["images"] == 14
     assert model_first_week.metrics()["corrupt"] == 1
     assert model_first_week.metrics()["duplicates"] == 1
@@ -476,6 +477,19 @@ def test_update_brings_code_and_missing_parameters(first_week, after):
     assert "n_example_images: 24" in path.read_text()
     assert made.run("git", "log", "-1", "--format=%s").startswith("Update to datapool")
     assert made.pool_files() == first_week.pool_files()
+
+
+@pytest.mark.parametrize("name", ["datapool", "dvc.yaml", "params.yaml"])
+def test_an_update_never_writes_through_a_link(first_week, after, tmp_path, name):
+    made = after(first_week)
+    elsewhere = tmp_path / "elsewhere"
+    (made.folder / name).rename(elsewhere)
+    (made.folder / name).symlink_to(elsewhere)
+
+    with pytest.raises(
+        DatapoolError, match=rf"{name}: is a link to /.*elsewhere, and an update would write through it; no"
+    ):
+        workspace.update(made.folder)
 
 
 def stages_alive(folder: Path) -> list[str]:

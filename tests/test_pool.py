@@ -568,6 +568,7 @@ def test_a_pool_folder_that_the_lineage_does_not_know_is_refused():
 
 
 LINEAGES = {
+    "a pool elsewhere": '{"../../x": {"versions": []}}',
     "git conflict": '<<<<<<< HEAD\n{"p": {}}\n=======\n{}\n>>>>>>> theirs\n',
     "cut off": '{"p": {"versions": [',
     "empty": "",
@@ -680,6 +681,70 @@ def test_a_first_batch_cannot_take_back_the_whole_pool():
         r"gives no sample, and without one pool 'p' would lose its 1 versions; nothing was changed\. Set the param"
     ):
         close(base, picks(A, base, 0))
+
+
+def a_record(**changes: object) -> bytes:
+    """pool.json of a pool with these changes, and a checksum that fits."""
+    body = {"format": 1, "pool": "p", "entry": {"labels": [], "versions": []}, "files": {}} | changes
+    digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    return json.dumps({**body, "sha256": digest}).encode()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"files": {file: ""}} for file in ("../../x", "/etc/x", "history/../../x", "", "./x", "a//x")]
+    + [{"files": ["x"]}, {"files": None}, {"entry": []}, {"entry": None}],
+)
+def test_a_record_that_leads_out_of_the_pool_or_is_none_is_refused(changes):
+    FOLDER.mkdir(parents=True)
+    (FOLDER / "pool.json").write_bytes(a_record(**changes))
+
+    with refused(r"^pools/p/pool\.json: is not as it was written; nothing was changed\."):
+        open_for(A)
+
+
+def test_a_record_of_a_later_format_is_refused():
+    FOLDER.mkdir(parents=True)
+    (FOLDER / "pool.json").write_bytes(a_record(format=2))
+
+    with refused(
+        r"^pools/p/pool\.json: has format 2, this release reads 1; nothing was changed\. Use the datapool that"
+    ):
+        open_for(A)
+
+
+@pytest.mark.parametrize("remove", [["../../victim.txt"], ["/victim.txt"], "victim.txt", [1], None])
+def test_a_note_that_no_merge_wrote_removes_nothing(remove):
+    add(A)
+    record = json.loads((FOLDER / "pool.json").read_text())["sha256"]
+    note = Path(".datapool/commit/p/note.json")
+    note.write_text(json.dumps({"record": record, "before": "", "remove": remove}))
+    victim = Path("victim.txt")
+    victim.write_text("somebody's")
+
+    with refused(
+        r"^\.datapool/commit/p/note\.json: no merge wrote this; nothing was changed\. Remove \.datapool/commit/p"
+    ):
+        open_for(B)
+    assert victim.exists()
+
+
+@pytest.mark.parametrize("link", [FOLDER, FOLDER / "history", Path(".datapool/commit/p")], ids=str)
+def test_a_link_in_the_place_of_a_folder_of_the_pool_is_refused(link):
+    add(A)
+    base = open_for(B)
+    elsewhere = Path("elsewhere").absolute()
+    if link.exists():
+        link.rename(elsewhere)
+    else:
+        elsewhere.mkdir()
+    link.symlink_to(elsewhere)
+    before = {path: path.read_bytes() for path in elsewhere.rglob("*") if path.is_file()}
+
+    for action in (lambda: open_for(B), lambda: close(base, picks(B, base))):
+        with refused(f"^{link}: is a link, but must be a folder; put a folder there, then run again"):
+            action()
+    assert {path: path.read_bytes() for path in elsewhere.rglob("*") if path.is_file()} == before
 
 
 # --- killed ----------------------------------------------------------------------------------------------------------

@@ -119,6 +119,9 @@ class ModelDisk(Disk):
     def exists(self, path: Path) -> bool:
         return str(path) == "." or path.name in self.folders.get(str(path.parent), {})
 
+    def is_link(self, path: Path) -> bool:
+        return False
+
     def sha256(self, path: Path) -> str:
         return hashlib.sha256(self.read(path)).hexdigest()
 
