@@ -294,6 +294,12 @@ class Params(_Section):
                 raise ValueError(
                     f"{one} {a!r} and {other} {b!r} lie in one another, and the pipeline writes the latter; give {remedy}"
                 )
+        for key in ("output_dir", "shared_dir"):
+            if not _within(folders[key], "."):
+                raise ValueError(
+                    f"{key} {folders[key]!r} leads out of the workspace by a link, and DVC deletes what lies there; "
+                    "remove the link"
+                )
 
     def _check_scores(self) -> None:
         file, column = self.active_learning_scores, self.active_learning_score_column_name

@@ -11,6 +11,7 @@ from conftest import ENVIRONMENT
 
 from datapool import workspace
 from datapool.errors import DatapoolError
+from datapool.params import load_params
 
 ROOT = Path(__file__).parents[2]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -121,6 +122,22 @@ def test_a_workspace_is_not_made_through_a_link_that_leads_nowhere_yet(tmp_path,
         workspace.init(tmp_path / "workspace", scm=workspace.Scm.NONE)
 
     assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "name"), [("output_dir", "output"), ("shared_dir", "pools"), ("output_dir", "results/new")]
+)
+def test_results_are_not_written_through_a_link_out_of_the_workspace(
+    with_params, tmp_path, tmp_path_factory, key, name
+):
+    with_params(**{key: name})
+    load_params()
+    (tmp_path / Path(name).parts[0]).symlink_to(tmp_path_factory.mktemp("elsewhere"))
+
+    with pytest.raises(
+        DatapoolError, match=rf"{key} '{name}' leads out of the workspace by a link, .*; remove the link"
+    ):
+        load_params()
 
 
 def _content(path: Path) -> dict[str, bytes]:
