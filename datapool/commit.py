@@ -237,7 +237,9 @@ class Store:
         make_folder(self._disk, self._staging)
         temporary = self._staging / f"writing-{Path(file).name}"
         written = write_file(self._disk, temporary, *parts)
-        if self.holds(file, written.sha256):
+        target = self.folder / file
+        is_there = self._disk.exists(target) and self._disk.size(target) == written.size
+        if is_there and self.holds(file, written.sha256):
             self._disk.unlink(temporary)
         else:
             self._disk.rename(temporary, self._staging / _staged_name(file, written.sha256))

@@ -79,6 +79,10 @@ class Disk:
         """Say whether there is a file or folder of that name."""
         return path.exists()
 
+    def size(self, path: Path) -> int:
+        """Give the bytes of a file."""
+        return path.stat().st_size
+
     def is_link(self, path: Path) -> bool:
         """Say whether a name is a symbolic link."""
         return path.is_symlink()

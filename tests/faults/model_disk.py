@@ -119,6 +119,9 @@ class ModelDisk(Disk):
     def exists(self, path: Path) -> bool:
         return str(path) == "." or path.name in self.folders.get(str(path.parent), {})
 
+    def size(self, path: Path) -> int:
+        return len(self.read(path))
+
     def is_link(self, path: Path) -> bool:
         return False
 

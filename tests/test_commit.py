@@ -1,0 +1,93 @@
+"""The lock of a workspace. What a commit does to files: test_pool.py, and tests/faults for every way in which it can end."""
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from datapool.commit import locked
+from datapool.errors import DatapoolError
+
+
+@pytest.fixture(autouse=True)
+def workspace(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@contextmanager
+def holder(seconds: float) -> Iterator[int]:
+    """Another process that holds the lock for so long; gives its pid."""
+    process = os.fork()
+    if not process:
+        with locked():
+            Path("held").touch()
+            time.sleep(seconds)
+            Path("done").touch()
+        os._exit(0)
+    while not Path("held").exists():
+        time.sleep(0.01)
+    try:
+        yield process
+    finally:
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+
+
+def test_a_second_process_is_refused_with_pid_and_host_of_the_first():
+    with (
+        holder(60) as process,
+        pytest.raises(
+            DatapoolError,
+            match=rf"^\.datapool/lock: another process \(pid {process} on {socket.gethostname()}\) is at work on the pools of "
+            r"this workspace; nothing was changed\. Wait until it has ended, or end it, then run again$",
+        ),
+        locked(patience=0.1),
+    ):
+        pass
+
+
+def test_a_second_process_waits_for_the_first():
+    with holder(0.3), locked(patience=30):
+        assert Path("done").exists()
+
+
+def test_the_lock_of_a_process_that_was_killed_is_free_at_once():
+    with holder(60) as process:
+        os.kill(process, signal.SIGKILL)
+        with locked(patience=30):
+            assert not Path("done").exists()
+
+
+def test_a_lock_is_given_back_whatever_happens_inside_and_its_file_stays():
+    with pytest.raises(RuntimeError), locked():
+        raise RuntimeError
+    with locked(patience=0):
+        pass
+
+    assert Path(".datapool/lock").exists()  # removed, two processes could hold it, each its own file
+
+
+def test_the_file_of_a_lock_that_nobody_holds_means_nothing():
+    Path(".datapool").mkdir()
+    Path(".datapool/lock").write_text("pid 1 on elsewhere")
+
+    with locked(patience=0):
+        pass
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, lambda path: path.symlink_to("elsewhere")], ids=["folder", "link"])
+def test_what_cannot_be_locked_is_told_in_one_line(make: Callable[[Path], object]):
+    Path(".datapool").mkdir()
+    make(Path(".datapool/lock"))
+
+    with (
+        pytest.raises(DatapoolError, match=r"^\.datapool/lock: cannot be locked \(.*\); make room or give write perm"),
+        locked(),
+    ):
+        pass
+    assert not Path("elsewhere").exists()
