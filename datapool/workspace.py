@@ -117,12 +117,6 @@ def update(folder: Path) -> list[str]:
     links = [name for name in (*_CODE, "params.yaml") if (folder / name).is_symlink()]
     if links:
         raise DatapoolError(
-            f"{folder}: {links[0]} is a link, and what it leads to is not the workspace's own; nothing was done. Put a copy "
-            "in its place, then run again"
-        )
-    links = [name for name in (*_CODE, "params.yaml") if (folder / name).is_symlink()]
-    if links:
-        raise DatapoolError(
             f"{folder / links[0]}: is a link to {(folder / links[0]).readlink()}, and an update would write through it; "
             "nothing was done. Put a file or folder of its own there, then run again"
         )

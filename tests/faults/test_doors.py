@@ -96,23 +96,6 @@ def test_a_model_of_a_hub_is_refused(name, tmp_path, monkeypatch):
 # --- links in a clone -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["datapool", "stages", "dvc.yaml", "params.yaml"])
-def test_an_update_writes_through_no_link(new_workspace, after, tmp_path, name):
-    there = after(new_workspace).folder
-    elsewhere = tmp_path / "elsewhere"
-    (there / name).rename(elsewhere)
-    (there / name).symlink_to(elsewhere)
-    before = _content(elsewhere)
-
-    with pytest.raises(
-        DatapoolError, match=rf"workspace: {name} is a link, .*nothing was done. Put a copy in its place"
-    ):
-        workspace.update(there)
-
-    assert _content(elsewhere) == before
-    assert (there / name).is_symlink()
-
-
 @pytest.mark.parametrize("name", ["params.yaml", "datapools.json", "None"])
 def test_a_workspace_is_not_made_through_a_link_that_leads_nowhere_yet(tmp_path, name):
     (tmp_path / "workspace").mkdir()
@@ -138,11 +121,6 @@ def test_results_are_not_written_through_a_link_out_of_the_workspace(
         DatapoolError, match=rf"{key} '{name}' leads out of the workspace by a link, .*; remove the link"
     ):
         load_params()
-
-
-def _content(path: Path) -> dict[str, bytes]:
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-    return {str(file): file.read_bytes() for file in files}
 
 
 # --- SECURITY.md ------------------------------------------------------------------------------------------------------
