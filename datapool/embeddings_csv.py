@@ -133,13 +133,14 @@ def _parse(file: BinaryIO, path: Path) -> EmbeddingsCsv:
         names = [name.strip('"') for name in header.decode().rstrip("\r").split(",")]
     except UnicodeDecodeError:
         refuse("is not UTF-8; save it as UTF-8")
-    if len(set(names)) < len(names):
-        refuse(f"has the column {next(name for name in names if names.count(name) > 1)!r} twice")
-    dimension = sum(name.startswith("embedding_") for name in names)
+    counts = Counter(names)
+    dimension = sum(name.startswith("embedding_") for name in counts)
     wanted = ["filenames", *(f"embedding_{column}" for column in range(dimension)), "labels"]
     missing = [name for name in wanted if name not in names]
     if missing or not dimension:
         refuse(f"lacks the column {missing[0] if missing else 'embedding_0'!r}; it has {', '.join(names)[:200]}")
+    if len(counts) < len(names):
+        refuse(f"has the column {counts.most_common(1)[0][0]!r} twice")
     last, n_lines, n_bytes = first, 0, 0
     while block := file.read(_BLOCK):
         last, n_lines = block, n_lines + block.count(b"\n") + block.count(b"\r")

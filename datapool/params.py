@@ -101,8 +101,8 @@ def _path(value: str) -> str:
 
 
 def _name(value: str) -> str:
-    if not value:
-        raise ValueError("a name, or null for none")
+    if not value or not value.isprintable():
+        raise ValueError("a name of printable characters")
     return value
 
 
@@ -173,7 +173,7 @@ class Datapool(_Section):
 class Model(_Section):
     """Backbone and embedding head."""
 
-    name: Annotated[str, Field(max_length=_NAME_LENGTH)]
+    name: Annotated[str, Field(max_length=_NAME_LENGTH), AfterValidator(_name)]
     num_ftrs: Count
     out_dim: Count
     pretrained: bool
@@ -433,6 +433,7 @@ def _within(path: str, folder: str) -> bool:
 def _shown(value: object) -> str:
     """Show a value within a line; YAML's references make a short text stand for an endless one."""
     if isinstance(value, list | dict | set):
-        return reprlib.repr(value)
-    text = repr(value[:_SHOWN]) if isinstance(value, str) else json.dumps(value, default=str)
+        text = reprlib.repr(value)
+    else:
+        text = repr(value[:_SHOWN]) if isinstance(value, str) else json.dumps(value, default=str)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} ..."

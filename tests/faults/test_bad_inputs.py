@@ -1,0 +1,1297 @@
+"""Everything that could be given to the pipeline and should not: what is said, and that no pool changes by it.
+
+A workspace has a pool of one version. Each case puts something bad in the way of the next batch and runs the stages; they
+end with one line for the user, or the batch goes on without the bad file and says why. The bytes of ``pools/`` and
+``datapools.json`` stay the same where a run is refused.
+"""
+
+import importlib
+import json
+import math
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import unicodedata
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from bad_files import (
+    Touch,
+    animation,
+    bare_pickle,
+    die,
+    encoded,
+    flipped,
+    packed,
+    picture,
+    png_claiming,
+    png_with_text,
+    saved,
+    sparse,
+    tiff_claiming,
+    with_overlap,
+)
+from conftest import ENVIRONMENT, write_circle, write_picture
+from PIL import Image
+from tally import count
+
+from datapool import batch, workspace
+from datapool.embeddings_csv import read_csv
+from datapool.errors import DatapoolError
+from datapool.images import inspect, read_rgb
+from datapool.params import load_params
+from datapool.tables import read_csv as read_table_csv
+from datapool.tables import read_json, read_names, read_table
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = yaml.safe_load((ROOT / "params.yaml").read_text())
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+BEFORE_THE_POOL = ("scan", "open", "train", "embed", "rank", "sample")
+ALL = (*BEFORE_THE_POOL, "merge")
+
+SETTINGS = {"embeddings": "circle.csv", "stopping_condition.min_distance": 0.1, "lightly.model.num_ftrs": 2}
+
+
+# --- a workspace whose pool must not change ---------------------------------------------------------------------------
+
+
+def words(stage: str) -> list[str]:
+    """What dvc.yaml gives to python for a stage: -m stages.scan --images output/images.parquet …"""
+    command = STAGES[stage]["cmd"].replace("${output_dir}", "output").replace("${shared_dir}", "pools")
+    return shlex.split(command.rpartition("exec python ")[2])
+
+
+def run(*stages: str) -> None:
+    """Run stages of the workspace in this process, as dvc.yaml calls them."""
+    for stage in stages:
+        _, module, *options = words(stage)
+        function = getattr(importlib.import_module(module), {"open": "open_base"}.get(stage, stage))
+        pairs = zip(options[::2], options[1::2], strict=True)
+        function(**{key.removeprefix("--").replace("-", "_"): Path(value) for key, value in pairs})
+
+
+def refusal(*stages: str) -> str:
+    """Run stages until one refuses; give its line, as a terminal shows it."""
+    with pytest.raises(DatapoolError) as caught:
+        run(*(stages or ALL))
+    told = str(caught.value)
+    assert "\n" not in told
+    assert len(told) < 1000
+    return told
+
+
+def contents(*names: str) -> dict[str, bytes]:
+    """Every file below these, by its path."""
+    paths = [path for name in names for path in (Path(name), *Path(name).rglob("*"))]
+    return {str(path): path.read_bytes() for path in sorted(paths) if path.is_file() and not path.is_symlink()}
+
+
+@pytest.fixture(scope="module")
+def first_version(tmp_path_factory) -> Path:
+    """A workspace whose pool has one version, of two images; embeddings of them and of the next batch are in circle.csv."""
+    folder = tmp_path_factory.mktemp("first") / "workspace"
+    folder.mkdir()
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(ROOT / name, folder)
+    (folder / "datapools.json").write_text("{}\n")
+    workspace.set_params(folder, SETTINGS)
+    for number in (1, 2):
+        write_picture(folder / f"data/cat/old_{number}.png", number)
+    write_picture(folder / "data_2/good.png", 3)
+    write_circle(folder / "circle.csv", {"cat/old_1.png": 0.0, "cat/old_2.png": 1.0, "good.png": 2.0})
+    here = Path.cwd()
+    os.chdir(folder)
+    try:
+        run(*ALL)
+    finally:
+        os.chdir(here)
+    shutil.rmtree(folder / "data")
+    (folder / "data_2").rename(folder / "data")
+    return folder
+
+
+@pytest.fixture
+def next_batch(first_version, tmp_path, monkeypatch) -> Iterator[Path]:
+    """A copy of that workspace as the current folder, with one good image in ``data``; its pool must not change."""
+    shutil.copytree(first_version, tmp_path / "w")
+    monkeypatch.chdir(tmp_path / "w")
+    before = contents("pools", "datapools.json")
+    assert len(before) >= 4
+    yield tmp_path / "w"
+    assert contents("pools", "datapools.json") == before
+    count("bad input", 1)
+
+
+@pytest.fixture
+def merged_batch(first_version, tmp_path, monkeypatch) -> Path:
+    """As next_batch, for runs that end well."""
+    shutil.copytree(first_version, tmp_path / "w")
+    monkeypatch.chdir(tmp_path / "w")
+    return tmp_path / "w"
+
+
+def put(name: str | bytes, data: bytes = b"", *, folder: str = "data") -> None:
+    path = Path(folder, os.fsdecode(name))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+def link_to_zeros(path: str) -> None:
+    Path(path).symlink_to("/dev/zero")
+
+
+def params(**values: object) -> None:
+    """Change params.yaml; ``a__b`` is the key a.b."""
+    workspace.set_params(Path(), {key.replace("__", "."): value for key, value in values.items()})
+
+
+def write_params(**values: object) -> None:
+    """As ``params``, for values that have to go around the functions that check them."""
+    content = yaml.load(Path("params.yaml").read_text(), QUICK_LOADER)
+    for key, value in values.items():
+        *above, name = key.split("__")
+        section = content
+        for part in above:
+            section = section[part]
+        if value is GONE:
+            del section[name]
+        else:
+            section[name] = value
+    Path("params.yaml").write_text(yaml.dump(content, Dumper=QUICK_DUMPER, sort_keys=False))
+
+
+QUICK_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+QUICK_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
+GONE = object()
+"""Stands for a key that is taken out."""
+
+
+def test_the_workspace_of_these_tests_takes_a_good_batch(merged_batch):
+    run(*ALL)
+
+    assert read_csv(Path("pools/my_datapool/datapool_latest.csv")).filenames == [
+        "cat/old_1.png",
+        "cat/old_2.png",
+        "good.png",
+    ]
+
+
+# --- images that are of no use: a row that says why ---------------------------------------------------------------------
+
+BOMB = "decompression bomb: claims more than 89478485 pixels"
+UNKNOWN = "not an image: no known format"
+GOOD = encoded(picture(), "PNG")
+
+BAD_IMAGES: dict[str, tuple[bytes, str]] = {
+    "zero bytes": (b"", "empty file"),
+    "a text": (b"hello\n", UNKNOWN),
+    "a web page": (b"<html>404</html>", UNKNOWN),
+    "zeros after a power cut": (bytes(4096), UNKNOWN),
+    "JPEG that lacks its end": (encoded(picture(), "JPEG")[:-200], "cannot be decoded (image file is truncated (134 bytes not processed))"),
+    "PNG that lacks its end": (GOOD[:-500], "cannot be decoded (image file is truncated)"),
+    "PNG that lacks all but its head": (GOOD[:40], UNKNOWN),
+    "PNG with a rotten byte in its pixels": (flipped(GOOD, 0.5), "cannot be decoded (broken data stream when reading image file)"),
+    "60000 x 60000 in 74 bytes": (png_claiming(60_000, 60_000), BOMB),
+    "2147483647 x 2147483647": (png_claiming(2**31 - 1, 2**31 - 1), BOMB),
+    "where Pillow only warns": (png_claiming(9_470, 9_470), BOMB),
+    "one row too many": (png_claiming(89_478_486, 1), BOMB),
+    "TIFF bomb": (tiff_claiming(60_000, 60_000), BOMB),
+    "no width": (png_claiming(0, 5), UNKNOWN),
+    "PNG text bomb": (png_with_text(70_000_000), "cannot be decoded (Decompressed data too large for PngImagePlugin.MAX_TEXT_CHUNK)"),
+    "EPS, which Ghostscript would run": (encoded(picture(), "EPS"), UNKNOWN),
+    "GIF": (encoded(picture(), "GIF"), UNKNOWN),
+    "SVG": (b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>', UNKNOWN),
+    "PDF": (encoded(picture(), "PDF"), UNKNOWN),
+    "zip bomb": (packed(1_000_000), UNKNOWN),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", BAD_IMAGES)
+def test_a_bad_image_gets_a_row_that_says_why(next_batch, what):
+    data, why = BAD_IMAGES[what]
+    put("bad.jpg", data)
+    run("scan")
+    images = read_table(Path("output/images.parquet"))
+
+    assert images.path.tolist() == ["bad.jpg", "good.png"]
+    assert images.status.tolist() == ["corrupt", "ok"]
+    assert images.reason[0].startswith(why.removesuffix(")"))
+
+
+def test_bad_images_are_explained_and_none_of_them_is_in_the_pool(merged_batch):
+    for number, (data, _) in enumerate(BAD_IMAGES.values()):
+        put(f"bad_{number:02d}.jpg", data + bytes([number]) * bool(data))
+    run(*ALL)
+    removed = read_table_csv(Path("output/removed_samples.csv"))
+
+    assert removed.kind.tolist() == ["corrupt"] * len(BAD_IMAGES)
+    assert (removed.reason != "").all()
+    assert read_names(Path("output/filenames/corrupt_filenames.txt")) == removed.filename.tolist()
+    assert read_csv(Path("pools/my_datapool/datapool_latest.csv")).filenames[2:] == ["good.png"]
+
+
+def test_a_batch_of_bad_images_alone_makes_no_version(next_batch):
+    shutil.rmtree("data")
+    put("bad.jpg")
+    run(*ALL)
+
+    assert read_json(Path("output/metrics.json"))["corrupt"] == 1
+
+
+def test_a_huge_file_is_not_read(next_batch):
+    sparse(Path("data/bad.jpg"), 2**40)
+    run("scan")
+
+    assert read_table(Path("output/images.parquet")).reason[0] == "cannot be read (larger than 1073741824 bytes)"
+
+
+def test_identical_images_are_one(next_batch):
+    for number in range(20):
+        put(f"copy_{number:02d}.png", GOOD)
+    run("scan")
+    images = read_table(Path("output/images.parquet"))
+
+    assert images.status.value_counts().to_dict() == {"ok": 2, "duplicate": 19}
+    assert set(images.reason[images.status == "duplicate"]) == {"duplicate of copy_00.png"}
+
+
+RED = Image.new("RGB", (8, 8), "red")
+
+ODD_IMAGES: dict[str, tuple[bytes, tuple[int, int, int]]] = {
+    "animated WebP": (animation("WEBP"), (255, 0, 0)),
+    "animated PNG": (animation("PNG"), (255, 0, 0)),
+    "TIFF of three pages": (animation("TIFF"), (255, 0, 0)),
+    "CMYK": (encoded(RED.convert("CMYK"), "TIFF"), (255, 0, 0)),
+    "16 bit, half of white": (encoded(Image.fromarray(np.full((8, 8), 32896, dtype=np.uint16)), "PNG"), (128, 128, 128)),
+    "grey with alpha, all transparent": (encoded(Image.new("LA", (8, 8), (0, 0)), "PNG"), (255, 255, 255)),
+    "RGBA, half transparent": (encoded(Image.new("RGBA", (8, 8), (255, 0, 0, 128)), "PNG"), (255, 127, 127)),
+    "palette": (encoded(RED.convert("P"), "PNG"), (255, 0, 0)),
+    "palette with its only colour transparent": (encoded(RED.quantize(2), "PNG", transparency=0), (255, 255, 255)),
+    "one bit": (encoded(Image.new("1", (8, 8), 1), "PNG"), (255, 255, 255)),
+    "floats of which some are no numbers": (encoded(Image.fromarray(np.full((8, 8), np.nan, dtype=np.float32)), "TIFF"), (0, 0, 0)),
+    "one pixel": (encoded(Image.new("RGB", (1, 1), "red"), "PNG"), (255, 0, 0)),
+    "a broken colour profile": (encoded(RED, "PNG", icc_profile=b"nonsense"), (255, 0, 0)),
+    "PNG with another ending": (encoded(RED, "PNG"), (255, 0, 0)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", ODD_IMAGES)
+def test_an_odd_image_is_read_as_people_see_it(next_batch, what):
+    data, colour = ODD_IMAGES[what]
+    put("odd.jpg", data)
+    run("scan")
+    images = read_table(Path("output/images.parquet"))
+
+    assert images.status.tolist() == ["ok", "ok"]
+    shown = read_rgb(Path("data/odd.jpg"), content_hash=images.content_hash[images.path == "odd.jpg"].item())
+    assert (shown.mode, shown.getpixel((0, 0))) == ("RGB", colour)
+
+
+def test_a_rotten_byte_that_a_jpeg_cannot_tell_is_another_image():
+    # JPEG has no checksum: what decodes is taken, and has another content hash.
+    whole = encoded(picture(), "JPEG", quality=95)
+    found = [inspect_bytes(data) for data in (whole, flipped(whole, 0.7))]
+
+    assert [one.damage for one in found] == ["", ""]
+    assert found[0].content_hash != found[1].content_hash
+
+
+def inspect_bytes(data: bytes) -> Any:
+    with tempfile.NamedTemporaryFile(suffix=".jpg") as file:
+        Path(file.name).write_bytes(data)
+        return inspect(Path(file.name), decode=True)
+
+
+# --- what is no regular file ------------------------------------------------------------------------------------------
+
+
+def make_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(path.name)  # a name of a socket is short
+
+
+SPECIAL: dict[str, tuple[Callable[[Path], object], str]] = {
+    "FIFO": (os.mkfifo, "cannot be read (no regular file)"),
+    "socket": (make_socket, "cannot be read (no regular file)"),
+    "broken link": (lambda path: path.symlink_to("nowhere.jpg"), "cannot be read (No such file or directory)"),
+    "link to itself": (lambda path: path.symlink_to(path.name), "cannot be read (Too many levels of symbolic links)"),
+    "link to a link to itself": (lambda path: (path.symlink_to("loop.jpg"), Path("data/loop.jpg").symlink_to("x.jpg")),
+                                 "cannot be read (Too many levels of symbolic links)"),
+    "link to /dev/zero": (lambda path: path.symlink_to("/dev/zero"), batch.LINK_OUT),
+    "link to a secret": (lambda path: path.symlink_to("/etc/passwd"), batch.LINK_OUT),
+    "link to an image outside": (lambda path: (put("o.png", GOOD, folder="outside"), path.symlink_to("../outside/o.png")),
+                                 batch.LINK_OUT),
+    "link to a link out": (lambda path: (Path("data/.hop").symlink_to("/etc/passwd"), path.symlink_to(".hop")), batch.LINK_OUT),
+    "link to a folder that begins like input_dir": (
+        lambda path: (put("o.png", GOOD, folder="data_of_others"), path.symlink_to("../data_of_others/o.png")), batch.LINK_OUT),
+    "link out that is broken": (lambda path: path.symlink_to("/nowhere/at/all.jpg"), batch.LINK_OUT),
+}  # fmt: skip
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("check", [True, False], ids=["decoded", "hashed only"])
+@pytest.mark.parametrize("what", SPECIAL)
+def test_what_is_no_file_of_the_batch_is_not_opened(next_batch, monkeypatch, what, check):
+    make, why = SPECIAL[what]
+    params(enable_corruptness_check=check)
+    with monkeypatch.context() as inside:
+        inside.chdir("data") if what == "socket" else None
+        make(Path("x.jpg") if what == "socket" else Path("data/x.jpg"))
+    opened = []
+    read_bytes = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: opened.append(path.name) or read_bytes(path))
+    run("scan")
+    images = read_table(Path("output/images.parquet")).set_index("path")
+
+    assert (images.status["x.jpg"], images.reason["x.jpg"], images.content_hash["x.jpg"]) == ("corrupt", why, "")
+    assert images.status["good.png"] == "ok"
+    assert "x.jpg" not in opened
+
+
+def test_links_out_are_told_and_explained(merged_batch, capsys):
+    for name in ("x.jpg", "y.jpg"):
+        Path("data", name).symlink_to("/etc/passwd")
+    run(*ALL)
+
+    assert "\nWARNING: 2 links lead out of data and are not followed, such as 'x.jpg'\n" in capsys.readouterr().out
+    assert read_table_csv(Path("output/removed_samples.csv")).reason.tolist() == [batch.LINK_OUT] * 2
+    assert b"root:" not in b"".join(contents("output", "pools").values())
+
+
+def test_a_link_within_is_an_image_of_its_own(next_batch):
+    put("cat/a.png", GOOD)
+    Path("data/link.png").symlink_to("cat/a.png")
+    params(remove_exact_duplicates=False)
+    run("scan")
+    images = read_table(Path("output/images.parquet"))
+
+    assert (images.path.tolist(), images.status.tolist()) == (["cat/a.png", "good.png", "link.png"], ["ok"] * 3)
+
+
+@pytest.mark.parametrize("target", [".", "..", "/", "cat"])
+def test_a_link_to_a_folder_is_not_entered(next_batch, target):
+    Path("data/cat").mkdir()
+    Path("data/link").symlink_to(target)
+    Path("data/link.jpg").symlink_to(target)
+    run("scan")
+
+    assert read_table(Path("output/images.parquet")).path.tolist() == ["good.png"]
+    assert read_json(Path("output/passed_over.json"))["not_images"] == 2
+
+
+def test_a_folder_called_like_an_image_is_a_folder(next_batch):
+    put("x.jpg/a.png", GOOD)
+    run("scan")
+
+    assert read_table(Path("output/images.parquet")).weak_label.tolist() == [".", "x.jpg"]
+
+
+# --- names ------------------------------------------------------------------------------------------------------------
+
+KEPT_NAMES = [
+    "a\nb.png", "a\r\nb.png", "\x0b.png", "a,b.png", "a;b.png", 'a"b.png', "'a'.png", "a b .png", " .png", "#a.png",
+    "a\\b.png", "NA.png", "null.png", "001.png", "1e5.png", "TRUE.png", "nan", "x" * 251 + ".png", "红色 👗.png",
+    "\u202egnp.exe.png", "\u200b.png", "\u2028\x85.png", "\ufeffa.png", "été.png", unicodedata.normalize("NFD", "été.png"),
+    "A.png", "a.png", "<script>.png", "${x}.png", "$(touch executed).png", "%s.png", "~.png", "*.png", "a'; drop table.png",
+]  # fmt: skip
+DANGEROUS_NAMES = [
+    "=cmd|' /C calc'!A0.png", "=1+1.png", "+1.png", "-rf.png", "--help.png", "@SUM(1).png", "\t=1.png", "\r=1.png", "\n=1.png",
+    " =1.png", "＝1.png", "=cmd/a.png", "-/a.png",
+]  # fmt: skip
+
+
+def cells(path: Path) -> list[str]:
+    """Every text of a csv as a spreadsheet would take it, numbers without quotes left out."""
+    found = re.findall(rb'"((?:[^"]|"")*)"', path.read_bytes())
+    return [cell.decode().replace('""', '"') for cell in found]
+
+
+@pytest.mark.parametrize("prefix", ["", "=week/", "-/"])
+def test_every_name_comes_back_and_none_is_a_formula(merged_batch, prefix):
+    names = [name if name.endswith(".png") else f"{name}.png" for name in (*KEPT_NAMES, *DANGEROUS_NAMES)]
+    names += [f"x/{name}" for name in names]
+    shutil.rmtree("data")
+    for number, name in enumerate(names):
+        put(name, encoded(picture(seed=number + 10), "PNG"))
+    write_circle(
+        Path("circle.csv"), {(prefix + name).replace('"', '""'): number / 1000 for number, name in enumerate(names)}
+    )
+    params(filename_prefix=prefix, dump_dataset=True, stopping_condition__min_distance=0.0)
+    params(stopping_condition__n_samples=len(names) - 5)
+    run(*ALL)
+    pool = Path("pools/my_datapool")
+    filenames = read_csv(pool / "datapool_latest.csv").filenames
+
+    assert read_table(Path("output/images.parquet")).path.sort_values().tolist() == sorted(names)
+    assert {name.removeprefix("./").removeprefix(prefix) for name in filenames[2:]} <= set(names)
+    assert len(filenames) == len(set(filenames)) == 2 + len(names) - 5
+    assert filenames == read_table_csv(pool / "samples.csv").filename.tolist()
+    assert filenames == read_names(Path("output/filenames/sampled_filenames.txt"))
+    for filename in filenames[2:]:
+        copied = Path("output/data/sampled", filename)
+        assert copied.read_bytes() == Path("data", filename.removeprefix("./").removeprefix(prefix)).read_bytes()
+    for table in (pool / "datapool_latest.csv", pool / "samples.csv", Path("output/removed_samples.csv")):
+        risky = [
+            cell for cell in cells(table) if cell.strip()[:1] in tuple("=+-@＝＋－＠") or cell[:1] in tuple("\t\r\n")
+        ]
+        assert risky == []
+    count("odd name", len(names))
+
+
+def test_a_folder_called_like_a_formula_is_no_formula_as_a_label_and_keeps_its_limit(merged_batch):
+    shutil.rmtree("data")
+    for number in range(3):
+        put(f"=cmd/{number}.png", encoded(picture(seed=number), "PNG"))
+    write_circle(Path("circle.csv"), {f"=cmd/{number}.png": 2.0 + number for number in range(3)})
+    params(rules__balance={"=cmd": 1})
+    run(*ALL)
+
+    samples = read_table_csv(Path("pools/my_datapool/samples.csv"))
+    assert samples.weak_label.tolist() == ["cat", "cat", "./=cmd"]
+    assert set(read_table_csv(Path("output/removed_samples.csv")).reason) == {"label ./=cmd has its 1 pick"}
+
+
+def test_a_name_of_a_protected_csv_is_no_formula_either(merged_batch):
+    write_circle(Path("protected.csv"), {"=cmd": 2.0})
+    params(rules__protected="protected.csv")
+    run(*ALL)
+
+    assert read_table_csv(Path("output/removed_samples.csv")).nearest.tolist() == ["./=cmd"]
+
+
+@pytest.mark.parametrize("name", [b"\xe9.png", b"\xe9/a.png", b"a\xff\xfe.png", b"\xed\xa0\x80.png"])
+def test_a_name_that_is_not_utf_8_is_refused_with_its_bytes(next_batch, name):
+    put(name, GOOD)
+
+    assert refusal() == f"'data': the file name {name!r} is not UTF-8; rename it"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("A.png", "a.png"), ("été.png", unicodedata.normalize("NFD", "été.png")), ("ß.png", "SS.png")]
+)
+def test_twins_are_both_kept_and_told(next_batch, capsys, one, other):
+    put(one, GOOD)
+    put(other, encoded(picture(seed=1), "PNG"))
+    run("scan")
+    images, told = read_table(Path("output/images.parquet")), capsys.readouterr().out.splitlines()
+
+    assert {one, other} < set(images.path)
+    assert images.status.tolist() == ["ok"] * 3
+    assert len(told) == 2
+    assert told[1].startswith("WARNING: 1 names differ from another one only in case or accents, such as ")
+    assert told[1].endswith("; all are kept, but some file systems cannot tell them apart")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../../etc/passwd", "/etc/passwd", "a\0b.png", "nowhere.png", "data/good.png", "x" * 300, "", "good.png/", "."],
+)
+def test_a_list_of_relevant_names_reaches_nothing_but_images_of_the_batch(next_batch, name):
+    Path("names.txt").write_bytes(f"good.png\n{name}\n".encode())
+    params(relevant_filenames_file="names.txt")
+    if not name:
+        return run("scan")  # an empty line is none
+    told = refusal()
+
+    assert told == (
+        "params.yaml: relevant_filenames_file lists 1 names that are no images of 'data', such as "
+        f"{name[:200]!r}; a name is the path below input_dir. Remove them"
+    )
+    return None
+
+
+@pytest.mark.parametrize("listed", ["=a.png", "./=a.png"])
+def test_a_list_may_name_an_image_with_or_without_the_point_in_front(next_batch, listed):
+    put("=a.png", GOOD)
+    Path("names.txt").write_text(f"{listed}\n")
+    params(relevant_filenames_file="names.txt")
+    run("scan")
+
+    assert read_table(Path("output/images.parquet")).filename.tolist() == ["./=a.png"]
+
+
+# --- input_dir --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("input_dir", "told"),
+    [
+        ("nowhere", "params.yaml: input_dir is 'nowhere', which is not there; give a folder of images"),
+        ("circle.csv", "params.yaml: input_dir is 'circle.csv', which is a file; give a folder of images"),
+        ("circle.csv/x", "params.yaml: input_dir is 'circle.csv/x', which is not there; give a folder of images"),
+        ("/dev/zero", "params.yaml: input_dir is '/dev/zero', which is a file; give a folder of images"),
+        ("loop", "params.yaml: input_dir is 'loop', which is a file; give a folder of images"),
+        ("pools", "params.yaml: input_dir 'pools' and shared_dir 'pools' lie in one another, and the pipeline writes the "
+         "latter; give a folder that holds images only"),
+        ("pools/my_datapool", "params.yaml: input_dir 'pools/my_datapool' and shared_dir 'pools' lie in one another, and the "
+         "pipeline writes the latter; give a folder that holds images only"),
+        (".", "params.yaml: input_dir '.' and output_dir 'output' lie in one another, and the pipeline writes the latter; "
+         "give a folder that holds images only"),
+        ("data/../output/x", "params.yaml: input_dir 'data/../output/x' and output_dir 'output' lie in one another, and the "
+         "pipeline writes the latter; give a folder that holds images only"),
+        ("link_to_output", "params.yaml: input_dir 'link_to_output' and output_dir 'output' lie in one another, and the "
+         "pipeline writes the latter; give a folder that holds images only"),
+    ],
+)  # fmt: skip
+def test_an_input_dir_that_is_no_folder_of_its_own_is_refused(next_batch, input_dir, told):
+    Path("loop").symlink_to("loop")
+    Path("link_to_output").symlink_to("output")
+    params(input_dir=input_dir)
+
+    assert refusal() == told
+
+
+def test_an_empty_input_dir_makes_no_version(next_batch, capsys):
+    Path("data/good.png").unlink()
+    run(*ALL)
+
+    assert "nothing to pick: of 0 images none is a candidate; the pool stays as it is" in capsys.readouterr().out
+
+
+# --- tables that somebody else wrote ----------------------------------------------------------------------------------
+
+HEADER = b"filenames,embedding_0,embedding_1,labels\n"
+NO_CSV = "; an embeddings csv has the columns filenames, embedding_0, …, labels"
+
+BAD_CSVS: dict[str, tuple[bytes, str]] = {
+    "nothing": (b"", "is empty" + NO_CSV),
+    "no header": (b"good.png,1,0,0\n", "lacks the column 'filenames'; it has good.png, 1, 0, 0" + NO_CSV),
+    "no filenames": (b"file,embedding_0,labels\na,1,0\n", "lacks the column 'filenames'; it has file, embedding_0, labels" + NO_CSV),
+    "no embeddings": (b"filenames,labels\na,0\n", "lacks the column 'embedding_0'; it has filenames, labels" + NO_CSV),
+    "a number left out": (b"filenames,embedding_0,embedding_2,labels\n", "lacks the column 'embedding_1'; it has filenames, embedding_0, embedding_2, labels" + NO_CSV),
+    "no labels": (b"filenames,embedding_0\na,1\n", "lacks the column 'labels'; it has filenames, embedding_0" + NO_CSV),
+    "a column twice": (b"filenames,filenames,embedding_0,labels\n", "has the column 'filenames' twice" + NO_CSV),
+    "semicolons": (b"filenames;embedding_0;labels\n", "lacks the column 'filenames'; it has filenames;embedding_0;labels" + NO_CSV),
+    "UTF-16": ((HEADER + b"good.png,1,0,0\n").decode().encode("utf-16"), "is not UTF-8, perhaps UTF-16; save it as UTF-8" + NO_CSV),
+    "UTF-16 without a mark": (HEADER.decode().encode("utf-16-le"), "is not UTF-8, perhaps UTF-16; save it as UTF-8" + NO_CSV),
+    "Latin-1 in the header": (b"filenames,embedding_0,labels,\xe9\n", "is not UTF-8; save it as UTF-8" + NO_CSV),
+    "Latin-1": (HEADER + b"\xe9.png,1,0,0\n", "cannot be read (In CSV column #0: CSV conversion error to string: invalid UTF8 data)" + NO_CSV),
+    "cut off in a row": (HEADER + b"good.png,1,0", "does not end with a line break, so it was cut off" + NO_CSV),
+    "a tail of zeros": (HEADER + b"good.png,1,0,0\n" + bytes(512), "does not end with a line break, so it was cut off" + NO_CSV),
+    "zeros in a name": (HEADER + b"a\0.png,1,0,0\n", "has a filename with a zero byte in it, which begins with 'a\\x00.png'" + NO_CSV),
+    "an open quote": (HEADER + b'"good.png,1,0,0\n', 'cannot be read (CSV parse error: Expected 4 columns, got 1: "good.png,1,0,0)' + NO_CSV),
+    "too few values": (HEADER + b"good.png,1,0\n", "cannot be read (CSV parse error: Expected 4 columns, got 3: good.png,1,0)" + NO_CSV),
+    "too many values": (HEADER + b"good.png,1,0,0,0\n", "cannot be read (CSV parse error: Expected 4 columns, got 5: good.png,1,0,0,0)" + NO_CSV),
+    "a name of 5 MB": (HEADER + b"x" * 5_000_000 + b",1,0,0\n", f"has a filename of more than 4096 bytes, which begins with '{'x' * 40}'" + NO_CSV),
+    "a name twice": (HEADER + b"good.png,1,0,0\n" * 2, "has the filename 'good.png' 2 times" + NO_CSV),
+    "NaN": (HEADER + b"good.png,nan,0,0\n", "the embedding of 'good.png' has a value that is no finite number" + NO_CSV),
+    "infinity": (HEADER + b"good.png,-inf,0,0\n", "the embedding of 'good.png' has a value that is no finite number" + NO_CSV),
+    "more than a float32 holds": (HEADER + b"good.png,1e39,0,0\n", "the embedding of 'good.png' has a value that is no finite number" + NO_CSV),
+    "a gap": (HEADER + b"good.png,,0,0\n", "the embedding of 'good.png' has a value that is no finite number" + NO_CSV),
+    "a word": (HEADER + b"good.png,one,0,0\n", "cannot be read (In CSV column #1: CSV conversion error to float: invalid value 'one')" + NO_CSV),
+    "half a label": (HEADER + b"good.png,1,0,0.5\n", "cannot be read (In CSV column #3: CSV conversion error to int64: invalid value '0.5')" + NO_CSV),
+    "no label": (HEADER + b"good.png,1,0,\n", "a label is missing" + NO_CSV),
+    "other images": (HEADER + b"../data/good.png,1,0,0\n/etc/passwd,1,0,0\n", "lacks the embeddings of 1 images of the batch, such as 'good.png'; add them, or name the images that it has in relevant_filenames_file"),
+    "another dimension than the pool": (b"filenames,embedding_0,labels\ngood.png,1,0\n", "has embeddings of 1 dimensions of unknown origin, but those of pool 'my_datapool' are of 2 dimensions from a csv; set embeddings: null to use the pool's own model, or give another datapool.name"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", BAD_CSVS)
+def test_a_bad_embeddings_csv_is_refused(next_batch, what):
+    data, told = BAD_CSVS[what]
+    put("circle.csv", data, folder=".")
+
+    assert refusal() == f"circle.csv: {told}"
+
+
+def test_a_zero_vector_has_no_direction(next_batch):
+    put("circle.csv", HEADER + b"good.png,0,0,0\n", folder=".")
+
+    assert refusal() == (
+        "the embedding of 'good.png' is all zeros and has no direction; remove the image from the batch"
+    )
+
+
+@pytest.mark.timeout(60)
+def test_a_quote_that_is_never_closed_does_not_gather_the_whole_file(next_batch):
+    # Read a line at a time with all quotes counted anew, these 6 MB took hours.
+    put("circle.csv", HEADER + b'"open\n' + b"b.png,1,0,0\n" * 500_000, folder=".")
+
+    assert refusal().startswith("circle.csv: cannot be read (CSV parse error: Expected 4 columns, got 1: ")
+
+
+@pytest.mark.timeout(60)
+def test_a_wide_header_before_many_line_breaks_asks_for_no_terabytes(next_batch):
+    columns = ",".join(f"embedding_{column}" for column in range(5_000))
+    put("circle.csv", f"filenames,{columns},labels\n".encode() + b"\n" * 10_000_000, folder=".")
+
+    assert refusal().startswith("circle.csv: has embeddings of 5000 dimensions of unknown origin")
+
+
+@pytest.mark.parametrize(
+    "data", [HEADER + b"good.png,0.5,2,0\n", b"\xef\xbb\xbf" + HEADER.replace(b"\n", b"\r\n") + b"good.png,0.5,2,0\r\n"]
+)
+def test_good_tables_with_marks_of_other_systems_are_read(merged_batch, data):
+    put("circle.csv", data, folder=".")
+    run(*ALL)
+
+    assert read_csv(Path("pools/my_datapool/datapool_latest.csv")).embeddings[-1].tolist() == [0.5, 2.0]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, link_to_zeros], ids=["FIFO", "folder", "device"])
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"embeddings": "x"}, "x: cannot be read (no regular file); give an embeddings csv"),
+        ({"relevant_filenames_file": "x"},
+         "x: cannot be read as a list of file names (no regular file); give a text file as relevant_filenames_file"),
+        ({"method": "coral", "active_learning_scores": "x", "active_learning_score_column_name": "entropy",
+          "stopping_condition__min_distance": -1, "stopping_condition__n_samples": 1},
+         "x: cannot be read (no regular file); give a csv as active_learning_scores"),
+    ],
+    ids=["embeddings", "names", "scores"],
+)  # fmt: skip
+def test_what_is_no_file_is_no_table(next_batch, changes, told, make):
+    make("x")
+    params(**{key: value for key, value in changes.items() if "__" not in key or "min_" not in key})
+    write_params(**changes)
+
+    assert refusal() == told
+
+
+NO_SCORES = "; a csv of scores has the column filename and a column 'entropy'"
+
+BAD_SCORES: dict[str, tuple[bytes, str]] = {
+    "nothing": (b"", "cannot be read (Empty CSV file)"),
+    "no header": (b"good.png,1\n", "lacks the column 'filename'; it has good.png, 1"),
+    "other column": (b"filename,margin\ngood.png,1\n", "lacks the column 'entropy'; it has filename, margin"),
+    "a column twice": (b"filename,entropy,entropy\ngood.png,1,1\n", "has the column 'entropy' twice"),
+    "UTF-16": ("filename,entropy\ngood.png,1\n".encode("utf-16"), "is not UTF-8, perhaps UTF-16; save it as UTF-8"),
+    "Latin-1": (b"filename,entropy\n\xe9,1\n", "cannot be read (In CSV column #0: Row #2: CSV conversion error to string: invalid UTF8 data)"),
+    "cut off": (b"filename,entropy\ngood.png,1", "does not end with a line break, so it was cut off"),
+    "zeros in a name": (b"filename,entropy\na\0,1\n", "has a filename with a zero byte in it, which begins with 'a\\x00'"),
+    "a long name": (b"filename,entropy\n" + b"x" * 5000 + b",1\n", f"has a filename of more than 4096 bytes, which begins with '{'x' * 40}'"),
+    "an open quote": (b'filename,entropy\n"good.png,1\n', 'cannot be read (CSV parse error: Row #2: Expected 2 columns, got 1: "good.png,1)'),
+    "too many values": (b"filename,entropy\ngood.png,1,2\n", "cannot be read (CSV parse error: Row #2: Expected 2 columns, got 3: good.png,1,2)"),
+    "a word": (b"filename,entropy\ngood.png,high\n", "cannot be read (In CSV column #1: Row #2: CSV conversion error to double: invalid value 'high')"),
+    "a name twice": (b"filename,entropy\ngood.png,1\ngood.png,2\n", "has the filename 'good.png' twice"),
+    "none of this image": (b"filename,entropy\n./data/good.png,1\n", "lacks 1 images of the batch, such as 'good.png'; add their scores"),
+    "a gap": (b"filename,entropy\ngood.png,\n", "the entropy of 'good.png' is missing, and a score is a finite number, 0 or more"),
+    "below zero": (b"filename,entropy\ngood.png,-1\n", "the entropy of 'good.png' is -1, and a score is a finite number, 0 or more"),
+    "infinity": (b"filename,entropy\ngood.png,1e400\n", "the entropy of 'good.png' is inf, and a score is a finite number, 0 or more"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", BAD_SCORES)
+def test_a_bad_csv_of_scores_is_refused(next_batch, what):
+    data, told = BAD_SCORES[what]
+    put("scores.csv", data, folder=".")
+    write_params(method="coral", active_learning_scores="scores.csv", active_learning_score_column_name="entropy")
+    write_params(stopping_condition__min_distance=-1, stopping_condition__n_samples=1)
+
+    assert refusal() == f"scores.csv: {told}{NO_SCORES}"
+
+
+BAD_LISTS: dict[str, tuple[bytes, str]] = {
+    "Latin-1": (b"\xe9.png\n", "cannot be read as a list of file names (not UTF-8: invalid continuation byte at byte 0); save it as UTF-8"),
+    "UTF-16": ("good.png\n".encode("utf-16"), "cannot be read as a list of file names (not UTF-8: invalid start byte at byte 0); save it as UTF-8"),
+    "an open quote": (b'"good.png\n', 'line 1 begins with a quote but is no JSON text: "good.png'),
+    "text after a quote": (b'"a" b\n', 'line 1 begins with a quote but is no JSON text: "a" b'),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", BAD_LISTS)
+def test_a_bad_list_of_names_is_refused(next_batch, what):
+    data, told = BAD_LISTS[what]
+    put("names.txt", data, folder=".")
+    params(relevant_filenames_file="names.txt")
+
+    assert refusal() == f"names.txt: {told}"
+
+
+@pytest.mark.parametrize("name", ["images.parquet", "base/rows.parquet", "embeddings.parquet", "trace.parquet"])
+@pytest.mark.parametrize("damage", ["empty", "cut", "text"])
+def test_a_damaged_table_between_stages_is_named(next_batch, name, damage):
+    run(*BEFORE_THE_POOL)
+    path = Path("output", name)
+    path.write_bytes({"empty": b"", "cut": path.read_bytes()[:-20], "text": b"no table"}[damage])
+    told = refusal("open" if name == "images.parquet" else "sample")
+
+    assert told.startswith(f"output/{name}: is not the table that a stage wrote (")
+    assert told.endswith("); remove it and run `dvc repro`")
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"", "Expecting value: line 1 column 1 (char 0)"),
+        (b"{", "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
+        (b"\xff", "'utf-8' codec can't decode byte 0xff in position 0: invalid start byte"),
+        (b"[" * 100_000, "maximum recursion depth exceeded while decoding a JSON array from a unicode string"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "Exceeds the limit (4300 digits) for integer string conversion: value has 5000 "
+         "digits; use sys.set_int_max_str_digits() to increase the limit"),
+    ],
+    ids=["empty", "cut", "no UTF-8", "deep", "a long number"],
+)  # fmt: skip
+def test_a_damaged_json_file_is_named(next_batch, data, why):
+    run(*BEFORE_THE_POOL)
+    put("output/metrics.json", data, folder=".")
+
+    assert refusal("merge") == (
+        f"output/metrics.json: is not JSON ({why}); `git checkout -- output/metrics.json` brings back its last version"
+    )
+
+
+# --- params.yaml ------------------------------------------------------------------------------------------------------
+
+
+def keys(section: dict[str, Any], above: str = "") -> dict[str, Any]:
+    """Every key of params.yaml with its value, sections too; ``a__b`` is the key a.b."""
+    found = {}
+    for name, value in section.items():
+        found[above + name] = value
+        found |= keys(value, f"{above}{name}__") if isinstance(value, dict) else {}
+    return found
+
+
+KEYS = keys(SHIPPED)
+
+
+def load_refusal(**changes: object) -> str:
+    write_params(**changes)
+    with pytest.raises(DatapoolError) as caught:
+        load_params()
+    told = str(caught.value)
+    assert "\n" not in told
+    assert len(told) < 500
+    return told
+
+
+@pytest.fixture
+def own_params(tmp_path, monkeypatch):
+    """The shipped params.yaml as that of the current folder."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    yield
+    count("bad parameter", 1)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_every_key_has_to_be_there(own_params, key):
+    assert load_refusal(**{key: GONE}) == (
+        f"params.yaml: {key.replace('__', '.')} is missing; `datapool init` writes a params.yaml with every key"
+    )
+
+
+def wrong_values() -> Iterator[tuple[str, object]]:
+    """For every key values of other types, and what is out of any range."""
+    for key, value in KEYS.items():
+        yield key, [1]
+        yield key, {"Nobody": []}
+        if isinstance(value, dict):
+            yield from ((key, wrong) for wrong in (None, "text", 3))
+        elif isinstance(value, bool):
+            yield from ((key, wrong) for wrong in (None, "yes", 1))
+        elif isinstance(value, int | float):
+            yield from ((key, wrong) for wrong in (None, "ten", True, math.nan, math.inf, -math.inf))
+            if not key.endswith("min_distance"):  # below zero it is inactive
+                yield from ((key, wrong) for wrong in (-5, -0.5))
+        elif isinstance(value, str):
+            yield from ((key, wrong) for wrong in (None, 7, True, "\0"))
+        else:  # null
+            yield from ((key, wrong) for wrong in (True, -5, math.nan, "\0"))
+
+
+@pytest.mark.parametrize(("key", "value"), list(wrong_values()), ids=str)
+def test_every_key_refuses_what_it_cannot_be(own_params, key, value):
+    told = load_refusal(**{key: value})
+
+    assert told.startswith(f"params.yaml: {key.replace('__', '.')}") or (
+        isinstance(value, dict) and told.startswith(f"params.yaml: unknown key '{key.replace('__', '.')}.Nobody'")
+    )
+    assert re.search(r"; it should be |is '.*', a text; write |; did you mean |: the limit of |is no text", told)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"lightly__loader__batch_size": 10**6}, "lightly.loader.batch_size is 1000000; it should be less than or equal to 65536"),
+        ({"lightly__loader__num_workers": 10**6}, "lightly.loader.num_workers is 1000000; it should be less than or equal to 1024"),
+        ({"lightly__collate__input_size": 100_000}, "lightly.collate.input_size is 100000; it should be less than or equal to 2048"),
+        ({"lightly__model__num_ftrs": 10**12}, "lightly.model.num_ftrs is 1000000000000; it should be less than or equal to 1000000000"),
+        ({"rules__sequence_gap": 10**30}, "rules.sequence_gap is 1" + "0" * 30 + "; it should be less than or equal to 1000000000"),
+        ({"seed": 2**31}, "seed is 2147483648; it should be less than 2147483648"),
+        ({"lightly__model__name": "x" * 101}, "lightly.model.name is '" + "x" * 101 + "'; it should be String should have at most 100 characters"),
+        ({"shared_dir": "output"}, "output_dir 'output' and shared_dir 'output' lie in one another, and the pipeline writes the latter; give each a folder of its own"),
+        ({"shared_dir": "output/pools"}, "output_dir 'output' and shared_dir 'output/pools' lie in one another, and the pipeline writes the latter; give each a folder of its own"),
+        ({"output_dir": "pools/out"}, "output_dir 'pools/out' and shared_dir 'pools' lie in one another, and the pipeline writes the latter; give each a folder of its own"),
+        ({"output_dir": "data"}, "input_dir 'data' and output_dir 'data' lie in one another, and the pipeline writes the latter; give a folder that holds images only"),
+        *(({"shared_dir": taken}, f"shared_dir is '{taken}'; it should be a folder of its own, not '{taken.split('/')[0].lower()}', which a workspace has for something else")
+          for taken in (".git", ".dvc/cache", ".datapool", "datapool", "stages", "params.yaml", ".GIT/hooks")),
+        ({"output_dir": "-x"}, "output_dir is '-x'; it should be a folder below the workspace, of letters, digits, '_', '-', '.' and '/' only, not with '-' in front"),
+        ({"output_dir": "/tmp/x"}, "output_dir is '/tmp/x'; it should be a folder below the workspace, of letters, digits, '_', '-', '.' and '/' only, not with '-' in front"),
+        ({"output_dir": "x" * 101}, f"output_dir is '{'x' * 101}'; it should be a name of at most 100 characters"),
+        ({"input_dir": "x" * 300}, f"input_dir is '{'x' * 119} ...; it should be a path of less than 4096 bytes, each name in it of at most 255"),
+        ({"input_dir": "x/" * 3000}, f"input_dir is '{('x/' * 60)[:119]} ...; it should be a path of less than 4096 bytes, each name in it of at most 255"),
+        ({"filename_prefix": "x" * 101}, f"filename_prefix is '{'x' * 101}'; it should be a start of file names such as 'week2/' of at most 100 characters, not with '/' in front, '..' or control characters"),
+        ({"filename_prefix": "a\n"}, "filename_prefix is 'a\\n'; it should be a start of file names such as 'week2/' of at most 100 characters, not with '/' in front, '..' or control characters"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_value_out_of_range_is_refused_with_the_range(own_params, changes, told):
+    assert load_refusal(**changes) == f"params.yaml: {told}"
+
+
+PLAIN = "a plain name without '/' and not starting with '.' or '-'"
+LETTERS = "a folder below the workspace, of letters, digits, '_', '-', '.' and '/' only, not with '-' in front"
+WINDOWS = "another name: Windows does not take this one for a folder"
+
+
+@pytest.mark.parametrize(
+    ("name", "should"),
+    [
+        ("", PLAIN), (".", PLAIN), ("..", PLAIN), ("../x", PLAIN), ("a/b", PLAIN), ("/", PLAIN), ("/etc", PLAIN), (".git", PLAIN),
+        (".hidden", PLAIN), ("-x", PLAIN), ("--force", PLAIN), ("a\\b", LETTERS), ("a b", LETTERS), ("a\nb", LETTERS),
+        ("a\tb", LETTERS), ("\x1b[2J", LETTERS), ("\u202ea", LETTERS), ("été", LETTERS), ("${x}", LETTERS), ("$(x)", LETTERS),
+        ("a;b", LETTERS), ("*", LETTERS), ("~", LETTERS), ("=1+1", LETTERS), ("a:b", LETTERS), ("x" * 300, "a name of at most 100 characters"),
+        ("con", WINDOWS), ("NUL", WINDOWS), ("com1", WINDOWS), ("aux.x", WINDOWS), ("a.", WINDOWS),
+    ],
+    ids=ascii,
+)  # fmt: skip
+def test_a_name_of_a_pool_is_a_plain_one(own_params, name, should):
+    shown = repr(name[:120]) if len(name) <= 120 else repr(name[:120])[:120] + " ..."
+
+    assert load_refusal(datapool__name=name) == f"params.yaml: datapool.name is {shown}; it should be {should}"
+
+
+@pytest.mark.parametrize("name", ["my_datapool", "A", "a.b-c_1", "x" * 100, "datapool", "none"])
+def test_plain_names_of_pools_are_fine(own_params, name):
+    write_params(datapool__name=name)
+
+    assert load_params().datapool.name == name
+
+
+SHIPPED_TEXT = (ROOT / "params.yaml").read_text()
+
+BAD_YAML: dict[str, tuple[bytes, str]] = {
+    "nothing": (b"", "holds no keys; `datapool init DIR` writes a complete one"),
+    "comments": (b"# all\n", "holds no keys; `datapool init DIR` writes a complete one"),
+    "a list": (b"- a\n", "holds no keys; `datapool init DIR` writes a complete one"),
+    "a text": (b"seed\n", "holds no keys; `datapool init DIR` writes a complete one"),
+    "a tab": (b"seed:\n\tx: 1\n", "is not YAML (while scanning for the next token found character '\\t' that cannot start any token in \"<unicode string>\", line 2, column 1: x: 1 ^)"),
+    "an open bracket": (b"seed: [\n", "is not YAML (while parsing a flow node expected the node content, but found '<stream end>' in \"<unicode string>\", line 2, column 1: ^)"),
+    "two documents": (b"seed: 1\n---\nseed: 2\n", "is not YAML (expected a single document in the stream in \"<unicode string>\", line 1, column 1: seed: 1 ^ but found another document in \"<unicode string>\", line 2, column 1: --- ^)"),
+    "a key twice": (b"seed: 1\nseed: 2\n", "is not YAML (the key 'seed' is given twice in \"<unicode string>\", line 1, column 1: seed: 1 ^)"),
+    "a key twice in a section": (b"datapool: {name: a, name: b}\n", "is not YAML (the key 'name' is given twice in \"<unicode string>\", line 1, column 11: datapool: {name: a, name: b} ^)"),
+    "code": (b'seed: !!python/object/apply:os.system ["touch executed"]\n', "is not YAML (could not determine a constructor for the tag 'tag:yaml.org,2002:python/object/apply:os.system' in \"<unicode string>\", line 1, column 7: seed: !!python/object/apply:os.system ... ^)"),
+    "a date that is none": (b"seed: 2024-13-45\n", "is not YAML (month must be in 1..12)"),
+    "a number of 5000 digits": (b"seed: " + b"9" * 5000 + b"\n", "is not YAML (Exceeds the limit (4300 digits) for integer string conversion: value has 5000 digits; use sys.set_int_max_str_digits() to increase the limit)"),
+    "brackets in brackets": (b"seed: " + b"[" * 20_000 + b"\n", "is not YAML (maximum recursion depth exceeded"),
+    "zeros": (b"seed: \0\n", "is not YAML (unacceptable character #x0000: special characters are not allowed in \"<unicode string>\", position 6)"),
+    "Latin-1": (b"input_dir: \xe9\n", "cannot be read ('utf-8' codec can't decode byte 0xe9 in position 11: invalid continuation byte)"),
+    "UTF-16": ("seed: 1\n".encode("utf-16"), "cannot be read ('utf-8' codec can't decode byte 0xff in position 0: invalid start byte)"),
+    "a git conflict": (b"<<<<<<< HEAD\nseed: 1\n=======\nseed: 2\n>>>>>>> other\n", "is not YAML (mapping values are not allowed here in \"<unicode string>\", line 2, column 5: seed: 1 ^)"),
+    "an unknown key": (SHIPPED_TEXT.encode() + b"sead: 2\n", "unknown key 'sead'; did you mean 'seed'?"),
+    "a key that is a date": (SHIPPED_TEXT.encode() + b"2024-01-01: 2\n", "the key datetime.date(2024, 1, 1) is no text; keys are names such as 'input_dir'"),
+    "a circle of references": (SHIPPED_TEXT.replace("input_dir: data", "input_dir: &a [*a]").encode(), "input_dir is [[[[[[[...]]]]]]]; it should be a text"),
+    "a thousand million laughs": (SHIPPED_TEXT.replace("input_dir: data ", "input_dir: &d [" + "&c [" + "&b [" + "x, " * 999 + "]" + ", *b" * 999 + "]" + ", *c" * 999 + "] ").encode(), "input_dir is [[["),
+    "half a surrogate pair": (SHIPPED_TEXT.replace("input_dir: data ", 'input_dir: "\\ud800" ').encode(), "input_dir is '\\ud800'; it should be a path, or null where a file may be left out"),
+    "a key of a section that is no text": (SHIPPED_TEXT.replace("input_dir: data ", "input_dir: {2024-01-01: 1} ").encode(), "input_dir is {datetime.date(2024, 1, 1): 1}; it should be a text"),
+}  # fmt: skip
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("what", BAD_YAML)
+def test_a_file_that_holds_no_params_is_refused(own_params, what):
+    data, told = BAD_YAML[what]
+    Path("params.yaml").write_bytes(data)
+
+    with pytest.raises(DatapoolError) as caught:
+        load_params()
+    assert str(caught.value).startswith(f"params.yaml: {told}")
+    assert len(str(caught.value)) <= max(len(told) + 13, 500)
+    assert "\n" not in str(caught.value)
+    assert not Path("executed").exists()
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, link_to_zeros], ids=["FIFO", "folder", "device"])
+def test_a_params_yaml_that_is_no_file_is_not_opened(tmp_path, monkeypatch, make):
+    monkeypatch.chdir(tmp_path)
+    make("params.yaml")
+
+    with pytest.raises(DatapoolError, match=r"^params\.yaml: cannot be read \(.*no regular file\)$"):
+        load_params()
+
+
+# --- checkpoints ------------------------------------------------------------------------------------------------------
+
+MODEL = {"lightly__model__name": "test_vit", "lightly__model__num_ftrs": 8, "lightly__collate__input_size": 32}
+
+
+of_models = pytest.mark.xdist_group("model")  # one process imports what takes seconds
+
+
+@pytest.fixture(scope="module")
+def good_checkpoint() -> bytes:
+    from datapool.model import build_model, save_checkpoint
+
+    model = build_model("test_vit", dimension=8, input_size=32, pretrained=False, weights=None, seed=1)
+    with tempfile.TemporaryDirectory() as folder:
+        save_checkpoint(model, Path(folder, "good.ckpt"))
+        return Path(folder, "good.ckpt").read_bytes()
+
+
+def changed(good: bytes, change: Callable[[dict[str, Any]], object]) -> bytes:
+    content = torch.load(BytesIO(good), weights_only=True)
+    change(content)
+    return saved(content)
+
+
+def flipped_in_a_tensor(good: bytes) -> bytes:
+    content = torch.load(BytesIO(good), weights_only=True)
+    tensor = max(content["state_dict"].values(), key=torch.numel)
+    return flipped(good, (good.index(tensor.numpy().tobytes()) + 40) / len(good))
+
+
+OBJECT = (
+    "is not a file of weights: it holds a Python object, {}, and is not executed; save tensors and plain types only"
+)
+NO_ZIP = "is not a checkpoint (it is no zip file of torch.save); give another file"
+FIELDS = "its fields are not those of a datapool checkpoint ({}); fetch or write it again"
+ALL_FIELDS = "backbone, dimension, format, input_size, kind, ..."
+PACKED = "is a packed file, which no checkpoint is; fetch it again, or do not use it"
+CUT = "is not complete (its end is missing or damaged); fetch it again"
+
+BAD_CHECKPOINTS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "code": (lambda good: saved({"kind": Touch()}), OBJECT.format("posix.system")),
+    "code among the weights": (lambda good: changed(good, lambda c: c["state_dict"].update(x=Touch())), OBJECT.format("posix.system")),
+    "code in a bare pickle": (lambda good: bare_pickle(Touch()), NO_ZIP),
+    "code in the old format": (lambda good: saved({"a": Touch()}, _use_new_zipfile_serialization=False), NO_ZIP),
+    "a Namespace": (lambda good: changed(good, lambda c: c.update(hyper_parameters=__import__("argparse").Namespace(a=1))), OBJECT.format("argparse.Namespace")),
+    "a Path": (lambda good: changed(good, lambda c: c.update(path=Path("x"))), OBJECT.format("pathlib.PosixPath")),
+    "a numpy scalar": (lambda good: changed(good, lambda c: c.update(loss=np.float64(1))), OBJECT.format("numpy._core.multiarray.scalar")),
+    "cut off": (lambda good: good[:-1000], CUT),
+    "cut off early": (lambda good: good[:1000], CUT),
+    "nothing": (lambda good: b"", "is an empty file; a file of weights should be there, fetch it again"),
+    "a web page": (lambda good: b"<html>404</html>", NO_ZIP),
+    "a rotten byte in a tensor": (flipped_in_a_tensor, "is damaged (checksum of "),
+    "a zip bomb": (lambda good: packed(50_000_000), PACKED),
+    "entries that overlap": (with_overlap, PACKED),
+    "NaN": (lambda good: changed(good, lambda c: c["state_dict"]["head.bias"].fill_(math.nan)), "weights are not finite (head.bias); train or fetch them again"),
+    "infinity": (lambda good: changed(good, lambda c: c["state_dict"]["head.weight"].fill_(math.inf)), "weights are not finite (head.weight); train or fetch them again"),
+    "another architecture": (lambda good: changed(good, lambda c: c.update(backbone="test_efficientnet")), "weights are not those of a test_efficientnet with dimension 8 ("),
+    "no architecture": (lambda good: changed(good, lambda c: c.update(backbone="nonsense")), "asks for a model that cannot be built: lightly.model.name is 'nonsense', which neither timm nor torchvision knows; nearest: "),
+    "a weight left out": (lambda good: changed(good, lambda c: c["state_dict"].pop("head.bias")), "1 weights are not those of a test_vit with dimension 8 (head.bias); fetch or write the checkpoint again"),
+    "a weight too many": (lambda good: changed(good, lambda c: c["state_dict"].update(more=torch.zeros(1))), "1 weights are not those of a test_vit with dimension 8 (more); fetch or write the checkpoint again"),
+    "another shape": (lambda good: changed(good, lambda c: c["state_dict"].update({"head.bias": torch.zeros(9)})), "1 weights are not those of a test_vit with dimension 8 (head.bias); fetch or write the checkpoint again"),
+    "a shape of 32 TB": (lambda good: changed(good, lambda c: c["state_dict"].update({"head.bias": torch.zeros(1).expand(2**43)})), "1 weights are not those of a test_vit with dimension 8 (head.bias); fetch or write the checkpoint again"),
+    "a dimension of 10^9": (lambda good: changed(good, lambda c: c.update(dimension=10**9)), "asks for a model that cannot be built: lightly.model.num_ftrs is 1000000000, but test_vit has 64 features; give at most 64"),
+    "an input of 10^9 pixels": (lambda good: changed(good, lambda c: c.update(input_size=10**9)), FIELDS.format(ALL_FIELDS)),
+    "a sparse weight": (lambda good: changed(good, lambda c: c["state_dict"].update({"head.weight": c["state_dict"]["head.weight"].to_sparse()})), FIELDS.format(ALL_FIELDS)),
+    "a weight without data": (lambda good: changed(good, lambda c: c["state_dict"].update({"head.weight": torch.zeros(8, 64, device="meta")})), FIELDS.format(ALL_FIELDS)),
+    "a field left out": (lambda good: changed(good, lambda c: c.pop("mean")), FIELDS.format(ALL_FIELDS)),
+    "a later format": (lambda good: changed(good, lambda c: c.update(format=2)), "is a checkpoint of format 2, this datapool reads 1; use the datapool that wrote it, or a newer one"),
+    "of another program": (lambda good: saved({"state_dict": {}}), "is no checkpoint of datapool; to start from weights of another program set lightly.model.weights"),
+    "prefixes of DDP": (lambda good: changed(good, lambda c: c.update(state_dict={f"module.{k}": v for k, v in c["state_dict"].items()})), "160 weights are not those of a test_vit with dimension 8 ("),
+}  # fmt: skip
+
+
+@of_models
+@pytest.mark.parametrize("what", BAD_CHECKPOINTS)
+def test_a_bad_checkpoint_is_refused_and_never_executed(next_batch, good_checkpoint, what):
+    make, told = BAD_CHECKPOINTS[what]
+    put("bad.ckpt", make(good_checkpoint), folder=".")
+    write_params(checkpoint="bad.ckpt", embeddings=None, datapool__name="other", **MODEL)
+    said = refusal("scan", "open", "train")
+
+    assert told in said
+    assert said.startswith("bad.ckpt: ")
+    assert not Path("executed").exists()
+
+
+BAD_WEIGHTS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "code": (lambda good: saved({"state_dict": {"a": Touch()}}), OBJECT.format("posix.system")),
+    "code in a bare pickle": (lambda good: bare_pickle({"a": Touch()}), OBJECT.format("posix.system")),
+    "code in the old format": (lambda good: saved({"a": Touch()}, _use_new_zipfile_serialization=False), OBJECT.format("posix.system")),
+    "a dictionary that holds itself": (lambda good: saved(endless()), "weights do not fit lightly.model.name test_vit: 78 missing or of another shape ("),
+    "other weights": (lambda good: saved({"a": torch.zeros(2)}), "weights do not fit lightly.model.name test_vit: 78 missing or of another shape ("),
+    "NaN": (lambda good: changed(good, lambda c: next(iter(c["state_dict"].values())).fill_(math.nan)), "weights are not finite ("),
+    "a zip bomb": (lambda good: packed(50_000_000), PACKED),
+    "the old format cut off": (lambda good: saved({"a": torch.zeros(9)}, _use_new_zipfile_serialization=False)[:-12], "is not a file of weights: torch finds no tensors and plain types in it; fetch it again or give another file"),
+}  # fmt: skip
+
+
+def endless() -> dict[str, object]:
+    content: dict[str, object] = {}
+    content["model"] = content
+    return content
+
+
+@of_models
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("what", BAD_WEIGHTS)
+def test_bad_weights_are_refused_and_never_executed(next_batch, good_checkpoint, what):
+    make, told = BAD_WEIGHTS[what]
+    put("bad.pth", make(good_checkpoint), folder=".")
+    write_params(lightly__model__weights="bad.pth", embeddings=None, datapool__name="other", **MODEL)
+    said = refusal("scan", "open", "train")
+
+    assert said.startswith(f"bad.pth: {told}")
+    assert not Path("executed").exists()
+
+
+@of_models
+def test_weights_with_the_prefixes_of_ddp_are_taken(next_batch, good_checkpoint):
+    prefixed = changed(
+        good_checkpoint, lambda c: c.update(state_dict={f"module.{k}": v for k, v in c["state_dict"].items()})
+    )
+    put("ddp.pth", prefixed, folder=".")
+    write_params(lightly__model__weights="ddp.pth", embeddings=None, datapool__name="other", **MODEL)
+    run("scan", "open", "train")
+
+    assert read_json(Path("output/space.json"))["origin"] == "weights of a given file"
+
+
+@of_models
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("make", "what"),
+    [
+        (os.mkdir, "is a folder; a file of weights should be (perhaps `dvc pull` is due)"),
+        (os.mkfifo, "is no regular file; a file of weights should be (perhaps `dvc pull` is due)"),
+        (link_to_zeros, "is no regular file; a file of weights should be (perhaps `dvc pull` is due)"),
+        (lambda path: Path(path).symlink_to("/"), "is a folder; a file of weights should be (perhaps `dvc pull` is due)"),
+        (lambda path: Path(path).symlink_to("nowhere"), "is not there; a file of weights should be (perhaps `dvc pull` is due)"),
+        (lambda path: None, "is not there; a file of weights should be (perhaps `dvc pull` is due)"),
+        (lambda path: sparse(Path(path), 2**40), "is not a checkpoint (it is no zip file of torch.save); give another file"),
+    ],
+    ids=["folder", "FIFO", "device", "link to a folder", "broken link", "nothing", "a terabyte of zeros"],
+)  # fmt: skip
+def test_a_checkpoint_that_is_no_file_is_refused(next_batch, make, what):
+    make("x.ckpt")
+    write_params(checkpoint="x.ckpt", embeddings=None, datapool__name="other", **MODEL)
+
+    assert refusal("scan", "open", "train") == f"x.ckpt: {what}"
+
+
+# --- protected images -------------------------------------------------------------------------------------------------
+
+
+@of_models
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("target", ["/dev/zero", "/etc/passwd", "nowhere.png"])
+def test_a_protected_image_that_cannot_be_looked_at_is_refused(next_batch, good_checkpoint, target):
+    put("m.ckpt", good_checkpoint, folder=".")
+    Path("test").mkdir()
+    Path("test/x.png").symlink_to(target)
+    write_params(checkpoint="m.ckpt", embeddings=None, datapool__name="other", rules__protected="test", **MODEL)
+    why = "cannot be read (No such file or directory)" if target == "nowhere.png" else batch.LINK_OUT
+
+    assert refusal("scan", "open", "train", "embed") == (
+        f"params.yaml: rules.protected is 'test', where 'x.png' is of no use: {why}; or remove it"
+    )
+
+
+# --- the machine ------------------------------------------------------------------------------------------------------
+
+
+def as_nobody(work: Callable[[Path], object], folder: Path) -> str:
+    """Do some work in a child process without a superuser's rights; give what it gave, as a text."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            if os.geteuid() == 0:
+                os.setgroups([])
+                os.setgid(65534)
+                os.setuid(65534)
+            answer = str(work(folder))
+        except DatapoolError as error:
+            answer = f"DatapoolError: {error}"
+        except BaseException as error:  # noqa: BLE001  whatever it is, the parent must hear of it
+            answer = repr(error)
+        os.write(writing, answer.encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as answer_file:
+        answer = answer_file.read()
+    os.waitpid(child, 0)
+    return answer
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that anybody may enter, which tmp_path is not."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    yield folder
+    for path in folder.rglob("*"):
+        if path.is_dir():
+            path.chmod(0o755)
+    shutil.rmtree(folder)
+
+
+def look(folder: Path) -> batch.Batch:
+    return batch.scan(
+        folder,
+        filename_prefix="",
+        relevant=None,
+        check_images=True,
+        remove_duplicates=True,
+        progress=lambda done, of, note: None,
+    )
+
+
+def test_an_image_that_may_not_be_read_gets_a_row(open_folder):
+    (open_folder / "a.png").write_bytes(GOOD)
+    (open_folder / "b.png").write_bytes(encoded(picture(seed=1), "PNG"))
+    (open_folder / "b.png").chmod(0)
+
+    assert (
+        as_nobody(lambda folder: look(folder).images.reason.tolist(), open_folder)
+        == "['', 'cannot be read (Permission denied)']"
+    )
+
+
+def test_a_folder_that_may_not_be_read_ends_the_scan_for_it_may_hold_anything(open_folder):
+    (open_folder / "x").mkdir(mode=0o755)
+    (open_folder / "x").chmod(0)
+
+    told = as_nobody(look, open_folder)
+    assert told == f"DatapoolError: {open_folder / 'x'}: the folder cannot be read (Permission denied)"
+
+
+def test_an_input_dir_behind_a_closed_door_is_not_there(open_folder):
+    (open_folder / "door/data").mkdir(parents=True)
+    (open_folder / "door").chmod(0)
+
+    told = as_nobody(look, open_folder / "door/data")
+    assert told == (
+        f"DatapoolError: params.yaml: input_dir is '{open_folder / 'door/data'}', which is not there; give a folder of images"
+    )
+
+
+def test_an_input_dir_that_is_read_only_is_enough(open_folder):
+    (open_folder / "a.png").write_bytes(GOOD)
+    open_folder.chmod(0o555)
+
+    assert as_nobody(lambda folder: look(folder).images.status.tolist(), open_folder) == "['ok']"
+
+
+LIMITED = """
+import resource
+from pathlib import Path
+from datapool import batch
+from datapool.errors import DatapoolError
+size = int(next(line for line in open("/proc/self/status") if line.startswith("VmSize")).split()[1]) * 1024
+resource.setrlimit(resource.RLIMIT_AS, (size + 50_000_000, size + 50_000_000))
+try:
+    found = batch.scan(
+        Path("in"), filename_prefix="", relevant=None, check_images=True, remove_duplicates=True, progress=lambda *_: None
+    )
+    print(found.images.reason.tolist())
+except DatapoolError as error:
+    print("error:", error)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS holds on Linux only")
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (png_claiming(60_000, 60_000), f"['{BOMB}']"),
+        (encoded(Image.new("L", (9000, 9000)), "PNG"),
+         "error: there is not enough memory to decode an image; free some, or give the process more, then run again"),
+    ],
+    ids=["a bomb", "a healthy image"],
+)  # fmt: skip
+def test_want_of_memory_is_told_and_no_healthy_image_counts_as_damaged(tmp_path, data, said):
+    put("a.png", data, folder=str(tmp_path / "in"))
+    environment = {**ENVIRONMENT, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+
+    assert done.stdout == f"{said}\n", done.stderr
+
+
+def test_a_killed_reader_is_one_line_that_says_where(next_batch, monkeypatch):
+    for number in range(70):  # enough for processes of their own
+        put(f"{number:02d}.png", encoded(picture(seed=number), "PNG"))
+    monkeypatch.setattr(batch, "inspect", die)
+    told = refusal("scan")
+
+    assert told == (
+        "data: a process that reads images was killed, perhaps for want of memory, at '00.png' or soon after; free memory, or "
+        "take that image out, then run again"
+    )
+
+
+def test_no_output_holds_a_time(merged_batch, tmp_path, monkeypatch):
+    import time
+
+    shutil.copytree(merged_batch, tmp_path / "again")
+    run(*ALL, "report")
+    monkeypatch.chdir(tmp_path / "again")
+    for path in Path().rglob("*"):
+        os.utime(path, (0, 0))
+    monkeypatch.setattr(time, "time", lambda: 86400.0)  # the clock went back to 1970
+    run(*ALL, "report")
+
+    made = [contents(*(str(folder / name) for name in ("output", "pools", "datapools.json")))
+            for folder in (merged_batch, tmp_path / "again")]  # fmt: skip
+    assert len(made[0]) > 20
+    assert list(made[0].values()) == list(made[1].values())
+
+
+ENVIRONMENTS = {
+    "nothing at all": {},
+    "the C locale": {"LC_ALL": "C", "PATH": os.environ["PATH"]},
+    "the C locale, and Python takes it": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    "a home that is not there": {"HOME": "/nowhere"},
+    "a home that cannot be written": {"HOME": "/proc"},
+}
+
+
+@pytest.mark.parametrize("what", ENVIRONMENTS)
+def test_a_stage_needs_nothing_of_its_environment(next_batch, what):
+    done = scan_in_a_process(**ENVIRONMENTS[what])
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("data: 1 images, 0 of them corrupt")
+
+
+def scan_in_a_process(**environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *words("scan")]
+    return subprocess.run(
+        command, env={"PYTHONPATH": str(ROOT), **environment}, capture_output=True, text=True, check=False
+    )
+
+
+def test_a_locale_that_cannot_hold_a_name_is_told_with_the_way_out(next_batch):
+    put("é.png", GOOD)
+    done = scan_in_a_process(**ENVIRONMENTS["the C locale, and Python takes it"])
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "error: 'data': the file name b'\\xc3\\xa9.png' is not UTF-8; rename it, or set PYTHONUTF8=1, as Python expects ascii\n"
+    )
+
+
+def test_a_refusal_is_one_line_and_exit_code_1_for_a_shell(next_batch):
+    params(input_dir="now\nhere")
+    done = scan_in_a_process()
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "error: params.yaml: input_dir is 'now\\nhere', which is not there; give a folder of images\n"
+
+
+def test_every_case_of_the_list_is_told_apart():
+    tables = (BAD_IMAGES, ODD_IMAGES, SPECIAL, BAD_CSVS, BAD_SCORES, BAD_LISTS, BAD_YAML, BAD_CHECKPOINTS, BAD_WEIGHTS)
+
+    assert sum(map(len, tables)) > 150
+    assert json.dumps([list(table) for table in tables])
