@@ -259,6 +259,7 @@ def _picture(files: Mapping[str, tuple[str, str]], folder: Path, name: str) -> s
         why = str(error).removeprefix(f"{folder / path}: ").partition(";")[0]
         return f'<span class="box">{_text(why)}</span>'
     picture.thumbnail((_PICTURE, _PICTURE))
+    picture.info.clear()  # Pillow would write a comment of the file into ours
     jpeg = BytesIO()
     picture.save(jpeg, format="JPEG", quality=85)
     data = base64.b64encode(jpeg.getvalue()).decode()

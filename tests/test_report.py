@@ -407,6 +407,19 @@ def test_pictures_are_small_keep_their_shape_and_stand_upright():
     assert Image.open(BytesIO(base64.b64decode(data))).size == (64, 128)
 
 
+def test_a_picture_carries_pixels_and_nothing_that_the_file_says_besides():
+    draw("told.jpg", RED)
+    exif = Image.Exif()
+    exif[0x010E] = "EXIF of somebody"  # ImageDescription
+    Image.new("RGB", (300, 200), RED).save("week/told.jpg", comment=b"comment of somebody", exif=exif)
+
+    page = written(run_on({"told.jpg": (0, 0)}, parameters()))
+
+    (picture,) = page.all("img")
+    assert b"of somebody" in Path("week/told.jpg").read_bytes()
+    assert b"of somebody" not in base64.b64decode(picture["src"].removeprefix("data:image/jpeg;base64,"))
+
+
 def test_no_more_pictures_than_asked_for():
     run = four_images()
 
