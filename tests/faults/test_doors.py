@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import ENVIRONMENT
+from tally import count
 
 from datapool import workspace
 from datapool.errors import DatapoolError
@@ -49,6 +50,7 @@ def test_a_folder_in_params_yaml_runs_no_command(with_params, value):
     assert done.returncode != 0
     assert not Path("in").exists()
     assert "touch in" in done.stderr or "Unterminated quoted string" in done.stderr
+    count("commands hidden in params.yaml", 1)
 
 
 def test_every_value_of_params_yaml_that_a_shell_sees_is_one_that_scan_checks():
@@ -69,6 +71,7 @@ def test_dvc_repro_runs_no_command_from_params_yaml(first_week, after, key):
 
     assert f"error: params.yaml: {key} is 'folder$(touch in)'; it should be a folder below the workspace" in output
     assert not (there.folder / "in").exists()
+    count("commands hidden in params.yaml", 1)
 
 
 # --- models -----------------------------------------------------------------------------------------------------------

@@ -219,7 +219,7 @@ def test_no_script_of_a_name_runs_and_every_name_is_seen_as_it_is(ran, tmp_path)
     assert set(seen["alts"]) <= set(map(visible, images.filename))
     assert set(seen["alts"]) >= set(picked)
     assert f"filename_prefix: {PREFIX}" in seen["pre"]
-    count("names in a browser", len(NAMES))
+    count("names that are markup or scripts, in a browser", len(NAMES))
 
 
 @needs_browser
@@ -328,6 +328,7 @@ def test_no_cell_and_no_line_that_a_run_writes_is_a_formula(prefix, tmp_path, mo
     assert len(cells) > 100
     assert len(lines) > len(names)
     assert [text for text in cells + lines if re.match(r"\s*[=+\-@＝＋－＠]", text) and not is_number(text)] == []
+    count("names that would be formulas", len(names))
 
 
 def is_number(text: str) -> bool:

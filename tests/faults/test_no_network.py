@@ -107,7 +107,7 @@ def test_the_pipeline_with_a_model_that_is_trained_opens_no_socket(watched, new_
 
     assert len(there.names()) >= 1
     assert (there.folder / "output/report.html").exists()
-    count("commands run without network", 1)
+    count("commands watched for calls to the network", 1)
 
 
 @pytest.mark.full
@@ -115,7 +115,7 @@ def test_the_command_line_opens_no_socket(watched, first_week, tmp_path):
     assert watched(ROOT, *DATAPOOL, "init", str(tmp_path / "workspace")) == []
     assert watched(ROOT, *DATAPOOL, "init", "--update", str(tmp_path / "workspace")) == []
     assert watched(first_week.folder, *DATAPOOL, "verify") == []
-    count("commands run without network", 3)
+    count("commands watched for calls to the network", 3)
 
 
 @pytest.mark.full
@@ -131,7 +131,7 @@ def test_the_pipeline_on_embeddings_from_a_csv_and_what_one_does_with_dvc_open_n
     assert watched(there.folder, "dvc", "status") == []
     there.run("dvc", "config", "core.analytics", "true")
     assert watched(there.folder, "dvc", "status") != []  # so the others would have been seen
-    count("commands run without network", 6)
+    count("commands watched for calls to the network", 6)
 
 
 def test_dvc_reports_nothing_and_looks_for_no_updates_in_a_workspace_and_in_this_repository(new_workspace):
