@@ -332,7 +332,7 @@ class Params(_Section):
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that is given twice: YAML would take the last one and say nothing."""
+    """Refuses a key that is given twice, of which YAML would take the last, and says where a value is not what it claims."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
@@ -340,6 +340,19 @@ class _Loader(yaml.SafeLoader):
             if count > 1:
                 raise yaml.constructor.ConstructorError(None, None, f"the key {name!r} is given twice", node.start_mark)
         return super().construct_mapping(node, deep)
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> object:
+        try:
+            return super().construct_object(node, deep)
+        except (
+            ValueError,
+            LookupError,
+            AttributeError,
+            TypeError,
+            ArithmeticError,
+        ) as error:  # a date such as 2024-13-45
+            what = f"{str(node.value)[:40]!r} cannot be read as {node.tag.rpartition(':')[2]}"
+            raise yaml.constructor.ConstructorError(None, None, what, node.start_mark) from error
 
 
 def load_params(path: Path = FILE) -> Params:
@@ -357,7 +370,7 @@ def load_params(path: Path = FILE) -> Params:
         raise DatapoolError(f"{path} is not here; run in a workspace, or make one with `datapool init DIR`") from error
     except (OSError, UnicodeDecodeError) as error:
         raise DatapoolError(f"{path}: cannot be read ({error})") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # the latter two: a date such as 2024-13-45; brackets
+    except (yaml.YAMLError, RecursionError) as error:
         raise DatapoolError(f"{path}: is not YAML ({' '.join(str(error).split())[:300]})") from error
     if not isinstance(content, dict):
         raise DatapoolError(f"{path}: holds no keys; `datapool init DIR` writes a complete one")
