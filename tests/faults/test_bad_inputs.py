@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -51,6 +52,7 @@ from datapool.embeddings_csv import read_csv
 from datapool.errors import DatapoolError
 from datapool.images import inspect, read_rgb
 from datapool.params import load_params
+from datapool.scores import read_scores
 from datapool.tables import read_csv as read_table_csv
 from datapool.tables import read_json, read_names, read_table
 
@@ -520,6 +522,28 @@ def test_a_list_may_name_an_image_with_or_without_the_point_in_front(next_batch,
     run("scan")
 
     assert read_table(Path("output/images.parquet")).filename.tolist() == ["./=a.png"]
+
+
+@pytest.mark.parametrize("listed", ["=a.png", "./=a.png"])
+def test_a_csv_of_scores_may_name_an_image_with_or_without_the_point_in_front(tmp_path, monkeypatch, listed):
+    monkeypatch.chdir(tmp_path)
+    Path("scores.csv").write_text(f"filename,entropy\nb.png,1\n{listed},2\n")
+
+    assert read_scores("scores.csv", "entropy", pd.Series(["./=a.png", "b.png"], dtype="str")).tolist() == [2.0, 1.0]
+
+
+def test_a_batch_with_such_names_is_the_same_batch_whatever_the_prefix(next_batch):
+    put("=a.png", GOOD)
+    put("0.png", GOOD)
+    ids = set()
+    for prefix in ("", "week/", "=week/"):
+        params(filename_prefix=prefix)
+        run("scan")
+        images = read_table(Path("output/images.parquet"))
+        assert images.filename.is_monotonic_increasing
+        ids.add(batch.batch_id(images))
+
+    assert len(ids) == 1
 
 
 # --- input_dir --------------------------------------------------------------------------------------------------------
