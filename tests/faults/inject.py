@@ -27,7 +27,8 @@ _CALLS = """
     openat write pwrite64 writev sendfile copy_file_range ftruncate fsync fdatasync rename renameat renameat2 link linkat
     symlink symlinkat unlink unlinkat mkdir mkdirat rmdir chmod fchmod fchmodat flock
 """
-_TRACED = ",".join(f"?{call}" for call in _CALLS.split())
+TRACED = ",".join(f"?{call}" for call in _CALLS.split())
+"""The same, as strace takes it."""
 
 
 class Point(NamedTuple):
@@ -115,7 +116,7 @@ class Stages:
         )
         pid = int(self.server.stdout.readline())
         if inject is not None:
-            command = ["strace", "-f", "-y", "-s", "40", "-e", f"trace={_TRACED}", "-e", "signal=none"]
+            command = ["strace", "-f", "-y", "-s", "40", "-e", f"trace={TRACED}", "-e", "signal=none"]
             command += ["-e", f"inject={inject}"] if inject else []
             self.tracer = subprocess.Popen(
                 [*command, "-o", self.scratch / "trace", "-p", str(pid)], stderr=subprocess.PIPE, text=True

@@ -155,3 +155,21 @@ def test_dvc_killed_in_the_middle_of_a_merge_takes_the_stage_along(ready, tmp_pa
         wait_for_the_end_of_stages(made.folder)
         check_and_heal(made, ready)
     count("kills of dvc in the middle of a merge", 6)
+
+
+@pytest.mark.full
+def test_a_merge_killed_when_it_runs_by_itself_is_finished_by_dvc_repro(ready, tmp_path):
+    # As a person would start it, interpreter and all; the other tests fork it.
+    command = ["python", *inject.commands(ready.before.folder)["merge"]]
+    trace = ["strace", "-f", "-qq", "-y", "-e", f"trace={inject.TRACED}", "-o", str(tmp_path / "trace")]
+    traced = ready.before.copy_to(tmp_path / "traced")
+    traced.run(*trace, *command)
+    points = list(inject.points((tmp_path / "trace").read_text(errors="replace"), traced.folder))
+    points = [point for point in points if not point.is_output]
+    commit = next(i for i, point in enumerate(points) if re.search(r'rename.*, "pools/.*/pool\.json"', point.text))
+    chosen = [*points[commit - 8 : commit + 16 : 2], *points[commit + 16 :: 10]]
+    for number, point in enumerate(chosen):
+        made = ready.before.copy_to(tmp_path / str(number))
+        made.run(*trace, "-e", f"inject={point.call}:signal=SIGKILL:when={point.n}", *command, fails=True)
+        check_and_heal(made, ready)
+    count("kill points of merge, finished by dvc repro", len(chosen))
