@@ -76,7 +76,8 @@ def network_calls(trace: str) -> list[str]:
     urllib3 opens a socket when it is imported, to see whether the machine has IPv6: one that is bound to ::1, and no more.
     """
     found = []
-    for line, after in pairwise([*trace.splitlines(), ""]):
+    of_process = sorted(trace.splitlines(), key=lambda line: line.split()[0])  # each still in its order
+    for line, after in pairwise([*of_process, ""]):
         opened = re.search(r"\bsocket\(((?:AF|PF)_\w+)", line)
         is_probe = re.search(r'\bbind\(.*"::1"', after) and line.split()[0] == after.split()[0]
         if (opened and opened[1] != "AF_UNIX" and not is_probe) or re.search(
