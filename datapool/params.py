@@ -6,7 +6,6 @@ what a key does; this schema says what it may be.
 
 import difflib
 import json
-import math
 import os
 import re
 import reprlib
@@ -56,9 +55,9 @@ def _balance(value: object) -> object:
     if isinstance(value, dict):
         for label, limit in value.items():
             if not isinstance(label, str):
-                raise ValueError(f"the label {label!r} is no text; put it in quotes, as in {{'{label}': 50}}")
+                raise ValueError(f"the label {_shown(label)} is no text; put it in quotes, as in {{'7': 50}}")
             if type(limit) is not int or limit < 0:
-                raise ValueError(f"the limit of {label!r} is {_shown(limit)}; it should be a whole number from 0 on")
+                raise ValueError(f"the limit of {_shown(label)} is {_shown(limit)}; it should be a whole number from 0 on")
         return value
     if value is None or (type(value) is int and value >= 1):
         return value
@@ -390,7 +389,7 @@ def _sentence(detail: ErrorDetails) -> str:
         return _unknown_key([str(part) for part in detail["loc"]])
     key = ".".join(_known(names))
     if kind == "invalid_key":
-        return f"the key {given!r} is no text; keys are names such as 'input_dir'"
+        return f"the key {_shown(given)} is no text; keys are names such as 'input_dir'"
     if kind == "missing":
         return f"{'.'.join(names)} is missing; `datapool init` writes a params.yaml with every key"
     if kind == "value_error" and isinstance(given, dict | _Section):
@@ -428,12 +427,12 @@ def _unknown_key(parts: list[str]) -> str:
     for part in parts[:-1]:
         model = model.model_fields[part].annotation
     near = difflib.get_close_matches(parts[-1], model.model_fields, n=1, cutoff=0)
-    return f"unknown key {'.'.join(parts)!r}; did you mean {'.'.join([*parts[:-1], *near])!r}?"
+    return f"unknown key {_shown('.'.join(parts))}; did you mean {'.'.join([*parts[:-1], *near])!r}?"
 
 
 def _is_number(text: str) -> bool:
     try:
-        return math.isfinite(float(text))
+        return 1e-30 < abs(float(text)) < 1e30 and len(text) < _SHOWN  # others are long to write out
     except ValueError:
         return False
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import unicodedata
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -374,3 +375,11 @@ def test_a_csv_without_rows_has_numbers_in_step_and_distance():
 
     assert read.columns.tolist() == ["filename", "step", "distance"]
     assert read.dtypes[["step", "distance"]].tolist() == ["int64", "float64"]
+
+
+def test_a_quote_that_nothing_closes_gathers_no_more_lines_than_a_name_can_have(monkeypatch):
+    monkeypatch.setattr(tables, "_CSV_BYTES", 1000)
+    pieces = [len(piece) for piece in tables.whole_rows(BytesIO(b'"' + b"x\n" * 100_000))]
+
+    assert sum(pieces) == 200_001
+    assert max(pieces) <= 1002 + 2 * tables.NAME_BYTES
