@@ -769,6 +769,38 @@ def test_a_damaged_json_file_is_named(next_batch, data, why):
     )
 
 
+CHANGED = (
+    "is not the file that datapools.json records as version 1; nothing was changed. `dvc checkout --force` restores it"
+)
+
+POOL_FILES = {
+    "pools/my_datapool/datapool_latest.csv": f"pools/my_datapool/datapool_latest.csv {CHANGED}",
+    "pools/my_datapool/samples.csv": f"pools/my_datapool/samples.csv {CHANGED}",
+    "pools/my_datapool/pool.json": "pools/my_datapool/pool.json: is not as it was written; nothing was changed. `dvc checkout",
+    "datapools.json": "datapools.json: is not JSON (",
+}
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "emptied": lambda data: b"",
+    "cut off": lambda data: data[:-5],
+    "with a tail of zeros": lambda data: data + bytes(512),
+    "saved as Latin-1": lambda data: (
+        data.replace(b"my_", b"m\xe9_") if b"my_" in data else data.replace(b"cat", b"c\xe9t")
+    ),
+    "with a row more": lambda data: data + b'"../../etc/passwd",1,0,0\n',
+    "with a git conflict": lambda data: b"<<<<<<< HEAD\n" + data + b"=======\n" + data + b">>>>>>> other\n",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("name", POOL_FILES)
+def test_a_pool_that_was_edited_is_refused_and_left_as_it_is(merged_batch, name, damage):
+    Path(name).write_bytes(DAMAGE[damage](Path(name).read_bytes()))
+    before = contents("pools", "datapools.json")
+
+    assert refusal("scan", "open").startswith(POOL_FILES[name])
+    assert contents("pools", "datapools.json") == before
+
+
 # --- params.yaml ------------------------------------------------------------------------------------------------------
 
 
