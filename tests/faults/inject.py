@@ -182,7 +182,8 @@ def _serve() -> None:
         os.close(gate)
         _say(str(pid))
         sys.stdin.readline()  # strace is attached
-        os.write(opens, b"x")
+        with contextlib.suppress(BrokenPipeError):  # killed already
+            os.write(opens, b"x")
         os.close(opens)
         status = os.waitpid(pid, 0)[1]
         _say(str(os.waitstatus_to_exitcode(status)))
