@@ -1,0 +1,74 @@
+"""The pool, said plainly: a fold over batches in Python's own types, and the bytes that its files must have.
+
+A state of a pool is a tuple of versions; a version is a batch and the names that were picked. Shares no code with the library
+but the name of a batch.
+"""
+
+import hashlib
+
+from stand_in import BATCHES, MODEL, Params, Tree, content_hash, images
+
+from datapool.batch import batch_id
+
+Version = tuple[str, tuple[str, ...]]
+State = tuple[Version, ...]
+BATCH_IDS = {batch: batch_id(images(batch)) for batch in BATCHES}
+
+
+def names(state: State) -> list[str]:
+    return [name for _, picked in state for name in picked]
+
+
+def choose(state: State, params: Params) -> State:
+    """The base of a run."""
+    if params.base_version is not None:
+        return state[: params.base_version]
+    return state[:-1] if state and state[-1][0] == params.batch else state
+
+
+def fold(base: State, params: Params) -> State:
+    """The pool after a run."""
+    held = {number(base, name) for name in names(base)}
+    new = [name for name in sorted(BATCHES[params.batch]) if BATCHES[params.batch][name] not in held][: params.n]
+    return (*base, (params.batch, tuple(new))) if new else base
+
+
+def number(state: State, name: str) -> int:
+    return next(BATCHES[batch][name] for batch, picked in state if name in picked)
+
+
+def csv(state: State) -> bytes:
+    labels = list(dict.fromkeys(name.split("/")[0] for name in names(state)))
+    rows = [f"{row(state, name)}{labels.index(name.split('/')[0])}" for name in names(state)]
+    return "\n".join(["filenames,embedding_0,embedding_1,labels", *rows, ""]).encode()
+
+
+def row(state: State, name: str) -> str:
+    return f'"{name}",{number(state, name)},0.1,'
+
+
+def samples(state: State) -> bytes:
+    lines = ['"filename","content_hash","version","batch","rank","distance","nearest","weak_label"']
+    for version, (batch, picked) in enumerate(state, start=1):
+        for rank, name in enumerate(picked, start=1):
+            distance, nearest = ('""', "") if (version, rank) == (1, 1) else (1 / (rank + 2), "near, by")
+            lines.append(
+                f'"{name}","{content_hash(BATCHES[batch][name])}",{version},"{BATCH_IDS[batch]}",{rank},{distance},'
+                f'"{nearest}","{name.split("/")[0]}"'
+            )
+    return "\n".join([*lines, ""]).encode()
+
+
+def expected_files(state: State, pool: str, *, keep_history: bool) -> Tree:
+    if not state:
+        return {}
+    files = {"datapool_latest.csv": csv(state), "samples.csv": samples(state)}
+    if pool == "p":
+        files["checkpoint_latest.ckpt"] = MODEL
+    if keep_history:
+        files |= {f"history/datapool_{k:04d}.csv": csv(state[:k]) for k in range(1, len(state))}
+    return files
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

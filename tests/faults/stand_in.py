@@ -1,0 +1,249 @@
+"""A workspace in which git and DVC are a few dictionaries, so that a run takes 50 ms.
+
+They do with files what the two do: dvc.lock holds what each stage depended on and what it made; a stage runs again if one of
+these has changed; ``dvc checkout`` puts back what dvc.lock records, ``git checkout`` datapools.json, params.yaml and dvc.lock.
+Only the stages that touch a pool are there, open and merge; picks are the first n candidates by name.
+"""
+
+import hashlib
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from datapool.batch import candidates
+from datapool.errors import DatapoolError
+from datapool.pool import Base, merge, open_base, read_base, write_base
+from datapool.tables import Rows
+
+POOLS, LINEAGE, BASE, SCRATCH = Path("pools"), Path("datapools.json"), Path("output/base"), Path(".datapool")
+MODEL = b"weights"
+
+BATCHES = {
+    "A": {"cat/a1.jpg": 1, "dog/a2.jpg": 2, "dog/a3.jpg": 3},
+    "B": {"ant/b1.jpg": 4, "dog/b2.jpg": 5, "dog/b3.jpg": 6},
+    "C": {"cat/c1.jpg": 7},
+    "D": {"ant/d1.jpg": 8, "cat/a1.jpg": 1, "cat/d2.jpg": 9},  # one image of A again
+}
+"""Batches: filename -> the first of two numbers of the embedding, which stands for the content too."""
+
+Tree = dict[str, bytes]
+"""Every file of a folder, by its path in it."""
+
+
+class Params(NamedTuple):
+    """params.yaml."""
+
+    batch: str = "A"
+    n: int = 2
+    pool: str = "p"
+    keep_history: bool = True
+    base_version: int | None = None
+
+
+class Lock(NamedTuple):
+    """dvc.lock, and what the cache holds for it."""
+
+    opened: tuple[Any, ...] | None = None
+    """What open depended on."""
+    base: Tree = {}  # noqa: RUF012
+    """What open made."""
+    merged: tuple[Any, ...] | None = None
+    """What merge depended on, and datapools.json, which git keeps."""
+    pools: Tree = {}  # noqa: RUF012
+    """What merge made."""
+
+
+class Revision(NamedTuple):
+    """A commit of git."""
+
+    params: Params
+    lineage: bytes
+    lock: Lock
+
+
+class Killed(Exception):  # noqa: N818
+    """A stage was killed; its process is gone."""
+
+
+class Workspace:
+    """The current folder, which is empty at first."""
+
+    def __init__(self) -> None:
+        self.params: Params = Params()
+        self.lock = Lock()
+        LINEAGE.write_text("{}\n")
+        Path("model.ckpt").write_bytes(MODEL)
+        self.cache: set[bytes] = set()
+        self.commits = [Revision(self.params, LINEAGE.read_bytes(), self.lock)]
+
+    def repro(self, *, kill: tuple[str, int] | None = None) -> list[str]:
+        """Run the stages that must run; give their names.
+
+        Args:
+            kill: A stage and before which of its operations on files its process is killed.
+
+        Raises:
+            DatapoolError: What a stage says.
+            Killed: If a stage was killed.
+        """
+        params, ran = self.params, []
+        opened = (params.batch, params.pool, params.base_version)
+        if (self.lock.opened, self.lock.base) != (opened, tree(BASE)):
+            _run("open", lambda: _open(params), kill)
+            self.lock = self.lock._replace(opened=opened, base=tree(BASE))
+            ran.append("open")
+        depends = (self.lock.base, params.n, params.keep_history, params.pool)
+        if (self.lock.merged, self.lock.pools) != ((depends, LINEAGE.read_bytes()), tree(POOLS)):
+            _run("merge", lambda: _merge(params), kill)
+            self.lock = self.lock._replace(merged=(depends, LINEAGE.read_bytes()), pools=tree(POOLS))
+            self.cache |= set(self.lock.pools.values())
+            ran.append("merge")
+        return ran
+
+    def repro_force(self) -> list[str]:
+        """``dvc repro --force``."""
+        self.lock = self.lock._replace(opened=None, merged=None)
+        return self.repro()
+
+    def repro_open(self) -> None:
+        """``dvc repro --force --single-item open``."""
+        self.lock = self.lock._replace(opened=None)
+
+    def commit(self) -> None:
+        """``git commit --all``."""
+        self.commits.append(Revision(self.params, LINEAGE.read_bytes(), self.lock))
+
+    def git_checkout(self, revision: Revision) -> None:
+        """``git checkout`` of a revision."""
+        self.params, self.lock = revision.params, revision.lock
+        LINEAGE.write_bytes(revision.lineage)
+
+    def git_checkout_files(self, *, also_lock: bool) -> None:
+        """``git checkout -- datapools.json``, perhaps with dvc.lock: of neither if git knows no dvc.lock."""
+        head = self.commits[-1]
+        if also_lock and head.lock == Lock():
+            return
+        LINEAGE.write_bytes(head.lineage)
+        if also_lock:
+            self.lock = head.lock
+
+    def dvc_checkout(self, *, force: bool = True) -> None:
+        """``dvc checkout``, which removes what dvc.lock does not know; what is not in the cache only with ``--force``."""
+        if not force and not self.cache.issuperset(tree(POOLS).values()):
+            return
+        put(self.lock.base, BASE)
+        put(self.lock.pools, POOLS)
+
+    def clone(self) -> None:
+        """``git clone`` of what is committed, and on in the clone."""
+        for folder in (POOLS, BASE, SCRATCH):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def tree(folder: Path) -> Tree:
+    """Read every file of a folder; none if it is absent."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def put(files: Tree, folder: Path) -> None:
+    """Let a folder hold these files and no others."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+
+
+def images(batch: str) -> pd.DataFrame:
+    """What ``batch.scan`` gives for a batch."""
+    names = sorted(BATCHES[batch])
+    return pd.DataFrame(
+        {
+            "filename": names,
+            "path": names,
+            "content_hash": [content_hash(BATCHES[batch][name]) for name in names],
+            "weak_label": [name.split("/")[0] for name in names],
+            "status": "ok",
+            "reason": "",
+        }
+    ).astype("str")
+
+
+def content_hash(number: int) -> str:
+    return hashlib.sha256(str(number).encode()).hexdigest()
+
+
+def _open(params: Params) -> None:
+    base, _ = open_base(POOLS, LINEAGE, params.pool, images(params.batch), base_version=params.base_version)
+    write_base(BASE, base)
+
+
+def _merge(params: Params) -> None:
+    base = read_base(BASE)
+    # Pool q has embeddings from outside, and no model.
+    checkpoint = Path("model.ckpt") if params.pool == "p" else None
+    record = {"covering_radius": 0.25}
+    merge(POOLS, LINEAGE, base, picks(params, base), checkpoint, keep_history=params.keep_history, record=record)
+
+
+def picks(params: Params, base: Base) -> Rows:
+    table = candidates(images(params.batch), base.rows.table)[: params.n]
+    numbers = [BATCHES[params.batch][name] for name in table.filename]
+    begins = not len(base.rows.table)
+    table = table[["filename", "content_hash", "weak_label"]].assign(
+        distance=[np.nan if begins and i == 0 else 1 / (i + 3) for i in range(len(table))],
+        nearest=["" if begins and i == 0 else "near, by" for i in range(len(table))],
+    )
+    return Rows(table, np.array([[number, 0.1] for number in numbers], dtype=np.float32).reshape(-1, 2))
+
+
+# --- a stage in a process of its own, and its end ----------------------------------------------------------------------
+
+
+def _run(stage: str, work: Callable[[], None], kill: tuple[str, int] | None) -> None:
+    if kill is None or kill[0] != stage:
+        work()
+        return
+    child = os.fork()
+    if not child:
+        code = 3
+        try:
+            die_before_operation(kill[1])
+            work()
+            code = 0
+        except DatapoolError as error:
+            Path("said").write_text(str(error))
+            code = 1
+        finally:
+            os._exit(code)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code == -signal.SIGKILL:
+        raise Killed
+    if code == 1:
+        raise DatapoolError(Path("said").read_text())
+    assert code == 0
+
+
+def die_before_operation(n: int) -> None:
+    """Let SIGKILL end this process before its n-th operation that changes a file or folder, from 0."""
+    left = n
+
+    def operation(*_: Any) -> None:
+        nonlocal left
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        left -= 1
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        writes = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+        if event in {"os.rename", "os.remove", "os.mkdir", "os.rmdir"} or (event == "open" and arguments[2] & writes):
+            operation()
+
+    sys.addaudithook(hook)
+    os.fsync = operation  # what is not flushed survives the end of a process

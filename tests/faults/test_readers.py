@@ -1,0 +1,67 @@
+"""Who reads a pool through the library while another process writes it gets one version of it, never parts of two."""
+
+import hashlib
+import os
+import time
+from itertools import pairwise
+from pathlib import Path
+
+from stand_in import BASE, LINEAGE, POOLS, Params, images, picks
+from tally import count
+
+from datapool.errors import DatapoolError
+from datapool.pool import merge, open_base, read_base, read_lineage, write_base
+
+SECONDS = 4
+NAMES = ["cat/a1.jpg", "dog/a2.jpg", "dog/a3.jpg"]
+
+
+def write_one_version_after_another(until: float) -> None:
+    """Run batch A with 1, 2, 3, 1, … picks: each time another csv, samples.csv and checkpoint take the place of the last."""
+    n = 0
+    while time.monotonic() < until:
+        n = n % 3 + 1
+        params = Params("A", n)
+        base, _ = open_base(POOLS, LINEAGE, "p", images("A"), base_version=None)
+        Path("model.ckpt").write_bytes(b"model of %d" % n * 1000)
+        merge(POOLS, LINEAGE, base, picks(params, base), Path("model.ckpt"), keep_history=True, record={})
+
+
+def test_a_reader_sees_one_version_while_a_writer_goes_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+    LINEAGE.write_text("{}\n")
+    write_one_version_after_another(time.monotonic() + 0.01)
+    end = time.monotonic() + SECONDS
+    writer = os.fork()
+    if not writer:
+        try:
+            write_one_version_after_another(end)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    seen = []
+    while time.monotonic() < end:
+        opened, _ = open_base(POOLS, LINEAGE, "p", images("C"), base_version=None)
+        time.sleep(0.02)  # the writer goes on; and rows of a large pool take as long to write
+        try:
+            write_base(BASE, opened)
+        except DatapoolError as error:  # rather no base than the rows of one version and the model of another
+            assert "has moved on while it was read; run `dvc repro` again" in str(error)
+            continue
+        base = read_base(BASE)
+        if not base.versions:
+            continue
+        n, version = len(base.rows.table), base.versions[-1]
+        seen.append(n)
+        assert base.rows.table.filename.tolist() == NAMES[:n]
+        assert base.rows.embeddings[:, 0].tolist() == [1, 2, 3][:n]
+        assert version["rows"] == n
+        model = base.checkpoint.read_bytes()
+        assert model == b"model of %d" % n * 1000
+        assert version["checkpoint_sha256"] == hashlib.sha256(model).hexdigest()
+        assert read_lineage(LINEAGE).keys() == {"p"}  # without the lock: whole at any moment
+    assert os.waitstatus_to_exitcode(os.waitpid(writer, 0)[1]) == 0
+    assert set(seen) == {1, 2, 3}
+    assert sum(one != other for one, other in pairwise(seen)) > 3  # the writer did go on
+    count("readers beside a writer: reads of a pool", len(seen))
