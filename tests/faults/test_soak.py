@@ -51,5 +51,5 @@ def test_fifty_batches_through_dvc(new_workspace, after, tmp_path, record_proper
     assert len(made.names()) == 4 * BATCHES
     assert len(made.pool_files()) == 3 + BATCHES - 1  # datapool_latest.csv, samples.csv, pool.json, history
     record_property("seconds of each dvc repro", [round(one, 1) for one in seconds])
-    assert sorted(seconds[-10:])[5] < 2 * sorted(seconds[:10])[5]
+    assert min(seconds[-10:]) < 2 * min(seconds[:10])  # what else runs on the machine only adds
     count("soak: batches through dvc repro", BATCHES)
