@@ -333,6 +333,10 @@ class Histories(RuleBasedStateMachine):
         versions = json.loads(lineage).get(pool, {"versions": []})["versions"]
         return self.known[versions[-1]["datapool_sha256"]] if versions else ()
 
+    def only_state(self, pool: str) -> State:
+        (state,) = self.possible[pool]
+        return state
+
     def take_back(self, state: State, base: State) -> None:
         """A batch that runs again with other parameters replaces its own version: these rows may go."""
         params, k = self.workspace.params, len(base)

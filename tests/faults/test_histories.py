@@ -4,9 +4,18 @@ import os
 
 import pytest
 from histories import Histories
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 from hypothesis.stateful import run_state_machine_as_test
+from real_dvc import RealWorkspace
+from stand_in import Params
 from tally import count
+
+
+class HistoriesWithDvc(Histories):
+    """The same with the real git and dvc."""
+
+    kind = RealWorkspace
 
 
 def try_histories(machine: type[Histories], *, examples: int, steps: int, **options: object) -> None:
@@ -23,9 +32,13 @@ def try_histories(machine: type[Histories], *, examples: int, steps: int, **opti
             **options,
         ),
     )
-    count("random histories: runs", machine.runs)
-    count("random histories: stages killed", machine.kills)
-    count("random histories: refusals whose advice was followed", machine.refusals)
+    tally(machine, "random histories" if machine is Histories else "random histories through dvc")
+
+
+def tally(machine: type[Histories], what: str) -> None:
+    count(f"{what}: runs", machine.runs)
+    count(f"{what}: stages killed", machine.kills)
+    count(f"{what}: refusals whose advice was followed", machine.refusals)
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +55,35 @@ def test_no_history_loses_a_row(no_fsync):
     try_histories(Histories, examples=20, steps=12, derandomize=True, phases=[Phase.generate])
 
 
+@pytest.mark.slow
+def test_a_killed_merge_and_a_forgotten_dvc_checkout_lose_no_row():
+    @settings(max_examples=1, deadline=None, database=None, phases=[Phase.generate])
+    @given(st.just(HistoriesWithDvc))
+    def history(machine: type[Histories]) -> None:
+        machine.runs = machine.kills = machine.refusals = 0
+        one = machine()
+        one.run(Params("A"))
+        one.kill(Params("B"), "merge", 45)
+        one.run(Params("C"))
+        assert [version for version, _ in one.only_state("p")] == ["A", "B", "C"]  # it was killed after the commit
+        one.checkout(back=1, also_dvc=False)
+        one.run(Params("D"))
+        one.no_row_is_lost()
+        one.teardown()
+
+    history()
+    assert (HistoriesWithDvc.kills, HistoriesWithDvc.refusals) == (1, 1)
+    tally(HistoriesWithDvc, "histories through dvc")
+
+
 @pytest.mark.full
 @pytest.mark.timeout(7200)
 def test_no_long_history_loses_a_row(no_fsync):
     try_histories(Histories, examples=int(os.environ.get("FAULTS_HISTORIES", "600")), steps=20)
+
+
+@pytest.mark.full
+@pytest.mark.timeout(7200)
+def test_no_long_history_with_the_real_git_and_dvc_loses_a_row():
+    examples = int(os.environ.get("FAULTS_DVC_HISTORIES", "25"))
+    try_histories(HistoriesWithDvc, examples=examples, steps=10, phases=[Phase.generate])

@@ -1,0 +1,21 @@
+"""The stages scan and sample of a workspace in which batches are a few names: `python -m small_stages scan`."""
+
+import sys
+from pathlib import Path
+
+from stand_in import BASE, MODEL, Params, images, picks
+
+from datapool.params import load_params
+from datapool.pool import read_base
+from datapool.tables import write_json, write_rows, write_table
+
+params = load_params()
+mine = Params(params.input_dir, int(params.stopping_condition.n_samples) - 1, params.datapool.name)
+if sys.argv[1] == "scan":
+    write_table(Path("output/images.parquet"), images(mine.batch))
+else:
+    write_rows(Path("output/data/picks.parquet"), picks(mine, read_base(BASE)))
+    Path("output/checkpoint.ckpt").write_bytes(MODEL)
+    # Pool q has embeddings from outside, and no model.
+    write_json(Path("output/space.json"), {"id": "space", "backbone": "a backbone" if mine.pool == "p" else None})
+    write_json(Path("output/metrics.json"), {"covering_radius": 0.25, "radius_lower_bound": 0.125, "witness": "w"})
