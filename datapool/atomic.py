@@ -19,7 +19,8 @@ from pathlib import Path
 from datapool.errors import DatapoolError
 
 SCRATCH = Path(".datapool")
-"""What stages keep for themselves in a workspace: no DVC output, ignored by git, safe to delete when nothing runs."""
+"""What stages keep for themselves in a workspace: no DVC output, ignored by git. Safe to delete when nothing runs and
+nothing was stopped: ``commit/`` may then hold the only copy of a version."""
 
 
 _LEFT_BEHIND = 24 * 3600  # seconds after which a temporary file of another machine is nobody's
@@ -86,7 +87,7 @@ def replace(path: Path) -> Iterator[Path]:
     try:
         folder = scratch("tmp")
         for left in folder.iterdir():
-            if _is_left_behind(left):
+            if left.is_file() and _is_left_behind(left):
                 left.unlink(missing_ok=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=folder, prefix=f"{socket.gethostname()}.{os.getpid()}.")
@@ -98,17 +99,19 @@ def replace(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
         _flush(path.parent, os.O_RDONLY)
     except OSError as error:
-        help_ = (
-            "it lies on another file system than the workspace, which no link or mount may bring about"
-            if error.errno == errno.EXDEV
-            else "make room or give write permission, then run again"
-        )
         raise DatapoolError(
-            f"{path}: cannot be written ({error.strerror or error}); it is as it was; {help_}"
+            f"{path}: cannot be written ({error.strerror or error}); it is as it was; {remedy(error)}"
         ) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def remedy(error: OSError) -> str:
+    """Say what helps when the disk has refused to write."""
+    if error.errno == errno.EXDEV:
+        return "it lies on another file system than the workspace, which no link or mount may bring about"
+    return "make room or give write permission, then run again"
 
 
 def _is_left_behind(temporary: Path) -> bool:

@@ -15,6 +15,7 @@ fsynced may be lost or garbled, and names that were not may be lost in any combi
 Knows files and hashes; nothing of versions, batches or rows.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -27,7 +28,7 @@ from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
-from datapool.atomic import SCRATCH, scratch
+from datapool.atomic import SCRATCH, remedy, scratch
 from datapool.disk import Disk, Written, make_folder, write_file
 from datapool.errors import DatapoolError
 from datapool.tables import json_text, parse_json
@@ -38,6 +39,10 @@ RECORD = "pool.json"
 _FORMAT = 1
 _NOTE = "note.json"
 _PATIENCE = 60.0  # seconds; a merge into a pool of a million images takes some ten
+
+
+class DamagedRecordError(DatapoolError):
+    """A record that is not as it was written. Other releases' and other pools' records are not damaged."""
 
 
 class Record(NamedTuple):
@@ -64,7 +69,7 @@ def locked(*, patience: float = _PATIENCE) -> Iterator[None]:
         DatapoolError: If another process holds it for longer; names its pid and host.
     """
     path = SCRATCH / "lock"
-    lock = FileLock(path, timeout=patience)
+    lock = FileLock(path, timeout=patience, fallback_to_soft=False)  # which a killed process would hold for ever
     try:
         scratch("commit")
         lock.acquire()
@@ -77,7 +82,8 @@ def locked(*, patience: float = _PATIENCE) -> Iterator[None]:
     except OSError as error:
         lock.release()
         raise DatapoolError(
-            f"{path}: cannot be locked ({_reason(error)}); make room or give write permission, then run again"
+            f"{path}: cannot be locked ({_reason(error)}); the workspace must lie where files can be locked (flock) and "
+            "written"
         ) from error
     try:
         yield
@@ -90,7 +96,7 @@ def recover(pools: Path, lineage: Path) -> list[str]:
 
     All pools, not only the one at hand: DVC tracks them as one.
     """
-    stores = [Store(pools, path.name, lineage) for path in sorted((SCRATCH / "commit").iterdir())]
+    stores = [Store(pools, path.name, lineage) for path in sorted((SCRATCH / "commit").iterdir()) if path.is_dir()]
     return [done for store in stores if (done := store.recover())]
 
 
@@ -124,6 +130,10 @@ class Store:
             content = parse_json(self._disk.read(path), path)
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise DatapoolError(
+                f"{path}: cannot be read ({error.strerror}); give read permission, then run again"
+            ) from error
         except DatapoolError:
             content = {}
         if content.get("format", _FORMAT) != _FORMAT:
@@ -135,9 +145,14 @@ class Store:
         entry, files = body.get("entry"), body.get("files")
         is_entry, is_files = isinstance(entry, dict), isinstance(files, dict) and all(map(_is_below, files))
         if not (is_entry and is_files and content.get("sha256") == _digest(body)):
-            raise DatapoolError(
+            raise DamagedRecordError(
                 f"{path}: is not as it was written; nothing was changed. `dvc checkout --force` restores the pool as "
                 "dvc.lock records it, or `datapool repair` writes the record anew"
+            )
+        if body.get("pool") != self._name:
+            raise DatapoolError(
+                f"{path}: is the record of pool {body.get('pool')!r}, so {self.folder} is a copy of it; nothing was "
+                f"changed. Move {self.folder} out of {self.folder.parent}, which DVC tracks"
             )
         return Record(body["entry"], body["files"], content["sha256"])
 
@@ -165,16 +180,21 @@ class Store:
             if not self._staged():
                 return ""
             record, note = self.read(), self._note()
+            if note and note["pools"] != str(self.folder.parent):
+                raise DatapoolError(
+                    f"a merge into pool {self._name!r} of {note['pools']} was stopped, but shared_dir is "
+                    f"{self.folder.parent} now; nothing was changed. Set it back in params.yaml, then `datapool repair`"
+                )
             if record and note and note["record"] == record.sha256:
                 # Its rename may not be durable yet. A power cut must not find the old record beside new files.
                 self._disk.sync_folder(self.folder)
                 self._finish(record, note, check=True)
                 return f"pool {self._name!r}: a merge that was stopped is finished"
-            self._sweep()
+            self.sweep()
         except OSError as error:
             raise DatapoolError(
                 f"{self.folder}: a merge that was stopped cannot be finished ({_reason(error)}); nothing is lost; "
-                "make room or give write permission, then run again"
+                f"{remedy(error)}"
             ) from error
         return (
             f"pool {self._name!r}: what a merge that was stopped had begun to write is removed; the pool is as it was"
@@ -198,7 +218,7 @@ class Store:
             committed = self._is_committed()
             with suppress(OSError, DatapoolError):
                 if not committed:
-                    self._sweep()
+                    self.sweep()
                 elif not isinstance(error, OSError):
                     self.recover()
             if not isinstance(error, OSError):
@@ -209,8 +229,8 @@ class Store:
                     "lost. Make room, then `dvc repro` (or `datapool repair`) finishes it"
                 ) from error
             raise DatapoolError(
-                f"{self.folder}: the new version cannot be written ({_reason(error)}); the pool is as it was; make room "
-                "or give write permission, then run again"
+                f"{self.folder}: the new version cannot be written ({_reason(error)}); the pool is as it was; "
+                f"{remedy(error)}"
             ) from error
 
     def _require_folders(self) -> None:
@@ -235,9 +255,10 @@ class Store:
             parts: Its content: one part after another, each in some pieces.
         """
         make_folder(self._disk, self._staging)
-        temporary = self._staging / f"writing-{Path(file).name}"
+        temporary, target = self._staging / f"writing-{Path(file).name}", self.folder / file
+        if self._disk.is_folder(target):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
         written = write_file(self._disk, temporary, *parts)
-        target = self.folder / file
         is_there = self._disk.exists(target) and self._disk.size(target) == written.size
         if is_there and self.holds(file, written.sha256):
             self._disk.unlink(temporary)
@@ -247,7 +268,9 @@ class Store:
 
     def holds(self, file: str, digest: str) -> bool:
         """Say whether the pool has a file with this path and sha256 (hex) already."""
-        return self._disk.exists(self.folder / file) and self._disk.sha256(self.folder / file) == digest
+        path = self.folder / file
+        is_file = self._disk.exists(path) and not self._disk.is_folder(path)
+        return is_file and self._disk.sha256(path) == digest
 
     def commit(self, entry: Mapping[str, Any], files: Mapping[str, str], *, remove: Iterable[str] = ()) -> None:
         """Make the staged files, and those that are there already, the pool.
@@ -266,7 +289,7 @@ class Store:
         if now and now.sha256 == record.sha256 and before == entry and not self._staged() and not gone:
             return
         make_folder(self._disk, self._staging)
-        note = {"record": record.sha256, "before": _digest(before), "remove": gone}
+        note = {"record": record.sha256, "pools": str(self.folder.parent), "before": _digest(before), "remove": gone}
         temporary = self._staging / RECORD
         write_file(self._disk, self._staging / _NOTE, [json_text(note)])
         write_file(self._disk, temporary, [json_text({**body, "sha256": record.sha256})])
@@ -314,9 +337,9 @@ class Store:
             write_file(self._disk, temporary, [json_text(dict(sorted(entries.items())))])
             self._disk.rename(temporary, self._lineage)
         self._disk.sync_folder(self._lineage.parent)
-        self._sweep()
+        self.sweep()
 
-    def _sweep(self) -> None:
+    def sweep(self) -> None:
         """Remove what is staged, the note first: without it the rest is nothing."""
         staged = self._staged()
         if _NOTE in staged:
@@ -337,7 +360,11 @@ class Store:
         except (FileNotFoundError, DatapoolError):
             return None
         remove = note.get("remove")
-        if not {"record", "before"} <= note.keys() or not isinstance(remove, list) or not all(map(_is_below, remove)):
+        if (
+            not {"record", "pools", "before"} <= note.keys()
+            or not isinstance(remove, list)
+            or not all(map(_is_below, remove))
+        ):
             raise DatapoolError(
                 f"{path}: no merge wrote this; nothing was changed. Remove {self._staging}, then run again"
             )

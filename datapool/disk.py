@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from datapool.atomic import sha256
+
 
 class Written(NamedTuple):
     """What was written to a file."""
@@ -83,14 +85,17 @@ class Disk:
         """Give the bytes of a file."""
         return path.stat().st_size
 
+    def is_folder(self, path: Path) -> bool:
+        """Say whether a name is a folder."""
+        return path.is_dir()
+
     def is_link(self, path: Path) -> bool:
         """Say whether a name is a symbolic link."""
         return path.is_symlink()
 
     def sha256(self, path: Path) -> str:
         """Give the sha256 (hex) of a file."""
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256(path)
 
 
 def write_file(disk: Disk, path: Path, *parts: Iterable[bytes]) -> Written:

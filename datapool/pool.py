@@ -1,8 +1,8 @@
 """The pool: a fold over batches. ``open_base`` gives the pool as it stood before a batch, ``merge`` adds the picks.
 
 Both are pure: the next pool depends on the base, the picks and the parameters, so the same batch again replaces its own
-version, and a new batch appends. The lineage (datapools.json) is the commit record: a pool on disk counts only if it is
-byte for byte the version that the lineage records. Knows nothing of models, distances or DVC.
+version, and a new batch appends. A pool on disk counts only if it is byte for byte the version that the lineage
+(datapools.json) records. Knows nothing of models, distances or DVC.
 """
 
 from collections.abc import Mapping, Sequence
@@ -70,15 +70,39 @@ def read_lineage(path: Path) -> dict[str, list[Version]]:
     for name, record in content.items():
         if not name or "/" in name or name.startswith("."):
             raise DatapoolError(f"{path}: {name!r} is no name of a pool; `git checkout -- {path}` restores it")
-        versions: Any = record.get("versions") if isinstance(record, dict) else None
-        is_whole = isinstance(versions, list) and all(isinstance(v, dict) and v.keys() >= _RECORDED for v in versions)
-        numbers = [repr(v["version"]) for v in versions] if is_whole else []  # 1.0 and true are no versions
-        if not numbers or numbers != [str(k) for k in range(1, len(numbers) + 1)]:
+        versions = _versions(record)
+        if not versions:
             raise DatapoolError(
                 f"{path}: pool {name!r} lists no versions 1, 2, …; `git checkout -- {path}` restores it"
             )
         lineage[name] = versions
     return lineage
+
+
+def _versions(entry: object) -> list[Version]:
+    """Give the versions that an entry of the lineage lists; none if it does not list 1, 2, …."""
+    versions: Any = entry.get("versions") if isinstance(entry, dict) else None
+    is_whole = isinstance(versions, list) and all(isinstance(v, dict) and v.keys() >= _RECORDED for v in versions)
+    numbers = [repr(v["version"]) for v in versions] if is_whole else []  # 1.0 and true are no versions
+    return versions if numbers == [str(k) for k in range(1, len(numbers) + 1)] and numbers else []
+
+
+def read_record(store: Store) -> commit.Record | None:
+    """Read a pool's own record; None if it has none.
+
+    Raises:
+        DatapoolError: As ``Store.read``, and if it lists no versions, or other files than those of the last one.
+    """
+    record = store.read()
+    if record is None:
+        return None
+    versions = _versions(record.entry)
+    if not versions or not pool_files.files_of(versions[-1]).items() <= record.files.items():
+        raise commit.DamagedRecordError(
+            f"{store.folder / commit.RECORD}: lists no versions 1, 2, … with the files of the last; nothing was changed. "
+            "`dvc checkout --force` restores the pool as dvc.lock records it, or `datapool repair` writes the record anew"
+        )
+    return record
 
 
 def require_files(pools: Path, lineage: Mapping[str, list[Version]], *, besides: str | None = None) -> None:
@@ -150,11 +174,12 @@ def open_base(
 
 def _require_agreement(store: Store, lineage_file: Path) -> None:
     """Refuse a pool whose own record and the lineage tell different things; one without a record is an older release's."""
-    record, entry = store.read(), store.entry()
+    record, entry = read_record(store), store.entry()
     if record is None or record.entry == entry:
         return
     known = {version[key] for version in entry["versions"] for key in _FILES} if entry else set()
-    kept = [note for name in (LATEST, SAMPLES) for note in pool_files.keep_aside(store.folder / name, unless=known)]
+    names = (LATEST, SAMPLES, CHECKPOINT)
+    kept = [note for name in names for note in pool_files.keep_aside(store.folder / name, unless=known)]
     back = f"`git checkout -- {lineage_file} dvc.lock && dvc checkout --force` goes back to what git holds"
     if entry is None:
         raise DatapoolError(
@@ -165,7 +190,7 @@ def _require_agreement(store: Store, lineage_file: Path) -> None:
     another = "another " if len(here) == len(there) else ""
     helps = (
         "`datapool repair` keeps these files and records them"
-        if follows(here, there)
+        if follows(here, there) and all(store.holds(*each) for each in record.files.items())
         else "`dvc checkout --force` brings the files that dvc.lock records (`dvc pull` first in a fresh clone)"
     )
     raise DatapoolError(
@@ -175,9 +200,12 @@ def _require_agreement(store: Store, lineage_file: Path) -> None:
 
 
 def follows(versions: Sequence[Version], others: Sequence[Version]) -> bool:
-    """Say whether a merge may have made these versions from the others: by one more, or another in the place of the last."""
+    """Say whether merges may have made these versions from the others: by more of them, or by the last batch again."""
     k = len(others)
-    return versions != others and (versions[:k] == others or (versions[: k - 1] == others[:-1] and len(versions) == k))
+    if len(versions) > k:
+        return versions[:k] == others
+    same_batch = len(versions) == k and versions[-1]["batch"] == others[-1]["batch"]
+    return same_batch and versions[:-1] == others[:-1] and versions != others
 
 
 def _open(folder: Path, versions: list[Version], name: str, images: pd.DataFrame, base_version: int | None) -> Base:
@@ -316,7 +344,7 @@ def _merge(
         files = pool_files.stage_history(store, earlier if keep_history else [], text)
         files[SAMPLES] = pool_files.stage_samples(store, table)
         new_rows = csv_rows(new.table.filename.tolist(), new.embeddings, new.table.weak_label.map(labels).tolist())
-        csv = pool_files.stage_latest(store, latest, text, new_rows)
+        csv = pool_files.stage_csv(store, LATEST, text, latest, new_rows)
         files[LATEST] = csv.sha256
         if checkpoint:
             files[CHECKPOINT] = pool_files.stage_checkpoint(store, checkpoint)

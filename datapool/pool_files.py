@@ -50,6 +50,12 @@ _PIECE = 2**18  # bytes of a file that are copied at a time
 _CACHES_KEPT = 4  # versions: going back and forth between a few pools stays cheap, the disk stays bounded
 
 
+def files_of(version: Version) -> dict[str, str]:
+    """Give the sha256 of each file of a recorded version, by its path below the pool's folder."""
+    recorded = {LATEST: "datapool_sha256", SAMPLES: "samples_sha256", CHECKPOINT: "checkpoint_sha256"}
+    return {file: version[key] for file, key in recorded.items() if version[key]}
+
+
 # --- reading -----------------------------------------------------------------------------------------------------------
 
 
@@ -61,18 +67,20 @@ def read_version(folder: Path, version: Version) -> Rows:
     Raises:
         DatapoolError: If a file is not here or not the recorded one, of which a copy is then in ``.datapool/rescued``.
     """
-    recorded = {
-        folder / LATEST: version["datapool_sha256"],
-        folder / SAMPLES: version["samples_sha256"],
-        folder / CHECKPOINT: version["checkpoint_sha256"],
-    }
-    with ThreadPoolExecutor() as threads:
-        digests = threads.map(lambda path: atomic.sha256(path) if path.exists() else None, recorded)
-        rows = _recall(version)  # meanwhile
-    for (path, wanted), digest in zip(recorded.items(), digests, strict=True):
-        if wanted in (None, digest):
+    recorded = {folder / file: digest for file, digest in files_of(version).items()}
+    try:
+        with ThreadPoolExecutor() as threads:
+            digests = threads.map(lambda path: atomic.sha256(path) if path.exists() else None, recorded)
+            rows = _recall(version)  # meanwhile
+        found = dict(zip(recorded, digests, strict=True))
+    except OSError as error:
+        raise DatapoolError(
+            f"{error.filename}: cannot be read ({error.strerror}); give read permission, or `dvc checkout --force` brings it"
+        ) from error
+    for path, wanted in recorded.items():
+        if found[path] == wanted:
             continue
-        what = "is not the file" if digest else "is not here, but belongs to the pool"
+        what = "is not the file" if found[path] else "is not here, but belongs to the pool"
         raise DatapoolError(
             f"{path} {what} that datapools.json records as version {version['version']}; nothing was changed. "
             "`dvc checkout --force` restores it (`dvc pull` first in a fresh clone). "
@@ -190,18 +198,6 @@ def stage_checkpoint(store: Store, checkpoint: Path) -> str:
     return digest
 
 
-def stage_latest(store: Store, base: Version, text: Text, new_rows: Iterable[bytes]) -> Written:
-    """Stage datapool_latest.csv: the csv of the base, and the text of the new rows.
-
-    Args:
-        store: The pool's.
-        base: A recorded version, or ``version_0``.
-        text: What ``text_of`` gave for it.
-        new_rows: Csv text, in pieces.
-    """
-    return stage_csv(store, LATEST, text, base, new_rows)
-
-
 def history_file(version: Version) -> str:
     """Give the path of an earlier version's csv, below the pool's folder."""
     return f"{HISTORY}/datapool_{version['version']:04d}.csv"
@@ -214,7 +210,7 @@ def history_files(folder: Path) -> list[str]:
 
 def keep_aside(path: Path, *, unless: set[str]) -> list[str]:
     """Copy a file that is in no version's record to where nothing deletes it; say so."""
-    if not path.exists() or (digest := atomic.sha256(path)) in unless:
+    if not path.is_file() or (digest := atomic.sha256(path)) in unless:
         return []
     kept = atomic.SCRATCH / "rescued" / f"{path.parent.name}-{digest[:12]}-{path.name}"
     atomic.copy_file(path, kept)
@@ -222,7 +218,18 @@ def keep_aside(path: Path, *, unless: set[str]) -> list[str]:
 
 
 def stage_csv(store: Store, file: str, text: Text, version: Version, new_rows: Iterable[bytes]) -> Written:
-    """Stage a csv: that of a version, and new rows; see ``stage_latest``."""
+    """Stage a csv: that of a version, and new rows.
+
+    Args:
+        store: The pool's.
+        file: Where it goes, below the pool's folder.
+        text: What ``text_of`` gave for this version or a later one.
+        version: A recorded version, or ``version_0``.
+        new_rows: Csv text, in pieces.
+
+    Raises:
+        DatapoolError: If the text has not the recorded sha256.
+    """
     written = store.stage(file, text(version), new_rows)
     if written.before_last != version["datapool_sha256"]:
         raise DatapoolError(

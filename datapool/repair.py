@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datapool import commit, pool_files
-from datapool.commit import RECORD, Record, Store
+from datapool.atomic import SCRATCH
+from datapool.commit import RECORD, DamagedRecordError, Record, Store
 from datapool.errors import DatapoolError
-from datapool.pool import follows, read_lineage
-from datapool.pool_files import CHECKPOINT, LATEST, SAMPLES, Version, history_file
+from datapool.pool import follows, read_lineage, read_record
+from datapool.pool_files import HISTORY, LATEST, Version, files_of, history_file
+
+_BRING = "`dvc checkout --force` brings what dvc.lock records (`dvc pull` first in a fresh clone)"
 
 
 class Repair(NamedTuple):
@@ -38,87 +41,92 @@ def repair(pools: Path, lineage: Path) -> Iterator[Repair]:
         DatapoolError: If another process is at work on the pools, the lineage cannot be read, or the disk refuses.
     """
     with commit.locked():
-        for done in commit.recover(pools, lineage):
-            yield Repair(True, done)
-        for name in sorted({path.parent.name for path in pools.glob(f"*/{RECORD}")} | read_lineage(lineage).keys()):
+        here = {path.parent.name for path in pools.glob(f"*/{RECORD}") if not path.parent.name.startswith(".")}
+        stopped = {path.name for path in (SCRATCH / "commit").iterdir() if path.is_dir()}
+        for name in sorted(here | stopped | read_lineage(lineage).keys()):
             yield from _repair(Store(pools, name, lineage), lineage, name)
 
 
 def _repair(store: Store, lineage: Path, name: str) -> Iterator[Repair]:
-    versions = read_lineage(lineage).get(name, [])
-    path = store.folder / RECORD
+    record, done = None, ""
     try:
-        record, damage = store.read(), ""
-    except DatapoolError as error:
-        record, damage = None, str(error)
-    if record is None:
-        entry = store.entry()
-        if entry and not (wrong := _unlike(store, _files(versions[-1]))):
-            pool_files.keep_aside(path, unless=set())
-            kept = {history_file(each): each["datapool_sha256"] for each in versions[:-1]}
-            files = _files(versions[-1]) | {file: digest for file, digest in kept.items() if store.holds(file, digest)}
-            path.unlink(missing_ok=True)
-            with store.change():
-                store.commit(entry, files)
-            yield Repair(True, f"{path}: written anew; the files are those of version {len(versions)} in {lineage}")
-        elif entry:
-            yield Repair(False, f"{store.folder / wrong}: is not the recorded file, or not here; {_BRING}")
-        elif damage:
-            yield Repair(False, damage)
+        done = store.recover()
+        record = read_record(store)
+    except DamagedRecordError:
+        pass
+    except DatapoolError as error:  # another shared_dir, a later release, the copy of another pool: not ours to mend
+        yield Repair(False, str(error))
         return
-    if wrong := _unlike(store, {file: sha for file, sha in record.files.items() if not file.startswith("history/")}):
+    if done:
+        yield Repair(True, done)
+    if record is None and (store.entry() or (store.folder / RECORD).exists()):
+        mended = _repair_record(store, lineage, name)
+        yield mended
+        record = read_record(store) if mended.is_mended else None
+    if record is not None:
+        yield from _repair_rest(store, record, lineage, name)
+
+
+def _repair_record(store: Store, lineage: Path, name: str) -> Repair:
+    """Write a record that is lost or damaged anew, if the files are those of the lineage."""
+    path, versions = store.folder / RECORD, read_lineage(lineage).get(name)
+    entry = store.entry()
+    if entry is None or versions is None:
+        return Repair(False, f"{path}: is damaged, and {lineage} does not know pool {name!r}; {_BRING}")
+    files = files_of(versions[-1])
+    if wrong := _unlike(store, files):
+        return Repair(False, f"{store.folder / wrong}: is not the recorded file, or not here; {_BRING}")
+    kept = " ".join(pool_files.keep_aside(path, unless=set()))
+    path.unlink(missing_ok=True)
+    store.sweep()  # of a merge whose record was lost
+    if (store.folder / HISTORY).is_dir():  # the rest of it is made anew
+        files |= {history_file(each): each["datapool_sha256"] for each in versions[:-1]}
+    with store.change():
+        store.commit(entry, files)
+    what = f"{path}: written anew; the files are those of version {len(versions)} in {lineage}"
+    return Repair(True, f"{what}. {kept}".removesuffix(". "))
+
+
+def _repair_rest(store: Store, record: Record, lineage: Path, name: str) -> Iterator[Repair]:
+    """Mend a pool whose record is whole."""
+    own, versions = record.entry["versions"], read_lineage(lineage).get(name, [])
+    if wrong := _unlike(store, files_of(own[-1])):
         yield Repair(False, f"{store.folder / wrong}: is not the recorded file, or not here; {_BRING}")
         return
-    own = record.entry["versions"]
     if record.entry != store.entry():
         if versions and not follows(own, versions):
-            yield Repair(
-                False,
-                f"pool {name!r}: the files here are version {len(own)}, {lineage} records version {len(versions)}; {_BRING}",
-            )
+            here, there = f"version {len(own)}", f"{'another ' * (len(own) == len(versions))}version {len(versions)}"
+            yield Repair(False, f"pool {name!r}: the files here are {here}, {lineage} records {there}; {_BRING}")
             return
-        pool_files.keep_aside(lineage, unless=set())
+        kept = " ".join(pool_files.keep_aside(lineage, unless=set()))
         with store.change():
             store.commit(record.entry, record.files)
+        before = f"before: {len(versions) or 'not known'}"
         yield Repair(
-            True,
-            f"{lineage}: pool {name!r} is recorded with version {len(own)}, as its files are (before: "
-            f"{len(versions) or 'not known'})",
+            True, f"{lineage}: pool {name!r} is recorded with version {len(own)}, as its files are ({before}). {kept}"
         )
     yield from _repair_history(store, record, own)
 
 
 def _repair_history(store: Store, record: Record, versions: list[Version]) -> Iterator[Repair]:
-    lost = [
-        each
-        for each in versions[:-1]
-        if history_file(each) in record.files and not store.holds(history_file(each), each["datapool_sha256"])
-    ]
+    """Make files of the history anew that the record lists."""
+    files = {history_file(each): each for each in versions[:-1]}
+    lost = {
+        file: each
+        for file, each in files.items()
+        if file in record.files and not store.holds(file, each["datapool_sha256"])
+    }
     if not lost:
         return
     rows = pool_files.read_version(store.folder, versions[-1])
-    for each in lost:
-        pool_files.keep_aside(store.folder / history_file(each), unless=set())
+    kept = {file: " ".join(pool_files.keep_aside(store.folder / file, unless=set())) for file in lost}
     with store.change():
         text = pool_files.text_of(store.folder, versions[-1], rows)
-        for each in lost:
-            pool_files.stage_csv(store, history_file(each), text, each, [])
+        for file, each in lost.items():
+            pool_files.stage_csv(store, file, text, each, [])
         store.commit(record.entry, record.files)
-    for each in lost:
-        yield Repair(True, f"{store.folder / history_file(each)}: made anew from {LATEST}")
-
-
-_BRING = "`dvc checkout --force` restores it as dvc.lock records it (`dvc pull` first in a fresh clone)"
-
-
-def _files(version: Version) -> dict[str, str]:
-    """The sha256 of each file of a recorded version."""
-    files = {
-        LATEST: version["datapool_sha256"],
-        SAMPLES: version["samples_sha256"],
-        CHECKPOINT: version["checkpoint_sha256"],
-    }
-    return {file: digest for file, digest in files.items() if digest}
+    for file in lost:
+        yield Repair(True, f"{store.folder / file}: made anew from {LATEST}. {kept[file]}".removesuffix(". "))
 
 
 def _unlike(store: Store, files: dict[str, str]) -> str:

@@ -22,7 +22,7 @@ from datapool import recompute
 from datapool.commit import RECORD, Record, Store
 from datapool.embeddings_csv import parse_csv
 from datapool.errors import DatapoolError
-from datapool.pool import read_lineage
+from datapool.pool import read_lineage, read_record
 from datapool.pool_files import CHECKPOINT, LATEST, SAMPLES, Version, history_file
 from datapool.tables import Rows, read_json, read_rows
 
@@ -100,7 +100,7 @@ def _record(store: Store) -> Check:
         return Check("record", "fail", f"{stopped}; `datapool repair`, or the next `dvc repro`, finishes it")
     path = store.folder / RECORD
     try:
-        record = store.read()
+        record = read_record(store)
     except DatapoolError as error:
         return Check("record", "fail", str(error))
     if record is None:

@@ -86,7 +86,7 @@ def test_what_cannot_be_locked_is_told_in_one_line(make: Callable[[Path], object
     make(Path(".datapool/lock"))
 
     with (
-        pytest.raises(DatapoolError, match=r"^\.datapool/lock: cannot be locked \(.*\); make room or give write perm"),
+        pytest.raises(DatapoolError, match=r"^\.datapool/lock: cannot be locked \(.*\); the workspace must lie where"),
         locked(),
     ):
         pass

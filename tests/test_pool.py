@@ -694,6 +694,7 @@ def a_record(**changes: object) -> bytes:
     "changes",
     [{"files": {file: ""}} for file in ("../../x", "/etc/x", "history/../../x", "", "./x", "a//x")]
     + [{"files": ["x"]}, {"files": None}, {"entry": []}, {"entry": None}],
+    ids=str,
 )
 def test_a_record_that_leads_out_of_the_pool_or_is_none_is_refused(changes):
     FOLDER.mkdir(parents=True)
@@ -701,6 +702,82 @@ def test_a_record_that_leads_out_of_the_pool_or_is_none_is_refused(changes):
 
     with refused(r"^pools/p/pool\.json: is not as it was written; nothing was changed\."):
         open_for(A)
+
+
+VERSION = {
+    "version": 1,
+    "batch": "b",
+    "rows": 1,
+    "datapool_sha256": "1",
+    "samples_sha256": "2",
+    "checkpoint_sha256": None,
+}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"entry": {}},
+        {"entry": {"versions": "x"}},
+        {"entry": {"versions": [{}]}},
+        {"entry": {"versions": [VERSION]}},
+        {"entry": {"versions": [VERSION]}, "files": {"datapool_latest.csv": "1"}},
+    ],
+    ids=str,
+)
+def test_a_record_without_versions_or_their_files_is_refused(changes):
+    FOLDER.mkdir(parents=True)
+    (FOLDER / "pool.json").write_bytes(a_record(**changes))
+
+    with refused(r"^pools/p/pool\.json: lists no versions 1, 2, … with the files of the last; nothing was changed\."):
+        open_for(A)
+
+
+def test_the_record_of_another_pool_is_refused_as_a_copy():
+    add(A)
+    shutil.copytree(FOLDER, POOLS / "q")
+
+    with refused(
+        r"^pools/q/pool\.json: is the record of pool 'p', so pools/q is a copy of it; .* Move pools/q out of pools"
+    ):
+        open_for(A, pool="q")
+
+
+def test_a_merge_that_was_stopped_elsewhere_is_left_for_there():
+    add(A)
+    base = open_for(B)
+    assert killed_at(35, lambda: close(base, picks(B, base)))
+    staged = sorted(path.name for path in Path(".datapool/commit/p").iterdir())
+
+    with pytest.raises(
+        DatapoolError, match=r"^a merge into pool 'p' of pools was stopped, but shared_dir is others now; no"
+    ):
+        open_base(Path("others"), LINEAGE, "p", images(C), base_version=None)
+    assert sorted(path.name for path in Path(".datapool/commit/p").iterdir()) == staged
+    open_for(C)
+    assert filenames() == [*A, *sorted(B)]
+
+
+@pytest.mark.parametrize("path", [CSV, SAMPLES, FOLDER / "pool.json"], ids=str)
+def test_a_folder_in_the_place_of_a_file_is_told_and_nothing_is_committed(path):
+    add(A)
+    base = open_for(B)
+    path.unlink()
+    path.mkdir()
+
+    with refused(rf"{path}: .*Is a directory|pools/p/ does not hold|{path} is not|{path} has \d+ bytes"):
+        open_for(C)
+    with refused(rf"{path}.*Is a directory"):
+        close(base, picks(B, base))
+
+
+def test_what_lies_in_our_folders_and_is_not_ours_blocks_nothing():
+    add(A)
+    Path(".datapool/commit/.DS_Store").write_text("x")
+    Path(".datapool/tmp/folder").mkdir()
+    os.utime(".datapool/tmp/folder", (1, 1))
+
+    assert add(B).version == 2
 
 
 def test_a_record_of_a_later_format_is_refused():

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -93,7 +94,9 @@ def test_a_record_that_is_lost_or_damaged_is_written_anew(whole, damage):
     if damage is not None:
         RECORD.write_text(damage)
 
-    assert mended() == ["pools/p/pool.json: written anew; the files are those of version 2 in datapools.json"]
+    (sentence,) = mended()
+    assert sentence.startswith("pools/p/pool.json: written anew; the files are those of version 2 in datapools.json")
+    assert ("is kept as .datapool/rescued/p-" in sentence) == (damage is not None)
     assert state() == whole
     assert damage is None or kept_aside() == {damage.encode()}
 
@@ -114,10 +117,11 @@ def test_history_files_that_are_lost_or_damaged_are_made_anew(whole):
     text = (HISTORY / "datapool_0002.csv").read_text()
     (HISTORY / "datapool_0002.csv").write_text(text.replace("a1", "a9"))  # of the same size
 
-    assert mended() == [
-        "pools/p/history/datapool_0001.csv: made anew from datapool_latest.csv",
-        "pools/p/history/datapool_0002.csv: made anew from datapool_latest.csv",
-    ]
+    lost, damaged = mended()
+    assert lost == "pools/p/history/datapool_0001.csv: made anew from datapool_latest.csv"
+    assert damaged.startswith(
+        "pools/p/history/datapool_0002.csv: made anew from datapool_latest.csv. pools/p/history/data"
+    )
     assert state() == three
     assert kept_aside() == {text.replace("a1", "a9").encode()}
 
@@ -141,9 +145,10 @@ def test_a_lineage_that_does_not_know_the_pool_or_its_last_version_is_brought_up
     with pytest.raises(DatapoolError, match=r"`datapool repair` (adds it there|keeps these files and records them)"):
         open_for(C)
 
-    assert mended() == [
+    (sentence,) = mended()
+    assert sentence.startswith(
         f"datapools.json: pool 'p' is recorded with version 2, as its files are (before: {version or 'not known'})"
-    ]
+    )
     assert state() == whole
     assert behind in kept_aside()
 
@@ -160,8 +165,8 @@ def test_files_behind_the_lineage_are_left_to_dvc(whole):
 
     assert two != three
     assert left() == (
-        "pool 'p': the files here are version 2, datapools.json records version 3; `dvc checkout --force` restores it as "
-        "dvc.lock records it (`dvc pull` first in a fresh clone)"
+        "pool 'p': the files here are version 2, datapools.json records version 3; `dvc checkout --force` brings what "
+        "dvc.lock records (`dvc pull` first in a fresh clone)"
     )
 
 
@@ -172,14 +177,85 @@ def test_a_damaged_file_of_the_latest_version_is_left_to_dvc(whole, path, with_r
     if not with_record:
         RECORD.unlink()
 
-    assert left().startswith(f"{path}: is not the recorded file, or not here; `dvc checkout --force` restores it")
+    assert left().startswith(f"{path}: is not the recorded file, or not here; `dvc checkout --force` brings what")
 
 
 def test_a_damaged_record_of_a_pool_that_the_lineage_does_not_know_is_left(whole):
     RECORD.write_text("{")
     LINEAGE.write_text("{}")
 
-    assert left().startswith("pools/p/pool.json: is not as it was written")
+    assert left().startswith(
+        "pools/p/pool.json: is damaged, and datapools.json does not know pool 'p'; `dvc checkout --fo"
+    )
+
+
+def test_another_batch_under_the_same_number_is_a_choice_and_left(whole):
+    two = state()
+    add(C, base_version=1)  # somebody else's version 2: their datapools.json came by git pull, our files are here
+    theirs = LINEAGE.read_bytes()
+    for path, data in two.items():
+        Path(path).write_bytes(data)
+    LINEAGE.write_bytes(theirs)
+
+    assert left().startswith(
+        "pool 'p': the files here are version 2, datapools.json records another version 2; `dvc checkout"
+    )
+    with pytest.raises(DatapoolError, match=r"`dvc checkout --force` brings the files"):
+        open_for(C)
+
+
+def test_a_backup_in_the_folder_of_pools_is_no_pool(whole):
+    shutil.copytree(FOLDER, POOLS / "p.bak")
+    assert left().startswith("pools/p.bak/pool.json: is the record of pool 'p', so pools/p.bak is a copy of it;")
+    (POOLS / "p.bak").rename(POOLS / ".p.bak")
+
+    assert mended() == []
+
+
+def test_a_record_of_a_later_release_is_left(whole):
+    record = json.loads(RECORD.read_text())
+    RECORD.write_text(json.dumps(record | {"format": 2}))
+
+    assert left().startswith("pools/p/pool.json: has format 2, this release reads 1")
+
+
+def test_a_damaged_record_beside_a_merge_that_was_stopped_is_mended(whole):
+    base = open_for(C)
+    assert killed_at(3, lambda: close(base, picks(C, base)))
+    RECORD.write_text("{")
+    with pytest.raises(DatapoolError, match="or `datapool repair` writes the record anew"):
+        open_for(C)
+
+    assert len(mended()) == 1
+    assert state() == whole
+    assert add(C).version == 3
+
+
+def test_a_lost_record_does_not_hide_a_damaged_history(whole):
+    RECORD.unlink()
+    (HISTORY / "datapool_0001.csv").write_text("spoilt")
+
+    assert len(mended()) == 2
+    assert state() == whole
+
+
+def test_files_that_are_not_those_of_the_record_are_not_offered_to_be_kept(workspace):
+    add(A)
+    base, old = open_for(B), state()
+    record = RECORD.read_bytes()
+    for operation in count(10):  # until the record is the new one, and the csv not yet
+        assert killed_at(operation, lambda: close(base, picks(B, base)))
+        if RECORD.read_bytes() != record:
+            break
+    assert CSV.read_bytes() == old[str(CSV)]
+    shutil.rmtree(".datapool")  # with the only copy of version 2
+    with pytest.raises(DatapoolError) as caught:
+        open_for(C)
+
+    assert "datapool repair" not in str(caught.value)
+    assert left().startswith(
+        "pools/p/datapool_latest.csv: is not the recorded file, or not here; `dvc checkout --force` br"
+    )
 
 
 def test_the_command_says_what_it_did_and_ends_with_1_if_something_is_left(whole):

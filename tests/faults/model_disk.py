@@ -122,6 +122,9 @@ class ModelDisk(Disk):
     def size(self, path: Path) -> int:
         return len(self.read(path))
 
+    def is_folder(self, path: Path) -> bool:
+        return self.folders.get(str(path.parent), {}).get(path.name) == FOLDER
+
     def is_link(self, path: Path) -> bool:
         return False
 

@@ -294,7 +294,7 @@ class SweepsStagedFiles(Store):
     """Takes every staged file for litter."""
 
     def recover(self):
-        self._sweep()
+        self.sweep()
         return ""
 
 
