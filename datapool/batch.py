@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
-from functools import partial
+from functools import cache, partial
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -38,7 +38,9 @@ LINK_OUT = "link out of input_dir, which is not followed; put a copy of the file
 
 # A spreadsheet takes such a text for a formula, and a command a dash for an option.
 _FORMULA = re.compile(r"\s*[=+\-@＝＋－＠]|[\t\r\n]")
-_DVC_OBJECT = re.compile(r"/[0-9a-f]{2}/[0-9a-f]{30}$")  # in DVC's cache, to which DVC may link what it tracks
+_DVC_OBJECT = re.compile(
+    r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}$"
+)  # in DVC's cache, to which DVC may link what it tracks
 
 _FEW = 64  # images that are looked at sooner than other processes start
 
@@ -142,8 +144,12 @@ def twins(names: Iterable[str]) -> dict[str, str]:
         The earlier one, by name.
     """
     seen: dict[str, str] = {}
-    earlier = {name: seen.setdefault(unicodedata.normalize("NFC", name.casefold()), name) for name in names}
+    earlier = {name: seen.setdefault(_folded(name), name) for name in names}
     return {name: other for name, other in earlier.items() if name != other}
+
+
+def _folded(name: str) -> str:
+    return name.lower() if name.isascii() else unicodedata.normalize("NFC", name.casefold())
 
 
 def batch_id(images: pd.DataFrame) -> str:
@@ -255,8 +261,14 @@ def _is_folder(path: Path) -> bool:
         return False
 
 
+_real_folder = cache(os.path.realpath)
+
+
 def _leads_out(link: Path, inside: str) -> bool:
-    target = os.path.realpath(link)
+    # Folder by folder: resolving a million links one by one takes minutes.
+    points_to = link.parent / link.readlink()
+    is_plain = points_to.name != ".." and not points_to.is_symlink()
+    target = f"{_real_folder(points_to.parent)}/{points_to.name}" if is_plain else os.path.realpath(link)
     return not (target.startswith(inside) or _DVC_OBJECT.search(target))
 
 
@@ -274,8 +286,8 @@ def _inspect_all(folder: Path, paths: list[str], *, decode: bool, progress: Prog
             processes = get_context("forkserver")
             processes.set_forkserver_preload(["datapool.images"])  # imported once, not by each process
             workers = ProcessPoolExecutor(_n_cores(), mp_context=processes, initializer=_end_with_parent)
-            pool = stack.enter_context(workers)
-            results = pool.map(look, files, chunksize=16)
+            stack.callback(workers.shutdown, cancel_futures=True)  # by itself it would wait for all of them
+            results = workers.map(look, files, chunksize=16)
         else:
             results = map(look, files)
         try:
