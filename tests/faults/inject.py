@@ -138,6 +138,11 @@ class Stages:
         self.start(folder, *stages, inject=inject, **limits)
         return self.wait()
 
+    def hit_a_read(self) -> bool:
+        """Say whether the fault of the last run met a file that was opened to read: it may open one more or less."""
+        trace = (self.scratch / "trace").read_text(errors="replace")
+        return any("(INJECTED)" in line and "O_RDONLY" in line for line in trace.splitlines())
+
     def points(self, folder: Path, stage: list[str]) -> list[Point]:
         """Run a stage without a fault; give its file operations in order: those that fail or change nothing as well."""
         done = self.run(folder, stage, inject="")

@@ -100,7 +100,7 @@ def test_whatever_the_disk_refuses_is_told_in_one_line_and_leaves_the_old_pool_o
         with collected(problems, point):
             done = runs.run(f"error={fault}", point)
             assert done.code in (0, 1), f"{fault}: ended with {done.code}: {done.output}"
-            if done.code:
+            if done.code and not stages.hit_a_read():  # of a module, say
                 small_pools.assert_one_line(done.output)
             runs.heal()
 
