@@ -67,8 +67,8 @@ class RealWorkspace(Workspace):
     def __init__(self) -> None:
         shutil.copytree(template(), ".", dirs_exist_ok=True, symlinks=True)
         self._params, self.lock, self.cache = Params(), Lock(), set()
-        self.commits = [Revision(self.params, LINEAGE.read_bytes(), self.lock)]
-        self.names = {self.commits[0].lineage: "HEAD"}
+        self.head = Revision(self.params, LINEAGE.read_bytes(), self.lock)
+        self.commits = [self.head]
         self.revisions = [_run("git", "rev-parse", "HEAD").strip()]
 
     @property
@@ -121,9 +121,8 @@ class RealWorkspace(Workspace):
 
     def git_checkout(self, revision: Revision) -> None:
         _run("git", "checkout", "--quiet", self.revisions[self.commits.index(revision)])
-        lineage = LINEAGE.read_bytes()
-        self._params, self.lock = revision.params, revision.lock
-        assert lineage == revision.lineage
+        self.head, self._params, self.lock = revision, revision.params, revision.lock
+        assert LINEAGE.read_bytes() == revision.lineage
 
     def git_checkout_files(self, *, also_lock: bool) -> None:
         _try("git", "checkout", "--", "datapools.json", *["dvc.lock"] * also_lock)

@@ -82,6 +82,7 @@ class Workspace:
         Path("model.ckpt").write_bytes(MODEL)
         self.cache: set[bytes] = set()
         self.commits = [Revision(self.params, LINEAGE.read_bytes(), self.lock)]
+        self.head = self.commits[0]
 
     def repro(self, *, kill: tuple[str, int] | None = None) -> list[str]:
         """Run the stages that must run; give their names.
@@ -118,21 +119,21 @@ class Workspace:
 
     def commit(self) -> None:
         """``git commit --all``."""
-        self.commits.append(Revision(self.params, LINEAGE.read_bytes(), self.lock))
+        self.head = Revision(self.params, LINEAGE.read_bytes(), self.lock)
+        self.commits.append(self.head)
 
     def git_checkout(self, revision: Revision) -> None:
         """``git checkout`` of a revision."""
-        self.params, self.lock = revision.params, revision.lock
+        self.head, self.params, self.lock = revision, revision.params, revision.lock
         LINEAGE.write_bytes(revision.lineage)
 
     def git_checkout_files(self, *, also_lock: bool) -> None:
         """``git checkout -- datapools.json``, perhaps with dvc.lock: of neither if git knows no dvc.lock."""
-        head = self.commits[-1]
-        if also_lock and head.lock == Lock():
+        if also_lock and self.head.lock == Lock():
             return
-        LINEAGE.write_bytes(head.lineage)
+        LINEAGE.write_bytes(self.head.lineage)
         if also_lock:
-            self.lock = head.lock
+            self.lock = self.head.lock
 
     def dvc_checkout(self, *, force: bool = True) -> None:
         """``dvc checkout``, which removes what dvc.lock does not know; what is not in the cache only with ``--force``."""
