@@ -102,8 +102,8 @@ def scan(
                 f"{str(folder)!r}, such as {missing[0][:200]!r}; a name is the path below input_dir. Remove them"
             )
     paths = sorted(paths, key=lambda path: as_path(filename_prefix + path))
-    inside = os.path.realpath(folder) + os.sep
-    out = {path for path in links.intersection(paths) if _leads_out(folder / path, inside)}
+    inside, real_folder = os.path.realpath(folder) + os.sep, cache(os.path.realpath)
+    out = {path for path in links.intersection(paths) if _leads_out(folder / path, inside, real_folder)}
     looked_at = [path for path in paths if path not in out]
     looks = iter(_inspect_all(folder, looked_at, decode=check_images, progress=progress))
     inspections = [not_looked_at(LINK_OUT) if path in out else next(looks) for path in paths]
@@ -261,14 +261,11 @@ def _is_folder(path: Path) -> bool:
         return False
 
 
-_real_folder = cache(os.path.realpath)
-
-
-def _leads_out(link: Path, inside: str) -> bool:
+def _leads_out(link: Path, inside: str, real_folder: Callable[[Path], str]) -> bool:
     # Folder by folder: resolving a million links one by one takes minutes.
     points_to = link.parent / link.readlink()
     is_plain = points_to.name != ".." and not points_to.is_symlink()
-    target = f"{_real_folder(points_to.parent)}/{points_to.name}" if is_plain else os.path.realpath(link)
+    target = f"{real_folder(points_to.parent)}/{points_to.name}" if is_plain else os.path.realpath(link)
     return not (target.startswith(inside) or _DVC_OBJECT.search(target))
 
 

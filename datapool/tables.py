@@ -270,14 +270,14 @@ def parse_json(data: bytes, path: Path) -> dict[str, Any]:
     Raises:
         DatapoolError: If they are no JSON object.
     """
+    in_git = f"`git checkout -- {path}` brings back its last version"
+    remedy = in_git if path.name == "datapools.json" else "`dvc repro` makes it anew"
     try:
         content = json.loads(data.decode())
     except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, too long a number; brackets in brackets
-        raise DatapoolError(
-            f"{path}: is not JSON ({error}); `git checkout -- {path}` brings back its last version"
-        ) from error
+        raise DatapoolError(f"{path}: is not JSON ({error}); {remedy}") from error
     if not isinstance(content, dict):
-        raise DatapoolError(f"{path}: holds no JSON object; `git checkout -- {path}` brings back its last version")
+        raise DatapoolError(f"{path}: holds no JSON object; {remedy}")
     return content
 
 

@@ -127,6 +127,8 @@ def read_torch_file(path: Path, *, zip_only: bool) -> object:
         why = (
             f"it holds a Python object, {forbidden[1]}, and is not executed; save tensors and plain types only"
             if forbidden
+            else "it asks for more memory than there is; free memory, or fetch it again"
+            if isinstance(error, MemoryError)
             else "torch finds no tensors and plain types in it; fetch it again or give another file"
         )
         raise DatapoolError(f"{path}: is not a file of weights: {why}") from error

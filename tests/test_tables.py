@@ -17,6 +17,7 @@ from datapool.tables import (
     Rows,
     csv_text,
     read_csv,
+    parse_json,
     read_json,
     read_names,
     read_rows,
@@ -288,6 +289,11 @@ def test_a_list_that_cannot_be_read_is_refused(data, message):
         read_names(Path("names.txt"))
 
 
+def test_only_the_file_that_is_in_git_is_brought_back_by_git():
+    with pytest.raises(DatapoolError, match=r"datapools\.json` brings back its last version$"):
+        parse_json(b"{", Path("datapools.json"))
+
+
 def test_json_is_written_for_people_in_the_order_given():
     write_json(Path("a.json"), {"b": 1, "a": ["é", None, 0.1]})
 
@@ -306,11 +312,11 @@ def test_json_has_no_nan_and_no_infinity(value):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", r"a\.json: is not JSON \(.*\); `git checkout -- a\.json` brings back its last version"),
+        (b"", r"a\.json: is not JSON \(.*\); `dvc repro` makes it anew$"),
         (b'{"a": 1', r"a\.json: is not JSON \("),
         (b'<<<<<<< HEAD\n{"a": 1}\n=======\n{}\n>>>>>>> other\n', r"a\.json: is not JSON \("),
         (b"\xff\xfe{}", r"a\.json: is not JSON \(.*utf-8"),
-        (b"[1]", r"a\.json: holds no JSON object; `git checkout -- a\.json` brings back its last version"),
+        (b"[1]", r"a\.json: holds no JSON object; `dvc repro` makes it anew"),
         (b"null", r"a\.json: holds no JSON object"),
     ],
     ids=["empty", "cut off", "git conflict", "UTF-16", "list", "null"],

@@ -764,9 +764,7 @@ def test_a_damaged_json_file_is_named(next_batch, data, why):
     run(*BEFORE_THE_POOL)
     put("output/metrics.json", data, folder=".")
 
-    assert refusal("merge") == (
-        f"output/metrics.json: is not JSON ({why}); `git checkout -- output/metrics.json` brings back its last version"
-    )
+    assert refusal("merge") == (f"output/metrics.json: is not JSON ({why}); `dvc repro` makes it anew")
 
 
 CHANGED = (
