@@ -16,8 +16,8 @@ from datapool.errors import DatapoolError
 from datapool.tables import (
     Rows,
     csv_text,
-    read_csv,
     parse_json,
+    read_csv,
     read_json,
     read_names,
     read_rows,
