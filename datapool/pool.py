@@ -130,7 +130,8 @@ def _require_sizes(pools: Path, lineage: Mapping[str, list[Version]], *, besides
         if recorded not in (None, size := path.stat().st_size):
             raise DatapoolError(
                 f"{path} has {size} bytes, but datapools.json records {recorded} for version {len(lineage[name])}; nothing "
-                "was changed. `dvc checkout --force` restores it (`dvc pull` first in a fresh clone)"
+                "was changed. `dvc checkout --force` restores it (`dvc pull` first in a fresh clone), or, if datapools.json "
+                "was set back, `datapool repair` records it"
             )
 
 
@@ -174,17 +175,24 @@ def open_base(
 
 def _require_agreement(store: Store, lineage_file: Path) -> None:
     """Refuse a pool whose own record and the lineage tell different things; one without a record is an older release's."""
-    record, entry = read_record(store), store.entry()
+    entry = store.entry()
+    known = {version[key] for version in entry["versions"] for key in _FILES} if entry else set()
+
+    def kept() -> str:
+        names = (LATEST, SAMPLES, CHECKPOINT)
+        return " ".join(note for name in names for note in pool_files.keep_aside(store.folder / name, unless=known))
+
+    try:
+        record = read_record(store)
+    except commit.DamagedRecordError as error:
+        raise DatapoolError(f"{error}. {kept()}".removesuffix(". ")) from error
     if record is None or record.entry == entry:
         return
-    known = {version[key] for version in entry["versions"] for key in _FILES} if entry else set()
-    names = (LATEST, SAMPLES, CHECKPOINT)
-    kept = [note for name in names for note in pool_files.keep_aside(store.folder / name, unless=known)]
     back = f"`git checkout -- {lineage_file} dvc.lock && dvc checkout --force` goes back to what git holds"
     if entry is None:
         raise DatapoolError(
             f"{store.folder} holds a pool that {lineage_file} does not know; nothing was changed. `datapool repair` adds it "
-            f"there; {back}; or move {store.folder} away. {' '.join(kept)}".rstrip()
+            f"there; {back}; or move {store.folder} away. {kept()}".rstrip()
         )
     here, there = (each["versions"] for each in (record.entry, entry))
     another = "another " if len(here) == len(there) else ""
@@ -195,7 +203,7 @@ def _require_agreement(store: Store, lineage_file: Path) -> None:
     )
     raise DatapoolError(
         f"{store.folder / commit.RECORD}: the files here are version {len(here)} of the pool, {lineage_file} records "
-        f"{another}version {len(there)}; nothing was changed. {helps}; {back}. {' '.join(kept)}".rstrip()
+        f"{another}version {len(there)}; nothing was changed. {helps}; {back}. {kept()}".rstrip()
     )
 
 

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from typing import Any
 
 import typer
@@ -30,6 +31,9 @@ def run(command: Callable[..., Any]) -> None:
 def run_app(app: typer.Typer) -> None:
     """As ``run``, for an app with commands of its own."""
     end_with_parent()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # in the locale C a name may have letters that cannot be written
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except DatapoolError as error:

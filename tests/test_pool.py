@@ -958,6 +958,17 @@ def test_rows_that_the_lineage_does_not_record_are_kept_aside_and_told():
     assert {path.read_bytes() for path in Path(".datapool/rescued").iterdir()} == longer
 
 
+def test_rows_beside_a_damaged_record_are_kept_aside_before_a_command_is_named_that_would_lose_them():
+    add(A)
+    by_hand = CSV.read_bytes() + b'"x.jpg",9,0.1,0\n'
+    CSV.write_bytes(by_hand)
+    (FOLDER / "pool.json").write_text("{")
+
+    with refused(r"^pools/p/pool\.json: is not as it was written; .* is kept as \.datapool/rescued/p-"):
+        open_for(C)
+    assert [path.read_bytes() for path in Path(".datapool/rescued").iterdir()] == [by_hand]
+
+
 def test_a_pool_by_a_release_without_records_is_carried_on_and_gets_one():
     add(A)
     add(B)
