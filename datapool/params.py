@@ -57,7 +57,9 @@ def _balance(value: object) -> object:
             if not isinstance(label, str):
                 raise ValueError(f"the label {_shown(label)} is no text; put it in quotes, as in {{'7': 50}}")
             if type(limit) is not int or limit < 0:
-                raise ValueError(f"the limit of {_shown(label)} is {_shown(limit)}; it should be a whole number from 0 on")
+                raise ValueError(
+                    f"the limit of {_shown(label)} is {_shown(limit)}; it should be a whole number from 0 on"
+                )
         return value
     if value is None or (type(value) is int and value >= 1):
         return value

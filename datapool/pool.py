@@ -167,6 +167,12 @@ def open_base(
         recovered = commit.recover(pools, lineage_file)
         store = Store(pools, name, lineage_file)
         lineage = read_lineage(lineage_file)
+        twin = next((other for other in lineage if other != name and other.casefold() == name.casefold()), None)
+        if twin:
+            raise DatapoolError(
+                f"params.yaml: datapool.name is {name!r}, but there is a pool {twin!r}, which is the same folder on some "
+                "machines; nothing was changed. Take that name, or one that differs in more than case"
+            )
         require_files(pools, lineage)
         _require_sizes(pools, lineage, besides=name)
         _require_agreement(store, lineage_file)

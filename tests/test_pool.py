@@ -468,6 +468,16 @@ def test_another_pool_of_another_size_is_refused_too_for_dvc_would_take_it_over(
         close(base, picks(B, base))
 
 
+def test_a_pool_whose_name_differs_in_case_only_is_refused():
+    add(A, pool="Straße")
+
+    with refused(
+        r"datapool\.name is 'STRASSE', but there is a pool 'Straße', which is the same folder on some machines; no"
+    ):
+        open_for(B, pool="STRASSE")
+    assert add(B, pool="Straßen").version == 1
+
+
 def test_missing_files_of_another_pool_are_refused_too_for_dvc_would_forget_them():
     add(A, pool="q")
     add(A, pool="r")
