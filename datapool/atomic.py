@@ -13,7 +13,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from datapool.errors import DatapoolError
@@ -104,7 +104,8 @@ def replace(path: Path) -> Iterator[Path]:
         ) from error
     finally:
         if temporary is not None:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):  # a disk that refuses this as well: the next run removes it
+                temporary.unlink(missing_ok=True)
 
 
 def remedy(error: OSError) -> str:

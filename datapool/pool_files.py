@@ -210,8 +210,11 @@ def history_files(folder: Path) -> list[str]:
 
 def keep_aside(path: Path, *, unless: set[str]) -> list[str]:
     """Copy a file that is in no version's record to where nothing deletes it; say so."""
-    if not path.is_file() or (digest := atomic.sha256(path)) in unless:
-        return []
+    try:
+        if not path.is_file() or (digest := atomic.sha256(path)) in unless:
+            return []
+    except OSError as error:
+        raise DatapoolError(f"{path}: cannot be read ({error.strerror}); give read permission, then run again") from error
     kept = atomic.SCRATCH / "rescued" / f"{path.parent.name}-{digest[:12]}-{path.name}"
     atomic.copy_file(path, kept)
     return [f"{path} is kept as {kept}"]

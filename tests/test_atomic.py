@@ -174,3 +174,15 @@ def test_a_full_disk_is_told_and_leaves_the_old_file():
         raise OSError(28, os.strerror(28))
     assert Path("c.txt").read_bytes() == b"old"
     assert files() == ["c.txt"]
+
+
+def test_a_disk_that_refuses_to_clean_up_as_well_is_told_in_one_line(monkeypatch):
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        raise OSError(30, os.strerror(30), str(path))
+
+    with (
+        pytest.raises(DatapoolError, match=r"^c\.txt: cannot be written \(No space left on device\)"),
+        atomic.replace(Path("c.txt")),
+    ):
+        monkeypatch.setattr(Path, "unlink", refuse)
+        raise OSError(28, os.strerror(28))

@@ -105,9 +105,7 @@ BALANCE = "a whole number from 1 on, a number for each label such as {cat: 50, d
 SHARE = "a whole number from 1 on, a share above 0 and up to 1 such as 0.1, or -1 for inactive"
 FOLDER = "a folder below the workspace, of letters, digits, '_', '-', '.' and '/' only, not with '-' in front"
 PLAIN = "a plain name without '/' and not starting with '.' or '-'"
-PREFIX = (
-    "a start of file names such as 'week2/' of at most 100 characters, not with '/' in front, '..' or control characters"
-)
+PREFIX = "a start of file names such as 'week2/' of at most 100 characters, not with '/' in front, '..' or control characters"
 
 
 @pytest.mark.parametrize(
