@@ -214,7 +214,9 @@ def keep_aside(path: Path, *, unless: set[str]) -> list[str]:
         if not path.is_file() or (digest := atomic.sha256(path)) in unless:
             return []
     except OSError as error:
-        raise DatapoolError(f"{path}: cannot be read ({error.strerror}); give read permission, then run again") from error
+        raise DatapoolError(
+            f"{path}: cannot be read ({error.strerror}); give read permission, then run again"
+        ) from error
     kept = atomic.SCRATCH / "rescued" / f"{path.parent.name}-{digest[:12]}-{path.name}"
     atomic.copy_file(path, kept)
     return [f"{path} is kept as {kept}"]
