@@ -132,7 +132,7 @@ def next_batch(first_version, tmp_path, monkeypatch) -> Iterator[Path]:
     assert len(before) >= 4
     yield tmp_path / "w"
     assert contents("pools", "datapools.json") == before
-    count("bad input", 1)
+    count("bad inputs", 1)
 
 
 @pytest.fixture
@@ -449,7 +449,7 @@ def test_every_name_comes_back_and_none_is_a_formula(merged_batch, prefix):
             cell for cell in cells(table) if cell.strip()[:1] in tuple("=+-@＝＋－＠") or cell[:1] in tuple("\t\r\n")
         ]
         assert risky == []
-    count("odd name", len(names))
+    count("odd names", len(names))
 
 
 def test_a_folder_called_like_a_formula_is_no_formula_as_a_label_and_keeps_its_limit(merged_batch):
@@ -830,7 +830,7 @@ def own_params(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copy(ROOT / "params.yaml", tmp_path)
     yield
-    count("bad parameter", 1)
+    count("bad parameters", 1)
 
 
 @pytest.mark.parametrize("key", KEYS)

@@ -124,9 +124,8 @@ def test_dvc_killed_leaves_a_whole_pool_and_the_next_repro_makes_good(ready, mom
 @pytest.mark.timeout(3600)
 def test_dvc_killed_at_any_of_its_own_file_operations_leaves_a_whole_pool(ready, tmp_path):
     problems = []
-    for number, point in enumerate(ready.points):
-        if re.search(r"O_RDONLY", point.text):
-            continue
+    points = [point for point in ready.points if not re.search(r"O_RDONLY", point.text)]
+    for number, point in enumerate(points):
         made = ready.before.copy_to(tmp_path / str(number))
         try:
             run_and_kill(made, point)
@@ -134,7 +133,7 @@ def test_dvc_killed_at_any_of_its_own_file_operations_leaves_a_whole_pool(ready,
         except AssertionError as error:
             problems.append(f"{error} at {point.text[:160]}")
     assert not problems, "\n".join(problems)
-    count("kill points of dvc", len(ready.points))
+    count("kill points of dvc", len(points))
 
 
 @pytest.mark.full
