@@ -108,6 +108,13 @@ def replace(path: Path) -> Iterator[Path]:
                 temporary.unlink(missing_ok=True)
 
 
+def reason(error: OSError) -> str:
+    """Say why the disk refused, and how much room there is."""
+    free = shutil.disk_usage(".").free / 1e6
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}; {free:,.1f} MB are free"
+
+
 def remedy(error: OSError) -> str:
     """Say what helps when the disk has refused to write."""
     if error.errno == errno.EXDEV:

@@ -71,8 +71,8 @@ def verify(
     code is 1 if one failed. It takes time for large pools: the square of the number of images.
     """
     from datapool.errors import DatapoolError
+    from datapool.lineage import read_lineage
     from datapool.params import load_params
-    from datapool.pool import read_lineage
     from datapool.verify import verify as checks_of
 
     params, lineage = load_params(), Path("datapools.json")

@@ -19,16 +19,12 @@ import errno
 import hashlib
 import json
 import os
-import shutil
-import socket
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from filelock import FileLock, Timeout
-
-from datapool.atomic import SCRATCH, remedy, scratch
+from datapool.atomic import SCRATCH, reason, remedy
 from datapool.disk import Disk, Written, make_folder, write_file
 from datapool.errors import DatapoolError
 from datapool.tables import json_text, parse_json
@@ -38,7 +34,6 @@ RECORD = "pool.json"
 
 _FORMAT = 1
 _NOTE = "note.json"
-_PATIENCE = 60.0  # seconds; a merge into a pool of a million images takes some ten
 
 
 class DamagedRecordError(DatapoolError):
@@ -54,41 +49,6 @@ class Record(NamedTuple):
     """The sha256 (hex) of each file, by its path below the pool's folder."""
     sha256: str
     """The record's own."""
-
-
-@contextmanager
-def locked(*, patience: float = _PATIENCE) -> Iterator[None]:
-    """Let one process at a time read or write the pools of this workspace.
-
-    The lock is the kernel's: it goes with the process that holds it. Its file stays; that one is there means nothing.
-
-    Args:
-        patience: Seconds to wait for another process.
-
-    Raises:
-        DatapoolError: If another process holds it for longer; names its pid and host.
-    """
-    path = SCRATCH / "lock"
-    lock = FileLock(path, timeout=patience, fallback_to_soft=False)  # which a killed process would hold for ever
-    try:
-        scratch("commit")
-        lock.acquire()
-        path.write_text(f"pid {os.getpid()} on {socket.gethostname()}")
-    except Timeout as error:
-        raise DatapoolError(
-            f"{path}: another process ({path.read_text() or 'unknown'}) is at work on the pools of this workspace; nothing "
-            "was changed. Wait until it has ended, or end it, then run again"
-        ) from error
-    except OSError as error:
-        lock.release()
-        raise DatapoolError(
-            f"{path}: cannot be locked ({_reason(error)}); the workspace must lie where files can be locked (flock) and "
-            "written"
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def recover(pools: Path, lineage: Path) -> list[str]:
@@ -193,7 +153,7 @@ class Store:
             self.sweep()
         except OSError as error:
             raise DatapoolError(
-                f"{self.folder}: a merge that was stopped cannot be finished ({_reason(error)}); nothing is lost; "
+                f"{self.folder}: a merge that was stopped cannot be finished ({reason(error)}); nothing is lost; "
                 f"{remedy(error)}"
             ) from error
         return (
@@ -225,11 +185,11 @@ class Store:
                 raise
             if committed:
                 raise DatapoolError(
-                    f"{self.folder}: the new version is recorded, but then the disk refused ({_reason(error)}); nothing is "
+                    f"{self.folder}: the new version is recorded, but then the disk refused ({reason(error)}); nothing is "
                     "lost. Make room, then `dvc repro` (or `datapool repair`) finishes it"
                 ) from error
             raise DatapoolError(
-                f"{self.folder}: the new version cannot be written ({_reason(error)}); the pool is as it was; "
+                f"{self.folder}: the new version cannot be written ({reason(error)}); the pool is as it was; "
                 f"{remedy(error)}"
             ) from error
 
@@ -388,10 +348,3 @@ def _staged_name(file: str, digest: str) -> str:
 
 def _digest(content: Mapping[str, Any] | None) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _reason(error: OSError) -> str:
-    """Say why the disk refused, and how much room there is."""
-    free = shutil.disk_usage(".").free / 1e6
-    where = f"{error.filename}: " if error.filename else ""
-    return f"{where}{error.strerror or error}; {free:,.1f} MB are free"

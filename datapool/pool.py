@@ -5,7 +5,7 @@ version, and a new batch appends. A pool on disk counts only if it is byte for b
 (datapools.json) records. Knows nothing of models, distances or DVC.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,11 +17,10 @@ from datapool.batch import batch_id, candidates
 from datapool.commit import Store
 from datapool.embeddings_csv import csv_rows
 from datapool.errors import DatapoolError
+from datapool.lineage import read_lineage, require_agreement, require_files, require_sizes
+from datapool.lock import locked
 from datapool.pool_files import CHECKPOINT, COLUMNS, LATEST, SAMPLES, Version
 from datapool.tables import Rows, read_json, read_rows, write_json, write_rows
-
-_FILES = ("datapool_sha256", "samples_sha256", "checkpoint_sha256")
-_RECORDED = {"version", "batch", "rows", *_FILES}
 
 
 class Base(NamedTuple):
@@ -54,87 +53,6 @@ class Merged(NamedTuple):
     """Sentences that the user should read: files kept aside, versions dropped."""
 
 
-# --- the lineage -------------------------------------------------------------------------------------------------------
-
-
-def read_lineage(path: Path) -> dict[str, list[Version]]:
-    """Read datapools.json: the versions of every pool, oldest first; none if the file is absent.
-
-    Raises:
-        DatapoolError: If the file is no JSON or holds something else (a git conflict, for instance).
-    """
-    if not path.exists():
-        return {}
-    content = read_json(path)
-    lineage = {}
-    for name, record in content.items():
-        if not name or "/" in name or name.startswith("."):
-            raise DatapoolError(f"{path}: {name!r} is no name of a pool; `git checkout -- {path}` restores it")
-        versions = _versions(record)
-        if not versions:
-            raise DatapoolError(
-                f"{path}: pool {name!r} lists no versions 1, 2, …; `git checkout -- {path}` restores it"
-            )
-        lineage[name] = versions
-    return lineage
-
-
-def _versions(entry: object) -> list[Version]:
-    """Give the versions that an entry of the lineage lists; none if it does not list 1, 2, …."""
-    versions: Any = entry.get("versions") if isinstance(entry, dict) else None
-    is_whole = isinstance(versions, list) and all(isinstance(v, dict) and v.keys() >= _RECORDED for v in versions)
-    numbers = [repr(v["version"]) for v in versions] if is_whole else []  # 1.0 and true are no versions
-    return versions if numbers == [str(k) for k in range(1, len(numbers) + 1)] and numbers else []
-
-
-def read_record(store: Store) -> commit.Record | None:
-    """Read a pool's own record; None if it has none.
-
-    Raises:
-        DatapoolError: As ``Store.read``, and if it lists no versions, or other files than those of the last one.
-    """
-    record = store.read()
-    if record is None:
-        return None
-    versions = _versions(record.entry)
-    if not versions or not pool_files.files_of(versions[-1]).items() <= record.files.items():
-        raise commit.DamagedRecordError(
-            f"{store.folder / commit.RECORD}: lists no versions 1, 2, … with the files of the last; nothing was changed. "
-            "`dvc checkout --force` restores the pool as dvc.lock records it, or `datapool repair` writes the record anew"
-        )
-    return record
-
-
-def require_files(pools: Path, lineage: Mapping[str, list[Version]], *, besides: str | None = None) -> None:
-    """Refuse to go on when a pool that the lineage knows has no files here.
-
-    Raises:
-        DatapoolError: With the command that brings them.
-    """
-    gone = [name for name in lineage if name != besides and not (pools / name / LATEST).exists()]
-    if gone:
-        raise DatapoolError(
-            f"datapools.json knows the pool{'s' * (len(gone) > 1)} {', '.join(map(repr, gone))}, but {pools}/ does not "
-            "hold the files; nothing was changed. Run `dvc pull` (or `dvc checkout --force`), then again; "
-            "`git checkout -- datapools.json` goes back to the pools that git knows"
-        )
-
-
-def _require_sizes(pools: Path, lineage: Mapping[str, list[Version]], *, besides: str) -> None:
-    """Refuse a csv of another pool that has not the recorded size.
-
-    DVC tracks all pools as one, so a run on one of them would take damage of another over into its cache.
-    """
-    for name in lineage.keys() - {besides}:
-        path, recorded = pools / name / LATEST, lineage[name][-1].get("datapool_bytes")  # the first pools lack it
-        if recorded not in (None, size := path.stat().st_size):
-            raise DatapoolError(
-                f"{path} has {size} bytes, but datapools.json records {recorded} for version {len(lineage[name])}; nothing "
-                "was changed. `dvc checkout --force` restores it (`dvc pull` first in a fresh clone), or, if datapools.json "
-                "was set back, `datapool repair` records it"
-            )
-
-
 # --- before the batch --------------------------------------------------------------------------------------------------
 
 
@@ -163,7 +81,7 @@ def open_base(
             ``base_version``. The pool is as it was; a file that the lineage does not know is copied to
             ``.datapool/rescued``.
     """
-    with commit.locked():
+    with locked():
         recovered = commit.recover(pools, lineage_file)
         store = Store(pools, name, lineage_file)
         lineage = read_lineage(lineage_file)
@@ -174,52 +92,9 @@ def open_base(
                 "machines; nothing was changed. Take that name, or one that differs in more than case"
             )
         require_files(pools, lineage)
-        _require_sizes(pools, lineage, besides=name)
-        _require_agreement(store, lineage_file)
+        require_sizes(pools, lineage, besides=name)
+        require_agreement(store, lineage_file)
         return _open(store.folder, lineage.get(name, []), name, images, base_version), recovered
-
-
-def _require_agreement(store: Store, lineage_file: Path) -> None:
-    """Refuse a pool whose own record and the lineage tell different things; one without a record is an older release's."""
-    entry = store.entry()
-    known = {version[key] for version in entry["versions"] for key in _FILES} if entry else set()
-
-    def kept() -> str:
-        names = (LATEST, SAMPLES, CHECKPOINT)
-        return " ".join(note for name in names for note in pool_files.keep_aside(store.folder / name, unless=known))
-
-    try:
-        record = read_record(store)
-    except commit.DamagedRecordError as error:
-        raise DatapoolError(f"{error}. {kept()}".removesuffix(". ")) from error
-    if record is None or record.entry == entry:
-        return
-    back = f"`git checkout -- {lineage_file} dvc.lock && dvc checkout --force` goes back to what git holds"
-    if entry is None:
-        raise DatapoolError(
-            f"{store.folder} holds a pool that {lineage_file} does not know; nothing was changed. `datapool repair` adds it "
-            f"there; {back}; or move {store.folder} away. {kept()}".rstrip()
-        )
-    here, there = (each["versions"] for each in (record.entry, entry))
-    another = "another " if len(here) == len(there) else ""
-    helps = (
-        "`datapool repair` keeps these files and records them"
-        if follows(here, there) and all(store.holds(*each) for each in record.files.items())
-        else "`dvc checkout --force` brings the files that dvc.lock records (`dvc pull` first in a fresh clone)"
-    )
-    raise DatapoolError(
-        f"{store.folder / commit.RECORD}: the files here are version {len(here)} of the pool, {lineage_file} records "
-        f"{another}version {len(there)}; nothing was changed. {helps}; {back}. {kept()}".rstrip()
-    )
-
-
-def follows(versions: Sequence[Version], others: Sequence[Version]) -> bool:
-    """Say whether merges may have made these versions from the others: by more of them, or by the last batch again."""
-    k = len(others)
-    if len(versions) > k:
-        return versions[:k] == others
-    same_batch = len(versions) == k and versions[-1]["batch"] == others[-1]["batch"]
-    return same_batch and versions[:-1] == others[:-1] and versions != others
 
 
 def _open(folder: Path, versions: list[Version], name: str, images: pd.DataFrame, base_version: int | None) -> Base:
@@ -305,7 +180,7 @@ def merge(
             refuses.
         ValueError: If picks and base differ in dimension.
     """
-    with commit.locked():
+    with locked():
         recovered = commit.recover(pools, lineage_file)
         store = Store(pools, base.pool, lineage_file)
         merged = _merge(store, lineage_file, base, picks, checkpoint, keep_history=keep_history, record=record)
@@ -324,7 +199,7 @@ def _merge(
 ) -> Merged:
     lineage, folder = read_lineage(lineage_file), store.folder
     require_files(folder.parent, lineage, besides=base.pool)
-    _require_sizes(folder.parent, lineage, besides=base.pool)
+    require_sizes(folder.parent, lineage, besides=base.pool)
     present, k = lineage.get(base.pool, []), len(base.versions)
     if k and len(picks.table) and picks.embeddings.shape[1] != base.rows.embeddings.shape[1]:
         raise ValueError(f"picks of shape {picks.embeddings.shape}, a base of shape {base.rows.embeddings.shape}")

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from datapool import commit, pool_files
+from datapool import pool_files
 from datapool.atomic import SCRATCH
 from datapool.commit import RECORD, DamagedRecordError, Record, Store
 from datapool.errors import DatapoolError
-from datapool.pool import follows, read_lineage, read_record
+from datapool.lineage import follows, read_lineage, read_record
+from datapool.lock import locked
 from datapool.pool_files import HISTORY, LATEST, Version, files_of, history_file
 
 _BRING = "`dvc checkout --force` brings what dvc.lock records (`dvc pull` first in a fresh clone)"
@@ -40,7 +41,7 @@ def repair(pools: Path, lineage: Path) -> Iterator[Repair]:
     Raises:
         DatapoolError: If another process is at work on the pools, the lineage cannot be read, or the disk refuses.
     """
-    with commit.locked():
+    with locked():
         here = {path.parent.name for path in pools.glob(f"*/{RECORD}") if not path.parent.name.startswith(".")}
         stopped = {path.name for path in (SCRATCH / "commit").iterdir() if path.is_dir()}
         for name in sorted(here | stopped | read_lineage(lineage).keys()):

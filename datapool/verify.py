@@ -22,7 +22,7 @@ from datapool import recompute
 from datapool.commit import RECORD, Record, Store
 from datapool.embeddings_csv import parse_csv
 from datapool.errors import DatapoolError
-from datapool.pool import read_lineage, read_record
+from datapool.lineage import read_lineage, read_record
 from datapool.pool_files import CHECKPOINT, LATEST, SAMPLES, Version, history_file
 from datapool.tables import Rows, read_json, read_rows
 

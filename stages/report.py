@@ -5,8 +5,9 @@ from typing import Annotated
 
 from typer import Option
 
+from datapool.lineage import read_lineage
 from datapool.params import load_params
-from datapool.pool import read_base, read_lineage
+from datapool.pool import read_base
 from datapool.report import Run, write_report
 from datapool.tables import read_csv, read_json, read_rows, read_table
 from datapool.terminal import run, say

@@ -17,7 +17,7 @@ from PIL import Image
 
 from datapool import workspace
 from datapool.embeddings_csv import read_csv
-from datapool.pool import read_lineage
+from datapool.lineage import read_lineage
 
 PROGRAMS = Path(sys.executable).parent
 ENVIRONMENT = {

@@ -19,7 +19,8 @@ from datapool.batch import candidates
 from datapool.disk import Disk
 from datapool.embeddings_csv import read_csv
 from datapool.errors import DatapoolError
-from datapool.pool import Base, Merged, label_ids, merge, open_base, read_base, read_lineage, require_files, write_base
+from datapool.lineage import read_lineage, require_files
+from datapool.pool import Base, Merged, label_ids, merge, open_base, read_base, write_base
 from datapool.tables import Rows
 
 POOLS, LINEAGE, FOLDER = Path("pools"), Path("datapools.json"), Path("pools/p")

@@ -13,7 +13,8 @@ import pytest
 
 from datapool import atomic, embeddings_csv, pool_files
 from datapool.errors import DatapoolError
-from datapool.pool import Base, merge, open_base, read_lineage
+from datapool.lineage import read_lineage
+from datapool.pool import Base, merge, open_base
 from datapool.pool_files import read_version
 from datapool.tables import Rows
 

@@ -16,6 +16,7 @@ from PIL import Image
 
 from datapool import batch, evaluation, ordering, pool, report, sampling
 from datapool.charts import project
+from datapool.lineage import read_lineage
 from datapool.params import Params, load_params
 from datapool.report import Run, write_report
 from datapool.surroundings import look_around
@@ -97,7 +98,7 @@ def run_on(places: dict[str, tuple[float, float]], params: Params, *, lineage: s
         picks=sampled.picks,
         removed=sampled.removed,
         metrics=counts,
-        versions=pool.read_lineage(Path(lineage)).get("demo", []),
+        versions=read_lineage(Path(lineage)).get("demo", []),
     )
 
 

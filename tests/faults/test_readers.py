@@ -10,7 +10,8 @@ from stand_in import BASE, LINEAGE, POOLS, Params, images, picks
 from tally import count
 
 from datapool.errors import DatapoolError
-from datapool.pool import merge, open_base, read_base, read_lineage, write_base
+from datapool.lineage import read_lineage
+from datapool.pool import merge, open_base, read_base, write_base
 
 SECONDS = 4
 NAMES = ["cat/a1.jpg", "dog/a2.jpg", "dog/a3.jpg"]

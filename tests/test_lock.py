@@ -1,4 +1,4 @@
-"""The lock of a workspace. What a commit does to files: test_pool.py, and tests/faults for every way in which it can end."""
+"""The lock of a workspace."""
 
 import os
 import signal
@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from datapool.commit import locked
 from datapool.errors import DatapoolError
+from datapool.lock import locked
 
 
 @pytest.fixture(autouse=True)

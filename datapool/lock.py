@@ -1,0 +1,48 @@
+"""One process at a time at the pools of a workspace."""
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from filelock import FileLock, Timeout
+
+from datapool.atomic import SCRATCH, reason, scratch
+from datapool.errors import DatapoolError
+
+_PATIENCE = 60.0  # seconds; a merge into a pool of a million images takes some ten
+
+
+@contextmanager
+def locked(*, patience: float = _PATIENCE) -> Iterator[None]:
+    """Let one process at a time read or write the pools of this workspace.
+
+    The lock is the kernel's: it goes with the process that holds it. Its file stays; that one is there means nothing.
+
+    Args:
+        patience: Seconds to wait for another process.
+
+    Raises:
+        DatapoolError: If another process holds it for longer; names its pid and host.
+    """
+    path = SCRATCH / "lock"
+    lock = FileLock(path, timeout=patience, fallback_to_soft=False)  # which a killed process would hold for ever
+    try:
+        scratch("commit")
+        lock.acquire()
+        path.write_text(f"pid {os.getpid()} on {socket.gethostname()}")
+    except Timeout as error:
+        raise DatapoolError(
+            f"{path}: another process ({path.read_text() or 'unknown'}) is at work on the pools of this workspace; nothing "
+            "was changed. Wait until it has ended, or end it, then run again"
+        ) from error
+    except OSError as error:
+        lock.release()
+        raise DatapoolError(
+            f"{path}: cannot be locked ({reason(error)}); the workspace must lie where files can be locked (flock) and "
+            "written"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
