@@ -19,7 +19,8 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import csv
 
-from datapool import atomic, pool_files
+from datapool import atomic, pool_files, tables
+from datapool.commit import Store
 from datapool.embeddings_csv import csv_header, csv_rows
 from datapool.tables import Rows
 
@@ -76,20 +77,22 @@ def measure(n: int) -> str:
     folder = Path("pools/big")
     folder.mkdir(parents=True)
     Path("datapool.csv").rename(folder / pool_files.LATEST)
+    store = Store(Path("pools"), "big", Path("datapools.json"))
+    tables.write_csv(folder / pool_files.SAMPLES, first.table)
     version = {
         "version": 1,
         "rows": n,
         "datapool_sha256": atomic.sha256(folder / pool_files.LATEST),
         "datapool_bytes": size,
-        "samples_sha256": pool_files.write_samples(folder, first.table),
+        "samples_sha256": atomic.sha256(folder / pool_files.SAMPLES),
         "checkpoint_sha256": None,
     }
     new = csv_rows(names[n:], everything.embeddings[n:], labels[n:])
     for what, run in {
         "first read: hashed and parsed, then kept": lambda: pool_files.read_version(folder, version),
         "second read: hashed, rows from the cache": lambda: pool_files.read_version(folder, version),
-        f"extended by {N_NEW:,} rows": lambda: pool_files.write_latest(
-            folder, version, pool_files.text_of(folder, version, first), new, known={version["datapool_sha256"]}
+        f"extended by {N_NEW:,} rows": lambda: pool_files.stage_csv(
+            store, pool_files.LATEST, pool_files.text_of(folder, version, first), version, new
         ),
     }.items():
         print(f"tables: {what}", file=sys.stderr)

@@ -164,11 +164,12 @@ def test_08_an_older_revision_is_whole_and_can_be_built_on(first_week, second_we
 
     made.run("git", "checkout", "--quiet", "HEAD~1")
     refused = made.set({"input_dir": str(weeks / "week_3")}) or made.repro(fails=True)
-    assert "is not the file that datapools.json records as version 1" in refused
-    assert "`dvc checkout --force` restores it" in refused
+    assert "the files here are version 2 of the pool, datapools.json records version 1; nothing was changed" in refused
+    assert "`git checkout -- datapools.json dvc.lock && dvc checkout --force` goes back to what git holds" in refused
 
-    made.run("git", "checkout", "--quiet", ".")
+    made.run("git", "checkout", "--quiet", "--", "datapools.json", "dvc.lock")
     made.run("dvc", "checkout", "--force")
+    made.run("git", "checkout", "--quiet", ".")
     assert made.pool_files() == first_week.pool_files()
     assert stages_run(made.repro()) == []
     made.set({"input_dir": str(weeks / "week_3")})
@@ -579,8 +580,7 @@ def test_a_pool_that_cannot_be_written_is_named_and_stays_as_it_is(second_week, 
     finally:
         subprocess.run([*unlock, folder], check=True)
 
-    assert "error: pools/my_datapool/" in said
-    assert "cannot be written (" in said
+    assert "error: pools/my_datapool: the new version cannot be written (" in said
     assert made.pool_files() == second_week.pool_files()
     made.repro()
     assert len(made.names()) > len(second_week.names())
