@@ -60,6 +60,20 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def keep_aside(path: Path, *, unless: set[str]) -> list[str]:
+    """Copy a file that is in no version's record to where nothing deletes it; say so."""
+    try:
+        if not path.is_file() or (digest := sha256(path)) in unless:
+            return []
+    except OSError as error:
+        raise DatapoolError(
+            f"{path}: cannot be read ({error.strerror}); give read permission, then run again"
+        ) from error
+    kept = SCRATCH / "rescued" / f"{path.parent.name or 'workspace'}-{digest[:12]}-{path.name}"
+    copy_file(path, kept)
+    return [f"{path} is kept as {kept}"]
+
+
 def scratch(name: str) -> Path:
     """Give a folder of ``.datapool``, made if absent.
 

@@ -24,7 +24,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datapool.atomic import SCRATCH, reason, remedy
+from datapool.atomic import SCRATCH, keep_aside, reason, remedy
 from datapool.disk import Disk, Written, make_folder, write_file
 from datapool.errors import DatapoolError
 from datapool.tables import json_text, parse_json
@@ -249,7 +249,13 @@ class Store:
         if now and now.sha256 == record.sha256 and before == entry and not self._staged() and not gone:
             return
         make_folder(self._disk, self._staging)
-        note = {"record": record.sha256, "pools": str(self.folder.parent), "before": _digest(before), "remove": gone}
+        note = {
+            "record": record.sha256,
+            "pools": str(self.folder.parent),
+            "before": _digest(before),
+            "replaced": now.files if now else {},
+            "remove": gone,
+        }
         temporary = self._staging / RECORD
         write_file(self._disk, self._staging / _NOTE, [json_text(note)])
         write_file(self._disk, temporary, [json_text({**body, "sha256": record.sha256})])
@@ -276,6 +282,8 @@ class Store:
                     f"{self._staging / name}: is not as it was written, so the disk is not to be trusted; "
                     "`dvc checkout --force` restores the pool as it was before, then run again"
                 )
+            if check and self._disk.exists(target) and not self.holds(file, note["replaced"].get(file, digest)):
+                keep_aside(target, unless={digest})  # somebody has changed it since the merge was stopped
             make_folder(self._disk, target.parent)
             self._disk.rename(self._staging / name, target)
         for file in note["remove"]:

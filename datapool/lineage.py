@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from datapool import commit, pool_files
+from datapool import atomic, commit, pool_files
 from datapool.commit import Store
 from datapool.errors import DatapoolError
 from datapool.pool_files import CHECKPOINT, LATEST, SAMPLES, Version
@@ -103,7 +103,7 @@ def require_agreement(store: Store, lineage_file: Path) -> None:
 
     def kept() -> str:
         names = (LATEST, SAMPLES, CHECKPOINT)
-        return " ".join(note for name in names for note in pool_files.keep_aside(store.folder / name, unless=known))
+        return " ".join(note for name in names for note in atomic.keep_aside(store.folder / name, unless=known))
 
     try:
         record = read_record(store)

@@ -225,7 +225,7 @@ def _merge(
     notes = []
     if not own and len(present) > k:
         for filename in (LATEST, SAMPLES, CHECKPOINT):
-            notes += pool_files.keep_aside(folder / filename, unless=set())
+            notes += atomic.keep_aside(folder / filename, unless=set())
         notes.append(f"datapool.base_version {k}: the versions {k + 1} to {len(present)} are dropped from the lineage")
     with store.change():
         text = pool_files.text_of(folder, latest, base.rows if k else new)
@@ -239,7 +239,7 @@ def _merge(
             files[CHECKPOINT] = pool_files.stage_checkpoint(store, checkpoint)
         # What is there and neither recorded, nor the base, nor what is written now is somebody's: kept aside.
         known = {csv.sha256, *(version["datapool_sha256"] for version in (*present, *base.versions))}
-        notes = [*pool_files.keep_aside(folder / LATEST, unless=known), *notes]
+        notes = [*atomic.keep_aside(folder / LATEST, unless=known), *notes]
         versions = list(base.versions)
         if len(new.table):
             versions.append(

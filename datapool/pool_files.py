@@ -84,7 +84,7 @@ def read_version(folder: Path, version: Version) -> Rows:
         raise DatapoolError(
             f"{path} {what} that datapools.json records as version {version['version']}; nothing was changed. "
             "`dvc checkout --force` restores it (`dvc pull` first in a fresh clone). "
-            f"{' '.join(keep_aside(path, unless=set()))}".rstrip()
+            f"{' '.join(atomic.keep_aside(path, unless=set()))}".rstrip()
         )
     if rows is None:
         table = read_csv(folder / SAMPLES)[list(COLUMNS)].astype(COLUMNS)
@@ -206,20 +206,6 @@ def history_file(version: Version) -> str:
 def history_files(folder: Path) -> list[str]:
     """List the csv files that ``history/`` holds, by their paths below the pool's folder."""
     return sorted(f"{HISTORY}/{path.name}" for path in (folder / HISTORY).glob("datapool_*.csv"))
-
-
-def keep_aside(path: Path, *, unless: set[str]) -> list[str]:
-    """Copy a file that is in no version's record to where nothing deletes it; say so."""
-    try:
-        if not path.is_file() or (digest := atomic.sha256(path)) in unless:
-            return []
-    except OSError as error:
-        raise DatapoolError(
-            f"{path}: cannot be read ({error.strerror}); give read permission, then run again"
-        ) from error
-    kept = atomic.SCRATCH / "rescued" / f"{path.parent.name}-{digest[:12]}-{path.name}"
-    atomic.copy_file(path, kept)
-    return [f"{path} is kept as {kept}"]
 
 
 def stage_csv(store: Store, file: str, text: Text, version: Version, new_rows: Iterable[bytes]) -> Written:

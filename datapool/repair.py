@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from datapool import pool_files
+from datapool import atomic, pool_files
 from datapool.atomic import SCRATCH
 from datapool.commit import RECORD, DamagedRecordError, Record, Store
 from datapool.errors import DatapoolError
@@ -77,7 +77,7 @@ def _repair_record(store: Store, lineage: Path, name: str) -> Repair:
     files = files_of(versions[-1])
     if wrong := _unlike(store, files):
         return Repair(False, f"{store.folder / wrong}: is not the recorded file, or not here; {_BRING}")
-    kept = " ".join(pool_files.keep_aside(path, unless=set()))
+    kept = " ".join(atomic.keep_aside(path, unless=set()))
     path.unlink(missing_ok=True)
     store.sweep()  # of a merge whose record was lost
     if (store.folder / HISTORY).is_dir():  # the rest of it is made anew
@@ -99,7 +99,7 @@ def _repair_rest(store: Store, record: Record, lineage: Path, name: str) -> Iter
             here, there = f"version {len(own)}", f"{'another ' * (len(own) == len(versions))}version {len(versions)}"
             yield Repair(False, f"pool {name!r}: the files here are {here}, {lineage} records {there}; {_BRING}")
             return
-        kept = " ".join(pool_files.keep_aside(lineage, unless=set()))
+        kept = " ".join(atomic.keep_aside(lineage, unless=set()))
         with store.change():
             store.commit(record.entry, record.files)
         before = f"before: {len(versions) or 'not known'}"
@@ -120,7 +120,7 @@ def _repair_history(store: Store, record: Record, versions: list[Version]) -> It
     if not lost:
         return
     rows = pool_files.read_version(store.folder, versions[-1])
-    kept = {file: " ".join(pool_files.keep_aside(store.folder / file, unless=set())) for file in lost}
+    kept = {file: " ".join(atomic.keep_aside(store.folder / file, unless=set())) for file in lost}
     with store.change():
         text = pool_files.text_of(store.folder, versions[-1], rows)
         for file, each in lost.items():

@@ -105,9 +105,11 @@ def _record(store: Store) -> Check:
         return Check("record", "fail", str(error))
     if record is None:
         return Check(
-            "record", "skip", f"{path} is not here: a release that wrote none made the pool; the next merge will"
+            "record",
+            "skip",
+            f"{path} is not here: lost, or not written by an early release; `datapool repair` writes it",
         )
-    wrong = f"{path} and datapools.json tell different things; `datapool repair` says what to do"
+    wrong = f"{path} and datapools.json tell different things; the next `dvc repro` says what helps"
     return _check("record", [wrong * (record.entry != store.entry())], f"{path} says what datapools.json says")
 
 

@@ -806,7 +806,7 @@ def test_a_note_that_no_merge_wrote_removes_nothing(remove):
     add(A)
     record = json.loads((FOLDER / "pool.json").read_text())["sha256"]
     note = Path(".datapool/commit/p/note.json")
-    note.write_text(json.dumps({"record": record, "before": "", "remove": remove}))
+    note.write_text(json.dumps({"record": record, "pools": "pools", "before": "", "replaced": {}, "remove": remove}))
     victim = Path("victim.txt")
     victim.write_text("somebody's")
 
@@ -926,6 +926,21 @@ def test_after_a_kill_the_next_batch_builds_on_the_old_pool_or_the_new_one(story
         outcomes.append(state() == whole)
     assert outcomes == sorted(outcomes)  # from some operation on it is the new one
     assert set(outcomes) == {False, True}
+
+
+def test_a_row_that_somebody_adds_after_a_kill_is_kept_aside_when_the_merge_is_finished():
+    add(A)
+    base = open_for(B)
+    kept = []
+    for old, _ in from_here(base, picks(B, base)):
+        record = json.loads((FOLDER / "pool.json").read_text())["entry"]
+        if CSV.read_bytes() == old[str(CSV)] and len(record["versions"]) == 2:  # committed, the csv not yet replaced
+            by_hand = CSV.read_bytes() + b'"x.jpg",9,0.1,0\n'
+            CSV.write_bytes(by_hand)
+            open_for(C)
+            kept += [path.read_bytes() == by_hand for path in Path(".datapool/rescued").iterdir()]
+    assert kept
+    assert all(kept)
 
 
 @pytest.mark.parametrize("undo", ["datapools.json", "pools"])

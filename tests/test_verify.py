@@ -331,7 +331,7 @@ def test_labels_are_numbered_as_the_lineage_lists_them(pool):
     content["my_datapool"]["labels"] = ["dog", "cat"]
     LINEAGE.write_text(json.dumps(content))
     assert failed() == {
-        "record": f"{FOLDER}/pool.json and datapools.json tell different things; `datapool repair` says what to do",
+        "record": f"{FOLDER}/pool.json and datapools.json tell different things; the next `dvc repro` says what helps",
         "rows": "the labels are not the weak labels, numbered as the lineage lists them",
     }
 
