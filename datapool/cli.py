@@ -93,7 +93,12 @@ def verify(
 
 
 @app.command(short_help="Mend pools after a crash or an accident.")
-def repair() -> None:
+def repair(
+    as_here: Annotated[
+        bool,
+        typer.Option("--as-here", help="Record the files that are here, also where datapools.json goes further."),
+    ] = False,
+) -> None:
     """Mend what can be mended without a choice in the pools of a workspace; run it in the workspace.
 
     A merge that was stopped is finished, or what it left is removed. A lost or damaged record of a pool and files of its
@@ -107,7 +112,7 @@ def repair() -> None:
     from datapool.repair import repair as repairs_of
 
     left = total = 0
-    for found in repairs_of(Path(load_params().shared_dir), Path("datapools.json")):
+    for found in repairs_of(Path(load_params().shared_dir), Path("datapools.json"), as_here=as_here):
         say(f"{'mended' if found.is_mended else 'left'}  {found.sentence}")
         left, total = left + (not found.is_mended), total + 1
     if left:

@@ -119,14 +119,18 @@ def require_agreement(store: Store, lineage_file: Path) -> None:
         )
     here, there = (each["versions"] for each in (record.entry, entry))
     another = "another " if len(here) == len(there) else ""
-    helps = (
-        "`datapool repair` keeps these files and records them"
-        if follows(here, there) and all(store.holds(*each) for each in record.files.items())
-        else "`dvc checkout --force` brings the files that dvc.lock records (`dvc pull` first in a fresh clone)"
-    )
+    are_whole = all(store.holds(*each) for each in record.files.items())
+    if are_whole and follows(here, there):
+        helps = f"`datapool repair` keeps these files and records them; {back}"
+    else:
+        helps = (
+            f"`dvc checkout --force` brings the files that dvc.lock records (`dvc pull` first in a fresh clone); {back}"
+        )
+        if are_whole:
+            helps += "; where nothing brings them any more, `datapool repair --as-here` records what is here"
     raise DatapoolError(
         f"{store.folder / commit.RECORD}: the files here are version {len(here)} of the pool, {lineage_file} records "
-        f"{another}version {len(there)}; nothing was changed. {helps}; {back}. {kept()}".rstrip()
+        f"{another}version {len(there)}; nothing was changed. {helps}. {kept()}".rstrip()
     )
 
 

@@ -83,18 +83,24 @@ def open_base(
     """
     with locked():
         recovered = commit.recover(pools, lineage_file)
-        store = Store(pools, name, lineage_file)
-        lineage = read_lineage(lineage_file)
-        twin = next((other for other in lineage if other != name and other.casefold() == name.casefold()), None)
-        if twin:
-            raise DatapoolError(
-                f"params.yaml: datapool.name is {name!r}, but there is a pool {twin!r}, which is the same folder on some "
-                "machines; nothing was changed. Take that name, or one that differs in more than case"
-            )
-        require_files(pools, lineage)
-        require_sizes(pools, lineage, besides=name)
-        require_agreement(store, lineage_file)
-        return _open(store.folder, lineage.get(name, []), name, images, base_version), recovered
+        try:
+            return _open_locked(Store(pools, name, lineage_file), lineage_file, name, images, base_version), recovered
+        except DatapoolError as error:
+            raise DatapoolError(". ".join([*recovered, str(error)])) from error
+
+
+def _open_locked(store: Store, lineage_file: Path, name: str, images: pd.DataFrame, base_version: int | None) -> Base:
+    lineage = read_lineage(lineage_file)
+    twin = next((other for other in lineage if other != name and other.casefold() == name.casefold()), None)
+    if twin:
+        raise DatapoolError(
+            f"params.yaml: datapool.name is {name!r}, but there is a pool {twin!r}, which is the same folder on some "
+            "machines; nothing was changed. Take that name, or one that differs in more than case"
+        )
+    require_files(store.folder.parent, lineage)
+    require_sizes(store.folder.parent, lineage, besides=name)
+    require_agreement(store, lineage_file)
+    return _open(store.folder, lineage.get(name, []), name, images, base_version)
 
 
 def _open(folder: Path, versions: list[Version], name: str, images: pd.DataFrame, base_version: int | None) -> Base:

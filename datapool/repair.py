@@ -26,7 +26,7 @@ class Repair(NamedTuple):
     sentence: str
 
 
-def repair(pools: Path, lineage: Path) -> Iterator[Repair]:
+def repair(pools: Path, lineage: Path, *, as_here: bool = False) -> Iterator[Repair]:
     """Repair every pool that the lineage, the folder of pools, or a merge that was stopped knows.
 
     * A merge that was stopped is finished, or what it left is removed.
@@ -37,6 +37,7 @@ def repair(pools: Path, lineage: Path) -> Iterator[Repair]:
     Args:
         pools: Folder of all pools.
         lineage: datapools.json.
+        as_here: Record the files that are here also where the lineage goes further; the lineage is kept aside.
 
     Raises:
         DatapoolError: If another process is at work on the pools, the lineage cannot be read, or the disk refuses.
@@ -45,10 +46,10 @@ def repair(pools: Path, lineage: Path) -> Iterator[Repair]:
         here = {path.parent.name for path in pools.glob(f"*/{RECORD}") if not path.parent.name.startswith(".")}
         stopped = {path.name for path in (SCRATCH / "commit").iterdir() if path.is_dir()}
         for name in sorted(here | stopped | read_lineage(lineage).keys()):
-            yield from _repair(Store(pools, name, lineage), lineage, name)
+            yield from _repair(Store(pools, name, lineage), lineage, name, as_here=as_here)
 
 
-def _repair(store: Store, lineage: Path, name: str) -> Iterator[Repair]:
+def _repair(store: Store, lineage: Path, name: str, *, as_here: bool) -> Iterator[Repair]:
     record, done = None, ""
     try:
         done = store.recover()
@@ -65,7 +66,7 @@ def _repair(store: Store, lineage: Path, name: str) -> Iterator[Repair]:
         yield mended
         record = read_record(store) if mended.is_mended else None
     if record is not None:
-        yield from _repair_rest(store, record, lineage, name)
+        yield from _repair_rest(store, record, lineage, name, as_here=as_here)
 
 
 def _repair_record(store: Store, lineage: Path, name: str) -> Repair:
@@ -88,14 +89,14 @@ def _repair_record(store: Store, lineage: Path, name: str) -> Repair:
     return Repair(True, f"{what}. {kept}".removesuffix(". "))
 
 
-def _repair_rest(store: Store, record: Record, lineage: Path, name: str) -> Iterator[Repair]:
+def _repair_rest(store: Store, record: Record, lineage: Path, name: str, *, as_here: bool) -> Iterator[Repair]:
     """Mend a pool whose record is whole."""
     own, versions = record.entry["versions"], read_lineage(lineage).get(name, [])
     if wrong := _unlike(store, files_of(own[-1])):
         yield Repair(False, f"{store.folder / wrong}: is not the recorded file, or not here; {_BRING}")
         return
     if record.entry != store.entry():
-        if versions and not follows(own, versions):
+        if versions and not as_here and not follows(own, versions):
             here, there = f"version {len(own)}", f"{'another ' * (len(own) == len(versions))}version {len(versions)}"
             yield Repair(False, f"pool {name!r}: the files here are {here}, {lineage} records {there}; {_BRING}")
             return

@@ -968,6 +968,18 @@ def test_a_killed_merge_whose_record_or_lineage_was_set_back_meanwhile_is_not_fo
             assert versions() == json.loads((FOLDER / "pool.json").read_text())["entry"]["versions"]
 
 
+def test_a_refusal_after_a_recovery_tells_of_both():
+    add(A)
+    base = open_for(B)
+    assert killed_at(35, lambda: close(base, picks(B, base)))
+    CSV.write_text("edited")
+
+    with pytest.raises(
+        DatapoolError, match=r"^pool 'p': a merge that was stopped is finished\. pools/p/datapool_latest"
+    ):
+        open_for(C)
+
+
 def test_rows_that_the_lineage_does_not_record_are_kept_aside_and_told():
     add(A)
     recorded = LINEAGE.read_bytes()

@@ -170,6 +170,24 @@ def test_files_behind_the_lineage_are_left_to_dvc(whole):
     )
 
 
+def test_files_behind_the_lineage_are_recorded_if_so_wished_and_the_lineage_is_kept(whole):
+    add(C)
+    three = LINEAGE.read_bytes()
+    for path, data in whole.items():
+        Path(path).write_bytes(data)
+    (HISTORY / "datapool_0002.csv").unlink()
+    LINEAGE.write_bytes(three)
+    with pytest.raises(
+        DatapoolError, match=r"`dvc checkout --force` .* any more, `datapool repair --as-here` records what"
+    ):
+        open_for(C)
+    (found,) = repair(POOLS, LINEAGE, as_here=True)
+
+    assert found.is_mended
+    assert state() == whole
+    assert three in kept_aside()
+
+
 @pytest.mark.parametrize("path", [CSV, SAMPLES])
 @pytest.mark.parametrize("with_record", [True, False])
 def test_a_damaged_file_of_the_latest_version_is_left_to_dvc(whole, path, with_record):

@@ -221,7 +221,7 @@ class Histories(RuleBasedStateMachine):
                 type(self).refusals += 1
                 assert self.troubled, said
                 assert "\n" not in said
-                if "nothing was changed" in said:
+                if "nothing was changed" in said and "merge that was stopped" not in said:
                     assert (tree(POOLS), LINEAGE.read_bytes()) == before
                 self.follow(said, times=heard.count(said))
                 heard.append(said)
@@ -262,8 +262,8 @@ class Histories(RuleBasedStateMachine):
                 self.dvc_checkout()
             elif command in ("git checkout -- datapools.json", "git checkout -- datapools.json dvc.lock"):
                 self.git_checkout_of_head(also_lock=command.endswith("dvc.lock"))
-            elif command == "datapool repair":
-                for repaired in repair(POOLS, LINEAGE):
+            elif command in ("datapool repair", "datapool repair --as-here"):
+                for repaired in repair(POOLS, LINEAGE, as_here="--as-here" in command):
                     note(str(repaired))
                 self.allow(LINEAGE.read_bytes())
             elif command == "dvc repro --force --single-item open":
