@@ -21,6 +21,7 @@ from pyarrow import csv
 
 from datapool import atomic, pool_files, tables
 from datapool.commit import Store
+from datapool.disk import write_hashed
 from datapool.embeddings_csv import csv_header, csv_rows
 from datapool.tables import Rows
 
@@ -129,7 +130,8 @@ def arrow(rows: Rows) -> pa.Table:
 
 def write_ours(path: Path, names: list[str], embeddings: np.ndarray, labels: list[int]) -> None:
     """Write the csv as the pool does, hashing it on the way."""
-    atomic.write_parts(path, [csv_header(DIMENSION)], csv_rows(names, embeddings, labels))
+    with path.open("wb") as file:
+        write_hashed(file.write, [csv_header(DIMENSION)], csv_rows(names, embeddings, labels))
 
 
 def timed(run: Callable[[], Any]) -> tuple[float, float]:

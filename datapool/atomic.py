@@ -12,7 +12,7 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -36,22 +36,6 @@ def copy_file(source: Path, path: Path) -> None:
     """Replace ``path`` by a copy of ``source``; see ``replace``."""
     with replace(path) as temporary:
         shutil.copyfile(source, temporary)
-
-
-def write_parts(temporary: Path, *parts: Iterable[bytes]) -> list[str]:
-    """Write parts, each some pieces of text, one after another into the temporary file of ``replace``.
-
-    Returns:
-        The sha256 (hex) of the file as it stood at the end of each part.
-    """
-    digest, digests = hashlib.sha256(), []
-    with temporary.open("wb") as file:
-        for part in parts:
-            for piece in part:
-                file.write(piece)
-                digest.update(piece)
-            digests.append(digest.hexdigest())
-    return digests
 
 
 def sha256(path: Path) -> str:
@@ -109,9 +93,9 @@ def replace(path: Path) -> Iterator[Path]:
         temporary = Path(name)
         yield temporary
         temporary.chmod(0o644)
-        _flush(temporary, os.O_RDWR)
+        flush(temporary, os.O_RDWR)
         os.replace(temporary, path)
-        _flush(path.parent, os.O_RDONLY)
+        flush(path.parent, os.O_RDONLY)
     except OSError as error:
         raise DatapoolError(
             f"{path}: cannot be written ({error.strerror or error}); it is as it was; {remedy(error)}"
@@ -150,7 +134,8 @@ def _is_left_behind(temporary: Path) -> bool:
     return time.time() - temporary.stat().st_mtime > _LEFT_BEHIND
 
 
-def _flush(path: Path, flags: int) -> None:
+def flush(path: Path, flags: int) -> None:
+    """Make a file's content, or a folder's names, durable; ``flags`` open it."""
     handle = os.open(path, flags)
     try:
         os.fsync(handle)

@@ -38,9 +38,8 @@ LINK_OUT = "link out of input_dir, which is not followed; put a copy of the file
 
 # A spreadsheet takes such a text for a formula, and a command a dash for an option.
 _FORMULA = re.compile(r"\s*[=+\-@＝＋－＠]|[\t\r\n]")
-_DVC_OBJECT = re.compile(
-    r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}$"
-)  # in DVC's cache, to which DVC may link what it tracks
+# In DVC's cache, to which DVC may link what it tracks.
+_DVC_OBJECT = re.compile(r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}$")
 
 _FEW = 64  # images that are looked at sooner than other processes start
 

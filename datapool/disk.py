@@ -5,11 +5,12 @@ A test puts a model disk in its place, which knows what a power cut may leave of
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from datapool.atomic import sha256
+from datapool.atomic import flush, sha256
 
 
 class Written(NamedTuple):
@@ -63,11 +64,7 @@ class Disk:
 
     def sync_folder(self, path: Path) -> None:
         """Make the names in a folder durable: files made, renamed into it, removed."""
-        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        flush(path, os.O_RDONLY | os.O_DIRECTORY)
 
     def read(self, path: Path) -> bytes:
         """Give the content of a file."""
@@ -100,18 +97,24 @@ class Disk:
 
 def write_file(disk: Disk, path: Path, *parts: Iterable[bytes]) -> Written:
     """Make a file of parts, each some pieces of bytes, and make its content durable."""
-    digest, before_last, size = hashlib.sha256(), "", 0
     file = disk.create(path)
     try:
-        for part in parts:
-            before_last = digest.hexdigest()
-            for piece in part:
-                disk.write(file, piece)
-                digest.update(piece)
-                size += len(piece)
+        written = write_hashed(partial(disk.write, file), *parts)
         disk.fsync(file)
     finally:
         disk.close(file)
+    return written
+
+
+def write_hashed(write: Callable[[bytes], object], *parts: Iterable[bytes]) -> Written:
+    """Write parts, each some pieces of bytes, one after another, and hash them on the way."""
+    digest, before_last, size = hashlib.sha256(), "", 0
+    for part in parts:
+        before_last = digest.hexdigest()
+        for piece in part:
+            write(piece)
+            digest.update(piece)
+            size += len(piece)
     return Written(digest.hexdigest(), before_last, size)
 
 

@@ -8,14 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from datapool import atomic, commit, pool_files
+from datapool import atomic, commit
 from datapool.commit import Store
 from datapool.errors import DatapoolError
-from datapool.pool_files import CHECKPOINT, LATEST, SAMPLES, Version
+from datapool.pool_files import HASHES, LATEST, Version, files_of
 from datapool.tables import read_json
 
-_FILES = ("datapool_sha256", "samples_sha256", "checkpoint_sha256")
-_RECORDED = {"version", "batch", "rows", *_FILES}
+_RECORDED = {"version", "batch", "rows", *HASHES.values()}
 
 
 def read_lineage(path: Path) -> dict[str, list[Version]]:
@@ -58,7 +57,7 @@ def read_record(store: Store) -> commit.Record | None:
     if record is None:
         return None
     versions = _versions(record.entry)
-    if not versions or not pool_files.files_of(versions[-1]).items() <= record.files.items():
+    if not versions or not files_of(versions[-1]).items() <= record.files.items():
         raise commit.DamagedRecordError(
             f"{store.folder / commit.RECORD}: lists no versions 1, 2, … with the files of the last; nothing was changed. "
             "`dvc checkout --force` restores the pool as dvc.lock records it, or `datapool repair` writes the record anew"
@@ -99,11 +98,10 @@ def require_sizes(pools: Path, lineage: Mapping[str, list[Version]], *, besides:
 def require_agreement(store: Store, lineage_file: Path) -> None:
     """Refuse a pool whose own record and the lineage tell different things; one without a record is an older release's."""
     entry = store.entry()
-    known = {version[key] for version in entry["versions"] for key in _FILES} if entry else set()
+    known = {digest for version in entry["versions"] for digest in files_of(version).values()} if entry else set()
 
     def kept() -> str:
-        names = (LATEST, SAMPLES, CHECKPOINT)
-        return " ".join(note for name in names for note in atomic.keep_aside(store.folder / name, unless=known))
+        return " ".join(note for name in HASHES for note in atomic.keep_aside(store.folder / name, unless=known))
 
     try:
         record = read_record(store)

@@ -56,6 +56,7 @@ class Merged(NamedTuple):
 # --- before the batch --------------------------------------------------------------------------------------------------
 
 
+@locked()
 def open_base(
     pools: Path, lineage_file: Path, name: str, images: pd.DataFrame, *, base_version: int | None
 ) -> tuple[Base, list[str]]:
@@ -81,15 +82,14 @@ def open_base(
             ``base_version``. The pool is as it was; a file that the lineage does not know is copied to
             ``.datapool/rescued``.
     """
-    with locked():
-        recovered = commit.recover(pools, lineage_file)
-        try:
-            return _open_locked(Store(pools, name, lineage_file), lineage_file, name, images, base_version), recovered
-        except DatapoolError as error:
-            raise DatapoolError(". ".join([*recovered, str(error)])) from error
+    recovered = commit.recover(pools, lineage_file)
+    try:
+        return _open(Store(pools, name, lineage_file), lineage_file, name, images, base_version), recovered
+    except DatapoolError as error:
+        raise DatapoolError(". ".join([*recovered, str(error)])) from error
 
 
-def _open_locked(store: Store, lineage_file: Path, name: str, images: pd.DataFrame, base_version: int | None) -> Base:
+def _open(store: Store, lineage_file: Path, name: str, images: pd.DataFrame, base_version: int | None) -> Base:
     lineage = read_lineage(lineage_file)
     twin = next((other for other in lineage if other != name and other.casefold() == name.casefold()), None)
     if twin:
@@ -100,11 +100,7 @@ def _open_locked(store: Store, lineage_file: Path, name: str, images: pd.DataFra
     require_files(store.folder.parent, lineage)
     require_sizes(store.folder.parent, lineage, besides=name)
     require_agreement(store, lineage_file)
-    return _open(store.folder, lineage.get(name, []), name, images, base_version)
-
-
-def _open(folder: Path, versions: list[Version], name: str, images: pd.DataFrame, base_version: int | None) -> Base:
-    batch = batch_id(images)
+    folder, versions, batch = store.folder, lineage.get(name, []), batch_id(images)
     if not versions and (folder / LATEST).exists():
         raise DatapoolError(
             f"{folder / LATEST} is there, but datapools.json knows no pool {name!r}; nothing was changed. "
@@ -156,6 +152,7 @@ def read_base(folder: Path) -> Base:
 # --- after the batch ---------------------------------------------------------------------------------------------------
 
 
+@locked()
 def merge(
     pools: Path,
     lineage_file: Path,
@@ -186,26 +183,11 @@ def merge(
             refuses.
         ValueError: If picks and base differ in dimension.
     """
-    with locked():
-        recovered = commit.recover(pools, lineage_file)
-        store = Store(pools, base.pool, lineage_file)
-        merged = _merge(store, lineage_file, base, picks, checkpoint, keep_history=keep_history, record=record)
-        return merged._replace(notes=recovered + merged.notes)
-
-
-def _merge(
-    store: Store,
-    lineage_file: Path,
-    base: Base,
-    picks: Rows,
-    checkpoint: Path | None,
-    *,
-    keep_history: bool,
-    record: Mapping[str, Any],
-) -> Merged:
+    recovered = commit.recover(pools, lineage_file)
+    store = Store(pools, base.pool, lineage_file)
     lineage, folder = read_lineage(lineage_file), store.folder
-    require_files(folder.parent, lineage, besides=base.pool)
-    require_sizes(folder.parent, lineage, besides=base.pool)
+    require_files(pools, lineage, besides=base.pool)
+    require_sizes(pools, lineage, besides=base.pool)
     present, k = lineage.get(base.pool, []), len(base.versions)
     if k and len(picks.table) and picks.embeddings.shape[1] != base.rows.embeddings.shape[1]:
         raise ValueError(f"picks of shape {picks.embeddings.shape}, a base of shape {base.rows.embeddings.shape}")
@@ -221,8 +203,8 @@ def _merge(
                 f"this batch gives no sample, and without one pool {base.pool!r} would lose its {len(present)} versions; "
                 "nothing was changed. Set the parameters back, or choose another datapool.name"
             )
-        folder.parent.mkdir(parents=True, exist_ok=True)  # DVC wants its output to exist
-        return Merged(0, 0, 0, [])
+        pools.mkdir(parents=True, exist_ok=True)  # DVC wants its output to exist
+        return Merged(0, 0, 0, recovered)
 
     new = Rows(_new_rows(base, picks.table), picks.embeddings)
     table = pd.concat([base.rows.table, new.table], ignore_index=True)
@@ -230,7 +212,7 @@ def _merge(
     latest = base.versions[-1] if k else pool_files.version_0(new.embeddings.shape[1])
     notes = []
     if not own and len(present) > k:
-        for filename in (LATEST, SAMPLES, CHECKPOINT):
+        for filename in pool_files.HASHES:
             notes += atomic.keep_aside(folder / filename, unless=set())
         notes.append(f"datapool.base_version {k}: the versions {k + 1} to {len(present)} are dropped from the lineage")
     with store.change():
@@ -265,7 +247,7 @@ def _merge(
         store.commit({"labels": list(labels), "versions": versions}, files, remove=sorted(remove))
     if len(new.table):
         pool_files.remember(versions[-1], *([base.rows] if k else []), new)
-    return Merged(len(versions), len(table), len(new.table), notes)
+    return Merged(len(versions), len(table), len(new.table), [*recovered, *notes])
 
 
 def label_ids(weak_labels: pd.Series) -> dict[str, int]:

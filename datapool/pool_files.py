@@ -50,10 +50,13 @@ _PIECE = 2**18  # bytes of a file that are copied at a time
 _CACHES_KEPT = 4  # versions: going back and forth between a few pools stays cheap, the disk stays bounded
 
 
+HASHES = {LATEST: "datapool_sha256", SAMPLES: "samples_sha256", CHECKPOINT: "checkpoint_sha256"}
+"""Where a lineage entry has the sha256 of each file of the pool; null for a checkpoint that there is not."""
+
+
 def files_of(version: Version) -> dict[str, str]:
     """Give the sha256 of each file of a recorded version, by its path below the pool's folder."""
-    recorded = {LATEST: "datapool_sha256", SAMPLES: "samples_sha256", CHECKPOINT: "checkpoint_sha256"}
-    return {file: version[key] for file, key in recorded.items() if version[key]}
+    return {file: version[key] for file, key in HASHES.items() if version[key]}
 
 
 # --- reading -----------------------------------------------------------------------------------------------------------

@@ -112,8 +112,8 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 def write_csv(path: Path, table: pd.DataFrame) -> None:
     """Write ``csv_text`` of a table."""
-    with atomic.replace(path) as temporary:
-        atomic.write_parts(temporary, csv_text(table))
+    with atomic.replace(path) as temporary, temporary.open("wb") as file:
+        file.writelines(csv_text(table))
 
 
 def csv_text(table: pd.DataFrame) -> Iterator[bytes]:

@@ -19,11 +19,12 @@ import numpy as np
 import pandas as pd
 
 from datapool import recompute
+from datapool.atomic import sha256
 from datapool.commit import RECORD, Record, Store
 from datapool.embeddings_csv import parse_csv
 from datapool.errors import DatapoolError
 from datapool.lineage import read_lineage, read_record
-from datapool.pool_files import CHECKPOINT, LATEST, SAMPLES, Version, history_file
+from datapool.pool_files import LATEST, SAMPLES, Version, files_of, history_file
 from datapool.tables import Rows, read_json, read_rows
 
 RELATIVE, ABSOLUTE = 1e-8, 1e-7
@@ -115,10 +116,8 @@ def _record(store: Store) -> Check:
 
 def _files(folder: Path, latest: Version) -> Check:
     """The files of the latest version have the recorded hashes."""
-    recorded = {LATEST: "datapool_sha256", SAMPLES: "samples_sha256"}
-    if latest["checkpoint_sha256"]:
-        recorded[CHECKPOINT] = "checkpoint_sha256"
-    wrong = [_unlike(folder / file, latest, key) for file, key in recorded.items()]
+    recorded = files_of(latest)
+    wrong = [_unlike(folder / file, latest["version"], digest) for file, digest in recorded.items()]
     return _check("files", wrong, f"{', '.join(recorded)} have the hashes that the lineage records")
 
 
@@ -142,22 +141,21 @@ def _history(folder: Path, versions: Sequence[Version], record: Record | None) -
     if record:
         kept = {path: version for path, version in paths.items() if history_file(version) in record.files}
     for path, version in kept.items():
-        if unlike := _unlike(path, version, "datapool_sha256"):
+        if unlike := _unlike(path, version["version"], version["datapool_sha256"]):
             wrong.append(f"{unlike.partition(';')[0]}; `datapool repair` makes it anew")
     many = f"{len(paths)} earlier version{'s' * (len(paths) != 1)}"
     return _check("history", wrong, f"{many}: the latest files begin with their bytes; history/ keeps {len(kept)}")
 
 
-def _unlike(path: Path, version: Version, key: str) -> str:
+def _unlike(path: Path, version: int, recorded: str) -> str:
     """Why a file is not the recorded one; "" if it is."""
     if not path.exists():
         return f"{path} is not here; `dvc checkout` brings it (`dvc pull` first in a fresh clone)"
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest == version[key]:
+    digest = sha256(path)
+    if digest == recorded:
         return ""
     return (
-        f"{path} has sha256 {digest[:12]}…, but version {version['version']} was {str(version[key])[:12]}…; "
+        f"{path} has sha256 {digest[:12]}…, but version {version} was {str(recorded)[:12]}…; "
         "`dvc checkout --force` restores it"
     )
 

@@ -5,8 +5,10 @@ import math
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -99,11 +101,39 @@ def stages_run(output: str) -> list[str]:
     return re.findall(r"Running stage '(\w+)'", output)
 
 
+GONE = object()
+"""Stands for a key that is taken out."""
+
+
+def change_settings(content: dict[str, Any], changes: dict[str, object]) -> None:
+    """Change settings unchecked; ``a__b`` is the key a.b, and GONE takes a key out."""
+    for key, value in changes.items():
+        *above, name = key.split("__")
+        section = content
+        for part in above:
+            section = section[part]
+        if value is GONE:
+            del section[name]
+        else:
+            section[name] = value
+
+
 def write_picture(path: Path, seed: int, *, side: int = 32) -> None:
     """A coarse random pattern in colour: pictures of different seeds are far apart for any model."""
     path.parent.mkdir(parents=True, exist_ok=True)
     coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     Image.fromarray(coarse).resize((side, side), Image.Resampling.NEAREST).save(path)
+
+
+def png_claiming(width: int, height: int) -> bytes:
+    """A PNG of some 70 bytes whose header claims a size."""
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    data = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + data
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from datapool import atomic
+from datapool.disk import Disk, write_file
 from datapool.errors import DatapoolError
 
 
@@ -77,10 +78,15 @@ def test_copying_gives_the_same_bytes_and_leaves_the_source():
 
 
 def test_parts_are_written_one_after_another_and_hashed_as_far_as_they_go():
-    digests = atomic.write_parts(Path("c.txt"), [b"a", b"", b"bc"], [], iter([b"d"]))
+    parts = [[b"a", b"", b"bc"], [], [b"d"]]
+    written = [write_file(Disk(), Path(f"{n}.txt"), *map(iter, parts[:n])) for n in (1, 2, 3)]
 
-    assert Path("c.txt").read_bytes() == b"abcd"
-    assert digests == [hashlib.sha256(text).hexdigest() for text in (b"abc", b"abc", b"abcd")]
+    assert [Path(f"{n}.txt").read_bytes() for n in (1, 2, 3)] == [b"abc", b"abc", b"abcd"]
+    assert [each.sha256 for each in written] == [hashlib.sha256(text).hexdigest() for text in (b"abc", b"abc", b"abcd")]
+    assert [each.before_last for each in written] == [
+        hashlib.sha256(text).hexdigest() for text in (b"", b"abc", b"abc")
+    ]
+    assert [each.size for each in written] == [3, 3, 4]
 
 
 def test_the_hash_of_a_file_is_that_of_all_its_bytes():

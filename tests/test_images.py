@@ -2,15 +2,14 @@
 
 import hashlib
 import os
-import struct
 import subprocess
 import sys
-import zlib
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import png_claiming
 from PIL import Image
 
 from datapool.errors import DatapoolError
@@ -49,17 +48,6 @@ def pixels(path: Path) -> list[list[tuple[int, ...]]]:
 
 def damage(path: Path) -> str:
     return inspect(path, decode=True).damage
-
-
-def png_claiming(width: int, height: int) -> bytes:
-    """A PNG of some 70 bytes whose header claims a size."""
-
-    def chunk(name: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    data = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + data
 
 
 # --- what a healthy file gives ---------------------------------------------------------------------------------------

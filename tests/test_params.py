@@ -4,14 +4,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import GONE, change_settings
 
 from datapool.errors import DatapoolError
 from datapool.params import Params, load_params
 
 SHIPPED = Path(__file__).parents[1] / "params.yaml"
-
-GONE = object()
-"""Stands for a key that is taken out."""
 
 
 @pytest.fixture(autouse=True)
@@ -23,15 +21,7 @@ def workspace(tmp_path, monkeypatch):
 def load(**changes: object) -> Params:
     """Load the shipped params with some values changed; ``a__b`` is the key a.b."""
     content = yaml.safe_load(SHIPPED.read_text())
-    for key, value in changes.items():
-        *sections, last = key.split("__")
-        section = content
-        for name in sections:
-            section = section[name]
-        if value is GONE:
-            del section[last]
-        else:
-            section[last] = value
+    change_settings(content, changes)
     Path("params.yaml").write_text(yaml.safe_dump(content))
     return load_params()
 

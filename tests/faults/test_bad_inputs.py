@@ -36,14 +36,13 @@ from bad_files import (
     flipped,
     packed,
     picture,
-    png_claiming,
     png_with_text,
     saved,
     sparse,
     tiff_claiming,
     with_overlap,
 )
-from conftest import ENVIRONMENT, write_circle, write_picture
+from conftest import ENVIRONMENT, GONE, change_settings, png_claiming, write_circle, write_picture
 from PIL import Image
 from tally import count
 
@@ -161,23 +160,12 @@ def params(**values: object) -> None:
 def write_params(**values: object) -> None:
     """As ``params``, for values that have to go around the functions that check them."""
     content = yaml.load(Path("params.yaml").read_text(), QUICK_LOADER)
-    for key, value in values.items():
-        *above, name = key.split("__")
-        section = content
-        for part in above:
-            section = section[part]
-        if value is GONE:
-            del section[name]
-        else:
-            section[name] = value
+    change_settings(content, values)
     Path("params.yaml").write_text(yaml.dump(content, Dumper=QUICK_DUMPER, sort_keys=False))
 
 
 QUICK_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 QUICK_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-
-GONE = object()
-"""Stands for a key that is taken out."""
 
 
 def test_the_workspace_of_these_tests_takes_a_good_batch(merged_batch):
