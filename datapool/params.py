@@ -16,7 +16,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from datapool.errors import DatapoolError
@@ -55,10 +65,10 @@ def _balance(value: object) -> object:
     if isinstance(value, dict):
         for label, limit in value.items():
             if not isinstance(label, str):
-                raise ValueError(f"the label {_shown(label)} is no text; put it in quotes, as in {{'7': 50}}")
+                raise ValueError(f"the label {shown(label)} is no text; put it in quotes, as in {{'7': 50}}")
             if type(limit) is not int or limit < 0:
                 raise ValueError(
-                    f"the limit of {_shown(label)} is {_shown(limit)}; it should be a whole number from 0 on"
+                    f"the limit of {shown(label)} is {shown(limit)}; it should be a whole number from 0 on"
                 )
         return value
     if value is None or (type(value) is int and value >= 1):
@@ -85,7 +95,8 @@ def _plain(value: str) -> str:
     )
 
 
-def _pool_name(value: str) -> str:
+def pool_name(value: str) -> str:
+    """Give the name of a pool as it is, or raise ValueError with what it should be."""
     if not value or "/" in value or value.startswith((".", "-")):
         raise ValueError("a plain name without '/' and not starting with '.' or '-'")
     if value.partition(".")[0].lower() in _DEVICES or value.endswith("."):
@@ -125,8 +136,11 @@ PathText = Annotated[str, AfterValidator(_path)]
 Folder = Annotated[str, AfterValidator(_folder)]
 
 
+_STRICT = ConfigDict(strict=True, allow_inf_nan=False)
+
+
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, **_STRICT)
 
 
 class StoppingCondition(_Section):
@@ -166,7 +180,7 @@ class Rules(_Section):
 class Datapool(_Section):
     """The pool that this run reads and extends."""
 
-    name: Annotated[str, AfterValidator(_pool_name)]
+    name: Annotated[str, AfterValidator(pool_name)]
     keep_history: bool
     base_version: Annotated[int, Field(ge=0)] | None
 
@@ -363,18 +377,36 @@ def load_params(path: Path = FILE) -> Params:
         DatapoolError: For the first thing that is wrong: a key that is unknown (with the nearest known name), missing,
             of the wrong type or out of range; a file that is absent or no YAML.
     """
+    return check_params(read_params(path), path)
+
+
+def read_params(path: Path = FILE) -> dict[str, Any]:
+    """Read the keys of params.yaml without checking them.
+
+    Raises:
+        DatapoolError: If the file is absent or no YAML, or a key is given twice.
+    """
     try:
         if path.exists() and not path.is_file():
             raise OSError(None, "no regular file")  # it may never end
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506  a safe one
+        content = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DatapoolError(f"{path} is not here; run in a workspace, or make one with `datapool init DIR`") from error
     except (OSError, UnicodeDecodeError) as error:
         raise DatapoolError(f"{path}: cannot be read ({error})") from error
-    except (yaml.YAMLError, RecursionError) as error:
-        raise DatapoolError(f"{path}: is not YAML ({' '.join(str(error).split())[:300]})") from error
+    except ValueError as error:
+        raise DatapoolError(f"{path}: is not YAML ({error})") from error
     if not isinstance(content, dict):
         raise DatapoolError(f"{path}: holds no keys; `datapool init DIR` writes a complete one")
+    return content
+
+
+def check_params(content: dict[str, Any], path: Path = FILE) -> Params:
+    """Give the content of params.yaml as typed values; ``path`` is for the messages.
+
+    Raises:
+        DatapoolError: For the first thing that is wrong: see ``load_params``.
+    """
     try:
         return Params.model_validate(content)
     except ValidationError as error:
@@ -384,6 +416,57 @@ def load_params(path: Path = FILE) -> Params:
         raise DatapoolError(f"{path}: {_sentence(details[0])}") from error
 
 
+def settings() -> dict[str, FieldInfo]:
+    """Give the schema of every key that takes a value, by its dotted name, in the order of the schema."""
+    return _settings(Params, "")
+
+
+def _settings(section: type[BaseModel], prefix: str) -> dict[str, FieldInfo]:
+    found: dict[str, FieldInfo] = {}
+    for name, field in section.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, _Section):
+            found |= _settings(inner, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = field
+    return found
+
+
+def check_setting(key: str, value: object) -> object:
+    """Check one value by itself; what goes with what is for `load_params` to say.
+
+    Args:
+        key: A dotted key of `settings`.
+        value: What it should be.
+
+    Returns:
+        The value as the schema has it: 1 is 1.0 where any number may stand.
+
+    Raises:
+        DatapoolError: If it is of the wrong type or out of range.
+    """
+    field = settings()[key]
+    schema: Any = Annotated[field.annotation, Field(), *field.metadata]
+    try:
+        return TypeAdapter(schema, config=_STRICT).validate_python(value)
+    except ValidationError as error:
+        detail = error.errors()[0]
+        detail["loc"] = (*key.split("."), *detail["loc"])
+        raise DatapoolError(_sentence(detail)) from error
+
+
+def parse_yaml(text: str) -> object:
+    """Read a text as params.yaml is read.
+
+    Raises:
+        ValueError: If it is not YAML.
+    """
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506  a safe one
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(" ".join(str(error).split())[:300]) from error
+
+
 def _sentence(detail: ErrorDetails) -> str:
     names = [part for part in detail["loc"] if isinstance(part, str) and part.isidentifier() and part.islower()]
     given, kind = detail["input"], detail["type"]
@@ -391,7 +474,7 @@ def _sentence(detail: ErrorDetails) -> str:
         return _unknown_key([str(part) for part in detail["loc"]])
     key = ".".join(_known(names))
     if kind == "invalid_key":
-        return f"the key {_shown(given)} is no text; keys are names such as 'input_dir'"
+        return f"the key {shown(given)} is no text; keys are names such as 'input_dir'"
     if kind == "missing":
         return f"{'.'.join(names)} is missing; `datapool init` writes a params.yaml with every key"
     if kind == "value_error" and isinstance(given, dict | _Section):
@@ -399,7 +482,7 @@ def _sentence(detail: ErrorDetails) -> str:
     if kind in ("int_type", "float_type") and isinstance(given, str) and _is_number(given):
         return f"{key} is {given!r}, a text; write {format(Decimal(given), 'f')}"
     should = str(detail["ctx"]["error"]) if kind == "value_error" else _WORDS.get(kind, detail["msg"])
-    return f"{key} is {_shown(given)}; it should be {should.removeprefix('Input should be ')}"
+    return f"{key} is {shown(given)}; it should be {should.removeprefix('Input should be ')}"
 
 
 _WORDS = {
@@ -429,7 +512,7 @@ def _unknown_key(parts: list[str]) -> str:
     for part in parts[:-1]:
         model = model.model_fields[part].annotation
     near = difflib.get_close_matches(parts[-1], model.model_fields, n=1, cutoff=0)
-    return f"unknown key {_shown('.'.join(parts))}; did you mean {'.'.join([*parts[:-1], *near])!r}?"
+    return f"unknown key {shown('.'.join(parts))}; did you mean {'.'.join([*parts[:-1], *near])!r}?"
 
 
 def _is_number(text: str) -> bool:
@@ -444,7 +527,7 @@ def _within(path: str, folder: str) -> bool:
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     """Show a value within a line; YAML's references make a short text stand for an endless one."""
     if isinstance(value, list | dict | set):
         text = reprlib.repr(value)

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.scalarstring import SingleQuotedScalarString
+from yaml import SafeLoader, ScalarNode
 
 import datapool
 from datapool.errors import DatapoolError
@@ -146,7 +148,7 @@ def set_params(folder: Path, values: Mapping[str, Any]) -> None:
         section = params
         for part in above:
             section = section[part]
-        section[name] = value
+        section[name] = _for_any_reader(value)
     yaml.dump(params, folder / "params.yaml")
 
 
@@ -203,6 +205,18 @@ def _add_missing_params(path: Path) -> list[str]:
     if added:
         yaml.dump(content, path)
     return added
+
+
+def _for_any_reader(value: object) -> object:
+    """Let YAML 1.1 and 1.2 read the same: a text such as 'yes' or '1:30' gets quotes, a number such as 1e-05 a dot."""
+    if isinstance(value, dict):
+        return {_for_any_reader(key): _for_any_reader(inner) for key, inner in value.items()}
+    if isinstance(value, str):
+        is_text = str(SafeLoader("").resolve(ScalarNode, value, (True, False))).endswith(":str")  # type: ignore[no-untyped-call]
+        return value if is_text else SingleQuotedScalarString(value)
+    if isinstance(value, float) and "." not in repr(value):
+        return _yaml().load(repr(value).replace("e", ".0e"))
+    return value
 
 
 def _yaml() -> YAML:
