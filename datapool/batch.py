@@ -114,7 +114,7 @@ def scan(
             "width": pd.Series([found.width for found in inspections], dtype="Int64"),
             "height": pd.Series([found.height for found in inspections], dtype="Int64"),
             "mode": pd.Series([found.mode for found in inspections], dtype="str"),
-            "weak_label": pd.Series([_weak_label(path) for path in paths], dtype="str"),
+            "weak_label": pd.Series([weak_label(path) for path in paths], dtype="str"),
             "status": pd.Series(["corrupt" if found.damage else "ok" for found in inspections], dtype="str"),
             "reason": pd.Series([found.damage for found in inspections], dtype="str"),
         }
@@ -134,6 +134,12 @@ def as_path(name: str) -> str:
     It is the same path. All other names stay as they are.
     """
     return f"./{name}" if _FORMULA.match(name) else name
+
+
+def weak_label(path: str) -> str:
+    """Give the weak label of an image: ``as_path`` of the top folder of its path below input_dir."""
+    top, separator, _ = path.partition("/")
+    return as_path(top) if separator else ROOT_LABEL
 
 
 def twins(names: Iterable[str]) -> dict[str, str]:
@@ -163,13 +169,13 @@ def batch_id(images: pd.DataFrame) -> str:
 
 
 def candidates(images: pd.DataFrame, base: pd.DataFrame) -> pd.DataFrame:
-    """Give the rows of ``images`` that may be picked: "ok", and their content not among the rows of ``base``.
+    """Give the rows of ``images`` that may be picked: "ok", and not among the rows of ``base`` (see ``held_in``).
 
     Raises:
         DatapoolError: If a candidate has the filename of a base image with other content. Names both.
     """
-    rows = images[(images.status == "ok") & ~_among(images.content_hash, base.content_hash)]
-    clashes = rows[_among(rows.filename, base.filename)]
+    rows = images[(images.status == "ok") & (held_in(images, base) < 0)]
+    clashes = rows[_first_row(rows.filename, base.filename) >= 0]
     if len(clashes):
         clash = clashes.iloc[0]
         held = base[base.filename == clash.filename].iloc[0]
@@ -181,9 +187,24 @@ def candidates(images: pd.DataFrame, base: pd.DataFrame) -> pd.DataFrame:
     return rows.reset_index(drop=True)
 
 
-def _among(texts: pd.Series, others: pd.Series) -> np.ndarray:
-    """Say of each text whether it is among the others, as pandas' isin does in seconds for a million."""
-    return pc.is_in(pa.array(texts, pa.large_string()), value_set=pa.array(others, pa.large_string())).to_numpy(False)
+def held_in(images: pd.DataFrame, base: pd.DataFrame) -> np.ndarray:
+    """Say at which row of ``base`` each image is, int64; -1 for one that is not there.
+
+    It is told by its content. Of an imported image the content may not be known (content_hash ""): that one is told by
+    its filename, as Lightly's Docker did.
+    """
+    rows = np.where(images.content_hash != "", _first_row(images.content_hash, base.content_hash), -1)
+    unknown = np.flatnonzero(base.content_hash == "")
+    if len(unknown):
+        by_name = _first_row(images.filename, base.filename.iloc[unknown])
+        rows = np.where((rows < 0) & (by_name >= 0), unknown[by_name], rows)
+    return rows
+
+
+def _first_row(texts: pd.Series, others: pd.Series) -> np.ndarray:
+    """Say for each text where it first is among the others, -1 if nowhere; a million in a blink, unlike with pandas."""
+    found = pc.index_in(pa.array(texts, pa.large_string()), value_set=pa.array(others, pa.large_string()))
+    return pc.fill_null(found, -1).to_numpy(zero_copy_only=False).astype(np.int64)
 
 
 def image_files(images: pd.DataFrame, folder: Path) -> list[ImageFile]:
@@ -266,11 +287,6 @@ def _leads_out(link: Path, inside: str, real_folder: Callable[[Path], str]) -> b
     is_plain = points_to.name != ".." and not points_to.is_symlink()
     target = f"{real_folder(points_to.parent)}/{points_to.name}" if is_plain else os.path.realpath(link)
     return not (target.startswith(inside) or _DVC_OBJECT.search(target))
-
-
-def _weak_label(path: str) -> str:
-    top, separator, _ = path.partition("/")
-    return as_path(top) if separator else ROOT_LABEL
 
 
 def _inspect_all(folder: Path, paths: list[str], *, decode: bool, progress: Progress) -> list[Inspection]:

@@ -15,7 +15,7 @@ app = typer.Typer(
     no_args_is_help=True,
     help="Pick the new images that add something, keep them in a growing, DVC-versioned pool. `datapool init` makes a "
     "workspace; in it, `dvc repro` runs the pipeline with the settings of params.yaml, `datapool verify` checks what the "
-    "pools are said to be, and `datapool repair` mends them.",
+    "pools are said to be, `datapool repair` mends them, and `datapool import` takes over a pool of Lightly's Docker.",
 )
 
 
@@ -90,6 +90,35 @@ def verify(
             "changed the lineage"
         )
     say(f"{len(outcomes)} checks, none failed" if outcomes else "datapools.json knows no pool yet")
+
+
+@app.command("import", short_help="Take over a pool that Lightly's Docker made.")
+def import_pool(
+    folder: Annotated[Path, typer.Argument(help="Holds datapool_latest.csv; nothing in it is changed.")],
+    name: Annotated[
+        str | None, typer.Option("--name", help="Of the pool to make.", show_default="the folder's own")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option("--images", help="The folder that the file names in the csv start from.")
+    ] = None,
+) -> None:
+    """Take over a pool that Lightly's Docker made; run it in the workspace.
+
+    Its images become version 1 of a pool, with the same embeddings in the same order, and params.yaml is set so that the
+    next `dvc repro` goes on with it. With --images the images that are still there are known by their content from now on.
+    """
+    from datapool import lightly_pool, workspace
+    from datapool.params import load_params
+
+    pool = name or folder.resolve().name
+    imported = lightly_pool.import_pool(
+        folder, Path(load_params().shared_dir), Path("datapools.json"), pool, images=images
+    )
+    for note in imported.notes:
+        say(note)
+    values = {"datapool.name": pool, **imported.params}
+    workspace.set_params(Path(), values)
+    say(f"params.yaml: {', '.join(f'{key}: {value}' for key, value in values.items())}")
 
 
 @app.command(short_help="Mend pools after a crash or an accident.")

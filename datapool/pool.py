@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from datapool import atomic, commit, pool_files
-from datapool.batch import batch_id, candidates
+from datapool.batch import batch_id, candidates, held_in
 from datapool.commit import Store
 from datapool.embeddings_csv import csv_rows
 from datapool.errors import DatapoolError
@@ -74,7 +74,8 @@ def open_base(
         base_version: 0 … latest, or None for automatic.
 
     Returns:
-        The base, and a sentence about each merge that was stopped.
+        The base, and sentences that the user should read: about merges that were stopped, and about images that are taken
+        for images of the pool by their names alone.
 
     Raises:
         DatapoolError: If another process is at work on the pools, if files are missing, unknown or not what the lineage
@@ -84,9 +85,20 @@ def open_base(
     """
     recovered = commit.recover(pools, lineage_file)
     try:
-        return _open(Store(pools, name, lineage_file), lineage_file, name, images, base_version), recovered
+        base = _open(Store(pools, name, lineage_file), lineage_file, name, images, base_version)
     except DatapoolError as error:
         raise DatapoolError(". ".join([*recovered, str(error)])) from error
+    return base, [*recovered, *_told_by_name(images, base)]
+
+
+def _told_by_name(images: pd.DataFrame, base: Base) -> list[str]:
+    """Say how many images of a batch count as known for their names alone."""
+    held = held_in(images, base.rows.table)[(images.status == "ok").to_numpy()]
+    n = int((base.rows.table.content_hash.iloc[held[held >= 0]] == "").sum())
+    return [
+        f"{n} images of this batch have the names of imported images whose content is not known, and count as those; "
+        "removed_samples.csv lists them"
+    ] * bool(n)
 
 
 def _open(store: Store, lineage_file: Path, name: str, images: pd.DataFrame, base_version: int | None) -> Base:
@@ -116,7 +128,7 @@ def _open(store: Store, lineage_file: Path, name: str, images: pd.DataFrame, bas
         k = len(versions) - 1
     else:
         k = len(versions)
-    rows = pool_files.read_version(folder, versions[-1]) if versions else _no_rows()
+    rows = pool_files.read_version(folder, versions[-1]) if versions else no_rows()
     n = int((rows.table.version <= k).sum())
     rows = Rows(rows.table.iloc[:n], rows.embeddings[:n])
     candidates(images, rows.table)  # refuses a name that stands for two images
@@ -260,6 +272,7 @@ def _new_rows(base: Base, picks: pd.DataFrame) -> pd.DataFrame:
     return new[list(COLUMNS)].astype(COLUMNS)
 
 
-def _no_rows() -> Rows:
+def no_rows() -> Rows:
+    """Give the rows of a pool that has yet to begin."""
     table = pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in COLUMNS.items()})
     return Rows(table, np.empty((0, 1), dtype=np.float32))  # a dimension that nobody looks at

@@ -38,6 +38,10 @@ COLUMNS = {
 }
 """Of samples.csv, and of the table of a pool's rows."""
 
+IMPORTED = "imported"
+"""Method of a version whose images another program has picked: their ranks are those of its file, they have no distance
+and no nearest, and their content_hash is empty where nobody knows it."""
+
 Version = dict[str, Any]
 """A lineage entry: version, batch, rows (in all), new (of this batch), embedding space, parameters, covering_radius, and
 the sha256 of each file of the pool."""

@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from datapool.batch import held_in
 from datapool.ordering import How, Ranked, extend, has_trace, is_whole, names_of, rows_of, space
 from datapool.params import StoppingCondition
 from datapool.rules import kept_out
@@ -200,12 +201,11 @@ def _coverage(
 
 def _unfit(images: pd.DataFrame, base: Rows) -> pd.DataFrame:
     """The images that were no candidates: corrupt, copies, or in the pool already."""
-    hashes = (pc.cast(pa.array(table.content_hash), pa.large_string()) for table in (images, base.table))
-    is_held = pc.is_in(*hashes).to_numpy(zero_copy_only=False)
-    rows = images[(images.status != "ok").to_numpy() | is_held]
-    held = base.table.drop_duplicates("content_hash").set_index("content_hash")
+    held = held_in(images, base.table)
+    is_unfit = (images.status != "ok").to_numpy() | (held >= 0)
+    rows, held = images[is_unfit], held[is_unfit]
     is_known = rows.status == "ok"  # healthy, no copy, and yet no candidate
-    known = held.loc[rows.content_hash[is_known]]
+    known = base.table.iloc[held[is_known]]
     removed = pd.DataFrame(
         {"filename": rows.filename, "kind": rows.status, "reason": rows.reason, "nearest": "", "distance": np.nan}
     )
@@ -213,8 +213,8 @@ def _unfit(images: pd.DataFrame, base: Rows) -> pd.DataFrame:
     removed.loc[is_known, "nearest"] = known.filename.to_numpy()
     removed.loc[is_known, "distance"] = 0.0
     removed.loc[is_known, "reason"] = [
-        f"in the pool as {name} since version {version}"
-        for name, version in zip(known.filename, known.version, strict=True)
+        f"in the pool as {name} since version {version}{', told by its name' * (not content_hash)}"
+        for name, version, content_hash in zip(known.filename, known.version, known.content_hash, strict=True)
     ]
     return removed
 

@@ -24,7 +24,7 @@ from datapool.commit import RECORD, Record, Store
 from datapool.embeddings_csv import parse_csv
 from datapool.errors import DatapoolError
 from datapool.lineage import read_lineage, read_record
-from datapool.pool_files import LATEST, SAMPLES, Version, files_of, history_file
+from datapool.pool_files import IMPORTED, LATEST, SAMPLES, Version, files_of, history_file
 from datapool.tables import Rows, read_json, read_rows
 
 RELATIVE, ABSOLUTE = 1e-8, 1e-7
@@ -212,6 +212,13 @@ def _distances(rows: Rows, version: Version, progress: Progress) -> Check:
     """Each pick lies as far from its neighbour as recorded, and nothing before it lies nearer."""
     check, start = f"version {version['version']}, distances", version["rows"] - version["new"]
     table = rows.table.iloc[: version["rows"]]
+    if version["parameters"]["method"] == IMPORTED:
+        own = table[start:]
+        invented = own.filename[own.distance.notna() | (own.nearest != "")]
+        if len(invented):
+            one = f"{invented.iloc[0]} has a distance or a nearest neighbour"
+            return Check(check, "fail", f"{one}, which no imported image has")
+        return Check(check, "skip", f"how its {len(own)} images were picked, elsewhere, is not known")
     points = _points(Rows(table, rows.embeddings[: version["rows"]]), version)
     new = np.arange(max(start, 1), len(table))  # the first image of a pool has no neighbour
     names, nearest = table.filename.to_numpy(), table.nearest.to_numpy()

@@ -1,0 +1,196 @@
+"""Adopt a pool that Lightly's Docker made: the rows of its datapool_latest.csv become version 1, as they are.
+
+Its folder is only read. Knows Lightly's files; how a pool is written is in ``pool.py``.
+"""
+
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from datapool import atomic, commit, pool
+from datapool.batch import as_path, weak_label
+from datapool.embeddings_csv import EmbeddingsCsv, read_csv
+from datapool.errors import DatapoolError
+from datapool.images import inspect
+from datapool.lineage import read_lineage
+from datapool.lock import locked
+from datapool.params import pool_name
+from datapool.pool_files import CHECKPOINT, COLUMNS, HISTORY, IMPORTED, LATEST
+from datapool.tables import Rows
+
+
+class Imported(NamedTuple):
+    """What an import did."""
+
+    notes: list[str]
+    """Sentences that the user should read."""
+    params: dict[str, Any]
+    """What params.yaml must say for the next run to go on with this pool, by dotted key."""
+
+
+def import_pool(folder: Path, pools: Path, lineage_file: Path, name: str, *, images: Path | None) -> Imported:
+    """Make a pool whose version 1 has the images of Lightly's csv: the same float32 embeddings in the same order.
+
+    All or nothing, as with a merge. Weak labels are the top folders of the file names, as in every batch: the numbers in
+    Lightly's csv count the folders of the run that added an image, so a number may mean two folders, and a folder may have
+    two numbers.
+
+    Args:
+        folder: Holds datapool_latest.csv, and perhaps checkpoint_latest.ckpt and history/, which stays where it is.
+        pools: Folder of all pools.
+        lineage_file: datapools.json.
+        name: Of the pool to make.
+        images: The folder that the file names of the csv start from, if it is still there: images found in it are known by
+            their content from now on, others by their names only.
+
+    Raises:
+        DatapoolError: If there is such a pool already, the csv is missing, no such csv, empty, or has a filename twice or
+            an embedding that is no point of a pool, or as ``pool.merge`` does. No pool was changed.
+    """
+    try:
+        pool_name(name)
+    except ValueError as error:
+        raise DatapoolError(f"{name!r} is no name of a pool; give {error} as --name") from error
+    with locked():
+        recovered = commit.recover(pools, lineage_file)
+    _require_no_pool(pools, lineage_file, name, recovered)
+    content = _read(folder)
+    table = _table(content, images)
+    dimension = content.embeddings.shape[1]
+    space = {
+        "id": f"csv-{dimension}", "start": None, "backbone": None, "dimension": dimension, "input_size": None,
+        "origin": "a csv of Lightly's Docker",
+    }  # fmt: skip
+    base = pool.Base(name, f"{IMPORTED}:{atomic.sha256(folder / LATEST)}", [], None, pool.no_rows(), None)
+    merged = pool.merge(
+        pools,
+        lineage_file,
+        base,
+        Rows(table, content.embeddings),
+        None,
+        keep_history=True,
+        record={
+            "embedding_space": space,
+            "covering_radius": None,
+            "radius_lower_bound": None,
+            "witness": None,
+            "parameters": {"method": IMPORTED},
+        },
+    )
+    notes = [
+        *recovered,
+        *merged.notes,
+        f"pool {name!r}: version 1 has the {len(table)} images of {folder / LATEST}, with the same {dimension} numbers each "
+        "and in the same order",
+        *_about_rows(content, table, images),
+        *_about_rest(folder),
+    ]
+    return Imported(notes, {})
+
+
+def _require_no_pool(pools: Path, lineage_file: Path, name: str, recovered: list[str]) -> None:
+    known = read_lineage(lineage_file)
+    twin = next((other for other in known if other.casefold() == name.casefold()), None)
+    if twin:
+        problem = f"{lineage_file} knows a pool {twin!r} already; give another name with --name"
+    elif os.path.lexists(pools / name) and not _is_empty_folder(pools / name):
+        problem = f"{pools / name} holds files of a pool that {lineage_file} does not know; move it out of {pools}"
+    else:
+        return
+    raise DatapoolError(". ".join([*recovered, f"{problem}; nothing was imported"]))
+
+
+def _is_empty_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink() and not any(path.iterdir())
+
+
+def _read(folder: Path) -> EmbeddingsCsv:
+    path = folder / LATEST
+    if not path.exists():
+        what = "holds no datapool_latest.csv" if folder.is_dir() else "is no folder"
+        raise DatapoolError(
+            f"{folder}: {what}; give the folder of a pool of Lightly's Docker, which holds datapool_latest.csv, "
+            "checkpoint_latest.ckpt and history/"
+        )
+    content = read_csv(path)
+    if not content.filenames:
+        raise DatapoolError(f"{path}: has no rows, so there is nothing to import; begin a new pool instead")
+    zero = np.flatnonzero(~content.embeddings.any(axis=1))
+    if len(zero):
+        raise DatapoolError(
+            f"{path}: the embedding of {content.filenames[zero[0]]!r} is all zeros and has no direction ({len(zero)} such "
+            "rows); take them out of a copy of the csv, and import that"
+        )
+    return content
+
+
+def _table(content: EmbeddingsCsv, images: Path | None) -> pd.DataFrame:
+    """Give what ``pool.merge`` takes as picks."""
+    if images is not None and not images.is_dir():
+        raise DatapoolError(
+            f"{images}: is no folder; give the folder of the pool's images as --images, or leave it out"
+        )
+    filenames = [as_path(filename) for filename in content.filenames]
+    if len(set(filenames)) < len(filenames):
+        twice = Counter(filenames).most_common(1)[0][0]
+        raise DatapoolError(
+            f"{LATEST}: {twice!r} and {twice[2:]!r} are the same path; take one out of a copy of the csv"
+        )
+    table = pd.DataFrame(
+        {
+            "filename": filenames,
+            "content_hash": [_content_hash(filename, images) for filename in content.filenames],
+            "distance": np.nan,
+            "nearest": "",
+            "weak_label": [weak_label(filename) for filename in content.filenames],
+        }
+    )
+    return table.astype({name: kind for name, kind in COLUMNS.items() if name in table})
+
+
+def _content_hash(filename: str, images: Path | None) -> str:
+    """Give the sha256 of an image, "" if it is not here; a name that leads out of the folder is not followed."""
+    if images is None:
+        return ""
+    path = Path(os.path.realpath(images / filename))
+    is_inside = path.is_relative_to(os.path.realpath(images))
+    return inspect(path, decode=False).content_hash if is_inside else ""
+
+
+def _about_rows(content: EmbeddingsCsv, table: pd.DataFrame, images: Path | None) -> list[str]:
+    notes = []
+    found, renamed = int((table.content_hash != "").sum()), int((table.filename != content.filenames).sum())
+    where = "--images was not given" if images is None else f"{found} of {len(table)} are below {images}"
+    if found < len(table):
+        notes.append(
+            f"{where}: the content of {len(table) - found} images is not known, so a new image with the name of one of them "
+            "will count as that image"
+        )
+    else:
+        notes.append(f"{where}: all are known by their content from now on")
+    if renamed:
+        notes.append(f"{renamed} file names have ./ in front now, as a spreadsheet would take them for formulas")
+    labels = pool.label_ids(table.weak_label)
+    if table.weak_label.map(labels).tolist() != content.labels:
+        notes.append(
+            f"labels are numbered anew, by the top folders of the file names, of which there are {len(labels)}"
+        )
+    return notes
+
+
+def _about_rest(folder: Path) -> list[str]:
+    notes = []
+    if (folder / CHECKPOINT).exists():
+        notes.append(f"{folder / CHECKPOINT} was not taken over")
+    notes.append(
+        "the pool has no model: set embeddings in params.yaml to an embeddings csv of each new batch, made by the model "
+        "that made these"
+    )
+    if (folder / HISTORY).is_dir():
+        notes.append(f"{folder / HISTORY} stays where it is; the history of the pool begins with this version")
+    notes.append("DVC knows of the pool from the next `dvc repro` on")
+    return notes
