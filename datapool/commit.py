@@ -228,9 +228,11 @@ class Store:
 
     def holds(self, file: str, digest: str) -> bool:
         """Say whether the pool has a file with this path and sha256 (hex) already."""
+        return self._is_file(file) and self._disk.sha256(self.folder / file) == digest
+
+    def _is_file(self, file: str) -> bool:
         path = self.folder / file
-        is_file = self._disk.exists(path) and not self._disk.is_folder(path)
-        return is_file and self._disk.sha256(path) == digest
+        return self._disk.exists(path) and not self._disk.is_folder(path)
 
     def commit(self, entry: Mapping[str, Any], files: Mapping[str, str], *, remove: Iterable[str] = ()) -> None:
         """Make the staged files, and those that are there already, the pool.
@@ -253,7 +255,9 @@ class Store:
             "record": record.sha256,
             "pools": str(self.folder.parent),
             "before": _digest(before),
-            "replaced": now.files if now else {},
+            "replaced": now.files
+            if now
+            else {file: self._disk.sha256(self.folder / file) for file in files if self._is_file(file)},
             "remove": gone,
         }
         temporary = self._staging / RECORD
