@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,9 @@ from datapool.errors import DatapoolError
 
 _CODE = ("datapool", "stages", "dvc.yaml")
 _ONCE = ("params.yaml", ".gitattributes", ".dvcignore", "None")
+_BEGUN = Path(".datapool") / "init"  # there while a workspace is made
+OWN_FILES = (*_CODE, *_ONCE, "datapools.json", "dvc.lock", "README.md", ".gitignore", ".dvc", "output")
+"""What a workspace has in git besides what its user adds."""
 
 _GITIGNORE = """\
 /.datapool/
@@ -70,7 +73,7 @@ class Scm(StrEnum):
 
 
 def init(folder: Path, *, scm: Scm) -> None:
-    """Make a workspace and its first commit.
+    """Make a workspace and its first commit, of its own files only. One that was broken off is made anew.
 
     Args:
         folder: Made if absent; must hold nothing that the workspace would overwrite.
@@ -80,26 +83,41 @@ def init(folder: Path, *, scm: Scm) -> None:
     Raises:
         DatapoolError: If something is in the way, or git or DVC refuses.
     """
+    begun = folder / _BEGUN
     in_the_way = [name for name in (*_CODE, *_ONCE, ".dvc", "datapools.json") if os.path.lexists(folder / name)]
-    if in_the_way:
+    if in_the_way and not begun.exists():
         raise DatapoolError(
             f"{folder} holds {in_the_way[0]} already; give another folder, or `datapool init --update {folder}` to update"
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        begun.parent.mkdir(parents=True, exist_ok=True)
+        begun.touch()
+    except OSError as error:
+        raise DatapoolError(
+            f"{folder}: cannot be written ({error.strerror}); give write permission, then run again"
+        ) from error
     for name in (*_CODE, *_ONCE):
         _copy(name, folder)
     (folder / "data").mkdir(exist_ok=True)
     (folder / "datapools.json").write_text("{}\n")
-    _extend(folder / ".gitignore", _GITIGNORE)
+    if _GITIGNORE not in _text(folder / ".gitignore"):
+        _extend(folder / ".gitignore", _GITIGNORE)
     if not (folder / "README.md").exists():
         (folder / "README.md").write_text(_README.format(version=datapool.__version__))
     if scm is Scm.OWN and not (folder / ".git").exists():
         _run(folder, "git", "init", "--quiet")
-    _dvc(folder, "init", "--quiet", *{Scm.OWN: [], Scm.SURROUNDING: ["--subdir"], Scm.NONE: ["--no-scm"]}[scm])
+    how = {Scm.OWN: [], Scm.SURROUNDING: ["--subdir"], Scm.NONE: ["--no-scm"]}[scm]
+    _dvc(folder, "init", "--quiet", "--force", *how)
     _dvc(folder, "config", "core.analytics", "false")
     _dvc(folder, "config", "core.check_update", "false")
     if scm is not Scm.NONE:
-        commit(folder, f"Start a datapool workspace (datapool {datapool.__version__})")
+        commit(folder, f"Start a datapool workspace (datapool {datapool.__version__})", OWN_FILES)
+    begun.unlink()
+
+
+def is_begun(folder: Path) -> bool:
+    """Say whether ``init`` was broken off here."""
+    return (folder / _BEGUN).exists()
 
 
 def update(folder: Path) -> list[str]:
@@ -135,7 +153,7 @@ def update(folder: Path) -> list[str]:
         _copy(name, folder)
     added = _add_missing_params(folder / "params.yaml")
     if has_git:
-        commit(folder, f"Update to datapool {datapool.__version__}")
+        commit(folder, f"Update to datapool {datapool.__version__}", OWN_FILES)
     return added
 
 
@@ -152,15 +170,17 @@ def set_params(folder: Path, values: Mapping[str, Any]) -> None:
     yaml.dump(params, folder / "params.yaml")
 
 
-def commit(folder: Path, message: str) -> None:
-    """Commit everything in a workspace that git does not ignore; nothing to commit is fine."""
-    _run(folder, "git", "add", "--all", ".")
-    if not _run(folder, "git", "status", "--porcelain", "--", "."):
+def commit(folder: Path, message: str, paths: Sequence[str] = (".",)) -> None:
+    """Commit what git does not ignore of these paths, everything by default; nothing to commit is fine."""
+    there = [path for path in paths if os.path.lexists(folder / path)]
+    _run(folder, "git", "add", "--all", "--", *there)
+    changed = _run(folder, "git", "diff", "--cached", "--name-only", "--relative", "-z", "--", *there).split("\0")[:-1]
+    if not changed:
         return
     who: list[str] = []
     if subprocess.run(["git", "config", "user.email"], cwd=folder, capture_output=True, check=False).returncode:
         who = ["-c", "user.name=datapool", "-c", "user.email=datapool@localhost"]  # git refuses without
-    _run(folder, "git", *who, "commit", "--quiet", "--message", message)
+    _run(folder, "git", *who, "commit", "--quiet", "--message", message, "--", *changed)
 
 
 def _template(name: str) -> Path:
@@ -182,8 +202,12 @@ def _copy(name: str, folder: Path) -> None:
         shutil.copyfile(source, target)
 
 
+def _text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
 def _extend(path: Path, lines: str) -> None:
-    before = path.read_text() if path.exists() else ""
+    before = _text(path)
     path.write_text(before + "\n" * bool(before and not before.endswith("\n")) + lines)
 
 
@@ -220,9 +244,10 @@ def _for_any_reader(value: object) -> object:
 
 
 def _yaml() -> YAML:
-    """A reader and writer that keeps comments, quotes and long lines as they are."""
+    """A reader and writer that keeps comments, quotes, nulls and long lines as they are."""
     yaml = YAML()
     yaml.preserve_quotes = True
+    yaml.representer.add_representer(type(None), lambda to, _: to.represent_scalar("tag:yaml.org,2002:null", "null"))
     yaml.width = 200
     return yaml
 
