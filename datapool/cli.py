@@ -1,4 +1,4 @@
-"""The command line: ``datapool init``, ``demo``, ``verify`` and ``repair``. Everything else is ``dvc``."""
+"""The command line: ``datapool init``, ``run``, ``demo``, ``verify``, ``repair``. Everything else is ``dvc``."""
 
 from pathlib import Path
 from typing import Annotated
@@ -148,6 +148,50 @@ def repair(
         raise DatapoolError(f"{left} of {total} things could not be mended here; each line says which command helps")
     if not total:
         say("nothing to mend; `datapool verify` looks at every row and distance")
+
+
+@app.command(short_help="Run a batch with key=value settings, as Lightly's Docker did.")
+def run(
+    input_dir: Annotated[Path | None, typer.Option(help="The batch: a folder of images.", show_default=False)] = None,
+    shared_dir: Annotated[
+        Path | None, typer.Option(help="The workspace; becomes one if it is none.", show_default=False)
+    ] = None,
+    output_dir: Annotated[
+        Path | None,
+        typer.Option(help="Gets DATE/TIME/ with the results.", show_default="results stay in the workspace"),
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Argument(help="Overrides of params.yaml, such as stopping_condition.min_distance=0.1")
+    ] = None,
+) -> None:
+    """Pick from a folder of images, add to the pool of a workspace, and write the results to a folder of their own.
+
+    The line that users of Lightly's Docker know, without Docker: each key=value overrides a line of params.yaml for this
+    run. The workspace gets a git commit, so `git log` and `dvc exp show` in it tell the whole story. sanity_check=True
+    looks at versions, devices and folders and stops; run_directory=NAME names the folder of the results.
+    """
+    import os
+
+    from datapool import docker_run, overrides, sanity
+    from datapool.errors import DatapoolError
+
+    given = overrides.parse(settings or [])
+    if given.sanity_check:
+        found = list(sanity.check({"input": input_dir, "shared": shared_dir, "output": output_dir}))
+        for is_well, sentence in found:
+            say(f"{'ok   ' if is_well else 'wrong'}  {sentence}")
+        if not all(is_well for is_well, _ in found):
+            raise DatapoolError("a run cannot do with what is marked as wrong above")
+        return
+    if input_dir is None or shared_dir is None:
+        what, option, mount = ("input", "--input-dir", ":ro") if input_dir is None else ("shared", "--shared-dir", "")
+        raise DatapoolError(
+            f"no {what} folder: give `datapool run` {option} FOLDER, or a container -v FOLDER:/home/{what}_dir{mount}"
+        )
+    input_dir, output_dir = input_dir.absolute(), output_dir.absolute() if output_dir else None
+    docker_run.require_folders(input_dir, shared_dir, output_dir)
+    os.chdir(shared_dir)
+    raise typer.Exit(docker_run.run(given, input_dir, output_dir, say))
 
 
 def version(wanted: bool) -> None:

@@ -14,18 +14,19 @@ _PATIENCE = 60.0  # seconds; a merge into a pool of a million images takes some 
 
 
 @contextmanager
-def locked(*, patience: float = _PATIENCE) -> Iterator[None]:
+def locked(name: str = "lock", *, patience: float = _PATIENCE) -> Iterator[None]:
     """Let one process at a time read or write the pools of this workspace.
 
     The lock is the kernel's: it goes with the process that holds it. Its file stays; that one is there means nothing.
 
     Args:
+        name: Of the lock's file in ``.datapool``: another name is another lock.
         patience: Seconds to wait for another process.
 
     Raises:
         DatapoolError: If another process holds it for longer; names its pid and host.
     """
-    path = SCRATCH / "lock"
+    path = SCRATCH / name
     lock = FileLock(path, timeout=patience, fallback_to_soft=False)  # which a killed process would hold for ever
     try:
         scratch("commit")

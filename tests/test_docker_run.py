@@ -1,0 +1,339 @@
+"""Lightly's line, `datapool run key=value …`, with the real git and DVC: a workspace grows, results lie beside it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ENVIRONMENT, Workspace, write_picture
+from lightly.utils.io import load_embeddings
+
+from datapool import docker_run, sanity
+from datapool.errors import DatapoolError
+from datapool.lock import locked
+from datapool.overrides import parse
+
+ROOT = Path(__file__).parents[1]
+LINE = (
+    "token=MYAWESOMETOKEN",
+    "append_weak_labels=False",
+    "datapool.name=my_datapool",
+    "n_example_images=2",
+    "embeddings=circle.csv",
+)
+ON = {**ENVIRONMENT, "PYTHONPATH": str(ROOT)}
+
+
+def line(shared: Path, week: Path, *settings: str, output: Path | None = None) -> list[str]:
+    """The command of a line, as the image's entry point gives it to `datapool`."""
+    folders = ["--input-dir", str(week), "--shared-dir", str(shared)]
+    folders += ["--output-dir", str(output)] if output else []
+    return [sys.executable, "-c", "from datapool.cli import main; main()", "run", *folders, "--", *LINE, *settings]
+
+
+def run(command: list[str], *, code: int = 0) -> str:
+    # Not in the folder of this code, which a workspace has its own copy of.
+    done = subprocess.run(command, env=ON, cwd="/", capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def params(shared: Path) -> dict:
+    return yaml.safe_load((shared / "params.yaml").read_text())
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory, weeks: Path) -> Path:
+    """A shared folder with the embeddings of all weeks and a large file of somebody's, and an empty output folder."""
+    folder = tmp_path_factory.mktemp("line")
+    for name in ("shared", "output"):
+        (folder / name).mkdir()
+    (folder / "shared" / "circle.csv").write_bytes((weeks / "circle.csv").read_bytes())
+    (folder / "shared" / "large.bin").write_bytes(b"somebody's")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def first(folders: Path, weeks: Path) -> str:
+    """What the first line says."""
+    settings = ("stopping_condition.min_distance=0.5", "run_directory=week_1")
+    return run(line(folders / "shared", weeks / "week_1", *settings, output=folders / "output"))
+
+
+@pytest.fixture(scope="module")
+def second(folders: Path, weeks: Path, first: str) -> str:
+    """What the second line says: other images, another stopping condition."""
+    settings = ("stopping_condition.n_samples=2", "stopping_condition.min_distance=-1")
+    return run(line(folders / "shared", weeks / "week_2", *settings, output=folders / "output"))
+
+
+# --- two lines ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_first_line_makes_a_workspace_and_the_second_appends_to_its_pool(folders, first, second):
+    # week_1 lies 0.15 rad apart from 0 to 1.65; 0.5 apart are three of its twelve images. Week 2 adds two.
+    shared = Workspace(folders / "shared")
+
+    assert "is a workspace now" in first and "is a workspace now" not in second
+    assert [version["rows"] for version in shared.versions()] == [3, 5]
+    assert len(shared.names()) == 5
+    assert (folders / "shared/my_datapool/history/datapool_0001.csv").exists()
+    assert (folders / "shared/my_datapool").readlink() == Path("pools/my_datapool")
+
+
+@pytest.mark.slow
+def test_git_tells_the_whole_story_and_holds_nothing_of_others(folders, second):
+    shared = Workspace(folders / "shared")
+    log = shared.run("git", "log", "--reverse", "--format=%s")
+
+    assert log.splitlines()[1:] == [
+        "my_datapool: version 1, 3 of 12 candidates picked",
+        "my_datapool: version 2, 2 of 8 candidates picked",
+    ]
+    assert log.startswith("Start a datapool workspace")
+    assert shared.run("git", "status", "--porcelain").split() == ["??", "circle.csv", "??", "large.bin"]
+    shown = json.loads(shared.run("dvc", "exp", "show", "--all-commits", "--json"))
+    pools = [row["data"]["metrics"]["output/metrics.json"]["data"]["pool_after"] for row in shown[1:3]]
+    assert pools == [5, 3]
+
+
+@pytest.mark.slow
+def test_the_results_are_the_tree_that_lightlys_users_know(folders, weeks, first):
+    results = folders / "output" / "week_1"
+    found = sorted(str(path.relative_to(results)) for path in results.rglob("*") if path.is_file())
+
+    assert found == [
+        "config/config.yaml",
+        "config/overrides.yaml",
+        "data/embeddings.csv",
+        "data/normalized_embeddings.csv",
+        "data/sampled_embeddings.csv",
+        "filenames/corrupt_filenames.txt",
+        "filenames/duplicate_filenames.txt",
+        "filenames/known_filenames.txt",
+        "filenames/removed_filenames.txt",
+        "filenames/sampled_filenames.txt",
+        "filenames/sampled_filenames_excluding_datapool.txt",
+        "log.txt",
+        "metrics.json",
+        "plots/coverage.csv",
+        "plots/loss.csv",
+        "plots/selection_curve.csv",
+        "removed_samples.csv",
+        "report.html",
+    ]
+    embeddings, labels, names = load_embeddings(str(results / "data/embeddings.csv"))
+    assert names == sorted(names) and len(names) == 12
+    assert embeddings[names.index("dog/image_00.png")].tolist() == [1.0, 0.0]
+    assert {name.split("/")[0]: label for name, label in zip(names, labels, strict=True)} == {"cat": 0, "dog": 1}
+    _, _, sampled = load_embeddings(str(results / "data/sampled_embeddings.csv"))
+    assert sampled == Workspace(folders / "shared").names()[:3]
+    assert (results / "filenames/corrupt_filenames.txt").read_text() == "dog/cut_off.png\n"
+    assert yaml.safe_load((results / "config/config.yaml").read_text())["stopping_condition"]["min_distance"] == 0.5
+    assert "picked 3 of 12 candidates" in (results / "log.txt").read_text()
+
+
+@pytest.mark.slow
+def test_results_lie_by_date_and_time_if_no_name_is_given(folders, second):
+    dated = [path for path in (folders / "output").glob("*/*") if path.parent.name != "week_1"]
+
+    assert len(dated) == 1
+    assert time.strptime(f"{dated[0].parent.name} {dated[0].name}", "%Y-%m-%d %H-%M-%S")
+    assert (dated[0] / "report.html").exists()
+
+
+@pytest.mark.slow
+def test_the_token_is_written_nowhere(folders, second):
+    written = [path for path in folders.rglob("*") if path.is_file() and not path.is_symlink()]
+
+    assert len(written) > 100
+    assert not [path for path in written if b"MYAWESOMETOKEN" in path.read_bytes()]
+    assert "MYAWESOMETOKEN" not in second and "not needed here: token" in second
+
+
+@pytest.mark.slow
+def test_a_line_does_the_same_whatever_the_line_before_it_set(folders, second):
+    # The second line has other settings than the first, whose min_distance is not left in params.yaml.
+    shown = json.loads((folders / "shared/overrides.json").read_text())
+
+    assert params(folders / "shared")["stopping_condition"] == {
+        "n_samples": 2, "min_distance": -1.0, "n_samples_includes_datapool": False,
+    }  # fmt: skip
+    assert shown["stopping_condition.min_distance"] == {"before": 0.1, "set": -1.0}
+
+
+# --- stopped, refused, failed ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def grown(folders: Path, second: str, tmp_path: Path) -> Workspace:
+    """A copy of the workspace after two lines."""
+    return Workspace(folders / "shared").copy_to(tmp_path / "shared")
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_leaves_params_yaml_and_the_pool_as_they_were(grown, weeks, tmp_path):
+    (tmp_path / "output").mkdir()
+    before, pool = (grown.folder / "params.yaml").read_bytes(), grown.pool_files()
+    command = line(grown.folder, weeks / "week_3", "embeddings=gone.csv", "run_directory=x", output=tmp_path / "output")
+    command.remove("embeddings=circle.csv")
+    said = run(command, code=255)
+
+    assert "gone.csv" in said
+    assert "pool 'my_datapool' is as it was" in said
+    assert (grown.folder / "params.yaml").read_bytes() == before
+    assert grown.pool_files() == pool
+    assert "gone.csv" in (tmp_path / "output/x/log.txt").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_run_that_is_stopped_leaves_the_old_pool_and_the_same_line_goes_on(grown, weeks, sent, code):
+    before, pool = (grown.folder / "params.yaml").read_bytes(), grown.pool_files()
+    command = line(grown.folder, weeks / "week_3")
+    process = subprocess.Popen(command, env=ON, cwd="/", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    for said in process.stdout:
+        if "Running stage 'rank'" in said:
+            break
+    process.send_signal(sent)
+    rest, _ = process.communicate(timeout=60)
+
+    assert process.returncode == code, rest
+    assert "stopped" in rest and "Traceback" not in rest
+    assert (grown.folder / "params.yaml").read_bytes() == before
+    assert grown.pool_files() == pool
+    said = run(command)
+    assert "Running stage 'scan'" not in said  # done before the stop
+    assert [version["rows"] for version in grown.versions()][:2] == [3, 5] and len(grown.versions()) == 3
+
+
+@pytest.mark.slow
+def test_what_a_killed_container_left_does_not_stop_the_next_line(grown, weeks):
+    # A lock of DVC whose process is of another container: here it is somebody who lives.
+    busy = {"pid": os.getpid(), "cmd": "dvc repro"}
+    outputs = [str(grown.folder / name) for name in ("pools", "output/images.parquet")]
+    (grown.folder / ".dvc/tmp/rwlock").write_text(json.dumps({"write": dict.fromkeys(outputs, busy), "read": {}}))
+    command = line(grown.folder, weeks / "week_3")
+
+    assert "is busy" in run(command, code=255)
+    (grown.folder / ".datapool/run").touch()  # as a run leaves it that was killed
+    run(command)
+    assert len(grown.versions()) == 3
+
+
+@pytest.mark.slow
+def test_a_hand_made_edit_of_params_yaml_stays(grown, weeks):
+    grown.set({"stopping_condition.n_samples": 3, "seed": 7})  # n_samples was an override of the last line
+    run(line(grown.folder, weeks / "week_3", "stopping_condition.min_distance=-1"))
+
+    assert grown.versions()[-1]["new"] == 3
+    assert params(grown.folder)["seed"] == 7
+
+
+@pytest.mark.slow
+def test_two_lines_at_a_time_are_one_too_many(grown, weeks, monkeypatch):
+    monkeypatch.chdir(grown.folder)
+    with locked("run.lock", patience=0):
+        said = run(line(grown.folder, weeks / "week_3"), code=1)
+
+    assert f"pid {os.getpid()}" in said
+    assert len(grown.versions()) == 2
+
+
+@pytest.mark.slow
+def test_older_code_in_the_workspace_is_replaced_and_git_tells_so(grown, weeks):
+    module = grown.folder / "datapool/__init__.py"
+    module.write_text(module.read_text().replace("__version__ = ", "__version__ = '0.0.1'  # "))
+    grown.run("git", "commit", "--quiet", "--all", "--message", "as an older release left it")
+    module.write_text(module.read_text().replace("'0.0.1'  # ", '"0.0.1"  # '))
+    grown.run("git", "commit", "--quiet", "--all", "--message", "as an older release left it")
+    said = run(line(grown.folder, weeks / "week_3"))
+
+    assert "the workspace had the code of datapool 0.0.1" in said
+    assert "Update to datapool" in grown.run("git", "log", "--format=%s")
+    assert module.read_bytes() == (ROOT / "datapool/__init__.py").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_workspace_whose_making_was_broken_off_is_made_anew(tmp_path, weeks):
+    # As after a kill in `dvc init`: the code is there, git is not.
+    shared = tmp_path / "shared"
+    (shared / "datapool").mkdir(parents=True)
+    (shared / ".dvc").mkdir()
+    (shared / ".datapool").mkdir()
+    (shared / ".datapool/init").touch()
+    (shared / "circle.csv").write_bytes((weeks / "circle.csv").read_bytes())
+    run(line(shared, weeks / "week_1", "stopping_condition.min_distance=0.5"))
+
+    assert len(Workspace(shared).names()) == 3
+    assert not (shared / ".datapool/init").exists()
+
+
+# --- settings and folders, quickly -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_picture(tmp_path / "images" / "a.png", 1)
+    for name in ("shared", "empty"):
+        (tmp_path / name).mkdir()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        (("gone", "shared", None), "the input folder is not there; give one that is, in a container -v FOLDER:"),
+        (("images", "gone", None), "the shared folder is not there"),
+        (("images", "shared", "images/a.png"), "the output folder is not there"),
+        (("empty", "shared", None), "the input folder is empty"),
+    ],
+)
+def test_a_folder_that_a_run_cannot_use_is_told_by_what_it_is_for(here, folders, message):
+    with pytest.raises(DatapoolError, match=message):
+        docker_run.require_folders(*(here / folder if folder else None for folder in folders))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_shared_folder_that_cannot_be_written_is_told(here):
+    (here / "shared").chmod(0o500)
+    with pytest.raises(DatapoolError, match=r"the shared folder cannot be written by user \d+"):
+        docker_run.require_folders(here / "images", here / "shared", None)
+
+
+@pytest.mark.parametrize("wanted", ["/tmp/x", "../x", "a/../../x"])
+def test_a_run_directory_outside_of_the_output_folder_is_refused(here, wanted):
+    with pytest.raises(DatapoolError, match=r"run_directory is .*a folder below the output folder"):
+        docker_run.run(parse([f"run_directory={wanted}"]), here / "images", here / "empty", print)
+
+
+def test_a_run_directory_with_results_is_refused(here):
+    (here / "empty/week_1").mkdir()
+    (here / "empty/week_1/report.html").touch()
+    with pytest.raises(DatapoolError, match="week_1: holds the results of an earlier run"):
+        docker_run.run(parse(["run_directory=week_1"]), here / "images", here / "empty", print)
+
+
+def test_a_pool_by_the_name_of_the_code_is_told_before_anything_is_made(here, monkeypatch):
+    monkeypatch.chdir(here / "shared")
+    Path("datapool").mkdir()
+    Path("datapool/datapool_latest.csv").touch()
+    with pytest.raises(DatapoolError, match=r"needs this name for its code; rename the folder"):
+        docker_run.run(parse([]), here / "images", None, print)
+    assert sorted(os.listdir()) == [".datapool", "datapool"]
+
+
+def test_sanity_says_what_is_wrong_with_each_folder(here):
+    found = dict(zip(("input", "shared", "output"), list(sanity.check(
+        {"input": here / "images", "shared": here / "gone", "output": None}))[-3:], strict=True))  # fmt: skip
+
+    assert found["input"][0] and "can be read" in found["input"][1] and "1 things in it" in found["input"][1]
+    assert found["shared"] == (False, f"shared folder {here / 'gone'}: is not there")
+    assert found["output"][0] and "not given" in found["output"][1]
