@@ -1,10 +1,10 @@
-.PHONY: help demo test quick faults check lint bench soak backbones lock audit clean
+.PHONY: help demo test quick faults image-test check lint bench soak backbones lock audit clean
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # The tools of this project report nothing to anybody.
 export DVC_NO_ANALYTICS := true
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 
 demo: .venv/ready  ## set up, make a workspace in demo/, run two weeks of real images through it
 	datapool demo demo
@@ -19,6 +19,9 @@ faults: .venv/ready  ## kill it everywhere, feed it everything, and count: some 
 	rm -f .pytest_cache/faults && mkdir -p .pytest_cache
 	FAULTS_TALLY=$(CURDIR)/.pytest_cache/faults python -m pytest -rs -n 2 --dist loadgroup -m "full or not full" tests/faults
 	python tests/faults/summary.py .pytest_cache/faults
+
+image-test:  ## build the image with CPU wheels and run it, without a Docker engine (Linux, root); ARGS=--short for less
+	python3 tests/image/check.py $(ARGS)
 
 check: lint test  ## lint and test
 

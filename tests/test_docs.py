@@ -57,8 +57,8 @@ def test_every_stage_is_explained_and_its_results_are_its_outputs():
 
 
 def test_every_make_target_that_the_documents_name_exists():
-    targets = set(re.findall(r"(?m)^(\w+):", (ROOT / "Makefile").read_text()))
-    named = set(re.findall(r"(?:`|    )make (\w+)", README + ARCHITECTURE))
+    targets = set(re.findall(r"(?m)^([\w-]+):", (ROOT / "Makefile").read_text()))
+    named = set(re.findall(r"(?:`|    )make ([\w-]+)", README + ARCHITECTURE))
 
     assert named >= {"demo", "test", "help", "quick"}
     assert named <= targets

@@ -1,0 +1,292 @@
+"""Build images and run containers without a Docker engine: buildah in a chroot, on a base made by debootstrap.
+
+The Dockerfile stays as users get it. What a build needs of this machine (certificates, proxies, a folder of wheels) is mounted.
+Needs Linux and root. Knows nothing of datapool.
+"""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, Self
+
+BASE = "docker.io/library/python:3.11-slim"
+TOOLS = ("buildah", "debootstrap")
+
+_OF_BUILDAH = re.compile(r"(?m)^(subprocess exited with status \d+|Error: exit status \d+)\n")  # no engine says so
+
+
+class EngineError(Exception):
+    """A tool failed; the message has what it said."""
+
+
+class Store(NamedTuple):
+    """Where images and containers are kept."""
+
+    folder: Path
+    driver: str
+    """overlay where the kernel can, else vfs, which copies whole images."""
+
+
+class Image(NamedTuple):
+    """What an image says about itself."""
+
+    name: str
+    n_bytes: int
+    """As a folder: what goes over a network is compressed."""
+    entrypoint: list[str]
+    command: list[str]
+    stop_signal: signal.Signals
+    labels: dict[str, str]
+
+
+class Ended(NamedTuple):
+    """A container that has ended."""
+
+    code: int
+    output: str
+
+
+def install_tools() -> str | None:
+    """Install what is missing if root may; give what is in the way, None for nothing."""
+    missing = [tool for tool in TOOLS if not shutil.which(tool)]
+    if os.geteuid() != 0:
+        return f"only root can build in a chroot{' (and ' + ', '.join(missing) + ' are missing)' * bool(missing)}; try sudo"
+    if missing and shutil.which("apt-get"):
+        for command in (["update", "--quiet"], ["install", "--quiet", "--yes", "--no-install-recommends", *missing]):
+            subprocess.run(["apt-get", *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+        missing = [tool for tool in TOOLS if not shutil.which(tool)]
+    return f"{' and '.join(missing)} cannot be had here; install them from Debian or Ubuntu" if missing else None
+
+
+@contextlib.contextmanager
+def open_store(folder: Path, *, keep: bool) -> Iterator[Store]:
+    """Give an empty store, which is removed at the end; what a killed run left in its place goes first. Or keep it."""
+    if not keep:
+        _remove(folder)
+    store = Store(folder, "overlay")
+    try:
+        buildah(store, "from", "scratch")
+    except EngineError:
+        _remove(folder)
+        store = Store(folder, "vfs")
+    try:
+        yield store
+    finally:
+        if not keep:
+            _remove(folder)
+
+
+def buildah(store: Store, *arguments: str | Path) -> str:
+    """Run buildah; give what it prints."""
+    done = subprocess.run(_buildah(store, *arguments), capture_output=True, text=True, errors="replace", check=False)
+    if done.returncode:
+        raise EngineError(f"buildah {arguments[0]} ended with {done.returncode}:\n{done.stdout}{done.stderr}"[-8000:])
+    return done.stdout.strip()
+
+
+def add_base(store: Store, cache: Path) -> None:
+    """Put a Debian with Python into the store under the name that the Dockerfile takes; made once, kept in the cache."""
+    base = cache / "bookworm"
+    if not base.exists():
+        part = cache / "bookworm.part"
+        shutil.rmtree(part, ignore_errors=True)
+        packages = "--include=python3,python3-venv,python3-pip,ca-certificates"
+        done = subprocess.run(
+            ["debootstrap", "--variant=minbase", packages, "bookworm", part],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise EngineError(f"debootstrap ended with {done.returncode}:\n{done.stdout[-4000:]}")
+        part.rename(base)
+    container = buildah(store, "from", "scratch")
+    buildah(store, "add", "--quiet", container, base, "/")
+    buildah(store, "config", "--env", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", container)
+    buildah(store, "commit", "--quiet", "--rm", container, BASE)
+
+
+def build(store: Store, context: Path, settings: Path, name: str, arguments: Mapping[str, str]) -> None:
+    """Build a Dockerfile.
+
+    Args:
+        store: Has the base.
+        context: The folder of the Dockerfile.
+        settings: An empty folder for what is mounted.
+        name: Of the image.
+        arguments: Of the build. TORCH_INDEX is that of CPU wheels unless it is given here or pip has a folder of wheels.
+    """
+    mounts, wheels = _settings_of_this_machine(settings)
+    if not wheels:
+        arguments = {"TORCH_INDEX": "https://download.pytorch.org/whl/cpu", **arguments}
+    words = [f"--build-arg={key}={value}" for key, value in arguments.items()]
+    words += [f"--volume={host}:{inside}:ro" for inside, host in mounts.items()]
+    buildah(store, "bud", "--isolation=chroot", "--pull-never", "--quiet", *words, "--tag", name, context)
+
+
+def has(store: Store, name: str) -> bool:
+    """Say whether an image is there."""
+    return name in buildah(store, "images", "--format", "{{.Name}}").splitlines()
+
+
+def inspect(store: Store, name: str) -> Image:
+    """Read what an image says about itself."""
+    found = json.loads(buildah(store, "inspect", "--type", "image", name))
+    config = found["OCIv1"]["config"]
+    return Image(
+        name=name,
+        n_bytes=sum(layer["size"] for layer in json.loads(found["Manifest"])["layers"]),
+        entrypoint=config["Entrypoint"],
+        command=config.get("Cmd", []),
+        stop_signal=signal.Signals[config.get("StopSignal", "SIGTERM")],
+        labels=config.get("Labels", {}),
+    )
+
+
+def what_reaches_the_builder(store: Store, context: Path) -> list[str]:
+    """Give the files of a build context, as .dockerignore leaves them."""
+    dockerfile = store.folder / "context.Dockerfile"
+    dockerfile.write_text("FROM scratch\nCOPY . /\n")
+    buildah(store, "bud", "--isolation=chroot", "--quiet", "--file", dockerfile, "--tag", "context", context)
+    container = buildah(store, "from", "--pull-never", "localhost/context")
+    root = Path(buildah(store, "mount", container))
+    files = [str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()]
+    buildah(store, "rm", container)
+    return sorted(files)
+
+
+class Container:
+    """A container of its own for one command: no network, its own processes, gone at the end.
+
+    ``buildah run`` ignores an image's entry point, so it is given here, as an engine would do.
+    """
+
+    def __init__(
+        self, store: Store, image: Image, arguments: Sequence[str], mounts: Mapping[str, str], user: int | None
+    ):
+        """Start it. ``mounts``: the place inside by the folder outside, with ":ro" behind the place if read-only."""
+        self.store, self.image = store, image
+        self.name = buildah(store, "from", "--pull-never", image.name)
+        words = [f"--volume={host}:{inside}" for host, inside in mounts.items()]
+        words += [f"--user={user}:{user}"] if user is not None else []
+        self.process = subprocess.Popen(
+            [
+                *("unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"),
+                # Here tini is not the very first process, buildah is; so it has to ask for the orphans.
+                *_buildah(store, "run", "--isolation=chroot", "--env=TINI_SUBREAPER=1", *words, self.name, "--"),
+                *image.entrypoint,
+                *(arguments or image.command),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+        self.output = ""
+
+    def wait_for(self, words: str) -> None:
+        """Wait until a line of the output has these words; the end of the output ends it too."""
+        for line in self.process.stdout or ():
+            self.output += line
+            if words in line:
+                return
+
+    def stop(self, with_signal: signal.Signals | None = None) -> None:
+        """Do what ``docker stop`` does first: send the image's stop signal, or another, to the first process."""
+        first = self.image.entrypoint[0]
+        for pid in _below(self.process.pid):
+            with contextlib.suppress(OSError):  # it may have ended meanwhile
+                if Path(f"/proc/{pid}/comm").read_text().strip() == first:
+                    os.kill(pid, with_signal or self.image.stop_signal)
+                    return
+        raise EngineError(f"no process {first} runs in the container")
+
+    def kill(self) -> None:
+        """Do what ``docker kill`` does: end all of its processes at once."""
+        for pid in _below(self.process.pid)[:1]:  # the first of its process namespace; the kernel ends the others
+            os.kill(pid, signal.SIGKILL)
+
+    def end(self) -> Ended:
+        """Wait for its end."""
+        self.output += self.process.communicate()[0]
+        return Ended(self.process.returncode, _OF_BUILDAH.sub("", self.output))
+
+    def __enter__(self) -> Self:
+        """Nothing to do."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Remove it, whatever it does."""
+        if self.process.poll() is None:
+            self.kill()
+            self.process.wait()
+        buildah(self.store, "rm", self.name)
+
+
+def _buildah(store: Store, *arguments: str | Path) -> list[str]:
+    folders = ["--root", store.folder / "images", "--runroot", store.folder / "run"]
+    return [str(word) for word in ("buildah", *folders, "--storage-driver", store.driver, *arguments)]
+
+
+def _settings_of_this_machine(folder: Path) -> tuple[dict[str, Path], list[str]]:
+    """Write what pip, uv and apt inside need to know; give what to mount where, and the folders of wheels."""
+    folder.mkdir(parents=True)
+    wheels = [path for path in _of_pip("find-links").split() if Path(path).is_dir()]
+    index = _of_pip("index-url")
+    mounts = {path: Path(path) for path in wheels}
+    certificates = Path("/etc/ssl/certs")
+    if certificates.is_dir():
+        mounts[str(certificates)] = certificates
+    bundle = certificates / "ca-certificates.crt"
+    pip = [f"cert = {bundle}"] * bundle.exists() + [f"find-links = {' '.join(wheels)}"] * bool(wheels)
+    uv = ["system-certs = true"] * bundle.exists() + [f"find-links = {json.dumps(wheels)}"] * bool(wheels)
+    if index:
+        pip.append(f"index-url = {index}")
+        uv.append(f"index-url = {json.dumps(index)}")
+    apt = subprocess.run(
+        ["apt-config", "dump", "Acquire::http", "Acquire::https"], capture_output=True, text=True, check=False
+    ).stdout
+    for inside, lines in {
+        "/etc/pip.conf": ["[global]", *pip],
+        "/etc/uv/uv.toml": uv,
+        "/etc/apt/apt.conf.d/99machine": apt.splitlines(),
+    }.items():
+        mounts[inside] = folder / Path(inside).name
+        mounts[inside].write_text("\n".join(lines) + "\n")
+    return mounts, wheels
+
+
+def _of_pip(key: str) -> str:
+    """Give a setting of pip, "" if it has none."""
+    if given := os.environ.get(f"PIP_{key.upper().replace('-', '_')}"):
+        return given
+    done = subprocess.run(
+        ["python3", "-m", "pip", "config", "get", f"global.{key}"], capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _below(pid: int) -> list[int]:
+    """Give the processes that a process has started, and those that these have, parents first."""
+    children = [
+        int(child) for file in Path(f"/proc/{pid}/task").glob("*/children") for child in file.read_text().split()
+    ]
+    return children + [below for child in children for below in _below(child)]
+
+
+def _remove(folder: Path) -> None:
+    """Remove a store, and what is mounted in it."""
+    mounted = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    for point in reversed(mounted):
+        if Path(point).is_relative_to(folder):
+            subprocess.run(["umount", "--lazy", point], check=False)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
