@@ -26,7 +26,7 @@ from datapool.lineage import read_lineage
 from datapool.lock import locked
 from datapool.overrides import Overrides
 from datapool.params import FILE, Params, check_params, read_params
-from datapool.pool_files import LATEST
+from datapool.pool_files import IMPORTED, LATEST
 from datapool.results import write_results
 from datapool.tables import read_json, write_json
 
@@ -169,7 +169,7 @@ def _adopt(name: str, pools: Path, tell: Callable[[str], None]) -> dict[str, Any
     if folder.is_symlink() or not (folder / LATEST).is_file():
         return {}
     versions = read_lineage(LINEAGE).get(name)
-    if versions and not versions[0]["batch"].startswith("imported"):
+    if versions and not versions[0]["batch"].startswith(IMPORTED):
         raise DatapoolError(
             f"{folder / LATEST}: is a second pool {name!r}, besides the one in {pools / name}; move {folder} away, or give "
             "another datapool.name"

@@ -1,6 +1,7 @@
 """Lightly's line, `datapool run key=value …`, with the real git and DVC: a workspace grows, results lie beside it."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -8,10 +9,11 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from conftest import ENVIRONMENT, Workspace, write_picture
-from lightly.utils.io import load_embeddings
+from lightly.utils.io import load_embeddings, save_embeddings
 
 from datapool import docker_run, sanity
 from datapool.errors import DatapoolError
@@ -273,6 +275,28 @@ def test_a_workspace_whose_making_was_broken_off_is_made_anew(tmp_path, weeks):
 
     assert len(Workspace(shared).names()) == 3
     assert not (shared / ".datapool/init").exists()
+
+
+@pytest.mark.slow
+def test_a_pool_that_lightlys_docker_left_is_adopted_and_its_folder_kept(tmp_path, weeks):
+    # Its two images lie at 0 and 3 rad. Of week_2 (0.15, 1.65 and 3 to 3.7 rad) two are 0.5 or more from those and each other.
+    shared = tmp_path / "shared"
+    old = shared / "my_datapool"
+    (old / "history").mkdir(parents=True)
+    save_embeddings(
+        str(old / "datapool_latest.csv"), np.array([[1, 0], [math.cos(3), math.sin(3)]]), [0, 0], ["a.jpg", "b.jpg"]
+    )
+    (shared / "circle.csv").write_bytes((weeks / "circle.csv").read_bytes())
+    kept = (old / "datapool_latest.csv").read_bytes()
+    said = run(line(shared, weeks / "week_2", "stopping_condition.min_distance=0.5"))
+
+    made = Workspace(shared)
+    assert "my_datapool_from_lightly" in said
+    assert (shared / "my_datapool_from_lightly/datapool_latest.csv").read_bytes() == kept
+    assert (shared / "my_datapool").readlink() == Path("pools/my_datapool")
+    assert made.names() == ["a.jpg", "b.jpg", "bird/again_11.png", "bird/image_27.png"]
+    assert [version["rows"] for version in made.versions()] == [2, 4]
+    assert "from_lightly" not in made.run("git", "ls-files")
 
 
 # --- settings and folders, quickly -------------------------------------------------------------------------------------
