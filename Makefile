@@ -25,10 +25,13 @@ image-test:  ## build the image with CPU wheels and run it, without a Docker eng
 
 check: lint test  ## lint and test
 
-lint: .venv/dev  ## style and types
+lint: .venv/dev  ## style, types, workflows
 	ruff check .
 	ruff format --check .
 	mypy
+	check-jsonschema --builtin-schema vendor.compose-spec compose.yaml
+	check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	zizmor --offline --quiet --no-progress .github/workflows
 
 bench: .venv/bench  ## compare the selection with others, some 15 minutes; more than an hour: make bench ARGS=--full
 	python -m benchmarks.selection $(ARGS)
