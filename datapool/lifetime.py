@@ -9,12 +9,13 @@ import signal
 import sys
 
 _SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG, <linux/prctl.h>
-_END = 128 + signal.SIGTERM
 
 
 def end_with_parent() -> None:
-    """Let Linux send SIGTERM when the parent ends, and let SIGTERM end this process as Ctrl-C does: cleaned up."""
+    """Let Linux send SIGTERM when the parent ends, and let SIGTERM and Ctrl-C end this process: cleaned up, no traceback."""
     signal.signal(signal.SIGTERM, _end)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell's background job ignores it
+        signal.signal(signal.SIGINT, _end)
     if sys.platform != "linux":
         return
     parent = os.getppid()
@@ -22,8 +23,8 @@ def end_with_parent() -> None:
     # A stage and its dvc are one process group. A parent that is init, and in another group, has taken us over.
     is_orphan = parent == 1 and "DVC_STAGE" in os.environ and os.getpgid(parent) != os.getpgrp()
     if is_orphan or os.getppid() != parent:
-        sys.exit(_END)
+        _end(signal.SIGTERM)
 
 
-def _end(_signal: int, _frame: object) -> None:
-    sys.exit(_END)
+def _end(number: int, _frame: object = None) -> None:
+    sys.exit(128 + number)
