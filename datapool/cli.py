@@ -101,18 +101,23 @@ def import_pool(
     images: Annotated[
         Path | None, typer.Option("--images", help="The folder that the file names in the csv start from.")
     ] = None,
+    input_size: Annotated[
+        int | None,
+        typer.Option(help="What lightly.collate.input_size was.", min=8, max=2048, show_default="found out, or 64"),
+    ] = None,
 ) -> None:
     """Take over a pool that Lightly's Docker made; run it in the workspace.
 
     Its images become version 1 of a pool, with the same embeddings in the same order, and params.yaml is set so that the
-    next `dvc repro` goes on with it. With --images the images that are still there are known by their content from now on.
+    next `dvc repro` goes on with it. With --images the images that are still there are known by their content from now on,
+    and its checkpoint is checked: a few of them are embedded, and must get the embeddings that the csv has.
     """
     from datapool import lightly_pool, workspace
     from datapool.params import load_params
 
     pool = name or folder.resolve().name
     imported = lightly_pool.import_pool(
-        folder, Path(load_params().shared_dir), Path("datapools.json"), pool, images=images
+        folder, Path(load_params().shared_dir), Path("datapools.json"), pool, images=images, input_size=input_size
     )
     for note in imported.notes:
         say(note)

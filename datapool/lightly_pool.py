@@ -1,12 +1,15 @@
 """Adopt a pool that Lightly's Docker made: the rows of its datapool_latest.csv become version 1, as they are.
 
-Its folder is only read. Knows Lightly's files; how a pool is written is in ``pool.py``.
+Its folder is only read. Knows Lightly's files; how a pool is written is in ``pool.py``. torch is imported when there is a
+checkpoint, not before.
 """
 
 import os
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,12 +18,18 @@ from datapool import atomic, commit, pool
 from datapool.batch import as_path, weak_label
 from datapool.embeddings_csv import EmbeddingsCsv, read_csv
 from datapool.errors import DatapoolError
-from datapool.images import inspect
+from datapool.images import ImageFile, inspect
+from datapool.lightly_model import find_model, params_of, space_of
 from datapool.lineage import read_lineage
 from datapool.lock import locked
 from datapool.params import pool_name
 from datapool.pool_files import CHECKPOINT, COLUMNS, HISTORY, IMPORTED, LATEST
 from datapool.tables import Rows
+
+if TYPE_CHECKING:
+    from datapool.model import EmbeddingModel
+
+_LOOKED_AT = 8  # images whose embeddings are compared with those that a checkpoint gives
 
 
 class Imported(NamedTuple):
@@ -32,12 +41,18 @@ class Imported(NamedTuple):
     """What params.yaml must say for the next run to go on with this pool, by dotted key."""
 
 
-def import_pool(folder: Path, pools: Path, lineage_file: Path, name: str, *, images: Path | None) -> Imported:
+def import_pool(
+    folder: Path, pools: Path, lineage_file: Path, name: str, *, images: Path | None, input_size: int | None = None
+) -> Imported:
     """Make a pool whose version 1 has the images of Lightly's csv: the same float32 embeddings in the same order.
 
     All or nothing, as with a merge. Weak labels are the top folders of the file names, as in every batch: the numbers in
     Lightly's csv count the folders of the run that added an image, so a number may mean two folders, and a folder may have
     two numbers.
+
+    A checkpoint of a Lightly ResNet becomes the pool's model: it gives new images the embeddings that Lightly would have
+    given them, up to rounding. Where ``images`` has images of the pool, a few are embedded, and the checkpoint is taken
+    only if that gives what the csv has. A checkpoint of datapool in the folder is taken only after that.
 
     Args:
         folder: Holds datapool_latest.csv, and perhaps checkpoint_latest.ckpt and history/, which stays where it is.
@@ -46,6 +61,8 @@ def import_pool(folder: Path, pools: Path, lineage_file: Path, name: str, *, ima
         name: Of the pool to make.
         images: The folder that the file names of the csv start from, if it is still there: images found in it are known by
             their content from now on, others by their names only.
+        input_size: What lightly.collate.input_size was, in pixels; None: what the checkpoint or the images tell, or else
+            lightly's default.
 
     Raises:
         DatapoolError: If there is such a pool already, the csv is missing, no such csv, empty, or has a filename twice or
@@ -60,36 +77,33 @@ def import_pool(folder: Path, pools: Path, lineage_file: Path, name: str, *, ima
     _require_no_pool(pools, lineage_file, name, recovered)
     content = _read(folder)
     table = _table(content, images)
-    dimension = content.embeddings.shape[1]
-    space = {
-        "id": f"csv-{dimension}", "start": None, "backbone": None, "dimension": dimension, "input_size": None,
-        "origin": "a csv of Lightly's Docker",
-    }  # fmt: skip
-    base = pool.Base(name, f"{IMPORTED}:{atomic.sha256(folder / LATEST)}", [], None, pool.no_rows(), None)
-    merged = pool.merge(
-        pools,
-        lineage_file,
-        base,
-        Rows(table, content.embeddings),
-        None,
-        keep_history=True,
-        record={
-            "embedding_space": space,
-            "covering_radius": None,
-            "radius_lower_bound": None,
-            "witness": None,
-            "parameters": {"method": IMPORTED},
-        },
+    found = find_model(
+        folder / CHECKPOINT, content.embeddings, _pictures(content, table, images), input_size=input_size
     )
+    space = space_of(found.model, content.embeddings.shape[1])
+    base = pool.Base(name, f"{IMPORTED}:{atomic.sha256(folder / LATEST)}", [], None, pool.no_rows(), None)
+    record = {
+        "embedding_space": space,
+        "covering_radius": None,
+        "radius_lower_bound": None,
+        "witness": None,
+        "parameters": {"method": IMPORTED},
+    }
+    with _file_of(found.model) as checkpoint:
+        rows = Rows(table, content.embeddings)
+        merged = pool.merge(pools, lineage_file, base, rows, checkpoint, keep_history=True, record=record)
     notes = [
         *recovered,
         *merged.notes,
-        f"pool {name!r}: version 1 has the {len(table)} images of {folder / LATEST}, with the same {dimension} numbers each "
-        "and in the same order",
+        f"pool {name!r}: version 1 has the {len(table)} images of {folder / LATEST}, with the same "
+        f"{content.embeddings.shape[1]} numbers each and in the same order",
         *_about_rows(content, table, images),
-        *_about_rest(folder),
+        found.sentence,
     ]
-    return Imported(notes, {})
+    if (folder / HISTORY).is_dir():
+        notes.append(f"{folder / HISTORY} stays where it is; the history of the pool begins with this version")
+    notes.append("DVC knows of the pool from the next `dvc repro` on")
+    return Imported(notes, params_of(space))
 
 
 def _require_no_pool(pools: Path, lineage_file: Path, name: str, recovered: list[str]) -> None:
@@ -161,6 +175,22 @@ def _content_hash(filename: str, images: Path | None) -> str:
     return inspect(path, decode=False).content_hash if is_inside else ""
 
 
+@contextmanager
+def _file_of(model: "EmbeddingModel | None") -> Iterator[Path | None]:
+    """Write a model to a file that is gone afterwards; without one give None."""
+    if model is None:
+        yield None
+        return
+    from datapool.model import save_checkpoint
+
+    path = atomic.SCRATCH / "tmp" / CHECKPOINT
+    try:
+        save_checkpoint(model, path)
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
 def _about_rows(content: EmbeddingsCsv, table: pd.DataFrame, images: Path | None) -> list[str]:
     notes = []
     found, renamed = int((table.content_hash != "").sum()), int((table.filename != content.filenames).sum())
@@ -182,15 +212,11 @@ def _about_rows(content: EmbeddingsCsv, table: pd.DataFrame, images: Path | None
     return notes
 
 
-def _about_rest(folder: Path) -> list[str]:
-    notes = []
-    if (folder / CHECKPOINT).exists():
-        notes.append(f"{folder / CHECKPOINT} was not taken over")
-    notes.append(
-        "the pool has no model: set embeddings in params.yaml to an embeddings csv of each new batch, made by the model "
-        "that made these"
-    )
-    if (folder / HISTORY).is_dir():
-        notes.append(f"{folder / HISTORY} stays where it is; the history of the pool begins with this version")
-    notes.append("DVC knows of the pool from the next `dvc repro` on")
-    return notes
+def _pictures(content: EmbeddingsCsv, table: pd.DataFrame, images: Path | None) -> dict[int, ImageFile]:
+    """Give a few images of the pool that can be read, evenly spread over it, by their rows."""
+    here = np.flatnonzero(table.content_hash != "")
+    if images is None or not len(here):
+        return {}
+    some = here[np.unique(np.linspace(0, len(here) - 1, _LOOKED_AT).round().astype(int))]
+    files = {row: ImageFile(images / content.filenames[row], table.content_hash[row]) for row in some.tolist()}
+    return {row: file for row, file in files.items() if not inspect(file.path, decode=True).damage}

@@ -19,11 +19,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 import datapool.torchvision_compat  # noqa: F401  before the first import of timm or torchvision; see there
+from datapool import lightly_resnet
 from datapool.atomic import write_bytes
 from datapool.errors import DatapoolError
 from datapool.weights import (
     CHECKPOINT_FORMAT,
     CHECKPOINT_KIND,
+    Resize,
     check_finite,
     checkpoint_fields,
     find_state_dict,
@@ -53,7 +55,7 @@ _SIZE_ERRORS = (AssertionError, RuntimeError, ValueError, TypeError, ZeroDivisio
 class Preprocessing:
     """From an RGB image to the tensor that the backbone sees.
 
-    The whole image is squashed to a square (bicubic, antialiased): nothing is cropped away, the aspect ratio is lost.
+    The whole image is squashed to a square (antialiased): nothing is cropped away, the aspect ratio is lost.
     """
 
     input_size: int
@@ -62,10 +64,13 @@ class Preprocessing:
     """Subtracted from the channels, which run from 0 to 1."""
     std: tuple[float, float, float]
     """Divides the channels after that."""
+    resize: Resize = "squash bicubic"
+    """Bilinear is for models that lightly's command line has trained."""
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Give a float32 tensor of shape (3, input_size, input_size)."""
-        square = image.resize((self.input_size, self.input_size), Image.Resampling.BICUBIC)
+        by = Image.Resampling.BILINEAR if self.resize == "squash bilinear" else Image.Resampling.BICUBIC
+        square = image.resize((self.input_size, self.input_size), by)
         channels = torch.from_numpy(np.array(square)).permute(2, 0, 1).float() / 255
         return (channels - torch.tensor(self.mean).view(3, 1, 1)) / torch.tensor(self.std).view(3, 1, 1)
 
@@ -74,7 +79,7 @@ class EmbeddingModel(nn.Module):
     """A backbone (pooled features) and a linear head that maps them to the embedding.
 
     Attributes:
-        backbone_name: As timm or torchvision call it.
+        backbone_name: As timm or torchvision call it, or ``lightly_resnet.canonical``.
         dimension: Of the embedding.
         n_features: Width of the backbone's features; at least ``dimension``.
         preprocessing: Images must go through it first.
@@ -206,6 +211,8 @@ def save_checkpoint(model: EmbeddingModel, path: Path) -> None:
         "std": list(model.preprocessing.std),
         "state_dict": {key: state[key].detach().cpu().contiguous().clone() for key in sorted(state)},
     }
+    if model.preprocessing.resize != "squash bicubic":  # which checkpoints without the field mean
+        content["resize"] = model.preprocessing.resize
     buffer = io.BytesIO()  # a file would put its own name into the zip
     torch.save(content, buffer)
     write_bytes(path, buffer.getvalue())
@@ -218,21 +225,45 @@ def load_checkpoint(path: Path) -> EmbeddingModel:
         DatapoolError: If the file is missing, damaged, not one of ours, holds code or weights that are not finite.
     """
     found = checkpoint_fields(path, read_torch_file(path, zip_only=True))
-    preprocessing = Preprocessing(found.input_size, found.mean, found.std)
+    preprocessing = Preprocessing(found.input_size, found.mean, found.std, found.resize)
+    return _filled(path, found.backbone, found.dimension, preprocessing, found.state_dict)
+
+
+def load_lightly(path: Path, *, input_size: int | None) -> EmbeddingModel:
+    """Build the model that a checkpoint of lightly's command line, or its Docker, holds, on the CPU, in eval mode.
+
+    It gives images the embeddings that ``lightly-embed`` gave them, up to rounding.
+
+    Args:
+        path: The checkpoint.
+        input_size: Side in pixels; None: what the file says, or else lightly's default.
+
+    Raises:
+        DatapoolError: If it is no such checkpoint, or cannot be used.
+    """
+    found = lightly_resnet.read(path)
+    size = input_size or found.input_size or lightly_resnet.DEFAULT_INPUT_SIZE
+    preprocessing = Preprocessing(size, lightly_resnet.MEAN, lightly_resnet.STD, "squash bilinear")
+    return _filled(path, found.name, found.dimension, preprocessing, found.state_dict)
+
+
+def _filled(
+    path: Path, backbone: str, dimension: int, preprocessing: Preprocessing, theirs: dict[str, Tensor]
+) -> EmbeddingModel:
+    """Build a model and put weights of a file into it; each must have its place, and each place its weight."""
     try:
         with torch.random.fork_rng(devices=[]):
-            model = EmbeddingModel(found.backbone, dimension=found.dimension, preprocessing=preprocessing)
+            model = EmbeddingModel(backbone, dimension=dimension, preprocessing=preprocessing)
     except DatapoolError as error:
         raise DatapoolError(f"{path}: asks for a model that cannot be built: {error}") from error
     own = model.state_dict()
-    theirs = found.state_dict
     different = sorted(key for key in own.keys() | theirs.keys() if _signature(own, key) != _signature(theirs, key))
     if different:
         raise DatapoolError(
-            f"{path}: {len(different)} weights are not those of a {found.backbone} with dimension {found.dimension} "
+            f"{path}: {len(different)} weights are not those of a {backbone} with dimension {dimension} "
             f"({some(different)}); fetch or write the checkpoint again"
         )
-    model.load_state_dict(found.state_dict)
+    model.load_state_dict(theirs)
     check_finite(model, source=str(path))
     return model.eval()
 
@@ -243,7 +274,7 @@ def embedding_space(model: EmbeddingModel) -> str:
     Returns:
         sha256 in hex; equal for equal models, whatever file they came from.
     """
-    header = {"backbone": model.backbone_name, "resize": "squash bicubic", **asdict(model.preprocessing)}
+    header = {"backbone": model.backbone_name, **asdict(model.preprocessing)}
     digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
     for key, value in sorted(model.state_dict().items()):
         array = np.ascontiguousarray(value.detach().cpu().numpy())
@@ -256,9 +287,13 @@ def embedding_space(model: EmbeddingModel) -> str:
 def canonical_name(name: str) -> str:
     """Give the name that timm or torchvision has for a backbone, whatever its spelling of case and dashes.
 
+    "lightly-resnet-18" and its like are Lightly's own ResNets: see ``lightly_resnet.canonical``.
+
     Raises:
         DatapoolError: If neither knows it; with the nearest names.
     """
+    if own := lightly_resnet.canonical(name):
+        return own
     names = {*timm.list_models(), *torchvision_models.list_models(module=torchvision_models)}
     for spelling in (name, name.lower(), name.lower().replace("-", ""), name.lower().replace("-", "_")):
         if spelling in names:
@@ -270,6 +305,8 @@ def canonical_name(name: str) -> str:
 
 
 def _build_backbone(name: str, *, input_size: int) -> nn.Module:
+    if lightly_resnet.canonical(name):
+        return lightly_resnet.build(name)
     if timm.is_model(name):
         configuration = timm.get_pretrained_cfg(name)
         size = {"img_size": input_size} if configuration is not None and configuration.fixed_input_size else {}

@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeGuard
+from typing import Any, Literal, Self, TypeGuard, cast, get_args
 
 import numpy as np
 import safetensors
@@ -23,9 +23,19 @@ from datapool.errors import DatapoolError
 CHECKPOINT_KIND = "datapool checkpoint"
 CHECKPOINT_FORMAT = 1
 
+Resize = Literal["squash bicubic", "squash bilinear"]
+
 _FIELDS = ("backbone", "dimension", "input_size", "mean", "std", "state_dict")
 _WRAPPERS = 10  # dictionaries around the weights; one may hold itself
 _LARGEST_INPUT = 2048  # of a checkpoint that is not trusted, so that it cannot ask for all the memory
+
+# Whose objects, and what else in them, a checkpoint of Lightning may name.
+_TRAINING_PROGRAMS = ("pytorch_lightning", "lightning", "lightning_fabric", "lightly", "omegaconf")
+_PLAIN_TYPES = (
+    "typing.Any",
+    "collections.defaultdict",
+    *(f"builtins.{name}" for name in ("dict", "list", "int", "float", "str", "bool", "tuple")),
+)
 
 # What torch raises on files that are damaged or no weights at all. Code in a pickle is an UnpicklingError.
 _LOAD_ERRORS = (
@@ -43,6 +53,7 @@ class CheckpointFields:
     input_size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    resize: Resize
     state_dict: dict[str, Tensor]
 
 
@@ -58,8 +69,11 @@ def checkpoint_fields(path: Path, content: object) -> CheckpointFields:
             "datapool that wrote it, or a newer one"
         )
     backbone, dimension, input_size, mean, std, state = (content.get(field) for field in _FIELDS)
+    resize = content.get("resize", "squash bicubic")  # which is not written
     if not (
-        set(content) == {"kind", "format", *_FIELDS}
+        content.keys() - {"resize"} == {"kind", "format", *_FIELDS}
+        and isinstance(resize, str)
+        and resize in get_args(Resize)
         and isinstance(backbone, str)
         and type(dimension) is int  # a bool is an int as well
         and dimension >= 1
@@ -75,7 +89,8 @@ def checkpoint_fields(path: Path, content: object) -> CheckpointFields:
             f"{path}: its fields are not those of a datapool checkpoint ({some(sorted(map(str, content)))}); fetch or "
             "write it again"
         )
-    return CheckpointFields(backbone, dimension, input_size, triple(mean), triple(std), state)
+    how = cast(Resize, resize)
+    return CheckpointFields(backbone, dimension, input_size, triple(mean), triple(std), how, state)
 
 
 def _is_plain(value: object) -> TypeGuard[Tensor]:
@@ -132,6 +147,43 @@ def read_torch_file(path: Path, *, zip_only: bool) -> object:
             else "torch finds no tensors and plain types in it; fetch it again or give another file"
         )
         raise DatapoolError(f"{path}: is not a file of weights: {why}") from error
+
+
+class Inert:
+    """Stands for an object of a program that trained: nothing of its class is run, only what it held is there."""
+
+    state: object = None
+
+    def __new__(cls, *_: object) -> Self:
+        """Take any arguments, and do nothing with them."""
+        return super().__new__(cls)
+
+    def __init__(self, *_: object) -> None:
+        """Take any arguments, and do nothing with them."""
+
+    def __setstate__(self, state: object) -> None:
+        """Keep what the object held."""
+        self.state = state
+
+
+def read_lightning_file(path: Path) -> object:
+    """Load a checkpoint of Lightning; as ``read_torch_file``, but objects of its own and of its settings become ``Inert``.
+
+    Older releases put classes beside the weights (as names of callbacks), and settings of omegaconf. None is looked up by
+    its name, let alone run: in this file the name means ``Inert``. Every other object is refused.
+
+    Raises:
+        DatapoolError: As ``read_torch_file``.
+    """
+    _check_is_file(path)
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except _LOAD_ERRORS:  # which reading it will say better
+        names = []
+    known = [name for name in names if name.split(".")[0] in _TRAINING_PROGRAMS or name in _PLAIN_TYPES]
+    stand_ins: list[Any] = [(dict if name.endswith("AttributeDict") else Inert, name) for name in known]
+    with torch.serialization.safe_globals(stand_ins):
+        return read_torch_file(path, zip_only=True)
 
 
 def _check_is_file(path: Path) -> None:
