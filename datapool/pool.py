@@ -148,7 +148,12 @@ def write_base(folder: Path, base: Base) -> None:
         if atomic.sha256(folder / "checkpoint.ckpt") != base.versions[-1]["checkpoint_sha256"]:
             raise DatapoolError(f"pool {base.pool!r} has moved on while it was read; run `dvc repro` again")
     else:
-        (folder / "checkpoint.ckpt").unlink(missing_ok=True)
+        try:
+            (folder / "checkpoint.ckpt").unlink(missing_ok=True)
+        except OSError as error:
+            raise DatapoolError(
+                f"{folder / 'checkpoint.ckpt'}: cannot be removed ({atomic.reason(error)}); {atomic.remedy(error)}"
+            ) from error
     record = {"pool": base.pool, "batch": base.batch, "dropped": base.dropped, "versions": base.versions}
     write_json(folder / "base.json", record)
 
