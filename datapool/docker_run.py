@@ -222,10 +222,11 @@ def _checked(settings: Mapping[str, Any]) -> Params:
     content = read_params()
     for key, value in settings.items():
         *above, name = key.split(".")
-        section = content
+        section: Any = content
         for part in above:
-            section = section[part]
-        section[name] = value
+            section = section.get(part) if isinstance(section, dict) else None
+        if isinstance(section, dict):  # else the check says what is wrong with it
+            section[name] = value
     return check_params(content)
 
 

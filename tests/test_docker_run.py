@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -343,6 +344,15 @@ def test_a_run_directory_with_results_is_refused(here):
     (here / "empty/week_1/report.html").touch()
     with pytest.raises(DatapoolError, match="week_1: holds the results of an earlier run"):
         docker_run.run(parse(["run_directory=week_1"]), here / "images", here / "empty", print)
+
+
+@pytest.mark.parametrize("rules", ["null", "[]", "3"])
+def test_a_section_that_is_none_is_told_and_not_stumbled_over(here, monkeypatch, rules):
+    monkeypatch.chdir(here / "shared")
+    shipped = (ROOT / "params.yaml").read_text()
+    Path("params.yaml").write_text(re.sub(r"(?m)^rules:.*\n(  .*\n)+", f"rules: {rules}\n", shipped))
+    with pytest.raises(DatapoolError, match=r"params.yaml: rules is .*; it should be a section"):
+        docker_run._checked({"rules.balance": 5})
 
 
 def test_a_pool_by_the_name_of_the_code_is_told_before_anything_is_made(here, monkeypatch):
