@@ -21,12 +21,14 @@ COPY pyproject.toml constraints.txt ./
 # Compiled here, once: whoever runs the image cannot write to it, and Python would compile all it imports at each start.
 RUN /opt/uv/bin/uv pip install --no-cache --quiet --compile-bytecode --python /opt/venv/bin/python \
       ${TORCH_INDEX:+--extra-index-url "${TORCH_INDEX}" --index-strategy unsafe-best-match} \
-      --constraint constraints.txt --requirement pyproject.toml --extra "${EXTRA}"
+      --constraint constraints.txt --requirement pyproject.toml --extra "${EXTRA}" \
+ && rm --force /opt/venv/.lock
 
 FROM tools AS code
 COPY . .
 RUN /opt/uv/bin/uv pip install --no-cache --quiet --compile-bytecode --python /opt/venv/bin/python --no-deps \
-      --prefix /opt/code .
+      --prefix /opt/code . \
+ && rm --force /opt/code/.lock
 
 FROM ${BASE}
 # git: DVC works in a repository. tini: the first process of a container has to look after signals and orphans, see below.
@@ -66,8 +68,8 @@ WORKDIR /workspace
 # No USER: the container begins as root, only to become the owner of the folder that is mounted (datapool/container.py), so
 # that what it writes belongs to whoever runs it. Nothing else runs as root, and `--user` is obeyed.
 #
-# `docker stop` does what Ctrl-C does. tini -g sends the signal to DVC and the stage that it runs, as a terminal would: the
-# stage ends, and DVC gives back its locks. At a SIGTERM it would not.
-STOPSIGNAL SIGINT
-ENTRYPOINT ["tini", "-g", "--", "datapool-container"]
+# tini is the first process: it hands signals on, and buries orphans. What `docker stop` sends, datapool-container turns into
+# a Ctrl-C for all that it has started: a stage ends, and DVC gives back its locks, which it would not at a SIGTERM.
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["tini", "--", "datapool-container"]
 CMD ["--help"]

@@ -10,6 +10,7 @@ says so with exit code 77. Needs Python's standard library only.
 
 import argparse
 import fcntl
+import json
 import os
 import random
 import re
@@ -195,6 +196,12 @@ def dvc_repro_in_a_mounted_workspace_belongs_to_its_owner(place: Place) -> str:
         expect(found, 1)
     (workspace / "params.yaml").write_text(params)
     give(workspace, ANOTHER)
+    with place.start("dvc", "repro", workspace="workspace") as container:
+        container.wait_for("Running stage 'embed'")
+        container.stop()
+        expect(container.end().code == 0, False)
+    locks = json.loads((workspace / ".dvc" / "tmp" / "rwlock").read_text())
+    expect(locks, {})  # the next container may have other processes by these numbers
 
     done = place.run("dvc", "repro", workspace="workspace")
 
@@ -357,7 +364,9 @@ def checked(cache: Path, folder: Path, options: argparse.Namespace) -> int:
         place = Place(store, image, folder)
         checks = SHORT if options.short else ALL
         n_failed = sum(not passes(check, place) for check in checks)
-    say(f"{len(checks)} checks in {time.monotonic() - began:.0f} s, {n_failed or 'none'} failed")
+        say(f"{len(checks)} checks in {time.monotonic() - began:.0f} s, {n_failed or 'none'} failed")
+        began = time.monotonic()
+    say(f"cleaned up in {time.monotonic() - began:.0f} s")
     return 1 if n_failed else 0
 
 
