@@ -94,6 +94,7 @@ def the_image_says_what_it_is(place: Place) -> str:
     done = place.run()
     ended(done, 0)
     contains(done.output, f"-v SHARED_DIR:{SHARED}", "dvc repro")
+    expect(place.run("id", "--user").output.strip(), "1000")
     return ", ".join(sorted(labels))
 
 
@@ -184,9 +185,10 @@ def the_same_line_with_other_images_appends_as_another_user(place: Place) -> str
     return commits(shared)[0]
 
 
-def dvc_repro_in_a_mounted_workspace_belongs_to_its_owner(place: Place) -> str:
+def datapool_init_makes_a_workspace_for_the_owner_of_the_folder(place: Place) -> str:
     workspace = place.folder / "workspace"
     made = place.run("datapool", "init", ".", workspace="workspace")
+
     ended(made, 0)
     expect(owners(workspace), {ANOTHER})
     shutil.copytree(place.folder / "week_1", workspace / "data" / "week_1")
@@ -195,22 +197,42 @@ def dvc_repro_in_a_mounted_workspace_belongs_to_its_owner(place: Place) -> str:
         params, found = re.subn(rf"(?m)^( *{key.rpartition('.')[2]}:) \S+", rf"\1 {value}", params, count=1)
         expect(found, 1)
     (workspace / "params.yaml").write_text(params)
-    give(workspace, ANOTHER)
+    for path in workspace.rglob("*"):
+        os.lchown(path, ANOTHER, ANOTHER)
+    return made.output.strip()
+
+
+def a_dvc_repro_that_is_stopped_gives_back_its_locks(place: Place) -> str:
     with place.start("dvc", "repro", workspace="workspace") as container:
         container.wait_for("Running stage 'embed'")
         container.stop()
-        expect(container.end().code == 0, False)
-    locks = json.loads((workspace / ".dvc" / "tmp" / "rwlock").read_text())
-    expect(locks, {})  # the next container may have other processes by these numbers
+        stopped = container.end()
 
+    expect(stopped.code == 0, False)
+    locks = json.loads((place.folder / "workspace" / ".dvc" / "tmp" / "rwlock").read_text())
+    expect(locks, {})  # the next container may have other processes by these numbers
+    return f"exit code {stopped.code}"
+
+
+def dvc_repro_in_a_mounted_workspace_belongs_to_its_owner(place: Place) -> str:
     done = place.run("dvc", "repro", workspace="workspace")
 
     ended(done, 0)
+    workspace = place.folder / "workspace"
     expect(len((workspace / "pools" / "my_datapool" / "datapool_latest.csv").read_text().splitlines()), 1 + 12)
     expect(owners(workspace), {ANOTHER})
     verified = place.run("datapool", "verify", workspace="workspace")
     ended(verified, 0)
     return verified.output.strip().splitlines()[-1]
+
+
+def git_takes_the_workspace_of_anybody_and_needs_no_name(place: Place) -> str:
+    by_hand = place.run("git", "commit", "--quiet", "--allow-empty", "--message", "by hand", workspace="workspace")
+    ended(by_hand, 0)
+    read = place.run("git", "log", "-1", "--format=%s, %an", user=STRANGER, workspace="workspace")
+
+    expect(read.output.strip(), "by hand, datapool")
+    return read.output.strip()
 
 
 SHORT = [
@@ -228,7 +250,10 @@ ALL = [
     the_line_makes_a_pool_that_belongs_to_the_caller,
     a_container_that_is_stopped_or_killed_leaves_the_pool_as_it_was,
     the_same_line_with_other_images_appends_as_another_user,
+    datapool_init_makes_a_workspace_for_the_owner_of_the_folder,
+    a_dvc_repro_that_is_stopped_gives_back_its_locks,
     dvc_repro_in_a_mounted_workspace_belongs_to_its_owner,
+    git_takes_the_workspace_of_anybody_and_needs_no_name,
 ]
 
 
@@ -293,11 +318,6 @@ def picture(name: str) -> bytes:
     colours = [bytes(chance.randrange(256) for _ in range(3)) for _ in range(2)]
     width = chance.randint(1, 16)
     return b"P6\n32 32\n255\n" + b"".join(colours[(x // width) % 2] for _ in range(32) for x in range(32))
-
-
-def give(folder: Path, owner: int) -> None:
-    for path in folder.rglob("*"):
-        os.lchown(path, owner, owner)
 
 
 # --- the program -------------------------------------------------------------------------------------------------------
