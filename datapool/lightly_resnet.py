@@ -69,6 +69,12 @@ def canonical(name: str) -> str | None:
     return f"lightly-resnet-{found[1]}" + (f"-w{width!r}".removesuffix(".0") if width != 1 else "")
 
 
+def is_called(name: str, own: str) -> bool:
+    """Say whether a name is how Lightly calls our ``own``: "resnet-18", whatever its width, for "lightly-resnet-18-w2"."""
+    found = _NAME.fullmatch(own)
+    return found is not None and name.lower() == f"resnet-{found[1]}"
+
+
 def build(name: str) -> nn.Module:
     """Build a backbone with random weights that gives pooled features, shape (n, features).
 

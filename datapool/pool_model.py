@@ -190,10 +190,14 @@ def _own_space(base: Base, path: Path, params: Params) -> dict[str, Any]:
 
 
 def _check_asked_for(model: "EmbeddingModel", lightly: Lightly, where: str, *, way_out: str) -> None:
+    from datapool.lightly_resnet import is_called
     from datapool.model import canonical_name
 
+    # As users of Lightly's Docker have it in their settings: "resnet-18".
+    is_same = is_called(lightly.model.name, model.backbone_name)
+    name = model.backbone_name if is_same else canonical_name(lightly.model.name)
     for key, asked, held in (
-        ("lightly.model.name", canonical_name(lightly.model.name), model.backbone_name),
+        ("lightly.model.name", name, model.backbone_name),
         ("lightly.model.num_ftrs", lightly.model.num_ftrs, model.dimension),
         ("lightly.collate.input_size", lightly.collate.input_size, model.preprocessing.input_size),
     ):

@@ -279,6 +279,7 @@ def test_the_next_batch_is_embedded_by_lightlys_model_and_appended(docker, capsy
     shutil.copy(docker.images / "cat/01.png", "week/bird/known.png")
 
     settings = {key.replace(".", "__"): value for key, value in values.items()}
+    settings["lightly__model__name"] = "resnet-9"  # as it stands in the settings of Lightly's Docker
     repro(**settings, datapool__name="old", input_dir="week", stopping_condition__min_distance=0.0)
 
     said = capsys.readouterr().out
@@ -394,6 +395,12 @@ def test_other_checkpoints_are_refused(change):
 )
 def test_a_lightly_resnet_has_one_spelling(name, canonical):
     assert lightly_resnet.canonical(name) == canonical
+
+
+def test_lightlys_own_name_means_the_resnet_whatever_its_width():
+    assert lightly_resnet.is_called("ResNet-9", "lightly-resnet-9-w0.125")
+    assert not lightly_resnet.is_called("resnet-18", "lightly-resnet-9-w0.125")
+    assert not lightly_resnet.is_called("resnet-18", "resnet18")
 
 
 @pytest.mark.usefixtures("_in_an_empty_folder")
