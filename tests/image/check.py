@@ -30,7 +30,6 @@ ROOT = Path(__file__).parent.parent.parent
 SKIPPED = 77
 OWNER, STRANGER, ANOTHER = 4321, 9876, 4322
 INPUT, SHARED, OUTPUT = "/home/input_dir", "/home/shared_dir", "/home/output_dir"
-ROOM = 12e9
 IMAGE = "localhost/datapool"
 
 # As users of Lightly's Docker have it in their scripts.
@@ -362,8 +361,8 @@ def main() -> int:
         say(f"skipped: {reason}")
         return SKIPPED
     with alone(cache), tempfile.TemporaryDirectory(prefix="image-test-") as folder:
-        if shutil.disk_usage(cache).free < ROOM:
-            say(f"skipped: {cache} needs {ROOM / 1e9:.0f} GB of room")
+        if shutil.disk_usage(cache).free < engine.SIZE:
+            say(f"skipped: {cache} needs {engine.SIZE / 1e9:.0f} GB of room")
             return SKIPPED
         return checked(cache, Path(folder), options)
 
@@ -371,14 +370,17 @@ def main() -> int:
 def checked(cache: Path, folder: Path, options: argparse.Namespace) -> int:
     began = time.monotonic()
     with engine.open_store(cache / ("kept" if options.keep else "store"), keep=options.keep) as store:
-        if not options.keep or not engine.has(store, IMAGE):
+        if options.keep and engine.has(store, IMAGE):
+            say(f"the image is the one that was left in {store.folder}; remove that folder for a new one")
+        else:
             engine.add_base(store, cache)
             say(f"base  {time.monotonic() - began:.0f} s, storage driver {store.driver}")
             began = time.monotonic()
             arguments = {"EXTRA": "cpu", "VERSION": "1.2.3", "REVISION": "abcdef"}
             engine.build(store, ROOT, folder / "settings", IMAGE, arguments)
+            say(f"built {time.monotonic() - began:.0f} s")
         image = engine.inspect(store, IMAGE)
-        say(f"built {time.monotonic() - began:.0f} s, {image.n_bytes / 1e9:.2f} GB")
+        say(f"image {image.n_bytes / 1e9:.2f} GB unpacked")
         began = time.monotonic()
         make_folders(folder)
         place = Place(store, image, folder)
