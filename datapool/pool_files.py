@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 from datapool import __version__, atomic
-from datapool.commit import Store
+from datapool.commit import RECORD, Store
 from datapool.disk import Written
 from datapool.embeddings_csv import csv_header, csv_rows
 from datapool.embeddings_csv import read_csv as read_embeddings
@@ -173,19 +173,21 @@ def _beginning(path: Path, version: Version) -> Iterator[bytes]:
 def stage_history(store: Store, versions: Sequence[Version], text: Text) -> dict[str, str]:
     """Stage the csv of each version that ``history/`` does not hold; ``text`` is that of a later version.
 
-    A file of the recorded size is taken to be the recorded one if the pool's record names it: otherwise each merge would
-    read all of the history. ``datapool verify`` reads it.
+    A file of the recorded size, no newer than the pool's record, is taken to be the recorded one if the record names it:
+    otherwise each merge would read all of the history. ``datapool verify`` reads it.
 
     Returns:
         The sha256 of each file of the history, by its path below the pool's folder.
     """
     record = store.read()
+    known, written = (record.files, (store.folder / RECORD).stat().st_mtime_ns) if record else ({}, 0)
     files = {}
     for version in versions:
         file, digest = history_file(version), version["datapool_sha256"]
-        path, known = store.folder / file, record.files.get(file) if record else None
-        is_there = path.exists() and path.stat().st_size == version.get("datapool_bytes") and known == digest
-        if not is_there and not store.holds(file, digest):
+        path = store.folder / file
+        found = path.stat() if path.exists() else None
+        is_as_written = found and found.st_mtime_ns <= written and found.st_size == version.get("datapool_bytes")
+        if not (is_as_written and known.get(file) == digest) and not store.holds(file, digest):
             stage_csv(store, file, text, version, [])
         files[file] = digest
     return files
