@@ -21,6 +21,7 @@ import yaml
 import datapool
 from datapool import atomic, workspace
 from datapool.errors import DatapoolError
+from datapool.lightly_model import params_of
 from datapool.lightly_pool import import_pool
 from datapool.lineage import read_lineage
 from datapool.lock import locked
@@ -96,26 +97,24 @@ def run(given: Overrides, input_dir: Path, output_dir: Path | None, say: Callabl
 
 
 def _run(given: Overrides, input_dir: Path, results: Path | None, tell: Callable[[str], None]) -> int:
-    before = {path: path.read_bytes() if path.exists() else None for path in (FILE, OVERRIDES)}
+    before = _contents()
     is_done = False
     try:
         settings = {**given.params, "input_dir": str(input_dir)}
         _set_back()
         params = _checked(settings)
         name = params.datapool.name
-        if adopted := _adopt(name, Path(params.shared_dir), tell):
-            workspace.set_params(Path(), adopted)
-            before = {path: path.read_bytes() if path.exists() else None for path in (FILE, OVERRIDES)}
+        if _adopt(name, Path(params.shared_dir), given.params.get("lightly.collate.input_size"), tell):
+            before = _contents()
             params = _checked(settings)
         _set(settings)
         if results:
             _write_config(results, given)
         tell(_device(params))
-        code = _repro(tell)
-        if code:
-            tell(
-                f"`dvc repro` ended with {code}; pool {name!r} is as it was. Mend what the lines above say, then run again"
-            )
+        known = read_lineage(LINEAGE).get(name)
+        if code := _repro(tell):
+            state = "is as it was" if read_lineage(LINEAGE).get(name) == known else "has its new version already"
+            tell(f"`dvc repro` ended with {code}; pool {name!r} {state}. Mend what the lines above say, then run again")
             return code
         is_done = True
     finally:
@@ -163,11 +162,14 @@ def _clear_up() -> None:
         begun.unlink()
 
 
-def _adopt(name: str, pools: Path, tell: Callable[[str], None]) -> dict[str, Any]:
-    """Import a pool that Lightly's Docker left in the workspace, and put its folder aside; give the params that it needs."""
+def _adopt(name: str, pools: Path, input_size: int | None, tell: Callable[[str], None]) -> bool:
+    """Import a pool that Lightly's Docker left in the workspace, set the params that it needs, put its folder aside.
+
+    The batch may have other images under the names of the pool's, so it is not asked for those.
+    """
     folder, aside = Path(name), Path(f"{name}_from_lightly")
     if folder.is_symlink() or not (folder / LATEST).is_file():
-        return {}
+        return False
     versions = read_lineage(LINEAGE).get(name)
     if versions and not versions[0]["batch"].startswith(IMPORTED):
         raise DatapoolError(
@@ -176,15 +178,17 @@ def _adopt(name: str, pools: Path, tell: Callable[[str], None]) -> dict[str, Any
         )
     if aside.exists():
         raise DatapoolError(f"{aside}: is in the way, {folder} is to be kept there after its import; move it away")
-    params: dict[str, Any] = {}
-    if not versions:
-        imported = import_pool(folder, pools, LINEAGE, name, images=None)
+    if versions:  # a run was killed here
+        params = params_of(versions[0]["embedding_space"])
+    else:
+        imported = import_pool(folder, pools, LINEAGE, name, images=None, input_size=input_size)
         for note in imported.notes:
             tell(note)
         params = imported.params
+    workspace.set_params(Path(), params)
     folder.rename(aside)
     tell(f"{folder} as Lightly's Docker left it is kept as {aside}")
-    return params
+    return True
 
 
 def _link(link: Path, pools: Path) -> list[str]:
@@ -228,6 +232,10 @@ def _checked(settings: Mapping[str, Any]) -> Params:
         if isinstance(section, dict):  # else the check says what is wrong with it
             section[name] = value
     return check_params(content)
+
+
+def _contents() -> dict[Path, bytes | None]:
+    return {path: path.read_bytes() if path.exists() else None for path in (FILE, OVERRIDES)}
 
 
 def _set(settings: Mapping[str, Any]) -> None:

@@ -21,6 +21,8 @@ from datapool.errors import DatapoolError
 from datapool.lock import locked
 from datapool.overrides import parse
 
+pytestmark = pytest.mark.xdist_group("line")  # one process makes the folders after two lines
+
 ROOT = Path(__file__).parents[1]
 LINE = (
     "token=MYAWESOMETOKEN",
@@ -195,8 +197,13 @@ def test_a_run_that_fails_leaves_params_yaml_and_the_pool_as_they_were(grown, we
     assert "gone.csv" in (tmp_path / "output/x/log.txt").read_text()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("sent", "code"),
+    [
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.full),
+    ],
+)
 def test_a_run_that_is_stopped_leaves_the_old_pool_and_the_same_line_goes_on(grown, weeks, sent, code):
     before, pool = (grown.folder / "params.yaml").read_bytes(), grown.pool_files()
     command = line(grown.folder, weeks / "week_3")
@@ -298,6 +305,23 @@ def test_a_pool_that_lightlys_docker_left_is_adopted_and_its_folder_kept(tmp_pat
     assert made.names() == ["a.jpg", "b.jpg", "bird/again_11.png", "bird/image_27.png"]
     assert [version["rows"] for version in made.versions()] == [2, 4]
     assert "from_lightly" not in made.run("git", "ls-files")
+
+
+@pytest.mark.slow
+def test_an_import_that_was_killed_before_its_folder_was_put_aside_goes_on(tmp_path, weeks):
+    shared = tmp_path / "shared"
+    old = shared / "my_datapool"
+    old.mkdir(parents=True)
+    save_embeddings(str(old / "datapool_latest.csv"), np.array([[1.0, 0.0]]), [0], ["a.jpg"])
+    (shared / "circle.csv").write_bytes((weeks / "circle.csv").read_bytes())
+    made = Workspace(shared)
+    datapool = [sys.executable, "-c", "from datapool.cli import main; main()"]
+    made.run(*datapool, "init", ".")
+    made.run(*datapool, "import", "my_datapool")  # up to here, and no further
+    run(line(shared, weeks / "week_2", "stopping_condition.n_samples=1"))
+
+    assert (shared / "my_datapool_from_lightly/datapool_latest.csv").exists()
+    assert [version["rows"] for version in made.versions()] == [1, 2]
 
 
 # --- settings and folders, quickly -------------------------------------------------------------------------------------
