@@ -58,7 +58,7 @@ def install_tools() -> str | None:
     """Install what is missing if root may; give what is in the way, None for nothing."""
     missing = [tool for tool in TOOLS if not shutil.which(tool)]
     if os.geteuid() != 0:
-        return f"only root can build in a chroot{' (and ' + ', '.join(missing) + ' are missing)' * bool(missing)}; try sudo"
+        return "only root can build in a chroot; try sudo" + f", and install {' and '.join(missing)}" * bool(missing)
     if missing and shutil.which("apt-get"):
         for command in (["update", "--quiet"], ["install", "--quiet", "--yes", "--no-install-recommends", *missing]):
             subprocess.run(["apt-get", *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
