@@ -90,17 +90,21 @@ def _settle(folder: Path) -> None:
 
 
 def _run(command: list[str]) -> int:
-    """Run a command and give its exit code; ``docker stop`` becomes a Ctrl-C for it and all that it has started."""
+    """Run a command and give its exit code; ``docker stop`` becomes a Ctrl-C for it and all that it has started.
+
+    A terminal sends its Ctrl-C to all of them. Without one, only we get what Docker hands on.
+    """
     stops: list[int] = []
     children: list[subprocess.Popen[bytes]] = []
 
     def stop(number: int, _: object) -> None:
+        signal.signal(signal.SIGINT, lambda *_: None)  # ours comes back to us
         stops.append(number)
         for child in children:
             _interrupt(child)
 
     signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, lambda *_: None)  # a terminal sends it to the child as well
+    signal.signal(signal.SIGINT, (lambda *_: None) if sys.stdin.isatty() else stop)
     try:
         children.append(subprocess.Popen(command))
     except OSError as error:
