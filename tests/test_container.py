@@ -20,9 +20,8 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become som
 def entry(*arguments: str, cwd: Path) -> subprocess.Popen:
     command = [sys.executable, "-c", "from datapool.container import main; main()", *arguments]
     environment = {**ENVIRONMENT, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, process_group=0
-    )
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return subprocess.Popen(command, cwd=cwd, env=environment, text=True, process_group=0, **pipes)
 
 
 def output(*arguments: str, cwd: Path, code: int = 0) -> str:
