@@ -104,6 +104,11 @@ def _run(given: Overrides, input_dir: Path, results: Path | None, tell: Callable
         _set_back()
         params = _checked(settings)
         name = params.datapool.name
+        if results and any(_is_same(folder, Path(params.output_dir)) for folder in results.parents):
+            raise DatapoolError(
+                f"{results.parent}: the output folder is {params.output_dir} of the shared folder, where the stages write; "
+                "give another one"
+            )
         if _adopt(name, Path(params.shared_dir), given.params.get("lightly.collate.input_size"), tell):
             before = _contents()
             params = _checked(settings)
@@ -127,7 +132,8 @@ def _run(given: Overrides, input_dir: Path, results: Path | None, tell: Callable
     pool = Path.cwd() / (Path(params.shared_dir) / name if notes else name)
     what = f"{name}: version {version}, {metrics['picked']} of {metrics['candidates']} candidates picked"
     line = "\n".join(f"{key}={value}" for key, value in given.params.items())
-    workspace.commit(Path(), f"{what}\n\n{line}".strip(), [*workspace.OWN_FILES, str(OVERRIDES), name])
+    links = [name] if Path(name).is_symlink() else []  # a folder is somebody's
+    workspace.commit(Path(), f"{what}\n\n{line}".strip(), [*workspace.OWN_FILES, str(OVERRIDES), *links])
     tell(f"{what}; the pool has {metrics['pool_after']} images: {pool / LATEST}")
     for note in notes:
         tell(note)
@@ -232,6 +238,11 @@ def _checked(settings: Mapping[str, Any]) -> Params:
         if isinstance(section, dict):  # else the check says what is wrong with it
             section[name] = value
     return check_params(content)
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """Say whether two paths lead to one folder, also by mounts."""
+    return one.exists() and other.exists() and one.samefile(other)
 
 
 def _contents() -> dict[Path, bytes | None]:

@@ -238,12 +238,27 @@ def test_what_a_killed_container_left_does_not_stop_the_next_line(grown, weeks):
 
 
 @pytest.mark.slow
-def test_a_hand_made_edit_of_params_yaml_stays(grown, weeks):
-    grown.set({"stopping_condition.n_samples": 3, "seed": 7})  # n_samples was an override of the last line
-    run(line(grown.folder, weeks / "week_3", "stopping_condition.min_distance=-1"))
+def test_results_are_not_written_among_those_of_the_stages(grown, weeks):
+    # As with -v SHARED_DIR/output:/home/output_dir: git would take all of them.
+    said = run(line(grown.folder, weeks / "week_3", output=grown.folder / "output"), code=1)
 
-    assert grown.versions()[-1]["new"] == 3
+    assert "where the stages write; give another one" in said
+    assert len(grown.versions()) == 2
+
+
+@pytest.mark.slow
+def test_a_hand_made_edit_of_params_yaml_stays_and_so_does_a_folder_that_is_in_the_way(grown, weeks):
+    grown.set({"stopping_condition.n_samples": 3, "seed": 7})  # n_samples was an override of the last line
+    (grown.folder / "large").mkdir()  # somebody's folder by the name of a pool: git does not get it
+    (grown.folder / "large/file").touch()
+    command = line(grown.folder, weeks / "week_3", "stopping_condition.min_distance=-1", "datapool.name=large")
+    command.remove("datapool.name=my_datapool")
+    said = run(command)
+
+    assert grown.versions("large")[-1]["new"] == 3
     assert params(grown.folder)["seed"] == 7
+    assert "something else by the name of large" in said
+    assert "large/file" not in grown.run("git", "ls-files")
 
 
 @pytest.mark.slow
