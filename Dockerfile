@@ -4,7 +4,7 @@
 #   docker build --tag datapool --build-arg EXTRA=cpu \
 #     --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cpu .          without CUDA, some gigabytes smaller
 #
-# Another registry: --build-arg BASE=registry.example/python:3.11-slim. Any Debian with Python 3.11 will do.
+# Another registry: --build-arg BASE=registry.example/python:3.11-slim. Any Debian with Python 3.11 and its venv will do.
 ARG BASE=docker.io/library/python:3.11-slim
 
 FROM ${BASE} AS tools
@@ -42,7 +42,7 @@ RUN apt-get update \
  && git config --system user.name datapool \
  && git config --system user.email datapool@localhost \
  && useradd --uid 1000 --create-home datapool \
- && mkdir --parents /home/input_dir /home/shared_dir /home/output_dir /workspace \
+ && mkdir --parents /home/shared_dir /home/output_dir /workspace \
  && chown datapool: /home/shared_dir /home/output_dir /workspace
 COPY --from=dependencies /opt/venv /opt/venv
 COPY --from=code /opt/code /opt/venv
@@ -66,10 +66,10 @@ LABEL org.opencontainers.image.title="datapool" \
 
 WORKDIR /workspace
 # No USER: the container begins as root, only to become the owner of the folder that is mounted (datapool/container.py), so
-# that what it writes belongs to whoever runs it. Nothing else runs as root, and `--user` is obeyed.
+# that what it writes belongs to them; only in a folder of root's it stays root. `--user` is obeyed.
 #
 # tini is the first process: it hands signals on, and buries orphans. What `docker stop` sends, datapool-container turns into
 # a Ctrl-C for all that it has started: a stage ends, and DVC gives back its locks, which it would not at a SIGTERM.
 STOPSIGNAL SIGTERM
-ENTRYPOINT ["tini", "--", "datapool-container"]
+ENTRYPOINT ["tini", "-s", "--", "datapool-container"]
 CMD ["--help"]

@@ -33,7 +33,7 @@ A command in a workspace, as its owner:
 
 Without --gpus it runs on the CPU. Files belong to the owner of the mounted folder; --user is respected."""
 
-_OVERRIDE = re.compile(r"[+~]*[\w.]+=")
+_OVERRIDE = re.compile(r"[^/\s=]*=")  # also a slip such as --token=…, of which a line knows what not to show
 
 
 def main() -> None:
@@ -61,19 +61,29 @@ def _folders() -> list[str]:
 def _become_owner(folder: Path, results: Path | None) -> None:
     """Give up root for the owner of the folder; where that is root (rootless Docker has the caller so), stay.
 
-    An empty ``results`` folder of root's is one that Docker has just made for ``-v``: it is handed over.
+    An empty folder of root's is one that Docker has just made for ``-v``: it is handed over to the owner of the other one.
     """
     if os.geteuid() != 0 or not folder.is_dir():
         return
-    owner = folder.stat()
-    if owner.st_uid == 0:
+    owners = [place.stat() for place in (folder, results) if place and place.is_dir() and place.stat().st_uid]
+    if not owners or (folder.stat().st_uid == 0 and any(folder.iterdir())):
+        if results:
+            say(
+                f"{folder} belongs to root, so what is written does too; give it to whom it should belong, or use --user"
+            )
         return
-    if results and results.is_dir() and results.stat().st_uid == 0 and not any(results.iterdir()):
-        with suppress(OSError):  # mounted read-only: the run says so
-            os.chown(results, owner.st_uid, owner.st_gid)
-    os.setgroups([group for group in os.getgroups() if group])
-    os.setgid(owner.st_gid)
-    os.setuid(owner.st_uid)
+    user, group = owners[0].st_uid, owners[0].st_gid
+    for place in (folder, results):
+        if place and place.is_dir() and place.stat().st_uid == 0 and not any(place.iterdir()):
+            with suppress(OSError):  # mounted read-only: the run says so
+                os.chown(place, user, group)
+    try:
+        os.setgroups([other for other in os.getgroups() if other])
+        os.setgid(group)
+        os.setuid(user)
+    except PermissionError:
+        say(f"error: this container may not become user {user}; give it --user {user}:{group}")
+        sys.exit(1)
 
 
 def _settle(folder: Path) -> None:
@@ -108,7 +118,8 @@ def _run(command: list[str]) -> int:
     try:
         children.append(subprocess.Popen(command))
     except OSError as error:
-        say(f"error: {command[0]}: cannot be run ({error.strerror}); give key=value arguments or a command, or --help")
+        what = command[0].partition("=")[0]
+        say(f"error: {what}: cannot be run ({error.strerror}); give key=value arguments or a command, or --help")
         return 127
     if stops:  # while the child was started
         _interrupt(children[0])

@@ -6,38 +6,33 @@ DVC, git and folders; what happens to images and pools is the pipeline's.
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
-import yaml
+from packaging.version import Version
 
 import datapool
-from datapool import atomic, workspace
+from datapool import atomic, line_settings, workspace
 from datapool.errors import DatapoolError
 from datapool.lightly_model import params_of
 from datapool.lightly_pool import import_pool
 from datapool.lineage import read_lineage
 from datapool.lock import locked
 from datapool.overrides import Overrides
-from datapool.params import FILE, Params, check_params, read_params
+from datapool.params import FILE, Params, read_params
 from datapool.pool_files import IMPORTED, LATEST
-from datapool.results import write_results
-from datapool.tables import read_json, write_json
+from datapool.results import results_folder, write_config, write_results
+from datapool.tables import read_json
 
 LINEAGE = Path("datapools.json")
-OVERRIDES = Path("overrides.json")
-"""What the last run set in params.yaml, and what stood there before: the next run begins without it."""
 
 _RUN = Path("run")  # in .datapool: there while a run is at work, and after one that was killed
 _GRACE = 8.0  # seconds that DVC and its stage have to end; `docker stop` waits for ten
-_ABSENT = "(absent)"
 # What DVC says to somebody who works in the workspace: for the log.
 _BY_THE_WAY = re.compile(r"\s*(>|Updating lock|Generating lock|To track|To enable|git add|dvc config|Use `dvc push`|$)")
 
@@ -81,66 +76,86 @@ def run(given: Overrides, input_dir: Path, output_dir: Path | None, say: Callabl
     Raises:
         DatapoolError: If another run is at work here, the workspace cannot be made, or the settings are refused.
     """
-    results = _results_folder(output_dir, given.run_directory) if output_dir else None
-    with locked("run.lock", patience=0), _log(results, say) as tell:
-        for note in given.notes:
-            tell(note)
-        if not LINEAGE.exists() or workspace.is_begun(Path()):
-            _require_room_for_code()
-            workspace.init(Path(), scm=workspace.Scm.OWN)
-            tell(f"{Path.cwd()} is a workspace now: git and DVC tell what happens in it")
-        _clear_up()
-        if (was := _version_of_workspace()) != datapool.__version__:
-            workspace.update(Path())
-            tell(f"the workspace had the code of datapool {was}; it has that of {datapool.__version__} now")
-        return _run(given, input_dir, results, tell)
+    stages_write = Path(read_params()["output_dir"] if FILE.exists() else "output")
+    if output_dir and stages_write.exists() and stages_write.samefile(output_dir):
+        raise DatapoolError(
+            f"{output_dir}: the output folder is {stages_write} of the shared folder, where the stages write; give another"
+        )
+    with locked("run.lock", patience=0):
+        results = results_folder(output_dir, given.run_directory) if output_dir else None
+        with _log(results, say) as tell:
+            for note in given.notes:
+                tell(note)
+            if not LINEAGE.exists() or workspace.is_begun(Path()):
+                _require_room_for_code()
+                workspace.init(Path(), scm=workspace.Scm.OWN)
+                tell(f"{Path.cwd()} is a workspace now: git and DVC tell what happens in it")
+            _clear_up()
+            _update(tell)
+            try:
+                with line_settings.kept_if_it_fails():
+                    params = _grow(given, input_dir, results, tell)
+            except _ReproError as error:
+                return error.code
+            _hand_over(given, params, results, tell)
+    return 0
 
 
-def _run(given: Overrides, input_dir: Path, results: Path | None, tell: Callable[[str], None]) -> int:
-    before = _contents()
-    is_done = False
-    try:
-        settings = {**given.params, "input_dir": str(input_dir)}
-        _set_back()
-        params = _checked(settings)
-        name = params.datapool.name
-        if results and any(_is_same(folder, Path(params.output_dir)) for folder in results.parents):
-            raise DatapoolError(
-                f"{results.parent}: the output folder is {params.output_dir} of the shared folder, where the stages write; "
-                "give another one"
-            )
-        if _adopt(name, Path(params.shared_dir), given.params.get("lightly.collate.input_size"), tell):
-            before = _contents()
-            params = _checked(settings)
-        _set(settings)
-        if results:
-            _write_config(results, given)
-        tell(_device(params))
-        known = read_lineage(LINEAGE).get(name)
-        if code := _repro(tell):
-            state = "is as it was" if read_lineage(LINEAGE).get(name) == known else "has its new version already"
-            tell(f"`dvc repro` ended with {code}; pool {name!r} {state}. Mend what the lines above say, then run again")
-            return code
-        is_done = True
-    finally:
-        if not is_done:
-            for path, content in before.items():
-                path.unlink(missing_ok=True) if content is None else atomic.write_bytes(path, content)
+class _ReproError(Exception):
+    """``dvc repro`` has ended with this code, and has said why."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+def _grow(given: Overrides, input_dir: Path, results: Path | None, tell: Callable[[str], None]) -> Params:
+    """Set the params of this line and run the pipeline."""
+    settings = {**given.params, "input_dir": str(input_dir)}
+    line_settings.set_back()
+    params = line_settings.check(settings)
+    name = params.datapool.name
+    _adopt(name, Path(params.shared_dir), given.params.get("lightly.collate.input_size"), tell)
+    if versions := read_lineage(LINEAGE).get(name):  # it goes on with its own model, unless the line names one
+        settings = {**params_of(versions[-1]["embedding_space"]), **settings}
+        params = line_settings.check(settings)
+    line_settings.set_all(settings)
+    if results:
+        write_config(results, _words(given))
+    tell(_device(params))
+    if code := _repro(tell):
+        state = "is as it was" if read_lineage(LINEAGE).get(name) == versions else "has its new version already"
+        tell(f"`dvc repro` ended with {code}; pool {name!r} {state}. Mend what the lines above say, then run again")
+        raise _ReproError(code)
+    return params
+
+
+def _hand_over(given: Overrides, params: Params, results: Path | None, tell: Callable[[str], None]) -> None:
+    """Let the results be found, and git tell of them."""
+    name, output = params.datapool.name, params.output_dir
     version = len(read_lineage(LINEAGE).get(name, []))
-    metrics = read_json(Path(params.output_dir) / "metrics.json")
+    metrics = read_json(Path(output) / "metrics.json")
     notes = _link(Path(name), Path(params.shared_dir))
     pool = Path.cwd() / (Path(params.shared_dir) / name if notes else name)
     what = f"{name}: version {version}, {metrics['picked']} of {metrics['candidates']} candidates picked"
-    line = "\n".join(f"{key}={value}" for key, value in given.params.items())
-    links = [name] if Path(name).is_symlink() else []  # a folder is somebody's
-    workspace.commit(Path(), f"{what}\n\n{line}".strip(), [*workspace.OWN_FILES, str(OVERRIDES), *links])
     tell(f"{what}; the pool has {metrics['pool_after']} images: {pool / LATEST}")
     for note in notes:
         tell(note)
     if results:
-        write_results(Path(params.output_dir), LINEAGE, params, results)
+        write_results(Path(output), LINEAGE, params, results)
         tell(f"results: {results}, report: {results / 'report.html'}")
-    return 0
+    links = [name] if Path(name).is_symlink() else []  # a folder is somebody's
+    of_stages = [f"{output}/metrics.json", f"{output}/.gitignore", f"{output}/plots/.gitignore"]
+    try:
+        message = "\n".join([what, "", *_words(given)]).strip()
+        paths = [*workspace.OWN_FILES, str(line_settings.OVERRIDES), *of_stages, *links]
+        workspace.commit(Path(), message, paths)
+    except DatapoolError as error:
+        raise DatapoolError(f"the pool has its new version, but git does not take the commit of it: {error}") from error
+
+
+def _words(given: Overrides) -> list[str]:
+    return [f"{key}={value}" for key, value in given.params.items()]
 
 
 # --- the workspace -----------------------------------------------------------------------------------------------------
@@ -155,9 +170,18 @@ def _require_room_for_code() -> None:
         )
 
 
-def _version_of_workspace() -> str:
+def _update(tell: Callable[[str], None]) -> None:
+    """Bring the code of this datapool into a workspace that has an older one."""
     found = re.search(r'__version__ = "(.+)"', (Path("datapool") / "__init__.py").read_text())
-    return found[1] if found else "unknown"
+    was, ours = Version(found[1] if found else "0"), Version(datapool.__version__)
+    if was > ours:
+        raise DatapoolError(
+            f"{Path.cwd()}: has the code of datapool {was}, this is {ours}, which may not know all that is in its "
+            f"pools; use an image of {was} or later"
+        )
+    if was < ours:
+        workspace.update(Path())
+        tell(f"the workspace had the code of datapool {was}; it has that of {ours} now")
 
 
 def _clear_up() -> None:
@@ -168,14 +192,14 @@ def _clear_up() -> None:
         begun.unlink()
 
 
-def _adopt(name: str, pools: Path, input_size: int | None, tell: Callable[[str], None]) -> bool:
-    """Import a pool that Lightly's Docker left in the workspace, set the params that it needs, put its folder aside.
+def _adopt(name: str, pools: Path, input_size: int | None, tell: Callable[[str], None]) -> None:
+    """Import a pool that Lightly's Docker left in the workspace, and put its folder aside.
 
     The batch may have other images under the names of the pool's, so it is not asked for those.
     """
     folder, aside = Path(name), Path(f"{name}_from_lightly")
     if folder.is_symlink() or not (folder / LATEST).is_file():
-        return False
+        return
     versions = read_lineage(LINEAGE).get(name)
     if versions and not versions[0]["batch"].startswith(IMPORTED):
         raise DatapoolError(
@@ -184,17 +208,11 @@ def _adopt(name: str, pools: Path, input_size: int | None, tell: Callable[[str],
         )
     if aside.exists():
         raise DatapoolError(f"{aside}: is in the way, {folder} is to be kept there after its import; move it away")
-    if versions:  # a run was killed here
-        params = params_of(versions[0]["embedding_space"])
-    else:
-        imported = import_pool(folder, pools, LINEAGE, name, images=None, input_size=input_size)
-        for note in imported.notes:
+    if not versions:  # else a run was killed here
+        for note in import_pool(folder, pools, LINEAGE, name, images=None, input_size=input_size).notes:
             tell(note)
-        params = imported.params
-    workspace.set_params(Path(), params)
     folder.rename(aside)
     tell(f"{folder} as Lightly's Docker left it is kept as {aside}")
-    return True
 
 
 def _link(link: Path, pools: Path) -> list[str]:
@@ -213,64 +231,14 @@ def _link(link: Path, pools: Path) -> list[str]:
     return []
 
 
-# --- settings ----------------------------------------------------------------------------------------------------------
-
-
-def _set_back() -> None:
-    """Undo in params.yaml what the last run set there, where it still stands."""
-    content = read_params()
-    undone = {}
-    for key, change in (read_json(OVERRIDES) if OVERRIDES.exists() else {}).items():
-        if _value(content, key) == change["set"]:
-            undone[key] = change["before"]
-    if undone:
-        workspace.set_params(Path(), undone)
-
-
-def _checked(settings: Mapping[str, Any]) -> Params:
-    """Check params.yaml with other settings in it, before it is touched."""
-    content = read_params()
-    for key, value in settings.items():
-        *above, name = key.split(".")
-        section: Any = content
-        for part in above:
-            section = section.get(part) if isinstance(section, dict) else None
-        if isinstance(section, dict):  # else the check says what is wrong with it
-            section[name] = value
-    return check_params(content)
-
-
-def _is_same(one: Path, other: Path) -> bool:
-    """Say whether two paths lead to one folder, also by mounts."""
-    return one.exists() and other.exists() and one.samefile(other)
-
-
-def _contents() -> dict[Path, bytes | None]:
-    return {path: path.read_bytes() if path.exists() else None for path in (FILE, OVERRIDES)}
-
-
-def _set(settings: Mapping[str, Any]) -> None:
-    content = read_params()
-    changes = {key: {"before": _value(content, key), "set": value} for key, value in settings.items()}
-    write_json(OVERRIDES, changes)
-    workspace.set_params(Path(), settings)
-
-
-def _value(content: dict[str, Any], key: str) -> object:
-    value: Any = content
-    for part in key.split("."):
-        value = value.get(part, _ABSENT) if isinstance(value, dict) else _ABSENT
-    return value
-
-
 # --- running -----------------------------------------------------------------------------------------------------------
 
 
 def _device(params: Params) -> str:
     import torch
 
-    if params.lightly.trainer.accelerator == "cpu":
-        return "running on the CPU, as lightly.trainer.accelerator says"
+    if params.lightly.trainer.accelerator != "auto":
+        return f"running on lightly.trainer.accelerator {params.lightly.trainer.accelerator}"
     if torch.cuda.is_available():
         return f"running on {torch.cuda.get_device_name(0)}"
     return "running on the CPU: no GPU is visible here (`docker run --gpus all` gives a container those of the machine)"
@@ -307,49 +275,23 @@ def _repro(tell: Callable[[str], None]) -> int:
     return code
 
 
-# --- results -----------------------------------------------------------------------------------------------------------
-
-
-def _results_folder(output_dir: Path, wanted: str | None) -> Path:
-    """Make the folder for the results of this run: ``<date>/<time>``, or the one that is wanted."""
-    if wanted is None:
-        first = folder = output_dir / datetime.now().astimezone().strftime("%Y-%m-%d/%H-%M-%S")
-        n = 1
-        while folder.exists():
-            n += 1
-            folder = first.with_name(f"{first.name}-{n}")
-    else:
-        folder = output_dir / wanted
-        if Path(wanted).is_absolute() or ".." in Path(wanted).parts:
-            raise DatapoolError(
-                f"run_directory is {wanted!r}; it should be a folder below the output folder, such as week_1"
-            )
-        if (folder / "report.html").exists():
-            raise DatapoolError(f"{folder}: holds the results of an earlier run; give another run_directory, or none")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
 @contextmanager
 def _log(results: Path | None, say: Callable[[str], None]) -> Iterator[Callable[[str], None]]:
-    """Give a function that says a line, if it is of interest, and keeps it in log.txt of the results."""
-    if not results:
-        yield lambda line: None if _BY_THE_WAY.match(line) else say(line)
-        return
-    with (results / "log.txt").open("a", encoding="utf-8") as file:
+    """Give a function that says a line, if it is of interest, and keeps it in log.txt of the results; so is an error."""
+    log: list[Path] = [results / "log.txt"] if results else []
 
-        def tell(line: str) -> None:
-            if not _BY_THE_WAY.match(line):
-                say(line)
-            file.write(f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S} {line}\n")
-            file.flush()
+    def write(line: str) -> None:
+        for path in log:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S} {line}\n")
 
+    def tell(line: str) -> None:
+        if not _BY_THE_WAY.match(line):
+            say(line)
+        write(line)
+
+    try:
         yield tell
-
-
-def _write_config(results: Path, given: Overrides) -> None:
-    folder = results / "config"
-    folder.mkdir(exist_ok=True)
-    shutil.copyfile(FILE, folder / "config.yaml")
-    lines = [f"{key}={value}" for key, value in given.params.items()]
-    (folder / "overrides.yaml").write_text(yaml.safe_dump(lines, allow_unicode=True))
+    except DatapoolError as error:
+        write(f"error: {error}")
+        raise

@@ -186,6 +186,8 @@ def _value(key: str, text: str) -> object:
     types = _types(field.annotation)
     if type(None) in types and text in _NULLS:
         return None
+    if types == {str} and text in _NULLS - {"", "''", '""'}:
+        raise DatapoolError(f"{key} is {text}; it should be a text, in quotes if that is the text")
     value = _unquoted(text)
     try:
         return check_setting(key, value if types <= {str, type(None)} else _typed(value))

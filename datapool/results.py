@@ -1,6 +1,6 @@
 """The results of a run as files for people: the tree that users of Lightly's Docker know.
 
-    config/          config.yaml (every setting), overrides.yaml (those of this run)     written by docker_run.py
+    config/          config.yaml (every setting), overrides.yaml (those of this run)
     data/            embeddings.csv, normalized_embeddings.csv, sampled_embeddings.csv; sampled/ with dump_dataset
     filenames/       one .txt file a reason
     plots/           the numbers of the figures, as csv
@@ -10,16 +10,52 @@ Reads what the stages wrote; decides nothing.
 """
 
 import shutil
+from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
+import yaml
 
 from datapool.embeddings_csv import csv_header, csv_rows
 from datapool.errors import DatapoolError
-from datapool.params import Params
+from datapool.params import FILE, Params
 from datapool.tables import Rows, read_json, read_rows
 
 _GIT = shutil.ignore_patterns(".gitignore")
+
+
+def results_folder(output_dir: Path, wanted: str | None) -> Path:
+    """Make the folder for the results of a run: ``<date>/<time>``, or the one that is wanted.
+
+    Raises:
+        DatapoolError: If the one that is wanted lies elsewhere or has results already, or the disk refuses.
+    """
+    if wanted is not None and (Path(wanted).is_absolute() or ".." in Path(wanted).parts):
+        raise DatapoolError(
+            f"run_directory is {wanted!r}; it should be a folder below the output folder, such as week_1"
+        )
+    now = datetime.now().astimezone().strftime("%Y-%m-%d/%H-%M-%S")
+    folder = output_dir / (now if wanted is None else wanted)
+    if (folder / "report.html").exists() and wanted is not None:
+        raise DatapoolError(f"{folder}: holds the results of an earlier run; give another run_directory, or none")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        while wanted is None and folder.exists():  # by a run of the same second
+            folder = folder.with_name(f"{folder.name}-again")
+        folder.mkdir(exist_ok=wanted is not None)
+    except OSError as error:
+        raise DatapoolError(
+            f"{folder}: cannot be made ({error.strerror}); nothing was done. Make room for it there"
+        ) from error
+    return folder
+
+
+def write_config(folder: Path, words: Sequence[str]) -> None:
+    """Write every setting, and those that the line has given."""
+    (folder / "config").mkdir(exist_ok=True)
+    shutil.copyfile(FILE, folder / "config" / "config.yaml")
+    (folder / "config" / "overrides.yaml").write_text(yaml.safe_dump(list(words), allow_unicode=True))
 
 
 def write_results(output: Path, lineage: Path, params: Params, folder: Path) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ from datapool.errors import DatapoolError
 
 _CODE = ("datapool", "stages", "dvc.yaml")
 _ONCE = ("params.yaml", ".gitattributes", ".dvcignore", "None")
+_NO_POOLS = "{}\n"
 _BEGUN = Path(".datapool") / "init"  # there while a workspace is made
-OWN_FILES = (*_CODE, *_ONCE, "datapools.json", "dvc.lock", "README.md", ".gitignore", ".dvc", "output")
-"""What a workspace has in git besides what its user adds."""
+OWN_FILES = (*_CODE, *_ONCE, "datapools.json", "dvc.lock", ".gitignore", ".dvc")
+"""What a workspace has in git besides what stages and its user add."""
 
 _GITIGNORE = """\
 /.datapool/
@@ -83,12 +85,12 @@ def init(folder: Path, *, scm: Scm) -> None:
     Raises:
         DatapoolError: If something is in the way, or git or DVC refuses.
     """
-    begun = folder / _BEGUN
     in_the_way = [name for name in (*_CODE, *_ONCE, ".dvc", "datapools.json") if os.path.lexists(folder / name)]
-    if in_the_way and not begun.exists():
+    if in_the_way and not is_begun(folder):
         raise DatapoolError(
             f"{folder} holds {in_the_way[0]} already; give another folder, or `datapool init --update {folder}` to update"
         )
+    begun, own = folder / _BEGUN, list(OWN_FILES)
     try:
         begun.parent.mkdir(parents=True, exist_ok=True)
         begun.touch()
@@ -99,11 +101,12 @@ def init(folder: Path, *, scm: Scm) -> None:
     for name in (*_CODE, *_ONCE):
         _copy(name, folder)
     (folder / "data").mkdir(exist_ok=True)
-    (folder / "datapools.json").write_text("{}\n")
+    (folder / "datapools.json").write_text(_NO_POOLS)
     if _GITIGNORE not in _text(folder / ".gitignore"):
         _extend(folder / ".gitignore", _GITIGNORE)
     if not (folder / "README.md").exists():
         (folder / "README.md").write_text(_README.format(version=datapool.__version__))
+        own.append("README.md")
     if scm is Scm.OWN and not (folder / ".git").exists():
         _run(folder, "git", "init", "--quiet")
     how = {Scm.OWN: [], Scm.SURROUNDING: ["--subdir"], Scm.NONE: ["--no-scm"]}[scm]
@@ -111,13 +114,14 @@ def init(folder: Path, *, scm: Scm) -> None:
     _dvc(folder, "config", "core.analytics", "false")
     _dvc(folder, "config", "core.check_update", "false")
     if scm is not Scm.NONE:
-        commit(folder, f"Start a datapool workspace (datapool {datapool.__version__})", OWN_FILES)
+        commit(folder, f"Start a datapool workspace (datapool {datapool.__version__})", own)
     begun.unlink()
 
 
 def is_begun(folder: Path) -> bool:
-    """Say whether ``init`` was broken off here."""
-    return (folder / _BEGUN).exists()
+    """Say whether ``init`` was broken off here, and no pool has been made since."""
+    lineage = folder / "datapools.json"
+    return (folder / _BEGUN).exists() and (not lineage.exists() or lineage.read_text() == _NO_POOLS)
 
 
 def update(folder: Path) -> list[str]:
@@ -140,10 +144,9 @@ def update(folder: Path) -> list[str]:
             f"{folder / links[0]}: is a link to {(folder / links[0]).readlink()}, and an update would write through it; "
             "nothing was done. Put a file or folder of its own there, then run again"
         )
-    has_git = _inside_git(folder)
-    changed = (
-        _run(folder, "git", "status", "--porcelain", "--", *_CODE, "params.yaml").split("\n")[:-1] if has_git else []
-    )
+    changed = []
+    if _inside_git(folder):
+        changed = _run(folder, "git", "status", "--porcelain", "--", *_CODE).split("\n")[:-1]
     if changed:
         raise DatapoolError(
             f"{folder}: {', '.join(line[3:] for line in changed[:5])}: changed since the last commit; nothing was done. "
@@ -152,8 +155,7 @@ def update(folder: Path) -> list[str]:
     for name in _CODE:
         _copy(name, folder)
     added = _add_missing_params(folder / "params.yaml")
-    if has_git:
-        commit(folder, f"Update to datapool {datapool.__version__}", OWN_FILES)
+    commit(folder, f"Update to datapool {datapool.__version__}", OWN_FILES)
     return added
 
 
@@ -167,12 +169,26 @@ def set_params(folder: Path, values: Mapping[str, Any]) -> None:
         for part in above:
             section = section[part]
         section[name] = _for_any_reader(value)
-    yaml.dump(params, folder / "params.yaml")
+    _dump(params, folder / "params.yaml")
 
 
 def commit(folder: Path, message: str, paths: Sequence[str] = (".",)) -> None:
-    """Commit what git does not ignore of these paths, everything by default; nothing to commit is fine."""
+    """Commit what git does not ignore of these paths, everything by default; nothing to commit, or no git, is fine."""
+    if not _inside_git(folder):
+        return
     there = [path for path in paths if os.path.lexists(folder / path)]
+    # What is ignored git would refuse to be told to add.
+    ignored = subprocess.run(
+        ["git", "check-ignore", "-z", "--stdin"],
+        cwd=folder,
+        input="".join(f"{path}\0" for path in there),
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.split("\0")
+    there = [path for path in there if path not in ignored]
+    if not there:
+        return
     _run(folder, "git", "add", "--all", "--", *there)
     changed = _run(folder, "git", "diff", "--cached", "--name-only", "--relative", "-z", "--", *there).split("\0")[:-1]
     if not changed:
@@ -227,7 +243,7 @@ def _add_missing_params(path: Path) -> list[str]:
 
     complete(content, defaults, "")
     if added:
-        yaml.dump(content, path)
+        _dump(content, path)
     return added
 
 
@@ -241,6 +257,21 @@ def _for_any_reader(value: object) -> object:
     if isinstance(value, float) and "." not in repr(value):
         return _yaml().load(repr(value).replace("e", ".0e"))
     return value
+
+
+def _dump(content: object, path: Path) -> None:
+    """Write params.yaml whole or not at all."""
+    text = StringIO()
+    _yaml().dump(content, text)
+    temporary = path.parent / ".datapool" / "params.yaml"
+    try:
+        temporary.parent.mkdir(exist_ok=True)
+        temporary.write_text(text.getvalue(), encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise DatapoolError(
+            f"{path}: cannot be written ({error.strerror}); it is as it was; make room, then run again"
+        ) from error
 
 
 def _yaml() -> YAML:

@@ -47,12 +47,12 @@ def test_a_command_that_is_not_there_is_one_line(tmp_path):
     assert output("no-such-command", cwd=tmp_path, code=127).startswith("error: no-such-command: cannot be run")
 
 
-@pytest.mark.parametrize("argument", ["nme=1", "datapool.nme=x", "+nme=1"])
+@pytest.mark.parametrize("argument", ["nme=1", "datapool.nme=x", "+nme=1", "'nme=1'"])
 def test_key_value_is_a_line_for_datapool_run(tmp_path, argument):
     assert "did you mean" in output(argument, cwd=tmp_path, code=1)
 
 
-@pytest.mark.parametrize("argument", ["dvc", "a b=c", "./run=1", "-x=1"])
+@pytest.mark.parametrize("argument", ["dvc", "a b=c", "./run=1"])
 def test_what_is_not_key_value_is_a_command(argument):
     assert container._OVERRIDE.match(argument) is None
 
@@ -76,18 +76,51 @@ def test_a_folder_of_roots_is_worked_in_as_root(tmp_path):
 
 
 @as_root
-def test_an_empty_output_folder_that_docker_made_is_handed_over_and_one_in_use_is_not(tmp_path, monkeypatch):
-    shared, empty, used = (tmp_path / name for name in ("shared", "empty", "used"))
-    for folder in (shared, empty, used):
-        folder.mkdir()
-    (used / "file").touch()
-    os.chown(shared, STRANGER, STRANGER)
-    for call in ("setgroups", "setgid", "setuid"):  # this process stays who it is
+@pytest.mark.parametrize(
+    ("owned", "empty", "then"),
+    [
+        ({"shared": STRANGER, "output": 0}, "output", {"shared": STRANGER, "output": STRANGER}),  # Docker made output
+        ({"shared": 0, "output": STRANGER}, "shared", {"shared": STRANGER, "output": STRANGER}),  # Docker made shared
+        ({"shared": STRANGER, "output": 0}, "", {"shared": STRANGER, "output": 0}),  # somebody uses output
+        ({"shared": 0, "output": STRANGER}, "", {"shared": 0, "output": STRANGER}),  # a pool of root's
+        ({"shared": 0, "output": 0}, "shared output", {"shared": 0, "output": 0}),  # Docker made both
+    ],
+)
+def test_an_empty_folder_that_docker_made_is_handed_over_and_one_in_use_is_not(
+    tmp_path, monkeypatch, capsys, owned, empty, then
+):
+    became = []
+    for name, owner in owned.items():
+        (tmp_path / name).mkdir()
+        os.chown(tmp_path / name, owner, owner)
+        if name not in empty:
+            (tmp_path / name / "file").touch()
+    for call in ("setgroups", "setgid"):  # this process stays who it is
         monkeypatch.setattr(os, call, lambda _: None)
-    container._become_owner(shared, empty)
-    container._become_owner(shared, used)
+    monkeypatch.setattr(os, "setuid", became.append)
+    container._become_owner(tmp_path / "shared", tmp_path / "output")
 
-    assert (empty.stat().st_uid, used.stat().st_uid) == (STRANGER, 0)
+    assert {name: (tmp_path / name).stat().st_uid for name in owned} == then
+    assert became == ([STRANGER] if then["shared"] else [])
+    assert ("belongs to root" in capsys.readouterr().out) == (then["shared"] == 0)
+
+
+def test_a_container_that_may_not_become_somebody_else_says_what_to_give_it(tmp_path, monkeypatch, capsys):
+    def refused(_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "setgroups", refused)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    if os.getuid() == 0:
+        os.chown(tmp_path, STRANGER, STRANGER)
+    owner = tmp_path.stat()
+    with pytest.raises(SystemExit, match="1"):
+        container._become_owner(tmp_path, None)
+    assert f"give it --user {owner.st_uid}:{owner.st_gid}" in capsys.readouterr().out
+
+
+def test_what_may_be_a_secret_is_not_repeated(tmp_path):
+    assert "SECRET" not in output("--token=SECRET", cwd=tmp_path, code=1)
 
 
 def test_hashes_of_images_are_kept_in_the_workspace_and_elsewhere_in_the_home(tmp_path):

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,10 +17,11 @@ import yaml
 from conftest import ENVIRONMENT, Workspace, write_picture
 from lightly.utils.io import load_embeddings, save_embeddings
 
-from datapool import docker_run, sanity
+from datapool import docker_run, line_settings, sanity, workspace
 from datapool.errors import DatapoolError
 from datapool.lock import locked
 from datapool.overrides import parse
+from datapool.results import results_folder
 
 pytestmark = pytest.mark.xdist_group("line")  # one process makes the folders after two lines
 
@@ -242,7 +244,7 @@ def test_results_are_not_written_among_those_of_the_stages(grown, weeks):
     # As with -v SHARED_DIR/output:/home/output_dir: git would take all of them.
     said = run(line(grown.folder, weeks / "week_3", output=grown.folder / "output"), code=1)
 
-    assert "where the stages write; give another one" in said
+    assert "where the stages write; give another" in said
     assert len(grown.versions()) == 2
 
 
@@ -278,8 +280,10 @@ def test_older_code_in_the_workspace_is_replaced_and_git_tells_so(grown, weeks):
     grown.run("git", "commit", "--quiet", "--all", "--message", "as an older release left it")
     module.write_text(module.read_text().replace("'0.0.1'  # ", '"0.0.1"  # '))
     grown.run("git", "commit", "--quiet", "--all", "--message", "as an older release left it")
+    grown.set({"seed": 7})  # as somebody, or a run that was killed, leaves it: in no commit
     said = run(line(grown.folder, weeks / "week_3"))
 
+    assert params(grown.folder)["seed"] == 7
     assert "the workspace had the code of datapool 0.0.1" in said
     assert "Update to datapool" in grown.run("git", "log", "--format=%s")
     assert module.read_bytes() == (ROOT / "datapool/__init__.py").read_bytes()
@@ -391,7 +395,107 @@ def test_a_section_that_is_none_is_told_and_not_stumbled_over(here, monkeypatch,
     shipped = (ROOT / "params.yaml").read_text()
     Path("params.yaml").write_text(re.sub(r"(?m)^rules:.*\n(  .*\n)+", f"rules: {rules}\n", shipped))
     with pytest.raises(DatapoolError, match=r"params.yaml: rules is .*; it should be a section"):
-        docker_run._checked({"rules.balance": 5})
+        line_settings.check({"rules.balance": 5})
+
+
+def test_a_full_disk_leaves_params_yaml_as_it_was(here):
+    shutil.copyfile(ROOT / "params.yaml", here / "params.yaml")
+    before = (here / "params.yaml").read_bytes()
+    program = (
+        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000));"
+        "from pathlib import Path; from datapool import workspace; workspace.set_params(Path(), {'seed': 7})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=here, env=ON, capture_output=True, text=True, check=False
+    )
+
+    assert "params.yaml: cannot be written (File too large); it is as it was" in done.stderr
+    assert (here / "params.yaml").read_bytes() == before
+
+
+def test_a_key_that_params_yaml_lacks_is_named(here):
+    shipped = (ROOT / "params.yaml").read_text()
+    (here / "params.yaml").write_text(re.sub(r"(?m)^checkpoint: .*\n", "", shipped))
+    with pytest.raises(DatapoolError, match=r"params.yaml: checkpoint is missing; `datapool init --update`"):
+        line_settings.set_all({"checkpoint": "a.ckpt"})
+
+
+def test_what_a_line_has_set_is_set_back_unless_somebody_has_edited_it_since(here):
+    shutil.copyfile(ROOT / "params.yaml", here / "params.yaml")
+    line_settings.set_all({"seed": 7, "n_example_images": 3})
+    workspace.set_params(Path(), {"seed": 8})
+    line_settings.set_back()
+
+    assert (params(here)["seed"], params(here)["n_example_images"]) == (8, 24)
+
+
+def test_whatever_fails_leaves_the_settings_as_they_were(here):
+    shutil.copyfile(ROOT / "params.yaml", here / "params.yaml")
+    before = (here / "params.yaml").read_bytes()
+    with pytest.raises(KeyboardInterrupt), line_settings.kept_if_it_fails():
+        line_settings.set_all({"seed": 7})
+        raise KeyboardInterrupt
+
+    assert (here / "params.yaml").read_bytes() == before
+    assert not line_settings.OVERRIDES.exists()
+
+
+@pytest.mark.parametrize(("lineage", "is_anew"), [("{}\n", True), ('{"my_datapool": {}}\n', False)])
+def test_a_workspace_that_has_pools_is_not_made_anew(here, lineage, is_anew):
+    # A first commit that git refused leaves the mark of a broken-off making; weeks later there is a pool.
+    (here / ".datapool").mkdir()
+    (here / ".datapool/init").touch()
+    (here / "datapools.json").write_text(lineage)
+
+    assert workspace.is_begun(here) == is_anew
+    if not is_anew:
+        with pytest.raises(DatapoolError, match=r"holds datapools\.json already"):
+            workspace.init(here, scm=workspace.Scm.OWN)
+
+
+def test_git_gets_nothing_of_others_when_a_folder_becomes_a_workspace(here):
+    (here / "output").mkdir()
+    (here / "output/private.csv").touch()
+    (here / "README.md").touch()
+    workspace.init(here, scm=workspace.Scm.OWN)
+    tracked = Workspace(here).run("git", "ls-files").split()
+
+    assert "datapool/pool.py" in tracked and "params.yaml" in tracked
+    assert not {"README.md", "output/private.csv", "images/a.png"} & set(tracked)
+
+
+def test_what_git_ignores_or_no_git_at_all_does_not_stop_a_commit(here):
+    (here / "a").touch()
+    (here / "b").touch()
+    workspace.commit(here, "without git", ["a", "b"])
+    made = Workspace(here)
+    made.run("git", "init", "--quiet")
+    (here / ".gitignore").write_text("/b\n")
+    workspace.commit(here, "with git", ["a", "b", "gone"])
+
+    assert made.run("git", "ls-files").split() == ["a"]
+
+
+def test_an_older_image_does_not_put_its_code_over_newer_code(here):
+    (here / "datapool").mkdir()
+    (here / "datapool/__init__.py").write_text('__version__ = "9.9.9"\n')
+    (here / "datapools.json").write_text("{}\n")
+    with pytest.raises(
+        DatapoolError, match=r"has the code of datapool 9.9.9, this is .*; use an image of 9.9.9 or later"
+    ):
+        docker_run.run(parse([]), here / "images", None, print)
+
+
+def test_results_of_the_same_second_get_folders_of_their_own(here):
+    made = [results_folder(here, None) for _ in range(3)]
+
+    assert len(set(made)) == 3 and all(folder.is_dir() for folder in made)
+
+
+def test_a_run_directory_that_is_a_file_is_told(here):
+    with pytest.raises(DatapoolError, match=r"a.png: cannot be made \(File exists\)"):
+        results_folder(here / "images", "a.png")
 
 
 def test_a_pool_by_the_name_of_the_code_is_told_before_anything_is_made(here, monkeypatch):
