@@ -9,8 +9,9 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -32,7 +33,7 @@ from datapool.tables import read_json
 LINEAGE = Path("datapools.json")
 
 _RUN = Path("run")  # in .datapool: there while a run is at work, and after one that was killed
-_GRACE = 8.0  # seconds that DVC and its stage have to end; `docker stop` waits for ten
+_GRACE, _AGAIN = 8.0, 2.0  # seconds that DVC and its stage have to end, and to react; `docker stop` waits for ten
 # What DVC says to somebody who works in the workspace: for the log.
 _BY_THE_WAY = re.compile(r"\s*(>|Updating lock|Generating lock|To track|To enable|git add|dvc config|Use `dvc push`|$)")
 
@@ -264,15 +265,20 @@ def _repro(tell: Callable[[str], None]) -> int:
             tell(line.rstrip("\n"))
         code = dvc.wait()
     except BaseException:
-        os.killpg(dvc.pid, signal.SIGINT)
-        try:
-            dvc.wait(_GRACE)
-        except subprocess.TimeoutExpired:
-            os.killpg(dvc.pid, signal.SIGKILL)
+        _end(dvc)
         tell("stopped; the pool is whole, as it was or as it should become. The same line again goes on")
         raise
     begun.unlink(missing_ok=True)
     return code
+
+
+def _end(dvc: subprocess.Popen[str]) -> None:
+    """Press Ctrl-C until it has ended: one may come where it is lost, as a stage starts."""
+    last = time.monotonic() + _GRACE
+    while dvc.poll() is None:
+        with suppress(ProcessLookupError, subprocess.TimeoutExpired):
+            os.killpg(dvc.pid, signal.SIGINT if time.monotonic() < last else signal.SIGKILL)
+            dvc.wait(_AGAIN)
 
 
 @contextmanager
