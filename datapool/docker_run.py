@@ -173,7 +173,7 @@ def _require_room_for_code() -> None:
 
 def _update(tell: Callable[[str], None]) -> None:
     """Bring the code of this datapool into a workspace that has an older one."""
-    found = re.search(r'__version__ = "(.+)"', (Path("datapool") / "__init__.py").read_text())
+    found = re.search(r'__version__ = "([^"]+)"', (Path("datapool") / "__init__.py").read_text())
     was, ours = Version(found[1] if found else "0"), Version(datapool.__version__)
     if was > ours:
         raise DatapoolError(
