@@ -15,6 +15,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -156,7 +157,12 @@ def the_line_makes_a_pool_that_belongs_to_the_caller(place: Place) -> str:
 def a_container_that_is_stopped_or_killed_leaves_the_pool_as_it_was(place: Place) -> str:
     before = pool(place.folder / "shared")
     told = []
-    for end in (engine.Container.stop, engine.Container.kill):
+    ends: dict[str, Callable[[engine.Container], None]] = {
+        "docker stop": engine.Container.stop,
+        "Ctrl-C": lambda container: container.stop(signal.SIGINT),
+        "docker kill": engine.Container.kill,
+    }
+    for name, end in ends.items():
         with place.start(*QUICK_LINE, input="week_2:ro", shared="shared", output="output") as container:
             container.wait_for("Running stage 'embed'")
             time.sleep(1)  # it imports torch by now
@@ -166,7 +172,7 @@ def a_container_that_is_stopped_or_killed_leaves_the_pool_as_it_was(place: Place
         expect(done.code == 0, False)
         expect(pool(place.folder / "shared") == before, True)
         expect(time.monotonic() - began < 10, True)  # after ten seconds `docker stop` kills
-        told.append(f"{end.__name__}: exit code {done.code} after {time.monotonic() - began:.1f} s")
+        told.append(f"{name}: exit code {done.code} after {time.monotonic() - began:.1f} s")
     return ", ".join(told)
 
 
