@@ -249,6 +249,9 @@ def _repro(tell: Callable[[str], None]) -> int:
     """Run ``dvc repro``; when this process is asked to end, DVC and its stage are asked as by Ctrl-C, and waited for."""
     begun = atomic.scratch("tmp").parent / _RUN
     begun.touch()
+    was = signal.getsignal(signal.SIGINT)
+    if was is signal.SIG_IGN:  # in the background of a shell; DVC is to hear our Ctrl-C all the same
+        signal.signal(signal.SIGINT, lambda *_: None)
     programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     dvc = subprocess.Popen(
         [sys.executable, "-m", "dvc", "repro"],
@@ -260,6 +263,7 @@ def _repro(tell: Callable[[str], None]) -> int:
         env={**os.environ, "PATH": programs, "DVC_NO_ANALYTICS": "true"},
         process_group=0,
     )
+    signal.signal(signal.SIGINT, was)
     try:
         for line in dvc.stdout or ():
             tell(line.rstrip("\n"))

@@ -200,16 +200,17 @@ def test_a_run_that_fails_leaves_params_yaml_and_the_pool_as_they_were(grown, we
 
 
 @pytest.mark.parametrize(
-    ("sent", "code"),
+    ("sent", "code", "shell"),
     [
-        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),
-        pytest.param(signal.SIGINT, 130, marks=pytest.mark.full),
+        pytest.param(signal.SIGTERM, 143, "trap '' INT", marks=pytest.mark.slow),  # as in the background of a script
+        pytest.param(signal.SIGINT, 130, "trap - INT", marks=pytest.mark.full),
     ],
 )
-def test_a_run_that_is_stopped_leaves_the_old_pool_and_the_same_line_goes_on(grown, weeks, sent, code):
+def test_a_run_that_is_stopped_leaves_the_old_pool_and_the_same_line_goes_on(grown, weeks, sent, code, shell):
     before, pool = (grown.folder / "params.yaml").read_bytes(), grown.pool_files()
     command = line(grown.folder, weeks / "week_3")
-    process = subprocess.Popen(command, env=ON, cwd="/", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    started = ["sh", "-c", f'{shell}; exec "$@"', "sh", *command]
+    process = subprocess.Popen(started, env=ON, cwd="/", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     for said in process.stdout:
         if "Running stage 'rank'" in said:
             break
