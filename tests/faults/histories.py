@@ -11,7 +11,7 @@ import pytest
 from hypothesis import assume, note
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from plain_pool import BATCH_IDS, State, choose, csv, expected_files, fold, names, row, sha256
+from plain_pool import BATCH_IDS, State, choose, csv, expected_files, fold, names, row, samples, sha256
 from stand_in import (
     BASE,
     BATCHES,
@@ -54,7 +54,7 @@ class Histories(RuleBasedStateMachine):
         os.chdir(self.folder)
         self.workspace = self.kind()
         self.possible: dict[str, set[State]] = {"p": {()}, "q": {()}}  # after a kill, two
-        self.known: dict[str, State] = {}  # by the sha256 of the csv
+        self.known: dict[str, State] = {}  # by the sha256 of samples.csv: csv files of other versions may be alike
         self.rows: dict[str, set[str]] = {"p": set(), "q": set()}  # which a run has recorded and that nobody took back
         self.troubled: set[str] = set()  # pools of which somebody changed files: then a run may refuse
         self.touched = ""  # the pool of them whose files were touched one by one
@@ -315,7 +315,7 @@ class Histories(RuleBasedStateMachine):
 
     def know(self, state: State) -> State:
         for k in range(len(state) + 1):
-            self.known[sha256(csv(state[:k]))] = state[:k]
+            self.known[sha256(samples(state[:k]))] = state[:k]
         return state
 
     def base(self) -> State | None:
@@ -324,7 +324,7 @@ class Histories(RuleBasedStateMachine):
         if self.workspace.lock.opened != (params.batch, params.pool, params.base_version) or not tree(BASE):
             return None
         versions = json.loads((BASE / "base.json").read_text())["versions"]
-        return self.known[versions[-1]["datapool_sha256"]] if versions else ()
+        return self.known[versions[-1]["samples_sha256"]] if versions else ()
 
     def compare_with_lock(self) -> None:
         """See whether somebody has changed files, and of which pool."""
@@ -338,7 +338,7 @@ class Histories(RuleBasedStateMachine):
 
     def state_in(self, lineage: bytes, pool: str) -> State:
         versions = json.loads(lineage).get(pool, {"versions": []})["versions"]
-        return self.known[versions[-1]["datapool_sha256"]] if versions else ()
+        return self.known[versions[-1]["samples_sha256"]] if versions else ()
 
     def only_state(self, pool: str) -> State:
         (state,) = self.possible[pool]
