@@ -74,7 +74,7 @@ def test_the_line_that_people_know_is_understood_as_it_is():
         ("datapool.base_version=None", None),
         ("datapool.base_version=2", 2),
         ("datapool.name=007", "007"),
-        ("datapool.name=null", "null"),  # a pool must have a name, so this is one
+        ("datapool.name='null'", "null"),
         ("datapool.name=1e3", "1e3"),
         ("datapool.name=True", "True"),
         ("filename_prefix=1_", "1_"),
@@ -247,6 +247,8 @@ def test_what_a_key_is_called_here_exists(name):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
+        (["datapool.name=null"], "datapool.name is null; it should be a text, in quotes if that is the text"),
+        (["filename_prefix=None"], "filename_prefix is None; it should be a text, in quotes if that is the text"),
         (["lightly=3"], "lightly is a section, which takes no value; give its keys, such as lightly.model.name=VALUE"),
         (["stopping_condition={n_samples: 1}"],
          "stopping_condition is a section, which takes no value; give its keys, such as stopping_condition.n_samples=VALUE"),
