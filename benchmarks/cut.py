@@ -9,8 +9,8 @@ import pandas as pd
 from benchmarks.datasets import make
 from benchmarks.plan import Case
 from datapool.ordering import How, rank
-from datapool.params import Rules, StoppingCondition
 from datapool.sampling import sample
+from datapool.schema import Rules, StoppingCondition
 from datapool.tables import Rows
 
 

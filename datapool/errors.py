@@ -1,4 +1,9 @@
-"""The one exception that a user is meant to read."""
+"""The one exception that a user is meant to read, and how its message shows a value."""
+
+import json
+import reprlib
+
+_SHOWN = 120  # characters of a value that a message has at most
 
 
 class DatapoolError(Exception):
@@ -7,3 +12,12 @@ class DatapoolError(Exception):
     The message is one line: which file or key, what is there, what should be, what to do now. Stages and the
     command line print it after ``error:`` and end with exit code 1; nothing was changed.
     """
+
+
+def shown(value: object) -> str:
+    """Show a value within a line; YAML's references make a short text stand for an endless one."""
+    if isinstance(value, list | dict | set):
+        text = reprlib.repr(value)
+    else:
+        text = repr(value[:_SHOWN]) if isinstance(value, str) else json.dumps(value, default=str)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} ..."

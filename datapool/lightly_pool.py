@@ -22,8 +22,8 @@ from datapool.images import ImageFile, inspect
 from datapool.lightly_model import find_model, params_of, space_of
 from datapool.lineage import read_lineage
 from datapool.lock import locked
-from datapool.params import pool_name
 from datapool.pool_files import CHECKPOINT, COLUMNS, HISTORY, IMPORTED, LATEST
+from datapool.schema import pool_name
 from datapool.tables import Rows
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from typing import Any
 
 from datapool import atomic, workspace
 from datapool.errors import DatapoolError
-from datapool.params import FILE, Params, check_params, read_params
+from datapool.params import FILE, check_params, read_params
+from datapool.schema import Params
 from datapool.tables import read_json, write_json
 
 OVERRIDES = Path("overrides.json")

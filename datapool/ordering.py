@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from datapool.errors import DatapoolError
-from datapool.params import Rules
 from datapool.rules import excluder, kept_out, near_protected
+from datapool.schema import Rules
 from datapool.selection import NOBODY, Selection, Trace, in_order, k_center, random_order, unit_rows
 from datapool.tables import Rows
 from datapool.typical import typical_order

@@ -12,8 +12,8 @@ from fnmatch import fnmatchcase
 from types import UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
-from datapool.errors import DatapoolError
-from datapool.params import check_setting, parse_yaml, settings, shown
+from datapool.errors import DatapoolError, shown
+from datapool.params import check_setting, parse_yaml, settings
 
 
 class Overrides(NamedTuple):

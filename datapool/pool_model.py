@@ -16,8 +16,8 @@ from datapool.batch import image_files
 from datapool.embeddings_csv import csv_dimension, read_csv_rows
 from datapool.errors import DatapoolError
 from datapool.images import ImageFile
-from datapool.params import Lightly, Params
 from datapool.pool import Base
+from datapool.schema import Lightly, Params
 
 if TYPE_CHECKING:
     from datapool.model import EmbeddingModel

@@ -12,7 +12,7 @@ import pandas as pd
 from datapool import batch
 from datapool.embeddings_csv import read_csv
 from datapool.errors import DatapoolError
-from datapool.params import Params
+from datapool.schema import Params
 from datapool.tables import Rows
 
 

@@ -21,9 +21,9 @@ from datapool import atomic, charts, evaluation, ordering, sampling
 from datapool.charts import Chart
 from datapool.errors import DatapoolError
 from datapool.images import read_rgb
-from datapool.params import Params
 from datapool.pool import Base
 from datapool.pool_files import Version
+from datapool.schema import Params
 from datapool.tables import Rows
 
 MAX_POINTS = 4000

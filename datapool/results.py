@@ -19,7 +19,8 @@ import yaml
 
 from datapool.embeddings_csv import csv_header, csv_rows
 from datapool.errors import DatapoolError
-from datapool.params import FILE, Params
+from datapool.params import FILE
+from datapool.schema import Params
 from datapool.tables import Rows, read_json, read_rows
 
 _GIT = shutil.ignore_patterns(".gitignore")

@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from datapool.params import Rules
+from datapool.schema import Rules
 from datapool.selection import nearest
 
 _NUMBER = r"(?s)^(?P<head>.*?)(?P<frame>[0-9]{1,18})(?P<tail>[^0-9/]*)$"  # 18 digits fit into int64

@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 
 from datapool.batch import held_in
 from datapool.ordering import How, Ranked, extend, has_trace, is_whole, names_of, rows_of, space
-from datapool.params import StoppingCondition
 from datapool.rules import kept_out
+from datapool.schema import StoppingCondition
 from datapool.selection import NOBODY, Coverage, coverage_after, k_center, nearest
 from datapool.tables import Rows
 

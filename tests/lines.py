@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from datapool.ordering import How, Ranked, rank
-from datapool.params import Rules
+from datapool.schema import Rules
 from datapool.tables import Rows
 
 Positions = dict[str, float]

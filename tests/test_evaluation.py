@@ -11,7 +11,7 @@ import yaml
 from datapool import surroundings as module
 from datapool.evaluation import Comparison, certificate, compare, metrics, regime, what_if
 from datapool.ordering import How
-from datapool.params import Rules
+from datapool.schema import Rules
 from datapool.selection import k_center, random_order
 from datapool.surroundings import Surroundings, look_around
 from datapool.tables import Rows

@@ -7,7 +7,8 @@ import yaml
 from conftest import GONE, change_settings
 
 from datapool.errors import DatapoolError
-from datapool.params import Params, load_params
+from datapool.params import load_params
+from datapool.schema import Params
 
 SHIPPED = Path(__file__).parents[1] / "params.yaml"
 

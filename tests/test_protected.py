@@ -13,7 +13,7 @@ from datapool.embedding import embed
 from datapool.errors import DatapoolError
 from datapool.images import ImageFile
 from datapool.model import EmbeddingModel, build_model, save_checkpoint
-from datapool.params import Params
+from datapool.schema import Params
 from datapool.tables import Rows
 
 SHIPPED = Path(__file__).parents[1] / "params.yaml"

@@ -17,8 +17,9 @@ from PIL import Image
 from datapool import batch, evaluation, ordering, pool, report, sampling
 from datapool.charts import project
 from datapool.lineage import read_lineage
-from datapool.params import Params, load_params
+from datapool.params import load_params
 from datapool.report import Run, write_report
+from datapool.schema import Params
 from datapool.surroundings import look_around
 from datapool.tables import Rows, write_csv, write_json, write_rows, write_table
 

@@ -24,8 +24,8 @@ from lines import (
 
 from datapool import sampling
 from datapool.ordering import How
-from datapool.params import StoppingCondition
 from datapool.sampling import Sampled, filename_lists, metrics, sample, sentence
+from datapool.schema import StoppingCondition
 from datapool.tables import Rows
 
 

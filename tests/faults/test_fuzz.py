@@ -20,7 +20,8 @@ from PIL import Image
 from datapool.embeddings_csv import parse_csv, to_csv
 from datapool.errors import DatapoolError
 from datapool.images import inspect, read_rgb
-from datapool.params import Params, load_params
+from datapool.params import load_params
+from datapool.schema import Params
 from datapool.scores import read_scores
 from datapool.tables import read_json, read_names, write_names
 
