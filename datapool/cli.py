@@ -1,4 +1,4 @@
-"""The command line: ``datapool init``, ``run``, ``demo``, ``verify``, ``repair``. Everything else is ``dvc``."""
+"""The command line: ``datapool init``, ``run``, ``demo``, ``import``, ``verify``, ``repair``. Everything else is ``dvc``."""
 
 from pathlib import Path
 from typing import Annotated
@@ -71,16 +71,16 @@ def verify(
     code is 1 if one failed. It takes time for large pools: the square of the number of images.
     """
     from datapool.errors import DatapoolError
-    from datapool.lineage import read_lineage
+    from datapool.lineage import LINEAGE, read_lineage
     from datapool.params import load_params
     from datapool.verify import verify as checks_of
 
-    params, lineage = load_params(), Path("datapools.json")
-    names = [name] if name else list(read_lineage(lineage))
+    params = load_params()
+    names = [name] if name else list(read_lineage(LINEAGE))
     outcomes = []
     for pool in names:
         with progress(f"pool {pool!r}") as report:
-            for check in checks_of(Path(params.shared_dir), lineage, pool, Path(params.output_dir), progress=report):
+            for check in checks_of(Path(params.shared_dir), LINEAGE, pool, Path(params.output_dir), progress=report):
                 say(f"{check.outcome}  pool {pool!r}, {check.name}: {check.sentence}")
                 outcomes.append(check.outcome)
     if "fail" in outcomes:
@@ -113,11 +113,12 @@ def import_pool(
     and its checkpoint is checked: a few of them are embedded, and must get the embeddings that the csv has.
     """
     from datapool import lightly_pool, workspace
+    from datapool.lineage import LINEAGE
     from datapool.params import load_params
 
     pool = name or folder.resolve().name
     imported = lightly_pool.import_pool(
-        folder, Path(load_params().shared_dir), Path("datapools.json"), pool, images=images, input_size=input_size
+        folder, Path(load_params().shared_dir), LINEAGE, pool, images=images, input_size=input_size
     )
     for note in imported.notes:
         say(note)
@@ -142,11 +143,12 @@ def repair(
     `dvc repro` does the first of these by itself.
     """
     from datapool.errors import DatapoolError
+    from datapool.lineage import LINEAGE
     from datapool.params import load_params
     from datapool.repair import repair as repairs_of
 
     left = total = 0
-    for found in repairs_of(Path(load_params().shared_dir), Path("datapools.json"), as_here=as_here):
+    for found in repairs_of(Path(load_params().shared_dir), LINEAGE, as_here=as_here):
         say(f"{'mended' if found.is_mended else 'left'}  {found.sentence}")
         left, total = left + (not found.is_mended), total + 1
     if left:

@@ -65,7 +65,8 @@ def _become_owner(folder: Path, results: Path | None) -> None:
     """
     if os.geteuid() != 0 or not folder.is_dir():
         return
-    owners = [place.stat() for place in (folder, results) if place and place.is_dir() and place.stat().st_uid]
+    places = [place for place in (folder, results) if place and place.is_dir()]
+    owners = [place.stat() for place in places if place.stat().st_uid]
     if not owners or (folder.stat().st_uid == 0 and any(folder.iterdir())):
         if results:
             say(
@@ -73,8 +74,8 @@ def _become_owner(folder: Path, results: Path | None) -> None:
             )
         return
     user, group = owners[0].st_uid, owners[0].st_gid
-    for place in (folder, results):
-        if place and place.is_dir() and place.stat().st_uid == 0 and not any(place.iterdir()):
+    for place in places:
+        if place.stat().st_uid == 0 and not any(place.iterdir()):
             with suppress(OSError):  # mounted read-only: the run says so
                 os.chown(place, user, group)
     try:

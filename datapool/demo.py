@@ -3,7 +3,6 @@
 The images are those of scikit-learn (UCI optdigits, E. Alpaydin and C. Kaynak, CC BY 4.0).
 """
 
-import os
 import shutil
 import subprocess
 import sys
@@ -107,10 +106,8 @@ def write_digits(folder: Path) -> None:
 
 
 def _call(folder: Path, *command: str) -> None:
-    """Run a command with this Python's programs first; what it prints is seen."""
-    programs = str(Path(sys.executable).parent)
-    environment = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "DVC_NO_ANALYTICS": "true"}
-    if subprocess.run(command, cwd=folder, env=environment, check=False).returncode:
+    """Run a command; what it prints is seen."""
+    if subprocess.run(command, cwd=folder, env=workspace.environment(), check=False).returncode:
         raise DatapoolError(f"`{' '.join(command)}` failed in {folder}; what it said stands above")
 
 

@@ -6,34 +6,27 @@ DVC, git and folders; what happens to images and pools is the pipeline's.
 
 import os
 import re
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
 from packaging.version import Version
 
 import datapool
-from datapool import atomic, line_settings, workspace
+from datapool import line_settings, repro, sanity, workspace
 from datapool.errors import DatapoolError
 from datapool.lightly_model import params_of
 from datapool.lightly_pool import import_pool
-from datapool.lineage import read_lineage
+from datapool.lineage import LINEAGE, read_lineage
 from datapool.lock import locked
 from datapool.overrides import Overrides
-from datapool.params import FILE, Params, read_params
+from datapool.params import FILE, read_params
 from datapool.pool_files import IMPORTED, LATEST
 from datapool.results import results_folder, write_config, write_results
+from datapool.schema import Params
 from datapool.tables import read_json
 
-LINEAGE = Path("datapools.json")
-
-_RUN = Path("run")  # in .datapool: there while a run is at work, and after one that was killed
-_GRACE, _AGAIN = 8.0, 2.0  # seconds that DVC and its stage have to end, and to react; `docker stop` waits for ten
 # What DVC says to somebody who works in the workspace: for the log.
 _BY_THE_WAY = re.compile(r"\s*(>|Updating lock|Generating lock|To track|To enable|git add|dvc config|Use `dvc push`|$)")
 
@@ -91,7 +84,7 @@ def run(given: Overrides, input_dir: Path, output_dir: Path | None, say: Callabl
                 _require_room_for_code()
                 workspace.init(Path(), scm=workspace.Scm.OWN)
                 tell(f"{Path.cwd()} is a workspace now: git and DVC tell what happens in it")
-            _clear_up()
+            repro.clear_up()
             _update(tell)
             try:
                 with line_settings.kept_if_it_fails():
@@ -124,7 +117,7 @@ def _grow(given: Overrides, input_dir: Path, results: Path | None, tell: Callabl
     if results:
         write_config(results, _words(given))
     tell(_device(params))
-    if code := _repro(tell):
+    if code := repro.repro(tell):
         state = "is as it was" if read_lineage(LINEAGE).get(name) == versions else "has its new version already"
         tell(f"`dvc repro` ended with {code}; pool {name!r} {state}. Mend what the lines above say, then run again")
         raise _ReproError(code)
@@ -185,14 +178,6 @@ def _update(tell: Callable[[str], None]) -> None:
         tell(f"the workspace had the code of datapool {was}; it has that of {ours} now")
 
 
-def _clear_up() -> None:
-    """Remove the lock that DVC leaves when its container is killed: its pid may be that of somebody else here."""
-    begun = atomic.SCRATCH / _RUN
-    if begun.exists():
-        (Path(".dvc") / "tmp" / "rwlock").unlink(missing_ok=True)
-        begun.unlink()
-
-
 def _adopt(name: str, pools: Path, input_size: int | None, tell: Callable[[str], None]) -> None:
     """Import a pool that Lightly's Docker left in the workspace, and put its folder aside.
 
@@ -242,57 +227,17 @@ def _device(params: Params) -> str:
         return f"running on lightly.trainer.accelerator {params.lightly.trainer.accelerator}"
     if torch.cuda.is_available():
         return f"running on {torch.cuda.get_device_name(0)}"
-    return "running on the CPU: no GPU is visible here (`docker run --gpus all` gives a container those of the machine)"
-
-
-def _repro(tell: Callable[[str], None]) -> int:
-    """Run ``dvc repro``; when this process is asked to end, DVC and its stage are asked as by Ctrl-C, and waited for."""
-    begun = atomic.scratch("tmp").parent / _RUN
-    begun.touch()
-    was = signal.getsignal(signal.SIGINT)
-    if was is signal.SIG_IGN:  # in the background of a shell; DVC is to hear our Ctrl-C all the same
-        signal.signal(signal.SIGINT, lambda *_: None)
-    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    dvc = subprocess.Popen(
-        [sys.executable, "-m", "dvc", "repro"],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        env={**os.environ, "PATH": programs, "DVC_NO_ANALYTICS": "true"},
-        process_group=0,
-    )
-    signal.signal(signal.SIGINT, was)
-    try:
-        for line in dvc.stdout or ():
-            tell(line.rstrip("\n"))
-        code = dvc.wait()
-    except BaseException:
-        _end(dvc)
-        tell("stopped; the pool is whole, as it was or as it should become. The same line again goes on")
-        raise
-    begun.unlink(missing_ok=True)
-    return code
-
-
-def _end(dvc: subprocess.Popen[str]) -> None:
-    """Press Ctrl-C until it has ended: one may come where it is lost, as a stage starts."""
-    last = time.monotonic() + _GRACE
-    while dvc.poll() is None:
-        with suppress(ProcessLookupError, subprocess.TimeoutExpired):
-            os.killpg(dvc.pid, signal.SIGINT if time.monotonic() < last else signal.SIGKILL)
-            dvc.wait(_AGAIN)
+    return f"running on the CPU: {sanity.NO_GPU}"
 
 
 @contextmanager
 def _log(results: Path | None, say: Callable[[str], None]) -> Iterator[Callable[[str], None]]:
     """Give a function that says a line, if it is of interest, and keeps it in log.txt of the results; so is an error."""
-    log: list[Path] = [results / "log.txt"] if results else []
+    log = results / "log.txt" if results else None
 
     def write(line: str) -> None:
-        for path in log:
-            with path.open("a", encoding="utf-8") as file:
+        if log:
+            with log.open("a", encoding="utf-8") as file:
                 file.write(f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S} {line}\n")
 
     def tell(line: str) -> None:

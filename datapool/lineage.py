@@ -14,6 +14,9 @@ from datapool.errors import DatapoolError
 from datapool.pool_files import HASHES, LATEST, Version, files_of
 from datapool.tables import read_json
 
+LINEAGE = Path("datapools.json")
+"""Where a workspace has it."""
+
 _RECORDED = {"version", "batch", "rows", *HASHES.values()}
 
 

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+NO_GPU = "no GPU is visible (`docker run --gpus all` gives a container those of the machine)"
+
 _PACKAGES = (
     "datapool",
     "dvc",
@@ -59,7 +61,7 @@ def _devices() -> str:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     cpus = f"{n_cpus} CPUs, {memory:.0f} GiB of memory"
     if not torch.cuda.is_available():
-        return f"{cpus}; no GPU is visible (`docker run --gpus all` gives a container those of the machine): runs on the CPU"
+        return f"{cpus}; runs on the CPU: {NO_GPU}"
     gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
     return f"{cpus}; " + ", ".join(f"GPU {gpu.name} with {gpu.total_memory / 2**30:.0f} GiB" for gpu in gpus)
 

@@ -199,6 +199,12 @@ def commit(folder: Path, message: str, paths: Sequence[str] = (".",)) -> None:
     _run(folder, "git", *who, "commit", "--quiet", "--message", message, "--", *changed)
 
 
+def environment() -> dict[str, str]:
+    """Give the environment for git and DVC: ours, with this Python's programs first and without DVC's analytics."""
+    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    return {**os.environ, "PATH": programs, "DVC_NO_ANALYTICS": "true"}
+
+
 def _template(name: str) -> Path:
     """Where a file or folder of a workspace comes from: this package, the files packed into it, or its checkout."""
     package = Path(datapool.__file__).parent
@@ -300,10 +306,9 @@ def _run(folder: Path, *command: str) -> str:
     Raises:
         DatapoolError: If it is not installed or fails, with its last line.
     """
-    environment = {**os.environ, "DVC_NO_ANALYTICS": "true"}
     try:
         result = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, errors="replace", check=False
+            command, cwd=folder, env=environment(), capture_output=True, text=True, errors="replace", check=False
         )
     except FileNotFoundError as error:
         raise DatapoolError(f"{command[0]} is not installed; install it, then run again") from error
