@@ -45,6 +45,8 @@ def read_scores(file: str | None, column: str | None, filenames: pd.Series) -> n
     try:
         with csv.open_csv(pa.BufferReader(data), in_order) as opened:
             names = opened.schema.names
+    except UnicodeDecodeError:
+        refuse("is not UTF-8; save it as UTF-8")
     except pa.ArrowInvalid as error:
         refuse(f"cannot be read ({' '.join(str(error).split())[:200]})")
     keys = [name for name in ("filenames", "filename") if name in names]
@@ -52,7 +54,9 @@ def read_scores(file: str | None, column: str | None, filenames: pd.Series) -> n
         if names.count(name) > 1:
             refuse(f"has the column {name!r} twice")
     if not keys or column not in names:
-        refuse(f"lacks the column {column if keys else 'filename'!r}; it has {', '.join(names)[:200]}")
+        refuse(
+            f"lacks the column {column if keys else 'filename'!r}; it has {' '.join(', '.join(names).split())[:200]}"
+        )
     convert = csv.ConvertOptions(
         column_types={keys[0]: pa.string(), column: pa.float64()},
         include_columns=[keys[0], column],

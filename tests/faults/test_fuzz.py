@@ -75,6 +75,7 @@ def damaged(draw: st.DrawFn, wholes: list[bytes]) -> bytes:
 
 NAMES = ["a.jpg", 'b,"b".jpg', "c\nd\r\n.jpg", "=1+1", "é\u202e.jpg", "", " x ", "\r"]
 CSV = to_csv(NAMES, np.arange(16, dtype=np.float32).reshape(8, 2) / 3, range(8))
+SCORES = b"filename,entropy\na.jpg,0.5\n"
 PIECES = st.lists(
     st.sampled_from(
         [
@@ -130,7 +131,7 @@ def test_every_name_and_number_comes_back_from_an_embeddings_csv(names, dimensio
 
 
 @fuzz
-@given(st.one_of(st.binary(), PIECES, PIECES.map(lambda rows: b"filename,entropy\n" + rows)))
+@given(st.one_of(st.binary(), PIECES, PIECES.map(lambda rows: b"filename,entropy\n" + rows), damaged([SCORES])))
 def test_a_csv_of_scores_is_read_or_refused(data):
     Path("s.csv").write_bytes(data)
 
