@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from datapool.errors import visible
+
 _ACCENT, _GREY = "#0d9488", "#7c8694"  # at least 3:1 on a light and on a dark background
 
 _LAYOUT = {
@@ -162,11 +164,6 @@ def project(vectors: np.ndarray) -> Projection:
         shares[i] = lengths[i] ** 2 / max((lengths**2).sum(), np.finfo(np.float64).tiny)
     # Rounded far above what differs from processor to processor; + 0.0 makes -0.0 zero.
     return Projection(np.round(points, 4 - int(np.log10(max(np.abs(points).max(), 1e-30)))) + 0.0, shares)
-
-
-def visible(text: str) -> str:
-    """Write out line breaks, control characters and changes of writing direction, which would disturb what stands around."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _hover(name: str, reason: str) -> str:

@@ -40,7 +40,7 @@ def main() -> None:
     """Entry point of the ``datapool-container`` program."""
     arguments = sys.argv[1:]
     if not arguments or arguments in (["--help"], ["-h"], ["help"]):
-        say(_HELP)
+        say(*_HELP.splitlines())
         return
     is_line = _OVERRIDE.match(arguments[0]) is not None
     folder = SHARED_DIR if is_line else Path.cwd()

@@ -38,7 +38,7 @@ _PARAMS: dict[str, Any] = {
 }
 
 
-def run_demo(folder: Path, say: Callable[[str], None]) -> None:
+def run_demo(folder: Path, say: Callable[..., None]) -> None:
     """Make the workspace, run and commit week 1 and week 2, and say what happened.
 
     Args:
@@ -66,7 +66,7 @@ def run_demo(folder: Path, say: Callable[[str], None]) -> None:
     _call(folder, "dvc", "add", "--quiet", *(f"data/week_{week}" for week in range(1, _WEEKS + 1)))
     workspace.commit(folder, "Three weeks of images")
     for week in (1, 2):
-        say(f"\nweek {week}: input_dir: data/week_{week}, dvc repro")
+        say("", f"week {week}: input_dir: data/week_{week}, dvc repro")
         workspace.set_params(folder, {"input_dir": f"data/week_{week}"})
         _call(folder, "dvc", "repro")
         workspace.commit(folder, f"Week {week}")
@@ -111,20 +111,20 @@ def _call(folder: Path, *command: str) -> None:
         raise DatapoolError(f"`{' '.join(command)}` failed in {folder}; what it said stands above")
 
 
-def _say_what_happened(folder: Path, week: int, say: Callable[[str], None]) -> None:
+def _say_what_happened(folder: Path, week: int, say: Callable[..., None]) -> None:
     counts = read_json(folder / "output" / "metrics.json")
     say(
-        f"\nweek {week}: {counts['images']} images in, {counts['corrupt']} corrupt, {counts['duplicates']} exact copies, "
+        "",
+        f"week {week}: {counts['images']} images in, {counts['corrupt']} corrupt, {counts['duplicates']} exact copies, "
         f"{counts['known']} in the pool already; {counts['picked']} of {counts['candidates']} candidates picked, "
-        f"{counts['covered']} left out as near to the pool or to another pick\n"
+        f"{counts['covered']} left out as near to the pool or to another pick",
         f"        the pool has {counts['pool_after']} images, and every candidate lies within "
-        f"{counts['covering_radius']:.2f} of it (covering radius)"
+        f"{counts['covering_radius']:.2f} of it (covering radius)",
     )
 
 
-def _say_what_next(folder: Path, say: Callable[[str], None]) -> None:
-    say(
-        f"""
+def _say_what_next(folder: Path, say: Callable[..., None]) -> None:
+    text = f"""
 The pool     {folder}/pools/my_datapool/datapool_latest.csv, samples.csv (why each image is there), history/
 The report   {folder}/output/report.html
 The reasons  {folder}/output/removed_samples.csv
@@ -134,4 +134,4 @@ Try next     source {Path(sys.prefix)}/bin/activate
              cd {folder} && dvc exp run -S stopping_condition.min_distance=0.6
              dvc exp show --only-changed --drop '^(output|data|stages|datapool)'
              dvc exp run -S input_dir=data/week_3"""
-    )
+    say(*text.splitlines())

@@ -1,4 +1,4 @@
-"""The one exception that a user is meant to read, and how its message shows a value."""
+"""The one exception that a user is meant to read, and how texts and values are shown in a line."""
 
 import json
 import reprlib
@@ -12,6 +12,11 @@ class DatapoolError(Exception):
     The message is one line: which file or key, what is there, what should be, what to do now. Stages and the
     command line print it after ``error:`` and end with exit code 1; nothing was changed.
     """
+
+
+def visible(text: str) -> str:
+    """Write out line breaks, control characters and changes of writing direction, which would disturb what stands around."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def shown(value: object) -> str:

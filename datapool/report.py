@@ -19,7 +19,7 @@ import yaml
 
 from datapool import atomic, charts, evaluation, ordering, sampling
 from datapool.charts import Chart
-from datapool.errors import DatapoolError
+from datapool.errors import DatapoolError, visible
 from datapool.images import read_rgb
 from datapool.pool import Base
 from datapool.pool_files import Version
@@ -184,8 +184,8 @@ def _list(removed: pd.DataFrame, kind: str, removed_file: str) -> str:
 def _versions(run: Run) -> str:
     rows = []
     for version in run.versions:
-        parameters, radius = version.get("parameters", {}), version.get("covering_radius")
-        stop = parameters.get("stopping_condition", {})
+        parameters, radius = version.get("parameters") or {}, version.get("covering_radius")
+        stop = parameters.get("stopping_condition") or {}
         active = [f"{key} {stop[key]:g}" for key in ("n_samples", "min_distance") if stop.get(key, -1) >= 0]
         numbers = [f"{version[key]:,}" for key in ("version", "rows", "new")]
         how = ", ".join([parameters.get("method", ""), *active])
@@ -359,7 +359,7 @@ def _evenly(n: int, limit: int) -> np.ndarray:
 
 
 def _text(text: str) -> str:
-    return html.escape(charts.visible(text))
+    return html.escape(visible(text))
 
 
 def _lines(text: str) -> str:

@@ -8,13 +8,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-from datapool.errors import DatapoolError
+from datapool.errors import DatapoolError, visible
 from datapool.lifetime import end_with_parent
 
 Report = Callable[..., None]
@@ -22,7 +22,9 @@ Report = Callable[..., None]
 
 
 def run(command: Callable[..., Any]) -> None:
-    """Run a function as a program: typer reads its arguments; a DatapoolError becomes one line and exit code 1."""
+    """Run a function as a program: typer reads its arguments; a DatapoolError, or a lack of memory, becomes one line and
+    exit code 1.
+    """
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command()(command)
     run_app(app)
@@ -37,18 +39,21 @@ def run_app(app: typer.Typer) -> None:
     try:
         app()
     except DatapoolError as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
-        sys.exit(1)
+        _refuse(str(error))
+    except MemoryError as error:
+        what = str(error) or "Python asked for more"
+        _refuse(f"there is not enough memory ({what}); free some, or give fewer images, then run again")
 
 
-def say(text: str) -> None:
-    """Print a line."""
-    print(printable(text), flush=True)
+def _refuse(message: str) -> NoReturn:
+    print(f"error: {visible(message)}", file=sys.stderr)
+    sys.exit(1)
 
 
-def printable(text: str) -> str:
-    """Escape what a file name may hold to disturb a terminal: control characters, changes of writing direction."""
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+def say(*lines: str) -> None:
+    """Print lines; what would end one, or disturb a terminal, is escaped."""
+    for line in lines:
+        print(visible(line), flush=True)
 
 
 @contextmanager

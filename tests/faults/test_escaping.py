@@ -29,7 +29,7 @@ from tally import count
 
 from datapool import embeddings_csv, workspace
 from datapool.batch import as_path
-from datapool.charts import visible
+from datapool.errors import visible
 from datapool.tables import read_csv, read_json, read_names, read_table
 
 ROOT = Path(__file__).parents[2]
