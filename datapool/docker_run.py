@@ -18,7 +18,7 @@ from datapool import line_settings, repro, sanity, workspace
 from datapool.errors import DatapoolError
 from datapool.lightly_model import params_of
 from datapool.lightly_pool import import_pool
-from datapool.lineage import LINEAGE, read_lineage
+from datapool.lineage import LINEAGE, read_lineage, space_of
 from datapool.lock import locked
 from datapool.overrides import Overrides
 from datapool.params import FILE, read_params
@@ -111,7 +111,7 @@ def _grow(given: Overrides, input_dir: Path, results: Path | None, tell: Callabl
     name = params.datapool.name
     _adopt(name, Path(params.shared_dir), given.params.get("lightly.collate.input_size"), tell)
     if versions := read_lineage(LINEAGE).get(name):  # it goes on with its own model, unless the line names one
-        settings = {**params_of(versions[-1]["embedding_space"]), **settings}
+        settings = {**params_of(space_of(name, versions)), **settings}
         params = line_settings.check(settings)
     line_settings.set_all(settings)
     if results:

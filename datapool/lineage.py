@@ -6,18 +6,58 @@ batches, and changes nothing.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from datapool import atomic, commit
 from datapool.commit import Store
-from datapool.errors import DatapoolError
+from datapool.errors import DatapoolError, shown
 from datapool.pool_files import HASHES, LATEST, Version, files_of
 from datapool.tables import read_json
 
 LINEAGE = Path("datapools.json")
 """Where a workspace has it."""
 
-_RECORDED = {"version", "batch", "rows", *HASHES.values()}
+_Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+_Count = Annotated[int, Field(ge=1)]
+
+
+class _Said(BaseModel):
+    """Something that a lineage says. What else it says is kept, and believed by nobody."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+
+class _Space(_Said):
+    id: str
+    start: str | None = None
+    backbone: str | None
+    dimension: _Count
+    input_size: int | None
+
+
+class _Parameters(_Said):
+    method: str
+    stopping_condition: dict[str, int | float | bool] | None = None
+
+
+class _Version(_Said):
+    """The first pools did not record all of it."""
+
+    version: _Count
+    batch: str
+    rows: _Count
+    new: _Count
+    datapool_sha256: _Hash
+    datapool_bytes: _Count | None = None
+    samples_sha256: _Hash
+    checkpoint_sha256: _Hash | None
+    embedding_space: _Space | None = None
+    parameters: _Parameters | None = None
+    covering_radius: float | None = None
+    radius_lower_bound: float | None = None
+    witness: str | None = None
 
 
 def read_lineage(path: Path) -> dict[str, list[Version]]:
@@ -33,21 +73,54 @@ def read_lineage(path: Path) -> dict[str, list[Version]]:
     for name, record in content.items():
         if not name or "/" in name or name.startswith("."):
             raise DatapoolError(f"{path}: {name!r} is no name of a pool; `git checkout -- {path}` restores it")
-        versions = _versions(record)
-        if not versions:
-            raise DatapoolError(
-                f"{path}: pool {name!r} lists no versions 1, 2, …; `git checkout -- {path}` restores it"
-            )
-        lineage[name] = versions
+        try:
+            lineage[name] = _versions(record)
+        except ValueError as error:
+            raise DatapoolError(f"{path}: pool {name!r} {error}; `git checkout -- {path}` restores it") from error
     return lineage
 
 
 def _versions(entry: object) -> list[Version]:
-    """Give the versions that an entry of the lineage lists; none if it does not list 1, 2, …."""
+    """Give the versions that an entry of the lineage lists.
+
+    Raises:
+        ValueError: If it does not list 1, 2, … with what a merge records of each. Says what is wrong.
+    """
     versions: Any = entry.get("versions") if isinstance(entry, dict) else None
-    is_whole = isinstance(versions, list) and all(isinstance(v, dict) and v.keys() >= _RECORDED for v in versions)
-    numbers = [repr(v["version"]) for v in versions] if is_whole else []  # 1.0 and true are no versions
-    return versions if numbers == [str(k) for k in range(1, len(numbers) + 1)] and numbers else []
+    if not isinstance(versions, list) or not versions:
+        raise ValueError("lists no versions 1, 2, …")
+    rows = 0
+    for k, version in enumerate(versions, start=1):
+        try:
+            said = _Version.model_validate(version)
+        except ValidationError as error:
+            detail = error.errors()[0]
+            key = ".".join(map(str, detail["loc"][:2]))
+            what = "is missing" if detail["type"] == "missing" else f"is {shown(detail['input'])}"
+            raise ValueError(f"lists no version {k}: its {key or 'record'} {what}") from error
+        if said.version != k:
+            raise ValueError(f"lists no versions 1, 2, …: the {k}. is {said.version}")
+        if said.rows != rows + said.new:
+            raise ValueError(
+                f"lists no version {k}: {rows} images and {said.new} new ones are not the {said.rows} that it has"
+            )
+        rows = said.rows
+    return versions
+
+
+def space_of(name: str, versions: Sequence[Version]) -> dict[str, Any]:
+    """Give the embedding space of a pool that has versions.
+
+    Raises:
+        DatapoolError: If the lineage does not tell it.
+    """
+    space: dict[str, Any] | None = versions[-1].get("embedding_space")
+    if space is None:
+        raise DatapoolError(
+            f"{LINEAGE}: tells no embedding_space of version {len(versions)} of pool {name!r}; `git checkout -- {LINEAGE}` "
+            "restores it"
+        )
+    return space
 
 
 def read_record(store: Store) -> commit.Record | None:
@@ -59,10 +132,16 @@ def read_record(store: Store) -> commit.Record | None:
     record = store.read()
     if record is None:
         return None
-    versions = _versions(record.entry)
-    if not versions or not files_of(versions[-1]).items() <= record.files.items():
+    problem = ""
+    try:
+        last = _versions(record.entry)[-1]
+        if not files_of(last).items() <= record.files.items():
+            problem = "lists not the files of its last version"
+    except ValueError as error:
+        problem = str(error)
+    if problem:
         raise commit.DamagedRecordError(
-            f"{store.folder / commit.RECORD}: lists no versions 1, 2, … with the files of the last; nothing was changed. "
+            f"{store.folder / commit.RECORD}: {problem}; nothing was changed. "
             "`dvc checkout --force` restores the pool as dvc.lock records it, or `datapool repair` writes the record anew"
         )
     return record

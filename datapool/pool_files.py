@@ -69,16 +69,37 @@ def files_of(version: Version) -> dict[str, str]:
 def read_version(folder: Path, version: Version) -> Rows:
     """Read the version that the lineage records, and nothing else.
 
-    The files are hashed every time and parsed once: the rows are kept in ``.datapool/pools``.
+    The files are hashed every time and parsed once: the rows are kept in ``.datapool/pools``. Our lock does not hold back
+    `dvc checkout`, so what was parsed counts only if the files are the recorded ones after it as well.
 
     Raises:
-        DatapoolError: If a file is not here or not the recorded one, of which a copy is then in ``.datapool/rescued``.
+        DatapoolError: If a file is not here or not the recorded one, of which a copy is then in ``.datapool/rescued``, or if
+            the files have not as many rows as the lineage records.
     """
+    rows = _require_files(folder, version, meanwhile=lambda: _recall(version))
+    is_parsed = rows is None
+    if rows is None:
+        table = read_csv(folder / SAMPLES)[list(COLUMNS)].astype(COLUMNS)
+        rows = Rows(table, read_embeddings(folder / LATEST).embeddings)
+        _require_files(folder, version, meanwhile=lambda: None)
+    if not len(rows.table) == len(rows.embeddings) == version["rows"]:
+        raise DatapoolError(
+            f"{folder}: {SAMPLES} has {len(rows.table)} rows and {LATEST} {len(rows.embeddings)}, but datapools.json "
+            f"records {version['rows']} for version {version['version']}; nothing was changed. `git checkout -- "
+            "datapools.json && dvc checkout --force` restores what git holds"
+        )
+    if is_parsed:
+        remember(version, rows)
+    return rows
+
+
+def _require_files(folder: Path, version: Version, *, meanwhile: Callable[[], Rows | None]) -> Rows | None:
+    """Refuse files that are not those of a version; give what ``meanwhile`` gives, which runs beside the hashing."""
     recorded = {folder / file: digest for file, digest in files_of(version).items()}
     try:
         with ThreadPoolExecutor() as threads:
             digests = threads.map(lambda path: atomic.sha256(path) if path.exists() else None, recorded)
-            rows = _recall(version)  # meanwhile
+            rows = meanwhile()
         found = dict(zip(recorded, digests, strict=True))
     except OSError as error:
         raise DatapoolError(
@@ -87,16 +108,14 @@ def read_version(folder: Path, version: Version) -> Rows:
     for path, wanted in recorded.items():
         if found[path] == wanted:
             continue
-        what = "is not the file" if found[path] else "is not here, but belongs to the pool"
+        digest = found[path]
+        what = "is not the file" if digest else "is not here, but belongs to the pool"
+        hashes = f"Its sha256 is {digest[:12]}… and should be {wanted[:12]}…. " if digest else ""
         raise DatapoolError(
             f"{path} {what} that datapools.json records as version {version['version']}; nothing was changed. "
             "`dvc checkout --force` restores it (`dvc pull` first in a fresh clone). "
-            f"{' '.join(atomic.keep_aside(path, unless=set()))}".rstrip()
+            f"{hashes}{' '.join(atomic.keep_aside(path, unless=set()))}".rstrip()
         )
-    if rows is None:
-        table = read_csv(folder / SAMPLES)[list(COLUMNS)].astype(COLUMNS)
-        rows = Rows(table, read_embeddings(folder / LATEST).embeddings)
-        remember(version, rows)
     return rows
 
 

@@ -16,6 +16,7 @@ from datapool.batch import image_files
 from datapool.embeddings_csv import csv_dimension, read_csv_rows
 from datapool.errors import DatapoolError
 from datapool.images import ImageFile
+from datapool.lineage import space_of
 from datapool.pool import Base
 from datapool.schema import Lightly, Params
 
@@ -157,7 +158,7 @@ def _csv_space(base: Base, path: Path) -> dict[str, Any]:
         "id": f"csv-{dimension}", "backbone": None, "dimension": dimension, "input_size": None, "origin": "embeddings csv"
     }  # fmt: skip
     if base.versions:
-        held = base.versions[-1]["embedding_space"]
+        held = space_of(base.pool, base.versions)
         if held["id"] != space["id"]:
             raise DatapoolError(
                 f"{path}: has embeddings of {dimension} dimensions of unknown origin, but those of pool {base.pool!r} are "
@@ -170,7 +171,7 @@ def _own_space(base: Base, path: Path, params: Params) -> dict[str, Any]:
     """The space of the base, after checking that params ask for no other."""
     from datapool.model import embedding_space, load_checkpoint
 
-    held: dict[str, Any] = base.versions[-1]["embedding_space"]
+    held = space_of(base.pool, base.versions)
     model = load_checkpoint(path)
     if embedding_space(model) != held["id"]:
         raise DatapoolError(
@@ -180,7 +181,7 @@ def _own_space(base: Base, path: Path, params: Params) -> dict[str, Any]:
     _check_asked_for(model, params.lightly, where, way_out="or give another datapool.name to begin a pool with that")
     if params.checkpoint:
         given = embedding_space(load_checkpoint(Path(params.checkpoint)))
-        if given not in (held["id"], held["start"]):
+        if given not in (held["id"], held.get("start")):
             raise DatapoolError(
                 f"params.yaml: checkpoint {params.checkpoint} is model {given[:12]}, but pool {base.pool!r} was made with "
                 f"model {held['id'][:12]}, and embeddings of two models cannot be compared; set checkpoint: null, or give "

@@ -7,7 +7,8 @@ import re
 import shutil
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partialmethod
 from itertools import count
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from datapool import pool_files
 from datapool.batch import candidates
 from datapool.disk import Disk
 from datapool.embeddings_csv import read_csv
@@ -721,29 +723,131 @@ VERSION = {
     "version": 1,
     "batch": "b",
     "rows": 1,
-    "datapool_sha256": "1",
-    "samples_sha256": "2",
+    "new": 1,
+    "datapool_sha256": "1" * 64,
+    "samples_sha256": "2" * 64,
     "checkpoint_sha256": None,
 }
 
+NO_VERSIONS: dict[str, tuple[object, str]] = {
+    "no list": ("x", "lists no versions 1, 2, …"),
+    "none": ([], "lists no versions 1, 2, …"),
+    "a text": (["x"], "lists no version 1: its record is 'x'"),
+    "nothing of it": ([{}], "lists no version 1: its version is missing"),
+    "a version 2 first": ([VERSION | {"version": 2}], "lists no versions 1, 2, …: the 1. is 2"),
+    "a number with a point": ([VERSION | {"version": 1.0}], "lists no version 1: its version is 1.0"),
+    "rows in words": ([VERSION | {"rows": "two"}], "lists no version 1: its rows is 'two'"),
+    "rows that nobody added": ([VERSION | {"rows": 99}], "lists no version 1: 0 images and 1 new ones are not the 99 that it has"),
+    "new ones not told": ([{k: v for k, v in VERSION.items() if k != "new"}], "lists no version 1: its new is missing"),
+    "a batch of numbers": ([VERSION | {"batch": 7}], "lists no version 1: its batch is 7"),
+    "a short hash": ([VERSION | {"datapool_sha256": "1"}], "lists no version 1: its datapool_sha256 is '1'"),
+    "bytes in words": ([VERSION | {"datapool_bytes": "x"}], "lists no version 1: its datapool_bytes is 'x'"),
+    "a space of no dimension": (
+        [VERSION | {"embedding_space": {"id": "i", "backbone": None, "input_size": None}}],
+        "lists no version 1: its embedding_space.dimension is missing",
+    ),
+    "a radius without end": ([VERSION | {"covering_radius": float("inf")}], "lists no version 1: its covering_radius is Infinity"),
+}  # fmt: skip
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"entry": {}},
-        {"entry": {"versions": "x"}},
-        {"entry": {"versions": [{}]}},
-        {"entry": {"versions": [VERSION]}},
-        {"entry": {"versions": [VERSION]}, "files": {"datapool_latest.csv": "1"}},
-    ],
-    ids=str,
-)
-def test_a_record_without_versions_or_their_files_is_refused(changes):
+
+@pytest.mark.parametrize("what", NO_VERSIONS)
+def test_a_lineage_and_a_record_say_of_each_version_what_a_merge_says(what):
+    # From a stranger: both are consistent with each other, and pool.json has a checksum that fits.
+    content, told = NO_VERSIONS[what]
+    entry = {"labels": [], "versions": content}
     FOLDER.mkdir(parents=True)
-    (FOLDER / "pool.json").write_bytes(a_record(**changes))
+    (FOLDER / "pool.json").write_bytes(a_record(entry=entry))
+    told = re.escape(told.replace("\"'", "'").replace("'\"", "'"))
 
-    with refused(r"^pools/p/pool\.json: lists no versions 1, 2, … with the files of the last; nothing was changed\."):
+    with refused(rf"^pools/p/pool\.json: {told}; nothing was changed\. `dvc checkout --force`"):
         open_for(A)
+    LINEAGE.write_text(json.dumps({"p": entry}))
+    with refused(rf"^datapools\.json: pool 'p' {told}; `git checkout -- datapools\.json` restores it$"):
+        open_for(A)
+
+
+def test_a_record_that_lists_other_files_than_its_last_version_is_refused():
+    FOLDER.mkdir(parents=True)
+    (FOLDER / "pool.json").write_bytes(a_record(entry={"labels": [], "versions": [VERSION]}))
+
+    with refused(r"^pools/p/pool\.json: lists not the files of its last version; nothing was changed\."):
+        open_for(A)
+
+
+def test_a_lineage_with_more_rows_than_the_files_is_refused():
+    add(A)
+    content = json.loads(LINEAGE.read_text())
+    content["p"]["versions"][0] |= {"rows": 99, "new": 99}
+    LINEAGE.write_text(json.dumps(content))
+    files = json.loads((FOLDER / "pool.json").read_text())["files"]
+    (FOLDER / "pool.json").write_bytes(a_record(entry=content["p"], files=files))
+
+    with refused(
+        r"^pools/p: samples\.csv has 2 rows and datapool_latest\.csv 2, but datapools\.json records 99 for version 1"
+    ):
+        open_for(B)
+
+
+def test_files_that_change_between_their_hash_and_their_reading_do_not_count(monkeypatch):
+    # `dvc checkout` knows nothing of our lock. Here it brings version 1 back at the worst moment.
+    add(A)
+    old = {path: path.read_bytes() for path in (CSV, SAMPLES)}
+    add(B)
+    new = {path: path.read_bytes() for path in (CSV, SAMPLES)}
+    shutil.rmtree(".datapool/pools")
+    read = pool_files.read_csv
+
+    def read_after_checkout(path: Path) -> pd.DataFrame:
+        for file, data in old.items():
+            file.write_bytes(data)
+        return read(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pool_files, "read_csv", read_after_checkout)
+        with pytest.raises(DatapoolError, match=r"is not the file that datapools\.json records as version 2"):
+            open_for(C)
+    for file, data in new.items():
+        file.write_bytes(data)
+
+    assert not list(Path(".datapool/pools").glob("*"))
+    assert len(open_for(C).rows.table) == versions()[-1]["rows"]
+
+
+def test_with_its_lock_removed_a_merge_never_mixes_with_another(monkeypatch, tmp_path):
+    # Somebody removes .datapool/lock during the n-th file operation of a merge, and another merge runs at that moment.
+    outcomes = set()
+    for n in count():
+        (tmp_path / str(n)).mkdir()
+        monkeypatch.chdir(tmp_path / str(n))
+        add(A)
+        base, base_of_other = open_for(B), open_for(C)
+        left, others, was_reached = n, [], False
+
+        def meanwhile(self: Disk, *arguments: object, do: Callable) -> object:
+            nonlocal left, was_reached
+            left -= 1
+            if left == -1:
+                was_reached = True
+                Path(".datapool/lock").unlink()
+                with suppress(DatapoolError):
+                    others.append(close(base_of_other, picks(C, base_of_other)))  # noqa: B023
+            return do(self, *arguments)
+
+        with monkeypatch.context() as patch:
+            for name in ("create", "fsync", "rename", "sync_folder", "unlink", "mkdir"):
+                patch.setattr(Disk, name, partialmethod(meanwhile, do=getattr(Disk, name)))
+            own = []
+            with suppress(DatapoolError):
+                own.append(close(base, picks(B, base)))
+        if not was_reached:
+            break
+        merged = [*own, *others]
+        outcomes.add((len(own), len(others)))
+
+        assert len(merged) <= 1
+        held = set(open_for({"cow/d.jpg": 9.0}).rows.table.filename)
+        assert held in ({*A, *B}, {*A, *C}) and (not own or held == {*A, *B}) and (not others or held == {*A, *C})
+    assert outcomes == {(1, 0), (0, 1), (0, 0)}
 
 
 def test_the_record_of_another_pool_is_refused_as_a_copy():
