@@ -19,7 +19,7 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 from datapool.atomic import SCRATCH, keep_aside, reason, remedy
 from datapool.disk import Disk, Written, make_folder, write_file
 from datapool.errors import DatapoolError
+from datapool.lock import LostLockError
 from datapool.tables import json_text, parse_json
 
 RECORD = "pool.json"
@@ -63,17 +64,27 @@ def recover(pools: Path, lineage: Path) -> list[str]:
 class Store:
     """The files of one pool. Use it under the lock only, except for ``read``."""
 
-    def __init__(self, pools: Path, name: str, lineage: Path, *, disk: Disk | None = None) -> None:
+    def __init__(
+        self,
+        pools: Path,
+        name: str,
+        lineage: Path,
+        *,
+        require_lock: Callable[[], None] = lambda: None,
+        disk: Disk | None = None,
+    ) -> None:
         """Name the pool.
 
         Args:
             pools: Folder of all pools.
             name: Which pool.
             lineage: datapools.json.
+            require_lock: What ``locked`` gives; called before a commit.
             disk: Stands in for the file system.
         """
         self.folder = pools / name
         self._name, self._lineage, self._disk = name, lineage, disk or Disk()
+        self._require_lock = require_lock
         self._staging = SCRATCH / "commit" / name
         self._wanted = ""
 
@@ -173,6 +184,8 @@ class Store:
         self._require_folders()
         try:
             yield
+        except LostLockError:  # what is staged may be another process's by now
+            raise
         except BaseException as error:
             # Ctrl-C may arrive between the rename of the record and whatever would note that it is done: look.
             committed = self._is_committed()
@@ -265,6 +278,7 @@ class Store:
         write_file(self._disk, temporary, [json_text({**body, "sha256": record.sha256})])
         make_folder(self._disk, self.folder)
         self._disk.sync_folder(self._staging)
+        self._require_lock()
         self._wanted = record.sha256
         try:
             self._disk.rename(temporary, self.folder / RECORD)

@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from filelock import FileLock, Timeout
@@ -13,11 +13,16 @@ from datapool.errors import DatapoolError
 _PATIENCE = 60.0  # seconds; a merge into a pool of a million images takes some ten
 
 
+class LostLockError(DatapoolError):
+    """The lock's file was removed, so that another process may be at work beside this one."""
+
+
 @contextmanager
-def locked(name: str = "lock", *, patience: float = _PATIENCE) -> Iterator[None]:
+def locked(name: str = "lock", *, patience: float = _PATIENCE) -> Iterator[Callable[[], None]]:
     """Let one process at a time read or write the pools of this workspace.
 
-    The lock is the kernel's: it goes with the process that holds it. Its file stays; that one is there means nothing.
+    The lock is the kernel's: it goes with the process that holds it. Its file stays; that one is there means nothing. The
+    block gets a function to call before what cannot be taken back: it raises LostLockError if somebody has removed the file.
 
     Args:
         name: Of the lock's file in ``.datapool``: another name is another lock.
@@ -32,6 +37,7 @@ def locked(name: str = "lock", *, patience: float = _PATIENCE) -> Iterator[None]
         scratch("commit")
         lock.acquire()
         path.write_text(f"pid {os.getpid()} on {socket.gethostname()}")
+        ours = path.stat()
     except Timeout as error:
         raise DatapoolError(
             f"{path}: another process ({path.read_text() or 'unknown'}) is at work on the pools of this workspace; nothing "
@@ -43,7 +49,15 @@ def locked(name: str = "lock", *, patience: float = _PATIENCE) -> Iterator[None]
             f"{path}: cannot be locked ({reason(error)}); the workspace must lie where files can be locked (flock) and "
             "written"
         ) from error
+
+    def require() -> None:
+        if not path.exists() or not os.path.samestat(path.stat(), ours):
+            raise LostLockError(
+                f"{path}: was removed while this process held it, so another one may be at work on the pools; nothing was "
+                "changed. Run again"
+            )
+
     try:
-        yield
+        yield require
     finally:
         lock.release()

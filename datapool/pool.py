@@ -169,7 +169,6 @@ def read_base(folder: Path) -> Base:
 # --- after the batch ---------------------------------------------------------------------------------------------------
 
 
-@locked()
 def merge(
     pools: Path,
     lineage_file: Path,
@@ -200,9 +199,23 @@ def merge(
             refuses.
         ValueError: If picks and base differ in dimension.
     """
-    recovered = commit.recover(pools, lineage_file)
-    store = Store(pools, base.pool, lineage_file)
-    lineage, folder = read_lineage(lineage_file), store.folder
+    with locked() as require_lock:
+        store = Store(pools, base.pool, lineage_file, require_lock=require_lock)
+        return _merge(store, lineage_file, base, picks, checkpoint, keep_history=keep_history, record=record)
+
+
+def _merge(
+    store: Store,
+    lineage_file: Path,
+    base: Base,
+    picks: Rows,
+    checkpoint: Path | None,
+    *,
+    keep_history: bool,
+    record: Mapping[str, Any],
+) -> Merged:
+    folder, pools = store.folder, store.folder.parent
+    recovered, lineage = commit.recover(pools, lineage_file), read_lineage(lineage_file)
     require_files(pools, lineage, besides=base.pool)
     require_sizes(pools, lineage, besides=base.pool)
     present, k = lineage.get(base.pool, []), len(base.versions)

@@ -42,11 +42,12 @@ def repair(pools: Path, lineage: Path, *, as_here: bool = False) -> Iterator[Rep
     Raises:
         DatapoolError: If another process is at work on the pools, the lineage cannot be read, or the disk refuses.
     """
-    with locked():
+    with locked() as require_lock:
         here = {path.parent.name for path in pools.glob(f"*/{RECORD}") if not path.parent.name.startswith(".")}
         stopped = {path.name for path in (SCRATCH / "commit").iterdir() if path.is_dir()}
         for name in sorted(here | stopped | read_lineage(lineage).keys()):
-            yield from _repair(Store(pools, name, lineage), lineage, name, as_here=as_here)
+            store = Store(pools, name, lineage, require_lock=require_lock)
+            yield from _repair(store, lineage, name, as_here=as_here)
 
 
 def _repair(store: Store, lineage: Path, name: str, *, as_here: bool) -> Iterator[Repair]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from datapool.errors import DatapoolError
-from datapool.lock import locked
+from datapool.lock import LostLockError, locked
 
 
 @pytest.fixture(autouse=True)
@@ -91,3 +91,39 @@ def test_what_cannot_be_locked_is_told_in_one_line(make: Callable[[Path], object
     ):
         pass
     assert not Path("elsewhere").exists()
+
+
+@pytest.mark.parametrize("instead", [None, b"pid 1 on elsewhere"], ids=["gone", "another"])
+def test_that_the_file_was_removed_is_told_to_whoever_asks(instead: bytes | None):
+    with locked() as require:
+        require()
+        Path(".datapool/lock").unlink()
+        if instead:
+            Path(".datapool/lock").write_bytes(instead)
+
+        with pytest.raises(
+            LostLockError, match=r"^\.datapool/lock: was removed while this process held it, .* Run again$"
+        ):
+            require()
+
+
+def test_a_forked_child_that_outlives_the_holder_does_not_keep_the_lock():
+    process = os.fork()
+    if not process:
+        with locked():
+            child = os.fork()
+            if child:
+                Path("child.new").write_text(str(child))
+                Path("child.new").replace("child")
+                time.sleep(60)
+            time.sleep(60)
+        os._exit(0)
+    while not Path("child").exists():
+        time.sleep(0.01)
+    os.kill(process, signal.SIGKILL)
+    os.waitpid(process, 0)
+    try:
+        with locked(patience=5):
+            pass
+    finally:
+        os.kill(int(Path("child").read_text()), signal.SIGKILL)
