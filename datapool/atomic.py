@@ -98,7 +98,7 @@ def replace(path: Path) -> Iterator[Path]:
         flush(path.parent, os.O_RDONLY)
     except OSError as error:
         raise DatapoolError(
-            f"{path}: cannot be written ({error.strerror or error}); it is as it was; {remedy(error)}"
+            f"{path}: cannot be written ({error.strerror or error}; {_room()}); it is as it was; {remedy(error)}"
         ) from error
     finally:
         if temporary is not None:
@@ -108,9 +108,12 @@ def replace(path: Path) -> Iterator[Path]:
 
 def reason(error: OSError) -> str:
     """Say why the disk refused, and how much room there is."""
-    free = shutil.disk_usage(".").free / 1e6
     where = f"{error.filename}: " if error.filename else ""
-    return f"{where}{error.strerror or error}; {free:,.1f} MB are free"
+    return f"{where}{error.strerror or error}; {_room()}"
+
+
+def _room() -> str:
+    return f"{shutil.disk_usage('.').free / 1e6:,.1f} MB are free"
 
 
 def remedy(error: OSError) -> str:

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
@@ -247,11 +247,7 @@ def _find(folder: Path) -> tuple[list[str], set[str], int, int]:
     folders = [""]
     while folders:
         below = folders.pop()
-        try:
-            entries = list(os.scandir(folder / below))
-        except OSError as error:
-            raise DatapoolError(f"{folder / below}: the folder cannot be read ({error.strerror})") from error
-        for entry in entries:
+        for entry in _entries(folder / below):
             path, is_link = below + entry.name, entry.is_symlink()
             if entry.name.startswith("."):
                 n_hidden += 1
@@ -272,6 +268,15 @@ def _find(folder: Path) -> tuple[list[str], set[str], int, int]:
                 f"{str(folder)!r}: the file name {os.fsencode(path)!r} is not UTF-8; {remedy}"
             ) from error
     return paths, links, n_hidden, n_other
+
+
+def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """Give what lies in a folder, without holding all of it."""
+    try:
+        with os.scandir(folder) as entries:
+            yield from entries
+    except OSError as error:
+        raise DatapoolError(f"{folder}: the folder cannot be read ({error.strerror})") from error
 
 
 def _is_folder(path: Path) -> bool:

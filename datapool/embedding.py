@@ -6,6 +6,7 @@ Knows image files, models and one cache folder; nothing of pools, weak labels or
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -69,8 +70,8 @@ def embed(
         progress: Called with images embedded, images to embed, and an empty text.
 
     Raises:
-        DatapoolError: If an image cannot be read or has changed, its embedding is not finite or zero, or the
-            accelerator is not there.
+        DatapoolError: If an image cannot be read or has changed, its embedding is not finite or zero, the accelerator is
+            not there, or memory ran out.
         ValueError: If the known rows have another dimension.
     """
     if known is not None and len(known.content_hashes) and known.embeddings.shape[1] != model.dimension:
@@ -158,6 +159,32 @@ def backbone_features(
     return features  # zero is fine: the last activation may cut off all that a dim image has
 
 
+@contextmanager
+def shortage_told(*, batch_size: int, num_workers: int) -> Iterator[None]:
+    """Enclose what a model does with images, so that a shortage of memory is told in a line.
+
+    Raises:
+        DatapoolError: If memory ran out, on a GPU or not, or a process that reads images was killed.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise DatapoolError(
+            f"lightly.loader.batch_size is {batch_size}, for which the GPU has not enough memory; give less, or free the GPU"
+        ) from error
+    except RuntimeError as error:
+        if "DataLoader worker" in str(error):
+            raise DatapoolError(
+                f"lightly.loader.num_workers is {num_workers}, and one of these processes was killed, perhaps for want of "
+                "memory; free some, or give less, then run again"
+            ) from error
+        if "can't allocate memory" in str(error):
+            raise DatapoolError(
+                f"lightly.loader.batch_size is {batch_size}, for which there is not enough memory; give less, or free some"
+            ) from error
+        raise
+
+
 @dataclass(frozen=True)
 class EmbeddingCache:
     """The rows of the last run, one Parquet file an embedding space; anything in it may be deleted at any time."""
@@ -217,11 +244,33 @@ def _run(
 ) -> np.ndarray:
     if not images:
         return np.empty((0, model.dimension if head else model.n_features), dtype=np.float32)
-    device = _device(accelerator)
+    with shortage_told(batch_size=batch_size, num_workers=num_workers):
+        return _run_on(
+            _device(accelerator),
+            model,
+            images,
+            head=head,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            progress=progress,
+        )
+
+
+def _run_on(
+    device: torch.device,
+    model: EmbeddingModel,
+    images: Sequence[ImageFile],
+    *,
+    head: bool,
+    batch_size: int,
+    num_workers: int,
+    progress: Callable[[int, int, str], None] | None,
+) -> np.ndarray:
     was_training, home = model.training, next(model.parameters()).device
     rows, done = [], 0
-    model.eval().to(device)
+    model.eval()
     try:
+        model.to(device)
         for batch in _batches(images, model.preprocessing, batch_size=batch_size, num_workers=num_workers):
             n_real = len(batch)
             filling = batch[-1:].expand(batch_size - n_real, -1, -1, -1)

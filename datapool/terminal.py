@@ -41,7 +41,7 @@ def run_app(app: typer.Typer) -> None:
     except DatapoolError as error:
         _refuse(str(error))
     except MemoryError as error:
-        what = str(error) or "Python asked for more"
+        what = next(iter(str(error).splitlines()), "Python asked for more")
         _refuse(f"there is not enough memory ({what}); free some, or give fewer images, then run again")
 
 

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from datapool.embedding import embed
+from datapool import atomic
+from datapool.embedding import embed, shortage_told
 from datapool.errors import DatapoolError
 from datapool.images import ImageFile
 from datapool.model import EmbeddingModel, embedding_space
@@ -129,8 +130,8 @@ def train_simclr(
         progress: Called after each step with steps done, steps in all, and the loss.
 
     Raises:
-        DatapoolError: If there are too few images, one cannot be read, Lightning refuses the settings, or the loss is
-            not finite.
+        DatapoolError: If there are too few images, one cannot be read, Lightning refuses the settings, the loss is not
+            finite, memory ran out, or the disk refuses.
     """
     _check(images, batch_size=batch_size)
     fingerprint = _fingerprint(
@@ -162,7 +163,8 @@ def train_simclr(
             num_workers=num_workers,
             generator=torch.Generator(),  # or it would draw from the global one, at another moment after a restart
         )
-        lightning.fit(module, loader, ckpt_path=_resume_point(scratch_dir, fingerprint), weights_only=True)
+        with shortage_told(batch_size=batch_size, num_workers=num_workers), _saving_told(scratch_dir):
+            lightning.fit(module, loader, ckpt_path=_resume_point(scratch_dir, fingerprint), weights_only=True)
         is_main = lightning.is_global_zero
     best, last = copy.deepcopy(model).eval(), copy.deepcopy(model).eval()
     best.load_state_dict(module.best_state)
@@ -315,7 +317,8 @@ def _check(images: Sequence[ImageFile], *, batch_size: int) -> None:
 
 
 def _make_trainer(settings: TrainerSettings, scratch_dir: Path) -> Trainer:
-    scratch_dir.mkdir(parents=True, exist_ok=True)
+    with _saving_told(scratch_dir):
+        scratch_dir.mkdir(parents=True, exist_ok=True)
     try:
         return Trainer(
             **asdict(settings),
@@ -329,6 +332,18 @@ def _make_trainer(settings: TrainerSettings, scratch_dir: Path) -> Trainer:
     except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise DatapoolError(f"lightly.trainer: Lightning refuses these values: {reason}") from error
+
+
+@contextmanager
+def _saving_told(scratch_dir: Path) -> Iterator[None]:
+    """Say in a line when the disk refuses to keep what a training goes on from."""
+    try:
+        yield
+    except OSError as error:
+        raise DatapoolError(
+            f"{scratch_dir}: the training cannot be kept ({atomic.reason(error)}); {atomic.remedy(error)}: it goes on after "
+            "the last epoch that was kept"
+        ) from error
 
 
 def _fingerprint(*parts: object) -> str:

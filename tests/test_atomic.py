@@ -155,7 +155,10 @@ def test_a_link_is_replaced_and_the_file_behind_it_stays():
 def test_a_target_that_cannot_be_written_is_named():
     Path("parent").write_bytes(b"a file, no folder")
 
-    with pytest.raises(DatapoolError, match=r"^parent/c\.txt: cannot be written \(.+\); it is as it was; make room"):
+    with pytest.raises(
+        DatapoolError,
+        match=r"^parent/c\.txt: cannot be written \(.+; [\d,.]+ MB are free\); it is as it was; make room",
+    ):
         atomic.write_bytes(Path("parent/c.txt"), b"new")
     assert files() == ["parent"]
 
@@ -164,7 +167,7 @@ def test_a_folder_in_the_place_of_the_file_is_left_alone():
     Path("c.txt").mkdir()
     Path("c.txt/kept").write_bytes(b"kept")
 
-    with pytest.raises(DatapoolError, match=r"^c\.txt: cannot be written \(Is a directory\)"):
+    with pytest.raises(DatapoolError, match=r"^c\.txt: cannot be written \(Is a directory; [\d,.]+ MB are free\)"):
         atomic.write_bytes(Path("c.txt"), b"new")
     assert files() == ["c.txt/kept"]
 
@@ -173,7 +176,9 @@ def test_a_full_disk_is_told_and_leaves_the_old_file():
     Path("c.txt").write_bytes(b"old")
 
     with (
-        pytest.raises(DatapoolError, match=r"c\.txt: cannot be written \(No space left on device\)"),
+        pytest.raises(
+            DatapoolError, match=r"c\.txt: cannot be written \(No space left on device; [\d,.]+ MB are free\)"
+        ),
         atomic.replace(Path("c.txt")) as temporary,
     ):
         temporary.write_bytes(b"half")
@@ -187,7 +192,9 @@ def test_a_disk_that_refuses_to_clean_up_as_well_is_told_in_one_line(monkeypatch
         raise OSError(30, os.strerror(30), str(path))
 
     with (
-        pytest.raises(DatapoolError, match=r"^c\.txt: cannot be written \(No space left on device\)"),
+        pytest.raises(
+            DatapoolError, match=r"^c\.txt: cannot be written \(No space left on device; [\d,.]+ MB are free\)"
+        ),
         atomic.replace(Path("c.txt")),
     ):
         monkeypatch.setattr(Path, "unlink", refuse)

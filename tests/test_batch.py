@@ -4,6 +4,7 @@ import os
 import shutil
 import sys
 import unicodedata
+from contextlib import nullcontext
 from pathlib import Path
 
 import pandas as pd
@@ -81,7 +82,11 @@ def test_images_are_sorted_by_filename_whatever_the_disk_says(tmp_path, monkeypa
     assert look(tmp_path).images.filename.tolist() == expected
 
     scandir = os.scandir
-    monkeypatch.setattr(os, "scandir", lambda path: sorted(scandir(path), key=lambda entry: entry.name, reverse=True))
+
+    def backwards(path: Path) -> nullcontext[list[os.DirEntry]]:
+        return nullcontext(sorted(scandir(path), key=lambda entry: entry.name, reverse=True))
+
+    monkeypatch.setattr(os, "scandir", backwards)
     assert look(tmp_path).images.filename.tolist() == expected
 
 
