@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 
 from datapool.errors import DatapoolError
@@ -40,8 +41,19 @@ def copy_file(source: Path, path: Path) -> None:
 
 def sha256(path: Path) -> str:
     """Give the sha256 (hex) of a file, without holding it in memory."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def open_file(path: Path) -> BufferedReader:
+    """Open a file that somebody else may have put there; whatever is no regular file may never end, or never begin.
+
+    Raises:
+        OSError: If it cannot be opened, or is a folder, a pipe or a device.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(None, "no regular file", str(path))
+    return path.open("rb")
 
 
 def keep_aside(path: Path, *, unless: set[str]) -> list[str]:
@@ -55,6 +67,8 @@ def keep_aside(path: Path, *, unless: set[str]) -> list[str]:
         ) from error
     kept = SCRATCH / "rescued" / f"{path.parent.name or 'workspace'}-{digest[:12]}-{path.name}"
     copy_file(path, kept)
+    for folder in kept.parent.parents:  # the original may be replaced next
+        flush(folder, os.O_RDONLY)
     return [f"{path} is kept as {kept}"]
 
 
@@ -65,11 +79,21 @@ def scratch(name: str) -> Path:
         DatapoolError: If it is a link, which a repository may hold: what we write and sweep away would lie elsewhere.
         OSError: If it cannot be made.
     """
+    refuse_links(SCRATCH / name)
     for folder in (SCRATCH, SCRATCH / name):
-        if folder.is_symlink():
-            raise DatapoolError(f"{folder}: is a link to {folder.readlink()}, but must be a folder; remove the link")
         folder.mkdir(exist_ok=True)
     return SCRATCH / name
+
+
+def refuse_links(folder: Path) -> None:
+    """Refuse a folder of ``.datapool`` that is a link, or lies in one; any other folder may.
+
+    Raises:
+        DatapoolError: Names the link.
+    """
+    for each in (folder, *folder.parents):
+        if each.is_relative_to(SCRATCH) and each.is_symlink():
+            raise DatapoolError(f"{each}: is a link to {each.readlink()}, but must be a folder; remove the link")
 
 
 @contextmanager
@@ -79,14 +103,17 @@ def replace(path: Path) -> Iterator[Path]:
     Folders above ``path`` are made. If the block raises, ``path`` is as it was and the temporary file is gone.
 
     Raises:
-        DatapoolError: If the disk refuses (full, read-only, no permission): names the file and the reason.
+        DatapoolError: If the disk refuses (full, read-only, no permission): names the file and the reason. If it lies in
+            ``.datapool`` and a folder there is a link.
     """
     temporary: Path | None = None
+    refuse_links(path.parent)
     try:
         folder = scratch("tmp")
         for left in folder.iterdir():
             if left.is_file() and _is_left_behind(left):
                 left.unlink(missing_ok=True)
+        made = [each for each in (path.parent, *path.parent.parents) if not each.exists()]
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=folder, prefix=f"{socket.gethostname()}.{os.getpid()}.")
         os.close(handle)
@@ -95,7 +122,8 @@ def replace(path: Path) -> Iterator[Path]:
         temporary.chmod(0o644)
         flush(temporary, os.O_RDWR)
         os.replace(temporary, path)
-        flush(path.parent, os.O_RDONLY)
+        for each in (path.parent, *(each.parent for each in made)):
+            flush(each, os.O_RDONLY)
     except OSError as error:
         raise DatapoolError(
             f"{path}: cannot be written ({error.strerror or error}; {_room()}); it is as it was; {remedy(error)}"

@@ -114,7 +114,7 @@ class Store:
             )
         body = {key: value for key, value in content.items() if key != "sha256"}
         entry, files = body.get("entry"), body.get("files")
-        is_entry, is_files = isinstance(entry, dict), isinstance(files, dict) and all(map(_is_below, files))
+        is_entry, is_files = isinstance(entry, dict), isinstance(files, dict) and all(map(_is_ours, files))
         if not (is_entry and is_files and content.get("sha256") == _digest(body)):
             raise DamagedRecordError(
                 f"{path}: is not as it was written; nothing was changed. `dvc checkout --force` restores the pool as "
@@ -199,7 +199,7 @@ class Store:
             if committed:
                 raise DatapoolError(
                     f"{self.folder}: the new version is recorded, but then the disk refused ({reason(error)}); nothing is "
-                    "lost. Make room, then `dvc repro` (or `datapool repair`) finishes it"
+                    "lost. `dvc repro` (or `datapool repair`) finishes it: {remedy(error)}"
                 ) from error
             raise DatapoolError(
                 f"{self.folder}: the new version cannot be written ({reason(error)}); the pool is as it was; "
@@ -229,8 +229,6 @@ class Store:
         """
         make_folder(self._disk, self._staging)
         temporary, target = self._staging / f"writing-{Path(file).name}", self.folder / file
-        if self._disk.is_folder(target):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
         written = write_file(self._disk, temporary, *parts)
         is_there = self._disk.exists(target) and self._disk.size(target) == written.size
         if is_there and self.holds(file, written.sha256):
@@ -241,11 +239,8 @@ class Store:
 
     def holds(self, file: str, digest: str) -> bool:
         """Say whether the pool has a file with this path and sha256 (hex) already."""
-        return self._is_file(file) and self._disk.sha256(self.folder / file) == digest
-
-    def _is_file(self, file: str) -> bool:
         path = self.folder / file
-        return self._disk.exists(path) and not self._disk.is_folder(path)
+        return self._disk.is_file(path) and self._disk.sha256(path) == digest
 
     def commit(self, entry: Mapping[str, Any], files: Mapping[str, str], *, remove: Iterable[str] = ()) -> None:
         """Make the staged files, and those that are there already, the pool.
@@ -259,7 +254,7 @@ class Store:
         """
         body = {"format": _FORMAT, "pool": self._name, "entry": entry, "files": dict(sorted(files.items()))}
         record = Record(dict(entry), dict(files), _digest(body))
-        gone = [file for file in remove if self._disk.exists(self.folder / file)]
+        gone = [file for file in remove if self._disk.is_file(self.folder / file)]
         now, before = self.read(), self.entry()
         if now and now.sha256 == record.sha256 and before == entry and not self._staged() and not gone:
             return
@@ -270,14 +265,20 @@ class Store:
             "before": _digest(before),
             "replaced": now.files
             if now
-            else {file: self._disk.sha256(self.folder / file) for file in files if self._is_file(file)},
+            else {
+                file: self._disk.sha256(self.folder / file) for file in files if self._disk.is_file(self.folder / file)
+            },
             "remove": gone,
         }
+        self._require_room([*files, *gone])
         temporary = self._staging / RECORD
         write_file(self._disk, self._staging / _NOTE, [json_text(note)])
         write_file(self._disk, temporary, [json_text({**body, "sha256": record.sha256})])
         make_folder(self._disk, self.folder)
-        self._disk.sync_folder(self._staging)
+        # Folders that are there need not be durable: a kill may have come between their making and this.
+        above = self.folder.parents if now is None else ()
+        for folder in dict.fromkeys((self._staging, *self._staging.parents, *above)):
+            self._disk.sync_folder(folder)
         self._require_lock()
         self._wanted = record.sha256
         try:
@@ -287,6 +288,21 @@ class Store:
                 raise
         self._disk.sync_folder(self.folder)
         self._finish(record, note, check=False)
+
+    def _require_room(self, files: Iterable[str]) -> None:
+        """Refuse before the commit what would refuse after it: a folder in the place of a file, one of somebody else's.
+
+        Raises:
+            OSError: Names it.
+        """
+        for path in [self.folder / file for file in files]:
+            if self._disk.exists(path) and not self._disk.is_file(path):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+            for folder in (path.parent, self.folder):
+                if self._disk.exists(folder) and not self._disk.is_writable(folder):
+                    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+            if self._disk.is_file(path.parent):
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path.parent))
 
     def _finish(self, record: Record, note: Mapping[str, Any], *, check: bool) -> None:
         """Do what follows a commit, or the rest of it; doing it twice is fine."""
@@ -302,7 +318,9 @@ class Store:
                 )
             if check and self._disk.exists(target) and not self.holds(file, note["replaced"].get(file, digest)):
                 keep_aside(target, unless={digest})  # somebody has changed it since the merge was stopped
-            make_folder(self._disk, target.parent)
+            if not self._disk.exists(target.parent):
+                make_folder(self._disk, target.parent)
+                self._disk.sync_folder(self.folder)
             self._disk.rename(self._staging / name, target)
         for file in note["remove"]:
             if self._disk.exists(self.folder / file):
@@ -345,12 +363,10 @@ class Store:
             note = parse_json(self._disk.read(path), path)
         except (FileNotFoundError, DatapoolError):
             return None
-        remove = note.get("remove")
-        if (
-            not {"record", "pools", "before"} <= note.keys()
-            or not isinstance(remove, list)
-            or not all(map(_is_below, remove))
-        ):
+        remove, replaced = note.get("remove"), note.get("replaced")
+        are_texts = all(isinstance(note.get(key), str) for key in ("record", "pools", "before"))
+        is_removal = isinstance(remove, list) and all(map(_is_ours, remove))
+        if not (are_texts and is_removal and isinstance(replaced, dict)):
             raise DatapoolError(
                 f"{path}: no merge wrote this; nothing was changed. Remove {self._staging}, then run again"
             )
@@ -363,9 +379,15 @@ class Store:
             return {}
 
 
-def _is_below(file: object) -> bool:
-    """Say whether a path leads below the folder that it starts from: records and notes may come from strangers."""
-    return isinstance(file, str) and not file.startswith("/") and not {"", ".", ".."} & set(file.split("/"))
+def _is_ours(file: object) -> bool:
+    """Say whether a pool may have such a file: in its folder or in ``history/``, which are known to be no links.
+
+    Records and notes may come from strangers.
+    """
+    if not isinstance(file, str) or "\0" in file:
+        return False
+    *above, name = file.split("/")
+    return above in ([], ["history"]) and name not in ("", ".", "..", RECORD)
 
 
 def _staged_name(file: str, digest: str) -> str:

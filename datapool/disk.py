@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from datapool.atomic import flush, sha256
+from datapool.atomic import flush, open_file, sha256
 
 
 class Written(NamedTuple):
@@ -67,8 +67,9 @@ class Disk:
         flush(path, os.O_RDONLY | os.O_DIRECTORY)
 
     def read(self, path: Path) -> bytes:
-        """Give the content of a file."""
-        return path.read_bytes()
+        """Give the content of a regular file."""
+        with open_file(path) as file:
+            return file.read()
 
     def names(self, path: Path) -> list[str]:
         """List a folder, in order of name."""
@@ -82,9 +83,13 @@ class Disk:
         """Give the bytes of a file."""
         return path.stat().st_size
 
-    def is_folder(self, path: Path) -> bool:
-        """Say whether a name is a folder."""
-        return path.is_dir()
+    def is_file(self, path: Path) -> bool:
+        """Say whether a name is a regular file, or a link to one."""
+        return path.is_file()
+
+    def is_writable(self, folder: Path) -> bool:
+        """Say whether names in a folder can be changed."""
+        return os.access(folder, os.W_OK | os.X_OK)
 
     def is_link(self, path: Path) -> bool:
         """Say whether a name is a symbolic link."""
@@ -119,9 +124,8 @@ def write_hashed(write: Callable[[bytes], object], *parts: Iterable[bytes]) -> W
 
 
 def make_folder(disk: Disk, path: Path) -> None:
-    """Make a folder and those above it, durably; it is fine if they are there."""
+    """Make a folder and those above it, which is not durable yet; it is fine if they are there."""
     if disk.exists(path):
         return
     make_folder(disk, path.parent)
     disk.mkdir(path)
-    disk.sync_folder(path.parent)

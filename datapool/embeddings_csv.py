@@ -16,8 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
 
+from datapool import atomic
 from datapool.errors import DatapoolError
-from datapool.tables import name_problem, open_file, parse_rows, whole_rows
+from datapool.tables import name_problem, parse_rows, whole_rows
 
 _VALUES = 2**15  # numbers that are turned into text at a time: they stay in the processor's cache
 _BLOCK = 2**20  # bytes in which lines are counted at a time
@@ -84,7 +85,7 @@ def read_csv(path: Path) -> EmbeddingsCsv:
             finite number. Names the file and the row.
     """
     try:
-        with open_file(path) as file:
+        with atomic.open_file(path) as file:
             return _parse(file, path)
     except OSError as error:
         raise DatapoolError(f"{path}: cannot be read ({error.strerror}); give an embeddings csv") from error

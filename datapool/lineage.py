@@ -14,6 +14,7 @@ from datapool import atomic, commit
 from datapool.commit import Store
 from datapool.errors import DatapoolError, shown
 from datapool.pool_files import HASHES, LATEST, Version, files_of
+from datapool.schema import pool_name
 from datapool.tables import read_json
 
 LINEAGE = Path("datapools.json")
@@ -71,8 +72,12 @@ def read_lineage(path: Path) -> dict[str, list[Version]]:
     content = read_json(path)
     lineage = {}
     for name, record in content.items():
-        if not name or "/" in name or name.startswith("."):
-            raise DatapoolError(f"{path}: {name!r} is no name of a pool; `git checkout -- {path}` restores it")
+        try:
+            pool_name(name)
+        except ValueError as error:
+            raise DatapoolError(
+                f"{path}: {shown(name)} is no name of a pool; `git checkout -- {path}` restores it"
+            ) from error
         try:
             lineage[name] = _versions(record)
         except ValueError as error:
@@ -180,10 +185,14 @@ def require_sizes(pools: Path, lineage: Mapping[str, list[Version]], *, besides:
 def require_agreement(store: Store, lineage_file: Path) -> None:
     """Refuse a pool whose own record and the lineage tell different things; one without a record is an older release's."""
     entry = store.entry()
-    known = {digest for version in entry["versions"] for digest in files_of(version).values()} if entry else set()
 
-    def kept() -> str:
-        return " ".join(note for name in HASHES for note in atomic.keep_aside(store.folder / name, unless=known))
+    def kept() -> str:  # of all pools, as what helps may set all of them back
+        lineage, notes = read_lineage(lineage_file), []
+        for folder in sorted(store.folder.parent.glob("*/")):
+            versions = lineage.get(folder.name, [])
+            known = {digest for version in versions for digest in files_of(version).values()}
+            notes += [note for name in HASHES for note in atomic.keep_aside(folder / name, unless=known)]
+        return " ".join(notes)
 
     try:
         record = read_record(store)

@@ -248,16 +248,20 @@ def _merge(
     with store.change():
         text = pool_files.text_of(folder, latest, base.rows if k else new)
         earlier = base.versions if len(new.table) else base.versions[:-1]
-        files = pool_files.stage_history(store, earlier if keep_history else [], text)
-        files[SAMPLES] = pool_files.stage_samples(store, table)
+        files, kept = pool_files.stage_history(store, earlier if keep_history else [], text)
+        files[SAMPLES] = pool_files.stage_samples(store, latest, base.rows.table, new.table)
         new_rows = csv_rows(new.table.filename.tolist(), new.embeddings, new.table.weak_label.map(labels).tolist())
         csv = pool_files.stage_csv(store, LATEST, text, latest, new_rows)
         files[LATEST] = csv.sha256
         if checkpoint:
             files[CHECKPOINT] = pool_files.stage_checkpoint(store, checkpoint)
+        remove = {CHECKPOINT, *pool_files.history_files(folder)} - files.keys()
         # What is there and neither recorded, nor the base, nor what is written now is somebody's: kept aside.
-        known = {csv.sha256, *(version["datapool_sha256"] for version in (*present, *base.versions))}
-        notes = [*atomic.keep_aside(folder / LATEST, unless=known), *notes]
+        recorded = (pool_files.files_of(version) for version in (*present, *base.versions))
+        known = {*files.values(), *(digest for each in recorded for digest in each.values())}
+        for file in dict.fromkeys((*pool_files.HASHES, *sorted(remove))):
+            kept += atomic.keep_aside(folder / file, unless=known)
+        notes = [*kept, *notes]
         versions = list(base.versions)
         if len(new.table):
             versions.append(
@@ -273,7 +277,6 @@ def _merge(
                     "checkpoint_sha256": files.get(CHECKPOINT),
                 }
             )
-        remove = {CHECKPOINT, *pool_files.history_files(folder)} - files.keys()
         store.commit({"labels": list(labels), "versions": versions}, files, remove=sorted(remove))
     if len(new.table):
         pool_files.remember(versions[-1], *([base.rows] if k else []), new)

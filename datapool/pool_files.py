@@ -5,6 +5,7 @@ wherever the bytes that the lineage records are still here: that costs a copy, a
 whatever writes the new ones. Knows nothing of batches, or of which version comes next.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -189,15 +190,17 @@ def _beginning(path: Path, version: Version) -> Iterator[bytes]:
             yield piece
 
 
-def stage_history(store: Store, versions: Sequence[Version], text: Text) -> dict[str, str]:
+def stage_history(store: Store, versions: Sequence[Version], text: Text) -> tuple[dict[str, str], list[str]]:
     """Stage the csv of each version that ``history/`` does not hold; ``text`` is that of a later version.
 
     A file of the recorded size, no newer than the pool's record, is taken to be the recorded one if the record names it:
     otherwise each merge would read all of the history. ``datapool verify`` reads it.
 
     Returns:
-        The sha256 of each file of the history, by its path below the pool's folder.
+        The sha256 of each file of the history, by its path below the pool's folder; and sentences about files in their
+        places that were somebody else's, and are kept aside.
     """
+    notes: list[str] = []
     record = store.read()
     known, written = (record.files, (store.folder / RECORD).stat().st_mtime_ns) if record else ({}, 0)
     files = {}
@@ -207,14 +210,26 @@ def stage_history(store: Store, versions: Sequence[Version], text: Text) -> dict
         found = path.stat() if path.exists() else None
         is_as_written = found and found.st_mtime_ns <= written and found.st_size == version.get("datapool_bytes")
         if not (is_as_written and known.get(file) == digest) and not store.holds(file, digest):
+            notes += atomic.keep_aside(path, unless=set())
             stage_csv(store, file, text, version, [])
         files[file] = digest
-    return files
+    return files, notes
 
 
-def stage_samples(store: Store, table: pd.DataFrame) -> str:
-    """Stage samples.csv; give its sha256."""
-    return store.stage(SAMPLES, csv_text(table)).sha256
+def stage_samples(store: Store, version: Version, rows: pd.DataFrame, new_rows: pd.DataFrame) -> str:
+    """Stage samples.csv: the rows of a version, and new ones; give its sha256.
+
+    Raises:
+        DatapoolError: If the rows are not those that were recorded with the version.
+    """
+    header, *new_text = csv_text(new_rows)
+    written = store.stage(SAMPLES, csv_text(rows) if len(rows) else [header], new_text)
+    if len(rows) and written.before_last != version["samples_sha256"]:
+        raise DatapoolError(
+            f"the rows of the base are not those that datapools.json records as version {version['version']}; nothing was "
+            "changed. Run `dvc repro --force --single-item open`, then `dvc repro`"
+        )
+    return written.sha256
 
 
 def stage_checkpoint(store: Store, checkpoint: Path) -> str:
@@ -232,8 +247,9 @@ def history_file(version: Version) -> str:
 
 
 def history_files(folder: Path) -> list[str]:
-    """List the csv files that ``history/`` holds, by their paths below the pool's folder."""
-    return sorted(f"{HISTORY}/{path.name}" for path in (folder / HISTORY).glob("datapool_*.csv"))
+    """List the csv files of versions that ``history/`` holds, by their paths below the pool's folder; no others."""
+    names = (path.name for path in (folder / HISTORY).glob("datapool_*.csv"))
+    return sorted(f"{HISTORY}/{name}" for name in names if re.fullmatch(r"datapool_[0-9]{4,}\.csv", name))
 
 
 def stage_csv(store: Store, file: str, text: Text, version: Version, new_rows: Iterable[bytes]) -> Written:

@@ -47,7 +47,12 @@ def repair(pools: Path, lineage: Path, *, as_here: bool = False) -> Iterator[Rep
         stopped = {path.name for path in (SCRATCH / "commit").iterdir() if path.is_dir()}
         for name in sorted(here | stopped | read_lineage(lineage).keys()):
             store = Store(pools, name, lineage, require_lock=require_lock)
-            yield from _repair(store, lineage, name, as_here=as_here)
+            try:
+                yield from _repair(store, lineage, name, as_here=as_here)
+            except OSError as error:
+                yield Repair(
+                    False, f"{store.folder}: cannot be mended ({atomic.reason(error)}); {atomic.remedy(error)}"
+                )
 
 
 def _repair(store: Store, lineage: Path, name: str, *, as_here: bool) -> Iterator[Repair]:

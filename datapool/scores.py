@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
 
+from datapool import atomic
 from datapool.errors import DatapoolError
-from datapool.tables import name_problem, open_file
+from datapool.tables import name_problem
 
 
 def read_scores(file: str | None, column: str | None, filenames: pd.Series) -> np.ndarray | None:
@@ -30,7 +31,7 @@ def read_scores(file: str | None, column: str | None, filenames: pd.Series) -> n
         raise DatapoolError(f"{path}: {what}; a csv of scores has the column filename and a column {column!r}")
 
     try:
-        with open_file(path) as opened_file:
+        with atomic.open_file(path) as opened_file:
             data = opened_file.read()
     except OSError as error:
         raise DatapoolError(

@@ -167,17 +167,6 @@ def name_problem(names: pa.Array | pa.ChunkedArray) -> str | None:
     return None
 
 
-def open_file(path: Path) -> BinaryIO:
-    """Open a file that the user named; whatever is no regular file may never end, or never begin.
-
-    Raises:
-        OSError: If it cannot be opened, or is a folder, a pipe or a device.
-    """
-    if path.exists() and not path.is_file():
-        raise OSError(None, "no regular file")
-    return path.open("rb")
-
-
 def parse_rows(text: bytes, names: Sequence[str], options: arrow_csv.ConvertOptions) -> pa.Table:
     """Parse whole rows of a csv; ``names`` are those of its columns.
 
@@ -213,7 +202,7 @@ def read_names(path: Path) -> list[str]:
         DatapoolError: If the file cannot be read, is not UTF-8, or has a line that is no name.
     """
     try:
-        with open_file(path) as file:
+        with atomic.open_file(path) as file:
             text = file.read().decode("utf-8-sig")
     except OSError as error:
         raise DatapoolError(
@@ -256,7 +245,8 @@ def read_json(path: Path) -> dict[str, Any]:
         DatapoolError: If the file cannot be read or is no JSON object.
     """
     try:
-        data = path.read_bytes()
+        with atomic.open_file(path) as file:
+            data = file.read()
     except OSError as error:
         raise DatapoolError(
             f"{path}: cannot be read ({error.strerror}); `git checkout -- {path}` brings back its last version"

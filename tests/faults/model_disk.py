@@ -122,8 +122,11 @@ class ModelDisk(Disk):
     def size(self, path: Path) -> int:
         return len(self.read(path))
 
-    def is_folder(self, path: Path) -> bool:
-        return self.folders.get(str(path.parent), {}).get(path.name) == FOLDER
+    def is_file(self, path: Path) -> bool:
+        return isinstance(self.folders.get(str(path.parent), {}).get(path.name), File)
+
+    def is_writable(self, folder: Path) -> bool:
+        return True
 
     def is_link(self, path: Path) -> bool:
         return False
