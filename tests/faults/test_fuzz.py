@@ -5,6 +5,7 @@ Some seconds each here. To search longer: FUZZ_EXAMPLES=100000 python -m pytest 
 
 import os
 import random
+import re
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -250,7 +251,7 @@ def test_any_bytes_are_an_image_or_damage(data):
 
     assert bool(found.damage) == (found.width is None)
     assert "\n" not in found.damage
-    assert "0x" not in found.damage  # an address would differ from run to run
+    assert not re.search("0x[0-9a-f]{6}", found.damage)  # an address would differ from run to run
     if found.damage:
         check_refusal(lambda: read_rgb(Path("a.jpg"), content_hash=found.content_hash), "a.jpg")
     else:
