@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from pyarrow import csv
 
 from datapool import atomic
-from datapool.errors import DatapoolError
+from datapool.errors import DatapoolError, shown
 from datapool.tables import name_problem, parse_rows, whole_rows
 
 _VALUES = 2**15  # numbers that are turned into text at a time: they stay in the processor's cache
@@ -109,7 +109,7 @@ def read_csv_rows(path: Path, filenames: Sequence[str]) -> np.ndarray:
     missing = [filename for filename in filenames if filename not in row_of]
     if missing:
         raise DatapoolError(
-            f"{path}: lacks the embeddings of {len(missing)} images of the batch, such as {missing[0]!r}; add them, or "
+            f"{path}: lacks the embeddings of {len(missing)} images of the batch, such as {shown(missing[0])}; add them, or "
             "name the images that it has in relevant_filenames_file"
         )
     return content.embeddings[[row_of[filename] for filename in filenames]]
@@ -141,7 +141,7 @@ def _parse(file: BinaryIO, path: Path) -> EmbeddingsCsv:
     if missing or not dimension:
         refuse(f"lacks the column {missing[0] if missing else 'embedding_0'!r}; it has {', '.join(names)[:200]}")
     if len(counts) < len(names):
-        refuse(f"has the column {counts.most_common(1)[0][0]!r} twice")
+        refuse(f"has the column {shown(counts.most_common(1)[0][0])} twice")
     last, n_lines, n_bytes = first, 0, 0
     while block := file.read(_BLOCK):
         last, n_lines = block, n_lines + block.count(b"\n") + block.count(b"\r")
@@ -170,10 +170,10 @@ def _parse(file: BinaryIO, path: Path) -> EmbeddingsCsv:
         bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
         if len(bad):
             name = filenames[len(filenames) - len(rows) + bad[0]]
-            refuse(f"the embedding of {name!r} has a value that is no finite number")
+            refuse(f"the embedding of {shown(name)} has a value that is no finite number")
     if len(set(filenames)) < len(filenames):
         name, count = Counter(filenames).most_common(1)[0]
-        refuse(f"has the filename {name!r} {count} times")
+        refuse(f"has the filename {shown(name)} {count} times")
     known = [label for label in labels if label is not None]
     if len(known) < len(labels):
         refuse("a label is missing")

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from pyarrow import csv
 
 from datapool import atomic
-from datapool.errors import DatapoolError
+from datapool.errors import DatapoolError, shown
 from datapool.tables import name_problem
 
 
@@ -71,16 +71,18 @@ def read_scores(file: str | None, column: str | None, filenames: pd.Series) -> n
         refuse(problem)
     listed = pd.Index(table.column(keys[0]).to_pandas())
     if listed.has_duplicates:
-        refuse(f"has the filename {listed[listed.duplicated()][0]!r} twice")
+        refuse(f"has the filename {shown(listed[listed.duplicated()][0])} twice")
     rows = listed.get_indexer(pd.Index(filenames))
     # The pool calls "-a.jpg" "./-a.jpg", see batch.as_path; a csv need not.
     rows = np.where(rows < 0, listed.get_indexer(pd.Index(filenames.str.removeprefix("./"))), rows)
     missing = np.flatnonzero(rows < 0)
     if len(missing):
-        refuse(f"lacks {len(missing)} images of the batch, such as {filenames.iloc[missing[0]]!r}; add their scores")
+        refuse(
+            f"lacks {len(missing)} images of the batch, such as {shown(filenames.iloc[missing[0]])}; add their scores"
+        )
     scores = pc.fill_null(table.column(column), float("nan")).to_numpy()[rows]
     bad = np.flatnonzero(~(np.isfinite(scores) & (scores >= 0)))
     if len(bad):
-        shown = "missing" if np.isnan(scores[bad[0]]) else f"{scores[bad[0]]:g}"
-        refuse(f"the {column} of {filenames.iloc[bad[0]]!r} is {shown}, and a score is a finite number, 0 or more")
+        score = "missing" if np.isnan(scores[bad[0]]) else f"{scores[bad[0]]:g}"
+        refuse(f"the {column} of {shown(filenames.iloc[bad[0]])} is {score}, and a score is a finite number, 0 or more")
     return scores

@@ -302,6 +302,7 @@ def test_more_than_ten_dimensions_stay_in_order():
         (HEADER + b"a,,0\n", "e.csv: the embedding of 'a' has a value that is no finite number"),
         (HEADER + b"a,1,\n", "e.csv: a label is missing"),
         (HEADER + b"a,1,0\nb,1,0\na,2,0\n", "e.csv: has the filename 'a' 2 times"),
+        (HEADER + b"\x01" * 400 + b",nan,0\n", "e.csv: the embedding of '" + r"\x01" * 29 + r"\x0 ... has a value that is no finite number"),
     ],
     ids=ascii,
 )  # fmt: skip
