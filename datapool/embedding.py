@@ -196,7 +196,7 @@ class EmbeddingCache:
         """Give the rows of a space; None if there are none, or none that can be used."""
         path = self._path(space)
         try:
-            table = pq.read_table(path, columns=["content_hash", "embedding"])
+            table = pq.read_table(path, columns=["content_hash", "embedding"], page_checksum_verification=True)
             rows = table.column("embedding").combine_chunks()
             if rows.type != pa.list_(pa.float32(), dimension) or rows.null_count or not table.num_rows:
                 return None
@@ -221,7 +221,7 @@ class EmbeddingCache:
             }
         )
         with replace(self._path(space)) as temporary:
-            pq.write_table(table, temporary, compression="none")
+            pq.write_table(table, temporary, compression="none", write_page_checksum=True)
         files = sorted(self.folder.glob("*.parquet"), key=lambda path: (path.stat().st_mtime_ns, path.name))
         for path in files[:-_CACHES_KEPT]:
             path.unlink(missing_ok=True)

@@ -257,6 +257,17 @@ def test_a_foreign_cache_file_is_ignored_and_replaced(kind: str):
     assert cache.read(SPACE, dimension=2) is not None
 
 
+def test_a_cache_file_with_a_rotten_bit_is_not_believed():
+    cache = EmbeddingCache(Path("cache"))
+    cache.write(SPACE, Rows(["aa", "bb"], np.array([[1, 2], [3, 4]], dtype=np.float32)))
+    path = Path("cache", f"{SPACE}.parquet")
+    data = path.read_bytes()
+    at = data.index(np.float32(3).tobytes())
+    path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])  # 3.0000002, a healthy number
+
+    assert cache.read(SPACE, dimension=2) is None
+
+
 def test_the_cache_keeps_the_four_spaces_written_last():
     cache = EmbeddingCache(Path("cache"))
     for space in ("a", "b", "c", "d", "e", "a"):
