@@ -1,4 +1,4 @@
-"""End when asked to, and together with the process that started us: a killed ``dvc`` leaves no stage that writes later.
+"""End when asked to; a stage also together with the ``dvc`` that started it: a killed one leaves no stage that writes later.
 
 Imports next to nothing: the first moments of a process count.
 """
@@ -12,16 +12,19 @@ _SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG, <linux/prctl.h>
 
 
 def end_with_parent() -> None:
-    """Let Linux send SIGTERM when the parent ends, and let SIGTERM and Ctrl-C end this process: cleaned up, no traceback."""
+    """Let SIGTERM and Ctrl-C end this process, cleaned up, no traceback; to a stage Linux sends SIGTERM when its dvc ends.
+
+    Other commands outlive who started them, as with ``nohup``.
+    """
     signal.signal(signal.SIGTERM, _end)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell's background job ignores it
         signal.signal(signal.SIGINT, _end)
-    if sys.platform != "linux":
+    if sys.platform != "linux" or "DVC_STAGE" not in os.environ:  # which DVC gives to all that a stage runs
         return
     parent = os.getppid()
     ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
     # A stage and its dvc are one process group. A parent that is init, and in another group, has taken us over.
-    is_orphan = parent == 1 and "DVC_STAGE" in os.environ and os.getpgid(parent) != os.getpgrp()
+    is_orphan = parent == 1 and os.getpgid(parent) != os.getpgrp()
     if is_orphan or os.getppid() != parent:
         _end(signal.SIGTERM)
 

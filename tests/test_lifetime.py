@@ -1,0 +1,63 @@
+"""How long a process lives: real ones, whose parents end."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ENVIRONMENT
+
+ROOT = Path(__file__).parents[1]
+
+COMMAND = """
+import os, time
+from datapool import terminal
+def command():
+    print("ready", flush=True)
+    parent, last = os.getppid(), time.monotonic() + 20
+    while os.getppid() == parent and time.monotonic() < last:
+        time.sleep(0.01)
+    time.sleep(0.5)
+    print("lives on", flush=True)
+terminal.run(command)
+"""
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {**{key: value for key, value in ENVIRONMENT.items() if key != "DVC_STAGE"}, "PYTHONPATH": str(ROOT), **more}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells a process that its parent has ended")
+@pytest.mark.parametrize(
+    ("started_by", "said"), [({}, "lives on\n"), ({"DVC_STAGE": "merge"}, "")], ids=["a shell", "dvc"]
+)
+def test_a_command_outlives_the_shell_that_started_it_and_a_stage_does_not_outlive_dvc(started_by, said):
+    # As after `nohup datapool run … &` and a log-out.
+    shell = subprocess.Popen(
+        ["sh", "-c", '"$0" -c "$1" & read -r until_the_log_out', sys.executable, COMMAND],
+        env=environment(**started_by),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert shell.stdout.readline() == "ready\n"
+    shell.stdin.close()
+
+    assert shell.stdout.read() == said  # to its end: both have ended
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_a_command_that_is_asked_to_end_ends_without_a_traceback(sent):
+    process = subprocess.Popen(
+        [sys.executable, "-c", COMMAND],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(sent)
+    rest, _ = process.communicate(timeout=20)
+
+    assert (process.returncode, rest) == (128 + sent, "")
