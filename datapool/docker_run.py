@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from packaging.version import Version
+from packaging.version import InvalidVersion, Version
 
 import datapool
 from datapool import line_settings, repro, sanity, workspace
-from datapool.errors import DatapoolError
+from datapool.errors import DatapoolError, shown
 from datapool.lightly_model import params_of
 from datapool.lightly_pool import import_pool
 from datapool.lineage import LINEAGE, read_lineage, space_of
@@ -70,8 +70,9 @@ def run(given: Overrides, input_dir: Path, output_dir: Path | None, say: Callabl
     Raises:
         DatapoolError: If another run is at work here, the workspace cannot be made, or the settings are refused.
     """
-    stages_write = Path(read_params()["output_dir"] if FILE.exists() else "output")
-    if output_dir and stages_write.exists() and stages_write.samefile(output_dir):
+    # What is wrong with it the check of all settings says later.
+    stages_write = Path(str(read_params().get("output_dir", "output") if FILE.exists() else "output"))
+    if output_dir and os.path.isdir(stages_write) and stages_write.samefile(output_dir):  # noqa: PTH112  False if too long
         raise DatapoolError(
             f"{output_dir}: the output folder is {stages_write} of the shared folder, where the stages write; give another"
         )
@@ -80,11 +81,11 @@ def run(given: Overrides, input_dir: Path, output_dir: Path | None, say: Callabl
         with _log(results, say) as tell:
             for note in given.notes:
                 tell(note)
+            repro.clear_up()
+            _require_room_for_code()
             if not LINEAGE.exists() or workspace.is_begun(Path()):
-                _require_room_for_code()
                 workspace.init(Path(), scm=workspace.Scm.OWN)
                 tell(f"{Path.cwd()} is a workspace now: git and DVC tell what happens in it")
-            repro.clear_up()
             _update(tell)
             try:
                 with line_settings.kept_if_it_fails():
@@ -115,7 +116,12 @@ def _grow(given: Overrides, input_dir: Path, results: Path | None, tell: Callabl
         params = line_settings.check(settings)
     line_settings.set_all(settings)
     if results:
-        write_config(results, _words(given))
+        try:
+            write_config(results, _words(given))
+        except OSError as error:
+            raise DatapoolError(
+                f"{results}: cannot be written ({error.strerror}); no stage has run. Make room for it, then run again"
+            ) from error
     tell(_device(params))
     if code := repro.repro(tell):
         state = "is as it was" if read_lineage(LINEAGE).get(name) == versions else "has its new version already"
@@ -166,8 +172,17 @@ def _require_room_for_code() -> None:
 
 def _update(tell: Callable[[str], None]) -> None:
     """Bring the code of this datapool into a workspace that has an older one."""
-    found = re.search(r'__version__ = "([^"]+)"', (Path("datapool") / "__init__.py").read_text())
-    was, ours = Version(found[1] if found else "0"), Version(datapool.__version__)
+    module, ours = Path("datapool") / "__init__.py", Version(datapool.__version__)
+    code = module.read_text(errors="replace") if module.exists() else ""  # gone: an update was killed
+    found = re.search(r'__version__ = "([^"]+)"', code)
+    version = found[1] if found else "0"
+    try:
+        was = Version(version)
+    except InvalidVersion as error:
+        raise DatapoolError(
+            f"{module}: __version__ is {shown(version)}, which is no version; `git checkout -- datapool` brings "
+            "back the code of the last commit, `datapool init --update` puts the code of this datapool there"
+        ) from error
     if was > ours:
         raise DatapoolError(
             f"{Path.cwd()}: has the code of datapool {was}, this is {ours}, which may not know all that is in its "
@@ -175,7 +190,8 @@ def _update(tell: Callable[[str], None]) -> None:
         )
     if was < ours:
         workspace.update(Path())
-        tell(f"the workspace had the code of datapool {was}; it has that of {ours} now")
+        had = f"the code of datapool {was}" if found else "no whole code"
+        tell(f"the workspace had {had}; it has that of datapool {ours} now")
 
 
 def _adopt(name: str, pools: Path, input_size: int | None, tell: Callable[[str], None]) -> None:
@@ -232,13 +248,22 @@ def _device(params: Params) -> str:
 
 @contextmanager
 def _log(results: Path | None, say: Callable[[str], None]) -> Iterator[Callable[[str], None]]:
-    """Give a function that says a line, if it is of interest, and keeps it in log.txt of the results; so is an error."""
+    """Give a function that says a line, if it is of interest, and keeps it in log.txt of the results; so is an error.
+
+    A log that cannot be written is told once, and is no reason to stop a run.
+    """
     log = results / "log.txt" if results else None
 
     def write(line: str) -> None:
-        if log:
+        nonlocal log
+        if not log:
+            return
+        try:
             with log.open("a", encoding="utf-8") as file:
                 file.write(f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S} {line}\n")
+        except OSError as error:
+            say(f"{log}: cannot be written ({error.strerror}); the run goes on without it")
+            log = None
 
     def tell(line: str) -> None:
         if not _BY_THE_WAY.match(line):

@@ -18,28 +18,35 @@ from datapool.tables import read_json, write_json
 OVERRIDES = Path("overrides.json")
 """What the last line set in params.yaml, by dotted key, and what stood there before."""
 
+_GONE = object()  # the value of a key that params.yaml lacks
+
 
 @contextmanager
 def kept_if_it_fails() -> Iterator[None]:
     """Leave params.yaml and overrides.json as they were if the block raises."""
-    before = {path: path.read_bytes() if path.exists() else None for path in (FILE, OVERRIDES)}
+    before = {path: path.read_bytes() if path.is_file() else None for path in (FILE, OVERRIDES)}
     try:
         yield
     except BaseException:
         for path, content in before.items():
             if content is None:
-                path.unlink(missing_ok=True)
+                if path.is_file():
+                    path.unlink()
             elif not path.exists() or path.read_bytes() != content:
                 atomic.write_bytes(path, content)
         raise
 
 
 def set_back() -> None:
-    """Undo in params.yaml what the last line set there, where it still stands."""
+    """Undo in params.yaml what the last line set there, where it still stands.
+
+    Raises:
+        DatapoolError: If overrides.json is damaged.
+    """
     if not OVERRIDES.exists():
         return
     content = read_params()
-    changes = {key: change for key, change in read_json(OVERRIDES).items() if _value(content, key) == change["set"]}
+    changes = {key: change for key, change in _last_line().items() if _value(content, key) == change["set"]}
     if changes:
         workspace.set_params(Path(), {key: change["before"] for key, change in changes.items()})
 
@@ -69,14 +76,30 @@ def set_all(settings: Mapping[str, Any]) -> None:
     """
     content = read_params()
     changes = {key: {"before": _value(content, key), "set": value} for key, value in settings.items()}
+    if missing := [key for key, change in changes.items() if change["before"] is _GONE]:
+        raise DatapoolError(f"{FILE}: {missing[0]} is missing; `datapool init --update` writes every key")
     write_json(OVERRIDES, changes)
     workspace.set_params(Path(), settings)
+
+
+def _last_line() -> dict[str, dict[str, Any]]:
+    damaged = DatapoolError(
+        f"{OVERRIDES}: cannot be read as what the last line has set; `git checkout -- {OVERRIDES}` brings back its last "
+        f"version, or remove it: what that line has set in {FILE} stays"
+    )
+    try:
+        changes = read_json(OVERRIDES)
+    except DatapoolError as error:
+        raise damaged from error
+    if not all(isinstance(change, dict) and {"before", "set"} <= change.keys() for change in changes.values()):
+        raise damaged
+    return changes
 
 
 def _value(content: dict[str, Any], key: str) -> object:
     value: Any = content
     for part in key.split("."):
         if not isinstance(value, dict) or part not in value:
-            raise DatapoolError(f"{FILE}: {key} is missing; `datapool init --update` writes every key")
+            return _GONE
         value = value[part]
     return value

@@ -4,11 +4,13 @@ A workspace carries dvc.yaml, params.yaml, ``stages/`` and ``datapool/``, so it 
 and DVC sees when that code changes. Knows git, DVC and files; nothing of images or pools.
 """
 
+import filecmp
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import chdir, contextmanager
 from enum import StrEnum
 from io import StringIO
 from pathlib import Path
@@ -19,12 +21,13 @@ from ruamel.yaml.scalarstring import SingleQuotedScalarString
 from yaml import SafeLoader, ScalarNode
 
 import datapool
+from datapool import atomic
 from datapool.errors import DatapoolError
 
-_CODE = ("datapool", "stages", "dvc.yaml")
+_CODE = ("dvc.yaml", "stages", "datapool")  # in this order: the version in datapool/ says that all of it is there
 _ONCE = ("params.yaml", ".gitattributes", ".dvcignore", "None")
 _NO_POOLS = "{}\n"
-_BEGUN = Path(".datapool") / "init"  # there while a workspace is made
+_BEGUN = atomic.SCRATCH / "init"  # there while a workspace is made
 OWN_FILES = (*_CODE, *_ONCE, "datapools.json", "dvc.lock", ".gitignore", ".dvc")
 """What a workspace has in git besides what stages and its user add."""
 
@@ -83,16 +86,20 @@ def init(folder: Path, *, scm: Scm) -> None:
             comparisons between versions do not work).
 
     Raises:
-        DatapoolError: If something is in the way, or git or DVC refuses.
+        DatapoolError: If something is in the way, a link also where a broken-off one is made anew, or git or DVC refuses.
     """
     in_the_way = [name for name in (*_CODE, *_ONCE, ".dvc", "datapools.json") if os.path.lexists(folder / name)]
     if in_the_way and not is_begun(folder):
+        _require_lineage(folder)
         raise DatapoolError(
             f"{folder} holds {in_the_way[0]} already; give another folder, or `datapool init --update {folder}` to update"
         )
+    _refuse_links(folder, (*_CODE, *_ONCE, ".dvc", "datapools.json", ".gitignore", str(_BEGUN)), what="a new workspace")
     begun, own = folder / _BEGUN, list(OWN_FILES)
     try:
-        begun.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        with chdir(folder):
+            atomic.scratch("update")
         begun.touch()
     except OSError as error:
         raise DatapoolError(
@@ -104,7 +111,7 @@ def init(folder: Path, *, scm: Scm) -> None:
     (folder / "datapools.json").write_text(_NO_POOLS)
     if _GITIGNORE not in _text(folder / ".gitignore"):
         _extend(folder / ".gitignore", _GITIGNORE)
-    if not (folder / "README.md").exists():
+    if not os.path.lexists(folder / "README.md"):
         (folder / "README.md").write_text(_README.format(version=datapool.__version__))
         own.append("README.md")
     if scm is Scm.OWN and not (folder / ".git").exists():
@@ -132,29 +139,23 @@ def update(folder: Path) -> list[str]:
 
     Raises:
         DatapoolError: If the folder is no workspace, is the source of the code itself, has a link in the place of its
-            code, or changes in it that git does not hold: nothing was changed.
+            code, or changes in it that git does not hold: nothing was changed. What an update that was killed has
+            brought is no such change.
     """
+    _require_lineage(folder)
     if not (folder / "datapools.json").exists() or not (folder / "dvc.yaml").exists():
         raise DatapoolError(f"{folder} is no datapool workspace; make one with `datapool init {folder}`")
     if _template("dvc.yaml").resolve() == (folder / "dvc.yaml").resolve():
         raise DatapoolError(f"{folder} is where this code comes from; run the newer `datapool` from its own place")
-    links = [name for name in (*_CODE, "params.yaml") if (folder / name).is_symlink()]
-    if links:
+    _refuse_links(folder, (*_CODE, "params.yaml"), what="an update")
+    if changed := [path for path in _changed_code(folder) if not _is_of_update(path, folder)]:
         raise DatapoolError(
-            f"{folder / links[0]}: is a link to {(folder / links[0]).readlink()}, and an update would write through it; "
-            "nothing was done. Put a file or folder of its own there, then run again"
-        )
-    changed = []
-    if _inside_git(folder):
-        changed = _run(folder, "git", "status", "--porcelain", "--", *_CODE).split("\n")[:-1]
-    if changed:
-        raise DatapoolError(
-            f"{folder}: {', '.join(line[3:] for line in changed[:5])}: changed since the last commit; nothing was done. "
+            f"{folder}: {', '.join(changed[:5])}: changed since the last commit; nothing was done. "
             "Commit them or set them back, then run again"
         )
+    added = _add_missing_params(folder / "params.yaml")
     for name in _CODE:
         _copy(name, folder)
-    added = _add_missing_params(folder / "params.yaml")
     commit(folder, f"Update to datapool {datapool.__version__}", OWN_FILES)
     return added
 
@@ -214,14 +215,64 @@ def _template(name: str) -> Path:
     return packed if packed.exists() else package.parent / name
 
 
+def _require_lineage(folder: Path) -> None:
+    """Refuse a workspace whose lineage is gone: a new one would know no pool."""
+    lineage = folder / "datapools.json"
+    if not os.path.lexists(lineage) and all((folder / name).exists() for name in (*_CODE, ".dvc")):
+        raise DatapoolError(
+            f"{lineage}: is gone; `git checkout -- datapools.json` brings back its last version, `datapool repair` makes "
+            "one anew from the pools that are here"
+        )
+
+
+def _refuse_links(folder: Path, names: Sequence[str], *, what: str) -> None:
+    for path in (folder / name for name in names):
+        if path.is_symlink():
+            raise DatapoolError(
+                f"{path}: is a link to {path.readlink()}, and {what} would write through it; nothing was done. Put a "
+                "file or folder of its own there, then run again"
+            )
+
+
+def _changed_code(folder: Path) -> list[str]:
+    """Give the files of the code that git holds no such version of."""
+    if not _inside_git(folder):
+        return []
+    above = _run(folder, "git", "rev-parse", "--show-prefix").rstrip("\n")
+    lines = _run(folder, "git", "status", "--porcelain", "-z", "--untracked-files=all", "--no-renames", "--", *_CODE)
+    return [line[3:].removeprefix(above) for line in lines.split("\0")[:-1]]
+
+
+def _is_of_update(path: str, folder: Path) -> bool:
+    """Say whether an update that was killed has left a file so: not there, or that of this code."""
+    top, *below = Path(path).parts
+    here, ours = folder / path, _template(top).joinpath(*below)
+    return not os.path.lexists(here) or (here.is_file() and ours.is_file() and filecmp.cmp(here, ours, shallow=False))
+
+
 def _copy(name: str, folder: Path) -> None:
+    """Put a file or folder in place whole: killed on the way, it is the old one, the new one or, of a folder, none."""
     source, target = _template(name), folder / name
-    if source.is_dir():
-        if target.exists():
-            shutil.rmtree(target)
-        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "workspace_files"))
-    else:
-        shutil.copyfile(source, target)
+    with _beside(folder) as beside:
+        if source.is_dir():
+            ignored = shutil.ignore_patterns("__pycache__", "workspace_files")
+            shutil.copytree(source, beside / "new", ignore=ignored)
+            if target.exists():
+                shutil.move(target, beside / "old")
+        else:
+            shutil.copyfile(source, beside / "new")
+        (beside / "new").replace(target)
+
+
+@contextmanager
+def _beside(folder: Path) -> Iterator[Path]:
+    """Give an empty folder on the workspace's file system, and remove it."""
+    with chdir(folder):  # where .datapool is looked for
+        beside = folder / atomic.scratch("update")
+    shutil.rmtree(beside)  # with what a killed update has left
+    beside.mkdir()
+    yield beside
+    shutil.rmtree(beside)
 
 
 def _text(path: Path) -> str:
@@ -269,15 +320,8 @@ def _dump(content: object, path: Path) -> None:
     """Write params.yaml whole or not at all."""
     text = StringIO()
     _yaml().dump(content, text)
-    temporary = path.parent / ".datapool" / "params.yaml"
-    try:
-        temporary.parent.mkdir(exist_ok=True)
-        temporary.write_text(text.getvalue(), encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise DatapoolError(
-            f"{path}: cannot be written ({error.strerror}); it is as it was; make room, then run again"
-        ) from error
+    with chdir(path.parent):  # where .datapool is looked for
+        atomic.write_bytes(Path(path.name), text.getvalue().encode())
 
 
 def _yaml() -> YAML:

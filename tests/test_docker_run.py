@@ -1,11 +1,13 @@
 """Lightly's line, `datapool run key=value …`, with the real git and DVC: a workspace grows, results lie beside it."""
 
+import fcntl
 import json
 import math
 import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,7 +19,8 @@ import yaml
 from conftest import ENVIRONMENT, Workspace, write_picture
 from lightly.utils.io import load_embeddings, save_embeddings
 
-from datapool import docker_run, line_settings, sanity, workspace
+import datapool
+from datapool import docker_run, line_settings, repro, sanity, workspace
 from datapool.errors import DatapoolError
 from datapool.lock import locked
 from datapool.overrides import parse
@@ -235,7 +238,7 @@ def test_what_a_killed_container_left_does_not_stop_the_next_line(grown, weeks):
     command = line(grown.folder, weeks / "week_3")
 
     assert "is busy" in run(command, code=255)
-    (grown.folder / ".datapool/run").touch()  # as a run leaves it that was killed
+    (grown.folder / ".datapool/run").write_text(f"{os.getpid()} on another")  # as a run leaves it that was killed
     run(command)
     assert len(grown.versions()) == 3
 
@@ -342,6 +345,87 @@ def test_an_import_that_was_killed_before_its_folder_was_put_aside_goes_on(tmp_p
 
     assert (shared / "my_datapool_from_lightly/datapool_latest.csv").exists()
     assert [version["rows"] for version in made.versions()] == [1, 2]
+
+
+# --- a dvc that outlives its run ---------------------------------------------------------------------------------------
+
+
+RUN = """
+from datapool import lifetime, repro
+lifetime.end_with_parent()
+repro.clear_up()
+repro.repro(lambda line: print(line, flush=True))
+"""
+BUSY = (
+    "the `dvc repro` of a run that was killed (pid {} on {}) is still at work here; nothing was done. End it, or wait until "
+    "it has ended, then run again"
+)
+
+
+@pytest.mark.parametrize("sent", [[signal.SIGKILL], [signal.SIGTERM, signal.SIGTERM]], ids=["killed", "asked twice"])
+def test_a_dvc_that_outlives_its_run_keeps_its_lock_and_stops_the_next_run(tmp_path, monkeypatch, sent):
+    # Its stage does not hear a Ctrl-C, and dvc waits for it.
+    monkeypatch.chdir(tmp_path)
+    made = Workspace(tmp_path)
+    made.run("dvc", "init", "--quiet", "--no-scm")
+    Path("dvc.yaml").write_text("stages: {a: {cmd: \"trap '' INT; echo begun; exec sleep 60\", outs: [a]}}\n")
+    process = subprocess.Popen([sys.executable, "-c", RUN], env=ON, stdout=subprocess.PIPE, text=True)
+    while process.stdout.readline() != "begun\n":
+        assert process.poll() is None
+    for number in sent:
+        process.send_signal(number)
+        time.sleep(0.5)
+    assert process.wait(5) == (-9 if sent == [signal.SIGKILL] else 143)
+    held = Path(".dvc/tmp/rwlock").read_text()
+    dvc = re.search(r'"pid": (\d+)', held)[1]
+    try:
+        for command in (repro.clear_up, lambda: repro.repro(print)):
+            with pytest.raises(DatapoolError) as refused:
+                command()
+
+            assert str(refused.value) == f".datapool/run: {BUSY.format(dvc, socket.gethostname())}"
+            assert Path(".dvc/tmp/rwlock").read_text() == held
+    finally:
+        os.killpg(int(dvc), signal.SIGKILL)
+    process.stdout.close()
+    with Path(".datapool/run").open() as mark:
+        fcntl.flock(mark, fcntl.LOCK_EX)  # it takes a moment to end
+    repro.clear_up()
+    assert not Path(".dvc/tmp/rwlock").exists() and not Path(".datapool/run").exists()
+
+
+@pytest.mark.parametrize(
+    ("run", "lock", "stays"),
+    [
+        ("{pid} on another", '{{"write": {{"/pools": {{"pid": {pid}, "cmd": "dvc repro"}}}}, "read": {{}}}}', False),
+        ("{pid} on another", '{{"write": {{"/pools": {{"pid": {pid}, "cm', False),  # killed as it was written
+        ("{pid} on another", "", False),
+        ("1{pid} on another", '{{"write": {{"/pools": {{"pid": {pid}, "cmd": "dvc repro"}}}}, "read": {{}}}}', True),
+        ("", '{{"write": {{}}, "read": {{"/pools": [{{"pid": {pid}, "cmd": "dvc repro"}}]}}}}', True),
+    ],
+    ids=["of the killed run", "cut off", "empty", "of a dvc started by hand", "of a dvc started by hand, no pid"],
+)
+def test_only_the_lock_of_the_dvc_that_was_killed_is_removed(here, run, lock, stays):
+    # Its pid is that of somebody else by now, as in another container: here of this process.
+    for folder in (".datapool", ".dvc", ".dvc/tmp"):
+        Path(folder).mkdir()
+    Path(".datapool/run").write_text(run.format(pid=os.getpid()))
+    Path(".dvc/tmp/rwlock").write_text(lock.format(pid=os.getpid()))
+    repro.clear_up()
+
+    assert Path(".dvc/tmp/rwlock").exists() == stays
+    assert not Path(".datapool/run").exists()
+
+
+def test_the_mark_of_a_run_is_not_made_through_a_link(here):
+    Path(".datapool").mkdir()
+    Path(".datapool/run").symlink_to(here / "elsewhere")
+    said = r"^\.datapool/run: cannot be written \(Too many levels of symbolic links\); remove it, then run again$"
+    for command in (repro.clear_up, lambda: repro.repro(print)):
+        with pytest.raises(DatapoolError, match=said):
+            command()
+
+    assert not (here / "elsewhere").exists()
 
 
 # --- settings and folders, quickly -------------------------------------------------------------------------------------
@@ -517,3 +601,101 @@ def test_sanity_says_what_is_wrong_with_each_folder(here):
     assert found["input"][0] and "can be read" in found["input"][1] and "1 things in it" in found["input"][1]
     assert found["shared"] == (False, f"shared folder {here / 'gone'}: is not there")
     assert found["output"][0] and "not given" in found["output"][1]
+
+
+# --- what somebody has broken ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shared(here, monkeypatch):
+    """As a workspace for all that a line does before `dvc repro`."""
+    monkeypatch.chdir(here / "shared")
+    Path("datapool").mkdir()
+    Path("datapool/__init__.py").write_text(f'__version__ = "{datapool.__version__}"\n')
+    Path("datapools.json").write_text("{}\n")
+    shutil.copyfile(ROOT / "params.yaml", "params.yaml")
+    return here / "shared"
+
+
+DAMAGED = (
+    "overrides.json: cannot be read as what the last line has set; `git checkout -- overrides.json` brings back its last "
+    "version, or remove it: what that line has set in params.yaml stays"
+)
+
+
+@pytest.mark.parametrize(
+    "text", ['{"seed": 1}', "[]", '{"seed": {"set": 1}}', '{"seed": {"before": 1}}', "<<<<", "", None]
+)
+def test_overrides_that_are_damaged_are_told_and_the_line_goes_on_without_them(shared, text):
+    if text is None:
+        os.mkfifo("overrides.json")
+    else:
+        Path("overrides.json").write_text(text)
+    before = Path("params.yaml").read_bytes()
+    with pytest.raises(DatapoolError) as refused:
+        docker_run.run(parse(["seed=5"]), shared.parent / "images", None, print)
+
+    assert str(refused.value) == DAMAGED
+    assert Path("params.yaml").read_bytes() == before
+    assert text is None or Path("overrides.json").read_text() == text
+    Path("overrides.json").unlink()
+    line_settings.set_back()
+
+
+def test_what_a_line_has_set_and_params_yaml_no_longer_has_is_not_set_back(here):
+    shipped = (ROOT / "params.yaml").read_text()
+    (here / "params.yaml").write_text(shipped)
+    line_settings.set_all({"seed": 7, "checkpoint": "a.ckpt", "rules.balance": 5})
+    edited = re.sub(r"(?m)^rules:.*\n(  .*\n)+", "", (here / "params.yaml").read_text())
+    (here / "params.yaml").write_text(re.sub(r"(?m)^checkpoint: .*\n", "", edited))
+    line_settings.set_back()
+
+    content = params(here)
+    assert content["seed"] == yaml.safe_load(shipped)["seed"] != 7
+    assert "checkpoint" not in content and "rules" not in content
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("", "params.yaml: output_dir is missing; `datapool init` writes a params.yaml with every key"),
+        ("output_dir: 5\n", "params.yaml: output_dir is 5; it should be a text"),
+        (f"output_dir: {'a' * 300}\n", "params.yaml: output_dir is"),
+    ],
+    ids=["missing", "number", "too long"],
+)
+def test_an_output_dir_that_is_none_is_told(shared, written, message):
+    Path("params.yaml").write_text(re.sub(r"(?m)^output_dir: .*\n", written, Path("params.yaml").read_text()))
+    with pytest.raises(DatapoolError) as refused:
+        docker_run.run(parse(["seed=5"]), shared.parent / "images", shared.parent / "empty", print)
+
+    assert str(refused.value).startswith(message)
+
+
+def test_a_log_on_a_full_disk_is_told_once_and_stops_nothing(shared):
+    results = shared.parent / "empty/week_1"
+    results.mkdir()
+    (results / "log.txt").symlink_to("/dev/full")
+    Path("params.yaml").write_text(Path("params.yaml").read_text() + "nme: 1\n")
+    said: list[str] = []
+    with pytest.raises(DatapoolError, match="unknown key 'nme'"):
+        docker_run.run(
+            parse(["token=T", "run_directory=week_1"]), shared.parent / "images", results.parent, said.append
+        )
+
+    assert said[0].startswith("not needed here: token")
+    assert said[1:] == [f"{results}/log.txt: cannot be written (No space left on device); the run goes on without it"]
+
+
+def test_results_on_a_full_disk_are_told_before_a_stage_runs(shared):
+    results = shared.parent / "empty/week_1"
+    (results / "config").mkdir(parents=True)
+    (results / "config/overrides.yaml").symlink_to("/dev/full")
+    before = Path("params.yaml").read_bytes()
+    with pytest.raises(DatapoolError) as refused:
+        docker_run.run(parse(["seed=5", "run_directory=week_1"]), shared.parent / "images", results.parent, print)
+
+    assert str(refused.value) == (
+        f"{results}: cannot be written (No space left on device); no stage has run. Make room for it, then run again"
+    )
+    assert Path("params.yaml").read_bytes() == before
