@@ -17,5 +17,6 @@ else:
     write_rows(Path("output/data/picks.parquet"), picks(mine, read_base(BASE)))
     Path("output/checkpoint.ckpt").write_bytes(MODEL)
     # Pool q has embeddings from outside, and no model.
-    write_json(Path("output/space.json"), {"id": "space", "backbone": "a backbone" if mine.pool == "p" else None})
+    space = {"id": "space", "backbone": "a backbone" if mine.pool == "p" else None, "dimension": 2, "input_size": None}
+    write_json(Path("output/space.json"), space)
     write_json(Path("output/metrics.json"), {"covering_radius": 0.25, "radius_lower_bound": 0.125, "witness": "w"})
