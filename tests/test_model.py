@@ -333,6 +333,41 @@ def test_a_loaded_checkpoint_embeds_as_the_model_did():
     assert embedding_space(loaded) == embedding_space(model)
 
 
+def test_a_checkpoint_whose_tensors_were_on_a_gpu_loads_without_one(monkeypatch: pytest.MonkeyPatch):
+    model = tiny()
+    save_checkpoint(model, Path("cpu.ckpt"))
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+        torch.save(torch.load("cpu.ckpt", weights_only=True), "cuda.ckpt")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(RuntimeError, match="CUDA"):
+        torch.load("cuda.ckpt", weights_only=True)
+
+    assert embedding_space(load_checkpoint(Path("cuda.ckpt"))) == embedding_space(model)
+    assert same_backbone(from_weights(Path("cuda.ckpt")), model)
+
+
+def test_a_link_to_a_checkpoint_is_as_good_as_the_file():
+    save_checkpoint(tiny(), Path("cache"))
+    Path("model.ckpt").symlink_to("cache")  # as DVC links what it tracks
+
+    assert embedding_space(load_checkpoint(Path("model.ckpt"))) == embedding_space(tiny())
+
+
+def test_a_checkpoint_with_the_prefixes_of_ddp_is_refused_with_the_names_of_the_weights():
+    # Which `lightly.model.weights` may have: a checkpoint of ours is only ever written without.
+    save_checkpoint(tiny(), Path("good.ckpt"))
+    content = torch.load("good.ckpt", weights_only=True)
+    content["state_dict"] = {f"module.{key}": value for key, value in content["state_dict"].items()}
+    torch.save(content, "ddp.ckpt")
+
+    with pytest.raises(
+        DatapoolError, match=r"ddp.ckpt: \d+ weights are not those of a test_efficientnet .*\(backbone\."
+    ):
+        load_checkpoint(Path("ddp.ckpt"))
+    assert same_backbone(from_weights(Path("ddp.ckpt")), tiny())
+
+
 def test_weights_preprocessing_and_backbone_name_each_make_another_space():
     def renamed(model: EmbeddingModel) -> None:
         model.backbone_name = "test_efficientnet_gn"

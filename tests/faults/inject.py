@@ -138,10 +138,14 @@ class Stages:
         self.start(folder, *stages, inject=inject, **limits)
         return self.wait()
 
+    def injected(self) -> list[str]:
+        """Give the lines of strace in which a call of the last run was made to fail."""
+        trace = (self.scratch / "trace").read_text(errors="replace")
+        return [line for line in trace.splitlines() if "(INJECTED)" in line]
+
     def hit_a_read(self) -> bool:
         """Say whether the fault of the last run met a file that was opened to read: it may open one more or less."""
-        trace = (self.scratch / "trace").read_text(errors="replace")
-        return any("(INJECTED)" in line and "O_RDONLY" in line for line in trace.splitlines())
+        return any("O_RDONLY" in line for line in self.injected())
 
     def points(self, folder: Path, stage: list[str]) -> list[Point]:
         """Run a stage without a fault; give its file operations in order: those that fail or change nothing as well."""
@@ -212,6 +216,7 @@ def _run(request: dict[str, Any], gate: int) -> None:
         os.dup2(source, target)
     os.close(nothing)
     os.close(output)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's job in the background ignores
     os.read(gate, 1)
     os.close(gate)
     _limit(**request["limits"])

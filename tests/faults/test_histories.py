@@ -32,6 +32,9 @@ def try_histories(machine: type[Histories], *, examples: int, steps: int, **opti
             **options,
         ),
     )
+    assert machine.runs > examples
+    assert machine.kills
+    assert machine.refusals
     tally(machine, "random histories" if machine is Histories else "random histories through dvc")
 
 

@@ -1,7 +1,10 @@
 """Too little memory, disk or luck for a model: one line says what helps, and nothing else is left to clean up."""
 
+import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -24,7 +27,8 @@ from datapool.views import Augmentation
 images = []
 for i in range(8):
     path = Path(f"{i}.png")
-    Image.fromarray(np.random.default_rng(i).integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(path)
+    if not path.exists():  # in training on two devices the second process comes later
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(path)
     images.append(ImageFile(path, hashlib.sha256(path.read_bytes()).hexdigest()))
 model = build_model("test_efficientnet", dimension=8, input_size=32, pretrained=False, weights=None, seed=1)
 
@@ -35,12 +39,12 @@ def run_embed(batch_size=4, num_workers=0):
     )
 
 
-def run_train(num_workers=0, progress=None):
+def run_train(num_workers=0, progress=None, devices=1):
     gentle = dict.fromkeys(
         ("cj_prob", "cj_strength", "cj_bright", "cj_contrast", "cj_sat", "cj_hue", "random_gray_scale", "gaussian_blur",
          "vf_prob", "hf_prob", "rr_prob"), 0.1
     )
-    trainer = TrainerSettings(max_epochs=3, precision="32-true", devices=1, num_nodes=1, accelerator="cpu")
+    trainer = TrainerSettings(max_epochs=3, precision="32-true", devices=devices, num_nodes=1, accelerator="cpu")
     return train_simclr(
         model, images, augmentation=Augmentation(min_scale=0.5, **gentle), trainer=trainer, out_dim=8, batch_size=4,
         num_workers=num_workers, lr=1e-3, weight_decay=1e-4, temperature=0.5, seed=1, scratch_dir=Path("scratch"),
@@ -97,11 +101,14 @@ SHORTAGES = {
 }  # fmt: skip
 
 
-def run(folder: Path, command: str) -> subprocess.CompletedProcess[str]:
+def run(folder: Path, command: str, *, file: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a command after ``HELD`` in a folder, from a file where it has to be started again."""
     lines = "".join(f"    {line}\n" for line in command.strip().splitlines())
     script = f"{HELD}\n\ndef command():\n{lines}\n\nterminal.run(command)\n"
+    if file:
+        (folder / file).write_text(script)
     return subprocess.run(
-        [sys.executable, "-c", script],
+        [sys.executable, str(folder / file)] if file else [sys.executable, "-c", script],
         cwd=folder,
         env={
             "PYTHONPATH": str(ROOT),
@@ -140,3 +147,103 @@ def test_a_training_that_found_the_disk_full_goes_on_from_the_last_epoch_that_wa
     assert again.stdout.split("\n") == ["step 3", "step 4", "step 5", "step 6", ""]
     assert list((tmp_path / "scratch").iterdir()) == []
     count("shortages of memory and disk for a model", 1)
+
+
+EMBED = """
+from datapool.embedding import EmbeddingCache, embed_with_cache
+from datapool.model import save_checkpoint
+save_checkpoint(model, Path("model.ckpt"))
+def kill(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+{fault}
+embedded = embed_with_cache(
+    Path("model.ckpt"), images, cache=EmbeddingCache(Path("cache")), batch_size=2, num_workers=0, accelerator="cpu",
+    progress=lambda done, *_: print("embedded", done, flush=True) or (done == killed_at and kill()),
+)
+np.save("rows.npy", embedded.embeddings)
+print("known", embedded.n_taken_over)
+"""
+WHOLE = "killed_at = None"
+KILLS_OF_EMBED = {
+    "between two batches": ("killed_at = 4", ["embedded 2", "embedded 4"]),
+    "while it keeps its rows": (
+        "killed_at = None\n"
+        "embedding.pq.write_table = lambda table, path, **_: path.write_bytes(b'PAR1 and no more') and kill()",
+        ["embedded 2", "embedded 4", "embedded 6", "embedded 8"],
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", KILLS_OF_EMBED)
+def test_a_killed_embed_leaves_nothing_half_embedded_and_the_next_run_embeds_all(tmp_path, when):
+    fault, said = KILLS_OF_EMBED[when]
+    results = []
+    for name, how in (("killed", fault), ("killed", WHOLE), ("killed", WHOLE), ("other", WHOLE)):
+        (tmp_path / name).mkdir(exist_ok=True)
+        rows = tmp_path / name / "rows.npy"
+        rows.unlink(missing_ok=True)
+        done = run(tmp_path / name, EMBED.format(fault=how))
+        results.append((done.returncode, done.stdout.splitlines(), rows.exists() and rows.read_bytes()))
+    killed, again, once_more, undisturbed = results
+
+    assert killed == (-signal.SIGKILL, said, False)
+    assert again == undisturbed
+    assert undisturbed[:2] == (0, ["embedded 2", "embedded 4", "embedded 6", "embedded 8", "known 0"])
+    assert once_more == (0, ["known 8"], undisturbed[2])
+    assert list((tmp_path / "killed/.datapool/tmp").iterdir()) == []
+    count("kills of embed", 1)
+
+
+TRAIN_ON_TWO = """
+import time
+from datapool import training
+from datapool.model import embedding_space
+
+starts = training._SimCLR.on_train_epoch_start
+
+def start(module):
+    if module.global_rank == {victim} and module.current_epoch == 1:
+        while not Path("scratch/last.ckpt").exists():  # the other one may still be about to name it so
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGKILL)
+    starts(module)
+
+training._SimCLR.on_train_epoch_start = start
+result = run_train(devices=2, progress=lambda done, *_: print("step", done, flush=True))
+if result.is_main_process:
+    print("best", embedding_space(result.best), "last", embedding_space(result.last))
+"""
+
+
+def processes_of(file: Path) -> list[str]:
+    """The processes that run a script, those included that nobody waits for."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended meanwhile
+            if str(file).encode() in (process / "cmdline").read_bytes().split(b"\0"):
+                found.append(process.name)
+    return found
+
+
+@pytest.mark.full
+@pytest.mark.skipif(sys.platform != "linux", reason="processes as Linux shows them")
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_training_on_two_devices_ends_with_the_first_that_is_killed_and_goes_on_in_the_next_run(tmp_path, victim):
+    results = []
+    for name, killed in (("killed", victim), ("killed", None), ("other", None)):
+        (tmp_path / name).mkdir(exist_ok=True)
+        done = run(tmp_path / name, TRAIN_ON_TWO.format(victim=killed), file="train.py")
+        end = time.monotonic() + 30
+        while processes_of(tmp_path / name / "train.py") and time.monotonic() < end:
+            time.sleep(0.1)
+        assert processes_of(tmp_path / name / "train.py") == []
+        results.append(done)
+    stopped, resumed, undisturbed = results
+
+    assert (stopped.returncode != 0, stopped.stdout.splitlines()) == (True, ["step 1"])
+    assert (resumed.returncode, undisturbed.returncode) == (0, 0), resumed.stderr + undisturbed.stderr
+    assert undisturbed.stdout.splitlines()[:3] == ["step 1", "step 2", "step 3"]
+    assert resumed.stdout.splitlines() == undisturbed.stdout.splitlines()[1:]
+    assert list((tmp_path / "killed/scratch").iterdir()) == []
+    count("kills of a training on two devices", 1)
