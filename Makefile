@@ -17,7 +17,7 @@ quick: .venv/ready  ## run the tests that take no long
 
 faults: .venv/ready  ## kill it everywhere, feed it everything, and count: more than an hour
 	rm -f .pytest_cache/faults && mkdir -p .pytest_cache
-	FAULTS_TALLY=$(CURDIR)/.pytest_cache/faults python -m pytest -rs -n 2 --dist loadgroup -m "full or not full" tests/faults
+	FAULTS_TALLY=$(CURDIR)/.pytest_cache/faults python -m pytest -n 2 --dist loadgroup -m "full or not full" tests/faults
 	python tests/faults/summary.py .pytest_cache/faults
 
 image-test:  ## build the image with CPU wheels and run it, without a Docker engine (Linux, root); ARGS=--short for less
