@@ -145,9 +145,13 @@ def _room() -> str:
 
 
 def remedy(error: OSError) -> str:
-    """Say what helps when the disk has refused to write."""
+    """Say what helps when the disk has refused to read or write."""
     if error.errno == errno.EXDEV:
         return "it lies on another file system than the workspace, which no link or mount may bring about"
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return "let this process open more files (`ulimit -n`), then run again"
+    if error.errno == errno.ENAMETOOLONG:
+        return "give it a shorter name, then run again"
     return "make room or give write permission, then run again"
 
 

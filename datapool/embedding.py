@@ -178,6 +178,11 @@ def shortage_told(*, batch_size: int, num_workers: int) -> Iterator[None]:
                 f"lightly.loader.num_workers is {num_workers}, and one of these processes was killed, perhaps for want of "
                 "memory; free some, or give less, then run again"
             ) from error
+        if "gloo" in str(error) or "NCCL" in str(error):  # the two that let processes of a training talk
+            raise DatapoolError(
+                "lightly.trainer.devices: another process of the training has ended, perhaps for want of memory; run again: "
+                "it goes on after the last epoch that was kept"
+            ) from error
         if "can't allocate memory" in str(error):
             raise DatapoolError(
                 f"lightly.loader.batch_size is {batch_size}, for which there is not enough memory; give less, or free some"

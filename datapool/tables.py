@@ -292,9 +292,11 @@ def _whole(path: Path) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowInvalid, OSError) as error:
+        what = " ".join(str(error).split())[:100]
+        if isinstance(error, OSError) and error.errno:  # Arrow's own have none
+            raise DatapoolError(f"{path}: cannot be read ({what}); {atomic.remedy(error)}") from error
         raise DatapoolError(
-            f"{path}: is not the table that a stage wrote ({' '.join(str(error).split())[:100]}); remove it and run "
-            "`dvc repro`"
+            f"{path}: is not the table that a stage wrote ({what}); remove it and run `dvc repro`"
         ) from error
 
 
