@@ -71,23 +71,22 @@ def verify(
     code is 1 if one failed. It takes time for large pools: the square of the number of images.
     """
     from datapool.errors import DatapoolError
-    from datapool.lineage import LINEAGE, read_lineage
+    from datapool.lineage import LINEAGE, known_pools
     from datapool.params import load_params
     from datapool.verify import verify as checks_of
 
     params = load_params()
-    names = [name] if name else list(read_lineage(LINEAGE))
-    outcomes = []
-    for pool in names:
+    pools, outcomes = Path(params.shared_dir), []
+    for pool in [name] if name else known_pools(pools, LINEAGE):
         with progress(f"pool {pool!r}") as report:
-            for check in checks_of(Path(params.shared_dir), LINEAGE, pool, Path(params.output_dir), progress=report):
+            for check in checks_of(pools, LINEAGE, pool, Path(params.output_dir), progress=report):
                 say(f"{check.outcome}  pool {pool!r}, {check.name}: {check.sentence}")
                 outcomes.append(check.outcome)
     if "fail" in outcomes:
         raise DatapoolError(
-            f"{outcomes.count('fail')} of {len(outcomes)} checks failed; `datapool repair` mends what needs no choice, "
-            "`dvc checkout --force` brings back the files that dvc.lock records, `git log datapools.json` tells what "
-            "changed the lineage"
+            f"{outcomes.count('fail')} of {len(outcomes)} checks failed; `datapool repair` mends what needs no choice. "
+            "Where a line names no command, `git log -p datapools.json` tells what changed the lineage, and `git checkout "
+            "REVISION -- datapools.json dvc.lock && dvc checkout --force` goes back to before it"
         )
     say(f"{len(outcomes)} checks, none failed" if outcomes else "datapools.json knows no pool yet")
 

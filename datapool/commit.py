@@ -199,7 +199,7 @@ class Store:
             if committed:
                 raise DatapoolError(
                     f"{self.folder}: the new version is recorded, but then the disk refused ({reason(error)}); nothing is "
-                    "lost. `dvc repro` (or `datapool repair`) finishes it: {remedy(error)}"
+                    f"lost. `dvc repro` (or `datapool repair`) finishes it: {remedy(error)}"
                 ) from error
             raise DatapoolError(
                 f"{self.folder}: the new version cannot be written ({reason(error)}); the pool is as it was; "

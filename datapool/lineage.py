@@ -22,6 +22,7 @@ LINEAGE = Path("datapools.json")
 
 _Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 _Count = Annotated[int, Field(ge=1)]
+_Distance = Annotated[float, Field(ge=0)]
 
 
 class _Said(BaseModel):
@@ -41,6 +42,8 @@ class _Space(_Said):
 class _Parameters(_Said):
     method: str
     stopping_condition: dict[str, int | float | bool] | None = None
+    normalize_embeddings: bool | None = None
+    append_weak_labels: bool | None = None
 
 
 class _Version(_Said):
@@ -56,8 +59,8 @@ class _Version(_Said):
     checkpoint_sha256: _Hash | None
     embedding_space: _Space | None = None
     parameters: _Parameters | None = None
-    covering_radius: float | None = None
-    radius_lower_bound: float | None = None
+    covering_radius: _Distance | None = None
+    radius_lower_bound: _Distance | None = None
     witness: str | None = None
 
 
@@ -126,6 +129,17 @@ def space_of(name: str, versions: Sequence[Version]) -> dict[str, Any]:
             "restores it"
         )
     return space
+
+
+def known_pools(pools: Path, lineage: Path) -> list[str]:
+    """Name every pool that the lineage, the folder of pools, or a merge that was stopped knows.
+
+    Raises:
+        DatapoolError: If the lineage cannot be read.
+    """
+    here = {path.parent.name for path in pools.glob(f"*/{commit.RECORD}") if not path.parent.name.startswith(".")}
+    stopped = {path.parent.name for path in (atomic.SCRATCH / "commit").glob("*/*")}
+    return sorted(here | stopped | read_lineage(lineage).keys())
 
 
 def read_record(store: Store) -> commit.Record | None:

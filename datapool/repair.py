@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datapool import atomic, pool_files
-from datapool.atomic import SCRATCH
 from datapool.commit import RECORD, DamagedRecordError, Record, Store
 from datapool.errors import DatapoolError
-from datapool.lineage import follows, read_lineage, read_record
+from datapool.lineage import follows, known_pools, read_lineage, read_record
 from datapool.lock import locked
 from datapool.pool_files import HISTORY, LATEST, Version, files_of, history_file
 
@@ -43,9 +42,7 @@ def repair(pools: Path, lineage: Path, *, as_here: bool = False) -> Iterator[Rep
         DatapoolError: If another process is at work on the pools, the lineage cannot be read, or the disk refuses.
     """
     with locked() as require_lock:
-        here = {path.parent.name for path in pools.glob(f"*/{RECORD}") if not path.parent.name.startswith(".")}
-        stopped = {path.name for path in (SCRATCH / "commit").iterdir() if path.is_dir()}
-        for name in sorted(here | stopped | read_lineage(lineage).keys()):
+        for name in known_pools(pools, lineage):
             store = Store(pools, name, lineage, require_lock=require_lock)
             try:
                 yield from _repair(store, lineage, name, as_here=as_here)

@@ -11,7 +11,9 @@ choice of as many images has a covering radius below R/2.
 """
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -23,15 +25,15 @@ from datapool.atomic import sha256
 from datapool.commit import RECORD, Record, Store
 from datapool.embeddings_csv import parse_csv
 from datapool.errors import DatapoolError
-from datapool.lineage import read_lineage, read_record
-from datapool.pool_files import IMPORTED, LATEST, SAMPLES, Version, files_of, history_file
+from datapool.lineage import known_pools, read_lineage, read_record
+from datapool.pool_files import COLUMNS, IMPORTED, LATEST, SAMPLES, Version, files_of, history_file
 from datapool.tables import Rows, read_json, read_rows
 
 RELATIVE, ABSOLUTE = 1e-8, 1e-7
 """Two distances count as the same if they differ by this share or less and, between normalised embeddings, by this much
 more: a unit vector is rounded to float32, and another processor may round one of its numbers the other way."""
 
-_NEEDED = {"new", "covering_radius", "parameters", "embedding_space"}
+_SPACE = ("id", "backbone", "input_size")  # what all versions of a pool share of an embedding space, besides dimension
 
 Progress = Callable[[int, int], None]
 
@@ -57,23 +59,32 @@ def verify(pools: Path, lineage: Path, name: str, output: Path, *, progress: Pro
         progress: Called with the images done and the images in all, of the check that takes distances.
 
     Raises:
-        DatapoolError: If the lineage cannot be read or knows no such pool.
+        DatapoolError: If the lineage cannot be read, or nothing knows such a pool.
     """
     known = read_lineage(lineage)
-    if name not in known:
+    if name not in known_pools(pools, lineage):
         raise DatapoolError(f"{lineage} knows no pool {name!r}; it knows {', '.join(map(repr, known)) or 'none'}")
-    versions, folder = known[name], pools / name
-    lacking = sorted({key for version in versions for key in _NEEDED - version.keys()})
-    if lacking:
+    try:
+        yield from _checks(Store(pools, name, lineage), lineage, name, known.get(name), output, progress)
+    except DatapoolError as error:
+        yield Check("reading", "fail", str(error))
+    except OSError as error:
+        helps = "give read permission, or move it away, then run again"
+        yield Check("reading", "fail", f"{error.filename} cannot be read ({error.strerror}); {helps}")
+
+
+def _checks(
+    store: Store, lineage: Path, name: str, versions: list[Version] | None, output: Path, progress: Progress
+) -> Iterator[Check]:
+    folder, record = store.folder, _record(store)
+    yield record
+    if versions is None or store.was_stopped():
+        return
+    if lacking := sorted({key for version in versions for key in _lacking(version)}):
         yield Check("lineage", "fail", f"{lineage} lacks {', '.join(lacking)} of a version of pool {name!r}")
         return
-    store = Store(pools, name, lineage)
-    record = _record(store)
-    yield record
-    if store.was_stopped():
-        return
     yield _files(folder, versions[-1])
-    if not (folder / LATEST).exists() or not (folder / SAMPLES).exists():
+    if not all(os.access(folder / file, os.R_OK) and (folder / file).is_file() for file in (LATEST, SAMPLES)):
         return
     if len(versions) > 1:
         yield _history(folder, versions, store.read() if record.outcome == "pass" else None)
@@ -89,6 +100,17 @@ def verify(pools: Path, lineage: Path, name: str, output: Path, *, progress: Pro
             yield _distances(rows, version, progress)
             yield _certificate(rows, version)
         yield _candidates(rows, name, versions, output, progress)
+
+
+def _lacking(version: Version) -> list[str]:
+    """Name what the lineage must tell of a version for it to be checked, and does not."""
+    parameters = version.get("parameters")
+    lacking = [key for key in ("embedding_space", "parameters") if version.get(key) is None]
+    if parameters and parameters["method"] != IMPORTED:
+        lacking += ["covering_radius"] * (version.get("covering_radius") is None)
+        how = ("normalize_embeddings", "append_weak_labels")
+        lacking += [f"parameters.{key}" for key in how if not isinstance(parameters.get(key), bool)]
+    return lacking
 
 
 # --- files and rows ----------------------------------------------------------------------------------------------------
@@ -110,14 +132,20 @@ def _record(store: Store) -> Check:
             "skip",
             f"{path} is not here: lost, or not written by an early release; `datapool repair` writes it",
         )
+    entry = store.entry()
+    if entry is None:
+        unknown = f"{store.folder} holds a pool that datapools.json does not know; `datapool repair` adds it there"
+        return Check("record", "fail", unknown)
     wrong = f"{path} and datapools.json tell different things; the next `dvc repro` says what helps"
-    return _check("record", [wrong * (record.entry != store.entry())], f"{path} says what datapools.json says")
+    return _check("record", [wrong * (record.entry != entry)], f"{path} says what datapools.json says")
 
 
 def _files(folder: Path, latest: Version) -> Check:
-    """The files of the latest version have the recorded hashes."""
-    recorded = files_of(latest)
+    """The files of the latest version have the recorded hashes, and its csv the recorded size."""
+    recorded, n_bytes = files_of(latest), latest.get("datapool_bytes")  # which the first pools did not record
     wrong = [_unlike(folder / file, latest["version"], digest) for file, digest in recorded.items()]
+    if not any(wrong) and n_bytes not in (None, found := (folder / LATEST).stat().st_size):
+        wrong.append(f"{folder / LATEST} has {found} bytes, the lineage records {n_bytes}")
     return _check("files", wrong, f"{', '.join(recorded)} have the hashes that the lineage records")
 
 
@@ -131,32 +159,39 @@ def _history(folder: Path, versions: Sequence[Version], record: Record | None) -
         for version in versions[:-1]:
             end = ends[min(version["rows"] + 1, len(ends) - 1)]
             digest.update(memoryview(data)[start:end])
-            start = end
+            start, n_bytes = end, version.get("datapool_bytes")
             if digest.hexdigest() != version[key]:
                 wrong.append(
                     f"{folder / file} does not begin with the {version['rows']} rows of version {version['version']}"
                 )
+            elif file == LATEST and n_bytes not in (None, end):
+                many = f"{end} bytes up to version {version['version']}"
+                wrong.append(f"{folder / file} has {many}, the lineage records {n_bytes}")
     paths = {folder / history_file(version): version for version in versions[:-1]}
     kept = {path: version for path, version in paths.items() if path.exists()}
     if record:
         kept = {path: version for path, version in paths.items() if history_file(version) in record.files}
+    again = "`datapool repair` makes it anew"
     for path, version in kept.items():
-        if unlike := _unlike(path, version["version"], version["datapool_sha256"]):
-            wrong.append(f"{unlike.partition(';')[0]}; `datapool repair` makes it anew")
+        wrong.append(_unlike(path, version["version"], version["datapool_sha256"], again=again))
     many = f"{len(paths)} earlier version{'s' * (len(paths) != 1)}"
     return _check("history", wrong, f"{many}: the latest files begin with their bytes; history/ keeps {len(kept)}")
 
 
-def _unlike(path: Path, version: int, recorded: str) -> str:
-    """Why a file is not the recorded one; "" if it is."""
-    if not path.exists():
-        return f"{path} is not here; `dvc checkout` brings it (`dvc pull` first in a fresh clone)"
-    digest = sha256(path)
+def _unlike(path: Path, version: int, recorded: str, *, again: str = "") -> str:
+    """Why a file is not the recorded one, and what helps: DVC, or ``again``; "" if it is."""
+    try:
+        digest = sha256(path) if path.exists() else None
+    except OSError as error:
+        helps = f"give read permission, or move it away, then {again or '`dvc checkout --force` restores it'}"
+        return f"{path} cannot be read ({error.strerror}); {helps}"
+    if digest is None:
+        return f"{path} is not here; {again or '`dvc checkout` brings it (`dvc pull` first in a fresh clone)'}"
     if digest == recorded:
         return ""
     return (
-        f"{path} has sha256 {digest[:12]}…, but version {version} was {str(recorded)[:12]}…; "
-        "`dvc checkout --force` restores it"
+        f"{path} has sha256 {digest[:12]}…, but version {version} was {recorded[:12]}…; "
+        f"{again or '`dvc checkout --force` restores it'}"
     )
 
 
@@ -173,23 +208,23 @@ def _row_ends(data: bytes) -> Iterator[int]:
 def _read(folder: Path) -> tuple[Rows, list[int]]:
     """The rows of a pool, and the label ids of its csv."""
     content = parse_csv((folder / LATEST).read_bytes(), folder / LATEST)
-    table = pd.read_csv(folder / SAMPLES, dtype=str, keep_default_na=False)
     try:
-        table["distance"] = table.distance.replace("", "nan")
+        table = pd.read_csv(folder / SAMPLES, dtype=str, keep_default_na=False)[list(COLUMNS)]
+        table = table.assign(distance=table.distance.replace("", "nan"))
         table = table.astype({"version": "int64", "rank": "int64", "distance": "float64"})
-    except (AttributeError, KeyError, ValueError) as error:
-        raise DatapoolError(f"{folder / SAMPLES}: cannot be read ({error})") from error
+    except (KeyError, OverflowError, ValueError) as error:
+        raise DatapoolError(f"{folder / SAMPLES}: cannot be read ({' '.join(str(error).split())[:200]})") from error
     if table.filename.tolist() != content.filenames:
         raise DatapoolError(f"{folder / LATEST} and {SAMPLES} do not list the same images in the same order")
     return Rows(table, content.embeddings), content.labels
 
 
 def _rows(rows: Rows, ids: Sequence[int], versions: Sequence[Version], labels: object) -> Check:
-    """Counts, batches, ranks, labels and dimension are those of the lineage."""
+    """Counts, batches, ranks, labels and dimension are those of the lineage, which tells of one space and checkpoint."""
     table, wrong, start = rows.table, [], 0
     for version in versions:
         part, number, start = table.iloc[start : version["rows"]], version["version"], version["rows"]
-        if len(part) != version["new"] or (part.version != number).any() or (part.batch != version["batch"]).any():
+        if len(part) != version["new"] or (part.version != number).any() or set(part.batch) != {version["batch"]}:
             wrong.append(
                 f"version {number} does not have the {version['new']} images of the batch that the lineage records"
             )
@@ -200,8 +235,17 @@ def _rows(rows: Rows, ids: Sequence[int], versions: Sequence[Version], labels: o
     numbers = {label: number for number, label in enumerate(dict.fromkeys(table.weak_label))}
     if labels != list(numbers) or list(ids) != [numbers[label] for label in table.weak_label]:
         wrong.append("the labels are not the weak labels, numbered as the lineage lists them")
-    if rows.embeddings.shape[1] != (dimension := versions[-1]["embedding_space"].get("dimension")):
-        wrong.append(f"the embeddings have {rows.embeddings.shape[1]} dimensions, the lineage records {dimension}")
+    dimension = rows.embeddings.shape[1]
+    for recorded in sorted({version["embedding_space"]["dimension"] for version in versions} - {dimension}):
+        wrong.append(f"the embeddings have {dimension} dimensions, the lineage records {recorded}")
+    for one, other in pairwise(versions):
+        change = f"for version {other['version']} than for version {one['version']}, but a pool has one"
+        # Not all that it says of a space: a csv that goes on with an imported pool has another origin.
+        spaces = [[version["embedding_space"][key] for key in _SPACE] for version in (one, other)]
+        if spaces[0] != spaces[1]:
+            wrong.append(f"the lineage records another embedding space {change}")
+        if one["checkpoint_sha256"] != other["checkpoint_sha256"]:
+            wrong.append(f"the lineage records another checkpoint {change}")
     return _check("rows", wrong, f"{len(table)} images; versions, batches, ranks and labels are those of the lineage")
 
 
@@ -232,8 +276,9 @@ def _distances(rows: Rows, version: Version, progress: Progress) -> Check:
     recorded = table.distance.to_numpy()[new]
     found, slack = recompute.between(points, new, points, neighbours), _slack(version, recorded)
     off = np.abs(found - recorded)
-    if not (off <= slack).all():
-        i = (off <= slack).argmin()
+    agree = (off <= slack) & np.isfinite(recorded)  # of infinity any share is enough
+    if not agree.all():
+        i = agree.argmin()
         pair = f"{names[new[i]]} and its nearest {nearest[new[i]]}"
         return Check(check, "fail", f"{pair} lie {found[i]:.9g} apart, but {recorded[i]:.9g} is recorded")
     least = recompute.to_nearest_before(points, int(new[0]), progress) if len(new) else found
@@ -270,17 +315,18 @@ def _certificate(rows: Rows, version: Version) -> Check:
     return Check(check, "pass", f"{sentence}: no choice of {version['new']} has a covering radius below {bound:.9g}")
 
 
-def _candidates(rows: Rows, name: str, versions: Sequence[Version], output: Path, progress: Progress) -> Check:
+def _candidates(rows: Rows, name: str, versions: list[Version], output: Path, progress: Progress) -> Check:
     """Every candidate of the latest version lies within its covering radius, and the witness lies at it."""
-    version, radius = versions[-1], versions[-1]["covering_radius"]
+    version = versions[-1]
     check = f"version {version['version']}, candidates"
     opened, embeddings = output / "base" / "base.json", output / "embeddings.parquet"
-    base = read_json(opened) if opened.exists() and embeddings.exists() else {}
-    if (base.get("pool"), base.get("batch"), base.get("versions")) != (name, version["batch"], list(versions[:-1])):
+    base = read_json(opened) if opened.is_file() and embeddings.is_file() else {}
+    is_its_base = [base.get(key) for key in ("pool", "batch", "versions")] == [name, version["batch"], versions[:-1]]
+    if not is_its_base or version["parameters"]["method"] == IMPORTED:
         return Check(check, "skip", f"{output} does not hold its batch, so the candidates left out are not known here")
     if _has_rules(version):
         return Check(check, "skip", "with rules the covering radius says nothing of those that could not be picked")
-    offered = read_rows(embeddings)
+    offered, radius = read_rows(embeddings), version["covering_radius"]
     new = range(version["rows"] - version["new"], version["rows"])
     places = pd.Index(offered.table.filename).get_indexer(pd.Index(rows.table.filename.iloc[new]))
     for row, place in zip(new, places, strict=True):

@@ -5,10 +5,12 @@ import hashlib
 import importlib
 import inspect
 import json
+import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +24,14 @@ from datapool import recompute, workspace
 from datapool.cli import app
 from datapool.errors import DatapoolError
 from datapool.ordering import LABEL_DISTANCE
+from datapool.pool import open_base
+from datapool.tables import read_table
 from datapool.verify import Check, verify
 
 ROOT = Path(__file__).parents[1]
 FOLDER, LINEAGE, OUTPUT = Path("pools/my_datapool"), Path("datapools.json"), Path("output")
 LATEST, SAMPLES = FOLDER / "datapool_latest.csv", FOLDER / "samples.csv"
+FIRST = FOLDER / "history" / "datapool_0001.csv"
 
 N_WEEK, DIMENSION = 30, 5
 
@@ -75,6 +80,37 @@ def pool(two_weeks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     shutil.copytree(two_weeks, tmp_path / "workspace")
     monkeypatch.chdir(tmp_path / "workspace")
     return tmp_path / "workspace"
+
+
+@pytest.fixture
+def open_pool(two_weeks: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A copy of the workspace that anybody may enter, as current folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(two_weeks, folder, dirs_exist_ok=True)
+        Path(folder).chmod(0o755)
+        monkeypatch.chdir(folder)
+        yield Path(folder)
+        for path in (Path(folder), *Path(folder).rglob("*")):
+            path.chmod(0o755)
+
+
+def verify_as_nobody() -> tuple[int, list[str]]:
+    """Run the command in a child process without a superuser's rights; give its exit code and lines."""
+    checks()  # imports what nobody may be unable to read
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        if os.geteuid() == 0:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+        done = CliRunner().invoke(app, ["verify"])
+        os.write(writing, f"{done.stdout}{done.exception or ''}".encode())
+        os._exit(done.exit_code)
+    os.close(writing)
+    with os.fdopen(reading) as answer:
+        lines = answer.read().splitlines()
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), lines
 
 
 def checks(name: str = "my_datapool") -> dict[str, Check]:
@@ -237,6 +273,24 @@ def test_blocks_change_nothing(pool, monkeypatch):
     assert set(outcomes().values()) == {"pass"}
 
 
+@pytest.mark.timeout(60)
+def test_a_pool_that_may_only_be_read_is_verified(open_pool):
+    for path in (open_pool, *open_pool.rglob("*")):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    code, lines = verify_as_nobody()
+
+    assert (code, lines[-1]) == (0, "9 checks, none failed")
+    assert [line.partition(" ")[0] for line in lines[:-1]] == ["pass"] * 9
+
+
+def test_verify_writes_nothing(pool):
+    shutil.rmtree(".datapool")
+    before = {path: path.stat().st_mtime_ns for path in pool.rglob("*")}
+    assert CliRunner().invoke(app, ["verify"]).exit_code == 0
+
+    assert {path: path.stat().st_mtime_ns for path in pool.rglob("*")} == before
+
+
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
@@ -254,6 +308,98 @@ def test_a_file_that_is_gone_is_named_and_ends_the_checks(pool, path):
 
     assert list(checks()) == ["record", "files"]
     assert f"{path} is not here; `dvc checkout` brings it" in failed()["files"]
+
+
+SPECIAL = {"folder": Path.mkdir, "FIFO": os.mkfifo, "endless device": lambda path: path.symlink_to("/dev/zero")}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("what", SPECIAL)
+@pytest.mark.parametrize("path", [LATEST, SAMPLES])
+def test_what_is_no_regular_file_is_named_and_ends_the_checks(pool, path, what):
+    path.unlink()
+    SPECIAL[what](path)
+
+    assert list(checks()) == ["record", "files"]
+    assert failed() == {
+        "files": f"{path} cannot be read (no regular file); give read permission, or move it away, then "
+        "`dvc checkout --force` restores it"
+    }
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("what", SPECIAL)
+def test_a_history_file_that_is_no_regular_file_is_named(pool, what):
+    FIRST.unlink()
+    SPECIAL[what](FIRST)
+
+    assert failed() == {
+        "history": f"{FIRST} cannot be read (no regular file); give read permission, or move it away, then "
+        "`datapool repair` makes it anew"
+    }
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("what", SPECIAL)
+def test_a_record_that_is_no_regular_file_is_named(pool, what):
+    (FOLDER / "pool.json").unlink()
+    SPECIAL[what](FOLDER / "pool.json")
+
+    assert failed() == {
+        "record": f"{FOLDER}/pool.json: cannot be read (no regular file); give read permission, then run again"
+    }
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("path", "check", "helps"),
+    [
+        (LATEST, "files", "`dvc checkout --force` restores it"),
+        (SAMPLES, "files", "`dvc checkout --force` restores it"),
+        (FIRST, "history", "`datapool repair` makes it anew"),
+    ],
+)
+def test_a_file_that_may_not_be_read_is_named(open_pool, path, check, helps):
+    if os.geteuid():
+        pytest.skip("the parent process must be able to read all")
+    path.chmod(0)
+    code, lines = verify_as_nobody()
+
+    assert code == 1
+    assert [line for line in lines if line.startswith("fail")] == [
+        f"fail  pool 'my_datapool', {check}: {path} cannot be read (Permission denied); give read permission, or move it "
+        f"away, then {helps}"
+    ]
+
+
+def test_what_else_cannot_be_read_is_named(pool):
+    (pool / ".datapool/commit/my_datapool").rmdir()
+    (pool / ".datapool/commit/my_datapool").touch()
+
+    assert failed() == {
+        "reading": ".datapool/commit/my_datapool cannot be read (Not a directory); give read permission, or move it away, "
+        "then run again"
+    }
+
+
+def test_another_size_in_the_lineage_is_seen(pool):
+    size = LATEST.stat().st_size
+    edit_lineage(lambda versions: versions[1].update(datapool_bytes=5))
+
+    assert failed() == {"files": f"{LATEST} has {size} bytes, the lineage records 5"}
+
+
+def test_another_size_of_an_earlier_version_is_seen(pool):
+    size = FIRST.stat().st_size
+    edit_lineage(lambda versions: versions[0].update(datapool_bytes=5))
+
+    assert failed() == {"history": f"{LATEST} has {size} bytes up to version 1, the lineage records 5"}
+
+
+def test_a_pool_from_before_sizes_were_recorded_passes(pool):
+    edit_lineage(lambda versions: [version.pop("datapool_bytes") for version in versions])
+
+    assert failed() == {}
 
 
 def test_a_hash_that_was_changed_in_the_lineage_is_seen(pool):
@@ -279,11 +425,21 @@ def test_a_changed_row_of_an_earlier_version_is_seen_though_the_latest_hash_was_
 
 
 def test_a_changed_history_file_is_named(pool):
-    path = FOLDER / "history" / "datapool_0001.csv"
-    path.write_bytes(path.read_bytes() + b"\n")
+    FIRST.write_bytes(FIRST.read_bytes() + b"\n")
 
     assert list(failed()) == ["history"]
-    assert f"{path} has sha256 " in failed()["history"]
+    assert f"{FIRST} has sha256 " in failed()["history"]
+    assert failed()["history"].endswith("…; `datapool repair` makes it anew")
+
+
+def test_a_history_file_that_is_missing_is_named_and_the_next_batch_can_begin(pool):
+    FIRST.unlink()
+    assert failed() == {"history": f"{FIRST} is not here; `datapool repair` makes it anew"}
+
+    week_3 = read_table(OUTPUT / "images.parquet")[1:].reset_index(drop=True)
+    base, notes = open_base(Path("pools"), LINEAGE, "my_datapool", week_3, base_version=None)
+    assert ([version["version"] for version in base.versions], notes) == ([1, 2], [])
+    assert base.rows.table.filename.tolist() == pd.read_csv(SAMPLES).filename.tolist()
 
 
 def test_a_line_break_in_a_name_ends_no_row(pool):
@@ -347,6 +503,52 @@ def test_the_dimension_is_the_recorded_one(pool):
     assert failed() == {"rows": "the embeddings have 5 dimensions, the lineage records 6"}
 
 
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda version: version["embedding_space"].update(id="another"), "embedding space"),
+        (lambda version: version["embedding_space"].update(backbone="resnet18"), "embedding space"),
+        (lambda version: version.update(checkpoint_sha256="0" * 64), "checkpoint"),
+    ],
+    ids=["space", "backbone", "checkpoint"],
+)
+def test_all_versions_have_one_embedding_space_and_checkpoint(pool, change, what):
+    edit_lineage(lambda versions: change(versions[0]))
+
+    assert failed() == {
+        "rows": f"the lineage records another {what} for version 2 than for version 1, but a pool has one"
+    }
+
+
+def test_the_dimension_of_an_earlier_version_is_the_recorded_one(pool):
+    edit_lineage(lambda versions: versions[0]["embedding_space"].update(dimension=6))
+
+    assert failed() == {"rows": "the embeddings have 5 dimensions, the lineage records 6"}
+
+
+def test_a_csv_from_another_source_goes_on_with_an_imported_pool(pool):
+    edit_lineage(lambda versions: versions[0]["embedding_space"].update(start=None, origin="a csv of Lightly's Docker"))
+
+    assert failed() == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda rows: rows[0].__setitem__(VERSION, "x"), "\"['version'] not in index\""),
+        (lambda rows: rows[1].__setitem__(VERSION, "first"), "invalid literal for int() with base 10: 'first'"),
+        (lambda rows: rows[-1].append("more"), "Error tokenizing data. C error: Expected 8 fields in line "),
+        (lambda rows: rows[1].__setitem__(RANK, "9" * 40), ""),
+    ],
+    ids=["column", "text", "ragged", "huge"],
+)
+def test_rows_that_are_none_are_told_in_one_line(pool, change, why):
+    edit_rows(SAMPLES, change)
+
+    assert failed()["rows"].startswith(f"{SAMPLES}: cannot be read ({why}")
+    assert "\n" not in failed()["rows"]
+
+
 def test_a_damaged_csv_is_named_with_what_is_wrong(pool):
     LATEST.write_bytes(LATEST.read_bytes()[:-5])
 
@@ -358,6 +560,50 @@ def test_a_lineage_that_lacks_parameters_is_named(pool):
     edit_lineage(lambda versions: versions[0].pop("parameters"))
 
     assert failed() == {"lineage": "datapools.json lacks parameters of a version of pool 'my_datapool'"}
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda version: version.update(parameters=None), "parameters"),
+        (lambda version: version.update(embedding_space=None), "embedding_space"),
+        (lambda version: version.update(covering_radius=None), "covering_radius"),
+        (lambda version: version.pop("covering_radius"), "covering_radius"),
+        (lambda version: version["parameters"].pop("normalize_embeddings"), "parameters.normalize_embeddings"),
+        (lambda version: version["parameters"].update(append_weak_labels=None), "parameters.append_weak_labels"),
+    ],
+    ids=["parameters", "space", "radius null", "radius", "normalize", "weak labels"],
+)
+def test_what_the_lineage_lacks_is_named(pool, change, what):
+    edit_lineage(lambda versions: change(versions[1]))
+
+    assert failed() == {"lineage": f"datapools.json lacks {what} of a version of pool 'my_datapool'"}
+
+
+def test_a_lineage_that_lacks_the_labels_is_seen(pool):
+    content = json.loads(LINEAGE.read_text())
+    del content["my_datapool"]["labels"]
+    LINEAGE.write_text(json.dumps(content))
+
+    assert failed()["rows"] == "the labels are not the weak labels, numbered as the lineage lists them"
+
+
+def test_a_batch_that_is_no_text_of_unicode_is_seen(pool):
+    edit_lineage(lambda versions: versions[1].update(batch="\ud800"))
+
+    assert failed() == {
+        "rows": f"version 2 does not have the {n_of_version(2)} images of the batch that the lineage records"
+    }
+
+
+def test_picks_that_are_said_to_be_imported_are_seen(pool):
+    edit_lineage(lambda versions: versions[1].update(parameters={"method": "imported"}, covering_radius=None))
+    name = pd.read_csv(SAMPLES).filename[n_of_version(1)]
+
+    assert failed() == {
+        "version 2, distances": f"{name} has a distance or a nearest neighbour, which no imported image has"
+    }
+    assert outcomes()["version 2, candidates"] == "skip"
 
 
 def test_a_pool_from_before_there_were_certificates_passes(pool):
@@ -432,6 +678,22 @@ def test_a_distance_that_is_missing_is_seen(pool):
     assert "but nan is recorded" in failed()["version 2, distances"]
 
 
+def test_infinite_distances_are_seen(pool):
+    picks = pd.read_csv(SAMPLES)
+    first = picks.iloc[n_of_version(1)]
+
+    def change(rows: list[list[str]]) -> None:
+        for row in rows[1 + n_of_version(1) :]:
+            row[DISTANCE] = "inf"
+
+    edit_rows(SAMPLES, change)
+
+    assert failed() == {
+        "version 2, distances": f"{first.filename} and its nearest {first.nearest} lie {first.distance:.9g} apart, but inf "
+        "is recorded"
+    }
+
+
 def test_another_order_of_picks_is_seen(pool):
     # Consistent in all else: rows swapped in both files, ranks in order, and distances and neighbours true for it.
     repro(method="random", stopping_condition__n_samples=6, stopping_condition__min_distance=-1.0)
@@ -478,6 +740,21 @@ def test_another_witness_is_seen(pool):
 
     edit_lineage(lambda versions: versions[1].update(witness="nobody.png"))
     assert failed()["version 2, candidates"] == "the witness nobody.png is none of the candidates left out"
+
+
+def test_a_damaged_file_of_the_last_run_is_named(pool):
+    (OUTPUT / "base" / "base.json").write_text("{")
+
+    assert list(failed()) == ["reading"]
+    assert failed()["reading"].startswith(f"{OUTPUT}/base/base.json: is not JSON (")
+    assert failed()["reading"].endswith("; `dvc repro` makes it anew")
+
+
+def test_only_files_are_of_the_last_run(pool):
+    (OUTPUT / "embeddings.parquet").unlink()
+    (OUTPUT / "embeddings.parquet").mkdir()  # a pipe would hang where it is opened
+
+    assert outcomes()["version 2, candidates"] == "skip"
 
 
 def test_all_picked_leaves_no_radius(pool):
@@ -590,7 +867,11 @@ def test_the_command_checks_every_pool_and_fails_with_one(pool):
     assert "fail  pool 'my_datapool', version 1, certificate: the lower bound 0.3 is not half" in done.stdout
     assert "pass  pool 'other', files:" in done.stdout
     assert isinstance(done.exception, DatapoolError)
-    assert str(done.exception).startswith("1 of 15 checks failed; `datapool repair` mends what needs no choice")
+    assert str(done.exception) == (
+        "1 of 15 checks failed; `datapool repair` mends what needs no choice. Where a line names no command, `git log -p "
+        "datapools.json` tells what changed the lineage, and `git checkout REVISION -- datapools.json dvc.lock && dvc "
+        "checkout --force` goes back to before it"
+    )
 
 
 def test_an_unknown_pool_is_refused_with_those_that_there_are(pool):
@@ -598,8 +879,44 @@ def test_an_unknown_pool_is_refused_with_those_that_there_are(pool):
         checks("mine")
 
 
+def test_a_pool_that_the_lineage_does_not_know_fails(pool):
+    LINEAGE.write_text("{}\n")
+    done = CliRunner().invoke(app, ["verify"])
+
+    assert done.exit_code == 1
+    assert done.stdout == (
+        f"fail  pool 'my_datapool', record: {FOLDER} holds a pool that datapools.json does not know; `datapool repair` adds "
+        "it there\n"
+    )
+
+
+def test_a_damaged_record_of_a_pool_that_the_lineage_does_not_know_fails(pool):
+    LINEAGE.write_text("{}\n")
+    (FOLDER / "pool.json").write_text("{}")
+
+    assert list(checks()) == ["record"]
+    assert failed()["record"].startswith(f"{FOLDER}/pool.json: is not as it was written; nothing was changed. ")
+
+
+@pytest.mark.parametrize("is_committed", [False, True])
+def test_a_first_merge_that_was_stopped_fails(pool, is_committed):
+    LINEAGE.write_text("{}\n")
+    (pool / ".datapool/commit/my_datapool").mkdir(exist_ok=True)
+    LATEST.rename(pool / ".datapool/commit/my_datapool/0123456789abcdef-datapool_latest.csv")
+    if not is_committed:
+        shutil.rmtree("pools")
+    done = CliRunner().invoke(app, ["verify"])
+
+    assert done.exit_code == 1
+    assert done.stdout == (
+        "fail  pool 'my_datapool', record: a merge was stopped half way, or goes on at this moment; `datapool repair`, or "
+        "the next `dvc repro`, finishes it\n"
+    )
+
+
 def test_a_workspace_without_pools_has_nothing_to_check(pool):
     LINEAGE.write_text("{}\n")
+    shutil.rmtree("pools")
 
     assert CliRunner().invoke(app, ["verify"]).stdout == "datapools.json knows no pool yet\n"
 
