@@ -150,6 +150,8 @@ def remedy(error: OSError) -> str:
         return "it lies on another file system than the workspace, which no link or mount may bring about"
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return "let this process open more files (`ulimit -n`), then run again"
+    if error.errno in (errno.EISDIR, errno.ENOTDIR):
+        return "move away what is in its place, then run again"
     if error.errno == errno.ENAMETOOLONG:
         return "give it a shorter name, then run again"
     return "make room or give write permission, then run again"

@@ -27,7 +27,6 @@ from typing import Any, NamedTuple
 from datapool.atomic import SCRATCH, keep_aside, reason, remedy
 from datapool.disk import Disk, Written, make_folder, write_file
 from datapool.errors import DatapoolError
-from datapool.lock import LostLockError
 from datapool.tables import json_text, parse_json
 
 RECORD = "pool.json"
@@ -184,12 +183,11 @@ class Store:
         self._require_folders()
         try:
             yield
-        except LostLockError:  # what is staged may be another process's by now
-            raise
         except BaseException as error:
             # Ctrl-C may arrive between the rename of the record and whatever would note that it is done: look.
             committed = self._is_committed()
             with suppress(OSError, DatapoolError):
+                self._require_lock()  # without it what is staged may be another process's by now
                 if not committed:
                     self.sweep()
                 elif not isinstance(error, OSError):
@@ -298,11 +296,11 @@ class Store:
         for path in [self.folder / file for file in files]:
             if self._disk.exists(path) and not self._disk.is_file(path):
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+            if self._disk.is_file(path.parent):
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path.parent))
             for folder in (path.parent, self.folder):
                 if self._disk.exists(folder) and not self._disk.is_writable(folder):
                     raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
-            if self._disk.is_file(path.parent):
-                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path.parent))
 
     def _finish(self, record: Record, note: Mapping[str, Any], *, check: bool) -> None:
         """Do what follows a commit, or the rest of it; doing it twice is fine."""

@@ -173,7 +173,7 @@ def shortage_told(*, batch_size: int, num_workers: int) -> Iterator[None]:
             f"lightly.loader.batch_size is {batch_size}, for which the GPU has not enough memory; give less, or free the GPU"
         ) from error
     except RuntimeError as error:
-        if "DataLoader worker" in str(error):
+        if "DataLoader worker (pid" in str(error):  # an error within one is told otherwise
             raise DatapoolError(
                 f"lightly.loader.num_workers is {num_workers}, and one of these processes was killed, perhaps for want of "
                 "memory; free some, or give less, then run again"

@@ -4,6 +4,7 @@ Knows file formats only. The same rows give the same bytes.
 """
 
 import csv
+import errno
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -293,7 +294,7 @@ def _whole(path: Path) -> Iterator[None]:
         yield
     except (pa.ArrowInvalid, OSError) as error:
         what = " ".join(str(error).split())[:100]
-        if isinstance(error, OSError) and error.errno:  # Arrow's own have none
+        if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):  # Arrow's own have none
             raise DatapoolError(f"{path}: cannot be read ({what}); {atomic.remedy(error)}") from error
         raise DatapoolError(
             f"{path}: is not the table that a stage wrote ({what}); remove it and run `dvc repro`"

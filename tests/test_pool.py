@@ -18,10 +18,12 @@ import pytest
 
 from datapool import pool_files
 from datapool.batch import candidates
+from datapool.commit import Store
 from datapool.disk import Disk
 from datapool.embeddings_csv import read_csv
 from datapool.errors import DatapoolError
 from datapool.lineage import read_lineage, require_files
+from datapool.lock import locked
 from datapool.pool import Base, Merged, label_ids, merge, open_base, read_base, write_base
 from datapool.repair import repair
 from datapool.tables import Rows
@@ -842,7 +844,10 @@ def test_what_would_refuse_after_the_commit_refuses_before_it(make):
     base = open_for(B)
     make(FOLDER / "history")
 
-    with refused(r"^pools/p: the new version cannot be written \(pools/p/history.*; the pool is as it was; "):
+    with refused(
+        r"^pools/p: the new version cannot be written \(pools/p/history(: Not|/datapool_0001\.csv: Is) a directory; .*; the pool "
+        r"is as it was; move away what is in its place, then run again$"
+    ):
         close(base, picks(B, base))
     shutil.rmtree(FOLDER / "history") if (FOLDER / "history").is_dir() else (FOLDER / "history").unlink()
     assert close(base, picks(B, base)).version == 2
@@ -964,6 +969,23 @@ def test_files_that_change_between_their_hash_and_their_reading_do_not_count(mon
 
     assert not list(Path(".datapool/pools").glob("*"))
     assert len(open_for(C).rows.table) == versions()[-1]["rows"]
+
+
+@pytest.mark.parametrize("removed", [False, True])
+def test_whoever_lost_the_lock_and_then_fails_leaves_what_another_has_staged(removed):
+    add(A)
+    staged = Path(".datapool/commit/p/0123456789abcdef-datapool_latest.csv")
+    with (
+        pytest.raises(KeyboardInterrupt),
+        locked() as require_lock,
+        Store(POOLS, "p", LINEAGE, require_lock=require_lock).change(),
+    ):
+        staged.write_bytes(b"by now another's")
+        if removed:
+            Path(".datapool/lock").unlink()
+        raise KeyboardInterrupt
+
+    assert staged.exists() == removed
 
 
 def test_with_its_lock_removed_a_merge_never_mixes_with_another(monkeypatch, tmp_path):
