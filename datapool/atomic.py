@@ -67,8 +67,13 @@ def keep_aside(path: Path, *, unless: set[str]) -> list[str]:
         ) from error
     kept = SCRATCH / "rescued" / f"{path.parent.name or 'workspace'}-{digest[:12]}-{path.name}"
     copy_file(path, kept)
-    for folder in kept.parent.parents:  # the original may be replaced next
-        flush(folder, os.O_RDONLY)
+    try:
+        for folder in kept.parent.parents:  # the original may be replaced next
+            flush(folder, os.O_RDONLY)
+    except OSError as error:
+        raise DatapoolError(
+            f"{kept}: cannot be written ({reason(error)}); {path} is as it was; {remedy(error)}"
+        ) from error
     return [f"{path} is kept as {kept}"]
 
 

@@ -129,8 +129,9 @@ def test_a_shortage_is_told_in_one_line(tmp_path, what):
     done = run(tmp_path, command)
 
     assert done.returncode == 1, done.stderr
-    assert done.stderr.startswith(told)
-    assert done.stderr.count("\n") == 1
+    *above, last = done.stderr.splitlines()
+    assert last.startswith(told)
+    assert [line for line in above if "profiler.py" not in line] == []  # torch warns of what it cannot import any more
     count("shortages of memory and disk for a model", 1)
 
 
