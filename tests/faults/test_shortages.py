@@ -107,14 +107,13 @@ def run(folder: Path, command: str, *, file: str | None = None) -> subprocess.Co
     script = f"{HELD}\n\ndef command():\n{lines}\n\nterminal.run(command)\n"
     if file:
         (folder / file).write_text(script)
+    environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    if "RLIMIT_FSIZE" in command:
+        environment["PYTHONDONTWRITEBYTECODE"] = "1"  # or what Python keeps of a module it imports would be cut off
     return subprocess.run(
         [sys.executable, str(folder / file)] if file else [sys.executable, "-c", script],
         cwd=folder,
-        env={
-            "PYTHONPATH": str(ROOT),
-            "OMP_NUM_THREADS": "1",
-            "PYTHONDONTWRITEBYTECODE": "1",
-        },  # Python would cut it off
+        env=environment,
         capture_output=True,
         text=True,
         check=False,
@@ -176,7 +175,9 @@ KILLS_OF_EMBED = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("when", KILLS_OF_EMBED)
+@pytest.mark.parametrize(
+    "when", ["between two batches", pytest.param("while it keeps its rows", marks=pytest.mark.full)]
+)
 def test_a_killed_embed_leaves_nothing_half_embedded_and_the_next_run_embeds_all(tmp_path, when):
     fault, said = KILLS_OF_EMBED[when]
     results = []
