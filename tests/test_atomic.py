@@ -199,3 +199,19 @@ def test_a_disk_that_refuses_to_clean_up_as_well_is_told_in_one_line(monkeypatch
     ):
         monkeypatch.setattr(Path, "unlink", refuse)
         raise OSError(28, os.strerror(28))
+
+
+def test_a_disk_that_refuses_to_keep_a_copy_durably_is_told_in_one_line(monkeypatch):
+    Path("mine.csv").write_bytes(b"mine")
+
+    def refuse(path: Path, flags: int) -> None:
+        if path == Path():  # the last folder that is flushed, after the copy was made
+            raise OSError(5, os.strerror(5))
+
+    monkeypatch.setattr(atomic, "flush", refuse)
+    with pytest.raises(
+        DatapoolError,
+        match=r"^\.datapool/rescued/workspace-\w{12}-mine\.csv: cannot be written \(Input/output error; [\d,.]+ MB are free\); "
+        r"mine\.csv is as it was; make room",
+    ):
+        atomic.keep_aside(Path("mine.csv"), unless=set())
