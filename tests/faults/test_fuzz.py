@@ -1,6 +1,9 @@
 """Random bytes, and good files with random damage: a reader gives what is there or one line that names the file.
 
 Some seconds each here. To search longer: FUZZ_EXAMPLES=100000 python -m pytest -n 0 tests/faults/test_fuzz.py
+
+The same readers were once searched by coverage (atheris) for 100 minutes: tables 17 million inputs, params.yaml 67,000, images
+390,000. What that found are cases of test_bad_inputs.py and test_embeddings_csv.py.
 """
 
 import os
