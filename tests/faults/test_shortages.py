@@ -122,7 +122,9 @@ def run(folder: Path, command: str, *, file: str | None = None) -> subprocess.Co
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits as Linux has them")
-@pytest.mark.parametrize("what", SHORTAGES)
+@pytest.mark.parametrize(
+    "what", [pytest.param(what, marks=[pytest.mark.full] * ("of embed" in what)) for what in SHORTAGES]
+)
 def test_a_shortage_is_told_in_one_line(tmp_path, what):
     command, told = SHORTAGES[what]
     done = run(tmp_path, command)
@@ -134,7 +136,7 @@ def test_a_shortage_is_told_in_one_line(tmp_path, what):
     count("shortages of memory and disk for a model", 1)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.skipif(sys.platform != "linux", reason="limits as Linux has them")
 def test_a_training_that_found_the_disk_full_goes_on_from_the_last_epoch_that_was_kept(tmp_path):
     full = "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))"
