@@ -49,8 +49,11 @@ def test_a_command_outlives_the_shell_that_started_it_and_a_stage_does_not_outli
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
 def test_a_command_that_is_asked_to_end_ends_without_a_traceback(sent):
+    heard = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # a shell's background job ignores it
+    )
     process = subprocess.Popen(
-        [sys.executable, "-c", COMMAND],
+        [sys.executable, "-c", f"{heard}\n{COMMAND}"],
         env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
