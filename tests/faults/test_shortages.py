@@ -123,7 +123,8 @@ def run(folder: Path, command: str, *, file: str | None = None) -> subprocess.Co
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits as Linux has them")
 @pytest.mark.parametrize(
-    "what", [pytest.param(what, marks=[pytest.mark.full] * ("of embed" in what)) for what in SHORTAGES]
+    "what",
+    [pytest.param(what, marks=[pytest.mark.full] * ("of embed" in what or "batch" in what)) for what in SHORTAGES],
 )
 def test_a_shortage_is_told_in_one_line(tmp_path, what):
     command, told = SHORTAGES[what]
@@ -176,10 +177,8 @@ KILLS_OF_EMBED = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "when", ["between two batches", pytest.param("while it keeps its rows", marks=pytest.mark.full)]
-)
+@pytest.mark.full
+@pytest.mark.parametrize("when", KILLS_OF_EMBED)
 def test_a_killed_embed_leaves_nothing_half_embedded_and_the_next_run_embeds_all(tmp_path, when):
     fault, said = KILLS_OF_EMBED[when]
     results = []
