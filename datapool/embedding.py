@@ -249,46 +249,26 @@ def _run(
 ) -> np.ndarray:
     if not images:
         return np.empty((0, model.dimension if head else model.n_features), dtype=np.float32)
-    with shortage_told(batch_size=batch_size, num_workers=num_workers):
-        return _run_on(
-            _device(accelerator),
-            model,
-            images,
-            head=head,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            progress=progress,
-        )
-
-
-def _run_on(
-    device: torch.device,
-    model: EmbeddingModel,
-    images: Sequence[ImageFile],
-    *,
-    head: bool,
-    batch_size: int,
-    num_workers: int,
-    progress: Callable[[int, int, str], None] | None,
-) -> np.ndarray:
+    device = _device(accelerator)
     was_training, home = model.training, next(model.parameters()).device
     rows, done = [], 0
     model.eval()
-    try:
-        model.to(device)
-        for batch in _batches(images, model.preprocessing, batch_size=batch_size, num_workers=num_workers):
-            n_real = len(batch)
-            filling = batch[-1:].expand(batch_size - n_real, -1, -1, -1)
-            # TensorFloat-32, which a GPU takes for convolutions, keeps ten bits: far from the bound that embed states.
-            with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
-                features = model.backbone(torch.cat([batch, filling]).to(device))
-                output = model.head(features) if head else features
-            rows.append(output[:n_real].float().cpu().numpy())
-            done += n_real
-            if progress is not None:
-                progress(done, len(images), "")
-    finally:
-        model.train(was_training).to(home)
+    with shortage_told(batch_size=batch_size, num_workers=num_workers):
+        try:
+            model.to(device)
+            for batch in _batches(images, model.preprocessing, batch_size=batch_size, num_workers=num_workers):
+                n_real = len(batch)
+                filling = batch[-1:].expand(batch_size - n_real, -1, -1, -1)
+                # TensorFloat-32, which a GPU takes for convolutions, keeps ten bits: far from the bound that embed states.
+                with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+                    features = model.backbone(torch.cat([batch, filling]).to(device))
+                    output = model.head(features) if head else features
+                rows.append(output[:n_real].float().cpu().numpy())
+                done += n_real
+                if progress is not None:
+                    progress(done, len(images), "")
+        finally:
+            model.train(was_training).to(home)
     return np.concatenate(rows)
 
 
