@@ -139,6 +139,13 @@ def replace(path: Path) -> Iterator[Path]:
                 temporary.unlink(missing_ok=True)
 
 
+REFUSALS = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE, errno.ENFILE,
+    errno.ENOMEM, errno.ENOTDIR, errno.EEXIST,
+}  # fmt: skip
+"""The numbers of errors with which a disk or the system refuses something that was right to ask for; see ``remedy``."""
+
+
 def reason(error: OSError) -> str:
     """Say why the disk refused, and how much room there is."""
     where = f"{error.filename}: " if error.filename else ""
@@ -155,7 +162,9 @@ def remedy(error: OSError) -> str:
         return "it lies on another file system than the workspace, which no link or mount may bring about"
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return "let this process open more files (`ulimit -n`), then run again"
-    if error.errno in (errno.EISDIR, errno.ENOTDIR):
+    if error.errno == errno.ENOMEM:
+        return "free some memory, then run again"
+    if error.errno in (errno.EEXIST, errno.EISDIR, errno.ENOTDIR):
         return "move away what is in its place, then run again"
     if error.errno == errno.ENAMETOOLONG:
         return "give it a shorter name, then run again"

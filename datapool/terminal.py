@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
+from datapool import atomic
 from datapool.errors import DatapoolError, visible
 from datapool.lifetime import end_with_parent
 
@@ -22,8 +23,8 @@ Report = Callable[..., None]
 
 
 def run(command: Callable[..., Any]) -> None:
-    """Run a function as a program: typer reads its arguments; a DatapoolError, or a lack of memory, becomes one line and
-    exit code 1.
+    """Run a function as a program: typer reads its arguments; a DatapoolError, a lack of memory and whatever else the system
+    refuses become one line and exit code 1.
     """
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command()(command)
@@ -40,6 +41,10 @@ def run_app(app: typer.Typer) -> None:
         app()
     except DatapoolError as error:
         _refuse(str(error))
+    except OSError as error:
+        if error.errno not in atomic.REFUSALS:  # a mistake of ours
+            raise
+        _refuse(f"{atomic.reason(error)}; {atomic.remedy(error)}")
     except MemoryError as error:
         what = next(iter(str(error).splitlines()), "Python asked for more")
         _refuse(f"there is not enough memory ({what}); free some, or give fewer images, then run again")

@@ -4,7 +4,6 @@ Knows models and image files; nothing of pools, batches or weak labels. A run th
 """
 
 import copy
-import errno
 import hashlib
 import json
 import logging
@@ -335,19 +334,13 @@ def _make_trainer(settings: TrainerSettings, scratch_dir: Path) -> Trainer:
         raise DatapoolError(f"lightly.trainer: Lightning refuses these values: {reason}") from error
 
 
-_REFUSALS = {
-    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO, errno.EMFILE, errno.ENFILE,
-    errno.ENOTDIR, errno.EEXIST,
-}  # fmt: skip
-
-
 @contextmanager
 def _saving_told(scratch_dir: Path) -> Iterator[None]:
     """Say in a line when the disk refuses to keep what a training goes on from."""
     try:
         yield
     except OSError as error:
-        if error.errno not in _REFUSALS:
+        if error.errno not in atomic.REFUSALS:
             raise
         raise DatapoolError(
             f"{scratch_dir}: the training cannot be kept ({atomic.reason(error)}); {atomic.remedy(error)}: it goes on after "

@@ -22,7 +22,7 @@ EXPECTED = (
     "limits on open files",
     "read-only disks",
     "folders without write permission",
-    "shortages of memory and disk for a model",
+    "shortages of memory, disk and open files",
     "states of the disk after a power cut",
     "states of the disk after a second power cut",
     "failed operations of a commit",

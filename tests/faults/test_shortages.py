@@ -1,4 +1,4 @@
-"""Too little memory, disk or luck for a model: one line says what helps, and nothing else is left to clean up."""
+"""Too little memory, disk, open files or luck: one line says what helps, and nothing else is left to clean up."""
 
 import signal
 import subprocess
@@ -81,6 +81,18 @@ PYTHON_OUT_OF_MEMORY = """
 limit_memory(50_000_000)
 np.ones(10**9)
 """
+TOO_MANY_OPEN_FILES = """
+from contextlib import suppress
+from datapool.tables import read_csv
+Path("table.csv").write_text("filename\\na.jpg\\n")
+resource.setrlimit(resource.RLIMIT_NOFILE, (50, 50))
+with suppress(OSError):
+    taken = []
+    while True:
+        taken.append(open(os.devnull))
+taken.pop()
+read_csv(Path("table.csv"))
+"""
 SHORTAGES = {
     "memory for a batch": (
         EMBED_OUT_OF_MEMORY,
@@ -97,6 +109,10 @@ SHORTAGES = {
         "some, or give less, then run again",
     ),
     "disk for a training": (TRAIN_ON_A_FULL_DISK, "error: scratch: the training cannot be kept (File too large; "),
+    "open files for Arrow": (
+        TOO_MANY_OPEN_FILES,
+        "error: Error creating pipe. Detail: [errno 24] Too many open files; ",
+    ),
     "memory for an array": (PYTHON_OUT_OF_MEMORY, "error: there is not enough memory (Unable to allocate 7.45 GiB"),
 }  # fmt: skip
 
@@ -134,7 +150,7 @@ def test_a_shortage_is_told_in_one_line(tmp_path, what):
     *above, last = done.stderr.splitlines()
     assert last.startswith(told)
     assert [line for line in above if "profiler.py" not in line] == []  # torch warns of what it cannot import any more
-    count("shortages of memory and disk for a model", 1)
+    count("shortages of memory, disk and open files", 1)
 
 
 @pytest.mark.full
@@ -149,7 +165,7 @@ def test_a_training_that_found_the_disk_full_goes_on_from_the_last_epoch_that_wa
     assert again.returncode == 0, again.stderr
     assert again.stdout.split("\n") == ["step 3", "step 4", "step 5", "step 6", ""]
     assert list((tmp_path / "scratch").iterdir()) == []
-    count("shortages of memory and disk for a model", 1)
+    count("shortages of memory, disk and open files", 1)
 
 
 EMBED = """
