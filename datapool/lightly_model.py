@@ -118,7 +118,7 @@ def _off(model: "EmbeddingModel", embeddings: np.ndarray, pictures: Mapping[int,
     return float(np.median(np.linalg.norm(found - wide[list(pictures)], axis=1)) / spread)
 
 
-def space_of(model: "EmbeddingModel | None", dimension: int) -> dict[str, Any]:
+def imported_space(model: "EmbeddingModel | None", dimension: int) -> dict[str, Any]:
     """Give the embedding space for the lineage, as ``pool_model.Provided`` has it."""
     if model is None:  # as for a pool that is made from an embeddings csv, so that another csv can go on with it
         return {

@@ -19,7 +19,7 @@ from datapool.batch import as_path, weak_label
 from datapool.embeddings_csv import EmbeddingsCsv, read_csv
 from datapool.errors import DatapoolError
 from datapool.images import ImageFile, inspect
-from datapool.lightly_model import find_model, params_of, space_of
+from datapool.lightly_model import find_model, imported_space, params_of
 from datapool.lineage import read_lineage
 from datapool.lock import locked
 from datapool.pool_files import CHECKPOINT, COLUMNS, HISTORY, IMPORTED, LATEST
@@ -80,7 +80,7 @@ def import_pool(
     found = find_model(
         folder / CHECKPOINT, content.embeddings, _pictures(content, table, images), input_size=input_size
     )
-    space = space_of(found.model, content.embeddings.shape[1])
+    space = imported_space(found.model, content.embeddings.shape[1])
     base = pool.Base(name, f"{IMPORTED}:{atomic.sha256(folder / LATEST)}", [], None, pool.no_rows(), None)
     record = {
         "embedding_space": space,

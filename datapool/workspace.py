@@ -94,7 +94,9 @@ def init(folder: Path, *, scm: Scm) -> None:
         raise DatapoolError(
             f"{folder} holds {in_the_way[0]} already; give another folder, or `datapool init --update {folder}` to update"
         )
-    _refuse_links(folder, (*_CODE, *_ONCE, ".dvc", "datapools.json", ".gitignore", str(_BEGUN)), what="a new workspace")
+    _refuse_linked(
+        folder, (*_CODE, *_ONCE, ".dvc", "datapools.json", ".gitignore", str(_BEGUN)), what="a new workspace"
+    )
     begun, own = folder / _BEGUN, list(OWN_FILES)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -147,7 +149,7 @@ def update(folder: Path) -> list[str]:
         raise DatapoolError(f"{folder} is no datapool workspace; make one with `datapool init {folder}`")
     if _template("dvc.yaml").resolve() == (folder / "dvc.yaml").resolve():
         raise DatapoolError(f"{folder} is where this code comes from; run the newer `datapool` from its own place")
-    _refuse_links(folder, (*_CODE, "params.yaml"), what="an update")
+    _refuse_linked(folder, (*_CODE, "params.yaml"), what="an update")
     if changed := [path for path in _changed_code(folder) if not _is_of_update(path, folder)]:
         raise DatapoolError(
             f"{folder}: {', '.join(changed[:5])}: changed since the last commit; nothing was done. "
@@ -225,7 +227,7 @@ def _require_lineage(folder: Path) -> None:
         )
 
 
-def _refuse_links(folder: Path, names: Sequence[str], *, what: str) -> None:
+def _refuse_linked(folder: Path, names: Sequence[str], *, what: str) -> None:
     for path in (folder / name for name in names):
         if path.is_symlink():
             raise DatapoolError(
