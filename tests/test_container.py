@@ -134,8 +134,9 @@ def test_hashes_of_images_are_kept_in_the_workspace_and_elsewhere_in_the_home(tm
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])  # docker stop, and Ctrl-C of a docker run without -t
 def test_docker_stop_is_a_ctrl_c_for_the_command_and_what_it_started(tmp_path, sent):
-    # As tini starts it: the first of its process group. sleep ends as well, else the shell would wait for it.
-    script = "trap 'echo interrupted; exit 5' INT; echo ready; sleep 30"
+    # As tini starts it: the first of its process group. sleep ends as well, else the shell would wait for it. It is there
+    # once it says so: before, a shell that has forked and not yet become it may swallow the signal.
+    script = "trap 'echo interrupted; exit 5' INT; sh -c 'echo ready; exec sleep 30'"
     process = entry("bash", "-c", script, cwd=tmp_path)
     assert process.stdout.readline() == "ready\n"
     process.send_signal(sent)
