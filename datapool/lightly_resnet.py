@@ -16,10 +16,6 @@ import datapool.torchvision_compat  # noqa: F401  before the first import of lig
 from datapool.errors import DatapoolError
 from datapool.weights import Inert, find_state_dict, read_lightning_file
 
-# isort: split
-from lightly.models.batchnorm import get_norm_layer
-from lightly.models.resnet import ResNetGenerator
-
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """What lightly's command line takes off images and divides them by."""
 
@@ -84,6 +80,10 @@ def build(name: str) -> nn.Module:
     found = _NAME.fullmatch(name)
     if not found:
         raise ValueError(f"{name!r} is no name of a Lightly ResNet")
+    # Here, for it takes a second and other models do without.
+    from lightly.models.batchnorm import get_norm_layer
+    from lightly.models.resnet import ResNetGenerator
+
     resnet = ResNetGenerator(f"resnet-{found[1]}", float(found[2] or 1))
     parts = list(resnet.children())[:-1]  # without the classifier
     return nn.Sequential(get_norm_layer(3, 0), *parts, nn.AdaptiveAvgPool2d(1), nn.Flatten())
