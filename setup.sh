@@ -23,7 +23,8 @@ links=${PIP_FIND_LINKS:-$(.venv/bin/python -m pip config get global.find-links 2
 for link in $links; do [ -d "$link" ] && args+=(--find-links "$link"); done
 [ -n "${TORCH_INDEX:-}" ] && args+=(--extra-index-url "$TORCH_INDEX" --index-strategy unsafe-best-match)
 
-.venv/bin/uv pip install --quiet --python .venv/bin/python ${args[@]+"${args[@]}"} --constraint constraints.txt \
+# Compiled here, once: where Python may not keep what it compiles it would do so at every start, and dvc takes twice as long.
+.venv/bin/uv pip install --quiet --compile-bytecode --python .venv/bin/python ${args[@]+"${args[@]}"} --constraint constraints.txt \
   --editable ".[${EXTRA:-cpu},${EXTRAS:-test}]"
 .venv/bin/python -c 'import torch; print("ready: torch", torch.__version__, "on", "a GPU" if torch.cuda.is_available() else "the CPU")'
 touch .venv/ready
