@@ -170,14 +170,15 @@ def require_files(pools: Path, lineage: Mapping[str, list[Version]], *, besides:
     """Refuse to go on when a pool that the lineage knows has no files here.
 
     Raises:
-        DatapoolError: With the command that brings them.
+        DatapoolError: With the command that brings them. What it would overwrite of other pools is kept aside.
     """
     gone = [name for name in lineage if name != besides and not (pools / name / LATEST).exists()]
     if gone:
+        kept = keep_unrecorded(pools, lineage)
         raise DatapoolError(
             f"datapools.json knows the pool{'s' * (len(gone) > 1)} {', '.join(map(repr, gone))}, but {pools}/ does not "
             "hold the files; nothing was changed. Run `dvc pull` (or `dvc checkout --force`), then again; "
-            "`git checkout -- datapools.json` goes back to the pools that git knows"
+            f"`git checkout -- datapools.json` goes back to the pools that git knows. {kept}".rstrip()
         )
 
 
@@ -185,6 +186,9 @@ def require_sizes(pools: Path, lineage: Mapping[str, list[Version]], *, besides:
     """Refuse a csv of another pool that has not the recorded size.
 
     DVC tracks all pools as one, so a run on one of them would take damage of another over into its cache.
+
+    Raises:
+        DatapoolError: With the commands that help. What they would overwrite is kept aside.
     """
     for name in lineage.keys() - {besides}:
         path, recorded = pools / name / LATEST, lineage[name][-1].get("datapool_bytes")  # the first pools lack it
@@ -192,21 +196,25 @@ def require_sizes(pools: Path, lineage: Mapping[str, list[Version]], *, besides:
             raise DatapoolError(
                 f"{path} has {size} bytes, but datapools.json records {recorded} for version {len(lineage[name])}; nothing "
                 "was changed. `dvc checkout --force` restores it (`dvc pull` first in a fresh clone), or, if datapools.json "
-                "was set back, `datapool repair` records it"
+                f"was set back, `datapool repair` records it. {keep_unrecorded(pools, lineage)}".rstrip()
             )
+
+
+def keep_unrecorded(pools: Path, lineage: Mapping[str, list[Version]]) -> str:
+    """Keep aside what no version records, of all pools, for a command that brings one back sets back all of them; say so."""
+    notes = []
+    for folder in sorted(pools.glob("*/")):
+        known = {digest for version in lineage.get(folder.name, []) for digest in files_of(version).values()}
+        notes += [note for name in HASHES for note in atomic.keep_aside(folder / name, unless=known)]
+    return " ".join(notes)
 
 
 def require_agreement(store: Store, lineage_file: Path) -> None:
     """Refuse a pool whose own record and the lineage tell different things; one without a record is an older release's."""
     entry = store.entry()
 
-    def kept() -> str:  # of all pools, as what helps may set all of them back
-        lineage, notes = read_lineage(lineage_file), []
-        for folder in sorted(store.folder.parent.glob("*/")):
-            versions = lineage.get(folder.name, [])
-            known = {digest for version in versions for digest in files_of(version).values()}
-            notes += [note for name in HASHES for note in atomic.keep_aside(folder / name, unless=known)]
-        return " ".join(notes)
+    def kept() -> str:
+        return keep_unrecorded(store.folder.parent, read_lineage(lineage_file))
 
     try:
         record = read_record(store)

@@ -17,7 +17,7 @@ from datapool.batch import batch_id, candidates, held_in
 from datapool.commit import Store
 from datapool.embeddings_csv import csv_rows
 from datapool.errors import DatapoolError
-from datapool.lineage import read_lineage, require_agreement, require_files, require_sizes
+from datapool.lineage import keep_unrecorded, read_lineage, require_agreement, require_files, require_sizes
 from datapool.lock import locked
 from datapool.pool_files import CHECKPOINT, COLUMNS, LATEST, SAMPLES, Version
 from datapool.tables import Rows, read_json, read_rows, write_json, write_rows
@@ -128,7 +128,10 @@ def _open(store: Store, lineage_file: Path, name: str, images: pd.DataFrame, bas
         k = len(versions) - 1
     else:
         k = len(versions)
-    rows = pool_files.read_version(folder, versions[-1]) if versions else no_rows()
+    try:
+        rows = pool_files.read_version(folder, versions[-1]) if versions else no_rows()
+    except DatapoolError as error:
+        raise DatapoolError(f"{error} {keep_unrecorded(folder.parent, lineage)}".rstrip()) from error
     n = int((rows.table.version <= k).sum())
     rows = Rows(rows.table.iloc[:n], rows.embeddings[:n])
     candidates(images, rows.table)  # refuses a name that stands for two images

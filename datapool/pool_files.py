@@ -74,8 +74,8 @@ def read_version(folder: Path, version: Version) -> Rows:
     `dvc checkout`, so what was parsed counts only if the files are the recorded ones after it as well.
 
     Raises:
-        DatapoolError: If a file is not here or not the recorded one, of which a copy is then in ``.datapool/rescued``, or if
-            the files have not as many rows as the lineage records.
+        DatapoolError: If a file is not here or not the recorded one, or if the files have not as many rows as the lineage
+            records.
     """
     rows = _require_files(folder, version, meanwhile=lambda: _recall(version))
     is_parsed = rows is None
@@ -114,8 +114,7 @@ def _require_files(folder: Path, version: Version, *, meanwhile: Callable[[], Ro
         hashes = f"Its sha256 is {digest[:12]}… and should be {wanted[:12]}…. " if digest else ""
         raise DatapoolError(
             f"{path} {what} that datapools.json records as version {version['version']}; nothing was changed. "
-            "`dvc checkout --force` restores it (`dvc pull` first in a fresh clone). "
-            f"{hashes}{' '.join(atomic.keep_aside(path, unless=set()))}".rstrip()
+            f"`dvc checkout --force` restores it (`dvc pull` first in a fresh clone). {hashes}".rstrip()
         )
     return rows
 

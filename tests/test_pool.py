@@ -924,6 +924,41 @@ def test_a_lineage_and_a_record_say_of_each_version_what_a_merge_says(what):
         open_for(A)
 
 
+def test_before_a_checkout_is_advised_what_it_would_overwrite_of_any_pool_is_kept_aside():
+    add(A, pool="q")
+    committed = LINEAGE.read_bytes()
+    add(A | B, pool="q", base_version=0)
+    LINEAGE.write_bytes(committed)
+    made_since = {path.read_bytes() for path in (POOLS / "q").glob("*.csv")}
+
+    with refused(r"^pools/q/datapool_latest\.csv has \d+ bytes.* is kept as \.datapool/rescued/q-"):
+        open_for(A)
+    assert {path.read_bytes() for path in Path(".datapool/rescued").iterdir()} >= made_since
+
+
+def test_where_a_pool_is_not_here_what_nobody_records_of_another_is_kept_aside():
+    add(A)
+    add(A, pool="q")
+    (POOLS / "q/datapool_latest.csv").unlink()
+    CSV.write_bytes(by_hand := CSV.read_bytes().replace(b"a1.jpg", b"z1.jpg"))
+
+    with refused(r"^datapools\.json knows the pool 'q'.*; `git checkout -- datapools\.json`.* is kept as"):
+        open_for(B)
+    assert [path.read_bytes() for path in Path(".datapool/rescued").iterdir()] == [by_hand]
+
+
+def test_where_a_pool_is_not_the_recorded_one_what_nobody_records_of_another_is_kept_aside():
+    add(A)
+    add(A, pool="q")
+    by_hand = [CSV, POOLS / "q/datapool_latest.csv"]
+    for path in by_hand:
+        path.write_bytes(path.read_bytes().replace(b"a1.jpg", b"z1.jpg"))
+
+    with refused(r"^pools/p/datapool_latest\.csv is not the file.*/rescued/p-.*/rescued/q-"):
+        open_for(B)
+    assert len(list(Path(".datapool/rescued").iterdir())) == 2
+
+
 def test_a_record_that_lists_other_files_than_its_last_version_is_refused():
     FOLDER.mkdir(parents=True)
     (FOLDER / "pool.json").write_bytes(a_record(entry={"labels": [], "versions": [VERSION]}))
