@@ -15,7 +15,7 @@ test: .venv/ready  ## set up, run all tests
 quick: .venv/ready  ## run the tests that take no long
 	python -m pytest -n 2 -m "not slow and not full"
 
-faults: .venv/ready  ## kill it everywhere, feed it everything, and count: more than an hour
+faults: .venv/ready  ## kill it everywhere, feed it everything, and count: some 45 minutes of two quiet cores
 	rm -f .pytest_cache/faults && mkdir -p .pytest_cache
 	FAULTS_TALLY=$(CURDIR)/.pytest_cache/faults python -m pytest -n 2 --dist loadgroup -m "full or not full" tests/faults
 	python tests/faults/summary.py .pytest_cache/faults

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from datapool import atomic, pool_files
 from datapool.commit import RECORD, DamagedRecordError, Record, Store
 from datapool.errors import DatapoolError
-from datapool.lineage import follows, known_pools, read_lineage, read_record
+from datapool.lineage import follows, keep_unrecorded, known_pools, read_lineage, read_record
 from datapool.lock import locked
 from datapool.pool_files import HISTORY, LATEST, Version, files_of, history_file
 
@@ -33,6 +33,8 @@ def repair(pools: Path, lineage: Path, *, as_here: bool = False) -> Iterator[Rep
     * A pool that the lineage does not know, or has not caught up with, is recorded there, if its own record is whole.
     * A file of the history that is missing or damaged is made anew from the latest csv.
 
+    Where something is left that takes a checkout, files of any pool that no version records are kept aside.
+
     Args:
         pools: Folder of all pools.
         lineage: datapools.json.
@@ -45,7 +47,10 @@ def repair(pools: Path, lineage: Path, *, as_here: bool = False) -> Iterator[Rep
         for name in known_pools(pools, lineage):
             store = Store(pools, name, lineage, require_lock=require_lock)
             try:
-                yield from _repair(store, lineage, name, as_here=as_here)
+                for found in _repair(store, lineage, name, as_here=as_here):
+                    # What helps then, a checkout, sets all pools back.
+                    kept = "" if found.is_mended else keep_unrecorded(pools, read_lineage(lineage))
+                    yield Repair(found.is_mended, f"{found.sentence}. {kept}" if kept else found.sentence)
             except OSError as error:
                 yield Repair(
                     False, f"{store.folder}: cannot be mended ({atomic.reason(error)}); {atomic.remedy(error)}"

@@ -192,10 +192,14 @@ def test_files_behind_the_lineage_are_recorded_if_so_wished_and_the_lineage_is_k
 @pytest.mark.parametrize("with_record", [True, False])
 def test_a_damaged_file_of_the_latest_version_is_left_to_dvc(whole, path, with_record):
     path.write_text(path.read_text().replace("a1", "a9"))
+    damaged = path.read_bytes()
     if not with_record:
         RECORD.unlink()
 
-    assert left().startswith(f"{path}: is not the recorded file, or not here; `dvc checkout --force` brings what")
+    sentence = left()
+    assert sentence.startswith(f"{path}: is not the recorded file, or not here; `dvc checkout --force` brings what")
+    assert f"clone). {path} is kept as .datapool/rescued/p-" in sentence
+    assert kept_aside() == {damaged}
 
 
 def test_a_damaged_record_of_a_pool_that_the_lineage_does_not_know_is_left(whole):
