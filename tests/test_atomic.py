@@ -157,7 +157,7 @@ def test_a_target_that_cannot_be_written_is_named():
 
     with pytest.raises(
         DatapoolError,
-        match=r"^parent/c\.txt: cannot be written \(.+; [\d,.]+ MB are free\); it is as it was; make room",
+        match=r"^parent/c\.txt: cannot be written \(.+; [\d,.]+ MB are free\); it is as it was; move away what is in its place",
     ):
         atomic.write_bytes(Path("parent/c.txt"), b"new")
     assert files() == ["parent"]
