@@ -209,8 +209,9 @@ class Histories(RuleBasedStateMachine):
         self.leave_out_what_cannot_run()
         heard: list[str] = []
         for _ in range(8):
-            # A merge that was killed is finished, whatever pool it was of.
-            whole = [pool for pool, states in self.possible.items() if len(states) == 1]
+            # A merge that was killed is finished, whatever pool it was of, also one that changes the history only.
+            sure = [pool for pool, states in self.possible.items() if len(states) == 1]
+            whole = [pool for pool in sure if not tree(SCRATCH / "commit" / pool)]
             others = {pool: tree(POOLS / pool) for pool in whole if pool != self.workspace.params.pool}
             before = tree(POOLS), LINEAGE.read_bytes()
             try:
