@@ -84,9 +84,10 @@ def verify(
                 outcomes.append(check.outcome)
     if "fail" in outcomes:
         raise DatapoolError(
-            f"{outcomes.count('fail')} of {len(outcomes)} checks failed; `datapool repair` mends what needs no choice. "
-            "Where a line names no command, `git log -p datapools.json` tells what changed the lineage, and `git checkout "
-            "REVISION -- datapools.json dvc.lock && dvc checkout --force` goes back to before it"
+            f"{outcomes.count('fail')} of {len(outcomes)} checks failed; `datapool repair` mends what needs no choice, and "
+            "keeps aside what a checkout would overwrite. Where a line names no command, `git log -p datapools.json` tells "
+            "what changed the lineage, and `git checkout REVISION -- datapools.json dvc.lock && dvc checkout --force` goes "
+            "back to before it"
         )
     say(f"{len(outcomes)} checks, none failed" if outcomes else "datapools.json knows no pool yet")
 
@@ -137,7 +138,8 @@ def repair(
 
     A merge that was stopped is finished, or what it left is removed. A lost or damaged record of a pool and files of its
     history are made anew. A pool that datapools.json does not know, or has not caught up with, is recorded there. For the
-    rest it says which command helps, and the exit code is 1. What it replaces is kept in .datapool/rescued.
+    rest it says which command helps, and the exit code is 1. What it replaces, and what a checkout would overwrite, is kept
+    in .datapool/rescued.
 
     `dvc repro` does the first of these by itself.
     """

@@ -11,7 +11,7 @@ from datapool import atomic, pool_files
 from datapool.commit import RECORD, DamagedRecordError, Record, Store
 from datapool.errors import DatapoolError
 from datapool.lineage import follows, keep_unrecorded, known_pools, read_lineage, read_record
-from datapool.lock import locked
+from datapool.lock import LostLockError, locked
 from datapool.pool_files import HISTORY, LATEST, Version, files_of, history_file
 
 _BRING = "`dvc checkout --force` brings what dvc.lock records (`dvc pull` first in a fresh clone)"
@@ -33,7 +33,7 @@ def repair(pools: Path, lineage: Path, *, as_here: bool = False) -> Iterator[Rep
     * A pool that the lineage does not know, or has not caught up with, is recorded there, if its own record is whole.
     * A file of the history that is missing or damaged is made anew from the latest csv.
 
-    Where something is left that takes a checkout, files of any pool that no version records are kept aside.
+    What is left is told last. It takes a checkout, which sets all pools back: files that no version records are kept aside.
 
     Args:
         pools: Folder of all pools.
@@ -41,20 +41,35 @@ def repair(pools: Path, lineage: Path, *, as_here: bool = False) -> Iterator[Rep
         as_here: Record the files that are here also where the lineage goes further; the lineage is kept aside.
 
     Raises:
-        DatapoolError: If another process is at work on the pools, the lineage cannot be read, or the disk refuses.
+        DatapoolError: If another process is or may be at work on the pools, or the lineage cannot be read.
     """
+    left = []
     with locked() as require_lock:
         for name in known_pools(pools, lineage):
             store = Store(pools, name, lineage, require_lock=require_lock)
             try:
                 for found in _repair(store, lineage, name, as_here=as_here):
-                    # What helps then, a checkout, sets all pools back.
-                    kept = "" if found.is_mended else keep_unrecorded(pools, read_lineage(lineage))
-                    yield Repair(found.is_mended, f"{found.sentence}. {kept}" if kept else found.sentence)
+                    if found.is_mended:
+                        yield found
+                    else:
+                        left.append(found.sentence)
+            except LostLockError:
+                raise
+            except DatapoolError as error:
+                left.append(str(error))
             except OSError as error:
-                yield Repair(
-                    False, f"{store.folder}: cannot be mended ({atomic.reason(error)}); {atomic.remedy(error)}"
-                )
+                left.append(f"{store.folder}: cannot be mended ({atomic.reason(error)}); {atomic.remedy(error)}")
+        if left and (kept := _keep_unrecorded(pools, lineage)):
+            left[-1] += f". {kept}"
+    for sentence in left:
+        yield Repair(False, sentence)
+
+
+def _keep_unrecorded(pools: Path, lineage: Path) -> str:
+    try:
+        return keep_unrecorded(pools, read_lineage(lineage))
+    except DatapoolError as error:  # what was found is told all the same
+        return str(error)
 
 
 def _repair(store: Store, lineage: Path, name: str, *, as_here: bool) -> Iterator[Repair]:
@@ -63,10 +78,7 @@ def _repair(store: Store, lineage: Path, name: str, *, as_here: bool) -> Iterato
         done = store.recover()
         record = read_record(store)
     except DamagedRecordError:
-        pass
-    except DatapoolError as error:  # another shared_dir, a later release, the copy of another pool: not ours to mend
-        yield Repair(False, str(error))
-        return
+        pass  # other errors (another shared_dir, a later release, the copy of another pool) are not ours to mend
     if done:
         yield Repair(True, done)
     if record is None and (store.entry() or (store.folder / RECORD).exists()):

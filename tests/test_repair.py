@@ -202,6 +202,37 @@ def test_a_damaged_file_of_the_latest_version_is_left_to_dvc(whole, path, with_r
     assert kept_aside() == {damaged}
 
 
+def test_what_is_left_is_told_last_and_the_edited_files_of_all_pools_are_kept_once(whole):
+    add(A, pool="q")
+    add(A, pool="r")
+    for pool in ("p", "q"):
+        Path(f"pools/{pool}/datapool_latest.csv").write_text(f"edited in {pool}")
+    Path("pools/r/pool.json").unlink()
+    mended, p, q = repair(POOLS, LINEAGE)
+
+    assert (mended.is_mended, mended.sentence[:35]) == (True, "pools/r/pool.json: written anew; th")
+    lost = "is not the recorded file, or not here; `dvc checkout --force` brings what dvc.lock records"
+    assert p == (False, f"pools/p/datapool_latest.csv: {lost} (`dvc pull` first in a fresh clone)")
+    assert q.sentence.startswith(f"pools/q/datapool_latest.csv: {lost}")
+    for pool in ("p", "q"):
+        assert q.sentence.count(f"{pool}/datapool_latest.csv is kept as .datapool/rescued/{pool}-") == 1
+    assert kept_aside() == {b"edited in p", b"edited in q"}
+
+
+def test_a_file_that_cannot_be_read_does_not_end_the_repair_of_other_pools(whole):
+    add(A, pool="q")
+    q = state()
+    CSV.unlink()
+    CSV.symlink_to("/proc/self/mem")  # reading it is an error, for root also
+    Path("pools/q/pool.json").unlink()
+    mended, left = repair(POOLS, LINEAGE)
+
+    assert (mended.is_mended, mended.sentence[:35]) == (True, "pools/q/pool.json: written anew; th")
+    assert left.sentence.startswith("pools/p: cannot be mended (Input/output error; ")
+    assert "pools/p/datapool_latest.csv: cannot be read (Input/output error); give read perm" in left.sentence
+    assert Path("pools/q/pool.json").read_bytes() == q["pools/q/pool.json"]
+
+
 def test_a_damaged_record_of_a_pool_that_the_lineage_does_not_know_is_left(whole):
     RECORD.write_text("{")
     LINEAGE.write_text("{}")

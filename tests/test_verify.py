@@ -868,7 +868,8 @@ def test_the_command_checks_every_pool_and_fails_with_one(pool):
     assert "pass  pool 'other', files:" in done.stdout
     assert isinstance(done.exception, DatapoolError)
     assert str(done.exception) == (
-        "1 of 15 checks failed; `datapool repair` mends what needs no choice. Where a line names no command, `git log -p "
+        "1 of 15 checks failed; `datapool repair` mends what needs no choice, and keeps aside what a checkout "
+        "would overwrite. Where a line names no command, `git log -p "
         "datapools.json` tells what changed the lineage, and `git checkout REVISION -- datapools.json dvc.lock && dvc "
         "checkout --force` goes back to before it"
     )
