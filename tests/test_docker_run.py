@@ -364,11 +364,11 @@ BUSY = (
 
 @pytest.mark.parametrize("sent", [[signal.SIGKILL], [signal.SIGTERM, signal.SIGTERM]], ids=["killed", "asked twice"])
 def test_a_dvc_that_outlives_its_run_keeps_its_lock_and_stops_the_next_run(tmp_path, monkeypatch, sent):
-    # Its stage does not hear a Ctrl-C, and dvc waits for it.
+    # Its stage does not hear a Ctrl-C, and dvc waits for it: from a moment after it has started the stage.
     monkeypatch.chdir(tmp_path)
     made = Workspace(tmp_path)
     made.run("dvc", "init", "--quiet", "--no-scm")
-    Path("dvc.yaml").write_text("stages: {a: {cmd: \"trap '' INT; echo begun; exec sleep 60\", outs: [a]}}\n")
+    Path("dvc.yaml").write_text("stages: {a: {cmd: \"trap '' INT; sleep 1; echo begun; exec sleep 60\", outs: [a]}}\n")
     process = subprocess.Popen([sys.executable, "-c", RUN], env=ON, stdout=subprocess.PIPE, text=True)
     while process.stdout.readline() != "begun\n":
         assert process.poll() is None
