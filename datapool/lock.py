@@ -4,6 +4,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import cast
 
 from filelock import FileLock, Timeout
 
@@ -11,6 +12,17 @@ from datapool.atomic import SCRATCH, reason, scratch
 from datapool.errors import DatapoolError
 
 _PATIENCE = 60.0  # seconds; a merge into a pool of a million images takes some ten
+
+
+class _Lock(FileLock):
+    """Inherits for the handle of the file that it holds, to which filelock gives no public name."""
+
+    def sign(self, text: str) -> os.stat_result:
+        """Write into the file that is held, whatever has become of its name; tell which file it is."""
+        handle = cast(int, self._context.lock_file_fd)
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, text.encode(), 0)
+        return os.fstat(handle)
 
 
 class LostLockError(DatapoolError):
@@ -32,12 +44,11 @@ def locked(name: str = "lock", *, patience: float = _PATIENCE) -> Iterator[Calla
         DatapoolError: If another process holds it for longer; names its pid and host.
     """
     path = SCRATCH / name
-    lock = FileLock(path, timeout=patience, fallback_to_soft=False)  # which a killed process would hold for ever
+    lock = _Lock(path, timeout=patience, fallback_to_soft=False)  # which a killed process would hold for ever
     try:
         scratch("commit")
         lock.acquire()
-        path.write_text(f"pid {os.getpid()} on {socket.gethostname()}")
-        ours = path.stat()
+        ours = lock.sign(f"pid {os.getpid()} on {socket.gethostname()}")
     except Timeout as error:
         raise DatapoolError(
             f"{path}: another process ({path.read_text() or 'unknown'}) is at work on the pools of this workspace; nothing "

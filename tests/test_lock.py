@@ -107,6 +107,15 @@ def test_that_the_file_was_removed_is_told_to_whoever_asks(instead: bytes | None
             require()
 
 
+def test_a_file_that_is_removed_as_soon_as_it_is_locked_is_not_taken_for_the_next_one(monkeypatch):
+    monkeypatch.setattr(socket, "gethostname", lambda: Path(".datapool/lock").unlink() or "here")  # as its text is made
+    with locked() as require:
+        Path(".datapool/lock").write_text("pid 1 on elsewhere")
+
+        with pytest.raises(LostLockError):
+            require()
+
+
 def test_a_forked_child_that_outlives_the_holder_does_not_keep_the_lock():
     process = os.fork()
     if not process:
