@@ -297,6 +297,13 @@ class Params(Section):
                     f"{key} {folders[key]!r} leads out of the workspace by a link, and DVC deletes what lies there; "
                     "remove the link"
                 )
+        inside = (path for pattern in ("*", "*/*") for path in sorted(Path(self.output_dir).glob(pattern)))
+        link = next((path for path in inside if path.is_symlink() and path.is_dir()), None)
+        if link:
+            raise ValueError(
+                f"output_dir {self.output_dir!r} holds {str(link)!r}, a link to a folder, and the pipeline writes there; "
+                "remove the link"
+            )
 
     def _check_scores(self) -> None:
         file, column = self.active_learning_scores, self.active_learning_score_column_name

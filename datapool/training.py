@@ -317,6 +317,7 @@ def _check(images: Sequence[ImageFile], *, batch_size: int) -> None:
 
 
 def _make_trainer(settings: TrainerSettings, scratch_dir: Path) -> Trainer:
+    atomic.refuse_links(scratch_dir)
     with _saving_told(scratch_dir):
         scratch_dir.mkdir(parents=True, exist_ok=True)
     try:

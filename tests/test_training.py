@@ -108,6 +108,18 @@ def test_the_same_arguments_make_the_same_weights_whatever_the_number_of_workers
     assert outcome(one) == outcome(other)
 
 
+def test_no_checkpoint_is_written_or_removed_through_a_link(images: list[ImageFile], tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("outside", ".datapool"):
+        Path(folder).mkdir()
+    Path("outside/last.ckpt").write_bytes(b"theirs")
+    Path(".datapool/training").symlink_to(tmp_path / "outside")
+
+    with pytest.raises(DatapoolError, match=r"^\.datapool/training: is a link to .*/outside, but must be a folder"):
+        train(images, max_epochs=1, scratch_dir=Path(".datapool/training"))
+    assert {path.name: path.read_bytes() for path in Path("outside").iterdir()} == {"last.ckpt": b"theirs"}
+
+
 @pytest.mark.parametrize("change", [{"seed": 2}, {"lr": 2e-3}, {"temperature": 0.4}, {"weight_decay": 0.1}])
 def test_each_value_matters(images: list[ImageFile], change: dict[str, float]):
     assert outcome(train(images[:2], max_epochs=1)) != outcome(train(images[:2], max_epochs=1, **change))

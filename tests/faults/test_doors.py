@@ -126,6 +126,22 @@ def test_results_are_not_written_through_a_link_out_of_the_workspace(
         load_params()
 
 
+@pytest.mark.parametrize("link", ["base", "plots", "data", "data/sampled"])
+def test_results_are_not_written_through_a_link_in_the_output_folder(with_params, tmp_path, tmp_path_factory, link):
+    with_params()
+    path = tmp_path / "output" / link
+    path.parent.mkdir(parents=True)
+    path.symlink_to(tmp_path_factory.mktemp("elsewhere"))
+
+    with pytest.raises(
+        DatapoolError, match=rf"output_dir 'output' holds 'output/{link}', a link to a folder, .*remove"
+    ):
+        load_params()
+    path.unlink()
+    path.symlink_to(tmp_path / "params.yaml")  # as DVC makes them with cache.type: symlink
+    load_params()
+
+
 # --- SECURITY.md ------------------------------------------------------------------------------------------------------
 
 
