@@ -19,6 +19,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -113,7 +114,7 @@ class Store:
             )
         body = {key: value for key, value in content.items() if key != "sha256"}
         entry, files = body.get("entry"), body.get("files")
-        is_entry, is_files = isinstance(entry, dict), isinstance(files, dict) and all(map(_is_ours, files))
+        is_entry, is_files = isinstance(entry, dict), isinstance(files, dict) and all(map(_is_said, files.items()))
         if not (is_entry and is_files and content.get("sha256") == _digest(body)):
             raise DamagedRecordError(
                 f"{path}: is not as it was written; nothing was changed. `dvc checkout --force` restores the pool as "
@@ -257,15 +258,15 @@ class Store:
         if now and now.sha256 == record.sha256 and before == entry and not self._staged() and not gone:
             return
         make_folder(self._disk, self._staging)
+        replaced = dict(now.files) if now else {}
+        for file in (*files, *gone):
+            if file not in replaced and self._disk.is_file(self.folder / file):
+                replaced[file] = self._disk.sha256(self.folder / file)
         note = {
             "record": record.sha256,
             "pools": str(self.folder.parent),
             "before": _digest(before),
-            "replaced": now.files
-            if now
-            else {
-                file: self._disk.sha256(self.folder / file) for file in files if self._disk.is_file(self.folder / file)
-            },
+            "replaced": replaced,
             "remove": gone,
         }
         self._require_room([*files, *gone])
@@ -321,8 +322,12 @@ class Store:
                 self._disk.sync_folder(self.folder)
             self._disk.rename(self._staging / name, target)
         for file in note["remove"]:
-            if self._disk.exists(self.folder / file):
-                self._disk.unlink(self.folder / file)
+            target = self.folder / file
+            if not self._disk.exists(target):
+                continue
+            if check and not self.holds(file, note["replaced"].get(file, "")):
+                keep_aside(target, unless=set())
+            self._disk.unlink(target)
         # Also those in which somebody before us renamed and removed, without getting as far as this.
         folders = {(self.folder / file).parent for file in (*record.files, *note["remove"], RECORD)}
         for folder in sorted(filter(self._disk.exists, folders), reverse=True):
@@ -340,6 +345,12 @@ class Store:
             self._disk.rename(temporary, self._lineage)
         self._disk.sync_folder(self._lineage.parent)
         self.sweep()
+
+    def keep_staged(self, *, unless: set[str]) -> list[str]:
+        """Keep aside what a change had staged whole, and say so: nobody knows whether it was committed."""
+        staged = self._staged()
+        paths = [self._staging / name for name in staged if re.match("[0-9a-f]{16}-", name)]
+        return [note for path in paths if _NOTE in staged for note in keep_aside(path, unless=unless)]
 
     def sweep(self) -> None:
         """Remove what is staged, the note first: without it the rest is nothing."""
@@ -386,6 +397,12 @@ def _is_ours(file: object) -> bool:
         return False
     *above, name = file.split("/")
     return above in ([], ["history"]) and name not in ("", ".", "..", RECORD)
+
+
+def _is_said(item: tuple[object, object]) -> bool:
+    """Say whether a record may list such a file with such a sha256."""
+    file, digest = item
+    return _is_ours(file) and isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest) is not None
 
 
 def _staged_name(file: str, digest: str) -> str:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from datapool import atomic, commit
 from datapool.commit import Store
 from datapool.errors import DatapoolError, shown
-from datapool.pool_files import HASHES, LATEST, Version, files_of
+from datapool.pool_files import HASHES, LATEST, Version, files_of, history_files
 from datapool.schema import pool_name
 from datapool.tables import read_json
 
@@ -201,11 +201,19 @@ def require_sizes(pools: Path, lineage: Mapping[str, list[Version]], *, besides:
 
 
 def keep_unrecorded(pools: Path, lineage: Mapping[str, list[Version]]) -> str:
-    """Keep aside what no version records, of all pools, for a command that brings one back sets back all of them; say so."""
+    """Keep aside what no version records, of all pools, for a command that brings one back sets back all of them; say so.
+
+    Also what a merge had staged that was stopped, if it could not be finished.
+
+    Raises:
+        DatapoolError: If a file cannot be read, or the disk refuses the copy.
+    """
     notes = []
     for folder in sorted(pools.glob("*/")):
         known = {digest for version in lineage.get(folder.name, []) for digest in files_of(version).values()}
-        notes += [note for name in HASHES for note in atomic.keep_aside(folder / name, unless=known)]
+        for file in (*HASHES, *history_files(folder)):
+            notes += atomic.keep_aside(folder / file, unless=known)
+        notes += Store(pools, folder.name, LINEAGE).keep_staged(unless=known)
     return " ".join(notes)
 
 

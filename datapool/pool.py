@@ -83,12 +83,20 @@ def open_base(
             ``base_version``. The pool is as it was; a file that the lineage does not know is copied to
             ``.datapool/rescued``.
     """
-    recovered = commit.recover(pools, lineage_file)
+    recovered = _recover(pools, lineage_file)
     try:
         base = _open(Store(pools, name, lineage_file), lineage_file, name, images, base_version)
     except DatapoolError as error:
         raise DatapoolError(". ".join([*recovered, str(error)])) from error
     return base, [*recovered, *_told_by_name(images, base)]
+
+
+def _recover(pools: Path, lineage_file: Path) -> list[str]:
+    try:
+        return commit.recover(pools, lineage_file)
+    except commit.DamagedRecordError as error:  # `dvc checkout` may help, which sets back whatever is here
+        kept = keep_unrecorded(pools, read_lineage(lineage_file))
+        raise DatapoolError(f"{error}. {kept}".removesuffix(". ")) from error
 
 
 def _told_by_name(images: pd.DataFrame, base: Base) -> list[str]:
@@ -218,7 +226,7 @@ def _merge(
     record: Mapping[str, Any],
 ) -> Merged:
     folder, pools = store.folder, store.folder.parent
-    recovered, lineage = commit.recover(pools, lineage_file), read_lineage(lineage_file)
+    recovered, lineage = _recover(pools, lineage_file), read_lineage(lineage_file)
     require_files(pools, lineage, besides=base.pool)
     require_sizes(pools, lineage, besides=base.pool)
     present, k = lineage.get(base.pool, []), len(base.versions)

@@ -98,9 +98,10 @@ def _repair_record(store: Store, lineage: Path, name: str) -> Repair:
     files = files_of(versions[-1])
     if wrong := _unlike(store, files):
         return Repair(False, f"{store.folder / wrong}: is not the recorded file, or not here; {_BRING}")
-    kept = " ".join(atomic.keep_aside(path, unless=set()))
+    known = {digest for version in versions for digest in files_of(version).values()}
+    kept = " ".join([*atomic.keep_aside(path, unless=set()), *store.keep_staged(unless=known)])
     path.unlink(missing_ok=True)
-    store.sweep()  # of a merge whose record was lost
+    store.sweep()
     if (store.folder / HISTORY).is_dir():  # the rest of it is made anew
         files |= {history_file(each): each["datapool_sha256"] for each in versions[:-1]}
     with store.change():

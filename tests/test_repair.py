@@ -1,6 +1,7 @@
 """What is broken in one of the ways that need no choice is mended to the same bytes; the rest is named with a command."""
 
 import json
+import os
 import shutil
 from itertools import count
 from pathlib import Path
@@ -116,6 +117,7 @@ def test_history_files_that_are_lost_or_damaged_are_made_anew(whole):
     (HISTORY / "datapool_0001.csv").unlink()
     text = (HISTORY / "datapool_0002.csv").read_text()
     (HISTORY / "datapool_0002.csv").write_text(text.replace("a1", "a9"))  # of the same size
+    os.utime(HISTORY / "datapool_0002.csv", (1, 1))  # and older, as when the clock was set back
 
     lost, damaged = mended()
     assert lost == "pools/p/history/datapool_0001.csv: made anew from datapool_latest.csv"
@@ -228,7 +230,7 @@ def test_a_file_that_cannot_be_read_does_not_end_the_repair_of_other_pools(whole
     mended, left = repair(POOLS, LINEAGE)
 
     assert (mended.is_mended, mended.sentence[:35]) == (True, "pools/q/pool.json: written anew; th")
-    assert left.sentence.startswith("pools/p: cannot be mended (Input/output error; ")
+    assert left.sentence.startswith("pools/p: cannot be mended (pools/p/datapool_latest.csv: Input/output error; ")
     assert "pools/p/datapool_latest.csv: cannot be read (Input/output error); give read perm" in left.sentence
     assert Path("pools/q/pool.json").read_bytes() == q["pools/q/pool.json"]
 
@@ -282,6 +284,27 @@ def test_a_damaged_record_beside_a_merge_that_was_stopped_is_mended(whole):
     assert len(mended()) == 1
     assert state() == whole
     assert add(C).version == 3
+
+
+def test_what_was_staged_is_kept_aside_where_a_damaged_record_hides_whether_it_was_committed(workspace):
+    add(A)
+    base, old, one = open_for(B), state(), RECORD.read_bytes()
+    rows = picks(B, base)
+    for operation in count(10):  # until the record is the new one, and no file is yet
+        assert killed_at(operation, lambda: close(base, rows))
+        if RECORD.read_bytes() != one:
+            break
+    assert (CSV.read_bytes(), SAMPLES.read_bytes()) == (old[str(CSV)], old[str(SAMPLES)])
+    staged = {path.read_bytes() for path in Path(".datapool/commit/p").glob("*-*.csv")} - {old[str(CSV)]}
+    RECORD.write_text("{")
+    with pytest.raises(DatapoolError, match=r"is not as it was written; .* is kept as \.datapool/rescued/p-"):
+        open_for(C)
+    assert staged <= kept_aside()
+    shutil.rmtree(".datapool/rescued")
+
+    assert len(mended()) == 1
+    assert (state(), len(staged)) == (old, 2)  # csv and samples of version 2
+    assert staged <= kept_aside()
 
 
 def test_a_lost_record_does_not_hide_a_damaged_history(whole):
