@@ -42,7 +42,11 @@ def copy_file(source: Path, path: Path) -> None:
 def sha256(path: Path) -> str:
     """Give the sha256 (hex) of a file, without holding it in memory."""
     with open_file(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        try:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            error.filename = str(path)  # which an error of reading does not say
+            raise
 
 
 def open_file(path: Path) -> BufferedReader:
@@ -116,8 +120,9 @@ def replace(path: Path) -> Iterator[Path]:
     try:
         folder = scratch("tmp")
         for left in folder.iterdir():
-            if left.is_file() and _is_left_behind(left):
-                left.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # another process has removed it
+                if left.is_file() and _is_left_behind(left):
+                    left.unlink()
         made = [each for each in (path.parent, *path.parent.parents) if not each.exists()]
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=folder, prefix=f"{socket.gethostname()}.{os.getpid()}.")
@@ -162,6 +167,8 @@ def remedy(error: OSError) -> str:
         return "it lies on another file system than the workspace, which no link or mount may bring about"
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return "let this process open more files (`ulimit -n`), then run again"
+    if error.errno == errno.EIO:
+        return "look what is wrong with the disk (`dmesg`), then run again"
     if error.errno == errno.ENOMEM:
         return "free some memory, then run again"
     if error.errno in (errno.EEXIST, errno.EISDIR, errno.ENOTDIR):

@@ -64,13 +64,14 @@ def verify(pools: Path, lineage: Path, name: str, output: Path, *, progress: Pro
     known = read_lineage(lineage)
     if name not in known_pools(pools, lineage):
         raise DatapoolError(f"{lineage} knows no pool {name!r}; it knows {', '.join(map(repr, known)) or 'none'}")
+    store = Store(pools, name, lineage)
     try:
-        yield from _checks(Store(pools, name, lineage), lineage, name, known.get(name), output, progress)
+        yield from _checks(store, lineage, name, known.get(name), output, progress)
     except DatapoolError as error:
         yield Check("reading", "fail", str(error))
     except OSError as error:
         helps = "give read permission, or move it away, then run again"
-        yield Check("reading", "fail", f"{error.filename} cannot be read ({error.strerror}); {helps}")
+        yield Check("reading", "fail", f"{error.filename or store.folder} cannot be read ({error.strerror}); {helps}")
 
 
 def _checks(

@@ -56,6 +56,23 @@ def test_what_a_process_left_behind_goes_when_it_is_dead_and_stays_while_it_live
     )
 
 
+def test_what_another_process_sweeps_away_at_the_same_time_is_no_error(monkeypatch):
+    left = atomic.scratch("tmp") / "elsewhere.1.old"
+    left.touch()
+    is_file = Path.is_file
+
+    def and_then_it_goes(path: Path) -> bool:
+        was_file = is_file(path)
+        if path == left:
+            left.unlink(missing_ok=True)
+        return was_file
+
+    monkeypatch.setattr(Path, "is_file", and_then_it_goes)
+    atomic.write_bytes(Path("c.txt"), b"new")
+
+    assert Path("c.txt").read_bytes() == b"new"
+
+
 def test_writing_makes_the_folders_and_leaves_only_the_file():
     atomic.write_bytes(Path("a/b/c.txt"), b"new")
 
@@ -212,6 +229,6 @@ def test_a_disk_that_refuses_to_keep_a_copy_durably_is_told_in_one_line(monkeypa
     with pytest.raises(
         DatapoolError,
         match=r"^\.datapool/rescued/workspace-\w{12}-mine\.csv: cannot be written \(Input/output error; [\d,.]+ MB are free\); "
-        r"mine\.csv is as it was; make room",
+        r"mine\.csv is as it was; look what is wrong with the disk",
     ):
         atomic.keep_aside(Path("mine.csv"), unless=set())

@@ -711,7 +711,7 @@ def a_record(**changes: object) -> bytes:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"files": {file: ""}}
+        {"files": {file: 64 * "0"}}
         for file in (
             "../../x",
             "/etc/x",
@@ -725,7 +725,14 @@ def a_record(**changes: object) -> bytes:
             "x\0",
         )
     ]
-    + [{"files": ["x"]}, {"files": None}, {"entry": []}, {"entry": None}],
+    + [
+        {"files": {"x": 5}},
+        {"files": {"x": 63 * "0"}},
+        {"files": ["x"]},
+        {"files": None},
+        {"entry": []},
+        {"entry": None},
+    ],
     ids=str,
 )
 def test_a_record_that_leads_out_of_the_pool_or_is_none_is_refused(changes):
@@ -1310,6 +1317,45 @@ def test_rows_that_the_lineage_does_not_record_are_kept_aside_and_told():
     ):
         open_for(C)
     assert {path.read_bytes() for path in Path(".datapool/rescued").iterdir()} == longer
+
+
+def test_an_edited_history_is_kept_aside_before_a_command_is_named_that_would_lose_it():
+    add(A)
+    add(B)
+    history = FOLDER / "history/datapool_0001.csv"
+    by_hand = history.read_bytes() + b'"x.jpg",9,0.1,0\n'
+    history.write_bytes(by_hand)
+    CSV.write_text("edited")
+
+    with refused(r"^pools/p/datapool_latest\.csv is not the file .* restores it"):
+        open_for(C)
+    assert {path.read_bytes() for path in Path(".datapool/rescued").iterdir()} == {by_hand, b"edited"}
+
+
+def test_a_history_that_goes_and_was_edited_after_a_stop_is_kept_aside():
+    add(A)
+    add(B)
+    base, history = open_for(C), FOLDER / "history/datapool_0001.csv"
+    rows, record = picks(C, base), (FOLDER / "pool.json").read_bytes()
+    for operation in count():  # until the commit is done, and nothing that follows it
+        assert killed_at(operation, lambda: close(base, rows, keep_history=False))
+        if (FOLDER / "pool.json").read_bytes() != record:
+            break
+    by_hand = history.read_bytes() + b'"x.jpg",9,0.1,0\n'
+    history.write_bytes(by_hand)
+    open_for(C)
+
+    assert not history.exists()
+    assert [path.read_bytes() for path in Path(".datapool/rescued").iterdir()] == [by_hand]
+
+
+def test_a_file_that_the_disk_cannot_read_is_named():
+    add(A)
+    CSV.unlink()
+    CSV.symlink_to("/proc/self/mem")
+
+    with pytest.raises(DatapoolError, match=r"^pools/p/datapool_latest\.csv: cannot be read \(Input/output error\)"):
+        pool_files.read_version(FOLDER, json.loads(LINEAGE.read_text())["p"]["versions"][-1])
 
 
 def test_rows_beside_a_damaged_record_are_kept_aside_before_a_command_is_named_that_would_lose_them():

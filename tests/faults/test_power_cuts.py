@@ -216,9 +216,9 @@ def test_an_operation_that_fails_is_told_in_one_line_and_leaves_the_old_pool_or_
             assert found(disk) == old
         else:
             assert "the new version is recorded" in message
-            assert message.endswith(
-                "`datapool repair`) finishes it: make room or give write permission, then run again"
-            )
+            is_broken = error == errno.EIO
+            helps = "look what is wrong with the disk (`dmesg`)" if is_broken else "make room or give write permission"
+            assert message.endswith(f"`datapool repair`) finishes it: {helps}, then run again")
             assert found(disk) == new
         check(disk, new, (old, new))
     count("failed operations of a commit", len(whole.done))
