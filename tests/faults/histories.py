@@ -151,10 +151,6 @@ class Histories(RuleBasedStateMachine):
             path.write_bytes(data[:middle])
         else:
             path.write_bytes(data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :])
-        record = f"{self.workspace.params.pool}/pool.json"
-        if tree(POOLS).get(record) != self.workspace.lock.pools.get(record):
-            # Not promised: beside a damaged record no copy is made of a row by hand before `dvc checkout` is named.
-            self.rows[self.workspace.params.pool].discard(EXTRA)
         self.rows = {pool: rows - self.lost() for pool, rows in self.rows.items()}  # by this very hand
         self.troubled.add(self.workspace.params.pool)
 

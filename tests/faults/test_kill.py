@@ -1,8 +1,10 @@
 """``open`` and ``merge`` are killed, or the disk fails them, at one file operation after another, on the real kernel."""
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import inject
@@ -86,6 +88,54 @@ def test_killed_at_any_file_operation_it_leaves_the_old_pool_or_the_new_and_the_
     assert len(points) > 2
     assert not problems, "\n".join(problems)
     count(f"kill points of {runs.stage}", len(points))
+
+
+def durable_order(points: list[Point], folder: Path) -> Iterator[tuple[str, str, set[str]]]:
+    """Give each rename and removal: its call, the name that changes, and what was not durable before it.
+
+    These are the files that were written and the folders in which a name changed, with no fsync since.
+    """
+    due: set[str] = set()
+    for point in points:
+        names = re.findall(r'[<"](/[^>"]+|\.?[a-z][^>"]*/[^>"]+|datapools\.json)[>"]', point.text)
+        if " = -1 " in point.text or not names:
+            continue
+        names = [os.path.relpath(folder / name, folder) for name in names]
+        above = [str(Path(name).parent) for name in names]
+        if point.call in ("rename", "unlink"):
+            yield point.call, names[-1], set(due) | ({"its content"} if names[0] in due else set())
+        match point.call:
+            case "fsync":
+                due.discard(names[0])
+            case "write" | "pwrite64":
+                due.add(names[0])
+            case "openat" | "mkdir" | "rename" | "unlink":
+                due.add(above[-1])
+
+
+@pytest.mark.parametrize("name", ["first batch", "append", "history goes"])
+def test_a_merge_asks_the_kernel_for_every_fsync_that_the_protocol_needs(stages, cases, name, tmp_path):
+    # That these are enough, and what is lost without one of them, test_power_cuts.py shows on a model.
+    runs = Runs(stages, cases[name], tmp_path / "workspace")
+    staging, pool, seen = ".datapool/commit/my_datapool", "pools/my_datapool", []
+    for call, changed, due in durable_order(runs.points(), runs.folder):
+        assert call != "rename" or "its content" not in due, changed
+        if changed == f"{pool}/pool.json":
+            assert due.isdisjoint({".", ".datapool", ".datapool/commit", staging, "pools"})
+            seen.append("record")
+        elif changed.startswith(pool):
+            assert seen[0] == "record"
+            assert seen[-1] != "record" or pool not in due, "the record may be lost beside new files"
+            seen.append("file")
+        elif changed == "datapools.json":
+            assert due.isdisjoint({pool, f"{pool}/history"})
+            seen.append("lineage")
+        elif changed == f"{staging}/note.json":
+            assert "." not in due, "datapools.json may be lost, and no note tells to write it again"
+            seen.append("note")
+    lineage = [] if name == "history goes" else ["lineage"]  # which says the same of this pool as before
+    assert [each for each in seen if each != "file"] == ["record", *lineage, "note"]
+    assert "file" in seen
 
 
 @pytest.mark.parametrize(("name", "share"), in_part("replace", "open on an earlier version", of=CHANGES + OPENS))
