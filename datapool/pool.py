@@ -121,10 +121,12 @@ def _open(store: Store, lineage_file: Path, name: str, images: pd.DataFrame, bas
     require_sizes(store.folder.parent, lineage, besides=name)
     require_agreement(store, lineage_file)
     folder, versions, batch = store.folder, lineage.get(name, []), batch_id(images)
-    if not versions and (folder / LATEST).exists():
+    left = next((folder / file for file in pool_files.HASHES if (folder / file).exists()), None)
+    if not versions and left:
         raise DatapoolError(
-            f"{folder / LATEST} is there, but datapools.json knows no pool {name!r}; nothing was changed. "
-            f"`dvc checkout` brings what belongs to this revision; or move {folder} away"
+            f"{left} is there, but datapools.json knows no pool {name!r}; nothing was changed. "
+            f"`dvc checkout --force` brings what belongs to this revision; or move {folder} away. "
+            f"{keep_unrecorded(folder.parent, lineage)}".rstrip()
         )
     if base_version is not None and base_version > len(versions):
         raise DatapoolError(

@@ -581,8 +581,15 @@ def test_a_pool_folder_that_the_lineage_does_not_know_is_refused():
     with refused(r"pools/p holds a pool that datapools\.json does not know; nothing .*`datapool repair` adds it there"):
         open_for(B)
     (FOLDER / "pool.json").unlink()
-    with refused(rf"{CSV} is there, but datapools\.json knows no pool 'p'; nothing was changed\. `dvc checkout`"):
-        open_for(B)
+    for path in (CSV, SAMPLES):
+        data = path.read_bytes()
+        with refused(
+            rf"{path} is there, but datapools\.json knows no pool 'p'; nothing was changed\. `dvc checkout --f"
+        ):
+            open_for(B)
+        assert data in {each.read_bytes() for each in Path(".datapool/rescued").iterdir()}
+        path.unlink()
+    assert open_for(B).versions == []
 
 
 LINEAGES = {

@@ -143,6 +143,8 @@ class Histories(RuleBasedStateMachine):
         middle = len(data) // 2
         if how == "gone":
             path.unlink()
+            if not set(FILES) & set(tree(POOLS / self.workspace.params.pool)):
+                self.rows[self.workspace.params.pool].clear()  # a person may remove a pool
         elif how == "a row more":
             path.write_bytes(data + EXTRA.encode())
             if file == "datapool_latest.csv":
