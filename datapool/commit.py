@@ -349,8 +349,10 @@ class Store:
     def keep_staged(self, *, unless: set[str]) -> list[str]:
         """Keep aside what a change had staged whole, and say so: nobody knows whether it was committed."""
         staged = self._staged()
+        if _NOTE not in staged:
+            return []
         paths = [self._staging / name for name in staged if re.match("[0-9a-f]{16}-", name)]
-        return [note for path in paths if _NOTE in staged for note in keep_aside(path, unless=unless)]
+        return [note for path in paths for note in keep_aside(path, unless=unless)]
 
     def sweep(self) -> None:
         """Remove what is staged, the note first: without it the rest is nothing."""

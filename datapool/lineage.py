@@ -4,7 +4,8 @@ datapools.json, in git, lists them for every pool; each pool's own record (``com
 batches, and changes nothing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from datapool import atomic, commit
 from datapool.commit import Store
 from datapool.errors import DatapoolError, shown
-from datapool.pool_files import HASHES, LATEST, Version, files_of, history_files
+from datapool.pool_files import HASHES, LATEST, Version, files_of, hashes_of, history_files
 from datapool.schema import pool_name
 from datapool.tables import read_json
 
@@ -210,11 +211,21 @@ def keep_unrecorded(pools: Path, lineage: Mapping[str, list[Version]]) -> str:
     """
     notes = []
     for folder in sorted(pools.glob("*/")):
-        known = {digest for version in lineage.get(folder.name, []) for digest in files_of(version).values()}
+        known = hashes_of(lineage.get(folder.name, []))
         for file in (*HASHES, *history_files(folder)):
             notes += atomic.keep_aside(folder / file, unless=known)
         notes += Store(pools, folder.name, LINEAGE).keep_staged(unless=known)
     return " ".join(notes)
+
+
+@contextmanager
+def unrecorded_kept(pools: Path, lineage_file: Path) -> Iterator[None]:
+    """Where the block meets a damaged record, for which a checkout is advised, ``keep_unrecorded`` before it is told."""
+    try:
+        yield
+    except commit.DamagedRecordError as error:
+        kept = keep_unrecorded(pools, read_lineage(lineage_file))
+        raise DatapoolError(f"{error}. {kept}".removesuffix(". ")) from error
 
 
 def require_agreement(store: Store, lineage_file: Path) -> None:
@@ -224,10 +235,8 @@ def require_agreement(store: Store, lineage_file: Path) -> None:
     def kept() -> str:
         return keep_unrecorded(store.folder.parent, read_lineage(lineage_file))
 
-    try:
+    with unrecorded_kept(store.folder.parent, lineage_file):
         record = read_record(store)
-    except commit.DamagedRecordError as error:
-        raise DatapoolError(f"{error}. {kept()}".removesuffix(". ")) from error
     if record is None or record.entry == entry:
         return
     back = f"`git checkout -- {lineage_file} dvc.lock && dvc checkout --force` goes back to what git holds"

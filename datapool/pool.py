@@ -17,7 +17,14 @@ from datapool.batch import batch_id, candidates, held_in
 from datapool.commit import Store
 from datapool.embeddings_csv import csv_rows
 from datapool.errors import DatapoolError
-from datapool.lineage import keep_unrecorded, read_lineage, require_agreement, require_files, require_sizes
+from datapool.lineage import (
+    keep_unrecorded,
+    read_lineage,
+    require_agreement,
+    require_files,
+    require_sizes,
+    unrecorded_kept,
+)
 from datapool.lock import locked
 from datapool.pool_files import CHECKPOINT, COLUMNS, LATEST, SAMPLES, Version
 from datapool.tables import Rows, read_json, read_rows, write_json, write_rows
@@ -83,20 +90,13 @@ def open_base(
             ``base_version``. The pool is as it was; a file that the lineage does not know is copied to
             ``.datapool/rescued``.
     """
-    recovered = _recover(pools, lineage_file)
+    with unrecorded_kept(pools, lineage_file):
+        recovered = commit.recover(pools, lineage_file)
     try:
         base = _open(Store(pools, name, lineage_file), lineage_file, name, images, base_version)
     except DatapoolError as error:
         raise DatapoolError(". ".join([*recovered, str(error)])) from error
     return base, [*recovered, *_told_by_name(images, base)]
-
-
-def _recover(pools: Path, lineage_file: Path) -> list[str]:
-    try:
-        return commit.recover(pools, lineage_file)
-    except commit.DamagedRecordError as error:  # `dvc checkout` may help, which sets back whatever is here
-        kept = keep_unrecorded(pools, read_lineage(lineage_file))
-        raise DatapoolError(f"{error}. {kept}".removesuffix(". ")) from error
 
 
 def _told_by_name(images: pd.DataFrame, base: Base) -> list[str]:
@@ -228,7 +228,9 @@ def _merge(
     record: Mapping[str, Any],
 ) -> Merged:
     folder, pools = store.folder, store.folder.parent
-    recovered, lineage = _recover(pools, lineage_file), read_lineage(lineage_file)
+    with unrecorded_kept(pools, lineage_file):
+        recovered = commit.recover(pools, lineage_file)
+    lineage = read_lineage(lineage_file)
     require_files(pools, lineage, besides=base.pool)
     require_sizes(pools, lineage, besides=base.pool)
     present, k = lineage.get(base.pool, []), len(base.versions)
@@ -270,8 +272,7 @@ def _merge(
             files[CHECKPOINT] = pool_files.stage_checkpoint(store, checkpoint)
         remove = {CHECKPOINT, *pool_files.history_files(folder)} - files.keys()
         # What is there and neither recorded, nor the base, nor what is written now is somebody's: kept aside.
-        recorded = (pool_files.files_of(version) for version in (*present, *base.versions))
-        known = {*files.values(), *(digest for each in recorded for digest in each.values())}
+        known = {*files.values(), *pool_files.hashes_of((*present, *base.versions))}
         for file in dict.fromkeys((*pool_files.HASHES, *sorted(remove))):
             kept += atomic.keep_aside(folder / file, unless=known)
         notes = [*kept, *notes]

@@ -64,6 +64,11 @@ def files_of(version: Version) -> dict[str, str]:
     return {file: version[key] for file, key in HASHES.items() if version[key]}
 
 
+def hashes_of(versions: Iterable[Version]) -> set[str]:
+    """Give the sha256 of every file of some recorded versions."""
+    return {digest for version in versions for digest in files_of(version).values()}
+
+
 # --- reading -----------------------------------------------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ from datapool.commit import RECORD, DamagedRecordError, Record, Store
 from datapool.errors import DatapoolError
 from datapool.lineage import follows, keep_unrecorded, known_pools, read_lineage, read_record
 from datapool.lock import LostLockError, locked
-from datapool.pool_files import HISTORY, LATEST, Version, files_of, history_file
+from datapool.pool_files import HISTORY, LATEST, Version, files_of, hashes_of, history_file
 
 _BRING = "`dvc checkout --force` brings what dvc.lock records (`dvc pull` first in a fresh clone)"
 
@@ -98,8 +98,7 @@ def _repair_record(store: Store, lineage: Path, name: str) -> Repair:
     files = files_of(versions[-1])
     if wrong := _unlike(store, files):
         return Repair(False, f"{store.folder / wrong}: is not the recorded file, or not here; {_BRING}")
-    known = {digest for version in versions for digest in files_of(version).values()}
-    kept = " ".join([*atomic.keep_aside(path, unless=set()), *store.keep_staged(unless=known)])
+    kept = " ".join([*atomic.keep_aside(path, unless=set()), *store.keep_staged(unless=hashes_of(versions))])
     path.unlink(missing_ok=True)
     store.sweep()
     if (store.folder / HISTORY).is_dir():  # the rest of it is made anew

@@ -1196,6 +1196,15 @@ def killed_at(operation: int, action: Callable[[], object]) -> bool:
     return os.waitpid(process, 0)[1] == signal.SIGKILL
 
 
+def kill_after_commit(action: Callable[[], object]) -> None:
+    """Do something in another process that is killed when the record is the new one, and no file of the pool is yet."""
+    record = (FOLDER / "pool.json").read_bytes()
+    for operation in count():
+        assert killed_at(operation, action)
+        if (FOLDER / "pool.json").read_bytes() != record:
+            return
+
+
 def with_model(**options: object) -> dict[str, object]:
     Path("model.ckpt").write_bytes(b"weights")
     return {"checkpoint": Path("model.ckpt")} | options
@@ -1343,11 +1352,8 @@ def test_a_history_that_goes_and_was_edited_after_a_stop_is_kept_aside():
     add(A)
     add(B)
     base, history = open_for(C), FOLDER / "history/datapool_0001.csv"
-    rows, record = picks(C, base), (FOLDER / "pool.json").read_bytes()
-    for operation in count():  # until the commit is done, and nothing that follows it
-        assert killed_at(operation, lambda: close(base, rows, keep_history=False))
-        if (FOLDER / "pool.json").read_bytes() != record:
-            break
+    rows = picks(C, base)
+    kill_after_commit(lambda: close(base, rows, keep_history=False))
     by_hand = history.read_bytes() + b'"x.jpg",9,0.1,0\n'
     history.write_bytes(by_hand)
     open_for(C)

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-from itertools import count
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from test_pool import (
     C,
     add,
     close,
+    kill_after_commit,
     killed_at,
     open_for,
     picks,
@@ -288,12 +288,9 @@ def test_a_damaged_record_beside_a_merge_that_was_stopped_is_mended(whole):
 
 def test_what_was_staged_is_kept_aside_where_a_damaged_record_hides_whether_it_was_committed(workspace):
     add(A)
-    base, old, one = open_for(B), state(), RECORD.read_bytes()
+    base, old = open_for(B), state()
     rows = picks(B, base)
-    for operation in count(10):  # until the record is the new one, and no file is yet
-        assert killed_at(operation, lambda: close(base, rows))
-        if RECORD.read_bytes() != one:
-            break
+    kill_after_commit(lambda: close(base, rows))
     assert (CSV.read_bytes(), SAMPLES.read_bytes()) == (old[str(CSV)], old[str(SAMPLES)])
     staged = {path.read_bytes() for path in Path(".datapool/commit/p").glob("*-*.csv")} - {old[str(CSV)]}
     RECORD.write_text("{")
@@ -318,11 +315,7 @@ def test_a_lost_record_does_not_hide_a_damaged_history(whole):
 def test_files_that_are_not_those_of_the_record_are_not_offered_to_be_kept(workspace):
     add(A)
     base, old = open_for(B), state()
-    record = RECORD.read_bytes()
-    for operation in count(10):  # until the record is the new one, and the csv not yet
-        assert killed_at(operation, lambda: close(base, picks(B, base)))
-        if RECORD.read_bytes() != record:
-            break
+    kill_after_commit(lambda: close(base, picks(B, base)))
     assert CSV.read_bytes() == old[str(CSV)]
     shutil.rmtree(".datapool")  # with the only copy of version 2
     with pytest.raises(DatapoolError) as caught:
