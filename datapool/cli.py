@@ -85,9 +85,8 @@ def verify(
     if "fail" in outcomes:
         raise DatapoolError(
             f"{outcomes.count('fail')} of {len(outcomes)} checks failed; `datapool repair` mends what needs no choice, and "
-            "keeps aside what a checkout would overwrite. Where a line names no command, `git log -p datapools.json` tells "
-            "what changed the lineage, and `git checkout REVISION -- datapools.json dvc.lock && dvc checkout --force` goes "
-            "back to before it"
+            "says what helps with the rest. Where it finds nothing, `git log -p datapools.json` tells what changed the "
+            "lineage, and `git checkout REVISION -- datapools.json dvc.lock && dvc checkout --force` goes back to before it"
         )
     say(f"{len(outcomes)} checks, none failed" if outcomes else "datapools.json knows no pool yet")
 
@@ -162,7 +161,7 @@ def repair(
 def run(
     input_dir: Annotated[Path | None, typer.Option(help="The batch: a folder of images.", show_default=False)] = None,
     shared_dir: Annotated[
-        Path | None, typer.Option(help="The workspace; becomes one if it is none.", show_default=False)
+        Path | None, typer.Option(help="The workspace; a folder that is none becomes one.", show_default=False)
     ] = None,
     output_dir: Annotated[
         Path | None,

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 from datapool.atomic import SCRATCH, keep_aside, reason, remedy
 from datapool.disk import Disk, Written, make_folder, write_file
-from datapool.errors import DatapoolError
+from datapool.errors import DatapoolError, shown
 from datapool.tables import json_text, parse_json
 
 RECORD = "pool.json"
@@ -39,6 +39,12 @@ _NOTE = "note.json"
 
 class DamagedRecordError(DatapoolError):
     """A record that is not as it was written. Other releases' and other pools' records are not damaged."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(
+            f"{path}: {problem}; nothing was changed. `datapool repair` writes the record anew, or `dvc checkout --force` "
+            "restores the pool as dvc.lock records it"
+        )
 
 
 class Record(NamedTuple):
@@ -116,14 +122,13 @@ class Store:
         entry, files = body.get("entry"), body.get("files")
         is_entry, is_files = isinstance(entry, dict), isinstance(files, dict) and all(map(_is_said, files.items()))
         if not (is_entry and is_files and content.get("sha256") == _digest(body)):
-            raise DamagedRecordError(
-                f"{path}: is not as it was written; nothing was changed. `dvc checkout --force` restores the pool as "
-                "dvc.lock records it, or `datapool repair` writes the record anew"
-            )
+            raise DamagedRecordError(path, "is not as it was written")
         if body.get("pool") != self._name:
+            name = shown(body.get("pool"))
             raise DatapoolError(
-                f"{path}: is the record of pool {body.get('pool')!r}, so {self.folder} is a copy of it; nothing was "
-                f"changed. Move {self.folder} out of {self.folder.parent}, which DVC tracks"
+                f"{path}: is the record of pool {name}, so {self.folder} is a copy of it; nothing was changed. Move "
+                f"{self.folder} out of {self.folder.parent}, which DVC tracks; a pool that comes from elsewhere keeps its "
+                f"name: rename the folder to {name}, then `datapool repair`"
             )
         return Record(body["entry"], body["files"], content["sha256"])
 

@@ -14,6 +14,11 @@ class DatapoolError(Exception):
     """
 
 
+def in_one_line(*sentences: str) -> str:
+    """Join sentences without a full stop of their own, of which some may be empty."""
+    return ". ".join(filter(None, sentences))
+
+
 def visible(text: str) -> str:
     """Write out line breaks, control characters and changes of writing direction, which would disturb what stands around."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -17,7 +17,7 @@ import pandas as pd
 from datapool import atomic, commit, pool
 from datapool.batch import as_path, weak_label
 from datapool.embeddings_csv import EmbeddingsCsv, read_csv
-from datapool.errors import DatapoolError
+from datapool.errors import DatapoolError, in_one_line
 from datapool.images import ImageFile, inspect
 from datapool.lightly_model import find_model, imported_space, params_of
 from datapool.lineage import read_lineage
@@ -115,7 +115,7 @@ def _require_no_pool(pools: Path, lineage_file: Path, name: str, recovered: list
         problem = f"{pools / name} holds files of a pool that {lineage_file} does not know; move it out of {pools}"
     else:
         return
-    raise DatapoolError(". ".join([*recovered, f"{problem}; nothing was imported"]))
+    raise DatapoolError(in_one_line(*recovered, f"{problem}; nothing was imported"))
 
 
 def _is_empty_folder(path: Path) -> bool:

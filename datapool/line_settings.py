@@ -84,8 +84,8 @@ def set_all(settings: Mapping[str, Any]) -> None:
 
 def _last_line() -> dict[str, dict[str, Any]]:
     damaged = DatapoolError(
-        f"{OVERRIDES}: cannot be read as what the last line has set; `git checkout -- {OVERRIDES}` brings back its last "
-        f"version, or remove it: what that line has set in {FILE} stays"
+        f"{OVERRIDES}: cannot be read as what the last line has set; `git checkout HEAD -- {OVERRIDES}` brings back its "
+        f"last version, or remove it: what that line has set in {FILE} stays"
     )
     try:
         changes = read_json(OVERRIDES)

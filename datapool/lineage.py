@@ -13,13 +13,20 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from datapool import atomic, commit
 from datapool.commit import Store
-from datapool.errors import DatapoolError, shown
+from datapool.errors import DatapoolError, in_one_line, shown
 from datapool.pool_files import HASHES, LATEST, Version, files_of, hashes_of, history_files
 from datapool.schema import pool_name
 from datapool.tables import read_json
 
 LINEAGE = Path("datapools.json")
 """Where a workspace has it."""
+
+BACK = f"`git checkout HEAD -- {LINEAGE} dvc.lock && dvc checkout --force` goes back to what git holds"
+BRING = f"`dvc checkout --force` brings what dvc.lock records (`dvc pull` first in a fresh clone); {BACK}"
+"""What helps where the files of a pool are not those of the lineage."""
+
+AS_HERE = "where nothing brings them any more, `datapool repair --as-here` records what is here"
+"""What helps besides, where they are whole."""
 
 _Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 _Count = Annotated[int, Field(ge=1)]
@@ -80,12 +87,12 @@ def read_lineage(path: Path) -> dict[str, list[Version]]:
             pool_name(name)
         except ValueError as error:
             raise DatapoolError(
-                f"{path}: {shown(name)} is no name of a pool; `git checkout -- {path}` restores it"
+                f"{path}: {shown(name)} is no name of a pool; `git checkout HEAD -- {path}` restores it"
             ) from error
         try:
             lineage[name] = _versions(record)
         except ValueError as error:
-            raise DatapoolError(f"{path}: pool {name!r} {error}; `git checkout -- {path}` restores it") from error
+            raise DatapoolError(f"{path}: pool {name!r} {error}; `git checkout HEAD -- {path}` restores it") from error
     return lineage
 
 
@@ -126,8 +133,8 @@ def space_of(name: str, versions: Sequence[Version]) -> dict[str, Any]:
     space: dict[str, Any] | None = versions[-1].get("embedding_space")
     if space is None:
         raise DatapoolError(
-            f"{LINEAGE}: tells no embedding_space of version {len(versions)} of pool {name!r}; `git checkout -- {LINEAGE}` "
-            "restores it"
+            f"{LINEAGE}: tells no embedding_space of version {len(versions)} of pool {name!r}; "
+            f"`git checkout HEAD -- {LINEAGE}` restores it"
         )
     return space
 
@@ -160,10 +167,7 @@ def read_record(store: Store) -> commit.Record | None:
     except ValueError as error:
         problem = str(error)
     if problem:
-        raise commit.DamagedRecordError(
-            f"{store.folder / commit.RECORD}: {problem}; nothing was changed. "
-            "`dvc checkout --force` restores the pool as dvc.lock records it, or `datapool repair` writes the record anew"
-        )
+        raise commit.DamagedRecordError(store.folder / commit.RECORD, problem)
     return record
 
 
@@ -177,9 +181,13 @@ def require_files(pools: Path, lineage: Mapping[str, list[Version]], *, besides:
     if gone:
         kept = keep_unrecorded(pools, lineage)
         raise DatapoolError(
-            f"datapools.json knows the pool{'s' * (len(gone) > 1)} {', '.join(map(repr, gone))}, but {pools}/ does not "
-            "hold the files; nothing was changed. Run `dvc pull` (or `dvc checkout --force`), then again; "
-            f"`git checkout -- datapools.json` goes back to the pools that git knows. {kept}".rstrip()
+            in_one_line(
+                f"datapools.json knows the pool{'s' * (len(gone) > 1)} {', '.join(map(repr, gone))}, but {pools}/ does not "
+                "hold the files; nothing was changed",
+                "Run `dvc pull` (or `dvc checkout --force`), then again; `git checkout HEAD -- datapools.json` goes back to "
+                "the pools that git knows",
+                kept,
+            )
         )
 
 
@@ -195,9 +203,13 @@ def require_sizes(pools: Path, lineage: Mapping[str, list[Version]], *, besides:
         path, recorded = pools / name / LATEST, lineage[name][-1].get("datapool_bytes")  # the first pools lack it
         if recorded not in (None, size := path.stat().st_size):
             raise DatapoolError(
-                f"{path} has {size} bytes, but datapools.json records {recorded} for version {len(lineage[name])}; nothing "
-                "was changed. `dvc checkout --force` restores it (`dvc pull` first in a fresh clone), or, if datapools.json "
-                f"was set back, `datapool repair` records it. {keep_unrecorded(pools, lineage)}".rstrip()
+                in_one_line(
+                    f"{path} has {size} bytes, but datapools.json records {recorded} for version {len(lineage[name])}; "
+                    "nothing was changed",
+                    "`dvc checkout --force` restores it (`dvc pull` first in a fresh clone), or, if datapools.json was set "
+                    "back, `datapool repair` records it",
+                    keep_unrecorded(pools, lineage),
+                )
             )
 
 
@@ -215,7 +227,7 @@ def keep_unrecorded(pools: Path, lineage: Mapping[str, list[Version]]) -> str:
         for file in (*HASHES, *history_files(folder)):
             notes += atomic.keep_aside(folder / file, unless=known)
         notes += Store(pools, folder.name, LINEAGE).keep_staged(unless=known)
-    return " ".join(notes)
+    return "; ".join(notes)
 
 
 @contextmanager
@@ -225,41 +237,35 @@ def unrecorded_kept(pools: Path, lineage_file: Path) -> Iterator[None]:
         yield
     except commit.DamagedRecordError as error:
         kept = keep_unrecorded(pools, read_lineage(lineage_file))
-        raise DatapoolError(f"{error}. {kept}".removesuffix(". ")) from error
+        raise DatapoolError(in_one_line(str(error), kept)) from error
 
 
 def require_agreement(store: Store, lineage_file: Path) -> None:
     """Refuse a pool whose own record and the lineage tell different things; one without a record is an older release's."""
-    entry = store.entry()
-
-    def kept() -> str:
-        return keep_unrecorded(store.folder.parent, read_lineage(lineage_file))
-
     with unrecorded_kept(store.folder.parent, lineage_file):
         record = read_record(store)
+    entry = store.entry()
     if record is None or record.entry == entry:
         return
-    back = f"`git checkout -- {lineage_file} dvc.lock && dvc checkout --force` goes back to what git holds"
     if entry is None:
-        raise DatapoolError(
-            f"{store.folder} holds a pool that {lineage_file} does not know; nothing was changed. `datapool repair` adds it "
-            f"there; {back}; or move {store.folder} away. {kept()}".rstrip()
-        )
-    here, there = (each["versions"] for each in (record.entry, entry))
-    another = "another " if len(here) == len(there) else ""
-    are_whole = all(store.holds(*each) for each in record.files.items())
-    if are_whole and follows(here, there):
-        helps = f"`datapool repair` keeps these files and records them; {back}"
+        what = f"{store.folder} holds a pool that {lineage_file} does not know"
+        helps = f"`datapool repair` adds it there; {BACK}; or move {store.folder} away"
     else:
-        helps = (
-            f"`dvc checkout --force` brings the files that dvc.lock records (`dvc pull` first in a fresh clone); {back}"
-        )
-        if are_whole:
-            helps += "; where nothing brings them any more, `datapool repair --as-here` records what is here"
-    raise DatapoolError(
-        f"{store.folder / commit.RECORD}: the files here are version {len(here)} of the pool, {lineage_file} records "
-        f"{another}version {len(there)}; nothing was changed. {helps}. {kept()}".rstrip()
-    )
+        here, there = (each["versions"] for each in (record.entry, entry))
+        what = f"{store.folder / commit.RECORD}: {told_apart(here, there, lineage_file)}"
+        are_whole = all(store.holds(*each) for each in record.files.items())
+        if are_whole and follows(here, there):
+            helps = f"`datapool repair` keeps these files and records them; {BACK}"
+        else:
+            helps = f"{BRING}; {AS_HERE}" if are_whole else BRING
+    kept = keep_unrecorded(store.folder.parent, read_lineage(lineage_file))
+    raise DatapoolError(in_one_line(f"{what}; nothing was changed", helps, kept))
+
+
+def told_apart(here: Sequence[Version], there: Sequence[Version], lineage_file: Path) -> str:
+    """Say that the files here are of other versions than the lineage records."""
+    another = "another " * (len(here) == len(there))
+    return f"the files here are version {len(here)} of the pool, {lineage_file} records {another}version {len(there)}"
 
 
 def follows(versions: Sequence[Version], others: Sequence[Version]) -> bool:

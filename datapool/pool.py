@@ -16,7 +16,7 @@ from datapool import atomic, commit, pool_files
 from datapool.batch import batch_id, candidates, held_in
 from datapool.commit import Store
 from datapool.embeddings_csv import csv_rows
-from datapool.errors import DatapoolError
+from datapool.errors import DatapoolError, in_one_line
 from datapool.lineage import (
     keep_unrecorded,
     read_lineage,
@@ -95,7 +95,7 @@ def open_base(
     try:
         base = _open(Store(pools, name, lineage_file), lineage_file, name, images, base_version)
     except DatapoolError as error:
-        raise DatapoolError(". ".join([*recovered, str(error)])) from error
+        raise DatapoolError(in_one_line(*recovered, str(error))) from error
     return base, [*recovered, *_told_by_name(images, base)]
 
 
@@ -124,9 +124,11 @@ def _open(store: Store, lineage_file: Path, name: str, images: pd.DataFrame, bas
     left = next((folder / file for file in pool_files.HASHES if (folder / file).exists()), None)
     if not versions and left:
         raise DatapoolError(
-            f"{left} is there, but datapools.json knows no pool {name!r}; nothing was changed. "
-            f"`dvc checkout --force` brings what belongs to this revision; or move {folder} away. "
-            f"{keep_unrecorded(folder.parent, lineage)}".rstrip()
+            in_one_line(
+                f"{left} is there, but datapools.json knows no pool {name!r}; nothing was changed",
+                f"`dvc checkout --force` brings what belongs to this revision; or move {folder} away",
+                keep_unrecorded(folder.parent, lineage),
+            )
         )
     if base_version is not None and base_version > len(versions):
         raise DatapoolError(
@@ -141,7 +143,7 @@ def _open(store: Store, lineage_file: Path, name: str, images: pd.DataFrame, bas
     try:
         rows = pool_files.read_version(folder, versions[-1]) if versions else no_rows()
     except DatapoolError as error:
-        raise DatapoolError(f"{error} {keep_unrecorded(folder.parent, lineage)}".rstrip()) from error
+        raise DatapoolError(in_one_line(str(error), keep_unrecorded(folder.parent, lineage))) from error
     n = int((rows.table.version <= k).sum())
     rows = Rows(rows.table.iloc[:n], rows.embeddings[:n])
     candidates(images, rows.table)  # refuses a name that stands for two images
@@ -238,6 +240,7 @@ def _merge(
         raise ValueError(f"picks of shape {picks.embeddings.shape}, a base of shape {base.rows.embeddings.shape}")
     own = len(present) == k + 1 and present[k]["batch"] == base.batch
     if present[:k] != base.versions or not (len(present) == k or own or present[k:] == base.dropped):
+        require_agreement(store, lineage_file)  # if datapools.json was set back, that is what to mend
         raise DatapoolError(
             f"pool {base.pool!r} has moved on since this run opened it (version {k} then, {len(present)} now); nothing was "
             "changed. Run `dvc repro --force --single-item open`, then `dvc repro`"

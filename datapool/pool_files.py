@@ -22,7 +22,7 @@ from datapool.commit import RECORD, Store
 from datapool.disk import Written
 from datapool.embeddings_csv import csv_header, csv_rows
 from datapool.embeddings_csv import read_csv as read_embeddings
-from datapool.errors import DatapoolError
+from datapool.errors import DatapoolError, in_one_line
 from datapool.tables import Rows, csv_text, read_csv, read_rows, write_rows
 
 LATEST, CHECKPOINT, SAMPLES, HISTORY = "datapool_latest.csv", "checkpoint_latest.ckpt", "samples.csv", "history"
@@ -91,7 +91,7 @@ def read_version(folder: Path, version: Version) -> Rows:
     if not len(rows.table) == len(rows.embeddings) == version["rows"]:
         raise DatapoolError(
             f"{folder}: {SAMPLES} has {len(rows.table)} rows and {LATEST} {len(rows.embeddings)}, but datapools.json "
-            f"records {version['rows']} for version {version['version']}; nothing was changed. `git checkout -- "
+            f"records {version['rows']} for version {version['version']}; nothing was changed. `git checkout HEAD -- "
             "datapools.json && dvc checkout --force` restores what git holds"
         )
     if is_parsed:
@@ -116,10 +116,12 @@ def _require_files(folder: Path, version: Version, *, meanwhile: Callable[[], Ro
             continue
         digest = found[path]
         what = "is not the file" if digest else "is not here, but belongs to the pool"
-        hashes = f"Its sha256 is {digest[:12]}… and should be {wanted[:12]}…. " if digest else ""
         raise DatapoolError(
-            f"{path} {what} that datapools.json records as version {version['version']}; nothing was changed. "
-            f"`dvc checkout --force` restores it (`dvc pull` first in a fresh clone). {hashes}".rstrip()
+            in_one_line(
+                f"{path} {what} that datapools.json records as version {version['version']}; nothing was changed",
+                "`dvc checkout --force` restores it (`dvc pull` first in a fresh clone)",
+                f"Its sha256 is {digest[:12]}… and should be {wanted[:12]}…" if digest else "",
+            )
         )
     return rows
 
@@ -272,7 +274,7 @@ def stage_csv(store: Store, file: str, text: Text, version: Version, new_rows: I
     written = store.stage(file, text(version), new_rows)
     if written.before_last != version["datapool_sha256"]:
         raise DatapoolError(
-            f"version {version['version']} of the pool is not the csv that datapools.json records; `git checkout -- "
+            f"version {version['version']} of the pool is not the csv that datapools.json records; `git checkout HEAD -- "
             "datapools.json && dvc checkout --force` restores both, then run again"
         )
     return written

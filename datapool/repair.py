@@ -9,12 +9,19 @@ from typing import NamedTuple
 
 from datapool import atomic, pool_files
 from datapool.commit import RECORD, DamagedRecordError, Record, Store
-from datapool.errors import DatapoolError
-from datapool.lineage import follows, keep_unrecorded, known_pools, read_lineage, read_record
+from datapool.errors import DatapoolError, in_one_line
+from datapool.lineage import (
+    AS_HERE,
+    BRING,
+    follows,
+    keep_unrecorded,
+    known_pools,
+    read_lineage,
+    read_record,
+    told_apart,
+)
 from datapool.lock import LostLockError, locked
 from datapool.pool_files import HISTORY, LATEST, Version, files_of, hashes_of, history_file
-
-_BRING = "`dvc checkout --force` brings what dvc.lock records (`dvc pull` first in a fresh clone)"
 
 
 class Repair(NamedTuple):
@@ -60,7 +67,7 @@ def repair(pools: Path, lineage: Path, *, as_here: bool = False) -> Iterator[Rep
             except OSError as error:
                 left.append(f"{store.folder}: cannot be mended ({atomic.reason(error)}); {atomic.remedy(error)}")
         if left and (kept := _keep_unrecorded(pools, lineage)):
-            left[-1] += f". {kept}"
+            left[-1] = in_one_line(left[-1], kept)
     for sentence in left:
         yield Repair(False, sentence)
 
@@ -94,11 +101,11 @@ def _repair_record(store: Store, lineage: Path, name: str) -> Repair:
     path, versions = store.folder / RECORD, read_lineage(lineage).get(name)
     entry = store.entry()
     if entry is None or versions is None:
-        return Repair(False, f"{path}: is damaged, and {lineage} does not know pool {name!r}; {_BRING}")
+        return Repair(False, f"{path}: is damaged, and {lineage} does not know pool {name!r}; {BRING}")
     files = files_of(versions[-1])
     if wrong := _unlike(store, files):
-        return Repair(False, f"{store.folder / wrong}: is not the recorded file, or not here; {_BRING}")
-    kept = " ".join([*atomic.keep_aside(path, unless=set()), *store.keep_staged(unless=hashes_of(versions))])
+        return Repair(False, f"{store.folder / wrong}: is not the recorded file, or not here; {BRING}")
+    kept = "; ".join([*atomic.keep_aside(path, unless=set()), *store.keep_staged(unless=hashes_of(versions))])
     path.unlink(missing_ok=True)
     store.sweep()
     if (store.folder / HISTORY).is_dir():  # the rest of it is made anew
@@ -106,27 +113,25 @@ def _repair_record(store: Store, lineage: Path, name: str) -> Repair:
     with store.change():
         store.commit(entry, files)
     what = f"{path}: written anew; the files are those of version {len(versions)} in {lineage}"
-    return Repair(True, f"{what}. {kept}".removesuffix(". "))
+    return Repair(True, in_one_line(what, kept))
 
 
 def _repair_rest(store: Store, record: Record, lineage: Path, name: str, *, as_here: bool) -> Iterator[Repair]:
     """Mend a pool whose record is whole."""
     own, versions = record.entry["versions"], read_lineage(lineage).get(name, [])
     if wrong := _unlike(store, files_of(own[-1])):
-        yield Repair(False, f"{store.folder / wrong}: is not the recorded file, or not here; {_BRING}")
+        yield Repair(False, f"{store.folder / wrong}: is not the recorded file, or not here; {BRING}")
         return
     if record.entry != store.entry():
         if versions and not as_here and not follows(own, versions):
-            here, there = f"version {len(own)}", f"{'another ' * (len(own) == len(versions))}version {len(versions)}"
-            yield Repair(False, f"pool {name!r}: the files here are {here}, {lineage} records {there}; {_BRING}")
+            yield Repair(False, f"{store.folder / RECORD}: {told_apart(own, versions, lineage)}; {BRING}; {AS_HERE}")
             return
-        kept = " ".join(atomic.keep_aside(lineage, unless=set()))
+        kept = atomic.keep_aside(lineage, unless=set())
         with store.change():
             store.commit(record.entry, record.files)
         before = f"before: {len(versions) or 'not known'}"
-        yield Repair(
-            True, f"{lineage}: pool {name!r} is recorded with version {len(own)}, as its files are ({before}). {kept}"
-        )
+        what = f"{lineage}: pool {name!r} is recorded with version {len(own)}, as its files are ({before})"
+        yield Repair(True, in_one_line(what, *kept))
     yield from _repair_history(store, record, own)
 
 
@@ -141,14 +146,14 @@ def _repair_history(store: Store, record: Record, versions: list[Version]) -> It
     if not lost:
         return
     rows = pool_files.read_version(store.folder, versions[-1])
-    kept = {file: " ".join(atomic.keep_aside(store.folder / file, unless=set())) for file in lost}
+    kept = {file: atomic.keep_aside(store.folder / file, unless=set()) for file in lost}
     with store.change():
         text = pool_files.text_of(store.folder, versions[-1], rows)
         for file, each in lost.items():
             pool_files.stage_csv(store, file, text, each, [])
         store.commit(record.entry, record.files)
     for file in lost:
-        yield Repair(True, f"{store.folder / file}: made anew from {LATEST}. {kept[file]}".removesuffix(". "))
+        yield Repair(True, in_one_line(f"{store.folder / file}: made anew from {LATEST}", *kept[file]))
 
 
 def _unlike(store: Store, files: dict[str, str]) -> str:

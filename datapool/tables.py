@@ -250,7 +250,7 @@ def read_json(path: Path) -> dict[str, Any]:
             data = file.read()
     except OSError as error:
         raise DatapoolError(
-            f"{path}: cannot be read ({error.strerror}); `git checkout -- {path}` brings back its last version"
+            f"{path}: cannot be read ({error.strerror}); `git checkout HEAD -- {path}` brings back its last version"
         ) from error
     return parse_json(data, path)
 
@@ -261,7 +261,7 @@ def parse_json(data: bytes, path: Path) -> dict[str, Any]:
     Raises:
         DatapoolError: If they are no JSON object.
     """
-    in_git = f"`git checkout -- {path}` brings back its last version"
+    in_git = f"`git checkout HEAD -- {path}` brings back its last version"
     remedy = in_git if path.name == "datapools.json" else "`dvc repro` makes it anew"
     try:
         content = json.loads(data.decode())

@@ -33,6 +33,7 @@ RELATIVE, ABSOLUTE = 1e-8, 1e-7
 """Two distances count as the same if they differ by this share or less and, between normalised embeddings, by this much
 more: a unit vector is rounded to float32, and another processor may round one of its numbers the other way."""
 
+_BRINGS = "`dvc checkout` brings it (`dvc pull` first in a fresh clone)"
 _SPACE = ("id", "backbone", "input_size")  # what all versions of a pool share of an embedding space, besides dimension
 
 Progress = Callable[[int, int], None]
@@ -77,7 +78,11 @@ def verify(pools: Path, lineage: Path, name: str, output: Path, *, progress: Pro
 def _checks(
     store: Store, lineage: Path, name: str, versions: list[Version] | None, output: Path, progress: Progress
 ) -> Iterator[Check]:
-    folder, record = store.folder, _record(store)
+    folder = store.folder
+    if versions and not folder.exists():
+        yield Check("files", "fail", f"{folder} is not here; {_BRINGS}")
+        return
+    record = _record(store)
     yield record
     if versions is None or store.was_stopped():
         return
@@ -128,16 +133,13 @@ def _record(store: Store) -> Check:
     except DatapoolError as error:
         return Check("record", "fail", str(error))
     if record is None:
-        return Check(
-            "record",
-            "skip",
-            f"{path} is not here: lost, or not written by an early release; `datapool repair` writes it",
-        )
+        why = "lost, or not written by an early release; `datapool repair` writes it"
+        return Check("record", "skip", f"{path} is not here: {why}")
     entry = store.entry()
     if entry is None:
         unknown = f"{store.folder} holds a pool that datapools.json does not know; `datapool repair` adds it there"
         return Check("record", "fail", unknown)
-    wrong = f"{path} and datapools.json tell different things; the next `dvc repro` says what helps"
+    wrong = f"{path} and datapools.json tell different things; `datapool repair` mends it or says what helps"
     return _check("record", [wrong * (record.entry != entry)], f"{path} says what datapools.json says")
 
 
@@ -180,20 +182,17 @@ def _history(folder: Path, versions: Sequence[Version], record: Record | None) -
 
 
 def _unlike(path: Path, version: int, recorded: str, *, again: str = "") -> str:
-    """Why a file is not the recorded one, and what helps: DVC, or ``again``; "" if it is."""
+    """Why a file is not the recorded one, and what helps: ``again``, or else DVC; "" if it is."""
+    helps = again or "`datapool repair` keeps a copy and says what restores it"
     try:
         digest = sha256(path) if path.exists() else None
     except OSError as error:
-        helps = f"give read permission, or move it away, then {again or '`dvc checkout --force` restores it'}"
-        return f"{path} cannot be read ({error.strerror}); {helps}"
+        return f"{path} cannot be read ({error.strerror}); give read permission, or move it away, then {helps}"
     if digest is None:
-        return f"{path} is not here; {again or '`dvc checkout` brings it (`dvc pull` first in a fresh clone)'}"
+        return f"{path} is not here; {again or _BRINGS}"
     if digest == recorded:
         return ""
-    return (
-        f"{path} has sha256 {digest[:12]}…, but version {version} was {recorded[:12]}…; "
-        f"{again or '`dvc checkout --force` restores it'}"
-    )
+    return f"{path} has sha256 {digest[:12]}…, but version {version} was {recorded[:12]}…; {helps}"
 
 
 def _row_ends(data: bytes) -> Iterator[int]:

@@ -165,11 +165,14 @@ def test_08_an_older_revision_is_whole_and_can_be_built_on(first_week, second_we
     made.run("git", "checkout", "--quiet", "HEAD~1")
     refused = made.set({"input_dir": str(weeks / "week_3")}) or made.repro(fails=True)
     assert "the files here are version 2 of the pool, datapools.json records version 1; nothing was changed" in refused
-    assert "`git checkout -- datapools.json dvc.lock && dvc checkout --force` goes back to what git holds" in refused
+    assert (
+        "`git checkout HEAD -- datapools.json dvc.lock && dvc checkout --force` goes back to what git holds" in refused
+    )
 
-    made.run("git", "checkout", "--quiet", "--", "datapools.json", "dvc.lock")
+    made.run("git", "add", "--all")  # of what is staged `git checkout -- dvc.lock` would keep
+    made.run("git", "checkout", "--quiet", "HEAD", "--", "datapools.json", "dvc.lock")
     made.run("dvc", "checkout", "--force")
-    made.run("git", "checkout", "--quiet", ".")
+    made.run("git", "checkout", "--quiet", "HEAD", "--", "params.yaml")
     assert made.pool_files() == first_week.pool_files()
     assert stages_run(made.repro()) == []
     made.set({"input_dir": str(weeks / "week_3")})

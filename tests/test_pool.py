@@ -616,9 +616,9 @@ def test_a_lineage_that_is_none_is_refused_with_git_checkout(text):
     base = open_for(B)
     LINEAGE.write_text(text)
 
-    with refused(r"datapools\.json: .*`git checkout -- datapools\.json`"):
+    with refused(r"datapools\.json: .*`git checkout HEAD -- datapools\.json`"):
         open_for(B)
-    with refused(r"datapools\.json: .*`git checkout -- datapools\.json`"):
+    with refused(r"datapools\.json: .*`git checkout HEAD -- datapools\.json`"):
         close(base, picks(B, base))
 
 
@@ -684,9 +684,26 @@ def test_a_pool_that_was_taken_back_is_not_overwritten():
     base = open_for(B)
     rows = picks(B, base)
     LINEAGE.write_text("{}\n")
+    shutil.rmtree(FOLDER)
 
     with refused(MOVED_ON):
         close(base, rows)
+
+
+def test_where_only_the_lineage_was_set_back_since_this_run_opened_the_pool_a_merge_says_how_to_mend_it():
+    add(A)
+    base = open_for(B)
+    rows = picks(B, base)
+    committed = LINEAGE.read_bytes()
+    LINEAGE.write_text("{}\n")
+
+    with refused(
+        r"pools/p holds a pool that datapools\.json does not know; nothing was changed\. `datapool repair` adds it"
+    ):
+        close(base, rows)
+    assert [found.is_mended for found in repair(POOLS, LINEAGE)] == [True]
+    assert LINEAGE.read_bytes() == committed
+    assert close(base, rows).version == 2
 
 
 def test_two_pools_that_both_begin_are_not_mixed():
@@ -873,7 +890,7 @@ def test_a_name_that_no_pool_may_have_is_refused_in_the_lineage(name):
     LINEAGE.write_text(json.dumps(json.loads(LINEAGE.read_text()) | {name: {"labels": [], "versions": [VERSION]}}))
 
     with pytest.raises(
-        DatapoolError, match=r"^datapools\.json: .* is no name of a pool; `git checkout -- datapools\.json`"
+        DatapoolError, match=r"^datapools\.json: .* is no name of a pool; `git checkout HEAD -- datapools\.json`"
     ):
         open_for(B)
 
@@ -931,10 +948,10 @@ def test_a_lineage_and_a_record_say_of_each_version_what_a_merge_says(what):
     (FOLDER / "pool.json").write_bytes(a_record(entry=entry))
     told = re.escape(told.replace("\"'", "'").replace("'\"", "'"))
 
-    with refused(rf"^pools/p/pool\.json: {told}; nothing was changed\. `dvc checkout --force`"):
+    with refused(rf"^pools/p/pool\.json: {told}; nothing was changed\. `datapool repair` writes"):
         open_for(A)
     LINEAGE.write_text(json.dumps({"p": entry}))
-    with refused(rf"^datapools\.json: pool 'p' {told}; `git checkout -- datapools\.json` restores it$"):
+    with refused(rf"^datapools\.json: pool 'p' {told}; `git checkout HEAD -- datapools\.json` restores it$"):
         open_for(A)
 
 
@@ -956,7 +973,7 @@ def test_where_a_pool_is_not_here_what_nobody_records_of_another_is_kept_aside()
     (POOLS / "q/datapool_latest.csv").unlink()
     CSV.write_bytes(by_hand := CSV.read_bytes().replace(b"a1.jpg", b"z1.jpg"))
 
-    with refused(r"^datapools\.json knows the pool 'q'.*; `git checkout -- datapools\.json`.* is kept as"):
+    with refused(r"^datapools\.json knows the pool 'q'.*; `git checkout HEAD -- datapools\.json`.* is kept as"):
         open_for(B)
     assert [path.read_bytes() for path in Path(".datapool/rescued").iterdir()] == [by_hand]
 
@@ -1082,6 +1099,18 @@ def test_the_record_of_another_pool_is_refused_as_a_copy():
         r"^pools/q/pool\.json: is the record of pool 'p', so pools/q is a copy of it; .* Move pools/q out of pools"
     ):
         open_for(A, pool="q")
+
+
+def test_a_pool_that_comes_from_elsewhere_is_taken_in_under_its_own_name():
+    add(A)
+    LINEAGE.write_text("{}\n")  # of this workspace
+    FOLDER.rename(POOLS / "theirs")
+
+    with refused("a pool that comes from elsewhere keeps its name: rename the folder to 'p', then `datapool repair`"):
+        open_for(A, pool="theirs")
+    (POOLS / "theirs").rename(FOLDER)
+    assert [found.is_mended for found in repair(POOLS, LINEAGE)] == [True]
+    assert add(B).version == 2
 
 
 def test_a_merge_that_was_stopped_elsewhere_is_left_for_there():
@@ -1301,7 +1330,7 @@ def test_a_killed_merge_whose_record_or_lineage_was_set_back_meanwhile_is_not_fo
         try:
             open_for(C)
         except DatapoolError as error:
-            assert re.search("`datapool repair` keeps these files|`dvc checkout --force` brings the files", str(error))
+            assert re.search("`datapool repair` keeps these files|`dvc checkout --force` brings what", str(error))
             assert (LINEAGE.read_bytes() == lineage) == (undo == "datapools.json")
         else:
             assert versions() == json.loads((FOLDER / "pool.json").read_text())["entry"]["versions"]

@@ -33,6 +33,10 @@ from datapool.repair import repair
 __all__ = ["workspace"]  # a fixture that every test here uses
 ROOT = Path(__file__).parents[1]
 RECORD, HISTORY = FOLDER / "pool.json", FOLDER / "history"
+BRINGS = (
+    "`dvc checkout --force` brings what dvc.lock records (`dvc pull` first in a fresh clone); "
+    "`git checkout HEAD -- datapools.json dvc.lock && dvc checkout --force` goes back to what git holds"
+)
 
 
 def mended() -> list[str]:
@@ -104,7 +108,7 @@ def test_a_record_that_is_lost_or_damaged_is_written_anew(whole, damage):
 
 def test_one_changed_letter_in_a_record_is_damage(whole):
     RECORD.write_text(RECORD.read_text().replace('"covering_radius": 0.25', '"covering_radius": 0.26', 1))
-    with pytest.raises(DatapoolError, match=r"^pools/p/pool\.json: is not as it was written; .* or `datapool repair`"):
+    with pytest.raises(DatapoolError, match=r"^pools/p/pool\.json: is not as it was written; .*`datapool repair` writes"):
         open_for(C)
 
     assert len(mended()) == 1
@@ -167,8 +171,8 @@ def test_files_behind_the_lineage_are_left_to_dvc(whole):
 
     assert two != three
     assert left() == (
-        "pool 'p': the files here are version 2, datapools.json records version 3; `dvc checkout --force` brings what "
-        "dvc.lock records (`dvc pull` first in a fresh clone)"
+        "pools/p/pool.json: the files here are version 2 of the pool, datapools.json records version 3; "
+        f"{BRINGS}; where nothing brings them any more, `datapool repair --as-here` records what is here"
     )
 
 
@@ -200,7 +204,7 @@ def test_a_damaged_file_of_the_latest_version_is_left_to_dvc(whole, path, with_r
 
     sentence = left()
     assert sentence.startswith(f"{path}: is not the recorded file, or not here; `dvc checkout --force` brings what")
-    assert f"clone). {path} is kept as .datapool/rescued/p-" in sentence
+    assert f"what git holds. {path} is kept as .datapool/rescued/p-" in sentence
     assert kept_aside() == {damaged}
 
 
@@ -213,8 +217,8 @@ def test_what_is_left_is_told_last_and_the_edited_files_of_all_pools_are_kept_on
     mended, p, q = repair(POOLS, LINEAGE)
 
     assert (mended.is_mended, mended.sentence[:35]) == (True, "pools/r/pool.json: written anew; th")
-    lost = "is not the recorded file, or not here; `dvc checkout --force` brings what dvc.lock records"
-    assert p == (False, f"pools/p/datapool_latest.csv: {lost} (`dvc pull` first in a fresh clone)")
+    lost = f"is not the recorded file, or not here; {BRINGS}"
+    assert p == (False, f"pools/p/datapool_latest.csv: {lost}")
     assert q.sentence.startswith(f"pools/q/datapool_latest.csv: {lost}")
     for pool in ("p", "q"):
         assert q.sentence.count(f"{pool}/datapool_latest.csv is kept as .datapool/rescued/{pool}-") == 1
@@ -253,9 +257,9 @@ def test_another_batch_under_the_same_number_is_a_choice_and_left(whole):
     LINEAGE.write_bytes(theirs)
 
     assert left().startswith(
-        "pool 'p': the files here are version 2, datapools.json records another version 2; `dvc checkout"
+        f"pools/p/pool.json: the files here are version 2 of the pool, datapools.json records another version 2; {BRINGS}"
     )
-    with pytest.raises(DatapoolError, match=r"`dvc checkout --force` brings the files"):
+    with pytest.raises(DatapoolError, match=r"`dvc checkout --force` brings what dvc\.lock records"):
         open_for(C)
 
 
@@ -278,7 +282,7 @@ def test_a_damaged_record_beside_a_merge_that_was_stopped_is_mended(whole):
     base = open_for(C)
     assert killed_at(3, lambda: close(base, picks(C, base)))
     RECORD.write_text("{")
-    with pytest.raises(DatapoolError, match="or `datapool repair` writes the record anew"):
+    with pytest.raises(DatapoolError, match="`datapool repair` writes the record anew, or `dvc checkout --force`"):
         open_for(C)
 
     assert len(mended()) == 1

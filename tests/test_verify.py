@@ -299,7 +299,11 @@ def test_a_file_with_another_hash_is_named(pool, path):
     path.write_bytes(path.read_bytes()[:-1] + b" \n")
 
     assert f"{path} has sha256 " in failed()["files"]
-    assert "but version 2 was " in failed()["files"]
+    assert (
+        failed()["files"]
+        .partition("but version 2 was ")[2]
+        .endswith("…; `datapool repair` keeps a copy and says what restores it")
+    )
 
 
 @pytest.mark.parametrize("path", [LATEST, SAMPLES])
@@ -308,6 +312,14 @@ def test_a_file_that_is_gone_is_named_and_ends_the_checks(pool, path):
 
     assert list(checks()) == ["record", "files"]
     assert f"{path} is not here; `dvc checkout` brings it" in failed()["files"]
+
+
+def test_a_pool_that_is_not_here_is_told_as_one(pool):
+    shutil.rmtree(FOLDER)
+
+    assert list(checks().values()) == [
+        ("files", "fail", f"{FOLDER} is not here; `dvc checkout` brings it (`dvc pull` first in a fresh clone)")
+    ]
 
 
 SPECIAL = {"folder": Path.mkdir, "FIFO": os.mkfifo, "endless device": lambda path: path.symlink_to("/dev/zero")}
@@ -323,7 +335,7 @@ def test_what_is_no_regular_file_is_named_and_ends_the_checks(pool, path, what):
     assert list(checks()) == ["record", "files"]
     assert failed() == {
         "files": f"{path} cannot be read (no regular file); give read permission, or move it away, then "
-        "`dvc checkout --force` restores it"
+        "`datapool repair` keeps a copy and says what restores it"
     }
 
 
@@ -354,8 +366,8 @@ def test_a_record_that_is_no_regular_file_is_named(pool, what):
 @pytest.mark.parametrize(
     ("path", "check", "helps"),
     [
-        (LATEST, "files", "`dvc checkout --force` restores it"),
-        (SAMPLES, "files", "`dvc checkout --force` restores it"),
+        (LATEST, "files", "`datapool repair` keeps a copy and says what restores it"),
+        (SAMPLES, "files", "`datapool repair` keeps a copy and says what restores it"),
         (FIRST, "history", "`datapool repair` makes it anew"),
     ],
 )
@@ -487,7 +499,7 @@ def test_labels_are_numbered_as_the_lineage_lists_them(pool):
     content["my_datapool"]["labels"] = ["dog", "cat"]
     LINEAGE.write_text(json.dumps(content))
     assert failed() == {
-        "record": f"{FOLDER}/pool.json and datapools.json tell different things; the next `dvc repro` says what helps",
+        "record": f"{FOLDER}/pool.json and datapools.json tell different things; `datapool repair` mends it or says what helps",
         "rows": "the labels are not the weak labels, numbered as the lineage lists them",
     }
 
@@ -868,9 +880,8 @@ def test_the_command_checks_every_pool_and_fails_with_one(pool):
     assert "pass  pool 'other', files:" in done.stdout
     assert isinstance(done.exception, DatapoolError)
     assert str(done.exception) == (
-        "1 of 15 checks failed; `datapool repair` mends what needs no choice, and keeps aside what a checkout "
-        "would overwrite. Where a line names no command, `git log -p "
-        "datapools.json` tells what changed the lineage, and `git checkout REVISION -- datapools.json dvc.lock && dvc "
+        "1 of 15 checks failed; `datapool repair` mends what needs no choice, and says what helps with the rest. "
+        "Where it finds nothing, `git log -p datapools.json` tells what changed the lineage, and `git checkout REVISION -- datapools.json dvc.lock && dvc "
         "checkout --force` goes back to before it"
     )
 

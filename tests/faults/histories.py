@@ -259,7 +259,7 @@ class Histories(RuleBasedStateMachine):
                 self.dvc_checkout(force="--force" in command)
             elif command == "dvc pull":
                 self.dvc_checkout()
-            elif command in ("git checkout -- datapools.json", "git checkout -- datapools.json dvc.lock"):
+            elif command in ("git checkout HEAD -- datapools.json", "git checkout HEAD -- datapools.json dvc.lock"):
                 self.git_checkout_of_head(also_lock=command.endswith("dvc.lock"))
             elif command in ("datapool repair", "datapool repair --as-here"):
                 for repaired in repair(POOLS, LINEAGE, as_here="--as-here" in command):

@@ -125,7 +125,7 @@ class RealWorkspace(Workspace):
         assert LINEAGE.read_bytes() == revision.lineage
 
     def git_checkout_files(self, *, also_lock: bool) -> None:
-        _try("git", "checkout", "--", "datapools.json", *["dvc.lock"] * also_lock)
+        _try("git", "checkout", "HEAD", "--", "datapools.json", *["dvc.lock"] * also_lock)
         lineage = LINEAGE.read_bytes()
         super().git_checkout_files(also_lock=also_lock)
         assert lineage == LINEAGE.read_bytes()

@@ -128,7 +128,7 @@ class Workspace:
         LINEAGE.write_bytes(revision.lineage)
 
     def git_checkout_files(self, *, also_lock: bool) -> None:
-        """``git checkout -- datapools.json``, perhaps with dvc.lock: of neither if git knows no dvc.lock."""
+        """``git checkout HEAD -- datapools.json``, perhaps with dvc.lock: of neither if git knows no dvc.lock."""
         if also_lock and self.head.lock == Lock():
             return
         LINEAGE.write_bytes(self.head.lineage)

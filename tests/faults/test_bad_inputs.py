@@ -487,7 +487,7 @@ def test_a_name_that_grows_too_long_by_the_prefix_is_told_where_images_are_copie
 
 TERMINAL = "\x1b[2J\x1b]0;all is lost\x07\nerror: all is lost"
 SHOWN = "\\x1b[2J\\x1b]0;all is lost\\x07\\nerror: all is lost"
-SCANNED = "; passed over: 0 hidden, 0 that are no images, "
+SCANNED = "; passed over: 0 hidden, 0 of other types, "
 
 
 @pytest.mark.parametrize(
@@ -674,7 +674,7 @@ def test_an_input_dir_without_images_makes_no_version_and_says_so(next_batch, ca
     said = capsys.readouterr().out
 
     assert (
-        "data: 0 images, 0 of them corrupt and 0 exact copies; passed over: 1 hidden, 1 that are no images, 0 not in"
+        "data: 0 images, 0 of them corrupt and 0 exact copies; passed over: 1 hidden, 1 of other types, 0 not in"
         in said
     )
     assert "nothing to pick: of 0 images none is a candidate; the pool stays as it is" in said
@@ -880,7 +880,7 @@ CHANGED = (
 POOL_FILES = {
     "pools/my_datapool/datapool_latest.csv": f"pools/my_datapool/datapool_latest.csv {CHANGED}",
     "pools/my_datapool/samples.csv": f"pools/my_datapool/samples.csv {CHANGED}",
-    "pools/my_datapool/pool.json": "pools/my_datapool/pool.json: is not as it was written; nothing was changed. `dvc checkout",
+    "pools/my_datapool/pool.json": "pools/my_datapool/pool.json: is not as it was written; nothing was changed. `datapool",
     "datapools.json": "datapools.json: is not JSON (",
 }
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {
