@@ -38,9 +38,8 @@ def require_folders(input_dir: Path, shared_dir: Path, output_dir: Path | None) 
         wanted.append(("output", output_dir, os.W_OK | os.X_OK))
     for what, folder, access in wanted:
         if not folder.is_dir():
-            raise DatapoolError(
-                f"{folder}: the {what} folder is not there; give one that is, in a container -v FOLDER:{folder}"
-            )
+            helps = "give the folder with the new images" if what == "input" else "make it, or give one that is there"
+            raise DatapoolError(f"{folder}: the {what} folder is not there; {helps}")
         if not os.access(folder, access):
             owner, us = folder.stat().st_uid, os.geteuid()
             verb = "read" if what == "input" else "written"
@@ -180,7 +179,7 @@ def _update(tell: Callable[[str], None]) -> None:
         was = Version(version)
     except InvalidVersion as error:
         raise DatapoolError(
-            f"{module}: __version__ is {shown(version)}, which is no version; `git checkout -- datapool` brings "
+            f"{module}: __version__ is {shown(version)}, which is no version; `git checkout HEAD -- datapool` brings "
             "back the code of the last commit, `datapool init --update` puts the code of this datapool there"
         ) from error
     if was > ours:

@@ -150,7 +150,7 @@ def _counts(run: Run, params: Params) -> str:
             rows.append((fate, f"{counts[key]:,}", f'<span class="bar {key}" style="width:{share:.1%}"></span>', why))
     rows.append(("<b>images in the batch</b>", f"<b>{counts['images']:,}</b>", "", ""))
     notes = (
-        f"Passed over: {passed['hidden']:,} hidden, {passed['not_images']:,} that are no images, "
+        f"Passed over: {passed['hidden']:,} hidden, {passed['not_images']:,} of other types, "
         f"{passed['not_relevant']:,} not in relevant_filenames_file. The pool held {counts['pool_before']:,} images "
         f"before and holds {counts['pool_after']:,} now."
     )

@@ -64,7 +64,9 @@ Put new images below `data/`, name the folder in `params.yaml` (`input_dir`), th
     dvc exp run -S stopping_condition.min_distance=0.2             # try something else on the same batch
     dvc exp show --only-changed --drop '^(output|data|stages|datapool)'  # compare
 
-The pool is in `pools/`, what the last run did in `output/report.html`. `datapool init --update .` brings newer code.
+The pool is in `pools/`, what the last run did in `output/report.html`. `datapool verify` checks the pool. After an
+accident `datapool repair` mends what needs no choice, keeps a copy of what was edited, and says what helps with the rest.
+`datapool init --update .` brings newer code.
 Made by datapool {version}.
 """
 
@@ -113,8 +115,10 @@ def init(folder: Path, *, scm: Scm) -> None:
     (folder / "datapools.json").write_text(_NO_POOLS)
     if _GITIGNORE not in _text(folder / ".gitignore"):
         _extend(folder / ".gitignore", _GITIGNORE)
+    readme = _README.format(version=datapool.__version__)
     if not os.path.lexists(folder / "README.md"):
-        (folder / "README.md").write_text(_README.format(version=datapool.__version__))
+        (folder / "README.md").write_text(readme)
+    if _text(folder / "README.md") == readme:  # also one that was broken off has written
         own.append("README.md")
     if scm is Scm.OWN and not (folder / ".git").exists():
         _run(folder, "git", "init", "--quiet")
@@ -222,8 +226,8 @@ def _require_lineage(folder: Path) -> None:
     lineage = folder / "datapools.json"
     if not os.path.lexists(lineage) and all((folder / name).exists() for name in (*_CODE, ".dvc")):
         raise DatapoolError(
-            f"{lineage}: is gone; `git checkout -- datapools.json` brings back its last version, `datapool repair` makes "
-            "one anew from the pools that are here"
+            f"{lineage}: is gone; `git checkout HEAD -- datapools.json` brings back its last version, `datapool repair` "
+            "makes one anew from the pools that are here"
         )
 
 

@@ -33,8 +33,8 @@ def scan(
     status = found.images.status.value_counts()
     say(
         f"{params.input_dir}: {len(found.images)} images, {status.get('corrupt', 0)} of them corrupt and "
-        f"{status.get('duplicate', 0)} exact copies; passed over: {found.n_hidden} hidden, {found.n_other} that are no "
-        f"images, {found.n_not_relevant} not in relevant_filenames_file"
+        f"{status.get('duplicate', 0)} exact copies; passed over: {found.n_hidden} hidden, {found.n_other} of other "
+        f"types, {found.n_not_relevant} not in relevant_filenames_file"
     )
     if links := found.images.filename[found.images.reason == batch.LINK_OUT].tolist():
         say(f"WARNING: {len(links)} links lead out of {params.input_dir} and are not followed, such as {links[0]!r}")

@@ -443,8 +443,8 @@ def here(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("folders", "message"),
     [
-        (("gone", "shared", None), "the input folder is not there; give one that is, in a container -v FOLDER:"),
-        (("images", "gone", None), "the shared folder is not there"),
+        (("gone", "shared", None), "the input folder is not there; give the folder with the new images"),
+        (("images", "gone", None), "the shared folder is not there; make it, or give one that is there"),
         (("images", "shared", "images/a.png"), "the output folder is not there"),
         (("empty", "shared", None), "the input folder is empty"),
     ],
@@ -618,7 +618,7 @@ def shared(here, monkeypatch):
 
 
 DAMAGED = (
-    "overrides.json: cannot be read as what the last line has set; `git checkout -- overrides.json` brings back its last "
+    "overrides.json: cannot be read as what the last line has set; `git checkout HEAD -- overrides.json` brings back its last "
     "version, or remove it: what that line has set in params.yaml stays"
 )
 

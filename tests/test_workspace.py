@@ -171,7 +171,7 @@ def test_a_workspace_whose_lineage_is_gone_is_told_how_to_get_it_back(here, comm
             command()
 
         assert str(refused.value) == (
-            "datapools.json: is gone; `git checkout -- datapools.json` brings back its last version, `datapool repair` "
+            "datapools.json: is gone; `git checkout HEAD -- datapools.json` brings back its last version, `datapool repair` "
             "makes one anew from the pools that are here"
         )
         made.run("git", "checkout", "--", "datapools.json")
@@ -257,7 +257,7 @@ def test_a_version_that_is_none_is_told(tmp_path, monkeypatch):
         docker_run._update(print)
 
     assert str(refused.value) == (
-        "datapool/__init__.py: __version__ is 'x \ufffd', which is no version; `git checkout -- datapool` brings back the "
+        "datapool/__init__.py: __version__ is 'x \ufffd', which is no version; `git checkout HEAD -- datapool` brings back the "
         "code of the last commit, `datapool init --update` puts the code of this datapool there"
     )
     made.run("git", "checkout", "--", "datapool")
@@ -266,3 +266,21 @@ def test_a_version_that_is_none_is_told(tmp_path, monkeypatch):
     made.commit("odd")
     workspace.update(Path())
     assert code(made.folder) == code(ROOT)
+
+
+@pytest.mark.parametrize(("text", "is_ours"), [(None, True), ("a README of somebody's\n", False)])
+def test_git_has_the_readme_that_a_making_has_written_even_if_it_was_broken_off(here, monkeypatch, text, is_ours):
+    if text:
+        Path("README.md").write_text(text)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(workspace, "_dvc", interrupt)
+        workspace.init(Path(), scm=workspace.Scm.OWN)
+    workspace.init(Path(), scm=workspace.Scm.OWN)
+
+    tracked = subprocess.run(["git", "ls-files"], capture_output=True, text=True, check=True).stdout.split()
+    assert ("README.md" in tracked) == is_ours
+    assert "params.yaml" in tracked
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
