@@ -23,9 +23,8 @@ def end_with_parent() -> None:
         return
     parent = os.getppid()
     ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
-    # A stage and its dvc are one process group. A parent that is init, and in another group, has taken us over.
-    is_orphan = parent == 1 and os.getpgid(parent) != os.getpgrp()
-    if is_orphan or os.getppid() != parent:
+    # A stage and its dvc are one process group. A parent in another group (init, `systemd --user`) has taken us over.
+    if os.getpgid(parent) != os.getpgrp() or os.getppid() != parent:
         _end(signal.SIGTERM)
 
 

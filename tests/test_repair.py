@@ -108,7 +108,9 @@ def test_a_record_that_is_lost_or_damaged_is_written_anew(whole, damage):
 
 def test_one_changed_letter_in_a_record_is_damage(whole):
     RECORD.write_text(RECORD.read_text().replace('"covering_radius": 0.25', '"covering_radius": 0.26', 1))
-    with pytest.raises(DatapoolError, match=r"^pools/p/pool\.json: is not as it was written; .*`datapool repair` writes"):
+    with pytest.raises(
+        DatapoolError, match=r"^pools/p/pool\.json: is not as it was written; .*`datapool repair` writes"
+    ):
         open_for(C)
 
     assert len(mended()) == 1
