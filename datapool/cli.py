@@ -84,9 +84,10 @@ def verify(
                 outcomes.append(check.outcome)
     if "fail" in outcomes:
         raise DatapoolError(
-            f"{outcomes.count('fail')} of {len(outcomes)} checks failed; `datapool repair` mends what needs no choice, and "
-            "says what helps with the rest. Where it finds nothing, `git log -p datapools.json` tells what changed the "
-            "lineage, and `git checkout REVISION -- datapools.json dvc.lock && dvc checkout --force` goes back to before it"
+            f"{outcomes.count('fail')} of {len(outcomes)} checks failed; `datapool repair` mends what needs no choice, "
+            "keeps aside what a checkout would overwrite, and says what helps with the rest. Where it finds nothing, "
+            "`git log -p datapools.json` tells what changed the lineage, and `git checkout REVISION -- datapools.json "
+            "dvc.lock && dvc checkout --force` goes back to before it"
         )
     say(f"{len(outcomes)} checks, none failed" if outcomes else "datapools.json knows no pool yet")
 

@@ -27,7 +27,8 @@ from typing import Any, NamedTuple
 
 from datapool.atomic import SCRATCH, keep_aside, reason, remedy
 from datapool.disk import Disk, Written, make_folder, write_file
-from datapool.errors import DatapoolError, shown
+from datapool.errors import CheckoutError, DatapoolError, shown
+from datapool.schema import pool_name
 from datapool.tables import json_text, parse_json
 
 RECORD = "pool.json"
@@ -37,10 +38,11 @@ _FORMAT = 1
 _NOTE = "note.json"
 
 
-class DamagedRecordError(DatapoolError):
+class DamagedRecordError(CheckoutError):
     """A record that is not as it was written. Other releases' and other pools' records are not damaged."""
 
     def __init__(self, path: Path, problem: str) -> None:
+        self.problem = problem
         super().__init__(
             f"{path}: {problem}; nothing was changed. `datapool repair` writes the record anew, or `dvc checkout --force` "
             "restores the pool as dvc.lock records it"
@@ -58,13 +60,14 @@ class Record(NamedTuple):
     """The record's own."""
 
 
-def recover(pools: Path, lineage: Path) -> list[str]:
+def recover(pools: Path, lineage: Path) -> Iterator[str]:
     """Bring every pool to one whole state after a stop: see ``Store.recover``. Use it under the lock.
 
     All pools, not only the one at hand: DVC tracks them as one.
     """
-    stores = [Store(pools, path.name, lineage) for path in sorted((SCRATCH / "commit").iterdir()) if path.is_dir()]
-    return [done for store in stores if (done := store.recover())]
+    for path in sorted((SCRATCH / "commit").iterdir()):
+        if path.is_dir() and (done := Store(pools, path.name, lineage).recover()):
+            yield done
 
 
 class Store:
@@ -124,11 +127,15 @@ class Store:
         if not (is_entry and is_files and content.get("sha256") == _digest(body)):
             raise DamagedRecordError(path, "is not as it was written")
         if body.get("pool") != self._name:
-            name = shown(body.get("pool"))
+            name = str(body.get("pool"))
+            helps = f"Move {self.folder} out of {self.folder.parent}, which DVC tracks"
+            if _is_name(name) and not self._disk.exists(self.folder.parent / name):
+                helps += (
+                    f"; if it comes from elsewhere, rename it to {self.folder.parent / name}, then `datapool repair`"
+                )
             raise DatapoolError(
-                f"{path}: is the record of pool {name}, so {self.folder} is a copy of it; nothing was changed. Move "
-                f"{self.folder} out of {self.folder.parent}, which DVC tracks; a pool that comes from elsewhere keeps its "
-                f"name: rename the folder to {name}, then `datapool repair`"
+                f"{path}: is the record of pool {shown(name)}, so {self.folder} is a copy of it; nothing was changed. "
+                f"{helps}"
             )
         return Record(body["entry"], body["files"], content["sha256"])
 
@@ -316,7 +323,7 @@ class Store:
             if name not in staged:
                 continue
             if check and self._disk.sha256(self._staging / name) != digest:
-                raise DatapoolError(
+                raise CheckoutError(
                     f"{self._staging / name}: is not as it was written, so the disk is not to be trusted; "
                     "`dvc checkout --force` restores the pool as it was before, then run again"
                 )
@@ -404,6 +411,14 @@ def _is_ours(file: object) -> bool:
         return False
     *above, name = file.split("/")
     return above in ([], ["history"]) and name not in ("", ".", "..", RECORD)
+
+
+def _is_name(name: str) -> bool:
+    """Say whether a pool may have this name."""
+    try:
+        return pool_name(name) == name
+    except ValueError:
+        return False
 
 
 def _is_said(item: tuple[object, object]) -> bool:

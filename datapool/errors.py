@@ -14,6 +14,10 @@ class DatapoolError(Exception):
     """
 
 
+class CheckoutError(DatapoolError):
+    """Something that a checkout may help with, which sets all pools back: ``lineage.refusing`` keeps a copy first."""
+
+
 def in_one_line(*sentences: str) -> str:
     """Join sentences without a full stop of their own, of which some may be empty."""
     return ". ".join(filter(None, sentences))

@@ -17,10 +17,10 @@ import pandas as pd
 from datapool import atomic, commit, pool
 from datapool.batch import as_path, weak_label
 from datapool.embeddings_csv import EmbeddingsCsv, read_csv
-from datapool.errors import DatapoolError, in_one_line
+from datapool.errors import DatapoolError
 from datapool.images import ImageFile, inspect
 from datapool.lightly_model import find_model, imported_space, params_of
-from datapool.lineage import read_lineage
+from datapool.lineage import read_lineage, refusing
 from datapool.lock import locked
 from datapool.pool_files import CHECKPOINT, COLUMNS, HISTORY, IMPORTED, LATEST
 from datapool.schema import pool_name
@@ -72,9 +72,9 @@ def import_pool(
         pool_name(name)
     except ValueError as error:
         raise DatapoolError(f"{name!r} is no name of a pool; give {error} as --name") from error
-    with locked():
-        recovered = commit.recover(pools, lineage_file)
-    _require_no_pool(pools, lineage_file, name, recovered)
+    with locked(), refusing(pools, lineage_file) as done:
+        done.extend(commit.recover(pools, lineage_file))
+        _require_no_pool(pools, lineage_file, name)
     content = _read(folder)
     table = _table(content, images)
     found = find_model(
@@ -93,7 +93,7 @@ def import_pool(
         rows = Rows(table, content.embeddings)
         merged = pool.merge(pools, lineage_file, base, rows, checkpoint, keep_history=True, record=record)
     notes = [
-        *recovered,
+        *done,
         *merged.notes,
         f"pool {name!r}: version 1 has the {len(table)} images of {folder / LATEST}, with the same "
         f"{content.embeddings.shape[1]} numbers each and in the same order",
@@ -106,7 +106,7 @@ def import_pool(
     return Imported(notes, params_of(space))
 
 
-def _require_no_pool(pools: Path, lineage_file: Path, name: str, recovered: list[str]) -> None:
+def _require_no_pool(pools: Path, lineage_file: Path, name: str) -> None:
     known = read_lineage(lineage_file)
     twin = next((other for other in known if other.casefold() == name.casefold()), None)
     if twin:
@@ -115,7 +115,7 @@ def _require_no_pool(pools: Path, lineage_file: Path, name: str, recovered: list
         problem = f"{pools / name} holds files of a pool that {lineage_file} does not know; move it out of {pools}"
     else:
         return
-    raise DatapoolError(in_one_line(*recovered, f"{problem}; nothing was imported"))
+    raise DatapoolError(f"{problem}; nothing was imported")
 
 
 def _is_empty_folder(path: Path) -> bool:

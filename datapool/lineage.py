@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from datapool import atomic, commit
 from datapool.commit import Store
-from datapool.errors import DatapoolError, in_one_line, shown
-from datapool.pool_files import HASHES, LATEST, Version, files_of, hashes_of, history_files
+from datapool.errors import CheckoutError, DatapoolError, in_one_line, shown
+from datapool.pool_files import HASHES, LATEST, RESTORES, Version, files_of, hashes_of, history_files
 from datapool.schema import pool_name
 from datapool.tables import read_json
 
@@ -22,8 +22,10 @@ LINEAGE = Path("datapools.json")
 """Where a workspace has it."""
 
 BACK = f"`git checkout HEAD -- {LINEAGE} dvc.lock && dvc checkout --force` goes back to what git holds"
+"""What helps where the lineage is not that of the files of a pool: it may have been set back, or they."""
+
 BRING = f"`dvc checkout --force` brings what dvc.lock records (`dvc pull` first in a fresh clone); {BACK}"
-"""What helps where the files of a pool are not those of the lineage."""
+"""What helps where it goes further than they."""
 
 AS_HERE = "where nothing brings them any more, `datapool repair --as-here` records what is here"
 """What helps besides, where they are whole."""
@@ -175,19 +177,14 @@ def require_files(pools: Path, lineage: Mapping[str, list[Version]], *, besides:
     """Refuse to go on when a pool that the lineage knows has no files here.
 
     Raises:
-        DatapoolError: With the command that brings them. What it would overwrite of other pools is kept aside.
+        CheckoutError: With the command that brings them.
     """
     gone = [name for name in lineage if name != besides and not (pools / name / LATEST).exists()]
     if gone:
-        kept = keep_unrecorded(pools, lineage)
-        raise DatapoolError(
-            in_one_line(
-                f"datapools.json knows the pool{'s' * (len(gone) > 1)} {', '.join(map(repr, gone))}, but {pools}/ does not "
-                "hold the files; nothing was changed",
-                "Run `dvc pull` (or `dvc checkout --force`), then again; `git checkout HEAD -- datapools.json` goes back to "
-                "the pools that git knows",
-                kept,
-            )
+        raise CheckoutError(
+            f"datapools.json knows the pool{'s' * (len(gone) > 1)} {', '.join(map(repr, gone))}, but {pools}/ does not "
+            "hold the files; nothing was changed. Run `dvc pull` (or `dvc checkout --force`), then again; "
+            "`git checkout HEAD -- datapools.json` goes back to the pools that git knows"
         )
 
 
@@ -197,75 +194,84 @@ def require_sizes(pools: Path, lineage: Mapping[str, list[Version]], *, besides:
     DVC tracks all pools as one, so a run on one of them would take damage of another over into its cache.
 
     Raises:
-        DatapoolError: With the commands that help. What they would overwrite is kept aside.
+        CheckoutError: With the commands that help.
     """
     for name in lineage.keys() - {besides}:
         path, recorded = pools / name / LATEST, lineage[name][-1].get("datapool_bytes")  # the first pools lack it
         if recorded not in (None, size := path.stat().st_size):
-            raise DatapoolError(
-                in_one_line(
-                    f"{path} has {size} bytes, but datapools.json records {recorded} for version {len(lineage[name])}; "
-                    "nothing was changed",
-                    "`dvc checkout --force` restores it (`dvc pull` first in a fresh clone), or, if datapools.json was set "
-                    "back, `datapool repair` records it",
-                    keep_unrecorded(pools, lineage),
-                )
+            raise CheckoutError(
+                f"{path} has {size} bytes, but datapools.json records {recorded} for version {len(lineage[name])}; nothing "
+                f"was changed. {RESTORES}, or, if datapools.json was set back, `datapool repair` records it"
             )
 
 
-def keep_unrecorded(pools: Path, lineage: Mapping[str, list[Version]]) -> str:
-    """Keep aside what no version records, of all pools, for a command that brings one back sets back all of them; say so.
+@contextmanager
+def refusing(pools: Path, lineage_file: Path) -> Iterator[list[str]]:
+    """Give a list for what is done in the block: a refusal tells it first, and last what it has kept aside.
+
+    Before a checkout is advised, ``keep_unrecorded``.
+    """
+    done: list[str] = []
+    try:
+        yield done
+    except DatapoolError as error:
+        kept = keep_unrecorded(pools, lineage_file) if isinstance(error, CheckoutError) else ""
+        if not done and not kept:
+            raise
+        raise DatapoolError(in_one_line(*done, str(error), kept)) from error
+
+
+def keep_unrecorded(pools: Path, lineage_file: Path) -> str:
+    """Keep aside what no version records, of all pools, for a command that brings one back sets back all of them.
 
     Also what a merge had staged that was stopped, if it could not be finished.
 
-    Raises:
-        DatapoolError: If a file cannot be read, or the disk refuses the copy.
+    Returns:
+        What is kept as what, and what cannot be; "" if there was nothing to keep.
     """
+    try:
+        lineage = read_lineage(lineage_file)
+    except DatapoolError:
+        lineage = {}  # nothing is known to be recorded
     notes = []
     for folder in sorted(pools.glob("*/")):
         known = hashes_of(lineage.get(folder.name, []))
-        for file in (*HASHES, *history_files(folder)):
-            notes += atomic.keep_aside(folder / file, unless=known)
-        notes += Store(pools, folder.name, LINEAGE).keep_staged(unless=known)
+        try:
+            for file in (*HASHES, *history_files(folder)):
+                notes += atomic.keep_aside(folder / file, unless=known)
+            notes += Store(pools, folder.name, lineage_file).keep_staged(unless=known)
+        except DatapoolError as error:
+            notes.append(str(error))
     return "; ".join(notes)
 
 
-@contextmanager
-def unrecorded_kept(pools: Path, lineage_file: Path) -> Iterator[None]:
-    """Where the block meets a damaged record, for which a checkout is advised, ``keep_unrecorded`` before it is told."""
-    try:
-        yield
-    except commit.DamagedRecordError as error:
-        kept = keep_unrecorded(pools, read_lineage(lineage_file))
-        raise DatapoolError(in_one_line(str(error), kept)) from error
-
-
 def require_agreement(store: Store, lineage_file: Path) -> None:
-    """Refuse a pool whose own record and the lineage tell different things; one without a record is an older release's."""
-    with unrecorded_kept(store.folder.parent, lineage_file):
-        record = read_record(store)
-    entry = store.entry()
+    """Refuse a pool whose own record and the lineage tell different things; one without a record is an older release's.
+
+    Raises:
+        CheckoutError: With the commands that help; also if the record is damaged.
+    """
+    record, entry = read_record(store), store.entry()
     if record is None or record.entry == entry:
         return
     if entry is None:
-        what = f"{store.folder} holds a pool that {lineage_file} does not know"
-        helps = f"`datapool repair` adds it there; {BACK}; or move {store.folder} away"
+        raise CheckoutError(
+            f"{store.folder} holds a pool that {lineage_file} does not know; nothing was changed. `datapool repair` adds it "
+            f"there; {BACK}; or move {store.folder} away"
+        )
+    here, there = (each["versions"] for each in (record.entry, entry))
+    are_whole = all(store.holds(*each) for each in record.files.items())
+    if are_whole and follows(here, there):
+        helps = f"`datapool repair` keeps these files and records them; {BACK}"
     else:
-        here, there = (each["versions"] for each in (record.entry, entry))
-        what = f"{store.folder / commit.RECORD}: {told_apart(here, there, lineage_file)}"
-        are_whole = all(store.holds(*each) for each in record.files.items())
-        if are_whole and follows(here, there):
-            helps = f"`datapool repair` keeps these files and records them; {BACK}"
-        else:
-            helps = f"{BRING}; {AS_HERE}" if are_whole else BRING
-    kept = keep_unrecorded(store.folder.parent, read_lineage(lineage_file))
-    raise DatapoolError(in_one_line(f"{what}; nothing was changed", helps, kept))
+        helps = f"{BRING}; {AS_HERE}" if are_whole else BRING
+    raise CheckoutError(f"{store.folder / commit.RECORD}: {told_apart(here, there)}; nothing was changed. {helps}")
 
 
-def told_apart(here: Sequence[Version], there: Sequence[Version], lineage_file: Path) -> str:
+def told_apart(here: Sequence[Version], there: Sequence[Version]) -> str:
     """Say that the files here are of other versions than the lineage records."""
     another = "another " * (len(here) == len(there))
-    return f"the files here are version {len(here)} of the pool, {lineage_file} records {another}version {len(there)}"
+    return f"the files here are version {len(here)} of the pool, {LINEAGE} records {another}version {len(there)}"
 
 
 def follows(versions: Sequence[Version], others: Sequence[Version]) -> bool:

@@ -16,15 +16,8 @@ from datapool import atomic, commit, pool_files
 from datapool.batch import batch_id, candidates, held_in
 from datapool.commit import Store
 from datapool.embeddings_csv import csv_rows
-from datapool.errors import DatapoolError, in_one_line
-from datapool.lineage import (
-    keep_unrecorded,
-    read_lineage,
-    require_agreement,
-    require_files,
-    require_sizes,
-    unrecorded_kept,
-)
+from datapool.errors import CheckoutError, DatapoolError
+from datapool.lineage import read_lineage, refusing, require_agreement, require_files, require_sizes
 from datapool.lock import locked
 from datapool.pool_files import CHECKPOINT, COLUMNS, LATEST, SAMPLES, Version
 from datapool.tables import Rows, read_json, read_rows, write_json, write_rows
@@ -90,13 +83,10 @@ def open_base(
             ``base_version``. The pool is as it was; a file that the lineage does not know is copied to
             ``.datapool/rescued``.
     """
-    with unrecorded_kept(pools, lineage_file):
-        recovered = commit.recover(pools, lineage_file)
-    try:
+    with refusing(pools, lineage_file) as done:
+        done.extend(commit.recover(pools, lineage_file))
         base = _open(Store(pools, name, lineage_file), lineage_file, name, images, base_version)
-    except DatapoolError as error:
-        raise DatapoolError(in_one_line(*recovered, str(error))) from error
-    return base, [*recovered, *_told_by_name(images, base)]
+    return base, [*done, *_told_by_name(images, base)]
 
 
 def _told_by_name(images: pd.DataFrame, base: Base) -> list[str]:
@@ -123,12 +113,9 @@ def _open(store: Store, lineage_file: Path, name: str, images: pd.DataFrame, bas
     folder, versions, batch = store.folder, lineage.get(name, []), batch_id(images)
     left = next((folder / file for file in pool_files.HASHES if (folder / file).exists()), None)
     if not versions and left:
-        raise DatapoolError(
-            in_one_line(
-                f"{left} is there, but datapools.json knows no pool {name!r}; nothing was changed",
-                f"`dvc checkout --force` brings what belongs to this revision; or move {folder} away",
-                keep_unrecorded(folder.parent, lineage),
-            )
+        raise CheckoutError(
+            f"{left} is there, but datapools.json knows no pool {name!r}; nothing was changed. "
+            f"`dvc checkout --force` brings what belongs to this revision; or move {folder} away"
         )
     if base_version is not None and base_version > len(versions):
         raise DatapoolError(
@@ -140,10 +127,7 @@ def _open(store: Store, lineage_file: Path, name: str, images: pd.DataFrame, bas
         k = len(versions) - 1
     else:
         k = len(versions)
-    try:
-        rows = pool_files.read_version(folder, versions[-1]) if versions else no_rows()
-    except DatapoolError as error:
-        raise DatapoolError(in_one_line(str(error), keep_unrecorded(folder.parent, lineage))) from error
+    rows = pool_files.read_version(folder, versions[-1]) if versions else no_rows()
     n = int((rows.table.version <= k).sum())
     rows = Rows(rows.table.iloc[:n], rows.embeddings[:n])
     candidates(images, rows.table)  # refuses a name that stands for two images
@@ -214,9 +198,11 @@ def merge(
             refuses.
         ValueError: If picks and base differ in dimension.
     """
-    with locked() as require_lock:
+    with locked() as require_lock, refusing(pools, lineage_file) as done:
+        done.extend(commit.recover(pools, lineage_file))
         store = Store(pools, base.pool, lineage_file, require_lock=require_lock)
-        return _merge(store, lineage_file, base, picks, checkpoint, keep_history=keep_history, record=record)
+        merged = _merge(store, lineage_file, base, picks, checkpoint, keep_history=keep_history, record=record)
+    return merged._replace(notes=[*done, *merged.notes])
 
 
 def _merge(
@@ -230,8 +216,6 @@ def _merge(
     record: Mapping[str, Any],
 ) -> Merged:
     folder, pools = store.folder, store.folder.parent
-    with unrecorded_kept(pools, lineage_file):
-        recovered = commit.recover(pools, lineage_file)
     lineage = read_lineage(lineage_file)
     require_files(pools, lineage, besides=base.pool)
     require_sizes(pools, lineage, besides=base.pool)
@@ -252,7 +236,7 @@ def _merge(
                 "nothing was changed. Set the parameters back, or choose another datapool.name"
             )
         pools.mkdir(parents=True, exist_ok=True)  # DVC wants its output to exist
-        return Merged(0, 0, 0, recovered)
+        return Merged(0, 0, 0, [])
 
     new = Rows(_new_rows(base, picks.table), picks.embeddings)
     table = pd.concat([base.rows.table, new.table], ignore_index=True)
@@ -297,7 +281,7 @@ def _merge(
         store.commit({"labels": list(labels), "versions": versions}, files, remove=sorted(remove))
     if len(new.table):
         pool_files.remember(versions[-1], *([base.rows] if k else []), new)
-    return Merged(len(versions), len(table), len(new.table), [*recovered, *notes])
+    return Merged(len(versions), len(table), len(new.table), notes)
 
 
 def label_ids(weak_labels: pd.Series) -> dict[str, int]:

@@ -22,7 +22,7 @@ from datapool.commit import RECORD, Store
 from datapool.disk import Written
 from datapool.embeddings_csv import csv_header, csv_rows
 from datapool.embeddings_csv import read_csv as read_embeddings
-from datapool.errors import DatapoolError, in_one_line
+from datapool.errors import CheckoutError, DatapoolError
 from datapool.tables import Rows, csv_text, read_csv, read_rows, write_rows
 
 LATEST, CHECKPOINT, SAMPLES, HISTORY = "datapool_latest.csv", "checkpoint_latest.ckpt", "samples.csv", "history"
@@ -58,6 +58,9 @@ _CACHES_KEPT = 4  # versions: going back and forth between a few pools stays che
 HASHES = {LATEST: "datapool_sha256", SAMPLES: "samples_sha256", CHECKPOINT: "checkpoint_sha256"}
 """Where a lineage entry has the sha256 of each file of the pool; null for a checkpoint that there is not."""
 
+RESTORES = "`dvc checkout --force` restores it (`dvc pull` first in a fresh clone)"
+"""What helps where a file is not the recorded one."""
+
 
 def files_of(version: Version) -> dict[str, str]:
     """Give the sha256 of each file of a recorded version, by its path below the pool's folder."""
@@ -89,7 +92,7 @@ def read_version(folder: Path, version: Version) -> Rows:
         rows = Rows(table, read_embeddings(folder / LATEST).embeddings)
         _require_files(folder, version, meanwhile=lambda: None)
     if not len(rows.table) == len(rows.embeddings) == version["rows"]:
-        raise DatapoolError(
+        raise CheckoutError(
             f"{folder}: {SAMPLES} has {len(rows.table)} rows and {LATEST} {len(rows.embeddings)}, but datapools.json "
             f"records {version['rows']} for version {version['version']}; nothing was changed. `git checkout HEAD -- "
             "datapools.json && dvc checkout --force` restores what git holds"
@@ -108,7 +111,7 @@ def _require_files(folder: Path, version: Version, *, meanwhile: Callable[[], Ro
             rows = meanwhile()
         found = dict(zip(recorded, digests, strict=True))
     except OSError as error:
-        raise DatapoolError(
+        raise CheckoutError(
             f"{error.filename}: cannot be read ({error.strerror}); give read permission, or `dvc checkout --force` brings it"
         ) from error
     for path, wanted in recorded.items():
@@ -116,12 +119,10 @@ def _require_files(folder: Path, version: Version, *, meanwhile: Callable[[], Ro
             continue
         digest = found[path]
         what = "is not the file" if digest else "is not here, but belongs to the pool"
-        raise DatapoolError(
-            in_one_line(
-                f"{path} {what} that datapools.json records as version {version['version']}; nothing was changed",
-                "`dvc checkout --force` restores it (`dvc pull` first in a fresh clone)",
-                f"Its sha256 is {digest[:12]}… and should be {wanted[:12]}…" if digest else "",
-            )
+        begins = f"; its sha256 begins with {digest[:12]} and should with {wanted[:12]}" if digest else ""
+        raise CheckoutError(
+            f"{path} {what} that datapools.json records as version {version['version']}; nothing was changed. "
+            f"{RESTORES}{begins}"
         )
     return rows
 
@@ -182,7 +183,7 @@ def text_of(folder: Path, version: Version, rows: Rows) -> Text:
             digest.update(piece)
         if digest.hexdigest() == version["datapool_sha256"]:
             return text
-    raise DatapoolError(
+    raise CheckoutError(
         f"{folder / LATEST} does not begin with version {version['version']} of the pool, and this release would write its "
         "numbers in another way; nothing was changed. `dvc checkout --force` restores the file, then run again"
     )
@@ -273,7 +274,7 @@ def stage_csv(store: Store, file: str, text: Text, version: Version, new_rows: I
     """
     written = store.stage(file, text(version), new_rows)
     if written.before_last != version["datapool_sha256"]:
-        raise DatapoolError(
+        raise CheckoutError(
             f"version {version['version']} of the pool is not the csv that datapools.json records; `git checkout HEAD -- "
             "datapools.json && dvc checkout --force` restores both, then run again"
         )

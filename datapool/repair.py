@@ -21,7 +21,7 @@ from datapool.lineage import (
     told_apart,
 )
 from datapool.lock import LostLockError, locked
-from datapool.pool_files import HISTORY, LATEST, Version, files_of, hashes_of, history_file
+from datapool.pool_files import HISTORY, LATEST, RESTORES, Version, files_of, hashes_of, history_file
 
 
 class Repair(NamedTuple):
@@ -66,17 +66,10 @@ def repair(pools: Path, lineage: Path, *, as_here: bool = False) -> Iterator[Rep
                 left.append(str(error))
             except OSError as error:
                 left.append(f"{store.folder}: cannot be mended ({atomic.reason(error)}); {atomic.remedy(error)}")
-        if left and (kept := _keep_unrecorded(pools, lineage)):
-            left[-1] = in_one_line(left[-1], kept)
+        if left:
+            left[-1] = in_one_line(left[-1], keep_unrecorded(pools, lineage))
     for sentence in left:
         yield Repair(False, sentence)
-
-
-def _keep_unrecorded(pools: Path, lineage: Path) -> str:
-    try:
-        return keep_unrecorded(pools, read_lineage(lineage))
-    except DatapoolError as error:  # what was found is told all the same
-        return str(error)
 
 
 def _repair(store: Store, lineage: Path, name: str, *, as_here: bool) -> Iterator[Repair]:
@@ -104,7 +97,7 @@ def _repair_record(store: Store, lineage: Path, name: str) -> Repair:
         return Repair(False, f"{path}: is damaged, and {lineage} does not know pool {name!r}; {BRING}")
     files = files_of(versions[-1])
     if wrong := _unlike(store, files):
-        return Repair(False, f"{store.folder / wrong}: is not the recorded file, or not here; {BRING}")
+        return Repair(False, f"{store.folder / wrong}: is not the recorded file, or not here; {RESTORES}")
     kept = "; ".join([*atomic.keep_aside(path, unless=set()), *store.keep_staged(unless=hashes_of(versions))])
     path.unlink(missing_ok=True)
     store.sweep()
@@ -120,11 +113,11 @@ def _repair_rest(store: Store, record: Record, lineage: Path, name: str, *, as_h
     """Mend a pool whose record is whole."""
     own, versions = record.entry["versions"], read_lineage(lineage).get(name, [])
     if wrong := _unlike(store, files_of(own[-1])):
-        yield Repair(False, f"{store.folder / wrong}: is not the recorded file, or not here; {BRING}")
+        yield Repair(False, f"{store.folder / wrong}: is not the recorded file, or not here; {RESTORES}")
         return
     if record.entry != store.entry():
         if versions and not as_here and not follows(own, versions):
-            yield Repair(False, f"{store.folder / RECORD}: {told_apart(own, versions, lineage)}; {BRING}; {AS_HERE}")
+            yield Repair(False, f"{store.folder / RECORD}: {told_apart(own, versions)}; {BRING}; {AS_HERE}")
             return
         kept = atomic.keep_aside(lineage, unless=set())
         with store.change():

@@ -22,7 +22,7 @@ import pandas as pd
 
 from datapool import recompute
 from datapool.atomic import sha256
-from datapool.commit import RECORD, Record, Store
+from datapool.commit import RECORD, DamagedRecordError, Record, Store
 from datapool.embeddings_csv import parse_csv
 from datapool.errors import DatapoolError
 from datapool.lineage import known_pools, read_lineage, read_record
@@ -33,7 +33,8 @@ RELATIVE, ABSOLUTE = 1e-8, 1e-7
 """Two distances count as the same if they differ by this share or less and, between normalised embeddings, by this much
 more: a unit vector is rounded to float32, and another processor may round one of its numbers the other way."""
 
-_BRINGS = "`dvc checkout` brings it (`dvc pull` first in a fresh clone)"
+_ABSENT = "is not here; `dvc checkout` brings it (`dvc pull` first in a fresh clone)"
+_MENDS = "`datapool repair` mends it or says what helps"
 _SPACE = ("id", "backbone", "input_size")  # what all versions of a pool share of an embedding space, besides dimension
 
 Progress = Callable[[int, int], None]
@@ -80,7 +81,7 @@ def _checks(
 ) -> Iterator[Check]:
     folder = store.folder
     if versions and not folder.exists():
-        yield Check("files", "fail", f"{folder} is not here; {_BRINGS}")
+        yield Check("files", "fail", f"{folder} {_ABSENT}")
         return
     record = _record(store)
     yield record
@@ -130,6 +131,8 @@ def _record(store: Store) -> Check:
     path = store.folder / RECORD
     try:
         record = read_record(store)
+    except DamagedRecordError as error:
+        return Check("record", "fail", f"{path}: {error.problem}; {_MENDS}")
     except DatapoolError as error:
         return Check("record", "fail", str(error))
     if record is None:
@@ -139,7 +142,7 @@ def _record(store: Store) -> Check:
     if entry is None:
         unknown = f"{store.folder} holds a pool that datapools.json does not know; `datapool repair` adds it there"
         return Check("record", "fail", unknown)
-    wrong = f"{path} and datapools.json tell different things; `datapool repair` mends it or says what helps"
+    wrong = f"{path} and datapools.json tell different things; {_MENDS}"
     return _check("record", [wrong * (record.entry != entry)], f"{path} says what datapools.json says")
 
 
@@ -183,16 +186,17 @@ def _history(folder: Path, versions: Sequence[Version], record: Record | None) -
 
 def _unlike(path: Path, version: int, recorded: str, *, again: str = "") -> str:
     """Why a file is not the recorded one, and what helps: ``again``, or else DVC; "" if it is."""
-    helps = again or "`datapool repair` keeps a copy and says what restores it"
     try:
         digest = sha256(path) if path.exists() else None
     except OSError as error:
-        return f"{path} cannot be read ({error.strerror}); give read permission, or move it away, then {helps}"
+        return (
+            f"{path} cannot be read ({error.strerror}); give read permission, or move it away, then {again or _MENDS}"
+        )
     if digest is None:
-        return f"{path} is not here; {again or _BRINGS}"
+        return f"{path} is not here; {again}" if again else f"{path} {_ABSENT}"
     if digest == recorded:
         return ""
-    return f"{path} has sha256 {digest[:12]}…, but version {version} was {recorded[:12]}…; {helps}"
+    return f"{path} has sha256 {digest[:12]}…, but version {version} was {recorded[:12]}…; {again or _MENDS}"
 
 
 def _row_ends(data: bytes) -> Iterator[int]:

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import chdir, contextmanager
+from contextlib import chdir, contextmanager, suppress
 from enum import StrEnum
 from io import StringIO
 from pathlib import Path
@@ -115,11 +115,13 @@ def init(folder: Path, *, scm: Scm) -> None:
     (folder / "datapools.json").write_text(_NO_POOLS)
     if _GITIGNORE not in _text(folder / ".gitignore"):
         _extend(folder / ".gitignore", _GITIGNORE)
-    readme = _README.format(version=datapool.__version__)
-    if not os.path.lexists(folder / "README.md"):
-        (folder / "README.md").write_text(readme)
-    if _text(folder / "README.md") == readme:  # also one that was broken off has written
-        own.append("README.md")
+    readme = folder / "README.md"
+    text = _README.format(version=datapool.__version__).encode()
+    if not os.path.lexists(readme):
+        readme.write_bytes(text)
+    with suppress(OSError):  # somebody's, then
+        if readme.read_bytes() == text:  # also one that was broken off has written
+            own.append(readme.name)
     if scm is Scm.OWN and not (folder / ".git").exists():
         _run(folder, "git", "init", "--quiet")
     how = {Scm.OWN: [], Scm.SURROUNDING: ["--subdir"], Scm.NONE: ["--no-scm"]}[scm]

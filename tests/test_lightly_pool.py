@@ -208,6 +208,17 @@ def test_a_pool_that_is_there_is_not_imported_over(lightly, name):
     assert files(Path()) == before
 
 
+def test_before_a_checkout_is_advised_an_import_keeps_aside_what_no_version_records(lightly):
+    adopt(lightly, "other")
+    Path(".datapool/commit/other/writing-samples.csv").write_bytes(b"half")
+    Path("pools/other/pool.json").write_text("{")
+    Path("pools/other/samples.csv").write_bytes(by_hand := b"by hand")
+
+    with pytest.raises(DatapoolError, match=r"^pools/other/pool\.json: is not as it was written; .* is kept as"):
+        adopt(lightly)
+    assert [path.read_bytes() for path in Path(".datapool/rescued").iterdir()] == [by_hand]
+
+
 def test_files_that_lie_in_the_place_of_the_pool_are_in_the_way(lightly, nothing_changes):
     shutil.copytree(lightly, FOLDER)
 

@@ -967,6 +967,67 @@ def test_before_a_checkout_is_advised_what_it_would_overwrite_of_any_pool_is_kep
     assert {path.read_bytes() for path in Path(".datapool/rescued").iterdir()} >= made_since
 
 
+def test_what_merge_refuses_for_a_damaged_record_is_kept_aside_too():
+    add(A)
+    base = open_for(B)
+    (FOLDER / "pool.json").write_text("{")
+    CSV.write_bytes(by_hand := CSV.read_bytes().replace(b"a1.jpg", b"z1.jpg"))
+
+    with refused(r"^pools/p/pool\.json: is not as it was written; .*`dvc checkout --force`.* is kept as"):
+        close(base, picks(B, base))
+    assert [path.read_bytes() for path in Path(".datapool/rescued").iterdir()] == [by_hand]
+
+
+def test_what_merge_refuses_for_an_edited_csv_whose_text_is_of_another_release_is_kept_aside_too(monkeypatch):
+    add(A)
+    add(B)
+    base = open_for(C)
+    for path in (CSV, FOLDER / "history/datapool_0001.csv"):
+        path.write_bytes(path.read_bytes().replace(b"a1.jpg", b"z1.jpg"))
+    by_hand = CSV.read_bytes()
+    rows = pool_files.csv_rows
+    monkeypatch.setattr(pool_files, "csv_rows", lambda *of: (text.replace(b"0.1", b"0.10") for text in rows(*of)))
+
+    with refused(r"would write its numbers in another way; nothing was changed\. `dvc checkout --force`.* is kept as"):
+        close(base, picks(C, base))
+    assert by_hand in {path.read_bytes() for path in Path(".datapool/rescued").iterdir()}
+
+
+@pytest.mark.parametrize("stage", ["open", "merge"])
+def test_a_merge_that_is_finished_is_told_though_another_pool_is_damaged(stage):
+    add(A)
+    add(A, pool="q")
+    base = open_for(B)
+    kill_after_commit(lambda: close(base, picks(B, base)))
+    Path(".datapool/commit/q").mkdir(exist_ok=True)
+    Path(".datapool/commit/q/writing-samples.csv").write_bytes(b"half")
+    (POOLS / "q/pool.json").write_text("{")
+
+    with pytest.raises(
+        DatapoolError,
+        match=r"^pool 'p': a merge that was stopped is finished\. pools/q/pool\.json: is not as it was written",
+    ):
+        open_for(C) if stage == "open" else close(base, picks(B, base))
+    assert versions()[-1]["version"] == 2
+
+
+def test_what_cannot_be_kept_aside_is_told_and_the_rest_is_kept():
+    add(A)
+    add(A, pool="q")
+    CSV.unlink()
+    CSV.symlink_to("/proc/self/mem")  # reading it is an error, for root also
+    other = POOLS / "q/samples.csv"
+    other.write_bytes(by_hand := b"by hand")
+    (FOLDER / "pool.json").write_text("{")
+
+    with pytest.raises(
+        DatapoolError,
+        match=r"datapool_latest\.csv: cannot be read \(Input/output error\).*; pools/q/samples\.csv is kept as",
+    ):
+        open_for(B, pool="q")
+    assert [path.read_bytes() for path in Path(".datapool/rescued").iterdir()] == [by_hand]
+
+
 def test_where_a_pool_is_not_here_what_nobody_records_of_another_is_kept_aside():
     add(A)
     add(A, pool="q")
@@ -1096,7 +1157,7 @@ def test_the_record_of_another_pool_is_refused_as_a_copy():
     shutil.copytree(FOLDER, POOLS / "q")
 
     with refused(
-        r"^pools/q/pool\.json: is the record of pool 'p', so pools/q is a copy of it; .* Move pools/q out of pools"
+        r"^pools/q/pool\.json: is the record of pool 'p', so pools/q is a copy of it; .* Move pools/q out of pools, which DVC tracks$"
     ):
         open_for(A, pool="q")
 
@@ -1106,11 +1167,19 @@ def test_a_pool_that_comes_from_elsewhere_is_taken_in_under_its_own_name():
     LINEAGE.write_text("{}\n")  # of this workspace
     FOLDER.rename(POOLS / "theirs")
 
-    with refused("a pool that comes from elsewhere keeps its name: rename the folder to 'p', then `datapool repair`"):
+    with refused("if it comes from elsewhere, rename it to pools/p, then `datapool repair`$"):
         open_for(A, pool="theirs")
     (POOLS / "theirs").rename(FOLDER)
     assert [found.is_mended for found in repair(POOLS, LINEAGE)] == [True]
     assert add(B).version == 2
+
+
+def test_a_record_that_names_no_pool_gets_no_folder_of_that_name():
+    FOLDER.mkdir(parents=True)
+    (FOLDER / "pool.json").write_bytes(a_record(pool="../../x; reboot"))
+
+    with refused(r"is the record of pool '\.\./\.\./x; reboot', so .* Move pools/p out of pools, which DVC tracks$"):
+        open_for(A)
 
 
 def test_a_merge_that_was_stopped_elsewhere_is_left_for_there():

@@ -205,8 +205,8 @@ def test_a_damaged_file_of_the_latest_version_is_left_to_dvc(whole, path, with_r
         RECORD.unlink()
 
     sentence = left()
-    assert sentence.startswith(f"{path}: is not the recorded file, or not here; `dvc checkout --force` brings what")
-    assert f"what git holds. {path} is kept as .datapool/rescued/p-" in sentence
+    assert sentence.startswith(f"{path}: is not the recorded file, or not here; `dvc checkout --force` restores")
+    assert f"in a fresh clone). {path} is kept as .datapool/rescued/p-" in sentence
     assert kept_aside() == {damaged}
 
 
@@ -219,7 +219,9 @@ def test_what_is_left_is_told_last_and_the_edited_files_of_all_pools_are_kept_on
     mended, p, q = repair(POOLS, LINEAGE)
 
     assert (mended.is_mended, mended.sentence[:35]) == (True, "pools/r/pool.json: written anew; th")
-    lost = f"is not the recorded file, or not here; {BRINGS}"
+    lost = (
+        "is not the recorded file, or not here; `dvc checkout --force` restores it (`dvc pull` first in a fresh clone)"
+    )
     assert p == (False, f"pools/p/datapool_latest.csv: {lost}")
     assert q.sentence.startswith(f"pools/q/datapool_latest.csv: {lost}")
     for pool in ("p", "q"):
@@ -329,7 +331,7 @@ def test_files_that_are_not_those_of_the_record_are_not_offered_to_be_kept(works
 
     assert "datapool repair" not in str(caught.value)
     assert left().startswith(
-        "pools/p/datapool_latest.csv: is not the recorded file, or not here; `dvc checkout --force` br"
+        "pools/p/datapool_latest.csv: is not the recorded file, or not here; `dvc checkout --force` re"
     )
 
 

@@ -302,7 +302,7 @@ def test_a_file_with_another_hash_is_named(pool, path):
     assert (
         failed()["files"]
         .partition("but version 2 was ")[2]
-        .endswith("…; `datapool repair` keeps a copy and says what restores it")
+        .endswith("…; `datapool repair` mends it or says what helps")
     )
 
 
@@ -335,7 +335,7 @@ def test_what_is_no_regular_file_is_named_and_ends_the_checks(pool, path, what):
     assert list(checks()) == ["record", "files"]
     assert failed() == {
         "files": f"{path} cannot be read (no regular file); give read permission, or move it away, then "
-        "`datapool repair` keeps a copy and says what restores it"
+        "`datapool repair` mends it or says what helps"
     }
 
 
@@ -366,8 +366,8 @@ def test_a_record_that_is_no_regular_file_is_named(pool, what):
 @pytest.mark.parametrize(
     ("path", "check", "helps"),
     [
-        (LATEST, "files", "`datapool repair` keeps a copy and says what restores it"),
-        (SAMPLES, "files", "`datapool repair` keeps a copy and says what restores it"),
+        (LATEST, "files", "`datapool repair` mends it or says what helps"),
+        (SAMPLES, "files", "`datapool repair` mends it or says what helps"),
         (FIRST, "history", "`datapool repair` makes it anew"),
     ],
 )
@@ -880,8 +880,8 @@ def test_the_command_checks_every_pool_and_fails_with_one(pool):
     assert "pass  pool 'other', files:" in done.stdout
     assert isinstance(done.exception, DatapoolError)
     assert str(done.exception) == (
-        "1 of 15 checks failed; `datapool repair` mends what needs no choice, and says what helps with the rest. "
-        "Where it finds nothing, `git log -p datapools.json` tells what changed the lineage, and `git checkout REVISION -- datapools.json dvc.lock && dvc "
+        "1 of 15 checks failed; `datapool repair` mends what needs no choice, keeps aside what a checkout would "
+        "overwrite, and says what helps with the rest. Where it finds nothing, `git log -p datapools.json` tells what changed the lineage, and `git checkout REVISION -- datapools.json dvc.lock && dvc "
         "checkout --force` goes back to before it"
     )
 
@@ -907,7 +907,9 @@ def test_a_damaged_record_of_a_pool_that_the_lineage_does_not_know_fails(pool):
     (FOLDER / "pool.json").write_text("{}")
 
     assert list(checks()) == ["record"]
-    assert failed()["record"].startswith(f"{FOLDER}/pool.json: is not as it was written; nothing was changed. ")
+    assert failed() == {
+        "record": f"{FOLDER}/pool.json: is not as it was written; `datapool repair` mends it or says what helps"
+    }
 
 
 @pytest.mark.parametrize("is_committed", [False, True])

@@ -174,7 +174,8 @@ def test_a_workspace_whose_lineage_is_gone_is_told_how_to_get_it_back(here, comm
             "datapools.json: is gone; `git checkout HEAD -- datapools.json` brings back its last version, `datapool repair` "
             "makes one anew from the pools that are here"
         )
-        made.run("git", "checkout", "--", "datapools.json")
+        made.run("git", "add", "--all")
+        made.run("git", "checkout", "HEAD", "--", "datapools.json")
         assert workspace.update(Path()) == ["n_example_images"]
 
 
@@ -260,7 +261,8 @@ def test_a_version_that_is_none_is_told(tmp_path, monkeypatch):
         "datapool/__init__.py: __version__ is 'x \ufffd', which is no version; `git checkout HEAD -- datapool` brings back the "
         "code of the last commit, `datapool init --update` puts the code of this datapool there"
     )
-    made.run("git", "checkout", "--", "datapool")
+    made.run("git", "add", "--all")
+    made.run("git", "checkout", "HEAD", "--", "datapool")
     assert module.read_bytes() == before
     module.write_text('__version__ = "x y"')
     made.commit("odd")
@@ -268,10 +270,12 @@ def test_a_version_that_is_none_is_told(tmp_path, monkeypatch):
     assert code(made.folder) == code(ROOT)
 
 
-@pytest.mark.parametrize(("text", "is_ours"), [(None, True), ("a README of somebody's\n", False)])
-def test_git_has_the_readme_that_a_making_has_written_even_if_it_was_broken_off(here, monkeypatch, text, is_ours):
-    if text:
-        Path("README.md").write_text(text)
+@pytest.mark.parametrize(("readme", "is_ours"), [(None, True), ("été".encode("latin-1"), False), ("a folder", False)])
+def test_git_has_the_readme_that_a_making_has_written_even_if_it_was_broken_off(here, monkeypatch, readme, is_ours):
+    if readme == "a folder":
+        Path("README.md").mkdir()
+    elif readme:
+        Path("README.md").write_bytes(readme)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(workspace, "_dvc", interrupt)
         workspace.init(Path(), scm=workspace.Scm.OWN)
