@@ -85,9 +85,8 @@ def verify(
     if "fail" in outcomes:
         raise DatapoolError(
             f"{outcomes.count('fail')} of {len(outcomes)} checks failed; `datapool repair` mends what needs no choice, "
-            "keeps aside what a checkout would overwrite, and says what helps with the rest. Where it finds nothing, "
-            "`git log -p datapools.json` tells what changed the lineage, and `git checkout REVISION -- datapools.json "
-            "dvc.lock && dvc checkout --force` goes back to before it"
+            "keeps aside what a checkout would overwrite, and says what helps with the rest; of a lineage that "
+            "somebody changed `git log -p datapools.json` tells"
         )
     say(f"{len(outcomes)} checks, none failed" if outcomes else "datapools.json knows no pool yet")
 

@@ -134,8 +134,8 @@ class Store:
                     f"; if it comes from elsewhere, rename it to {self.folder.parent / name}, then `datapool repair`"
                 )
             raise DatapoolError(
-                f"{path}: is the record of pool {shown(name)}, so {self.folder} is a copy of it; nothing was changed. "
-                f"{helps}"
+                f"{path}: is the record of pool {shown(name)}, so this is a copy or comes from elsewhere; nothing was "
+                f"changed. {helps}"
             )
         return Record(body["entry"], body["files"], content["sha256"])
 

@@ -39,7 +39,8 @@ def require_folders(input_dir: Path, shared_dir: Path, output_dir: Path | None) 
     for what, folder, access in wanted:
         if not folder.is_dir():
             helps = "give the folder with the new images" if what == "input" else "make it, or give one that is there"
-            raise DatapoolError(f"{folder}: the {what} folder is not there; {helps}")
+            wrong = "is no folder" if folder.exists() else "is not there"
+            raise DatapoolError(f"{folder}: the {what} folder {wrong}; {helps}")
         if not os.access(folder, access):
             owner, us = folder.stat().st_uid, os.geteuid()
             verb = "read" if what == "input" else "written"
@@ -47,6 +48,10 @@ def require_folders(input_dir: Path, shared_dir: Path, output_dir: Path | None) 
                 f"{folder}: the {what} folder cannot be {verb} by user {us} (it belongs to user {owner}, or is read-only); "
                 "give permission, or run as its owner"
             )
+    if input_dir.resolve() in (shared_dir.resolve(), *shared_dir.resolve().parents):
+        raise DatapoolError(
+            f"{shared_dir}: the shared folder lies in the input folder {input_dir}, which holds images only; give another"
+        )
     if not any(input_dir.iterdir()):
         raise DatapoolError(f"{input_dir}: the input folder is empty; give the folder with the new images")
 

@@ -142,12 +142,13 @@ def space_of(name: str, versions: Sequence[Version]) -> dict[str, Any]:
 
 
 def known_pools(pools: Path, lineage: Path) -> list[str]:
-    """Name every pool that the lineage, the folder of pools, or a merge that was stopped knows.
+    """Name every pool that the lineage, a file in the folder of pools, or a merge that was stopped tells of.
 
     Raises:
         DatapoolError: If the lineage cannot be read.
     """
-    here = {path.parent.name for path in pools.glob(f"*/{commit.RECORD}") if not path.parent.name.startswith(".")}
+    files = (path for file in (commit.RECORD, *HASHES) for path in pools.glob(f"*/{file}"))
+    here = {path.parent.name for path in files if not path.parent.name.startswith(".")}
     stopped = {path.parent.name for path in (atomic.SCRATCH / "commit").glob("*/*")}
     return sorted(here | stopped | read_lineage(lineage).keys())
 
@@ -246,12 +247,20 @@ def keep_unrecorded(pools: Path, lineage_file: Path) -> str:
 
 
 def require_agreement(store: Store, lineage_file: Path) -> None:
-    """Refuse a pool whose own record and the lineage tell different things; one without a record is an older release's.
+    """Refuse a pool whose own record and the lineage tell different things, or of whose files neither tells.
+
+    One that has no record and is in the lineage was made by an older release, or has lost it.
 
     Raises:
         CheckoutError: With the commands that help; also if the record is damaged.
     """
     record, entry = read_record(store), store.entry()
+    left = next((path for path in (store.folder / file for file in HASHES) if path.exists()), None)
+    if record is None and entry is None and left:
+        raise CheckoutError(
+            f"{left} is there, but {lineage_file} knows no pool {store.folder.name!r}; nothing was changed. "
+            f"`dvc checkout --force` brings what belongs to this revision; or move {store.folder} away"
+        )
     if record is None or record.entry == entry:
         return
     if entry is None:

@@ -16,7 +16,7 @@ from datapool import atomic, commit, pool_files
 from datapool.batch import batch_id, candidates, held_in
 from datapool.commit import Store
 from datapool.embeddings_csv import csv_rows
-from datapool.errors import CheckoutError, DatapoolError
+from datapool.errors import DatapoolError
 from datapool.lineage import read_lineage, refusing, require_agreement, require_files, require_sizes
 from datapool.lock import locked
 from datapool.pool_files import CHECKPOINT, COLUMNS, LATEST, SAMPLES, Version
@@ -111,12 +111,6 @@ def _open(store: Store, lineage_file: Path, name: str, images: pd.DataFrame, bas
     require_sizes(store.folder.parent, lineage, besides=name)
     require_agreement(store, lineage_file)
     folder, versions, batch = store.folder, lineage.get(name, []), batch_id(images)
-    left = next((folder / file for file in pool_files.HASHES if (folder / file).exists()), None)
-    if not versions and left:
-        raise CheckoutError(
-            f"{left} is there, but datapools.json knows no pool {name!r}; nothing was changed. "
-            f"`dvc checkout --force` brings what belongs to this revision; or move {folder} away"
-        )
     if base_version is not None and base_version > len(versions):
         raise DatapoolError(
             f"params.yaml: datapool.base_version is {base_version}, but pool {name!r} has the versions 0 to {len(versions)}"

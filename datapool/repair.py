@@ -21,7 +21,7 @@ from datapool.lineage import (
     told_apart,
 )
 from datapool.lock import LostLockError, locked
-from datapool.pool_files import HISTORY, LATEST, RESTORES, Version, files_of, hashes_of, history_file
+from datapool.pool_files import HASHES, HISTORY, LATEST, RESTORES, Version, files_of, hashes_of, history_file
 
 
 class Repair(NamedTuple):
@@ -81,7 +81,7 @@ def _repair(store: Store, lineage: Path, name: str, *, as_here: bool) -> Iterato
         pass  # other errors (another shared_dir, a later release, the copy of another pool) are not ours to mend
     if done:
         yield Repair(True, done)
-    if record is None and (store.entry() or (store.folder / RECORD).exists()):
+    if record is None and (store.entry() or any((store.folder / file).exists() for file in (RECORD, *HASHES))):
         mended = _repair_record(store, lineage, name)
         yield mended
         record = read_record(store) if mended.is_mended else None
@@ -94,7 +94,10 @@ def _repair_record(store: Store, lineage: Path, name: str) -> Repair:
     path, versions = store.folder / RECORD, read_lineage(lineage).get(name)
     entry = store.entry()
     if entry is None or versions is None:
-        return Repair(False, f"{path}: is damaged, and {lineage} does not know pool {name!r}; {BRING}")
+        what = "is damaged" if path.exists() else "is not here"
+        return Repair(
+            False, f"{path}: {what}, and {lineage} does not know pool {name!r}; {BRING}; or move {store.folder} away"
+        )
     files = files_of(versions[-1])
     if wrong := _unlike(store, files):
         return Repair(False, f"{store.folder / wrong}: is not the recorded file, or not here; {RESTORES}")
@@ -122,7 +125,7 @@ def _repair_rest(store: Store, record: Record, lineage: Path, name: str, *, as_h
         kept = atomic.keep_aside(lineage, unless=set())
         with store.change():
             store.commit(record.entry, record.files)
-        before = f"before: {len(versions) or 'not known'}"
+        before = f"before: {'another ' * (len(own) == len(versions))}{len(versions) or 'not known'}"
         what = f"{lineage}: pool {name!r} is recorded with version {len(own)}, as its files are ({before})"
         yield Repair(True, in_one_line(what, *kept))
     yield from _repair_history(store, record, own)

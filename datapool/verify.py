@@ -135,10 +135,12 @@ def _record(store: Store) -> Check:
         return Check("record", "fail", f"{path}: {error.problem}; {_MENDS}")
     except DatapoolError as error:
         return Check("record", "fail", str(error))
+    entry = store.entry()
+    if record is None and entry is None:
+        return Check("record", "fail", f"{path} is not here, and datapools.json does not know the pool; {_MENDS}")
     if record is None:
         why = "lost, or not written by an early release; `datapool repair` writes it"
         return Check("record", "skip", f"{path} is not here: {why}")
-    entry = store.entry()
     if entry is None:
         unknown = f"{store.folder} holds a pool that datapools.json does not know; `datapool repair` adds it there"
         return Check("record", "fail", unknown)

@@ -99,6 +99,8 @@ def init(folder: Path, *, scm: Scm) -> None:
     _refuse_linked(
         folder, (*_CODE, *_ONCE, ".dvc", "datapools.json", ".gitignore", str(_BEGUN)), what="a new workspace"
     )
+    if scm is Scm.OWN:
+        _require_none_around(folder)
     begun, own = folder / _BEGUN, list(OWN_FILES)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -131,6 +133,17 @@ def init(folder: Path, *, scm: Scm) -> None:
     if scm is not Scm.NONE:
         commit(folder, f"Start a datapool workspace (datapool {datapool.__version__})", own)
     begun.unlink()
+
+
+def _require_none_around(folder: Path) -> None:
+    """Refuse a folder of which another git repository has files: it would lose sight of them."""
+    if not folder.is_dir() or (folder / ".git").exists() or not _inside_git(folder):
+        return
+    if files := _run(folder, "git", "ls-files").split("\n")[0]:
+        raise DatapoolError(
+            f"{folder}: belongs to the git repository around it, which has its {files}; give another folder, or `datapool "
+            f"init --subdir {folder}` for a workspace in that repository"
+        )
 
 
 def is_begun(folder: Path) -> bool:

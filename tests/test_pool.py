@@ -706,6 +706,19 @@ def test_where_only_the_lineage_was_set_back_since_this_run_opened_the_pool_a_me
     assert close(base, rows).version == 2
 
 
+def test_where_record_and_lineage_are_lost_since_this_run_opened_the_pool_a_merge_says_what_brings_them():
+    add(A)
+    base = open_for(B)
+    rows = picks(B, base)
+    LINEAGE.write_text("{}\n")
+    (FOLDER / "pool.json").unlink()
+
+    with refused(
+        rf"^{CSV} is there, but datapools\.json knows no pool 'p'; nothing was changed\. `dvc checkout --force`"
+    ):
+        close(base, rows)
+
+
 def test_two_pools_that_both_begin_are_not_mixed():
     base = open_for(A)
     rows = picks(A, base)
@@ -1157,7 +1170,7 @@ def test_the_record_of_another_pool_is_refused_as_a_copy():
     shutil.copytree(FOLDER, POOLS / "q")
 
     with refused(
-        r"^pools/q/pool\.json: is the record of pool 'p', so pools/q is a copy of it; .* Move pools/q out of pools, which DVC tracks$"
+        r"^pools/q/pool\.json: is the record of pool 'p', so this is a copy or comes from elsewhere; .* Move pools/q out of pools, which DVC tracks$"
     ):
         open_for(A, pool="q")
 

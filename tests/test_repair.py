@@ -252,6 +252,17 @@ def test_a_damaged_record_of_a_pool_that_the_lineage_does_not_know_is_left(whole
     )
 
 
+def test_files_of_which_neither_a_record_nor_the_lineage_tells_are_left_to_dvc(whole):
+    RECORD.unlink()
+    LINEAGE.write_text("{}")
+
+    sentence = left()
+    assert sentence.startswith(
+        f"pools/p/pool.json: is not here, and datapools.json does not know pool 'p'; {BRINGS}; or move pools/p away. "
+    )
+    assert kept_aside() == {CSV.read_bytes(), SAMPLES.read_bytes(), (HISTORY / "datapool_0001.csv").read_bytes()}
+
+
 def test_another_batch_under_the_same_number_is_a_choice_and_left(whole):
     two = state()
     add(C, base_version=1)  # somebody else's version 2: their datapools.json came by git pull, our files are here
@@ -269,7 +280,7 @@ def test_another_batch_under_the_same_number_is_a_choice_and_left(whole):
 
 def test_a_backup_in_the_folder_of_pools_is_no_pool(whole):
     shutil.copytree(FOLDER, POOLS / "p.bak")
-    assert left().startswith("pools/p.bak/pool.json: is the record of pool 'p', so pools/p.bak is a copy of it;")
+    assert left().startswith("pools/p.bak/pool.json: is the record of pool 'p', so this is a copy or comes from")
     (POOLS / "p.bak").rename(POOLS / ".p.bak")
 
     assert mended() == []

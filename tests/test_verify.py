@@ -881,8 +881,8 @@ def test_the_command_checks_every_pool_and_fails_with_one(pool):
     assert isinstance(done.exception, DatapoolError)
     assert str(done.exception) == (
         "1 of 15 checks failed; `datapool repair` mends what needs no choice, keeps aside what a checkout would "
-        "overwrite, and says what helps with the rest. Where it finds nothing, `git log -p datapools.json` tells what changed the lineage, and `git checkout REVISION -- datapools.json dvc.lock && dvc "
-        "checkout --force` goes back to before it"
+        "overwrite, and says what helps with the rest; of a lineage that somebody changed `git log -p "
+        "datapools.json` tells"
     )
 
 
@@ -900,6 +900,19 @@ def test_a_pool_that_the_lineage_does_not_know_fails(pool):
         f"fail  pool 'my_datapool', record: {FOLDER} holds a pool that datapools.json does not know; `datapool repair` adds "
         "it there\n"
     )
+
+
+@pytest.mark.parametrize("file", [LATEST, SAMPLES], ids=str)
+def test_files_of_which_neither_a_record_nor_the_lineage_tells_fail(pool, file):
+    LINEAGE.write_text("{}\n")
+    for path in {LATEST, SAMPLES, FOLDER / "pool.json"} - {file}:
+        path.unlink()
+
+    assert list(checks()) == ["record"]
+    assert failed() == {
+        "record": f"{FOLDER}/pool.json is not here, and datapools.json does not know the pool; `datapool repair` mends it or "
+        "says what helps"
+    }
 
 
 def test_a_damaged_record_of_a_pool_that_the_lineage_does_not_know_fails(pool):

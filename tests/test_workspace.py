@@ -288,3 +288,20 @@ def test_git_has_the_readme_that_a_making_has_written_even_if_it_was_broken_off(
 
 def interrupt(*_: object) -> None:
     raise KeyboardInterrupt
+
+
+def test_a_folder_of_which_another_repository_has_files_becomes_no_workspace_of_its_own(here):
+    data = Path("data")
+    data.mkdir()
+    (data / "week_1.dvc").touch()
+    subprocess.run(["git", "init", "--quiet"], check=True)
+    subprocess.run(["git", "add", "data"], check=True)
+    with pytest.raises(
+        DatapoolError,
+        match=r"^data: belongs to the git repository around it, which has its week_1\.dvc; give another fold",
+    ):
+        workspace.init(data, scm=workspace.Scm.OWN)
+    assert [path.name for path in data.iterdir()] == ["week_1.dvc"]
+
+    workspace.init(Path("demo"), scm=workspace.Scm.OWN)  # of which it has none
+    assert Path("demo/.git").is_dir()
