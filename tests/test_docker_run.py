@@ -435,7 +435,7 @@ def test_the_mark_of_a_run_is_not_made_through_a_link(here):
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_picture(tmp_path / "images" / "a.png", 1)
-    for name in ("shared", "empty", "images/cat"):
+    for name in ("shared", "empty"):
         (tmp_path / name).mkdir()
     return tmp_path
 
@@ -447,7 +447,7 @@ def here(tmp_path, monkeypatch):
         (("images", "gone", None), "the shared folder is not there; make it, or give one that is there"),
         (("images", "shared", "images/a.png"), "the output folder is no folder; make it, or give one that is there"),
         (("images", "images", None), "the shared folder lies in the input folder "),
-        (("images", "images/cat", None), "the shared folder lies in the input folder "),
+        ((".", "shared", None), "the shared folder lies in the input folder "),
         (("empty", "shared", None), "the input folder is empty"),
     ],
 )
