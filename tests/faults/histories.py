@@ -168,9 +168,9 @@ class Histories(RuleBasedStateMachine):
             return
         if how == "conflict":
             LINEAGE.write_text(f"<<<<<<< HEAD\n{text}=======\n{text}>>>>>>> theirs\n")
+            self.troubled |= self.possible.keys()
         else:
             self.git_checkout_of_head(also_lock="lock" in how)
-        self.troubled |= self.possible.keys()
 
     @rule()
     def delete_the_scratch_folder(self) -> None:
@@ -279,6 +279,7 @@ class Histories(RuleBasedStateMachine):
     def git_checkout_of_head(self, *, also_lock: bool = False) -> None:
         self.workspace.git_checkout_files(also_lock=also_lock)
         self.allow(self.workspace.head.lineage)
+        self.troubled |= self.possible.keys()  # whatever pool it was done for
 
     def allow(self, lineage: bytes) -> None:
         """A run may from now on build on what this lineage records."""
