@@ -175,7 +175,8 @@ def _own_space(base: Base, path: Path, params: Params) -> dict[str, Any]:
     model = load_checkpoint(path)
     if embedding_space(model) != held["id"]:
         raise DatapoolError(
-            f"{path}: is not the model of pool {base.pool!r} that the lineage records; `dvc checkout --force` restores it"
+            f"{path}: is not the model of pool {base.pool!r} that the lineage records; "
+            "`dvc repro --force --single-item open` takes it from the pool again"
         )
     where = f"the checkpoint of pool {base.pool!r}"
     _check_asked_for(model, params.lightly, where, way_out="or give another datapool.name to begin a pool with that")

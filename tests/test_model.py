@@ -27,7 +27,11 @@ from datapool.model import (
     load_checkpoint,
     save_checkpoint,
 )
+from datapool.params import load_params
+from datapool.pool import Base, no_rows
+from datapool.pool_model import provide_model
 
+ROOT = Path(__file__).parents[1]
 TINY = "test_efficientnet"  # timm's smallest: 256 features, 0.1 million weights
 
 
@@ -529,3 +533,16 @@ def test_nothing_is_declared_after_torchvision_was_imported(monkeypatch: pytest.
     monkeypatch.setattr(torchvision_compat, "_libraries", [])
 
     assert torchvision_compat.make_importable() == "imported"
+
+
+def test_a_model_in_the_place_of_the_pools_own_is_refused():
+    path = Path("output/base/checkpoint.ckpt")
+    path.parent.mkdir(parents=True)
+    save_checkpoint(tiny(seed=2), path)
+    base = Base("p", "batch", [{"embedding_space": {"id": embedding_space(tiny())}}], None, no_rows(), path)
+    new = {"checkpoint": Path("checkpoint.ckpt"), "last": Path("last.ckpt"), "scratch_dir": Path()}
+    with pytest.raises(
+        DatapoolError, match=r"is not the model of pool 'p' .* `dvc repro --force --single-item open` takes"
+    ):
+        provide_model(base, [], load_params(ROOT / "params.yaml"), **new, progress=print)
+    assert not new["checkpoint"].exists()
