@@ -59,6 +59,7 @@ class Histories(RuleBasedStateMachine):
         self.troubled: set[str] = set()  # pools of which somebody changed files: then a run may refuse
         self.touched = ""  # the pool of them whose files were touched one by one
         self.elsewhere = b""  # what a person took away from here
+        self.is_set_back = False  # whether a person took back what git does not hold, dvc.lock included
 
     def teardown(self) -> None:
         os.chdir("/")
@@ -185,6 +186,8 @@ class Histories(RuleBasedStateMachine):
             rows.discard(EXTRA)  # dvc exp run begins with dvc checkout --force
         self.compare_with_lock()
         self.dvc_checkout()
+        if self.is_set_back:  # then this is `git checkout HEAD -- … && dvc checkout --force`
+            self.rows = {pool: rows - self.lost() for pool, rows in self.rows.items()}
         self.reproduce()
 
     # --- what must hold
@@ -262,9 +265,7 @@ class Histories(RuleBasedStateMachine):
             elif command in ("git checkout HEAD -- datapools.json", "git checkout HEAD -- datapools.json dvc.lock"):
                 self.git_checkout_of_head(also_lock=command.endswith("dvc.lock"))
             elif command in ("datapool repair", "datapool repair --as-here"):
-                for repaired in repair(POOLS, LINEAGE, as_here="--as-here" in command):
-                    note(str(repaired))
-                self.allow(LINEAGE.read_bytes())
+                self.repair(as_here="--as-here" in command)
             elif command == "dvc repro --force --single-item open":
                 self.workspace.repro_open()
             elif command.startswith("move"):
@@ -272,12 +273,23 @@ class Histories(RuleBasedStateMachine):
             else:
                 pytest.fail(f"{said}: what is {command}?")
 
+    def repair(self, *, as_here: bool) -> None:
+        """``datapool repair``; where that is refused, do what the message says."""
+        try:
+            for repaired in repair(POOLS, LINEAGE, as_here=as_here):
+                note(str(repaired))
+        except DatapoolError as error:
+            self.follow(str(error), times=0)
+        else:
+            self.allow(LINEAGE.read_bytes())
+
     def dvc_checkout(self, *, force: bool = True) -> None:
         self.workspace.dvc_checkout(force=force)
         self.allow(self.workspace.lock.merged[1] if self.workspace.lock.merged else b"{}")
 
     def git_checkout_of_head(self, *, also_lock: bool = False) -> None:
         self.workspace.git_checkout_files(also_lock=also_lock)
+        self.is_set_back |= also_lock
         self.allow(self.workspace.head.lineage)
         self.troubled |= self.possible.keys()  # whatever pool it was done for
 
@@ -310,6 +322,7 @@ class Histories(RuleBasedStateMachine):
         self.rows[params.pool] |= {row(result, name) for name in names(result)}
         self.possible[params.pool] = {result}
         self.troubled.discard(params.pool)
+        self.is_set_back = False
 
     # --- small things
 
