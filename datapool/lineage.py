@@ -200,9 +200,10 @@ def require_sizes(pools: Path, lineage: Mapping[str, list[Version]], *, besides:
     for name in lineage.keys() - {besides}:
         path, recorded = pools / name / LATEST, lineage[name][-1].get("datapool_bytes")  # the first pools lack it
         if recorded not in (None, size := path.stat().st_size):
+            require_agreement(Store(pools, name, LINEAGE), LINEAGE)  # whether it is the lineage that somebody changed
             raise CheckoutError(
                 f"{path} has {size} bytes, but datapools.json records {recorded} for version {len(lineage[name])}; nothing "
-                f"was changed. {RESTORES}, or, if datapools.json was set back, `datapool repair` records it"
+                f"was changed. {RESTORES}"
             )
 
 

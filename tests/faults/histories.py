@@ -252,9 +252,6 @@ class Histories(RuleBasedStateMachine):
             self.workspace.params = self.workspace.params._replace(base_version=None, n=2)
             return
         commands = ["".join(found) for found in re.findall(r"`([^`]+)`|(move \S+) away", said)]
-        if len(commands) == times and (other := re.match(r"pools/(\w)/\S+ has \d+ bytes", said)):
-            self.workspace.params = self.workspace.params._replace(pool=other[1])  # a run on it names more
-            return
         assert len(commands) > times, f"what the message says does not help: {said}"
         for command in commands[times].split(" && "):
             note(f"{command}, because: {said}")
