@@ -261,10 +261,10 @@ class Runs:
         return Case(self.folder, command, files(self.folder), files(end), kept_aside(end))
 
 
-def assert_one_line(output: str, *, names: str = r"pools/|datapools\.json|\.datapool|output/") -> None:
-    """Assert that it is told what cannot be written, in one line and no more, which names something of these."""
+def assert_one_line(output: str, *others: str) -> None:
+    """Assert that it is told in one line, and no more, what cannot be written: a file of ours, or one of these others."""
     lines = output.splitlines()
     assert "Traceback" not in output, output
     assert [line.startswith("error: ") for line in lines].count(True) == 1, output
     assert lines[-1].startswith("error: "), output
-    assert re.search(names, lines[-1]), output
+    assert re.search("|".join(("pools/", r"datapools\.json", r"\.datapool", "output/", *others)), lines[-1]), output
