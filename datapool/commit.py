@@ -92,7 +92,8 @@ class Store:
             disk: Stands in for the file system.
         """
         self.folder = pools / name
-        self._name, self._lineage, self._disk = name, lineage, disk or Disk()
+        self.lineage = lineage
+        self._name, self._disk = name, disk or Disk()
         self._require_lock = require_lock
         self._staging = SCRATCH / "commit" / name
         self._wanted = ""
@@ -349,22 +350,21 @@ class Store:
                 self._disk.rmdir(folder)
         entries = self._entries()
         if _digest(entries.get(self._name)) == note["before"] and entries.get(self._name) != record.entry:
-            temporary = self._staging / self._lineage.name
+            temporary = self._staging / self.lineage.name
             if temporary.name in self._staged():
                 self._disk.unlink(temporary)
             entries[self._name] = record.entry
             write_file(self._disk, temporary, [json_text(dict(sorted(entries.items())))])
-            self._disk.rename(temporary, self._lineage)
-        self._disk.sync_folder(self._lineage.parent)
+            self._disk.rename(temporary, self.lineage)
+        self._disk.sync_folder(self.lineage.parent)
         self.sweep()
 
-    def keep_staged(self, *, unless: set[str]) -> list[str]:
-        """Keep aside what a change had staged whole, and say so: nobody knows whether it was committed."""
+    def staged_files(self) -> list[Path]:
+        """List the files that a change had staged whole and may have committed."""
         staged = self._staged()
         if _NOTE not in staged:
             return []
-        paths = [self._staging / name for name in staged if re.match("[0-9a-f]{16}-", name)]
-        return [note for path in paths for note in keep_aside(path, unless=unless)]
+        return [self._staging / name for name in staged if re.match("[0-9a-f]{16}-", name)]
 
     def sweep(self) -> None:
         """Remove what is staged, the note first: without it the rest is nothing."""
@@ -397,7 +397,7 @@ class Store:
 
     def _entries(self) -> dict[str, Any]:
         try:
-            return parse_json(self._disk.read(self._lineage), self._lineage)
+            return parse_json(self._disk.read(self.lineage), self.lineage)
         except FileNotFoundError:
             return {}
 

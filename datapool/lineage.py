@@ -22,13 +22,13 @@ LINEAGE = Path("datapools.json")
 """Where a workspace has it."""
 
 BACK = f"`git checkout HEAD -- {LINEAGE} dvc.lock && dvc checkout --force` goes back to what git holds"
-"""What helps where the lineage is not that of the files of a pool: it may have been set back, or they."""
+"""What helps where a pool's files are of other versions than the lineage records."""
 
 BRING = f"`dvc checkout --force` brings what dvc.lock records (`dvc pull` first in a fresh clone); {BACK}"
-"""What helps where it goes further than they."""
+"""What helps where the lineage records later versions than the files are."""
 
 AS_HERE = "where nothing brings them any more, `datapool repair --as-here` records what is here"
-"""What helps besides, where they are whole."""
+"""What helps besides, where the files are whole."""
 
 _Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 _Count = Annotated[int, Field(ge=1)]
@@ -189,18 +189,19 @@ def require_files(pools: Path, lineage: Mapping[str, list[Version]], *, besides:
         )
 
 
-def require_sizes(pools: Path, lineage: Mapping[str, list[Version]], *, besides: str) -> None:
-    """Refuse a csv of another pool that has not the recorded size.
+def require_sizes(store: Store, lineage: Mapping[str, list[Version]]) -> None:
+    """Refuse a csv of another pool than this that has not the recorded size.
 
     DVC tracks all pools as one, so a run on one of them would take damage of another over into its cache.
 
     Raises:
         CheckoutError: With the commands that help.
     """
-    for name in lineage.keys() - {besides}:
+    pools = store.folder.parent
+    for name in lineage.keys() - {store.folder.name}:
         path, recorded = pools / name / LATEST, lineage[name][-1].get("datapool_bytes")  # the first pools lack it
         if recorded not in (None, size := path.stat().st_size):
-            require_agreement(Store(pools, name, LINEAGE), LINEAGE)  # whether it is the lineage that somebody changed
+            require_agreement(Store(pools, name, store.lineage))  # whether it is the lineage that somebody changed
             raise CheckoutError(
                 f"{path} has {size} bytes, but datapools.json records {recorded} for version {len(lineage[name])}; nothing "
                 f"was changed. {RESTORES}"
@@ -238,16 +239,16 @@ def keep_unrecorded(pools: Path, lineage_file: Path) -> str:
     notes = []
     for folder in sorted(pools.glob("*/")):
         known = hashes_of(lineage.get(folder.name, []))
-        try:
-            for file in (*HASHES, *history_files(folder)):
-                notes += atomic.keep_aside(folder / file, unless=known)
-            notes += Store(pools, folder.name, lineage_file).keep_staged(unless=known)
-        except DatapoolError as error:
-            notes.append(str(error))
+        paths = [folder / file for file in (*HASHES, *history_files(folder))]
+        for path in (*paths, *Store(pools, folder.name, lineage_file).staged_files()):
+            try:
+                notes += atomic.keep_aside(path, unless=known)
+            except DatapoolError as error:
+                notes.append(str(error))
     return "; ".join(notes)
 
 
-def require_agreement(store: Store, lineage_file: Path) -> None:
+def require_agreement(store: Store) -> None:
     """Refuse a pool whose own record and the lineage tell different things, or of whose files neither tells.
 
     One that has no record and is in the lineage was made by an older release, or has lost it.
@@ -256,18 +257,19 @@ def require_agreement(store: Store, lineage_file: Path) -> None:
         CheckoutError: With the commands that help; also if the record is damaged.
     """
     record, entry = read_record(store), store.entry()
-    left = next((path for path in (store.folder / file for file in HASHES) if path.exists()), None)
-    if record is None and entry is None and left:
-        raise CheckoutError(
-            f"{left} is there, but {lineage_file} knows no pool {store.folder.name!r}; nothing was changed. "
-            f"`dvc checkout --force` brings what belongs to this revision; or move {store.folder} away"
-        )
+    if record is None and entry is None:
+        for path in (store.folder / file for file in HASHES):
+            if path.exists():
+                raise CheckoutError(
+                    f"{path} is there, but {store.lineage} knows no pool {store.folder.name!r}; nothing was changed. "
+                    f"`dvc checkout --force` brings what belongs to this revision; or move {store.folder} away"
+                )
     if record is None or record.entry == entry:
         return
     if entry is None:
         raise CheckoutError(
-            f"{store.folder} holds a pool that {lineage_file} does not know; nothing was changed. `datapool repair` adds it "
-            f"there; {BACK}; or move {store.folder} away"
+            f"{store.folder} holds a pool that {store.lineage} does not know; nothing was changed. `datapool repair` adds "
+            f"it there; {BACK}; or move {store.folder} away"
         )
     here, there = (each["versions"] for each in (record.entry, entry))
     are_whole = all(store.holds(*each) for each in record.files.items())

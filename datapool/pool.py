@@ -85,7 +85,7 @@ def open_base(
     """
     with refusing(pools, lineage_file) as done:
         done.extend(commit.recover(pools, lineage_file))
-        base = _open(Store(pools, name, lineage_file), lineage_file, name, images, base_version)
+        base = _open(Store(pools, name, lineage_file), name, images, base_version)
     return base, [*done, *_told_by_name(images, base)]
 
 
@@ -99,8 +99,8 @@ def _told_by_name(images: pd.DataFrame, base: Base) -> list[str]:
     ] * bool(n)
 
 
-def _open(store: Store, lineage_file: Path, name: str, images: pd.DataFrame, base_version: int | None) -> Base:
-    lineage = read_lineage(lineage_file)
+def _open(store: Store, name: str, images: pd.DataFrame, base_version: int | None) -> Base:
+    lineage = read_lineage(store.lineage)
     twin = next((other for other in lineage if other != name and other.casefold() == name.casefold()), None)
     if twin:
         raise DatapoolError(
@@ -108,8 +108,8 @@ def _open(store: Store, lineage_file: Path, name: str, images: pd.DataFrame, bas
             "machines; nothing was changed. Take that name, or one that differs in more than case"
         )
     require_files(store.folder.parent, lineage)
-    require_sizes(store.folder.parent, lineage, besides=name)
-    require_agreement(store, lineage_file)
+    require_sizes(store, lineage)
+    require_agreement(store)
     folder, versions, batch = store.folder, lineage.get(name, []), batch_id(images)
     if base_version is not None and base_version > len(versions):
         raise DatapoolError(
@@ -195,13 +195,12 @@ def merge(
     with locked() as require_lock, refusing(pools, lineage_file) as done:
         done.extend(commit.recover(pools, lineage_file))
         store = Store(pools, base.pool, lineage_file, require_lock=require_lock)
-        merged = _merge(store, lineage_file, base, picks, checkpoint, keep_history=keep_history, record=record)
+        merged = _merge(store, base, picks, checkpoint, keep_history=keep_history, record=record)
     return merged._replace(notes=[*done, *merged.notes])
 
 
 def _merge(
     store: Store,
-    lineage_file: Path,
     base: Base,
     picks: Rows,
     checkpoint: Path | None,
@@ -210,15 +209,15 @@ def _merge(
     record: Mapping[str, Any],
 ) -> Merged:
     folder, pools = store.folder, store.folder.parent
-    lineage = read_lineage(lineage_file)
+    lineage = read_lineage(store.lineage)
     require_files(pools, lineage, besides=base.pool)
-    require_sizes(pools, lineage, besides=base.pool)
+    require_sizes(store, lineage)
     present, k = lineage.get(base.pool, []), len(base.versions)
     if k and len(picks.table) and picks.embeddings.shape[1] != base.rows.embeddings.shape[1]:
         raise ValueError(f"picks of shape {picks.embeddings.shape}, a base of shape {base.rows.embeddings.shape}")
     own = len(present) == k + 1 and present[k]["batch"] == base.batch
     if present[:k] != base.versions or not (len(present) == k or own or present[k:] == base.dropped):
-        require_agreement(store, lineage_file)  # if datapools.json was set back, that is what to mend
+        require_agreement(store)  # if datapools.json was set back, that is what to mend
         raise DatapoolError(
             f"pool {base.pool!r} has moved on since this run opened it (version {k} then, {len(present)} now); nothing was "
             "changed. Run `dvc repro --force --single-item open`, then `dvc repro`"

@@ -287,8 +287,8 @@ class LineageFirst(Store):
     def commit(self, entry, files, *, remove=()):
         temporary = self._staging / "lineage"
         commit_module.write_file(self._disk, temporary, [json.dumps({**self._entries(), "p": entry}).encode()])
-        self._disk.rename(temporary, self._lineage)
-        self._disk.sync_folder(self._lineage.parent)
+        self._disk.rename(temporary, self.lineage)
+        self._disk.sync_folder(self.lineage.parent)
         super().commit(entry, files, remove=remove)
 
 
