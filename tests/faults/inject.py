@@ -143,10 +143,6 @@ class Stages:
         trace = (self.scratch / "trace").read_text(errors="replace")
         return [line for line in trace.splitlines() if "(INJECTED)" in line]
 
-    def hit_a_read(self) -> bool:
-        """Say whether the fault of the last run met a file that was opened to read: it may open one more or less."""
-        return any("O_RDONLY" in line for line in self.injected())
-
     def points(self, folder: Path, stage: list[str]) -> list[Point]:
         """Run a stage without a fault; give its file operations in order: those that fail or change nothing as well."""
         done = self.run(folder, stage, inject="")
@@ -184,11 +180,16 @@ def _serve() -> None:
     _say("ready")
     for line in sys.stdin:
         gate, opens = os.pipe()
+        comes, waits = os.pipe()
         pid = os.fork()
         if not pid:
             os.close(opens)
-            _run(json.loads(line), gate)
+            os.close(comes)
+            _run(json.loads(line), gate, waits)
         os.close(gate)
+        os.close(waits)
+        os.read(comes, 1)  # what it opens before is not counted
+        os.close(comes)
         _say(str(pid))
         sys.stdin.readline()  # strace is attached
         with contextlib.suppress(BrokenPipeError):  # killed already
@@ -203,8 +204,8 @@ def _say(line: str) -> None:
     sys.stdout.flush()
 
 
-def _run(request: dict[str, Any], gate: int) -> None:
-    """In the forked process: run the stages as ``python -m`` would, and end."""
+def _run(request: dict[str, Any], gate: int, waits: int) -> None:
+    """In the forked process: wait at the gate, run the stages as ``python -m`` would, and end."""
     import ctypes
 
     anybody, may_trace = ctypes.c_ulong(-1), 0x59616D61  # PR_SET_PTRACER_ANY, PR_SET_PTRACER, <linux/prctl.h>
@@ -217,6 +218,7 @@ def _run(request: dict[str, Any], gate: int) -> None:
     os.close(nothing)
     os.close(output)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's job in the background ignores
+    os.close(waits)
     os.read(gate, 1)
     os.close(gate)
     _limit(**request["limits"])
