@@ -92,8 +92,8 @@ class Store:
             disk: Stands in for the file system.
         """
         self.folder = pools / name
-        self.lineage = lineage
-        self._name, self._disk = name, disk or Disk()
+        self.name, self.lineage = name, lineage
+        self._disk = disk or Disk()
         self._require_lock = require_lock
         self._staging = SCRATCH / "commit" / name
         self._wanted = ""
@@ -127,7 +127,7 @@ class Store:
         is_entry, is_files = isinstance(entry, dict), isinstance(files, dict) and all(map(_is_said, files.items()))
         if not (is_entry and is_files and content.get("sha256") == _digest(body)):
             raise DamagedRecordError(path, "is not as it was written")
-        if body.get("pool") != self._name:
+        if body.get("pool") != self.name:
             name = str(body.get("pool"))
             helps = f"Move {self.folder} out of {self.folder.parent}, which DVC tracks"
             if _is_name(name) and not self._disk.exists(self.folder.parent / name):
@@ -142,7 +142,7 @@ class Store:
 
     def entry(self) -> dict[str, Any] | None:
         """Give what datapools.json says of the pool; None if it knows none."""
-        return self._entries().get(self._name)
+        return self._entries().get(self.name)
 
     def was_stopped(self) -> bool:
         """Say whether a change was stopped half way, or goes on at this moment."""
@@ -166,23 +166,21 @@ class Store:
             record, note = self.read(), self._note()
             if note and note["pools"] != str(self.folder.parent):
                 raise DatapoolError(
-                    f"a merge into pool {self._name!r} of {note['pools']} was stopped, but shared_dir is "
+                    f"a merge into pool {self.name!r} of {note['pools']} was stopped, but shared_dir is "
                     f"{self.folder.parent} now; nothing was changed. Set it back in params.yaml, then `datapool repair`"
                 )
             if record and note and note["record"] == record.sha256:
                 # Its rename may not be durable yet. A power cut must not find the old record beside new files.
                 self._disk.sync_folder(self.folder)
                 self._finish(record, note, check=True)
-                return f"pool {self._name!r}: a merge that was stopped is finished"
+                return f"pool {self.name!r}: a merge that was stopped is finished"
             self.sweep()
         except OSError as error:
             raise DatapoolError(
                 f"{self.folder}: a merge that was stopped cannot be finished ({reason(error)}); nothing is lost; "
                 f"{remedy(error)}"
             ) from error
-        return (
-            f"pool {self._name!r}: what a merge that was stopped had begun to write is removed; the pool is as it was"
-        )
+        return f"pool {self.name!r}: what a merge that was stopped had begun to write is removed; the pool is as it was"
 
     # --- changing ------------------------------------------------------------------------------------------------------
 
@@ -264,7 +262,7 @@ class Store:
             files: The sha256 of every file of the pool.
             remove: Files below the pool's folder that go.
         """
-        body = {"format": _FORMAT, "pool": self._name, "entry": entry, "files": dict(sorted(files.items()))}
+        body = {"format": _FORMAT, "pool": self.name, "entry": entry, "files": dict(sorted(files.items()))}
         record = Record(dict(entry), dict(files), _digest(body))
         gone = [file for file in remove if self._disk.is_file(self.folder / file)]
         now, before = self.read(), self.entry()
@@ -349,11 +347,11 @@ class Store:
             else:
                 self._disk.rmdir(folder)
         entries = self._entries()
-        if _digest(entries.get(self._name)) == note["before"] and entries.get(self._name) != record.entry:
+        if _digest(entries.get(self.name)) == note["before"] and entries.get(self.name) != record.entry:
             temporary = self._staging / self.lineage.name
             if temporary.name in self._staged():
                 self._disk.unlink(temporary)
-            entries[self._name] = record.entry
+            entries[self.name] = record.entry
             write_file(self._disk, temporary, [json_text(dict(sorted(entries.items())))])
             self._disk.rename(temporary, self.lineage)
         self._disk.sync_folder(self.lineage.parent)

@@ -198,7 +198,7 @@ def require_sizes(store: Store, lineage: Mapping[str, list[Version]]) -> None:
         CheckoutError: With the commands that help.
     """
     pools = store.folder.parent
-    for name in lineage.keys() - {store.folder.name}:
+    for name in lineage.keys() - {store.name}:
         path, recorded = pools / name / LATEST, lineage[name][-1].get("datapool_bytes")  # the first pools lack it
         if recorded not in (None, size := path.stat().st_size):
             require_agreement(Store(pools, name, store.lineage))  # whether it is the lineage that somebody changed
@@ -261,7 +261,7 @@ def require_agreement(store: Store) -> None:
         for path in (store.folder / file for file in HASHES):
             if path.exists():
                 raise CheckoutError(
-                    f"{path} is there, but {store.lineage} knows no pool {store.folder.name!r}; nothing was changed. "
+                    f"{path} is there, but {store.lineage} knows no pool {store.name!r}; nothing was changed. "
                     f"`dvc checkout --force` brings what belongs to this revision; or move {store.folder} away"
                 )
     if record is None or record.entry == entry:

@@ -85,7 +85,7 @@ def open_base(
     """
     with refusing(pools, lineage_file) as done:
         done.extend(commit.recover(pools, lineage_file))
-        base = _open(Store(pools, name, lineage_file), name, images, base_version)
+        base = _open(Store(pools, name, lineage_file), images, base_version)
     return base, [*done, *_told_by_name(images, base)]
 
 
@@ -99,8 +99,8 @@ def _told_by_name(images: pd.DataFrame, base: Base) -> list[str]:
     ] * bool(n)
 
 
-def _open(store: Store, name: str, images: pd.DataFrame, base_version: int | None) -> Base:
-    lineage = read_lineage(store.lineage)
+def _open(store: Store, images: pd.DataFrame, base_version: int | None) -> Base:
+    name, lineage = store.name, read_lineage(store.lineage)
     twin = next((other for other in lineage if other != name and other.casefold() == name.casefold()), None)
     if twin:
         raise DatapoolError(

@@ -55,7 +55,7 @@ def repair(pools: Path, lineage: Path, *, as_here: bool = False) -> Iterator[Rep
         for name in known_pools(pools, lineage):
             store = Store(pools, name, lineage, require_lock=require_lock)
             try:
-                for found in _repair(store, name, as_here=as_here):
+                for found in _repair(store, as_here=as_here):
                     if found.is_mended:
                         yield found
                     else:
@@ -72,7 +72,7 @@ def repair(pools: Path, lineage: Path, *, as_here: bool = False) -> Iterator[Rep
         yield Repair(False, sentence)
 
 
-def _repair(store: Store, name: str, *, as_here: bool) -> Iterator[Repair]:
+def _repair(store: Store, *, as_here: bool) -> Iterator[Repair]:
     record, done = None, ""
     try:
         done = store.recover()
@@ -82,22 +82,22 @@ def _repair(store: Store, name: str, *, as_here: bool) -> Iterator[Repair]:
     if done:
         yield Repair(True, done)
     if record is None and (store.entry() or any((store.folder / file).exists() for file in (RECORD, *HASHES))):
-        mended = _repair_record(store, name)
+        mended = _repair_record(store)
         yield mended
         record = read_record(store) if mended.is_mended else None
     if record is not None:
-        yield from _repair_rest(store, record, name, as_here=as_here)
+        yield from _repair_rest(store, record, as_here=as_here)
 
 
-def _repair_record(store: Store, name: str) -> Repair:
+def _repair_record(store: Store) -> Repair:
     """Write a record that is lost or damaged anew, if the files are those of the lineage."""
-    path, versions = store.folder / RECORD, read_lineage(store.lineage).get(name)
+    path, versions = store.folder / RECORD, read_lineage(store.lineage).get(store.name)
     entry = store.entry()
     if entry is None or versions is None:
         what = "is damaged" if path.exists() else "is not here"
         return Repair(
             False,
-            f"{path}: {what}, and {store.lineage} does not know pool {name!r}; {BRING}; or move {store.folder} away",
+            f"{path}: {what}, and {store.lineage} does not know pool {store.name!r}; {BRING}; or move {store.folder} away",
         )
     files = files_of(versions[-1])
     if wrong := _unlike(store, files):
@@ -115,9 +115,9 @@ def _repair_record(store: Store, name: str) -> Repair:
     return Repair(True, in_one_line(what, *kept))
 
 
-def _repair_rest(store: Store, record: Record, name: str, *, as_here: bool) -> Iterator[Repair]:
+def _repair_rest(store: Store, record: Record, *, as_here: bool) -> Iterator[Repair]:
     """Mend a pool whose record is whole."""
-    own, versions = record.entry["versions"], read_lineage(store.lineage).get(name, [])
+    own, versions = record.entry["versions"], read_lineage(store.lineage).get(store.name, [])
     if wrong := _unlike(store, files_of(own[-1])):
         yield Repair(False, f"{store.folder / wrong}: is not the recorded file, or not here; {RESTORES}")
         return
@@ -129,7 +129,7 @@ def _repair_rest(store: Store, record: Record, name: str, *, as_here: bool) -> I
         with store.change():
             store.commit(record.entry, record.files)
         before = f"before: {'another ' * (len(own) == len(versions))}{len(versions) or 'not known'}"
-        what = f"{store.lineage}: pool {name!r} is recorded with version {len(own)}, as its files are ({before})"
+        what = f"{store.lineage}: pool {store.name!r} is recorded with version {len(own)}, as its files are ({before})"
         yield Repair(True, in_one_line(what, *kept))
     yield from _repair_history(store, record, own)
 

@@ -68,7 +68,7 @@ def verify(pools: Path, lineage: Path, name: str, output: Path, *, progress: Pro
         raise DatapoolError(f"{lineage} knows no pool {name!r}; it knows {', '.join(map(repr, known)) or 'none'}")
     store = Store(pools, name, lineage)
     try:
-        yield from _checks(store, name, known.get(name), output, progress)
+        yield from _checks(store, known.get(name), output, progress)
     except DatapoolError as error:
         yield Check("reading", "fail", str(error))
     except OSError as error:
@@ -76,9 +76,7 @@ def verify(pools: Path, lineage: Path, name: str, output: Path, *, progress: Pro
         yield Check("reading", "fail", f"{error.filename or store.folder} cannot be read ({error.strerror}); {helps}")
 
 
-def _checks(
-    store: Store, name: str, versions: list[Version] | None, output: Path, progress: Progress
-) -> Iterator[Check]:
+def _checks(store: Store, versions: list[Version] | None, output: Path, progress: Progress) -> Iterator[Check]:
     folder = store.folder
     if versions and not folder.exists():
         yield Check("files", "fail", f"{folder} {_ABSENT}")
@@ -88,7 +86,9 @@ def _checks(
     if versions is None or store.was_stopped():
         return
     if lacking := sorted({key for version in versions for key in _lacking(version)}):
-        yield Check("lineage", "fail", f"{store.lineage} lacks {', '.join(lacking)} of a version of pool {name!r}")
+        yield Check(
+            "lineage", "fail", f"{store.lineage} lacks {', '.join(lacking)} of a version of pool {store.name!r}"
+        )
         return
     yield _files(folder, versions[-1])
     if not all(os.access(folder / file, os.R_OK) and (folder / file).is_file() for file in (LATEST, SAMPLES)):
@@ -100,13 +100,13 @@ def _checks(
     except DatapoolError as error:
         yield Check("rows", "fail", str(error))
         return
-    as_recorded = _rows(rows, ids, versions, read_json(store.lineage)[name].get("labels"))
+    as_recorded = _rows(rows, ids, versions, read_json(store.lineage)[store.name].get("labels"))
     yield as_recorded
     if as_recorded.outcome == "pass":
         for version in versions:
             yield _distances(rows, version, progress)
             yield _certificate(rows, version)
-        yield _candidates(rows, name, versions, output, progress)
+        yield _candidates(rows, store.name, versions, output, progress)
 
 
 def _lacking(version: Version) -> list[str]:
