@@ -12,6 +12,7 @@ import runpy
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import traceback
@@ -179,22 +180,18 @@ def _serve() -> None:
             importlib.import_module(name)
     _say("ready")
     for line in sys.stdin:
-        gate, opens = os.pipe()
-        comes, waits = os.pipe()
+        ours, gate = socket.socketpair()
         pid = os.fork()
         if not pid:
-            os.close(opens)
-            os.close(comes)
-            _run(json.loads(line), gate, waits)
-        os.close(gate)
-        os.close(waits)
-        os.read(comes, 1)  # what it opens before is not counted
-        os.close(comes)
+            ours.close()
+            _run(json.loads(line), gate)
+        gate.close()
+        ours.recv(1)  # it is there: what it has opened before is not counted
         _say(str(pid))
         sys.stdin.readline()  # strace is attached
         with contextlib.suppress(BrokenPipeError):  # killed already
-            os.write(opens, b"x")
-        os.close(opens)
+            ours.send(b"x")
+        ours.close()
         status = os.waitpid(pid, 0)[1]
         _say(str(os.waitstatus_to_exitcode(status)))
 
@@ -204,7 +201,7 @@ def _say(line: str) -> None:
     sys.stdout.flush()
 
 
-def _run(request: dict[str, Any], gate: int, waits: int) -> None:
+def _run(request: dict[str, Any], gate: socket.socket) -> None:
     """In the forked process: wait at the gate, run the stages as ``python -m`` would, and end."""
     import ctypes
 
@@ -218,9 +215,9 @@ def _run(request: dict[str, Any], gate: int, waits: int) -> None:
     os.close(nothing)
     os.close(output)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's job in the background ignores
-    os.close(waits)
-    os.read(gate, 1)
-    os.close(gate)
+    gate.send(b"x")
+    gate.recv(1)
+    gate.close()
     _limit(**request["limits"])
     code: Any = 0
     try:
