@@ -257,13 +257,13 @@ def require_agreement(store: Store) -> None:
         CheckoutError: With the commands that help; also if the record is damaged.
     """
     record, entry = read_record(store), store.entry()
-    if record is None and entry is None:
-        for path in (store.folder / file for file in HASHES):
-            if path.exists():
-                raise CheckoutError(
-                    f"{path} is there, but {store.lineage} knows no pool {store.name!r}; nothing was changed. "
-                    f"`dvc checkout --force` brings what belongs to this revision; or move {store.folder} away"
-                )
+    is_known = record is not None or entry is not None
+    left = [] if is_known else [path for path in map(store.folder.joinpath, HASHES) if path.exists()]
+    if left:
+        raise CheckoutError(
+            f"{left[0]} is there, but {store.lineage} knows no pool {store.name!r}; nothing was changed. "
+            f"`dvc checkout --force` brings what belongs to this revision; or move {store.folder} away"
+        )
     if record is None or record.entry == entry:
         return
     if entry is None:
