@@ -123,7 +123,8 @@ def _open(store: Store, images: pd.DataFrame, base_version: int | None) -> Base:
         k = len(versions)
     rows = pool_files.read_version(folder, versions[-1]) if versions else no_rows()
     n = int((rows.table.version <= k).sum())
-    rows = Rows(rows.table.iloc[:n], rows.embeddings[:n])
+    # An empty base has the same bytes whether the pool has versions yet or not: DVC compares them.
+    rows = Rows(rows.table.iloc[:n], rows.embeddings[:n]) if n else no_rows()
     candidates(images, rows.table)  # refuses a name that stands for two images
     checkpoint = folder / CHECKPOINT if k and versions[k - 1]["checkpoint_sha256"] else None
     return Base(name, batch, versions[:k], None if base_version is None else versions[k:], rows, checkpoint)
@@ -290,4 +291,4 @@ def _new_rows(base: Base, picks: pd.DataFrame) -> pd.DataFrame:
 def no_rows() -> Rows:
     """Give the rows of a pool that has yet to begin."""
     table = pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in COLUMNS.items()})
-    return Rows(table, np.empty((0, 1), dtype=np.float32))  # a dimension that nobody looks at
+    return Rows(table, np.empty((0, 1), dtype=np.float32))  # zero columns cannot be written

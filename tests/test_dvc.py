@@ -189,6 +189,33 @@ def test_09_a_forced_run_gives_the_same_bytes(model_second_week, after):
     assert made.run("git", "status", "--porcelain") == ""
 
 
+def test_09_a_forced_run_of_the_first_batch_changes_nothing_either(first_week, after):
+    made = after(first_week)
+
+    assert stages_run(made.repro("--force")) == EVERY_STAGE
+    assert made.pool_files() == first_week.pool_files()
+    assert made.run("git", "status", "--porcelain") == ""  # dvc.lock records the same base
+
+
+def test_09_opening_the_first_batch_again_does_not_train_again(first_week, after):
+    made = after(first_week)
+
+    assert stages_run(made.repro("--single-item", "--force", "open")) == ["open"]
+    assert stages_run(made.repro()) == []
+
+
+def test_10_back_from_another_pool_nothing_is_trained_or_embedded_again(first_week, after):
+    made = after(first_week)
+    made.set({"datapool.name": "other"})
+    made.repro()
+
+    made.set({"datapool.name": "my_datapool"})
+
+    # The base is the one of before, so DVC takes all that depends on it from its run-cache.
+    assert stages_run(made.repro()) == ["open", "merge", "report"]
+    assert made.pool_files() == first_week.pool_files()
+
+
 def test_10_pools_live_side_by_side(first_week, after, tmp_path):
     made = after(first_week)
     mine = made.pool_files()

@@ -1,0 +1,13 @@
+"""Pools have the bytes that earlier releases gave them."""
+
+import json
+from pathlib import Path
+
+from recorded_pools import make_pools
+
+
+def test_pools_have_the_bytes_that_were_recorded_with_an_earlier_release(tmp_path):
+    # Recorded at fcf2200, before the library was divided into packages. A change here changes users' pools.
+    recorded = json.loads(Path(__file__).with_name("recorded_pools.json").read_text())
+
+    assert make_pools(tmp_path / "workspace") == recorded
