@@ -27,11 +27,11 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from datapool.embedding import backbone_features
-from datapool.images import SUFFIXES, ImageFile, inspect
-from datapool.model import PRETRAINED_BACKBONE, EmbeddingModel, build_model, fit_head
-from datapool.training import TrainerSettings, train_simclr
-from datapool.views import Augmentation
+from datapool.model.embedding import backbone_features
+from datapool.images.decode import SUFFIXES, ImageFile, inspect
+from datapool.model.embedding_model import PRETRAINED_BACKBONE, EmbeddingModel, build_model, fit_head
+from datapool.training.simclr import TrainerSettings, train_simclr
+from datapool.training.views import Augmentation
 
 PHOTOS = Augmentation(
     cj_prob=0.8, cj_strength=0.5, cj_bright=0.8, cj_contrast=0.8, cj_sat=0.8, cj_hue=0.2, min_scale=0.2,

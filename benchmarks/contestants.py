@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from datapool.selection import Selection, k_center
+from datapool.selection.k_center import Selection, k_center
 
 Picks = Sequence[int] | np.ndarray
 FEWEST = 20

@@ -8,10 +8,10 @@ import pandas as pd
 
 from benchmarks.datasets import make
 from benchmarks.plan import Case
-from datapool.ordering import How, rank
-from datapool.sampling import sample
-from datapool.schema import Rules, StoppingCondition
-from datapool.tables import Rows
+from datapool.selection.ranking import How, rank
+from datapool.selection.sampling import sample
+from datapool.core.schema import Rules, StoppingCondition
+from datapool.core.tables import Rows
 
 
 def ready_to_cut(case: Case) -> Callable[[int], Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datapool.selection import unit_rows
+from datapool.selection.k_center import unit_rows
 
 KINDS = {
     "clustered": "100 Gaussian clusters of equal weight, centres normal with deviation 1, points around them with 0.5",
@@ -38,10 +38,10 @@ def make(kind: str, n: int, d: int, *, seed: int = 0) -> np.ndarray:
 
 def embed_digits(n: int) -> np.ndarray:
     """Embed the first n digits: shape (n, 64), float32, unit length; fewer dimensions if n is smaller."""
-    from datapool.demo import write_digits
-    from datapool.embedding import backbone_features
-    from datapool.images import ImageFile
-    from datapool.model import PRETRAINED_BACKBONE, build_model, fit_head
+    from datapool.workspace.demo import write_digits
+    from datapool.model.embedding import backbone_features
+    from datapool.images.decode import ImageFile
+    from datapool.model.embedding_model import PRETRAINED_BACKBONE, build_model, fit_head
 
     with tempfile.TemporaryDirectory() as scratch:
         write_digits(Path(scratch))

@@ -16,10 +16,10 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.datasets import load_digits
 
-from datapool.evaluation import REDUNDANT
-from datapool.selection import k_center, nearest, random_order, unit_rows
-from datapool.surroundings import look_around
-from datapool.typical import typical_order
+from datapool.selection.evaluation import REDUNDANT
+from datapool.selection.k_center import k_center, nearest, random_order, unit_rows
+from datapool.selection.evaluation_sample import look_around
+from datapool.selection.typiclust import typical_order
 
 SEEDS = range(5)
 N = 1000  # images in a batch; the rest of the digits are the test

@@ -19,8 +19,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from datapool.pool import merge, open_base, read_base, write_base
-from datapool.tables import Rows
+from datapool.pool.merge import merge, open_base
+from datapool.core.base import read_base, write_base
+from datapool.core.tables import Rows
 
 DIMENSION = 64
 POOLS, LINEAGE, BASE, MODEL = Path("pools"), Path("datapools.json"), Path("base"), Path("model.ckpt")

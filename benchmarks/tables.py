@@ -19,11 +19,13 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import csv
 
-from datapool import atomic, pool_files, tables
-from datapool.commit import Store
-from datapool.disk import write_hashed
-from datapool.embeddings_csv import csv_header, csv_rows
-from datapool.tables import Rows
+from datapool.core import atomic
+from datapool.pool import files as pool_files
+from datapool.core import tables
+from datapool.pool.transaction import Store
+from datapool.pool.filesystem import write_hashed
+from datapool.core.embeddings_csv import csv_header, csv_rows
+from datapool.core.tables import Rows
 
 DIMENSION, N_NEW, REPETITIONS = 128, 10_000, 3
 

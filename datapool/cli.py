@@ -30,8 +30,8 @@ def init(
 
     It carries the code of the pipeline, so that a pool stays tied to the code that made it.
     """
-    from datapool import workspace
-    from datapool.errors import DatapoolError
+    from datapool.core.errors import DatapoolError
+    from datapool.workspace import create as workspace
 
     if update + subdir + no_git > 1:
         raise DatapoolError("--update, --subdir and --no-git exclude each other; give one of them")
@@ -52,7 +52,7 @@ def demo(folder: Annotated[Path, typer.Argument(help="Where to make the workspac
 
     The images are scikit-learn's handwritten digits. No network and no account is needed.
     """
-    from datapool.demo import run_demo
+    from datapool.workspace.demo import run_demo
 
     run_demo(folder, say)
 
@@ -70,10 +70,11 @@ def verify(
     All distances are taken again, without the code that made the choice. A line a check: pass, fail or skip; the exit
     code is 1 if one failed. It takes time for large pools: the square of the number of images.
     """
-    from datapool.errors import DatapoolError
-    from datapool.lineage import LINEAGE, known_pools
-    from datapool.params import load_params
-    from datapool.verify import verify as checks_of
+    from datapool.core.errors import DatapoolError
+    from datapool.core.lineage import LINEAGE
+    from datapool.core.params import load_params
+    from datapool.maintenance.verify import verify as checks_of
+    from datapool.pool.agreement import known_pools
 
     params = load_params()
     pools, outcomes = Path(params.shared_dir), []
@@ -111,9 +112,10 @@ def import_pool(
     next `dvc repro` goes on with it. With --images the images that are still there are known by their content from now on,
     and its checkpoint is checked: a few of them are embedded, and must get the embeddings that the csv has.
     """
-    from datapool import lightly_pool, workspace
-    from datapool.lineage import LINEAGE
-    from datapool.params import load_params
+    from datapool.core.lineage import LINEAGE
+    from datapool.core.params import load_params
+    from datapool.lightly_docker import import_pool as lightly_pool
+    from datapool.workspace import create as workspace
 
     pool = name or folder.resolve().name
     imported = lightly_pool.import_pool(
@@ -142,10 +144,10 @@ def repair(
 
     `dvc repro` does the first of these by itself.
     """
-    from datapool.errors import DatapoolError
-    from datapool.lineage import LINEAGE
-    from datapool.params import load_params
-    from datapool.repair import repair as repairs_of
+    from datapool.core.errors import DatapoolError
+    from datapool.core.lineage import LINEAGE
+    from datapool.core.params import load_params
+    from datapool.maintenance.repair import repair as repairs_of
 
     left = total = 0
     for found in repairs_of(Path(load_params().shared_dir), LINEAGE, as_here=as_here):
@@ -179,8 +181,9 @@ def run(
     """
     import os
 
-    from datapool import docker_run, overrides, sanity
-    from datapool.errors import DatapoolError
+    from datapool.core.errors import DatapoolError
+    from datapool.lightly_docker import overrides, sanity
+    from datapool.lightly_docker import run as docker_run
 
     given = overrides.parse(settings or [])
     if given.sanity_check:

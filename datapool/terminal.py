@@ -14,8 +14,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-from datapool import atomic
-from datapool.errors import DatapoolError, visible
+from datapool.core import atomic
+from datapool.core.errors import DatapoolError, visible
 from datapool.lifetime import end_with_parent
 
 Report = Callable[..., None]

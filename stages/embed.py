@@ -5,13 +5,13 @@ from typing import Annotated
 
 from typer import Option
 
-from datapool.atomic import SCRATCH
-from datapool.batch import candidates
-from datapool.params import load_params
-from datapool.pool import read_base
-from datapool.pool_model import embed_candidates
-from datapool.protected import read_protected
-from datapool.tables import Rows, read_table, write_rows
+from datapool.core.atomic import SCRATCH
+from datapool.core.base import read_base
+from datapool.core.params import load_params
+from datapool.core.tables import Rows, read_table, write_rows
+from datapool.images.batch import candidates
+from datapool.model.candidates import embed_candidates
+from datapool.model.protected import read_protected
 from datapool.terminal import progress, run, say
 
 

@@ -5,9 +5,10 @@ from typing import Annotated
 
 from typer import Option
 
-from datapool import pool
-from datapool.params import load_params
-from datapool.tables import read_json, read_rows
+from datapool.core.base import read_base
+from datapool.core.params import load_params
+from datapool.core.tables import read_json, read_rows
+from datapool.pool import merge as pool
 from datapool.terminal import run, say
 
 
@@ -25,7 +26,7 @@ def merge(
     merged = pool.merge(
         pools,
         lineage,
-        pool.read_base(base),
+        read_base(base),
         read_rows(picks),
         checkpoint if embedding_space["backbone"] else None,
         keep_history=params.datapool.keep_history,

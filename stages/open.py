@@ -5,9 +5,10 @@ from typing import Annotated
 
 from typer import Option
 
-from datapool import pool
-from datapool.params import load_params
-from datapool.tables import read_table
+from datapool.core.base import write_base
+from datapool.core.params import load_params
+from datapool.core.tables import read_table
+from datapool.pool import merge as pool
 from datapool.terminal import run, say
 
 
@@ -28,7 +29,7 @@ def open_base(
     )
     for note in recovered:
         say(note)
-    pool.write_base(base, opened)
+    write_base(base, opened)
     say(
         f"pool {opened.pool!r}: this batch builds on version {len(opened.versions)} with {len(opened.rows.table)} images"
         if opened.versions

@@ -5,12 +5,12 @@ from typing import Annotated
 
 from typer import Option
 
-from datapool import ordering
-from datapool.params import load_params
-from datapool.pool import read_base
-from datapool.scores import read_scores
-from datapool.surroundings import look_around
-from datapool.tables import read_rows, write_arrays, write_csv, write_table
+from datapool.core.base import read_base
+from datapool.core.params import load_params
+from datapool.core.tables import read_rows, write_arrays, write_csv, write_table
+from datapool.selection import ranking as ordering
+from datapool.selection.evaluation_sample import look_around
+from datapool.selection.scores import read_scores
 from datapool.terminal import progress, run, say
 
 

@@ -5,11 +5,11 @@ from typing import Annotated
 
 from typer import Option
 
-from datapool.lineage import read_lineage
-from datapool.params import load_params
-from datapool.pool import read_base
-from datapool.report import Run, write_report
-from datapool.tables import read_csv, read_json, read_rows, read_table
+from datapool.core.base import read_base
+from datapool.core.lineage import read_lineage
+from datapool.core.params import load_params
+from datapool.core.tables import read_csv, read_json, read_rows, read_table
+from datapool.report.page import Run, write_report
 from datapool.terminal import run, say
 
 

@@ -5,14 +5,15 @@ from typing import Annotated
 
 from typer import Option
 
-from datapool import evaluation, ordering, sampling
-from datapool.batch import copy_images
-from datapool.params import load_params
-from datapool.pool import read_base
-from datapool.scores import read_scores
-from datapool.selection import Trace
-from datapool.surroundings import Surroundings
-from datapool.tables import read_arrays, read_rows, read_table, write_csv, write_json, write_names, write_rows
+from datapool.core.base import read_base
+from datapool.core.params import load_params
+from datapool.core.tables import read_arrays, read_rows, read_table, write_csv, write_json, write_names, write_rows
+from datapool.images.batch import copy_images
+from datapool.selection import evaluation, sampling
+from datapool.selection import ranking as ordering
+from datapool.selection.evaluation_sample import Surroundings
+from datapool.selection.k_center import Trace
+from datapool.selection.scores import read_scores
 from datapool.terminal import progress, run, say
 
 

@@ -5,9 +5,9 @@ from typing import Annotated
 
 from typer import Option
 
-from datapool import batch
-from datapool.params import load_params
-from datapool.tables import read_names, write_json, write_table
+from datapool.core.params import load_params
+from datapool.core.tables import read_names, write_json, write_table
+from datapool.images import batch
 from datapool.terminal import progress, run, say
 
 

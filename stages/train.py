@@ -6,13 +6,13 @@ from typing import Annotated
 import pandas as pd
 from typer import Option
 
-from datapool.atomic import SCRATCH
-from datapool.batch import candidates, image_files
-from datapool.params import load_params
-from datapool.pool import read_base
-from datapool.pool_model import provide_model
-from datapool.tables import read_table, write_csv, write_json
+from datapool.core.atomic import SCRATCH
+from datapool.core.base import read_base
+from datapool.core.params import load_params
+from datapool.core.tables import read_table, write_csv, write_json
+from datapool.images.batch import candidates, image_files
 from datapool.terminal import progress, run, say
+from datapool.training.provide import provide_model
 
 
 def train(

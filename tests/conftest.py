@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datapool import workspace
-from datapool.embeddings_csv import read_csv
-from datapool.lineage import read_lineage
+from datapool.workspace import create as workspace
+from datapool.core.embeddings_csv import read_csv
+from datapool.core.lineage import read_lineage
 
 PROGRAMS = Path(sys.executable).parent
 ENVIRONMENT = {

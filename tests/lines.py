@@ -6,9 +6,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from datapool.ordering import How, Ranked, rank
-from datapool.schema import Rules
-from datapool.tables import Rows
+from datapool.selection.ranking import How, Ranked, rank
+from datapool.core.schema import Rules
+from datapool.core.tables import Rows
 
 Positions = dict[str, float]
 

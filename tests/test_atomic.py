@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from datapool import atomic
-from datapool.disk import Disk, write_file
-from datapool.errors import DatapoolError
+from datapool.core import atomic
+from datapool.pool.filesystem import Disk, write_file
+from datapool.core.errors import DatapoolError
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from datapool.batch import LINK_OUT, ROOT_LABEL, Batch, batch_id, candidates, copy_images, scan
-from datapool.errors import DatapoolError
+from datapool.images.batch import LINK_OUT, ROOT_LABEL, Batch, batch_id, candidates, copy_images, scan
+from datapool.core.errors import DatapoolError
 
 
 def paint(path: Path, colour: str = "red", size: tuple[int, int] = (4, 3)) -> None:

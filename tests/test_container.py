@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import ENVIRONMENT
 
-from datapool import container
+from datapool.lightly_docker import container
 
 ROOT = Path(__file__).parents[1]
 STRANGER = 12345

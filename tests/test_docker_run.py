@@ -20,11 +20,15 @@ from conftest import ENVIRONMENT, Workspace, write_picture
 from lightly.utils.io import load_embeddings, save_embeddings
 
 import datapool
-from datapool import docker_run, line_settings, repro, sanity, workspace
-from datapool.errors import DatapoolError
-from datapool.lock import locked
-from datapool.overrides import parse
-from datapool.results import results_folder
+from datapool.lightly_docker import run as docker_run
+from datapool.lightly_docker import saved_overrides as line_settings
+from datapool.workspace import repro
+from datapool.lightly_docker import sanity
+from datapool.workspace import create as workspace
+from datapool.core.errors import DatapoolError
+from datapool.pool.lock import locked
+from datapool.lightly_docker.overrides import parse
+from datapool.lightly_docker.results import results_folder
 
 pytestmark = pytest.mark.xdist_group("line")  # one process makes the folders after two lines
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from conftest import ENVIRONMENT, MODEL, SETTINGS, Workspace, stages_run, write_circle, write_picture
 
-from datapool import workspace
-from datapool.errors import DatapoolError
+from datapool.workspace import create as workspace
+from datapool.core.errors import DatapoolError
 
 pytestmark = pytest.mark.slow
 

@@ -5,7 +5,7 @@ import shutil
 import pytest
 from conftest import Workspace, stages_run, write_circle
 
-from datapool.tables import read_csv
+from datapool.core.tables import read_csv
 
 pytestmark = pytest.mark.slow
 

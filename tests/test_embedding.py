@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from datapool.embedding import EmbeddingCache, Rows, backbone_features, embed
-from datapool.errors import DatapoolError
-from datapool.images import ImageFile, read_rgb
-from datapool.model import EmbeddingModel, build_model, embedding_space
+from datapool.model.embedding import EmbeddingCache, Rows, backbone_features, embed
+from datapool.core.errors import DatapoolError
+from datapool.images.decode import ImageFile, read_rgb
+from datapool.model.embedding_model import EmbeddingModel, build_model, embedding_space
 
 COLOURS = ["black", "white", "red", "lime", "blue", "yellow", "cyan", "magenta", "grey", "orange"]
 SPACE = "0123abcd"

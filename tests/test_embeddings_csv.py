@@ -7,17 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datapool import tables
-from datapool.embeddings_csv import (
-    csv_dimension,
-    csv_header,
-    csv_rows,
-    parse_csv,
-    read_csv,
-    read_csv_rows,
-    to_csv,
-)
-from datapool.errors import DatapoolError
+from datapool.core import tables
+from datapool.core.embeddings_csv import csv_dimension, csv_header, csv_rows, parse_csv, read_csv, read_csv_rows, to_csv
+from datapool.core.errors import DatapoolError
 
 HEADER = b"filenames,embedding_0,labels\n"
 
@@ -204,7 +196,7 @@ def test_lines_that_end_in_a_carriage_return_are_read():
 
 
 def test_lightly_reads_the_same_numbers_names_and_labels(tmp_path):
-    import datapool.torchvision_compat
+    import datapool.model.torchvision_compat
 
     datapool.torchvision_compat.make_importable()
     from lightly.utils.io import load_embeddings
@@ -220,7 +212,7 @@ def test_lightly_reads_the_same_numbers_names_and_labels(tmp_path):
 
 
 def test_we_read_what_lightly_writes(tmp_path):
-    import datapool.torchvision_compat
+    import datapool.model.torchvision_compat
 
     datapool.torchvision_compat.make_importable()
     from lightly.utils.io import save_embeddings

@@ -8,13 +8,13 @@ import pandas as pd
 import pytest
 import yaml
 
-from datapool import surroundings as module
-from datapool.evaluation import Comparison, certificate, compare, metrics, regime, what_if
-from datapool.ordering import How
-from datapool.schema import Rules
-from datapool.selection import k_center, random_order
-from datapool.surroundings import Surroundings, look_around
-from datapool.tables import Rows
+from datapool.selection import evaluation_sample as module
+from datapool.selection.evaluation import Comparison, certificate, compare, metrics, regime, what_if
+from datapool.selection.ranking import How
+from datapool.core.schema import Rules
+from datapool.selection.k_center import k_center, random_order
+from datapool.selection.evaluation_sample import Surroundings, look_around
+from datapool.core.tables import Rows
 
 NO_RULES = Rules(balance=None, sequence_gap=None, protected=None, protected_distance=0.1)
 

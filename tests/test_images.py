@@ -12,8 +12,8 @@ import pytest
 from conftest import png_claiming
 from PIL import Image
 
-from datapool.errors import DatapoolError
-from datapool.images import SUFFIXES, inspect, read_rgb
+from datapool.core.errors import DatapoolError
+from datapool.images.decode import SUFFIXES, inspect, read_rgb
 
 RED, BLUE, WHITE, BLACK = (255, 0, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
 ORIENTATION = 0x0112

@@ -16,15 +16,15 @@ from lightly.utils.io import load_embeddings, save_embeddings
 from test_verify import repro
 from typer.testing import CliRunner
 
-from datapool.batch import candidates, held_in
+from datapool.images.batch import candidates, held_in
 from datapool.cli import app
-from datapool.errors import DatapoolError
-from datapool.lightly_pool import Imported, import_pool
-from datapool.lineage import read_lineage
-from datapool.params import load_params
-from datapool.repair import repair
-from datapool.tables import read_csv, read_json
-from datapool.verify import verify
+from datapool.core.errors import DatapoolError
+from datapool.lightly_docker.import_pool import Imported, import_pool
+from datapool.core.lineage import read_lineage
+from datapool.core.params import load_params
+from datapool.maintenance.repair import repair
+from datapool.core.tables import read_csv, read_json
+from datapool.maintenance.verify import verify
 
 ROOT = Path(__file__).parents[1]
 POOLS, LINEAGE, FOLDER = Path("pools"), Path("datapools.json"), Path("pools/old")

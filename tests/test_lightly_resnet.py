@@ -20,23 +20,15 @@ from sklearn.datasets import load_sample_image
 from test_verify import repro
 from torch import nn
 
-from datapool import lightly_resnet
-from datapool.embedding import embed
-from datapool.errors import DatapoolError
-from datapool.images import ImageFile
-from datapool.lightly_pool import Imported, import_pool
-from datapool.lineage import read_lineage
-from datapool.model import (
-    EmbeddingModel,
-    Preprocessing,
-    build_model,
-    embedding_space,
-    load_checkpoint,
-    load_lightly,
-    save_checkpoint,
-)
-from datapool.verify import verify
-from datapool.weights import read_torch_file
+from datapool.model import lightly_resnet
+from datapool.model.embedding import embed
+from datapool.core.errors import DatapoolError
+from datapool.images.decode import ImageFile
+from datapool.lightly_docker.import_pool import Imported, import_pool
+from datapool.core.lineage import read_lineage
+from datapool.model.embedding_model import EmbeddingModel, Preprocessing, build_model, embedding_space, load_checkpoint, load_lightly, save_checkpoint
+from datapool.maintenance.verify import verify
+from datapool.model.weights import read_torch_file
 
 # isort: split
 from lightly.cli._cli_simclr import _SimCLR

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from datapool.errors import DatapoolError
-from datapool.lock import LostLockError, locked
+from datapool.core.errors import DatapoolError
+from datapool.pool.lock import LostLockError, locked
 
 
 @pytest.fixture(autouse=True)

@@ -15,21 +15,12 @@ from PIL import Image
 from safetensors.torch import save_file
 from sklearn.datasets import load_sample_image
 
-from datapool import torchvision_compat
-from datapool.errors import DatapoolError
-from datapool.model import (
-    PRETRAINED_BACKBONE,
-    EmbeddingModel,
-    Preprocessing,
-    build_model,
-    embedding_space,
-    fit_head,
-    load_checkpoint,
-    save_checkpoint,
-)
-from datapool.params import load_params
-from datapool.pool import Base, no_rows
-from datapool.pool_model import provide_model
+from datapool.model import torchvision_compat
+from datapool.core.errors import DatapoolError
+from datapool.model.embedding_model import PRETRAINED_BACKBONE, EmbeddingModel, Preprocessing, build_model, embedding_space, fit_head, load_checkpoint, save_checkpoint
+from datapool.core.params import load_params
+from datapool.core.base import Base, no_rows
+from datapool.training.provide import provide_model
 
 ROOT = Path(__file__).parents[1]
 TINY = "test_efficientnet"  # timm's smallest: 256 features, 0.1 million weights

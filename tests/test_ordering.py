@@ -21,11 +21,11 @@ from lines import (
     world,
 )
 
-from datapool.errors import DatapoolError
-from datapool.ordering import LABEL_DISTANCE, Ranked, Space, curve, extend, is_whole, space
-from datapool.selection import random_order
-from datapool.tables import Rows
-from datapool.typical import typical_order
+from datapool.core.errors import DatapoolError
+from datapool.selection.ranking import LABEL_DISTANCE, Ranked, Space, curve, extend, is_whole, space
+from datapool.selection.k_center import random_order
+from datapool.core.tables import Rows
+from datapool.selection.typiclust import typical_order
 
 # --- the space -------------------------------------------------------------------------------------------------------
 

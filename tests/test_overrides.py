@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import settings as trials
 from hypothesis import strategies as st
 
-from datapool import overrides, workspace
-from datapool.errors import DatapoolError
-from datapool.overrides import Overrides, parse
-from datapool.params import check_setting, load_params, settings
+from datapool.lightly_docker import overrides
+from datapool.workspace import create as workspace
+from datapool.core.errors import DatapoolError
+from datapool.lightly_docker.overrides import Overrides, parse
+from datapool.core.params import check_setting, load_params, settings
 
 SHIPPED = Path(__file__).parents[1] / "params.yaml"
 

@@ -6,9 +6,9 @@ import pytest
 import yaml
 from conftest import GONE, change_settings
 
-from datapool.errors import DatapoolError
-from datapool.params import load_params
-from datapool.schema import Params
+from datapool.core.errors import DatapoolError
+from datapool.core.params import load_params
+from datapool.core.schema import Params
 
 SHIPPED = Path(__file__).parents[1] / "params.yaml"
 

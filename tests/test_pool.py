@@ -16,17 +16,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from datapool import pool_files
-from datapool.batch import candidates
-from datapool.commit import Store
-from datapool.disk import Disk
-from datapool.embeddings_csv import read_csv
-from datapool.errors import DatapoolError
-from datapool.lineage import read_lineage, require_files
-from datapool.lock import locked
-from datapool.pool import Base, Merged, label_ids, merge, open_base, read_base, write_base
-from datapool.repair import repair
-from datapool.tables import Rows
+from datapool.pool import files as pool_files
+from datapool.images.batch import candidates
+from datapool.pool.transaction import Store
+from datapool.pool.filesystem import Disk
+from datapool.core.embeddings_csv import read_csv
+from datapool.core.errors import DatapoolError
+from datapool.core.lineage import read_lineage
+from datapool.pool.agreement import require_files
+from datapool.pool.lock import locked
+from datapool.core.base import Base, read_base, write_base
+from datapool.pool.merge import Merged, label_ids, merge, open_base
+from datapool.maintenance.repair import repair
+from datapool.core.tables import Rows
 
 POOLS, LINEAGE, FOLDER = Path("pools"), Path("datapools.json"), Path("pools/p")
 CSV, SAMPLES = FOLDER / "datapool_latest.csv", FOLDER / "samples.csv"

@@ -11,12 +11,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from datapool import atomic, embeddings_csv, pool_files
-from datapool.errors import DatapoolError
-from datapool.lineage import read_lineage
-from datapool.pool import Base, merge, open_base
-from datapool.pool_files import read_version
-from datapool.tables import Rows
+from datapool.core import atomic
+from datapool.core import embeddings_csv
+from datapool.pool import files as pool_files
+from datapool.core.errors import DatapoolError
+from datapool.core.lineage import read_lineage
+from datapool.core.base import Base
+from datapool.pool.merge import merge, open_base
+from datapool.pool.files import read_version
+from datapool.core.tables import Rows
 
 POOLS, LINEAGE, FOLDER, CACHE = Path("pools"), Path("datapools.json"), Path("pools/p"), Path(".datapool/pools")
 CSV, SAMPLES, HISTORY = FOLDER / "datapool_latest.csv", FOLDER / "samples.csv", FOLDER / "history"
@@ -257,7 +260,7 @@ def test_rows_are_parsed_once_and_come_back_with_their_types(parsed):
 
 
 def test_the_base_has_the_same_bytes_from_kept_rows_as_from_the_csv_files():
-    from datapool.pool import write_base
+    from datapool.core.base import write_base
 
     add("a", *np.arange(50.0))
     add("b", 2.5)

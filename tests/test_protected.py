@@ -8,13 +8,13 @@ import pytest
 import yaml
 from PIL import Image
 
-from datapool import protected
-from datapool.embedding import embed
-from datapool.errors import DatapoolError
-from datapool.images import ImageFile
-from datapool.model import EmbeddingModel, build_model, save_checkpoint
-from datapool.schema import Params
-from datapool.tables import Rows
+from datapool.model import protected
+from datapool.model.embedding import embed
+from datapool.core.errors import DatapoolError
+from datapool.images.decode import ImageFile
+from datapool.model.embedding_model import EmbeddingModel, build_model, save_checkpoint
+from datapool.core.schema import Params
+from datapool.core.tables import Rows
 
 SHIPPED = Path(__file__).parents[1] / "params.yaml"
 

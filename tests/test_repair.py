@@ -27,8 +27,8 @@ from test_pool import (
 from typer.testing import CliRunner
 
 from datapool.cli import app
-from datapool.errors import DatapoolError
-from datapool.repair import repair
+from datapool.core.errors import DatapoolError
+from datapool.maintenance.repair import repair
 
 __all__ = ["workspace"]  # a fixture that every test here uses
 ROOT = Path(__file__).parents[1]

@@ -14,14 +14,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datapool import batch, evaluation, ordering, pool, report, sampling
-from datapool.charts import project
-from datapool.lineage import read_lineage
-from datapool.params import load_params
-from datapool.report import Run, write_report
-from datapool.schema import Params
-from datapool.surroundings import look_around
-from datapool.tables import Rows, write_csv, write_json, write_rows, write_table
+from datapool.images import batch
+from datapool.selection import evaluation
+from datapool.selection import ranking as ordering
+from datapool.pool import merge as pool
+from datapool.report import page as report
+from datapool.selection import sampling
+from datapool.report.charts import project
+from datapool.core.lineage import read_lineage
+from datapool.core.params import load_params
+from datapool.report.page import Run, write_report
+from datapool.core.schema import Params
+from datapool.selection.evaluation_sample import look_around
+from datapool.core.tables import Rows, write_csv, write_json, write_rows, write_table
 
 RED, GREEN, BLUE, YELLOW = (220, 20, 20), (20, 160, 20), (20, 20, 220), (230, 230, 20)
 ROOT = Path(__file__).parents[1]

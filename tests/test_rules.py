@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from lines import no_progress
 
-from datapool.rules import excluder, kept_out, near_protected
-from datapool.schema import Rules
+from datapool.selection.rules import excluder, kept_out, near_protected
+from datapool.core.schema import Rules
 
 
 def rules(**given: object) -> Rules:

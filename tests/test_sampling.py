@@ -22,11 +22,11 @@ from lines import (
     world,
 )
 
-from datapool import sampling
-from datapool.ordering import How
-from datapool.sampling import Sampled, filename_lists, metrics, sample, sentence
-from datapool.schema import StoppingCondition
-from datapool.tables import Rows
+from datapool.selection import sampling
+from datapool.selection.ranking import How
+from datapool.selection.sampling import Sampled, filename_lists, metrics, sample, sentence
+from datapool.core.schema import StoppingCondition
+from datapool.core.tables import Rows
 
 
 def healthy(candidates: Rows) -> pd.DataFrame:

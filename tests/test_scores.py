@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from datapool.errors import DatapoolError
-from datapool.scores import read_scores
+from datapool.core.errors import DatapoolError
+from datapool.selection.scores import read_scores
 
 
 @pytest.fixture(autouse=True)

@@ -9,8 +9,10 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from datapool import distances, screen, selection
-from datapool.selection import NOBODY, coverage_after, in_order, k_center, nearest, random_order, unit_rows
+from datapool.selection import nearest_centers as distances
+from datapool.selection import lower_bounds as screen
+from datapool.selection import k_center as selection
+from datapool.selection.k_center import NOBODY, coverage_after, in_order, k_center, nearest, random_order, unit_rows
 
 VECTORS = Path(__file__).parents[2] / "shared" / "vectors"
 

@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 from conftest import Workspace
 
-from datapool import workspace
-from datapool.batch import Batch, candidates, scan
-from datapool.images import read_rgb
-from datapool.tables import read_names
+from datapool.workspace import create as workspace
+from datapool.images.batch import Batch, candidates, scan
+from datapool.images.decode import read_rgb
+from datapool.core.tables import read_names
 
 IMAGES = Path(__file__).parents[2] / "shared" / "images"
 

@@ -11,23 +11,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from datapool import tables
-from datapool.errors import DatapoolError
-from datapool.tables import (
-    Rows,
-    csv_text,
-    parse_json,
-    read_csv,
-    read_json,
-    read_names,
-    read_rows,
-    read_table,
-    write_csv,
-    write_json,
-    write_names,
-    write_rows,
-    write_table,
-)
+from datapool.core import tables
+from datapool.core.errors import DatapoolError
+from datapool.core.tables import Rows, csv_text, parse_json, read_csv, read_json, read_names, read_rows, read_table, write_csv, write_json, write_names, write_rows, write_table
 
 ODD_NAMES = [
     "a/b.jpg",

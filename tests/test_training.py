@@ -15,12 +15,12 @@ import pytest
 import torch
 from PIL import Image
 
-from datapool import training
-from datapool.errors import DatapoolError
-from datapool.images import ImageFile
-from datapool.model import EmbeddingModel, build_model, embedding_space
-from datapool.training import TrainerSettings, TrainingResult, embedding_spread, train_simclr
-from datapool.views import Augmentation, Batches, Views
+from datapool.training import simclr as training
+from datapool.core.errors import DatapoolError
+from datapool.images.decode import ImageFile
+from datapool.model.embedding_model import EmbeddingModel, build_model, embedding_space
+from datapool.training.simclr import TrainerSettings, TrainingResult, embedding_spread, train_simclr
+from datapool.training.views import Augmentation, Batches, Views
 
 COLOURS = ["black", "white", "red", "lime", "blue", "yellow", "cyan"]
 GENTLE = Augmentation(

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from lines import no_progress
 
-from datapool import typical
-from datapool.errors import DatapoolError
-from datapool.typical import typical_order
+from datapool.selection import typiclust as typical
+from datapool.core.errors import DatapoolError
+from datapool.selection.typiclust import typical_order
 
 
 def line(*positions: float) -> np.ndarray:
@@ -152,7 +152,7 @@ def test_few_typical_digits_tell_more_than_few_far_ones():
     # 1-NN accuracy with 50 labels, as in the README: some 92 against 86 percent.
     from sklearn.datasets import load_digits
 
-    from datapool.selection import k_center
+    from datapool.selection.k_center import k_center
 
     pixels, digits = load_digits(return_X_y=True)
     pixels = (pixels / 16).astype(np.float32)

@@ -20,13 +20,14 @@ import yaml
 from conftest import write_picture
 from typer.testing import CliRunner
 
-from datapool import recompute, workspace
+from datapool.maintenance import distances as recompute
+from datapool.workspace import create as workspace
 from datapool.cli import app
-from datapool.errors import DatapoolError
-from datapool.ordering import LABEL_DISTANCE
-from datapool.pool import open_base
-from datapool.tables import read_table
-from datapool.verify import Check, verify
+from datapool.core.errors import DatapoolError
+from datapool.selection.ranking import LABEL_DISTANCE
+from datapool.pool.merge import open_base
+from datapool.core.tables import read_table
+from datapool.maintenance.verify import Check, verify
 
 ROOT = Path(__file__).parents[1]
 FOLDER, LINEAGE, OUTPUT = Path("pools/my_datapool"), Path("datapools.json"), Path("output")
@@ -455,7 +456,7 @@ def test_a_history_file_that_is_missing_is_named_and_the_next_batch_can_begin(po
 
 
 def test_a_line_break_in_a_name_ends_no_row(pool):
-    from datapool.verify import _row_ends
+    from datapool.maintenance.verify import _row_ends
 
     assert list(_row_ends(b'a,b\n"x\ny",1\n"q""\n""",2\nz,3')) == [4, 12, 23, 26]
 

@@ -13,8 +13,9 @@ import yaml
 from conftest import ENVIRONMENT, Workspace
 
 import datapool
-from datapool import docker_run, workspace
-from datapool.errors import DatapoolError
+from datapool.lightly_docker import run as docker_run
+from datapool.workspace import create as workspace
+from datapool.core.errors import DatapoolError
 
 ROOT = Path(__file__).parents[1]
 CODE = ("datapool", "stages", "dvc.yaml")

@@ -26,8 +26,8 @@ from stand_in import (
     tree,
 )
 
-from datapool.errors import DatapoolError
-from datapool.repair import repair
+from datapool.core.errors import DatapoolError
+from datapool.maintenance.repair import repair
 
 FILES = ["datapool_latest.csv", "samples.csv", "checkpoint_latest.ckpt", "pool.json", "history/datapool_0001.csv"]
 EXTRA = '"by hand",9,0.1,0\n'

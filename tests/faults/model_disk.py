@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from datapool.disk import Disk
+from datapool.pool.filesystem import Disk
 
 FOLDER = "a folder"
 

@@ -8,7 +8,7 @@ import hashlib
 
 from stand_in import BATCHES, MODEL, Params, Tree, content_hash, images
 
-from datapool.batch import batch_id
+from datapool.images.batch import batch_id
 
 Version = tuple[str, tuple[str, ...]]
 State = tuple[Version, ...]

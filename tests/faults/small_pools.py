@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 from inject import Done, Point, Stages, commands
 
-from datapool import workspace
-from datapool.tables import Rows, write_json, write_rows, write_table
+from datapool.workspace import create as workspace
+from datapool.core.tables import Rows, write_json, write_rows, write_table
 
 ROOT = Path(__file__).parents[2]
 NAME = "my_datapool"

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from stand_in import BASE, MODEL, Params, images, picks
 
-from datapool.params import load_params
-from datapool.pool import read_base
-from datapool.tables import write_json, write_rows, write_table
+from datapool.core.params import load_params
+from datapool.core.base import read_base
+from datapool.core.tables import write_json, write_rows, write_table
 
 params = load_params()
 mine = Params(params.input_dir, int(params.stopping_condition.n_samples) - 1, params.datapool.name)

@@ -17,10 +17,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from datapool.batch import candidates
-from datapool.errors import DatapoolError
-from datapool.pool import Base, merge, open_base, read_base, write_base
-from datapool.tables import Rows
+from datapool.images.batch import candidates
+from datapool.core.errors import DatapoolError
+from datapool.core.base import Base, read_base, write_base
+from datapool.pool.merge import merge, open_base
+from datapool.core.tables import Rows
 
 POOLS, LINEAGE, BASE, SCRATCH = Path("pools"), Path("datapools.json"), Path("output/base"), Path(".datapool")
 MODEL = b"weights"

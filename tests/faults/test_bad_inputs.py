@@ -53,14 +53,15 @@ from PIL import Image
 from pydantic.fields import FieldInfo
 from tally import count
 
-from datapool import batch, workspace
-from datapool.embeddings_csv import read_csv
-from datapool.errors import DatapoolError
-from datapool.images import inspect, read_rgb
-from datapool.params import check_setting, load_params, settings
-from datapool.scores import read_scores
-from datapool.tables import read_csv as read_table_csv
-from datapool.tables import read_json, read_names, read_table
+from datapool.images import batch
+from datapool.workspace import create as workspace
+from datapool.core.embeddings_csv import read_csv
+from datapool.core.errors import DatapoolError
+from datapool.images.decode import inspect, read_rgb
+from datapool.core.params import check_setting, load_params, settings
+from datapool.selection.scores import read_scores
+from datapool.core.tables import read_csv as read_table_csv
+from datapool.core.tables import read_json, read_names, read_table
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -1154,7 +1155,7 @@ of_models = pytest.mark.xdist_group("model")  # one process imports what takes s
 
 @pytest.fixture(scope="module")
 def good_checkpoint() -> bytes:
-    from datapool.model import build_model, save_checkpoint
+    from datapool.model.embedding_model import build_model, save_checkpoint
 
     model = build_model("test_vit", dimension=8, input_size=32, pretrained=False, weights=None, seed=1)
     with tempfile.TemporaryDirectory() as folder:

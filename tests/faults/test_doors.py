@@ -10,9 +10,9 @@ import yaml
 from conftest import ENVIRONMENT
 from tally import count
 
-from datapool import workspace
-from datapool.errors import DatapoolError
-from datapool.params import load_params
+from datapool.workspace import create as workspace
+from datapool.core.errors import DatapoolError
+from datapool.core.params import load_params
 
 ROOT = Path(__file__).parents[2]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -83,7 +83,7 @@ def test_dvc_repro_runs_no_command_from_params_yaml(first_week, after, key):
 def test_a_model_of_a_hub_is_refused(name, tmp_path, monkeypatch):
     import torch
 
-    from datapool import model
+    from datapool.model import embedding_model as model
 
     monkeypatch.chdir(tmp_path)
     small = model.build_model("test_vit", dimension=2, input_size=160, pretrained=False, weights=None, seed=1)

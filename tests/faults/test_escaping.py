@@ -27,10 +27,11 @@ import yaml
 from conftest import write_picture
 from tally import count
 
-from datapool import embeddings_csv, workspace
-from datapool.batch import as_path
-from datapool.errors import visible
-from datapool.tables import read_csv, read_json, read_names, read_table
+from datapool.core import embeddings_csv
+from datapool.workspace import create as workspace
+from datapool.images.batch import as_path
+from datapool.core.errors import visible
+from datapool.core.tables import read_csv, read_json, read_names, read_table
 
 ROOT = Path(__file__).parents[2]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]

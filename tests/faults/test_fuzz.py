@@ -21,13 +21,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from datapool.embeddings_csv import parse_csv, to_csv
-from datapool.errors import DatapoolError
-from datapool.images import inspect, read_rgb
-from datapool.params import load_params
-from datapool.schema import Params
-from datapool.scores import read_scores
-from datapool.tables import read_json, read_names, write_names
+from datapool.core.embeddings_csv import parse_csv, to_csv
+from datapool.core.errors import DatapoolError
+from datapool.images.decode import inspect, read_rgb
+from datapool.core.params import load_params
+from datapool.core.schema import Params
+from datapool.selection.scores import read_scores
+from datapool.core.tables import read_json, read_names, write_names
 
 SHIPPED = (Path(__file__).parents[2] / "params.yaml").read_text()
 

@@ -1,0 +1,86 @@
+"""The base of a batch: the pool as it stood before, as a folder that one stage writes and the others read."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from datapool.core import atomic
+from datapool.core.errors import DatapoolError
+from datapool.core.tables import Rows, read_json, read_rows, write_json, write_rows
+
+COLUMNS = {
+    "filename": "str",
+    "content_hash": "str",
+    "version": "int64",  # the version that added the image
+    "batch": "str",  # id of the batch it came in
+    "rank": "int64",  # place in that batch's selection, from 1
+    "distance": "float64",  # when picked, to its nearest neighbour then; none for the first image of a pool
+    "nearest": "str",  # that neighbour's filename
+    "weak_label": "str",
+}
+"""Of samples.csv, and of the table of a pool's rows."""
+
+
+IMPORTED = "imported"
+"""Method of a version whose images another program has picked: their ranks are those of its file, they have no distance
+and no nearest, and their content_hash is empty where nobody knows it."""
+
+
+Version = dict[str, Any]
+"""A lineage entry: version, batch, rows (in all), new (of this batch), embedding space, parameters, covering_radius, and
+the sha256 of each file of the pool."""
+
+
+class Base(NamedTuple):
+    """A pool as it stood before a batch."""
+
+    pool: str
+    """The pool's name."""
+    batch: str
+    """Id of the batch that it was opened for."""
+    versions: list[Version]
+    """Lineage of the base: what was accepted up to it; empty for a pool that has yet to begin."""
+    dropped: list[Version] | None
+    """With ``datapool.base_version``: the versions after the base, which a merge drops; None if it was not given."""
+    rows: Rows
+    """One row a sample in the order of datapool_latest.csv; the table has the columns of samples.csv."""
+    checkpoint: Path | None
+    """The model that made the embeddings, if the pool has one."""
+
+
+def write_base(folder: Path, base: Base) -> None:
+    """Write a base for the stages that follow: the same base, the same bytes.
+
+    Raises:
+        DatapoolError: If the model that lies in the pool is no longer that of the base, or the disk refuses.
+    """
+    write_rows(folder / "rows.parquet", base.rows)
+    if base.checkpoint:
+        atomic.copy_file(base.checkpoint, folder / "checkpoint.ckpt")
+        if atomic.sha256(folder / "checkpoint.ckpt") != base.versions[-1]["checkpoint_sha256"]:
+            raise DatapoolError(f"pool {base.pool!r} has moved on while it was read; run `dvc repro` again")
+    else:
+        try:
+            (folder / "checkpoint.ckpt").unlink(missing_ok=True)
+        except OSError as error:
+            raise DatapoolError(
+                f"{folder / 'checkpoint.ckpt'}: cannot be removed ({atomic.reason(error)}); {atomic.remedy(error)}"
+            ) from error
+    record = {"pool": base.pool, "batch": base.batch, "dropped": base.dropped, "versions": base.versions}
+    write_json(folder / "base.json", record)
+
+
+def read_base(folder: Path) -> Base:
+    """Read what ``write_base`` wrote."""
+    record, checkpoint = read_json(folder / "base.json"), folder / "checkpoint.ckpt"
+    return Base(
+        **record, rows=read_rows(folder / "rows.parquet"), checkpoint=checkpoint if checkpoint.exists() else None
+    )
+
+
+def no_rows() -> Rows:
+    """Give the rows of a pool that has yet to begin."""
+    table = pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in COLUMNS.items()})
+    return Rows(table, np.empty((0, 1), dtype=np.float32))  # zero columns cannot be written

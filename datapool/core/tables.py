@@ -1,0 +1,331 @@
+"""Tables between stages: Parquet files whose rows may carry an embedding, and lists of file names.
+
+Knows file formats only. The same rows give the same bytes.
+"""
+
+import csv
+import errno
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pyarrow import csv as arrow_csv
+
+from datapool.core import atomic
+from datapool.core.errors import DatapoolError
+
+NAME_BYTES = 2**12
+"""A file name has at most so many bytes of UTF-8: Linux opens no longer path."""
+
+_EMBEDDING = "embedding"
+_PIECE = 2**22  # bytes of embeddings in one piece of a file: what is read at a time
+_CSV_ROWS = 2**14  # rows of a csv that are turned into text at a time
+_CSV_BYTES = 2**22  # bytes of a csv that are read at a time
+_NUMBERS = {"step": pa.int64(), "version": pa.int64(), "rank": pa.int64(), "distance": pa.float64()}
+
+
+class Rows(NamedTuple):
+    """A table and the embeddings of its rows."""
+
+    table: pd.DataFrame
+    """One row a sample; index 0 … n-1."""
+    embeddings: np.ndarray
+    """Shape (n, d), float32, raw: row i belongs to row i of ``table``."""
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a table without embeddings."""
+    _write(path, _arrow(table))
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read what ``write_table`` wrote.
+
+    Raises:
+        DatapoolError: If the file is damaged.
+    """
+    with _whole(path):
+        return _frame(pq.read_table(path))
+
+
+def write_rows(path: Path, *parts: Rows) -> None:
+    """Write a table and, as a last column, its float32 embeddings; several parts become one, in their order.
+
+    An embedding is the bytes of its numbers, not a list of numbers: a list is read ten times slower, and compression
+    would save 7 % of such bytes and take longer than reading them.
+
+    Raises:
+        ValueError: If table and embeddings differ in length, or the embeddings in dimension or have none.
+    """
+    dimension = parts[0].embeddings.shape[1]
+    for part in parts:
+        if part.embeddings.shape != (len(part.table), dimension) or not dimension:
+            raise ValueError(f"{len(part.table)} rows, but embeddings of shape {part.embeddings.shape}")
+    blocks = [np.ascontiguousarray(part.embeddings, dtype="<f4") for part in parts]
+    kind = pa.binary(4 * dimension)
+    column = pa.chunked_array(
+        [pa.FixedSizeBinaryArray.from_buffers(kind, len(block), [None, pa.py_buffer(block)]) for block in blocks], kind
+    )
+    _write(path, _arrow(pd.concat([part.table for part in parts])).append_column(_EMBEDDING, column))
+
+
+def read_rows(path: Path) -> Rows:
+    """Read what ``write_rows`` wrote.
+
+    Raises:
+        DatapoolError: If the file is damaged.
+    """
+    with _whole(path), pq.ParquetFile(path, pre_buffer=False) as file:  # which would hold all of the file in memory
+        names = file.schema_arrow.names
+        dimension = file.schema_arrow.field(_EMBEDDING).type.byte_width // 4
+        embeddings = np.empty((file.metadata.num_rows, dimension), dtype=np.float32)
+        end = 0
+        for batch in file.iter_batches(_rows_at_a_time(dimension), columns=[_EMBEDDING]):
+            column = batch.column(0)
+            start, end = end, end + len(batch)
+            values = np.frombuffer(column.buffers()[1], "<f4", len(batch) * dimension, 4 * dimension * column.offset)
+            embeddings[start:end] = values.reshape(-1, dimension)
+        return Rows(_frame(file.read([name for name in names if name != _EMBEDDING])), embeddings)
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays of one length, each a column of numbers."""
+    _write(path, pa.table(dict(arrays)))
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Read what ``write_arrays`` wrote; types are kept.
+
+    Raises:
+        DatapoolError: If the file is damaged.
+    """
+    with _whole(path):
+        table = pq.read_table(path)
+    return {name: table.column(name).to_numpy() for name in table.column_names}
+
+
+def write_csv(path: Path, table: pd.DataFrame) -> None:
+    """Write ``csv_text`` of a table."""
+    with atomic.replace(path) as temporary, temporary.open("wb") as file:
+        file.writelines(csv_text(table))
+
+
+def csv_text(table: pd.DataFrame) -> Iterator[bytes]:
+    """Give a table as csv, piece by piece: texts quoted, lines ending in a line feed, missing values "", UTF-8.
+
+    Numbers are written as Python writes them: a float as the shortest text that gives it back.
+    """
+    yield (",".join(_quoted(name) for name in table.columns) + "\n").encode()
+    for start in range(0, len(table), _CSV_ROWS):
+        part = table.iloc[start : start + _CSV_ROWS]
+        columns = [_column_text(part[name]) for name in part.columns]
+        lines = pc.binary_join_element_wise(*columns[:-1], pc.binary_join_element_wise(columns[-1], "\n", ""), ",")
+        yield b"".join(lines.cast(pa.binary()).to_pylist())
+
+
+def read_csv(path: Path) -> pd.DataFrame:
+    """Read what ``write_csv`` wrote: step, version, rank and distance are numbers, every other column is text as it stands.
+
+    No text counts as missing: not 'NA', and not the empty one. An empty distance does.
+    """
+    with path.open("rb") as file:
+        names = next(csv.reader([file.readline().decode()]))
+        types = pa.schema([(name, _NUMBERS.get(name, pa.string())) for name in names])
+        options = arrow_csv.ConvertOptions(column_types=types, strings_can_be_null=False)
+        parts = [parse_rows(text, names, options) for text in whole_rows(file)]
+    return _frame(pa.concat_tables([types.empty_table(), *parts]))
+
+
+def whole_rows(file: BinaryIO) -> Iterator[bytes]:
+    """Give the rows of a csv from here on, some at a time; a line feed between quotes ends none.
+
+    Arrow would cut the text into blocks by itself, but where it cuts it loses a line feed after a carriage return.
+    """
+    while text := file.read(_CSV_BYTES) + file.readline(_CSV_BYTES):
+        lines, is_open = [text], text.count(b'"') % 2
+        # A quote that nothing closes must not gather the whole file: the parser then refuses what there is.
+        while is_open and len(lines) <= NAME_BYTES and (line := file.readline(_CSV_BYTES)):
+            lines.append(line)
+            is_open ^= line.count(b'"') % 2
+        yield b"".join(lines)
+
+
+def name_problem(names: pa.Array | pa.ChunkedArray) -> str | None:
+    """Say what is wrong with the file names of a csv that somebody else wrote; None if nothing is."""
+    for what, bad in (
+        (f"has a filename of more than {NAME_BYTES} bytes", pc.greater(pc.binary_length(names), NAME_BYTES)),
+        ("has a filename with a zero byte in it", pc.match_substring(names, "\0")),
+    ):
+        if pc.any(bad).as_py():
+            return f"{what}, which begins with {names.filter(bad)[0].as_py()[:40]!r}"
+    return None
+
+
+def parse_rows(text: bytes, names: Sequence[str], options: arrow_csv.ConvertOptions) -> pa.Table:
+    """Parse whole rows of a csv; ``names`` are those of its columns.
+
+    Raises:
+        pyarrow.ArrowInvalid: If they are no such rows.
+    """
+    return arrow_csv.read_csv(
+        pa.BufferReader(text),
+        arrow_csv.ReadOptions(column_names=names, block_size=len(text)),
+        arrow_csv.ParseOptions(newlines_in_values=True),
+        options,
+    )
+
+
+def write_names(path: Path, names: Sequence[str]) -> None:
+    """Write file names, one a line; a name that a line cannot hold (a line break, a quote first) as JSON text."""
+    text = "\n".join(["", *names, ""])
+    # A byte order mark in front would be taken for one of the file.
+    odd = ("\n\n", '\n"', "\n\ufeff", "\r")
+    if any(mark in text for mark in odd) or len(text.splitlines()) != len(names) + 1:
+        lines = [
+            json.dumps(name) if name.splitlines() != [name] or name.startswith(('"', "\ufeff")) else name
+            for name in names
+        ]
+        text = "\n".join(["", *lines, ""])
+    atomic.write_bytes(path, text[1:].encode())
+
+
+def read_names(path: Path) -> list[str]:
+    """Read a list of file names as ``write_names`` writes it; empty lines do not count.
+
+    Raises:
+        DatapoolError: If the file cannot be read, is not UTF-8, or has a line that is no name.
+    """
+    try:
+        with atomic.open_file(path) as file:
+            text = file.read().decode("utf-8-sig")
+    except OSError as error:
+        raise DatapoolError(
+            f"{path}: cannot be read as a list of file names ({error.strerror}); give a text file as relevant_filenames_file"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise DatapoolError(
+            f"{path}: cannot be read as a list of file names (not UTF-8: {error.reason} at byte {error.start}); save it as "
+            "UTF-8"
+        ) from error
+    names = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        name = line.removesuffix("\r")
+        if name.startswith('"'):
+            try:
+                name = json.loads(name)
+            except json.JSONDecodeError as error:
+                raise DatapoolError(
+                    f"{path}: line {number} begins with a quote but is no JSON text: {name[:100]}"
+                ) from error
+        if name:
+            names.append(name)
+    return names
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write ``json_text``."""
+    atomic.write_bytes(path, json_text(content))
+
+
+def json_text(content: Mapping[str, Any]) -> bytes:
+    """Give JSON that a person can read, keys in the order given."""
+    return (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        DatapoolError: If the file cannot be read or is no JSON object.
+    """
+    try:
+        with atomic.open_file(path) as file:
+            data = file.read()
+    except OSError as error:
+        raise DatapoolError(
+            f"{path}: cannot be read ({error.strerror}); `git checkout HEAD -- {path}` brings back its last version"
+        ) from error
+    return parse_json(data, path)
+
+
+def parse_json(data: bytes, path: Path) -> dict[str, Any]:
+    """Read a JSON object from the bytes of a file; ``path`` is for messages.
+
+    Raises:
+        DatapoolError: If they are no JSON object.
+    """
+    in_git = f"`git checkout HEAD -- {path}` brings back its last version"
+    remedy = in_git if path.name == "datapools.json" else "`dvc repro` makes it anew"
+    try:
+        content = json.loads(data.decode())
+    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, too long a number; brackets in brackets
+        raise DatapoolError(f"{path}: is not JSON ({error}); {remedy}") from error
+    if not isinstance(content, dict):
+        raise DatapoolError(f"{path}: holds no JSON object; {remedy}")
+    return content
+
+
+def _write(path: Path, table: pa.Table) -> None:
+    settings: dict[str, Any] = {"compression": "zstd"}
+    if _EMBEDDING in table.column_names:
+        others = [name for name in table.column_names if name != _EMBEDDING]
+        settings = {
+            "compression": dict.fromkeys(others, "zstd") | {_EMBEDDING: "none"},
+            "use_dictionary": others,
+            "write_statistics": others,
+            "row_group_size": _rows_at_a_time(table.schema.field(_EMBEDDING).type.byte_width // 4),
+        }
+    with atomic.replace(path) as temporary:
+        # No pandas metadata: it names library versions, and the bytes must depend on the rows only.
+        pq.write_table(table.replace_schema_metadata(None), temporary, **settings)
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """Name the file where Arrow says what is wrong with it."""
+    try:
+        yield
+    except (pa.ArrowInvalid, OSError) as error:
+        what = " ".join(str(error).split())[:100]
+        if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):  # Arrow's own have none
+            raise DatapoolError(f"{path}: cannot be read ({what}); {atomic.remedy(error)}") from error
+        raise DatapoolError(
+            f"{path}: is not the table that a stage wrote ({what}); remove it and run `dvc repro`"
+        ) from error
+
+
+def _rows_at_a_time(dimension: int) -> int:
+    return max(_PIECE // (4 * dimension), 1)
+
+
+def _arrow(table: pd.DataFrame) -> pa.Table:
+    # In one chunk: the bytes of the file must not depend on how the table came about.
+    return pa.Table.from_pandas(table, preserve_index=False).combine_chunks()
+
+
+def _frame(table: pa.Table) -> pd.DataFrame:
+    integers = {name: pd.Int64Dtype() for name in ("width", "height") if name in table.column_names}
+    frame = table.to_pandas()
+    return frame.astype(integers) if integers else frame
+
+
+def _column_text(column: pd.Series) -> pa.Array:
+    """Give a column as the texts that stand in a csv."""
+    if column.dtype == "float64":  # as astype does it, in half of the time
+        texts = pa.array(map(str, column.tolist()), pa.string(), mask=column.isna().to_numpy())
+    else:
+        texts = pa.array(column.astype("str"), pa.string())
+    if pd.api.types.is_numeric_dtype(column):
+        return pc.fill_null(texts, '""')
+    return pc.binary_join_element_wise('"', pc.replace_substring(pc.fill_null(texts, ""), '"', '""'), '"', "")
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"'

@@ -1,0 +1,131 @@
+"""What a commit asks of the file system, one method an operation.
+
+A test puts a model disk in its place, which knows what a power cut may leave of each. Knows nothing of pools.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from datapool.core.atomic import flush, open_file, sha256
+
+
+class Written(NamedTuple):
+    """What was written to a file."""
+
+    sha256: str
+    """Of the whole file (hex)."""
+    before_last: str
+    """Of all parts but the last (hex)."""
+    size: int
+    """Bytes."""
+
+
+class Disk:
+    """The file system. Every method raises OSError as the operation does."""
+
+    def create(self, path: Path) -> BinaryIO:
+        """Make a file, which must not be there, also not as a link, and open it for writing; nothing is buffered."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
+        return open(path, "wb", buffering=0, opener=lambda name, _: os.open(name, flags, 0o644))
+
+    def write(self, file: BinaryIO, data: bytes) -> None:
+        """Write all of ``data``; a system call may take less, and says so only by what it gives back."""
+        left = memoryview(data)
+        while left:
+            left = left[file.write(left) :]
+
+    def fsync(self, file: BinaryIO) -> None:
+        """Make what was written to a file durable, but not its name."""
+        os.fsync(file.fileno())
+
+    def close(self, file: BinaryIO) -> None:
+        """Close a file."""
+        file.close()
+
+    def rename(self, path: Path, to: Path) -> None:
+        """Give a file another name, in one step: whoever opens ``to`` gets the old file or the new one."""
+        path.replace(to)
+
+    def unlink(self, path: Path) -> None:
+        """Remove a name."""
+        path.unlink()
+
+    def mkdir(self, path: Path) -> None:
+        """Make a folder."""
+        path.mkdir()
+
+    def rmdir(self, path: Path) -> None:
+        """Remove a folder, which must be empty."""
+        path.rmdir()
+
+    def sync_folder(self, path: Path) -> None:
+        """Make the names in a folder durable: files made, renamed into it, removed."""
+        flush(path, os.O_RDONLY | os.O_DIRECTORY)
+
+    def read(self, path: Path) -> bytes:
+        """Give the content of a regular file."""
+        with open_file(path) as file:
+            return file.read()
+
+    def names(self, path: Path) -> list[str]:
+        """List a folder, in order of name."""
+        return sorted(os.listdir(path))
+
+    def exists(self, path: Path) -> bool:
+        """Say whether there is a file or folder of that name."""
+        return path.exists()
+
+    def size(self, path: Path) -> int:
+        """Give the bytes of a file."""
+        return path.stat().st_size
+
+    def is_file(self, path: Path) -> bool:
+        """Say whether a name is a regular file, or a link to one."""
+        return path.is_file()
+
+    def is_writable(self, folder: Path) -> bool:
+        """Say whether names in a folder can be changed."""
+        return os.access(folder, os.W_OK | os.X_OK)
+
+    def is_link(self, path: Path) -> bool:
+        """Say whether a name is a symbolic link."""
+        return path.is_symlink()
+
+    def sha256(self, path: Path) -> str:
+        """Give the sha256 (hex) of a file."""
+        return sha256(path)
+
+
+def write_file(disk: Disk, path: Path, *parts: Iterable[bytes]) -> Written:
+    """Make a file of parts, each some pieces of bytes, and make its content durable."""
+    file = disk.create(path)
+    try:
+        written = write_hashed(partial(disk.write, file), *parts)
+        disk.fsync(file)
+    finally:
+        disk.close(file)
+    return written
+
+
+def write_hashed(write: Callable[[bytes], object], *parts: Iterable[bytes]) -> Written:
+    """Write parts, each some pieces of bytes, one after another, and hash them on the way."""
+    digest, before_last, size = hashlib.sha256(), "", 0
+    for part in parts:
+        before_last = digest.hexdigest()
+        for piece in part:
+            write(piece)
+            digest.update(piece)
+            size += len(piece)
+    return Written(digest.hexdigest(), before_last, size)
+
+
+def make_folder(disk: Disk, path: Path) -> None:
+    """Make a folder and those above it, which is not durable yet; it is fine if they are there."""
+    if disk.exists(path):
+        return
+    make_folder(disk, path.parent)
+    disk.mkdir(path)

@@ -1,0 +1,244 @@
+"""The pool: a fold over batches. ``open_base`` gives the pool as it stood before a batch, ``merge`` adds the picks.
+
+Both are pure: the next pool depends on the base, the picks and the parameters, so the same batch again replaces its own
+version, and a new batch appends. A pool on disk counts only if it is byte for byte the version that the lineage
+(datapools.json) records. Knows nothing of models, distances or DVC.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from datapool.core import atomic
+from datapool.core.base import COLUMNS, Base, no_rows
+from datapool.core.embeddings_csv import csv_rows
+from datapool.core.errors import DatapoolError
+from datapool.core.lineage import CHECKPOINT, HASHES, LATEST, SAMPLES, hashes_of, read_lineage
+from datapool.core.tables import Rows
+from datapool.images.batch import batch_id, candidates, held_in
+from datapool.pool import files as pool_files
+from datapool.pool import transaction as commit
+from datapool.pool.agreement import refusing, require_agreement, require_files, require_sizes
+from datapool.pool.lock import locked
+from datapool.pool.transaction import Store
+
+
+class Merged(NamedTuple):
+    """What a merge did."""
+
+    version: int
+    """The pool's version now; 0 if it has yet to begin."""
+    n_samples: int
+    """Images in the pool now."""
+    n_new: int
+    """Those that this batch added."""
+    notes: list[str]
+    """Sentences that the user should read: files kept aside, versions dropped."""
+
+
+# --- before the batch --------------------------------------------------------------------------------------------------
+
+
+@locked()
+def open_base(
+    pools: Path, lineage_file: Path, name: str, images: pd.DataFrame, *, base_version: int | None
+) -> tuple[Base, list[str]]:
+    """Choose and read the base of a batch.
+
+    The batch that made the pool's latest version gets the version before it: it will be replaced. Any other batch gets
+    the latest: it will be appended to. ``base_version`` k overrides this. A merge that was stopped is finished first, or
+    what it left is removed.
+
+    Args:
+        pools: Folder of all pools.
+        lineage_file: datapools.json.
+        name: Which pool; unknown to the lineage means a new one.
+        images: The batch, as ``batch.scan`` gives it.
+        base_version: 0 … latest, or None for automatic.
+
+    Returns:
+        The base, and sentences that the user should read: about merges that were stopped, and about images that are taken
+        for images of the pool by their names alone.
+
+    Raises:
+        DatapoolError: If another process is at work on the pools, if files are missing, unknown or not what the lineage
+            records, if a candidate has the filename of a base image with other content, or if there is no version
+            ``base_version``. The pool is as it was; a file that the lineage does not know is copied to
+            ``.datapool/rescued``.
+    """
+    with refusing(pools, lineage_file) as done:
+        done.extend(commit.recover(pools, lineage_file))
+        base = _open(Store(pools, name, lineage_file), images, base_version)
+    return base, [*done, *_told_by_name(images, base)]
+
+
+def _told_by_name(images: pd.DataFrame, base: Base) -> list[str]:
+    """Say how many images of a batch count as known for their names alone."""
+    held = held_in(images, base.rows.table)[(images.status == "ok").to_numpy()]
+    n = int((base.rows.table.content_hash.iloc[held[held >= 0]] == "").sum())
+    return [
+        f"{n} images of this batch have the names of imported images whose content is not known, and count as those; "
+        "removed_samples.csv lists them"
+    ] * bool(n)
+
+
+def _open(store: Store, images: pd.DataFrame, base_version: int | None) -> Base:
+    name, lineage = store.name, read_lineage(store.lineage)
+    twin = next((other for other in lineage if other != name and other.casefold() == name.casefold()), None)
+    if twin:
+        raise DatapoolError(
+            f"params.yaml: datapool.name is {name!r}, but there is a pool {twin!r}, which is the same folder on some "
+            "machines; nothing was changed. Take that name, or one that differs in more than case"
+        )
+    require_files(store.folder.parent, lineage)
+    require_sizes(store, lineage)
+    require_agreement(store)
+    folder, versions, batch = store.folder, lineage.get(name, []), batch_id(images)
+    if base_version is not None and base_version > len(versions):
+        raise DatapoolError(
+            f"params.yaml: datapool.base_version is {base_version}, but pool {name!r} has the versions 0 to {len(versions)}"
+        )
+    if base_version is not None:
+        k = base_version
+    elif versions and versions[-1]["batch"] == batch:
+        k = len(versions) - 1
+    else:
+        k = len(versions)
+    rows = pool_files.read_version(folder, versions[-1]) if versions else no_rows()
+    n = int((rows.table.version <= k).sum())
+    # An empty base has the same bytes whether the pool has versions yet or not: DVC compares them.
+    rows = Rows(rows.table.iloc[:n], rows.embeddings[:n]) if n else no_rows()
+    candidates(images, rows.table)  # refuses a name that stands for two images
+    checkpoint = folder / CHECKPOINT if k and versions[k - 1]["checkpoint_sha256"] else None
+    return Base(name, batch, versions[:k], None if base_version is None else versions[k:], rows, checkpoint)
+
+
+# --- after the batch ---------------------------------------------------------------------------------------------------
+
+
+def merge(
+    pools: Path,
+    lineage_file: Path,
+    base: Base,
+    picks: Rows,
+    checkpoint: Path | None,
+    *,
+    keep_history: bool,
+    record: Mapping[str, Any],
+) -> Merged:
+    """Make the pool that consists of ``base`` and ``picks``, and record it.
+
+    Without picks the pool is the base: no version is made. All files change together or not at all (``commit.py``); a merge
+    that was stopped is finished by the next one, or by the next ``open_base``.
+
+    Args:
+        pools: Folder of all pools.
+        lineage_file: datapools.json.
+        base: What ``open_base`` gave.
+        picks: The new samples in order of picking: filename, content_hash, distance, nearest, weak_label.
+        checkpoint: The model that made the embeddings; None if they came from outside.
+        keep_history: Keep every earlier version in ``history/``.
+        record: What the lineage shall tell of this version besides counts and hashes.
+
+    Raises:
+        DatapoolError: If another process is at work on the pools, the pool is no longer the one that the base was taken
+            from, files of other pools are missing, the csv of the base can neither be found nor written again, or the disk
+            refuses.
+        ValueError: If picks and base differ in dimension.
+    """
+    with locked() as require_lock, refusing(pools, lineage_file) as done:
+        done.extend(commit.recover(pools, lineage_file))
+        store = Store(pools, base.pool, lineage_file, require_lock=require_lock)
+        merged = _merge(store, base, picks, checkpoint, keep_history=keep_history, record=record)
+    return merged._replace(notes=[*done, *merged.notes])
+
+
+def _merge(
+    store: Store,
+    base: Base,
+    picks: Rows,
+    checkpoint: Path | None,
+    *,
+    keep_history: bool,
+    record: Mapping[str, Any],
+) -> Merged:
+    folder, pools = store.folder, store.folder.parent
+    lineage = read_lineage(store.lineage)
+    require_files(pools, lineage, besides=base.pool)
+    require_sizes(store, lineage)
+    present, k = lineage.get(base.pool, []), len(base.versions)
+    if k and len(picks.table) and picks.embeddings.shape[1] != base.rows.embeddings.shape[1]:
+        raise ValueError(f"picks of shape {picks.embeddings.shape}, a base of shape {base.rows.embeddings.shape}")
+    own = len(present) == k + 1 and present[k]["batch"] == base.batch
+    if present[:k] != base.versions or not (len(present) == k or own or present[k:] == base.dropped):
+        require_agreement(store)  # if datapools.json was set back, that is what to mend
+        raise DatapoolError(
+            f"pool {base.pool!r} has moved on since this run opened it (version {k} then, {len(present)} now); nothing was "
+            "changed. Run `dvc repro --force --single-item open`, then `dvc repro`"
+        )
+    if not len(picks.table) and not k:
+        if present:
+            raise DatapoolError(
+                f"this batch gives no sample, and without one pool {base.pool!r} would lose its {len(present)} versions; "
+                "nothing was changed. Set the parameters back, or choose another datapool.name"
+            )
+        pools.mkdir(parents=True, exist_ok=True)  # DVC wants its output to exist
+        return Merged(0, 0, 0, [])
+
+    new = Rows(_new_rows(base, picks.table), picks.embeddings)
+    table = pd.concat([base.rows.table, new.table], ignore_index=True)
+    labels = label_ids(table.weak_label)
+    latest = base.versions[-1] if k else pool_files.version_0(new.embeddings.shape[1])
+    notes = []
+    if not own and len(present) > k:
+        for filename in HASHES:
+            notes += atomic.keep_aside(folder / filename, unless=set())
+        notes.append(f"datapool.base_version {k}: the versions {k + 1} to {len(present)} are dropped from the lineage")
+    with store.change():
+        text = pool_files.text_of(folder, latest, base.rows if k else new)
+        earlier = base.versions if len(new.table) else base.versions[:-1]
+        files, kept = pool_files.stage_history(store, earlier if keep_history else [], text)
+        files[SAMPLES] = pool_files.stage_samples(store, latest, base.rows.table, new.table)
+        new_rows = csv_rows(new.table.filename.tolist(), new.embeddings, new.table.weak_label.map(labels).tolist())
+        csv = pool_files.stage_csv(store, LATEST, text, latest, new_rows)
+        files[LATEST] = csv.sha256
+        if checkpoint:
+            files[CHECKPOINT] = pool_files.stage_checkpoint(store, checkpoint)
+        remove = {CHECKPOINT, *pool_files.history_files(folder)} - files.keys()
+        # What is there and neither recorded, nor the base, nor what is written now is somebody's: kept aside.
+        known = {*files.values(), *hashes_of((*present, *base.versions))}
+        for file in dict.fromkeys((*HASHES, *sorted(remove))):
+            kept += atomic.keep_aside(folder / file, unless=known)
+        notes = [*kept, *notes]
+        versions = list(base.versions)
+        if len(new.table):
+            versions.append(
+                {
+                    "version": k + 1,
+                    "batch": base.batch,
+                    "rows": len(table),
+                    "new": len(new.table),
+                    **record,
+                    "datapool_sha256": csv.sha256,
+                    "datapool_bytes": csv.size,
+                    "samples_sha256": files[SAMPLES],
+                    "checkpoint_sha256": files.get(CHECKPOINT),
+                }
+            )
+        store.commit({"labels": list(labels), "versions": versions}, files, remove=sorted(remove))
+    if len(new.table):
+        pool_files.remember(versions[-1], *([base.rows] if k else []), new)
+    return Merged(len(versions), len(table), len(new.table), notes)
+
+
+def label_ids(weak_labels: pd.Series) -> dict[str, int]:
+    """Number weak labels by first appearance in the pool: append-only, so an id means the same in every version."""
+    return {label: number for number, label in enumerate(weak_labels.unique().tolist())}
+
+
+def _new_rows(base: Base, picks: pd.DataFrame) -> pd.DataFrame:
+    new = picks.assign(version=len(base.versions) + 1, batch=base.batch, rank=np.arange(1, len(picks) + 1))
+    return new[list(COLUMNS)].astype(COLUMNS)
