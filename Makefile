@@ -21,7 +21,7 @@ faults: .venv/ready  ## kill it everywhere, feed it everything, and count: some 
 	python tests/faults/summary.py .pytest_cache/faults
 
 image-test:  ## build the image with CPU wheels and run it, without a Docker engine (Linux, root); ARGS=--short for less
-	python3 tests/image/check.py $(ARGS)
+	python3 tests/container/check.py $(ARGS)
 
 check: lint test  ## lint and test
 

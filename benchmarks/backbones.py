@@ -1,12 +1,12 @@
-"""Which embedding finds images of the same kind: backbones, sizes, heads and training compared by k-nearest neighbours.
+"""Which embedding finds images of the same kind: backbones, sizes, heads and training compared by k-nearest neighbors.
 
     python -m benchmarks.backbones DATA [--stills NAME ...] [--trained]
     python -m benchmarks.backbones --digits [--trained]
 
 DATA holds one folder a batch, each with folders of images: DATA/BATCH/LABEL/FILE, or LABEL/LABEL/FILE. Heads are fitted
 and models trained on the first batch, as in a pool's first run; all batches are embedded. The score is the share of
-images whose nearest neighbour (1-NN), or most of whose nearest five (5-NN), have the same label: cosine similarity,
-leave-one-out, damaged images and exact duplicates left out. Frames of a video are each other's neighbours, which is too
+images whose nearest neighbor (1-NN), or most of whose nearest five (5-NN), have the same label: cosine similarity,
+leave-one-out, damaged images and exact duplicates left out. Frames of a video are each other's neighbors, which is too
 easy: ``--stills`` names the top folders that a second score is restricted to. ``--digits`` scores scikit-learn's
 handwritten digits, 600 images of 8 x 8 pixels in one batch, instead. Prints a Markdown table, a row when it is ready;
 "CPU s" is what training cost one core.
@@ -27,8 +27,8 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from datapool.model.embedding import backbone_features
 from datapool.images.decode import SUFFIXES, ImageFile, inspect
+from datapool.model.embedding import backbone_features
 from datapool.model.embedding_model import PRETRAINED_BACKBONE, EmbeddingModel, build_model, fit_head
 from datapool.training.simclr import TrainerSettings, train_simclr
 from datapool.training.views import Augmentation
@@ -48,7 +48,7 @@ BATCH_SIZE = 64
 SEED = 1
 
 
-class Labelled(NamedTuple):
+class Labeled(NamedTuple):
     """An image and what the score needs to know of it."""
 
     image: ImageFile
@@ -66,7 +66,7 @@ class Setting:
     """None: the backbone's features themselves."""
     pretrained: bool
     head: str
-    """"pca", "pca, not centred" or "random"."""
+    """"pca", "pca, not centered" or "random"."""
     epochs: int = 0
     lr: float = 1e-3
     temperature: float = 0.1
@@ -76,7 +76,7 @@ FIXED = [
     *(Setting(PRETRAINED_BACKBONE, size, None, True, "none") for size in (64, 96, 128, 160)),
     *(Setting(PRETRAINED_BACKBONE, size, 64, True, "pca") for size in (64, 96, 128, 160)),
     *(Setting(PRETRAINED_BACKBONE, 128, dimension, True, "pca") for dimension in (16, 32, 128, 256)),
-    *(Setting(PRETRAINED_BACKBONE, 128, dimension, True, "pca, not centred") for dimension in (32, 64)),
+    *(Setting(PRETRAINED_BACKBONE, 128, dimension, True, "pca, not centered") for dimension in (32, 64)),
     *(Setting(PRETRAINED_BACKBONE, 128, dimension, True, "random") for dimension in (32, 64)),
     Setting(PRETRAINED_BACKBONE, 128, 64, False, "random"),
     Setting("resnet18", 64, 64, False, "random"),
@@ -98,7 +98,7 @@ TRAINED_DIGITS = [
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description="Compare embeddings by k-nearest neighbours on weak labels.")
+    parser = argparse.ArgumentParser(description="Compare embeddings by k-nearest neighbors on weak labels.")
     parser.add_argument("data", nargs="?", type=Path, help="folder of batches")
     parser.add_argument("--digits", action="store_true", help="score scikit-learn's digits instead of DATA")
     parser.add_argument("--stills", nargs="*", default=[], help="top folders of the second score")
@@ -114,7 +114,7 @@ def main() -> None:
         else:
             data, augmentation = arguments.data, PHOTOS
             settings = FIXED + (TRAINED if arguments.trained else [])
-        images = list(labelled(data))
+        images = list(labeled(data))
         stills = {label for _, label, _ in images if label.split("/")[0] in arguments.stills}
         print("| " + " | ".join(COLUMNS) + " |")
         print("| --- " * len(COLUMNS) + "|")
@@ -122,7 +122,7 @@ def main() -> None:
             print(row(setting, images, stills=stills, augmentation=augmentation, scratch=Path(scratch)), flush=True)
 
 
-def labelled(data: Path) -> Iterator[Labelled]:
+def labeled(data: Path) -> Iterator[Labeled]:
     """Yield the healthy images in the order of their names, each content once."""
     seen = set()
     batches = sorted(folder.name for folder in data.iterdir() if folder.is_dir())
@@ -131,7 +131,7 @@ def labelled(data: Path) -> Iterator[Labelled]:
         found = inspect(path, decode=True)
         if not found.damage and found.content_hash not in seen:
             seen.add(found.content_hash)
-            yield Labelled(ImageFile(path, found.content_hash), "/".join(folders), batch == batches[0])
+            yield Labeled(ImageFile(path, found.content_hash), "/".join(folders), batch == batches[0])
 
 
 def write_digits(folder: Path) -> Path:
@@ -144,9 +144,7 @@ def write_digits(folder: Path) -> Path:
     return folder
 
 
-def row(
-    setting: Setting, images: list[Labelled], *, stills: set[str], augmentation: Augmentation, scratch: Path
-) -> str:
+def row(setting: Setting, images: list[Labeled], *, stills: set[str], augmentation: Augmentation, scratch: Path) -> str:
     """Make the model of a setting, embed all images and write the scores as a row of Markdown."""
     first = [image for image, _, in_first_batch in images if in_first_batch]
     model = build_model(
@@ -160,7 +158,7 @@ def row(
     if setting.head.startswith("pca"):
         features = features_of(model, tuple(first), key=(setting.backbone, setting.input_size, setting.pretrained))
         model = fit_head(model, features, seed=SEED)
-    if setting.head == "pca, not centred":
+    if setting.head == "pca, not centered":
         torch.nn.init.zeros_(model.head.bias)
     training, seconds = "none", ""
     if setting.epochs:

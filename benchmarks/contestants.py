@@ -52,8 +52,8 @@ def is_installed(contestant: Contestant) -> bool:
 
 def select(rows: np.ndarray, k: int, *, pool: np.ndarray | None = None, prefix: Picks = ()) -> Selection:
     """Pick k rows with datapool, on the processors even beside a GPU: that is what the others run on."""
-    centres = np.empty((0, rows.shape[1]), dtype=np.float32) if pool is None else pool
-    return k_center(rows, centres, n_samples=k, min_distance=-1.0, prefix=prefix, device=None)
+    centers = np.empty((0, rows.shape[1]), dtype=np.float32) if pool is None else pool
+    return k_center(rows, centers, n_samples=k, min_distance=-1.0, prefix=prefix, device=None)
 
 
 def _datapool(rows: np.ndarray, k: int) -> Callable[[], Picks]:
@@ -84,7 +84,7 @@ def _activeml(rows: np.ndarray, k: int) -> Callable[[], Picks]:
     from skactiveml.pool import CoreSet
 
     labels = np.full(len(rows), np.nan)
-    labels[0] = 0  # it starts from what is labelled; without any its first pick is random
+    labels[0] = 0  # it starts from what is labeled; without any its first pick is random
     return lambda: [0, *CoreSet(random_state=0).query(rows, labels, batch_size=k - 1)]
 
 

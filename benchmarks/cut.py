@@ -8,10 +8,10 @@ import pandas as pd
 
 from benchmarks.datasets import make
 from benchmarks.plan import Case
-from datapool.selection.ranking import How, rank
-from datapool.selection.sampling import sample
 from datapool.core.schema import Rules, StoppingCondition
-from datapool.core.tables import Rows
+from datapool.core.tables import EmbeddedTable
+from datapool.selection.ranking import RankingConfig, rank
+from datapool.selection.sampling import sample
 
 
 def ready_to_cut(case: Case) -> Callable[[int], Any]:
@@ -25,9 +25,11 @@ def ready_to_cut(case: Case) -> Callable[[int], Any]:
         dtype="str",
     )
     images = table.assign(status="ok", reason="").astype("str")
-    candidates = Rows(table, make(case.kind, case.n, case.d))
-    nobody = Rows(table.iloc[:0].assign(version=np.empty(0, dtype=np.int64)), np.empty((0, case.d), dtype=np.float32))
-    how = How(
+    candidates = EmbeddedTable(table, make(case.kind, case.n, case.d))
+    nobody = EmbeddedTable(
+        table.iloc[:0].assign(version=np.empty(0, dtype=np.int64)), np.empty((0, case.d), dtype=np.float32)
+    )
+    how = RankingConfig(
         method="coreset",
         normalize=True,
         append_weak_labels=False,

@@ -10,13 +10,13 @@ import numpy as np
 from datapool.selection.k_center import unit_rows
 
 KINDS = {
-    "clustered": "100 Gaussian clusters of equal weight, centres normal with deviation 1, points around them with 0.5",
+    "clustered": "100 Gaussian clusters of equal weight, centers normal with deviation 1, points around them with 0.5",
     "uniform": "uniform in the unit cube",
-    "normalised": "the clustered ones divided by their length",
+    "normalized": "the clustered ones divided by their length",
     "digits": "scikit-learn's 1,797 handwritten digits through EfficientNet-Lite0 with ImageNet weights at 64 pixels and "
     "its first 64 principal components, divided by their length: the one set that no generator made",
 }
-_CENTRES, _DEVIATION = 100, 0.5
+_CENTERS, _DEVIATION = 100, 0.5
 _BLOCK = 4096
 
 
@@ -25,23 +25,23 @@ def make(kind: str, n: int, d: int, *, seed: int = 0) -> np.ndarray:
     generator = np.random.default_rng(seed)
     if kind == "uniform":
         return generator.random((n, d), dtype=np.float32)
-    centres = generator.standard_normal((_CENTRES, d), dtype=np.float32)
+    centers = generator.standard_normal((_CENTERS, d), dtype=np.float32)
     rows = generator.standard_normal((n, d), dtype=np.float32)
     rows *= np.float32(_DEVIATION)
     for start in range(0, n, _BLOCK):
         block = rows[start : start + _BLOCK]
-        block += centres[generator.integers(0, _CENTRES, len(block))]
-        if kind == "normalised":
+        block += centers[generator.integers(0, _CENTERS, len(block))]
+        if kind == "normalized":
             block[:] = unit_rows(block)
     return rows
 
 
 def embed_digits(n: int) -> np.ndarray:
     """Embed the first n digits: shape (n, 64), float32, unit length; fewer dimensions if n is smaller."""
-    from datapool.workspace.demo import write_digits
-    from datapool.model.embedding import backbone_features
     from datapool.images.decode import ImageFile
+    from datapool.model.embedding import backbone_features
     from datapool.model.embedding_model import PRETRAINED_BACKBONE, build_model, fit_head
+    from datapool.workspace.demo import write_digits
 
     with tempfile.TemporaryDirectory() as scratch:
         write_digits(Path(scratch))

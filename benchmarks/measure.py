@@ -149,12 +149,12 @@ def textbook(rows: np.ndarray, k: int) -> list[int]:
 
 def covering_radius(rows: np.ndarray, picks: Picks) -> float:
     """Largest distance from a row to its nearest pick, by matrix products in float64."""
-    centres = rows[np.asarray(picks)].astype(np.float64)
-    norms = np.einsum("ij,ij->i", centres, centres)
+    centers = rows[np.asarray(picks)].astype(np.float64)
+    norms = np.einsum("ij,ij->i", centers, centers)
     largest = 0.0
     for start in range(0, len(rows), _BLOCK):
         block = rows[start : start + _BLOCK].astype(np.float64)
-        squared = (norms - 2 * (block @ centres.T)).min(axis=1) + np.einsum("ij,ij->i", block, block)
+        squared = (norms - 2 * (block @ centers.T)).min(axis=1) + np.einsum("ij,ij->i", block, block)
         largest = max(largest, float(squared.max()))
     return float(np.sqrt(largest))
 

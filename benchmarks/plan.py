@@ -47,7 +47,7 @@ class Plan(NamedTuple):
     """What is ranked before it is cut in the middle and at a tenth."""
 
 
-_KINDS = ("clustered", "uniform", "normalised")
+_KINDS = ("clustered", "uniform", "normalized")
 _DIGITS = Case("digits", 1_797, 64, 500)
 
 QUICK = Plan(

@@ -1,9 +1,9 @@
-"""Which method suits which batch: k-center, typical and random picks of digits, scored by what a nearest neighbour learns.
+"""Which method suits which batch: k-center, typical and random picks of digits, scored by what a nearest neighbor learns.
 
     python -m benchmarks.regimes
 
 Each batch has some 1,000 of scikit-learn's handwritten digits (vectors of length one), alike or not; so many are picked
-and labelled, and the score is the percentage of the 797 digits outside of it whose nearest pick has their label: mean and
+and labeled, and the score is the percentage of the 797 digits outside of it whose nearest pick has their label: mean and
 standard deviation over five batches. Beside it stands what the hint of a run looks at: how many of the batch are covered
 by the pool, and how many redundant.
 
@@ -17,8 +17,8 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from datapool.selection.evaluation import REDUNDANT
+from datapool.selection.evaluation_sample import measure_sample
 from datapool.selection.k_center import k_center, nearest, random_order, unit_rows
-from datapool.selection.evaluation_sample import look_around
 from datapool.selection.typiclust import typical_order
 
 SEEDS = range(5)
@@ -115,7 +115,7 @@ def main() -> None:
             inside, outside = shuffled[:N], shuffled[N:]
             batch = make(digits.data[inside], digits.target[inside], rng)
             images, pool = (unit_rows(rows.astype(np.float32)) for rows in (batch.images, batch.pool))
-            around = look_around(images, pool, seed=seed)
+            around = measure_sample(images, pool, seed=seed)
             points = images[around.candidates].astype(np.float64)
             close = REDUNDANT * np.median(np.linalg.norm(points[1:] - points[:-1], axis=1))
             shares.append([(around.to_pool < close).mean(), (around.to_others < close).mean()])

@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks.machine import THREAD_VARIABLES, busy_seconds, cores
 from benchmarks.plan import PLANS, Case
 from benchmarks.results import Compared, Measurements, whole
-from benchmarks.summary import block_of, summarise
+from benchmarks.summary import block_of, summarize
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results.md"
@@ -40,7 +40,7 @@ def main() -> None:
     plan = "full" if arguments.full else "quick" if arguments.quick else "standard"
     with tempfile.TemporaryDirectory() as scratch:
         found = measure(plan, Path(scratch))
-    summary = summarise(found)
+    summary = summarize(found)
     text = whole(found, summary, "make bench" + (" ARGS=--full" if arguments.full else ""))
     if arguments.quick:
         print(text)

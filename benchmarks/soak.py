@@ -19,9 +19,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from datapool.pool.merge import merge, open_base
 from datapool.core.base import read_base, write_base
-from datapool.core.tables import Rows
+from datapool.core.tables import EmbeddedTable
+from datapool.pool.merge import merge, open_base
 
 DIMENSION = 64
 POOLS, LINEAGE, BASE, MODEL = Path("pools"), Path("datapools.json"), Path("base"), Path("model.ckpt")
@@ -65,7 +65,7 @@ def soak(batches: int, rows: int, *, keep_history: bool) -> str:
     one = in_new_folder(
         lambda: [run(numbers, rows, keep_history=keep_history) for numbers in (range(batches), [batches])]
     )
-    shown = sorted({0, *range(9, batches, 10), batches - 1, batches})
+    short_repr = sorted({0, *range(9, batches, 10), batches - 1, batches})
     names = list(many[0].sizes)
     head = ["run", "open s", "merge s", "MB read", "MB written", "reads, writes", *(f"{name}, MB" for name in names)]
     lines = [
@@ -73,7 +73,7 @@ def soak(batches: int, rows: int, *, keep_history: bool) -> str:
         "",
         _row(head),
         _row(["---"] * len(head)),
-        *(_row([str(n + 1), *_figures(many[n])]) for n in shown),
+        *(_row([str(n + 1), *_figures(many[n])]) for n in short_repr),
         _row([f"2, after one of {batches * rows:,}", *_figures(one[1])]),
     ]
     ratios = " | ".join(f"{name} {ratio:.3f}" for name, ratio in compare(many[-1], one[-1]).items())
@@ -111,7 +111,7 @@ def run(numbers: range | list[int], rows: int, *, keep_history: bool) -> Run:
     ).astype("str")
     embeddings = [np.random.default_rng(number).standard_normal((rows, DIMENSION), np.float32) for number in numbers]
     columns = ["filename", "content_hash", "weak_label"]
-    picks = Rows(images[columns].assign(distance=0.5, nearest=names[0]), np.concatenate(embeddings))
+    picks = EmbeddedTable(images[columns].assign(distance=0.5, nearest=names[0]), np.concatenate(embeddings))
 
     def opens() -> None:
         write_base(BASE, open_base(POOLS, LINEAGE, "pool", images, base_version=None)[0])

@@ -21,7 +21,7 @@ MAIN = ("clustered", "digits")
 MUNDIG = CONTESTANTS[1].name
 
 
-def summarise(found: Measurements) -> str:
+def summarize(found: Measurements) -> str:
     """The block with its two comments."""
     fewest, most = min(found.limits), max(found.limits)
     by_measure = [

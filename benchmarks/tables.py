@@ -19,13 +19,12 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import csv
 
-from datapool.core import atomic
-from datapool.pool import files as pool_files
-from datapool.core import tables
-from datapool.pool.transaction import Store
-from datapool.pool.filesystem import write_hashed
+from datapool.core import atomic, tables
 from datapool.core.embeddings_csv import csv_header, csv_rows
-from datapool.core.tables import Rows
+from datapool.core.tables import EmbeddedTable
+from datapool.pool import files as pool_files
+from datapool.pool.filesystem import write_hashed
+from datapool.pool.transaction import Store
 
 DIMENSION, N_NEW, REPETITIONS = 128, 10_000, 3
 
@@ -48,7 +47,7 @@ def main() -> None:
 def measure(n: int) -> str:
     """Measure everything with ``n`` rows; give two tables as Markdown."""
     everything = rows(n + N_NEW)
-    first = Rows(everything.table[:n], everything.embeddings[:n])
+    first = EmbeddedTable(everything.table[:n], everything.embeddings[:n])
     names, labels = everything.table.filename.tolist(), [0] * len(everything.table)
     columns = arrow(first)
     writers: dict[str, Callable[[Path], Any]] = {
@@ -104,7 +103,7 @@ def measure(n: int) -> str:
     return "\n".join(lines)
 
 
-def rows(n: int) -> Rows:
+def rows(n: int) -> EmbeddedTable:
     """Make up ``n`` samples of a pool."""
     rng = np.random.default_rng(0)
     names = pd.Series([f"camera_{i % 7}/2026/frame_{i:08d}.jpg" for i in range(n)], dtype="str")
@@ -120,10 +119,10 @@ def rows(n: int) -> Rows:
             "weak_label": "camera",
         }
     ).astype(pool_files.COLUMNS)
-    return Rows(table, rng.standard_normal((n, DIMENSION), dtype=np.float32))
+    return EmbeddedTable(table, rng.standard_normal((n, DIMENSION), dtype=np.float32))
 
 
-def arrow(rows: Rows) -> pa.Table:
+def arrow(rows: EmbeddedTable) -> pa.Table:
     """The same content as one Arrow table, a column a dimension."""
     columns = {f"embedding_{i}": rows.embeddings[:, i].copy() for i in range(DIMENSION)}
     labels = np.zeros(len(rows.table), dtype=np.int64)

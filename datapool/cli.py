@@ -63,7 +63,7 @@ def verify(
 ) -> None:
     """Check that the pools of a workspace are what their lineage says; run it in the workspace.
 
-    Files have the recorded hashes; every pick lies as far from its nearest neighbour as recorded, and nothing before it
+    Files have the recorded hashes; every pick lies as far from its nearest neighbor as recorded, and nothing before it
     is nearer; the picks of a version lie at least its covering radius apart, which bounds what any choice could reach.
     While the output folder holds the batch of the latest version: every candidate lies within its covering radius.
 
@@ -140,7 +140,7 @@ def repair(
     A merge that was stopped is finished, or what it left is removed. A lost or damaged record of a pool and files of its
     history are made anew. A pool that datapools.json does not know, or has not caught up with, is recorded there. For the
     rest it says which command helps, and the exit code is 1. What it replaces, and what a checkout would overwrite, is kept
-    in .datapool/rescued.
+    in .datapool/backup.
 
     `dvc repro` does the first of these by itself.
     """

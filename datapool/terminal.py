@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from datapool.core import atomic
-from datapool.core.errors import DatapoolError, visible
+from datapool.core.errors import DatapoolError, escape_unprintable
 from datapool.lifetime import end_with_parent
 
 Report = Callable[..., None]
@@ -51,14 +51,14 @@ def run_app(app: typer.Typer) -> None:
 
 
 def _refuse(message: str) -> NoReturn:
-    print(f"error: {visible(message)}", file=sys.stderr)
+    print(f"error: {escape_unprintable(message)}", file=sys.stderr)
     sys.exit(1)
 
 
 def say(*lines: str) -> None:
     """Print lines; what would end one, or disturb a terminal, is escaped."""
     for line in lines:
-        print(visible(line), flush=True)
+        print(escape_unprintable(line), flush=True)
 
 
 @contextmanager

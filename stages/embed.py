@@ -8,7 +8,7 @@ from typer import Option
 from datapool.core.atomic import SCRATCH
 from datapool.core.base import read_base
 from datapool.core.params import load_params
-from datapool.core.tables import Rows, read_table, write_rows
+from datapool.core.tables import EmbeddedTable, read_table, write_rows
 from datapool.images.batch import candidates
 from datapool.model.candidates import embed_candidates
 from datapool.model.protected import read_protected
@@ -42,7 +42,7 @@ def embed(
             cache_dir=SCRATCH / "protected",
             progress=report,
         )
-    write_rows(embeddings, Rows(table[["filename", "content_hash", "weak_label"]], embedded.vectors))
+    write_rows(embeddings, EmbeddedTable(table[["filename", "content_hash", "weak_label"]], embedded.vectors))
     write_rows(protected, guarded)
     source = (
         f"read from {params.embeddings}" if params.embeddings else f"{embedded.n_taken_over} known from the last run"

@@ -9,7 +9,7 @@ from datapool.core.base import read_base
 from datapool.core.params import load_params
 from datapool.core.tables import read_rows, write_arrays, write_csv, write_table
 from datapool.selection import ranking as ordering
-from datapool.selection.evaluation_sample import look_around
+from datapool.selection.evaluation_sample import measure_sample
 from datapool.selection.scores import read_scores
 from datapool.terminal import progress, run, say
 
@@ -34,7 +34,7 @@ def rank(
     """
     params = load_params()
     candidates, pool = read_rows(embeddings), read_base(base).rows
-    how = ordering.How(
+    how = ordering.RankingConfig(
         method=params.method,
         normalize=params.normalize_embeddings,
         append_weak_labels=params.append_weak_labels,
@@ -47,7 +47,7 @@ def rank(
     )
     vectors = ordering.space(candidates, pool, normalize=how.normalize, append_weak_labels=how.append_weak_labels)
     with progress("looking around") as report:
-        around = look_around(*vectors, seed=params.seed, progress=report)
+        around = measure_sample(*vectors, seed=params.seed, progress=report)
     del vectors
     with progress("ranking") as report:
         ranked = ordering.rank(
@@ -60,7 +60,7 @@ def rank(
             progress=report,
         )
     write_table(ranking, ranked.table)
-    write_arrays(trace, ranked.trace._asdict())
+    ordering.write_trace(trace, ranked.trace)
     write_table(near_protected, ranked.near_protected)
     write_csv(curve, ordering.curve(ranked.table))
     write_arrays(surroundings, around._asdict())

@@ -11,8 +11,7 @@ from datapool.core.tables import read_arrays, read_rows, read_table, write_csv, 
 from datapool.images.batch import copy_images
 from datapool.selection import evaluation, sampling
 from datapool.selection import ranking as ordering
-from datapool.selection.evaluation_sample import Surroundings
-from datapool.selection.k_center import Trace
+from datapool.selection.evaluation_sample import EvaluationSample
 from datapool.selection.scores import read_scores
 from datapool.terminal import progress, run, say
 
@@ -36,7 +35,7 @@ def sample(
     """Take the first candidates of the ranking until a stopping condition is met."""
     params = load_params()
     batch, candidates, pool = read_table(images), read_rows(embeddings), read_base(base).rows
-    how = ordering.How(
+    how = ordering.RankingConfig(
         method=params.method,
         normalize=params.normalize_embeddings,
         append_weak_labels=params.append_weak_labels,
@@ -47,8 +46,8 @@ def sample(
         ),
         rules=params.rules,
     )
-    ranked = ordering.Ranked(read_table(ranking), Trace(**read_arrays(trace)), read_table(near_protected))
-    around = Surroundings(**read_arrays(surroundings))
+    ranked = ordering.Ranked(read_table(ranking), ordering.read_trace(trace), read_table(near_protected))
+    around = EvaluationSample(**read_arrays(surroundings))
     with progress("sampling") as report:
         sampled = sampling.sample(
             batch,

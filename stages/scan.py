@@ -38,11 +38,11 @@ def scan(
     )
     if links := found.images.filename[found.images.reason == batch.LINK_OUT].tolist():
         say(f"WARNING: {len(links)} links lead out of {params.input_dir} and are not followed, such as {links[0]!r}")
-    if twins := batch.twins(found.images.filename):
-        one, other = next(iter(twins.items()))
+    if case_collisions := batch.case_collisions(found.images.filename):
+        one, other = next(iter(case_collisions.items()))
         say(
-            f"WARNING: {len(twins)} names differ from another one only in case or accents, such as {one!r} and {other!r}; "
-            "all are kept, but some file systems cannot tell them apart"
+            f"WARNING: {len(case_collisions)} names differ from another one only in case or accents, such as {one!r} and "
+            f"{other!r}; all are kept, but some file systems cannot tell them apart"
         )
 
 

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datapool.workspace import create as workspace
 from datapool.core.embeddings_csv import read_csv
 from datapool.core.lineage import read_lineage
+from datapool.workspace import create as workspace
 
 PROGRAMS = Path(sys.executable).parent
 ENVIRONMENT = {
@@ -119,7 +119,7 @@ def change_settings(content: dict[str, Any], changes: dict[str, object]) -> None
 
 
 def write_picture(path: Path, seed: int, *, side: int = 32) -> None:
-    """A coarse random pattern in colour: pictures of different seeds are far apart for any model."""
+    """A coarse random pattern in color: pictures of different seeds are far apart for any model."""
     path.parent.mkdir(parents=True, exist_ok=True)
     coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     Image.fromarray(coarse).resize((side, side), Image.Resampling.NEAREST).save(path)

@@ -41,7 +41,7 @@ def copy_file(source: Path, path: Path) -> None:
 
 def sha256(path: Path) -> str:
     """Give the sha256 (hex) of a file, without holding it in memory."""
-    with open_file(path) as file:
+    with open_regular_file(path) as file:
         try:
             return hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
@@ -49,7 +49,7 @@ def sha256(path: Path) -> str:
             raise
 
 
-def open_file(path: Path) -> BufferedReader:
+def open_regular_file(path: Path) -> BufferedReader:
     """Open a file that somebody else may have put there; whatever is no regular file may never end, or never begin.
 
     Raises:
@@ -60,7 +60,7 @@ def open_file(path: Path) -> BufferedReader:
     return path.open("rb")
 
 
-def keep_aside(path: Path, *, unless: set[str]) -> list[str]:
+def back_up(path: Path, *, unless: set[str]) -> list[str]:
     """Copy a file that is in no version's record to where nothing deletes it; say so."""
     try:
         if not path.is_file() or (digest := sha256(path)) in unless:
@@ -69,7 +69,7 @@ def keep_aside(path: Path, *, unless: set[str]) -> list[str]:
         raise DatapoolError(
             f"{path}: cannot be read ({error.strerror}); give read permission, then run again"
         ) from error
-    kept = SCRATCH / "rescued" / f"{path.parent.name or 'workspace'}-{digest[:12]}-{path.name}"
+    kept = SCRATCH / "backup" / f"{path.parent.name or 'workspace'}-{digest[:12]}-{path.name}"
     copy_file(path, kept)
     try:
         for folder in kept.parent.parents:  # the original may be replaced next

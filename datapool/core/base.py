@@ -8,7 +8,7 @@ import pandas as pd
 
 from datapool.core import atomic
 from datapool.core.errors import DatapoolError
-from datapool.core.tables import Rows, read_json, read_rows, write_json, write_rows
+from datapool.core.tables import EmbeddedTable, read_json, read_rows, write_json, write_rows
 
 COLUMNS = {
     "filename": "str",
@@ -16,8 +16,8 @@ COLUMNS = {
     "version": "int64",  # the version that added the image
     "batch": "str",  # id of the batch it came in
     "rank": "int64",  # place in that batch's selection, from 1
-    "distance": "float64",  # when picked, to its nearest neighbour then; none for the first image of a pool
-    "nearest": "str",  # that neighbour's filename
+    "distance": "float64",  # when picked, to its nearest neighbor then; none for the first image of a pool
+    "nearest": "str",  # that neighbor's filename
     "weak_label": "str",
 }
 """Of samples.csv, and of the table of a pool's rows."""
@@ -44,7 +44,7 @@ class Base(NamedTuple):
     """Lineage of the base: what was accepted up to it; empty for a pool that has yet to begin."""
     dropped: list[Version] | None
     """With ``datapool.base_version``: the versions after the base, which a merge drops; None if it was not given."""
-    rows: Rows
+    rows: EmbeddedTable
     """One row a sample in the order of datapool_latest.csv; the table has the columns of samples.csv."""
     checkpoint: Path | None
     """The model that made the embeddings, if the pool has one."""
@@ -80,7 +80,7 @@ def read_base(folder: Path) -> Base:
     )
 
 
-def no_rows() -> Rows:
+def empty_base_table() -> EmbeddedTable:
     """Give the rows of a pool that has yet to begin."""
     table = pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in COLUMNS.items()})
-    return Rows(table, np.empty((0, 1), dtype=np.float32))  # zero columns cannot be written
+    return EmbeddedTable(table, np.empty((0, 1), dtype=np.float32))  # zero columns cannot be written

@@ -17,8 +17,8 @@ import pyarrow.compute as pc
 from pyarrow import csv
 
 from datapool.core import atomic
-from datapool.core.errors import DatapoolError, shown
-from datapool.core.tables import name_problem, parse_rows, whole_rows
+from datapool.core.errors import DatapoolError, short_repr
+from datapool.core.tables import complete_rows, find_bad_filename, parse_rows
 
 _VALUES = 2**15  # numbers that are turned into text at a time: they stay in the processor's cache
 _BLOCK = 2**20  # bytes in which lines are counted at a time
@@ -85,7 +85,7 @@ def read_csv(path: Path) -> EmbeddingsCsv:
             finite number. Names the file and the row.
     """
     try:
-        with atomic.open_file(path) as file:
+        with atomic.open_regular_file(path) as file:
             return _parse(file, path)
     except OSError as error:
         raise DatapoolError(f"{path}: cannot be read ({error.strerror}); give an embeddings csv") from error
@@ -109,8 +109,8 @@ def read_csv_rows(path: Path, filenames: Sequence[str]) -> np.ndarray:
     missing = [filename for filename in filenames if filename not in row_of]
     if missing:
         raise DatapoolError(
-            f"{path}: lacks the embeddings of {len(missing)} images of the batch, such as {shown(missing[0])}; add them, or "
-            "name the images that it has in relevant_filenames_file"
+            f"{path}: lacks the embeddings of {len(missing)} images of the batch, such as {short_repr(missing[0])}; add "
+            "them, or name the images that it has in relevant_filenames_file"
         )
     return content.embeddings[[row_of[filename] for filename in filenames]]
 
@@ -141,7 +141,7 @@ def _parse(file: BinaryIO, path: Path) -> EmbeddingsCsv:
     if missing or not dimension:
         refuse(f"lacks the column {missing[0] if missing else 'embedding_0'!r}; it has {', '.join(names)[:200]}")
     if len(counts) < len(names):
-        refuse(f"has the column {shown(counts.most_common(1)[0][0])} twice")
+        refuse(f"has the column {short_repr(counts.most_common(1)[0][0])} twice")
     last, n_lines, n_bytes = first, 0, 0
     while block := file.read(_BLOCK):
         last, n_lines = block, n_lines + block.count(b"\n") + block.count(b"\r")
@@ -155,12 +155,12 @@ def _parse(file: BinaryIO, path: Path) -> EmbeddingsCsv:
     filenames: list[str] = []
     labels: list[int | None] = []
     embeddings = np.empty((n_rows, dimension), dtype=np.float32)  # what is not filled takes no memory
-    for text in whole_rows(file):
+    for text in complete_rows(file):
         try:
             table = parse_rows(text, names, options)
         except pa.ArrowInvalid as error:
             refuse(f"cannot be read ({' '.join(str(error).split())[:200]})")
-        if problem := name_problem(table.column("filenames")):
+        if problem := find_bad_filename(table.column("filenames")):
             refuse(problem)
         rows = embeddings[len(filenames) : len(filenames) + len(table)]
         filenames += table.column("filenames").to_pylist()
@@ -170,10 +170,10 @@ def _parse(file: BinaryIO, path: Path) -> EmbeddingsCsv:
         bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
         if len(bad):
             name = filenames[len(filenames) - len(rows) + bad[0]]
-            refuse(f"the embedding of {shown(name)} has a value that is no finite number")
+            refuse(f"the embedding of {short_repr(name)} has a value that is no finite number")
     if len(set(filenames)) < len(filenames):
         name, count = Counter(filenames).most_common(1)[0]
-        refuse(f"has the filename {shown(name)} {count} times")
+        refuse(f"has the filename {short_repr(name)} {count} times")
     known = [label for label in labels if label is not None]
     if len(known) < len(labels):
         refuse("a label is missing")

@@ -15,20 +15,20 @@ class DatapoolError(Exception):
 
 
 class CheckoutError(DatapoolError):
-    """Something that a checkout may help with, which sets all pools back: ``lineage.refusing`` keeps a copy first."""
+    """An error that a checkout may cure. A checkout sets all pools back, so ``backing_up_before_checkout`` keeps copies."""
 
 
-def in_one_line(*sentences: str) -> str:
+def join_sentences(*sentences: str) -> str:
     """Join sentences without a full stop of their own, of which some may be empty."""
     return ". ".join(filter(None, sentences))
 
 
-def visible(text: str) -> str:
+def escape_unprintable(text: str) -> str:
     """Write out line breaks, control characters and changes of writing direction, which would disturb what stands around."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def shown(value: object) -> str:
+def short_repr(value: object) -> str:
     """Show a value within a line; YAML's references make a short text stand for an endless one."""
     if isinstance(value, list | dict | set):
         text = reprlib.repr(value)

@@ -7,25 +7,25 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from datapool.core.base import Version
-from datapool.core.errors import DatapoolError, shown
+from datapool.core.errors import DatapoolError, short_repr
 from datapool.core.schema import pool_name
 from datapool.core.tables import read_json
 
 LATEST, CHECKPOINT, SAMPLES, HISTORY = "datapool_latest.csv", "checkpoint_latest.ckpt", "samples.csv", "history"
 
 
-HASHES = {LATEST: "datapool_sha256", SAMPLES: "samples_sha256", CHECKPOINT: "checkpoint_sha256"}
+HASH_KEYS = {LATEST: "datapool_sha256", SAMPLES: "samples_sha256", CHECKPOINT: "checkpoint_sha256"}
 """Where a lineage entry has the sha256 of each file of the pool; null for a checkpoint that there is not."""
 
 
-def files_of(version: Version) -> dict[str, str]:
+def recorded_files(version: Version) -> dict[str, str]:
     """Give the sha256 of each file of a recorded version, by its path below the pool's folder."""
-    return {file: version[key] for file, key in HASHES.items() if version[key]}
+    return {file: version[key] for file, key in HASH_KEYS.items() if version[key]}
 
 
-def hashes_of(versions: Iterable[Version]) -> set[str]:
+def recorded_hashes(versions: Iterable[Version]) -> set[str]:
     """Give the sha256 of every file of some recorded versions."""
-    return {digest for version in versions for digest in files_of(version).values()}
+    return {digest for version in versions for digest in recorded_files(version).values()}
 
 
 LINEAGE = Path("datapools.json")
@@ -95,7 +95,7 @@ def read_lineage(path: Path) -> dict[str, list[Version]]:
             pool_name(name)
         except ValueError as error:
             raise DatapoolError(
-                f"{path}: {shown(name)} is no name of a pool; `git checkout HEAD -- {path}` restores it"
+                f"{path}: {short_repr(name)} is no name of a pool; `git checkout HEAD -- {path}` restores it"
             ) from error
         try:
             lineage[name] = versions_of(record)
@@ -120,7 +120,7 @@ def versions_of(entry: object) -> list[Version]:
         except ValidationError as error:
             detail = error.errors()[0]
             key = ".".join(map(str, detail["loc"][:2]))
-            what = "is missing" if detail["type"] == "missing" else f"is {shown(detail['input'])}"
+            what = "is missing" if detail["type"] == "missing" else f"is {short_repr(detail['input'])}"
             raise ValueError(f"lists no version {k}: its {key or 'record'} {what}") from error
         if said.version != k:
             raise ValueError(f"lists no versions 1, 2, …: the {k}. is {said.version}")
@@ -132,7 +132,7 @@ def versions_of(entry: object) -> list[Version]:
     return versions
 
 
-def space_of(name: str, versions: Sequence[Version]) -> dict[str, Any]:
+def embedding_space_of(name: str, versions: Sequence[Version]) -> dict[str, Any]:
     """Give the embedding space of a pool that has versions.
 
     Raises:

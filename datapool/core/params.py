@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from datapool.core.errors import DatapoolError, shown
+from datapool.core.errors import DatapoolError, short_repr
 from datapool.core.schema import STRICT, Params, Section
 
 FILE = Path("params.yaml")
@@ -147,7 +147,7 @@ def _sentence(detail: ErrorDetails) -> str:
         return _unknown_key([str(part) for part in detail["loc"]])
     key = ".".join(_known(names))
     if kind == "invalid_key":
-        return f"the key {shown(given)} is no text; keys are names such as 'input_dir'"
+        return f"the key {short_repr(given)} is no text; keys are names such as 'input_dir'"
     if kind == "missing":
         return f"{'.'.join(names)} is missing; `datapool init` writes a params.yaml with every key"
     if kind == "value_error" and isinstance(given, dict | Section):
@@ -155,7 +155,7 @@ def _sentence(detail: ErrorDetails) -> str:
     if kind in ("int_type", "float_type") and isinstance(given, str) and _is_number(given):
         return f"{key} is {given!r}, a text; write {format(Decimal(given), 'f')}"
     should = str(detail["ctx"]["error"]) if kind == "value_error" else _WORDS.get(kind, detail["msg"])
-    return f"{key} is {shown(given)}; it should be {should.removeprefix('Input should be ')}"
+    return f"{key} is {short_repr(given)}; it should be {should.removeprefix('Input should be ')}"
 
 
 _WORDS = {
@@ -185,7 +185,7 @@ def _unknown_key(parts: list[str]) -> str:
     for part in parts[:-1]:
         model = model.model_fields[part].annotation
     near = difflib.get_close_matches(parts[-1], model.model_fields, n=1, cutoff=0)
-    return f"unknown key {shown('.'.join(parts))}; did you mean {'.'.join([*parts[:-1], *near])!r}?"
+    return f"unknown key {short_repr('.'.join(parts))}; did you mean {'.'.join([*parts[:-1], *near])!r}?"
 
 
 def _is_number(text: str) -> bool:

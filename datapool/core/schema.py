@@ -13,7 +13,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from datapool.core.errors import shown
+from datapool.core.errors import short_repr
 
 _NAME_LENGTH = 100  # characters of a folder's name: a file system takes 255, and names grow by endings
 _TAKEN = frozenset(
@@ -45,10 +45,10 @@ def _balance(value: object) -> object:
     if isinstance(value, dict):
         for label, limit in value.items():
             if not isinstance(label, str):
-                raise ValueError(f"the label {shown(label)} is no text; put it in quotes, as in {{'7': 50}}")
+                raise ValueError(f"the label {short_repr(label)} is no text; put it in quotes, as in {{'7': 50}}")
             if type(limit) is not int or limit < 0:
                 raise ValueError(
-                    f"the limit of {shown(label)} is {shown(limit)}; it should be a whole number from 0 on"
+                    f"the limit of {short_repr(label)} is {short_repr(limit)}; it should be a whole number from 0 on"
                 )
         return value
     if value is None or (type(value) is int and value >= 1):
@@ -268,7 +268,7 @@ class Params(Section):
         farthest = (5**0.5 if self.append_weak_labels else 2.0) if self.normalize_embeddings else float("inf")
         if self.stopping_condition.min_distance > farthest:
             raise ValueError(
-                f"stopping_condition.min_distance is {self.stopping_condition.min_distance:g}, but no two normalised "
+                f"stopping_condition.min_distance is {self.stopping_condition.min_distance:g}, but no two normalized "
                 f"embeddings are more than {farthest:.4g} apart; give less, or set normalize_embeddings: false"
             )
         if self.method != "coreset" and self.stopping_condition.min_distance >= 0:
@@ -325,7 +325,7 @@ class Params(Section):
             return
         if self.normalize_embeddings and self.rules.protected_distance > 2:
             raise ValueError(
-                f"rules.protected_distance is {self.rules.protected_distance:g}, but no two normalised embeddings are more "
+                f"rules.protected_distance is {self.rules.protected_distance:g}, but no two normalized embeddings are more "
                 "than 2 apart, so nothing could be picked; give less, or set normalize_embeddings: false"
             )
         if os.path.realpath(self.rules.protected) == os.path.realpath(self.input_dir):

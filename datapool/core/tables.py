@@ -31,7 +31,7 @@ _CSV_BYTES = 2**22  # bytes of a csv that are read at a time
 _NUMBERS = {"step": pa.int64(), "version": pa.int64(), "rank": pa.int64(), "distance": pa.float64()}
 
 
-class Rows(NamedTuple):
+class EmbeddedTable(NamedTuple):
     """A table and the embeddings of its rows."""
 
     table: pd.DataFrame
@@ -55,7 +55,7 @@ def read_table(path: Path) -> pd.DataFrame:
         return _frame(pq.read_table(path))
 
 
-def write_rows(path: Path, *parts: Rows) -> None:
+def write_rows(path: Path, *parts: EmbeddedTable) -> None:
     """Write a table and, as a last column, its float32 embeddings; several parts become one, in their order.
 
     An embedding is the bytes of its numbers, not a list of numbers: a list is read ten times slower, and compression
@@ -76,7 +76,7 @@ def write_rows(path: Path, *parts: Rows) -> None:
     _write(path, _arrow(pd.concat([part.table for part in parts])).append_column(_EMBEDDING, column))
 
 
-def read_rows(path: Path) -> Rows:
+def read_rows(path: Path) -> EmbeddedTable:
     """Read what ``write_rows`` wrote.
 
     Raises:
@@ -92,7 +92,7 @@ def read_rows(path: Path) -> Rows:
             start, end = end, end + len(batch)
             values = np.frombuffer(column.buffers()[1], "<f4", len(batch) * dimension, 4 * dimension * column.offset)
             embeddings[start:end] = values.reshape(-1, dimension)
-        return Rows(_frame(file.read([name for name in names if name != _EMBEDDING])), embeddings)
+        return EmbeddedTable(_frame(file.read([name for name in names if name != _EMBEDDING])), embeddings)
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -139,11 +139,11 @@ def read_csv(path: Path) -> pd.DataFrame:
         names = next(csv.reader([file.readline().decode()]))
         types = pa.schema([(name, _NUMBERS.get(name, pa.string())) for name in names])
         options = arrow_csv.ConvertOptions(column_types=types, strings_can_be_null=False)
-        parts = [parse_rows(text, names, options) for text in whole_rows(file)]
+        parts = [parse_rows(text, names, options) for text in complete_rows(file)]
     return _frame(pa.concat_tables([types.empty_table(), *parts]))
 
 
-def whole_rows(file: BinaryIO) -> Iterator[bytes]:
+def complete_rows(file: BinaryIO) -> Iterator[bytes]:
     """Give the rows of a csv from here on, some at a time; a line feed between quotes ends none.
 
     Arrow would cut the text into blocks by itself, but where it cuts it loses a line feed after a carriage return.
@@ -157,7 +157,7 @@ def whole_rows(file: BinaryIO) -> Iterator[bytes]:
         yield b"".join(lines)
 
 
-def name_problem(names: pa.Array | pa.ChunkedArray) -> str | None:
+def find_bad_filename(names: pa.Array | pa.ChunkedArray) -> str | None:
     """Say what is wrong with the file names of a csv that somebody else wrote; None if nothing is."""
     for what, bad in (
         (f"has a filename of more than {NAME_BYTES} bytes", pc.greater(pc.binary_length(names), NAME_BYTES)),
@@ -203,7 +203,7 @@ def read_names(path: Path) -> list[str]:
         DatapoolError: If the file cannot be read, is not UTF-8, or has a line that is no name.
     """
     try:
-        with atomic.open_file(path) as file:
+        with atomic.open_regular_file(path) as file:
             text = file.read().decode("utf-8-sig")
     except OSError as error:
         raise DatapoolError(
@@ -246,7 +246,7 @@ def read_json(path: Path) -> dict[str, Any]:
         DatapoolError: If the file cannot be read or is no JSON object.
     """
     try:
-        with atomic.open_file(path) as file:
+        with atomic.open_regular_file(path) as file:
             data = file.read()
     except OSError as error:
         raise DatapoolError(

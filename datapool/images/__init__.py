@@ -1,0 +1,4 @@
+"""Image files: which ones form a batch, and how each is decoded.
+
+Knows file names, bytes and pixels. Does not know embeddings, models, choices or pools.
+"""

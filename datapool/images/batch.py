@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datapool.core.errors import DatapoolError
-from datapool.images.decode import SUFFIXES, ImageFile, Inspection, inspect, not_looked_at, read_bytes
+from datapool.images.decode import SUFFIXES, ImageFile, Inspection, inspect, not_inspected, read_bytes
 
 Progress = Callable[[int, int, str], None]
 """Called with the steps done, the steps in all, and a note such as "loss 4.31"."""
@@ -48,9 +48,9 @@ class Batch(NamedTuple):
     """What lies in ``input_dir``."""
 
     images: pd.DataFrame
-    """One row an image, sorted by filename: filename (its name in the pool: ``as_path`` of prefix and path), path (below
+    """One row an image, sorted by filename: filename (its name in the pool: ``safe_name`` of prefix and path), path (below
     input_dir, with "/"), content_hash (sha256 of the bytes, hex), width, height (pixels, upright; missing if not decoded),
-    mode, weak_label (``as_path`` of the top folder below input_dir), status ("ok", "corrupt" or "duplicate"), reason (why
+    mode, weak_label (``safe_name`` of the top folder below input_dir), status ("ok", "corrupt" or "duplicate"), reason (why
     it is not ok)."""
     n_hidden: int
     """Files and folders passed over because their name begins with a dot."""
@@ -100,15 +100,15 @@ def scan(
                 f"params.yaml: relevant_filenames_file lists {len(missing)} names that are no images of "
                 f"{str(folder)!r}, such as {missing[0][:200]!r}; a name is the path below input_dir. Remove them"
             )
-    paths = sorted(paths, key=lambda path: as_path(filename_prefix + path))
+    paths = sorted(paths, key=lambda path: safe_name(filename_prefix + path))
     inside, real_folder = os.path.realpath(folder) + os.sep, cache(os.path.realpath)
     out = {path for path in links.intersection(paths) if _leads_out(folder / path, inside, real_folder)}
     looked_at = [path for path in paths if path not in out]
     looks = iter(_inspect_all(folder, looked_at, decode=check_images, progress=progress))
-    inspections = [not_looked_at(LINK_OUT) if path in out else next(looks) for path in paths]
+    inspections = [not_inspected(LINK_OUT) if path in out else next(looks) for path in paths]
     images = pd.DataFrame(
         {
-            "filename": pd.Series([as_path(filename_prefix + path) for path in paths], dtype="str"),
+            "filename": pd.Series([safe_name(filename_prefix + path) for path in paths], dtype="str"),
             "path": pd.Series(paths, dtype="str"),
             "content_hash": pd.Series([found.content_hash for found in inspections], dtype="str"),
             "width": pd.Series([found.width for found in inspections], dtype="Int64"),
@@ -128,7 +128,7 @@ def scan(
     return Batch(images, n_hidden, n_other, len(found_paths) - len(paths))
 
 
-def as_path(name: str) -> str:
+def safe_name(name: str) -> str:
     """Give a name as what no spreadsheet takes for a formula and no command for an option: "./=a.jpg" for "=a.jpg".
 
     It is the same path. All other names stay as they are.
@@ -137,12 +137,12 @@ def as_path(name: str) -> str:
 
 
 def weak_label(path: str) -> str:
-    """Give the weak label of an image: ``as_path`` of the top folder of its path below input_dir."""
+    """Give the weak label of an image: ``safe_name`` of the top folder of its path below input_dir."""
     top, separator, _ = path.partition("/")
-    return as_path(top) if separator else ROOT_LABEL
+    return safe_name(top) if separator else ROOT_LABEL
 
 
-def twins(names: Iterable[str]) -> dict[str, str]:
+def case_collisions(names: Iterable[str]) -> dict[str, str]:
     """Find names that differ from an earlier one only in case or in how Unicode writes their accents.
 
     Returns:
@@ -169,12 +169,12 @@ def batch_id(images: pd.DataFrame) -> str:
 
 
 def candidates(images: pd.DataFrame, base: pd.DataFrame) -> pd.DataFrame:
-    """Give the rows of ``images`` that may be picked: "ok", and not among the rows of ``base`` (see ``held_in``).
+    """Give the rows of ``images`` that may be picked: "ok", and not among the rows of ``base`` (see ``rows_in_base``).
 
     Raises:
         DatapoolError: If a candidate has the filename of a base image with other content. Names both.
     """
-    rows = images[(images.status == "ok") & (held_in(images, base) < 0)]
+    rows = images[(images.status == "ok") & (rows_in_base(images, base) < 0)]
     clashes = rows[_first_row(rows.filename, base.filename) >= 0]
     if len(clashes):
         clash = clashes.iloc[0]
@@ -187,7 +187,7 @@ def candidates(images: pd.DataFrame, base: pd.DataFrame) -> pd.DataFrame:
     return rows.reset_index(drop=True)
 
 
-def held_in(images: pd.DataFrame, base: pd.DataFrame) -> np.ndarray:
+def rows_in_base(images: pd.DataFrame, base: pd.DataFrame) -> np.ndarray:
     """Say at which row of ``base`` each image is, int64; -1 for one that is not there.
 
     It is told by its content. Of an imported image the content may not be known (content_hash ""): that one is told by

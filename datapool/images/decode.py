@@ -61,7 +61,7 @@ def inspect(path: Path, *, decode: bool) -> Inspection:
     try:
         data = _bytes_of(path)
     except OSError as error:
-        return not_looked_at(f"cannot be read ({error.strerror})")
+        return not_inspected(f"cannot be read ({error.strerror})")
     content_hash = hashlib.sha256(data).hexdigest()
     if not decode:
         return Inspection(content_hash, None, None, None, "")
@@ -72,7 +72,7 @@ def inspect(path: Path, *, decode: bool) -> Inspection:
     return Inspection(content_hash, image.width, image.height, mode, "")
 
 
-def not_looked_at(damage: str) -> Inspection:
+def not_inspected(damage: str) -> Inspection:
     """Give what is known of a file that was not read."""
     return Inspection("", None, None, None, damage)
 
@@ -82,7 +82,7 @@ def read_rgb(path: Path, *, content_hash: str) -> Image.Image:
 
     EXIF orientation is applied. Transparency is laid on white. Integers of 16 bits are divided by 257; 32-bit
     integers and floats are stretched from their minimum (0) to their maximum (255). Of an animation or a
-    multi-page file the first frame counts. Colour profiles are ignored.
+    multi-page file the first frame counts. Color profiles are ignored.
 
     Raises:
         DatapoolError: If the file is gone, cannot be decoded, or its bytes do not have the sha256 ``content_hash``.
@@ -140,7 +140,7 @@ def _decode(data: bytes) -> tuple[str, Image.Image]:
                 mode, is_netpbm = image.mode, image.format == "PPM"
                 upright = ImageOps.exif_transpose(image)
                 if is_netpbm and mode == "I":  # so Pillow gives the 16 bits of a PGM
-                    return mode, _grey(np.asarray(upright) / 257)
+                    return mode, _gray(np.asarray(upright) / 257)
                 return mode, _to_rgb(upright)
         except Image.DecompressionBombError as error:
             raise _DamagedError(f"decompression bomb: claims more than {MAX_PIXELS} pixels") from error
@@ -165,13 +165,13 @@ def _require_memory() -> None:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
-        return _grey(np.asarray(image).astype(np.float64) / 257)
+        return _gray(np.asarray(image).astype(np.float64) / 257)
     if image.mode in ("I", "F"):
         values = np.asarray(image).astype(np.float64)
         finite = values[np.isfinite(values)]
         low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
         values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
-        return _grey((values - low) * (255 / (high - low)) if high > low else values * 0)
+        return _gray((values - low) * (255 / (high - low)) if high > low else values * 0)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
@@ -179,5 +179,5 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _grey(values: np.ndarray) -> Image.Image:
+def _gray(values: np.ndarray) -> Image.Image:
     return Image.fromarray(np.rint(values).astype(np.uint8)).convert("RGB")

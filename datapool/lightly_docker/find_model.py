@@ -119,7 +119,7 @@ def _off(model: "EmbeddingModel", embeddings: np.ndarray, pictures: Mapping[int,
 
 
 def imported_space(model: "EmbeddingModel | None", dimension: int) -> dict[str, Any]:
-    """Give the embedding space for the lineage, as ``pool_model.Provided`` has it."""
+    """Give the embedding space for the lineage, as ``pool_model.ProvidedModel`` has it."""
     if model is None:  # as for a pool that is made from an embeddings csv, so that another csv can go on with it
         return {
             "id": f"csv-{dimension}", "start": None, "backbone": None, "dimension": dimension, "input_size": None,

@@ -15,18 +15,18 @@ import numpy as np
 import pandas as pd
 
 from datapool.core import atomic
-from datapool.core.base import COLUMNS, IMPORTED, Base, no_rows
+from datapool.core.base import COLUMNS, IMPORTED, Base, empty_base_table
 from datapool.core.embeddings_csv import EmbeddingsCsv, read_csv
 from datapool.core.errors import DatapoolError
 from datapool.core.lineage import CHECKPOINT, HISTORY, LATEST, read_lineage
 from datapool.core.schema import pool_name
-from datapool.core.tables import Rows
-from datapool.images.batch import as_path, weak_label
+from datapool.core.tables import EmbeddedTable
+from datapool.images.batch import safe_name, weak_label
 from datapool.images.decode import ImageFile, inspect
 from datapool.lightly_docker.find_model import find_model, imported_space, params_of
 from datapool.pool import merge as pool
 from datapool.pool import transaction as commit
-from datapool.pool.agreement import refusing
+from datapool.pool.agreement import backing_up_before_checkout
 from datapool.pool.lock import locked
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def import_pool(
         pool_name(name)
     except ValueError as error:
         raise DatapoolError(f"{name!r} is no name of a pool; give {error} as --name") from error
-    with locked(), refusing(pools, lineage_file) as done:
+    with locked(), backing_up_before_checkout(pools, lineage_file) as done:
         done.extend(commit.recover(pools, lineage_file))
         _require_no_pool(pools, lineage_file, name)
     content = _read(folder)
@@ -84,7 +84,7 @@ def import_pool(
         folder / CHECKPOINT, content.embeddings, _pictures(content, table, images), input_size=input_size
     )
     space = imported_space(found.model, content.embeddings.shape[1])
-    base = Base(name, f"{IMPORTED}:{atomic.sha256(folder / LATEST)}", [], None, no_rows(), None)
+    base = Base(name, f"{IMPORTED}:{atomic.sha256(folder / LATEST)}", [], None, empty_base_table(), None)
     record = {
         "embedding_space": space,
         "covering_radius": None,
@@ -93,7 +93,7 @@ def import_pool(
         "parameters": {"method": IMPORTED},
     }
     with _file_of(found.model) as checkpoint:
-        rows = Rows(table, content.embeddings)
+        rows = EmbeddedTable(table, content.embeddings)
         merged = pool.merge(pools, lineage_file, base, rows, checkpoint, keep_history=True, record=record)
     notes = [
         *done,
@@ -151,7 +151,7 @@ def _table(content: EmbeddingsCsv, images: Path | None) -> pd.DataFrame:
         raise DatapoolError(
             f"{images}: is no folder; give the folder of the pool's images as --images, or leave it out"
         )
-    filenames = [as_path(filename) for filename in content.filenames]
+    filenames = [safe_name(filename) for filename in content.filenames]
     if len(set(filenames)) < len(filenames):
         twice = Counter(filenames).most_common(1)[0][0]
         raise DatapoolError(

@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from types import UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
-from datapool.core.errors import DatapoolError, shown
+from datapool.core.errors import DatapoolError, short_repr
 from datapool.core.params import check_setting, parse_yaml, settings
 
 
@@ -167,14 +167,16 @@ def _split(argument: str, position: int) -> tuple[str, str]:
     key = re.sub(r"^\+{1,2}", "", key.strip())  # Hydra's way to add a key
     if not equals:
         is_key = re.fullmatch(r"[a-z_.]+", key) and difflib.get_close_matches(key, _names(), n=1)
-        what = f"argument {shown(key)}" if is_key else f"argument {position}"
+        what = f"argument {short_repr(key)}" if is_key else f"argument {position}"
         raise DatapoolError(f"{what} has no '='; arguments are key=value, in quotes where the value has spaces")
     if not key:
         raise DatapoolError(f"argument {position} has no key before its '='; arguments are key=value")
     if key.startswith("~"):
-        raise DatapoolError(f"{shown(key)}: a key cannot be taken away; write {key[1:]}=null where null is allowed")
+        raise DatapoolError(
+            f"{short_repr(key)}: a key cannot be taken away; write {key[1:]}=null where null is allowed"
+        )
     if key.startswith("-"):
-        raise DatapoolError(f"{shown(key)}: is no option of this command; settings are key=value, without dashes")
+        raise DatapoolError(f"{short_repr(key)}: is no option of this command; settings are key=value, without dashes")
     return key, text
 
 
@@ -240,7 +242,7 @@ def _unquoted(text: str) -> str:
 def _switch(key: str, text: str) -> bool:
     value = _typed(_unquoted(text))
     if not isinstance(value, bool):
-        raise DatapoolError(f"{key} is {shown(value)}; it should be true or false")
+        raise DatapoolError(f"{key} is {short_repr(value)}; it should be true or false")
     return value
 
 
@@ -249,7 +251,7 @@ def _refuse(key: str, text: str) -> None:
     value = None if text in _NULLS else _typed(_unquoted(text))
     harmless, reason = _REFUSED[key]
     if not any(value == other and isinstance(value, bool) == isinstance(other, bool) for other in harmless):
-        raise DatapoolError(f"{key} is {shown(value)}, which asks for what datapool does not do: {reason}")
+        raise DatapoolError(f"{key} is {short_repr(value)}, which asks for what datapool does not do: {reason}")
 
 
 def _gpus(text: str) -> dict[str, object]:
@@ -257,7 +259,7 @@ def _gpus(text: str) -> dict[str, object]:
     value = _typed(_unquoted(text))
     if type(value) is not int or value < -1:
         raise DatapoolError(
-            f"lightly.trainer.gpus is {shown(value)}; it should be a number of GPUs, 0 for the CPU or -1 for all"
+            f"lightly.trainer.gpus is {short_repr(value)}; it should be a number of GPUs, 0 for the CPU or -1 for all"
         )
     accelerator = "cpu" if value == 0 else "auto"
     return {
@@ -276,7 +278,7 @@ def _as_lightly_meant(params: dict[str, Any]) -> list[str]:
     column, scores = "active_learning_score_column_name", "active_learning_scores"
     if params.get("embeddings") and params.get(column) and scores not in params:
         params[scores] = params["embeddings"]
-        notes.append(f"{scores} is {shown(params[scores])}, the embeddings that are given")
+        notes.append(f"{scores} is {short_repr(params[scores])}, the embeddings that are given")
     return notes
 
 
@@ -292,4 +294,4 @@ def _unknown(key: str) -> str:
         return f"{key} is a section, which takes no value; give its keys, such as {below[0]}=VALUE"
     same_end = [name for name in known if name.endswith(f".{key}")]
     nearest = same_end or difflib.get_close_matches(key, known, n=1, cutoff=0)
-    return f"unknown key {shown(key)}; did you mean {' or '.join(map(repr, nearest))}?"
+    return f"unknown key {short_repr(key)}; did you mean {' or '.join(map(repr, nearest))}?"

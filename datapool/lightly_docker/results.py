@@ -21,7 +21,7 @@ from datapool.core.embeddings_csv import csv_header, csv_rows
 from datapool.core.errors import DatapoolError
 from datapool.core.params import FILE
 from datapool.core.schema import Params
-from datapool.core.tables import Rows, read_json, read_rows
+from datapool.core.tables import EmbeddedTable, read_json, read_rows
 
 _GIT = shutil.ignore_patterns(".gitignore")
 
@@ -84,7 +84,7 @@ def write_results(output: Path, lineage: Path, params: Params, folder: Path) -> 
         _write_csv(data / "sampled_embeddings.csv", picks, labels)
         if params.normalize_embeddings and len(candidates.table):
             lengths = np.linalg.norm(candidates.embeddings.astype(np.float64), axis=1, keepdims=True)
-            unit = Rows(candidates.table, (candidates.embeddings / lengths).astype(np.float32))
+            unit = EmbeddedTable(candidates.table, (candidates.embeddings / lengths).astype(np.float32))
             _write_csv(data / "normalized_embeddings.csv", unit, labels)
         if params.dump_dataset:
             shutil.copytree(output / "data" / "sampled", data / "sampled", dirs_exist_ok=True)
@@ -99,7 +99,7 @@ def write_results(output: Path, lineage: Path, params: Params, folder: Path) -> 
         ) from error
 
 
-def _write_csv(path: Path, rows: Rows, labels: dict[str, int]) -> None:
+def _write_csv(path: Path, rows: EmbeddedTable, labels: dict[str, int]) -> None:
     with path.open("wb") as file:
         file.write(csv_header(rows.embeddings.shape[1]))
         file.writelines(

@@ -15,8 +15,8 @@ from packaging.version import InvalidVersion, Version
 
 import datapool
 from datapool.core.base import IMPORTED
-from datapool.core.errors import DatapoolError, shown
-from datapool.core.lineage import LATEST, LINEAGE, read_lineage, space_of
+from datapool.core.errors import DatapoolError, short_repr
+from datapool.core.lineage import LATEST, LINEAGE, embedding_space_of, read_lineage
 from datapool.core.params import FILE, read_params
 from datapool.core.schema import Params
 from datapool.core.tables import read_json
@@ -95,7 +95,7 @@ def run(given: Overrides, input_dir: Path, output_dir: Path | None, say: Callabl
                 tell(f"{Path.cwd()} is a workspace now: git and DVC tell what happens in it")
             _update(tell)
             try:
-                with line_settings.kept_if_it_fails():
+                with line_settings.restore_params_on_error():
                     params = _grow(given, input_dir, results, tell)
             except _ReproError as error:
                 return error.code
@@ -114,12 +114,12 @@ class _ReproError(Exception):
 def _grow(given: Overrides, input_dir: Path, results: Path | None, tell: Callable[[str], None]) -> Params:
     """Set the params of this line and run the pipeline."""
     settings = {**given.params, "input_dir": str(input_dir)}
-    line_settings.set_back()
+    line_settings.revert()
     params = line_settings.check(settings)
     name = params.datapool.name
     _adopt(name, Path(params.shared_dir), given.params.get("lightly.collate.input_size"), tell)
     if versions := read_lineage(LINEAGE).get(name):  # it goes on with its own model, unless the line names one
-        settings = {**params_of(space_of(name, versions)), **settings}
+        settings = {**params_of(embedding_space_of(name, versions)), **settings}
         params = line_settings.check(settings)
     line_settings.set_all(settings)
     if results:
@@ -187,7 +187,7 @@ def _update(tell: Callable[[str], None]) -> None:
         was = Version(version)
     except InvalidVersion as error:
         raise DatapoolError(
-            f"{module}: __version__ is {shown(version)}, which is no version; `git checkout HEAD -- datapool` brings "
+            f"{module}: __version__ is {short_repr(version)}, which is no version; `git checkout HEAD -- datapool` brings "
             "back the code of the last commit, `datapool init --update` puts the code of this datapool there"
         ) from error
     if was > ours:

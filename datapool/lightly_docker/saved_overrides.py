@@ -23,7 +23,7 @@ _GONE = object()  # the value of a key that params.yaml lacks
 
 
 @contextmanager
-def kept_if_it_fails() -> Iterator[None]:
+def restore_params_on_error() -> Iterator[None]:
     """Leave params.yaml and overrides.json as they were if the block raises."""
     before = {path: path.read_bytes() if path.is_file() else None for path in (FILE, OVERRIDES)}
     try:
@@ -38,7 +38,7 @@ def kept_if_it_fails() -> Iterator[None]:
         raise
 
 
-def set_back() -> None:
+def revert() -> None:
     """Undo in params.yaml what the last line set there, where it still stands.
 
     Raises:

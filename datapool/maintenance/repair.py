@@ -1,6 +1,6 @@
 """Mend what can be mended of a pool without a choice; say which command helps with the rest.
 
-What is replaced is kept aside in ``.datapool/rescued``. Knows the files of pools and the lineage.
+What is replaced is kept aside in ``.datapool/backup``. Knows the files of pools and the lineage.
 """
 
 from collections.abc import Iterator
@@ -9,10 +9,18 @@ from typing import NamedTuple
 
 from datapool.core import atomic
 from datapool.core.base import Version
-from datapool.core.errors import DatapoolError, in_one_line
-from datapool.core.lineage import HASHES, HISTORY, LATEST, files_of, hashes_of, read_lineage
+from datapool.core.errors import DatapoolError, join_sentences
+from datapool.core.lineage import HASH_KEYS, HISTORY, LATEST, read_lineage, recorded_files, recorded_hashes
 from datapool.pool import files as pool_files
-from datapool.pool.agreement import AS_HERE, BRING, follows, keep_unrecorded, known_pools, read_record, told_apart
+from datapool.pool.agreement import (
+    AS_HERE,
+    BRING,
+    back_up_unrecorded,
+    describe_mismatch,
+    is_successor,
+    known_pools,
+    read_record,
+)
 from datapool.pool.files import RESTORES, history_file
 from datapool.pool.lock import LostLockError, locked
 from datapool.pool.transaction import RECORD, DamagedRecordError, Record, Store
@@ -61,7 +69,7 @@ def repair(pools: Path, lineage: Path, *, as_here: bool = False) -> Iterator[Rep
             except OSError as error:
                 left.append(f"{store.folder}: cannot be mended ({atomic.reason(error)}); {atomic.remedy(error)}")
         if left:
-            left[-1] = in_one_line(left[-1], keep_unrecorded(pools, lineage))
+            left[-1] = join_sentences(left[-1], back_up_unrecorded(pools, lineage))
     for sentence in left:
         yield Repair(False, sentence)
 
@@ -75,7 +83,7 @@ def _repair(store: Store, *, as_here: bool) -> Iterator[Repair]:
         pass  # other errors (another shared_dir, a later release, the copy of another pool) are not ours to mend
     if done:
         yield Repair(True, done)
-    if record is None and (store.entry() or any((store.folder / file).exists() for file in (RECORD, *HASHES))):
+    if record is None and (store.entry() or any((store.folder / file).exists() for file in (RECORD, *HASH_KEYS))):
         mended = _repair_record(store)
         yield mended
         record = read_record(store) if mended.is_mended else None
@@ -93,12 +101,12 @@ def _repair_record(store: Store) -> Repair:
             False,
             f"{path}: {what}, and {store.lineage} does not know pool {store.name!r}; {BRING}; or move {store.folder} away",
         )
-    files = files_of(versions[-1])
+    files = recorded_files(versions[-1])
     if wrong := _unlike(store, files):
         return Repair(False, f"{store.folder / wrong}: is not the recorded file, or not here; {RESTORES}")
-    kept = atomic.keep_aside(path, unless=set())
+    kept = atomic.back_up(path, unless=set())
     for staged in store.staged_files():
-        kept += atomic.keep_aside(staged, unless=hashes_of(versions))
+        kept += atomic.back_up(staged, unless=recorded_hashes(versions))
     path.unlink(missing_ok=True)
     store.sweep()
     if (store.folder / HISTORY).is_dir():  # the rest of it is made anew
@@ -106,25 +114,25 @@ def _repair_record(store: Store) -> Repair:
     with store.change():
         store.commit(entry, files)
     what = f"{path}: written anew; the files are those of version {len(versions)} in {store.lineage}"
-    return Repair(True, in_one_line(what, *kept))
+    return Repair(True, join_sentences(what, *kept))
 
 
 def _repair_rest(store: Store, record: Record, *, as_here: bool) -> Iterator[Repair]:
     """Mend a pool whose record is whole."""
     own, versions = record.entry["versions"], read_lineage(store.lineage).get(store.name, [])
-    if wrong := _unlike(store, files_of(own[-1])):
+    if wrong := _unlike(store, recorded_files(own[-1])):
         yield Repair(False, f"{store.folder / wrong}: is not the recorded file, or not here; {RESTORES}")
         return
     if record.entry != store.entry():
-        if versions and not as_here and not follows(own, versions):
-            yield Repair(False, f"{store.folder / RECORD}: {told_apart(own, versions)}; {BRING}; {AS_HERE}")
+        if versions and not as_here and not is_successor(own, versions):
+            yield Repair(False, f"{store.folder / RECORD}: {describe_mismatch(own, versions)}; {BRING}; {AS_HERE}")
             return
-        kept = atomic.keep_aside(store.lineage, unless=set())
+        kept = atomic.back_up(store.lineage, unless=set())
         with store.change():
             store.commit(record.entry, record.files)
         before = f"before: {'another ' * (len(own) == len(versions))}{len(versions) or 'not known'}"
         what = f"{store.lineage}: pool {store.name!r} is recorded with version {len(own)}, as its files are ({before})"
-        yield Repair(True, in_one_line(what, *kept))
+        yield Repair(True, join_sentences(what, *kept))
     yield from _repair_history(store, record, own)
 
 
@@ -139,14 +147,14 @@ def _repair_history(store: Store, record: Record, versions: list[Version]) -> It
     if not lost:
         return
     rows = pool_files.read_version(store.folder, versions[-1])
-    kept = {file: atomic.keep_aside(store.folder / file, unless=set()) for file in lost}
+    kept = {file: atomic.back_up(store.folder / file, unless=set()) for file in lost}
     with store.change():
         text = pool_files.text_of(store.folder, versions[-1], rows)
         for file, each in lost.items():
             pool_files.stage_csv(store, file, text, each, [])
         store.commit(record.entry, record.files)
     for file in lost:
-        yield Repair(True, in_one_line(f"{store.folder / file}: made anew from {LATEST}", *kept[file]))
+        yield Repair(True, join_sentences(f"{store.folder / file}: made anew from {LATEST}", *kept[file]))
 
 
 def _unlike(store: Store, files: dict[str, str]) -> str:

@@ -24,15 +24,15 @@ from datapool.core.atomic import sha256
 from datapool.core.base import COLUMNS, IMPORTED, Version
 from datapool.core.embeddings_csv import parse_csv
 from datapool.core.errors import DatapoolError
-from datapool.core.lineage import LATEST, SAMPLES, files_of, read_lineage
-from datapool.core.tables import Rows, read_json, read_rows
+from datapool.core.lineage import LATEST, SAMPLES, read_lineage, recorded_files
+from datapool.core.tables import EmbeddedTable, read_json, read_rows
 from datapool.maintenance import distances as recompute
 from datapool.pool.agreement import known_pools, read_record
 from datapool.pool.files import history_file
 from datapool.pool.transaction import RECORD, DamagedRecordError, Record, Store
 
 RELATIVE, ABSOLUTE = 1e-8, 1e-7
-"""Two distances count as the same if they differ by this share or less and, between normalised embeddings, by this much
+"""Two distances count as the same if they differ by this share or less and, between normalized embeddings, by this much
 more: a unit vector is rounded to float32, and another processor may round one of its numbers the other way."""
 
 _ABSENT = "is not here; `dvc checkout` brings it (`dvc pull` first in a fresh clone)"
@@ -152,7 +152,7 @@ def _record(store: Store) -> Check:
 
 def _files(folder: Path, latest: Version) -> Check:
     """The files of the latest version have the recorded hashes, and its csv the recorded size."""
-    recorded, n_bytes = files_of(latest), latest.get("datapool_bytes")  # which the first pools did not record
+    recorded, n_bytes = recorded_files(latest), latest.get("datapool_bytes")  # which the first pools did not record
     wrong = [_unlike(folder / file, latest["version"], digest) for file, digest in recorded.items()]
     if not any(wrong) and n_bytes not in (None, found := (folder / LATEST).stat().st_size):
         wrong.append(f"{folder / LATEST} has {found} bytes, the lineage records {n_bytes}")
@@ -213,7 +213,7 @@ def _row_ends(data: bytes) -> Iterator[int]:
             start = end
 
 
-def _read(folder: Path) -> tuple[Rows, list[int]]:
+def _read(folder: Path) -> tuple[EmbeddedTable, list[int]]:
     """The rows of a pool, and the label ids of its csv."""
     content = parse_csv((folder / LATEST).read_bytes(), folder / LATEST)
     try:
@@ -224,10 +224,10 @@ def _read(folder: Path) -> tuple[Rows, list[int]]:
         raise DatapoolError(f"{folder / SAMPLES}: cannot be read ({' '.join(str(error).split())[:200]})") from error
     if table.filename.tolist() != content.filenames:
         raise DatapoolError(f"{folder / LATEST} and {SAMPLES} do not list the same images in the same order")
-    return Rows(table, content.embeddings), content.labels
+    return EmbeddedTable(table, content.embeddings), content.labels
 
 
-def _rows(rows: Rows, ids: Sequence[int], versions: Sequence[Version], labels: object) -> Check:
+def _rows(rows: EmbeddedTable, ids: Sequence[int], versions: Sequence[Version], labels: object) -> Check:
     """Counts, batches, ranks, labels and dimension are those of the lineage, which tells of one space and checkpoint."""
     table, wrong, start = rows.table, [], 0
     for version in versions:
@@ -260,29 +260,29 @@ def _rows(rows: Rows, ids: Sequence[int], versions: Sequence[Version], labels: o
 # --- distances ---------------------------------------------------------------------------------------------------------
 
 
-def _distances(rows: Rows, version: Version, progress: Progress) -> Check:
-    """Each pick lies as far from its neighbour as recorded, and nothing before it lies nearer."""
+def _distances(rows: EmbeddedTable, version: Version, progress: Progress) -> Check:
+    """Each pick lies as far from its neighbor as recorded, and nothing before it lies nearer."""
     check, start = f"version {version['version']}, distances", version["rows"] - version["new"]
     table = rows.table.iloc[: version["rows"]]
     if version["parameters"]["method"] == IMPORTED:
         own = table[start:]
         invented = own.filename[own.distance.notna() | (own.nearest != "")]
         if len(invented):
-            one = f"{invented.iloc[0]} has a distance or a nearest neighbour"
+            one = f"{invented.iloc[0]} has a distance or a nearest neighbor"
             return Check(check, "fail", f"{one}, which no imported image has")
         return Check(check, "skip", f"how its {len(own)} images were picked, elsewhere, is not known")
-    points = _points(Rows(table, rows.embeddings[: version["rows"]]), version)
-    new = np.arange(max(start, 1), len(table))  # the first image of a pool has no neighbour
+    points = _points(EmbeddedTable(table, rows.embeddings[: version["rows"]]), version)
+    new = np.arange(max(start, 1), len(table))  # the first image of a pool has no neighbor
     names, nearest = table.filename.to_numpy(), table.nearest.to_numpy()
     if start == 0 and (nearest[0] or not np.isnan(table.distance[0])):
         return Check(check, "fail", f"{names[0]} begins the pool, but has {nearest[0]!r} as nearest")
-    neighbours = pd.Index(names).get_indexer(pd.Index(nearest[new]))
-    before = (neighbours >= 0) & (neighbours < new)
+    neighbors = pd.Index(names).get_indexer(pd.Index(nearest[new]))
+    before = (neighbors >= 0) & (neighbors < new)
     if not before.all():
         i = new[before.argmin()]
         return Check(check, "fail", f"{names[i]} has {nearest[i]!r} as nearest, which was not picked before it")
     recorded = table.distance.to_numpy()[new]
-    found, slack = recompute.between(points, new, points, neighbours), _slack(version, recorded)
+    found, slack = recompute.between(points, new, points, neighbors), _slack(version, recorded)
     off = np.abs(found - recorded)
     agree = (off <= slack) & np.isfinite(recorded)  # of infinity any share is enough
     if not agree.all():
@@ -298,7 +298,7 @@ def _distances(rows: Rows, version: Version, progress: Progress) -> Check:
     return Check(check, "pass", f"{sentence} (largest difference {off.max(initial=0.0):.1g})")
 
 
-def _certificate(rows: Rows, version: Version) -> Check:
+def _certificate(rows: EmbeddedTable, version: Version) -> Check:
     """The picks lie at least the covering radius apart, and the lower bound is half of it."""
     check, parameters = f"version {version['version']}, certificate", version["parameters"]
     if parameters["method"] != "coreset" or _has_rules(version):
@@ -323,7 +323,7 @@ def _certificate(rows: Rows, version: Version) -> Check:
     return Check(check, "pass", f"{sentence}: no choice of {version['new']} has a covering radius below {bound:.9g}")
 
 
-def _candidates(rows: Rows, name: str, versions: list[Version], output: Path, progress: Progress) -> Check:
+def _candidates(rows: EmbeddedTable, name: str, versions: list[Version], output: Path, progress: Progress) -> Check:
     """Every candidate of the latest version lies within its covering radius, and the witness lies at it."""
     version = versions[-1]
     check = f"version {version['version']}, candidates"
@@ -345,7 +345,7 @@ def _candidates(rows: Rows, name: str, versions: list[Version], output: Path, pr
     if not len(left):
         wrong = f"all were picked, but the covering radius is {radius:.9g}" * (radius != 0)
         return _check(check, [wrong], f"all {len(offered.table)} were picked")
-    rest = Rows(offered.table.iloc[left], offered.embeddings[left])
+    rest = EmbeddedTable(offered.table.iloc[left], offered.embeddings[left])
     distances = recompute.to_nearest(_points(rest, version), _points(rows, version), progress)
     names, slack, i = rest.table.filename.to_numpy(), _slack(version, np.array(radius)), distances.argmax()
     if not distances[i] <= radius + slack:
@@ -363,7 +363,7 @@ def _candidates(rows: Rows, name: str, versions: list[Version], output: Path, pr
     return Check(check, "pass", sentence)
 
 
-def _points(rows: Rows, version: Version) -> recompute.Points:
+def _points(rows: EmbeddedTable, version: Version) -> recompute.Points:
     """Rows as points between which distances are taken as they were for the version."""
     normalize, with_labels = (version["parameters"][key] for key in ("normalize_embeddings", "append_weak_labels"))
     labels = rows.table.weak_label

@@ -27,7 +27,7 @@ _CACHES_KEPT = 4  # embedding spaces: going back and forth between a few pools s
 _CACHE_ERRORS = (pa.ArrowException, OSError, ValueError, KeyError, TypeError)
 
 
-class Rows(NamedTuple):
+class CachedEmbeddings(NamedTuple):
     """Embeddings by content."""
 
     content_hashes: Sequence[str]
@@ -39,7 +39,7 @@ class Embedded(NamedTuple):
     """What ``embed`` gives."""
 
     embeddings: np.ndarray
-    """float32, shape (n, d), in the order of the images; raw, not normalised."""
+    """float32, shape (n, d), in the order of the images; raw, not normalized."""
     n_taken_over: int
     """Images whose row was among the known ones."""
 
@@ -51,7 +51,7 @@ def embed(
     batch_size: int,
     num_workers: int,
     accelerator: str,
-    known: Rows | None,
+    known: CachedEmbeddings | None,
     progress: Callable[[int, int, str], None] | None,
 ) -> Embedded:
     """Embed each image once.
@@ -129,7 +129,7 @@ def embed_with_cache(
         known=cache.read(space, dimension=model.dimension),
         progress=progress,
     )
-    cache.write(space, Rows([image.content_hash for image in images], embedded.embeddings))
+    cache.write(space, CachedEmbeddings([image.content_hash for image in images], embedded.embeddings))
     return embedded
 
 
@@ -160,7 +160,7 @@ def backbone_features(
 
 
 @contextmanager
-def shortage_told(*, batch_size: int, num_workers: int) -> Iterator[None]:
+def explain_out_of_memory(*, batch_size: int, num_workers: int) -> Iterator[None]:
     """Enclose what a model does with images, so that a shortage of memory is told in a line.
 
     Raises:
@@ -197,7 +197,7 @@ class EmbeddingCache:
     folder: Path
     """Made when it is first written to."""
 
-    def read(self, space: str, *, dimension: int) -> Rows | None:
+    def read(self, space: str, *, dimension: int) -> CachedEmbeddings | None:
         """Give the rows of a space; None if there are none, or none that can be used."""
         path = self._path(space)
         try:
@@ -209,9 +209,9 @@ class EmbeddingCache:
             hashes = [str(value) for value in table.column("content_hash").to_pylist()]
         except _CACHE_ERRORS:
             return None  # unreadable or foreign: it will be replaced
-        return Rows(hashes, embeddings) if np.isfinite(embeddings).all() else None
+        return CachedEmbeddings(hashes, embeddings) if np.isfinite(embeddings).all() else None
 
-    def write(self, space: str, rows: Rows) -> None:
+    def write(self, space: str, rows: CachedEmbeddings) -> None:
         """Replace the rows of a space; of other spaces only the latest few are kept.
 
         Raises:
@@ -253,7 +253,7 @@ def _run(
     was_training, home = model.training, next(model.parameters()).device
     rows, done = [], 0
     model.eval()
-    with shortage_told(batch_size=batch_size, num_workers=num_workers):
+    with explain_out_of_memory(batch_size=batch_size, num_workers=num_workers):
         try:
             model.to(device)
             for batch in _batches(images, model.preprocessing, batch_size=batch_size, num_workers=num_workers):

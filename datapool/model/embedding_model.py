@@ -163,7 +163,7 @@ def build_model(
 def fit_head(model: EmbeddingModel, features: np.ndarray, *, seed: int) -> EmbeddingModel:
     """Give a copy of the model the head that keeps most of these features' variance.
 
-    Principal components (Pearson 1901): features are centred and turned onto their leading ``dimension`` components,
+    Principal components (Pearson 1901): features are centered and turned onto their leading ``dimension`` components,
     so distances between embeddings are distances between features as far as ``dimension`` axes can show them. Where the
     features span fewer, random axes at right angles to those fill up. If all rows are alike, nothing is subtracted, as
     every embedding would be zero.

@@ -1,6 +1,6 @@
 """Lightly's own ResNets: what they are called here, how they are built, and what a checkpoint of lightly's says of one.
 
-They differ from torchvision's: images are normalised once more by a batch norm of their own, the first convolution is 3 x 3,
+They differ from torchvision's: images are normalized once more by a batch norm of their own, the first convolution is 3 x 3,
 nothing is cut off after it, and a 1 x 1 convolution before the pooling makes the embedding. That convolution is linear, so
 it gives the same after the pooling, up to rounding: it is the embedding head here.
 """
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import datapool.model.torchvision_compat  # noqa: F401  before the first import of lightly; see there
 from datapool.core.errors import DatapoolError
-from datapool.model.weights import Inert, find_state_dict, read_lightning_file
+from datapool.model.weights import OpaqueObject, find_state_dict, read_lightning_file
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """What lightly's command line takes off images and divides them by."""
@@ -40,7 +40,7 @@ _HEAD = "7."  # after the batch norm of the images, convolution, batch norm and 
 _DEPTH = 20  # of dictionaries in dictionaries; one may hold itself
 
 
-class Found(NamedTuple):
+class LightlyCheckpoint(NamedTuple):
     """What a checkpoint of lightly's holds."""
 
     name: str
@@ -89,7 +89,7 @@ def build(name: str) -> nn.Module:
     return nn.Sequential(get_norm_layer(3, 0), *parts, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
-def read(path: Path) -> Found:
+def read(path: Path) -> LightlyCheckpoint:
     """Read a checkpoint that lightly's command line, or its Docker, has trained.
 
     Raises:
@@ -105,7 +105,7 @@ def read(path: Path) -> Found:
         raise DatapoolError(f"{path}: is no checkpoint of one of Lightly's ResNets (resnet-9 to resnet-152)")
     weights = {f"backbone.{key}": value for key, value in own.items()}
     weights |= {"head.weight": head.flatten(1), "head.bias": bias}
-    return Found(name, head.shape[0], _input_size(content), weights)
+    return LightlyCheckpoint(name, head.shape[0], _input_size(content), weights)
 
 
 def _name(own: dict[str, Tensor]) -> str | None:
@@ -135,11 +135,11 @@ def _input_size(content: object) -> int | None:
 
 def _values(given: object, wanted: str, depth: int) -> list[int]:
     """Collect the whole numbers with a name, in dictionaries and what is left of other objects."""
-    inner = given.state if isinstance(given, Inert) else given
+    inner = given.state if isinstance(given, OpaqueObject) else given
     if not isinstance(inner, dict) or not depth:
         return []
     found: list[int] = []
     for key, value in inner.items():
-        number = value.state.get("_val") if isinstance(value, Inert) and isinstance(value.state, dict) else value
+        number = value.state.get("_val") if isinstance(value, OpaqueObject) and isinstance(value.state, dict) else value
         found += [number] if key == wanted and type(number) is int else _values(value, wanted, depth - 1)
     return found

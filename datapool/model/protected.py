@@ -12,7 +12,7 @@ import pandas as pd
 from datapool.core.embeddings_csv import read_csv
 from datapool.core.errors import DatapoolError
 from datapool.core.schema import Params
-from datapool.core.tables import Rows
+from datapool.core.tables import EmbeddedTable
 from datapool.images import batch
 
 
@@ -24,7 +24,7 @@ def read_protected(
     n_candidates: int,
     cache_dir: Path,
     progress: Callable[[int, int, str], None],
-) -> Rows:
+) -> EmbeddedTable:
     """Give the images of ``params.rules.protected``: filename, content_hash (empty if it is a csv), embeddings.
 
     Args:
@@ -54,7 +54,7 @@ def read_protected(
                 "one model, or give the folder of the images"
             )
         return _rows(
-            [batch.as_path(name) for name in content.filenames], [""] * len(content.filenames), content.embeddings
+            [batch.safe_name(name) for name in content.filenames], [""] * len(content.filenames), content.embeddings
         )
     if params.embeddings is not None:
         raise DatapoolError(
@@ -85,6 +85,6 @@ def read_protected(
     return _rows(scanned.images.filename.tolist(), scanned.images.content_hash.tolist(), embedded.embeddings)
 
 
-def _rows(filenames: list[str], content_hashes: list[str], embeddings: np.ndarray) -> Rows:
+def _rows(filenames: list[str], content_hashes: list[str], embeddings: np.ndarray) -> EmbeddedTable:
     table = pd.DataFrame({"filename": filenames, "content_hash": content_hashes})
-    return Rows(table.astype({"filename": "str", "content_hash": "str"}), embeddings)
+    return EmbeddedTable(table.astype({"filename": "str", "content_hash": "str"}), embeddings)

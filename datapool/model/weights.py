@@ -149,7 +149,7 @@ def read_torch_file(path: Path, *, zip_only: bool) -> object:
         raise DatapoolError(f"{path}: is not a file of weights: {why}") from error
 
 
-class Inert:
+class OpaqueObject:
     """Stands for an object of a program that trained: nothing of its class is run, only what it held is there."""
 
     state: object = None
@@ -167,10 +167,10 @@ class Inert:
 
 
 def read_lightning_file(path: Path) -> object:
-    """Load a checkpoint of Lightning; as ``read_torch_file``, but objects of its own and of its settings become ``Inert``.
+    """Load a checkpoint of Lightning: as ``read_torch_file``, but objects of its own classes become ``OpaqueObject``.
 
     Older releases put classes beside the weights (as names of callbacks), and settings of omegaconf. None is looked up by
-    its name, let alone run: in this file the name means ``Inert``. Every other object is refused.
+    its name, let alone run: in this file the name means ``OpaqueObject``. Every other object is refused.
 
     Raises:
         DatapoolError: As ``read_torch_file``.
@@ -181,7 +181,7 @@ def read_lightning_file(path: Path) -> object:
     except _LOAD_ERRORS:  # which reading it will say better
         names = []
     known = [name for name in names if name.split(".")[0] in _TRAINING_PROGRAMS or name in _PLAIN_TYPES]
-    stand_ins: list[Any] = [(dict if name.endswith("AttributeDict") else Inert, name) for name in known]
+    stand_ins: list[Any] = [(dict if name.endswith("AttributeDict") else OpaqueObject, name) for name in known]
     with torch.serialization.safe_globals(stand_ins):
         return read_torch_file(path, zip_only=True)
 

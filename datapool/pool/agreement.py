@@ -10,8 +10,8 @@ from pathlib import Path
 
 from datapool.core import atomic
 from datapool.core.base import Version
-from datapool.core.errors import CheckoutError, DatapoolError, in_one_line
-from datapool.core.lineage import HASHES, LATEST, LINEAGE, files_of, hashes_of, read_lineage, versions_of
+from datapool.core.errors import CheckoutError, DatapoolError, join_sentences
+from datapool.core.lineage import HASH_KEYS, LATEST, LINEAGE, read_lineage, recorded_files, recorded_hashes, versions_of
 from datapool.pool import transaction as commit
 from datapool.pool.files import RESTORES, history_files
 from datapool.pool.transaction import Store
@@ -32,7 +32,7 @@ def known_pools(pools: Path, lineage: Path) -> list[str]:
     Raises:
         DatapoolError: If the lineage cannot be read.
     """
-    files = (path for file in (commit.RECORD, *HASHES) for path in pools.glob(f"*/{file}"))
+    files = (path for file in (commit.RECORD, *HASH_KEYS) for path in pools.glob(f"*/{file}"))
     here = {path.parent.name for path in files if not path.parent.name.startswith(".")}
     stopped = {path.parent.name for path in (atomic.SCRATCH / "commit").glob("*/*")}
     return sorted(here | stopped | read_lineage(lineage).keys())
@@ -50,7 +50,7 @@ def read_record(store: Store) -> commit.Record | None:
     problem = ""
     try:
         last = versions_of(record.entry)[-1]
-        if not files_of(last).items() <= record.files.items():
+        if not recorded_files(last).items() <= record.files.items():
             problem = "lists not the files of its last version"
     except ValueError as error:
         problem = str(error)
@@ -94,22 +94,22 @@ def require_sizes(store: Store, lineage: Mapping[str, list[Version]]) -> None:
 
 
 @contextmanager
-def refusing(pools: Path, lineage_file: Path) -> Iterator[list[str]]:
+def backing_up_before_checkout(pools: Path, lineage_file: Path) -> Iterator[list[str]]:
     """Give a list for what is done in the block: a refusal tells it first, and last what it has kept aside.
 
-    Before a checkout is advised, ``keep_unrecorded``.
+    Before a checkout is advised, ``back_up_unrecorded``.
     """
     done: list[str] = []
     try:
         yield done
     except DatapoolError as error:
-        kept = keep_unrecorded(pools, lineage_file) if isinstance(error, CheckoutError) else ""
+        kept = back_up_unrecorded(pools, lineage_file) if isinstance(error, CheckoutError) else ""
         if not done and not kept:
             raise
-        raise DatapoolError(in_one_line(*done, str(error), kept)) from error
+        raise DatapoolError(join_sentences(*done, str(error), kept)) from error
 
 
-def keep_unrecorded(pools: Path, lineage_file: Path) -> str:
+def back_up_unrecorded(pools: Path, lineage_file: Path) -> str:
     """Keep aside what no version records, of all pools, for a command that brings one back sets back all of them.
 
     Also what a merge had staged that was stopped, if it could not be finished.
@@ -123,11 +123,11 @@ def keep_unrecorded(pools: Path, lineage_file: Path) -> str:
         lineage = {}  # nothing is known to be recorded
     notes = []
     for folder in sorted(pools.glob("*/")):
-        known = hashes_of(lineage.get(folder.name, []))
-        paths = [folder / file for file in (*HASHES, *history_files(folder))]
+        known = recorded_hashes(lineage.get(folder.name, []))
+        paths = [folder / file for file in (*HASH_KEYS, *history_files(folder))]
         for path in (*paths, *Store(pools, folder.name, lineage_file).staged_files()):
             try:
-                notes += atomic.keep_aside(path, unless=known)
+                notes += atomic.back_up(path, unless=known)
             except DatapoolError as error:
                 notes.append(str(error))
     return "; ".join(notes)
@@ -143,7 +143,7 @@ def require_agreement(store: Store) -> None:
     """
     record, entry = read_record(store), store.entry()
     is_known = record is not None or entry is not None
-    left = [] if is_known else [path for path in map(store.folder.joinpath, HASHES) if path.exists()]
+    left = [] if is_known else [path for path in map(store.folder.joinpath, HASH_KEYS) if path.exists()]
     if left:
         raise CheckoutError(
             f"{left[0]} is there, but {store.lineage} knows no pool {store.name!r}; nothing was changed. "
@@ -158,20 +158,22 @@ def require_agreement(store: Store) -> None:
         )
     here, there = (each["versions"] for each in (record.entry, entry))
     are_whole = all(store.holds(*each) for each in record.files.items())
-    if are_whole and follows(here, there):
+    if are_whole and is_successor(here, there):
         helps = f"`datapool repair` keeps these files and records them; {BACK}"
     else:
         helps = f"{BRING}; {AS_HERE}" if are_whole else BRING
-    raise CheckoutError(f"{store.folder / commit.RECORD}: {told_apart(here, there)}; nothing was changed. {helps}")
+    raise CheckoutError(
+        f"{store.folder / commit.RECORD}: {describe_mismatch(here, there)}; nothing was changed. {helps}"
+    )
 
 
-def told_apart(here: Sequence[Version], there: Sequence[Version]) -> str:
+def describe_mismatch(here: Sequence[Version], there: Sequence[Version]) -> str:
     """Say that the files here are of other versions than the lineage records."""
     another = "another " * (len(here) == len(there))
     return f"the files here are version {len(here)} of the pool, {LINEAGE} records {another}version {len(there)}"
 
 
-def follows(versions: Sequence[Version], others: Sequence[Version]) -> bool:
+def is_successor(versions: Sequence[Version], others: Sequence[Version]) -> bool:
     """Say whether merges may have made these versions from the others: by more of them, or by the last batch again."""
     k = len(others)
     if len(versions) > k:

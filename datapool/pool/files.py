@@ -22,9 +22,9 @@ from datapool.core.base import COLUMNS, Version
 from datapool.core.embeddings_csv import csv_header, csv_rows
 from datapool.core.embeddings_csv import read_csv as read_embeddings
 from datapool.core.errors import CheckoutError, DatapoolError
-from datapool.core.lineage import CHECKPOINT, HISTORY, LATEST, SAMPLES, files_of
-from datapool.core.tables import Rows, csv_text, read_csv, read_rows, write_rows
-from datapool.pool.filesystem import Written
+from datapool.core.lineage import CHECKPOINT, HISTORY, LATEST, SAMPLES, recorded_files
+from datapool.core.tables import EmbeddedTable, csv_text, read_csv, read_rows, write_rows
+from datapool.pool.filesystem import FileDigest
 from datapool.pool.transaction import RECORD, Store
 
 Text = Callable[[Version], Iterable[bytes]]
@@ -42,7 +42,7 @@ RESTORES = "`dvc checkout --force` restores it (`dvc pull` first in a fresh clon
 # --- reading -----------------------------------------------------------------------------------------------------------
 
 
-def read_version(folder: Path, version: Version) -> Rows:
+def read_version(folder: Path, version: Version) -> EmbeddedTable:
     """Read the version that the lineage records, and nothing else.
 
     The files are hashed every time and parsed once: the rows are kept in ``.datapool/pools``. Our lock does not hold back
@@ -56,7 +56,7 @@ def read_version(folder: Path, version: Version) -> Rows:
     is_parsed = rows is None
     if rows is None:
         table = read_csv(folder / SAMPLES)[list(COLUMNS)].astype(COLUMNS)
-        rows = Rows(table, read_embeddings(folder / LATEST).embeddings)
+        rows = EmbeddedTable(table, read_embeddings(folder / LATEST).embeddings)
         _require_files(folder, version, meanwhile=lambda: None)
     if not len(rows.table) == len(rows.embeddings) == version["rows"]:
         raise CheckoutError(
@@ -69,9 +69,11 @@ def read_version(folder: Path, version: Version) -> Rows:
     return rows
 
 
-def _require_files(folder: Path, version: Version, *, meanwhile: Callable[[], Rows | None]) -> Rows | None:
+def _require_files(
+    folder: Path, version: Version, *, meanwhile: Callable[[], EmbeddedTable | None]
+) -> EmbeddedTable | None:
     """Refuse files that are not those of a version; give what ``meanwhile`` gives, which runs beside the hashing."""
-    recorded = {folder / file: digest for file, digest in files_of(version).items()}
+    recorded = {folder / file: digest for file, digest in recorded_files(version).items()}
     try:
         with ThreadPoolExecutor() as threads:
             digests = threads.map(lambda path: atomic.sha256(path) if path.exists() else None, recorded)
@@ -94,7 +96,7 @@ def _require_files(folder: Path, version: Version, *, meanwhile: Callable[[], Ro
     return rows
 
 
-def remember(version: Version, *parts: Rows) -> None:
+def remember(version: Version, *parts: EmbeddedTable) -> None:
     """Keep the rows of a version for ``read_version``; of other versions only the latest few stay."""
     path = _cached(version)
     with suppress(DatapoolError, OSError):  # a full disk, say: then the next run parses the csv files
@@ -105,7 +107,7 @@ def remember(version: Version, *parts: Rows) -> None:
             old.with_suffix(".sha256").unlink()
 
 
-def _recall(version: Version) -> Rows | None:
+def _recall(version: Version) -> EmbeddedTable | None:
     """Give the rows that ``remember`` kept, if they are there and whole."""
     path = _cached(version)
     try:
@@ -130,7 +132,7 @@ def version_0(dimension: int) -> Version:
     return {"version": 0, "rows": 0, "datapool_sha256": sha256(header).hexdigest(), "datapool_bytes": len(header)}
 
 
-def text_of(folder: Path, version: Version, rows: Rows) -> Text:
+def text_of(folder: Path, version: Version, rows: EmbeddedTable) -> Text:
     """Find the csv text of a recorded version: in a file that is here, or else by writing its rows again.
 
     Raises:
@@ -184,7 +186,7 @@ def stage_history(store: Store, versions: Sequence[Version], text: Text) -> tupl
         found = path.stat() if path.exists() else None
         is_as_written = found and found.st_mtime_ns <= written and found.st_size == version.get("datapool_bytes")
         if not (is_as_written and known.get(file) == digest) and not store.holds(file, digest):
-            notes += atomic.keep_aside(path, unless=set())
+            notes += atomic.back_up(path, unless=set())
             stage_csv(store, file, text, version, [])
         files[file] = digest
     return files, notes
@@ -226,7 +228,7 @@ def history_files(folder: Path) -> list[str]:
     return sorted(f"{HISTORY}/{name}" for name in names if re.fullmatch(r"datapool_[0-9]{4,}\.csv", name))
 
 
-def stage_csv(store: Store, file: str, text: Text, version: Version, new_rows: Iterable[bytes]) -> Written:
+def stage_csv(store: Store, file: str, text: Text, version: Version, new_rows: Iterable[bytes]) -> FileDigest:
     """Stage a csv: that of a version, and new rows.
 
     Args:

@@ -10,10 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from datapool.core.atomic import flush, open_file, sha256
+from datapool.core.atomic import flush, open_regular_file, sha256
 
 
-class Written(NamedTuple):
+class FileDigest(NamedTuple):
     """What was written to a file."""
 
     sha256: str
@@ -68,7 +68,7 @@ class Disk:
 
     def read(self, path: Path) -> bytes:
         """Give the content of a regular file."""
-        with open_file(path) as file:
+        with open_regular_file(path) as file:
             return file.read()
 
     def names(self, path: Path) -> list[str]:
@@ -100,7 +100,7 @@ class Disk:
         return sha256(path)
 
 
-def write_file(disk: Disk, path: Path, *parts: Iterable[bytes]) -> Written:
+def write_file(disk: Disk, path: Path, *parts: Iterable[bytes]) -> FileDigest:
     """Make a file of parts, each some pieces of bytes, and make its content durable."""
     file = disk.create(path)
     try:
@@ -111,7 +111,7 @@ def write_file(disk: Disk, path: Path, *parts: Iterable[bytes]) -> Written:
     return written
 
 
-def write_hashed(write: Callable[[bytes], object], *parts: Iterable[bytes]) -> Written:
+def write_hashed(write: Callable[[bytes], object], *parts: Iterable[bytes]) -> FileDigest:
     """Write parts, each some pieces of bytes, one after another, and hash them on the way."""
     digest, before_last, size = hashlib.sha256(), "", 0
     for part in parts:
@@ -120,7 +120,7 @@ def write_hashed(write: Callable[[bytes], object], *parts: Iterable[bytes]) -> W
             write(piece)
             digest.update(piece)
             size += len(piece)
-    return Written(digest.hexdigest(), before_last, size)
+    return FileDigest(digest.hexdigest(), before_last, size)
 
 
 def make_folder(disk: Disk, path: Path) -> None:

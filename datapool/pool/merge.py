@@ -13,15 +13,15 @@ import numpy as np
 import pandas as pd
 
 from datapool.core import atomic
-from datapool.core.base import COLUMNS, Base, no_rows
+from datapool.core.base import COLUMNS, Base, empty_base_table
 from datapool.core.embeddings_csv import csv_rows
 from datapool.core.errors import DatapoolError
-from datapool.core.lineage import CHECKPOINT, HASHES, LATEST, SAMPLES, hashes_of, read_lineage
-from datapool.core.tables import Rows
-from datapool.images.batch import batch_id, candidates, held_in
+from datapool.core.lineage import CHECKPOINT, HASH_KEYS, LATEST, SAMPLES, read_lineage, recorded_hashes
+from datapool.core.tables import EmbeddedTable
+from datapool.images.batch import batch_id, candidates, rows_in_base
 from datapool.pool import files as pool_files
 from datapool.pool import transaction as commit
-from datapool.pool.agreement import refusing, require_agreement, require_files, require_sizes
+from datapool.pool.agreement import backing_up_before_checkout, require_agreement, require_files, require_sizes
 from datapool.pool.lock import locked
 from datapool.pool.transaction import Store
 
@@ -67,9 +67,9 @@ def open_base(
         DatapoolError: If another process is at work on the pools, if files are missing, unknown or not what the lineage
             records, if a candidate has the filename of a base image with other content, or if there is no version
             ``base_version``. The pool is as it was; a file that the lineage does not know is copied to
-            ``.datapool/rescued``.
+            ``.datapool/backup``.
     """
-    with refusing(pools, lineage_file) as done:
+    with backing_up_before_checkout(pools, lineage_file) as done:
         done.extend(commit.recover(pools, lineage_file))
         base = _open(Store(pools, name, lineage_file), images, base_version)
     return base, [*done, *_told_by_name(images, base)]
@@ -77,7 +77,7 @@ def open_base(
 
 def _told_by_name(images: pd.DataFrame, base: Base) -> list[str]:
     """Say how many images of a batch count as known for their names alone."""
-    held = held_in(images, base.rows.table)[(images.status == "ok").to_numpy()]
+    held = rows_in_base(images, base.rows.table)[(images.status == "ok").to_numpy()]
     n = int((base.rows.table.content_hash.iloc[held[held >= 0]] == "").sum())
     return [
         f"{n} images of this batch have the names of imported images whose content is not known, and count as those; "
@@ -107,10 +107,10 @@ def _open(store: Store, images: pd.DataFrame, base_version: int | None) -> Base:
         k = len(versions) - 1
     else:
         k = len(versions)
-    rows = pool_files.read_version(folder, versions[-1]) if versions else no_rows()
+    rows = pool_files.read_version(folder, versions[-1]) if versions else empty_base_table()
     n = int((rows.table.version <= k).sum())
     # An empty base has the same bytes whether the pool has versions yet or not: DVC compares them.
-    rows = Rows(rows.table.iloc[:n], rows.embeddings[:n]) if n else no_rows()
+    rows = EmbeddedTable(rows.table.iloc[:n], rows.embeddings[:n]) if n else empty_base_table()
     candidates(images, rows.table)  # refuses a name that stands for two images
     checkpoint = folder / CHECKPOINT if k and versions[k - 1]["checkpoint_sha256"] else None
     return Base(name, batch, versions[:k], None if base_version is None else versions[k:], rows, checkpoint)
@@ -123,7 +123,7 @@ def merge(
     pools: Path,
     lineage_file: Path,
     base: Base,
-    picks: Rows,
+    picks: EmbeddedTable,
     checkpoint: Path | None,
     *,
     keep_history: bool,
@@ -149,7 +149,7 @@ def merge(
             refuses.
         ValueError: If picks and base differ in dimension.
     """
-    with locked() as require_lock, refusing(pools, lineage_file) as done:
+    with locked() as require_lock, backing_up_before_checkout(pools, lineage_file) as done:
         done.extend(commit.recover(pools, lineage_file))
         store = Store(pools, base.pool, lineage_file, require_lock=require_lock)
         merged = _merge(store, base, picks, checkpoint, keep_history=keep_history, record=record)
@@ -159,7 +159,7 @@ def merge(
 def _merge(
     store: Store,
     base: Base,
-    picks: Rows,
+    picks: EmbeddedTable,
     checkpoint: Path | None,
     *,
     keep_history: bool,
@@ -188,14 +188,14 @@ def _merge(
         pools.mkdir(parents=True, exist_ok=True)  # DVC wants its output to exist
         return Merged(0, 0, 0, [])
 
-    new = Rows(_new_rows(base, picks.table), picks.embeddings)
+    new = EmbeddedTable(_new_rows(base, picks.table), picks.embeddings)
     table = pd.concat([base.rows.table, new.table], ignore_index=True)
     labels = label_ids(table.weak_label)
     latest = base.versions[-1] if k else pool_files.version_0(new.embeddings.shape[1])
     notes = []
     if not own and len(present) > k:
-        for filename in HASHES:
-            notes += atomic.keep_aside(folder / filename, unless=set())
+        for filename in HASH_KEYS:
+            notes += atomic.back_up(folder / filename, unless=set())
         notes.append(f"datapool.base_version {k}: the versions {k + 1} to {len(present)} are dropped from the lineage")
     with store.change():
         text = pool_files.text_of(folder, latest, base.rows if k else new)
@@ -209,9 +209,9 @@ def _merge(
             files[CHECKPOINT] = pool_files.stage_checkpoint(store, checkpoint)
         remove = {CHECKPOINT, *pool_files.history_files(folder)} - files.keys()
         # What is there and neither recorded, nor the base, nor what is written now is somebody's: kept aside.
-        known = {*files.values(), *hashes_of((*present, *base.versions))}
-        for file in dict.fromkeys((*HASHES, *sorted(remove))):
-            kept += atomic.keep_aside(folder / file, unless=known)
+        known = {*files.values(), *recorded_hashes((*present, *base.versions))}
+        for file in dict.fromkeys((*HASH_KEYS, *sorted(remove))):
+            kept += atomic.back_up(folder / file, unless=known)
         notes = [*kept, *notes]
         versions = list(base.versions)
         if len(new.table):

@@ -25,11 +25,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datapool.core.atomic import SCRATCH, keep_aside, reason, remedy
-from datapool.core.errors import CheckoutError, DatapoolError, shown
+from datapool.core.atomic import SCRATCH, back_up, reason, remedy
+from datapool.core.errors import CheckoutError, DatapoolError, short_repr
 from datapool.core.schema import pool_name
 from datapool.core.tables import json_text, parse_json
-from datapool.pool.filesystem import Disk, Written, make_folder, write_file
+from datapool.pool.filesystem import Disk, FileDigest, make_folder, write_file
 
 RECORD = "pool.json"
 """The record's file, in the pool's folder."""
@@ -135,7 +135,7 @@ class Store:
                     f"; if it comes from elsewhere, rename it to {self.folder.parent / name}, then `datapool repair`"
                 )
             raise DatapoolError(
-                f"{path}: is the record of pool {shown(name)}, so this is a copy or comes from elsewhere; nothing was "
+                f"{path}: is the record of pool {short_repr(name)}, so this is a copy or comes from elsewhere; nothing was "
                 f"changed. {helps}"
             )
         return Record(body["entry"], body["files"], content["sha256"])
@@ -230,7 +230,7 @@ class Store:
             return bool(self._wanted)
         return now is not None and now.sha256 == self._wanted
 
-    def stage(self, file: str, *parts: Iterable[bytes]) -> Written:
+    def stage(self, file: str, *parts: Iterable[bytes]) -> FileDigest:
         """Write a file that is to be part of the pool.
 
         Args:
@@ -327,7 +327,7 @@ class Store:
                     "`dvc checkout --force` restores the pool as it was before, then run again"
                 )
             if check and self._disk.exists(target) and not self.holds(file, note["replaced"].get(file, digest)):
-                keep_aside(target, unless={digest})  # somebody has changed it since the merge was stopped
+                back_up(target, unless={digest})  # somebody has changed it since the merge was stopped
             if not self._disk.exists(target.parent):
                 make_folder(self._disk, target.parent)
                 self._disk.sync_folder(self.folder)
@@ -337,7 +337,7 @@ class Store:
             if not self._disk.exists(target):
                 continue
             if check and not self.holds(file, note["replaced"].get(file, "")):
-                keep_aside(target, unless=set())
+                back_up(target, unless=set())
             self._disk.unlink(target)
         # Also those in which somebody before us renamed and removed, without getting as far as this.
         folders = {(self.folder / file).parent for file in (*record.files, *note["remove"], RECORD)}

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from datapool.core.errors import visible
+from datapool.core.errors import escape_unprintable
 
-_ACCENT, _GREY = "#0d9488", "#7c8694"  # at least 3:1 on a light and on a dark background
+_ACCENT, _GRAY = "#0d9488", "#7c8694"  # at least 3:1 on a light and on a dark background
 
 _LAYOUT = {
     "paper_bgcolor": "rgba(0,0,0,0)",
@@ -23,8 +23,8 @@ _LAYOUT = {
     "font": {"family": "system-ui, sans-serif", "size": 13},
     "margin": {"l": 56, "r": 12, "t": 40, "b": 48},
     "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
-    "hoverlabel": {"align": "left", "bgcolor": "#262c34", "bordercolor": _GREY},
-    "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": _GREY, "activecolor": _ACCENT},
+    "hoverlabel": {"align": "left", "bgcolor": "#262c34", "bordercolor": _GRAY},
+    "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": _GRAY, "activecolor": _ACCENT},
     "dragmode": False,  # a finger on the chart scrolls the page
 }
 _CONFIG = {
@@ -75,7 +75,7 @@ def curve(picked: pd.DataFrame, others: pd.DataFrame, *, cut: int, min_distance:
     traces = []
     for name, part, line in (
         ("picked", picked, {"color": _ACCENT, "width": 2}),
-        ("not picked", others, {"color": _GREY, "width": 2, "dash": "dot"}),
+        ("not picked", others, {"color": _GRAY, "width": 2, "dash": "dot"}),
     ):
         if len(part):
             traces.append(_line(name, part.step, part.distance, line, hover="step %{x}: %{y:.4g}"))
@@ -90,7 +90,7 @@ def curve(picked: pd.DataFrame, others: pd.DataFrame, *, cut: int, min_distance:
     layout = {
         "xaxis": {"title": {"text": "step"}, "rangemode": "tozero"},
         "yaxis": {"title": {"text": "distance"}, "rangemode": "tozero"},
-        "shapes": [line | {"line": {"color": _GREY, "width": 1, "dash": "dash"}} for line in lines],
+        "shapes": [line | {"line": {"color": _GRAY, "width": 1, "dash": "dash"}} for line in lines],
         "annotations": [word | {"showarrow": False} for word in words],
     }
     return _chart("curve", "Line chart: the distance at each step of the selection.", caption, traces, layout)
@@ -104,7 +104,7 @@ def coverage(curve: pd.DataFrame, *, caption: str) -> Chart:
             which 99 % lie); one row or more.
         caption: A sentence, as text.
     """
-    chosen, random = {"color": _ACCENT, "width": 2}, {"color": _GREY, "width": 2, "dash": "dot"}
+    chosen, random = {"color": _ACCENT, "width": 2}, {"color": _GRAY, "width": 2, "dash": "dot"}
     traces = [
         _line(name, curve.step.astype("int64"), curve[column], line, hover="after %{x}: %{y:.4g}")
         for name, column, line in (
@@ -135,8 +135,8 @@ def embedding_map(images: pd.DataFrame, vectors: np.ndarray, *, totals: Mapping[
     size = 6 if len(points) < 2000 else 4
     traces = []
     for kind, look in (
-        ("left out", {"color": _GREY, "symbol": "circle-open", "size": size}),
-        ("in the pool before", {"color": _GREY, "symbol": "circle", "size": size}),
+        ("left out", {"color": _GRAY, "symbol": "circle-open", "size": size}),
+        ("in the pool before", {"color": _GRAY, "symbol": "circle", "size": size}),
         ("picked", {"color": _ACCENT, "symbol": "diamond", "size": 1.4 * size}),  # last, so on top
     ):
         of_kind = np.flatnonzero(images.kind == kind)
@@ -156,11 +156,11 @@ def embedding_map(images: pd.DataFrame, vectors: np.ndarray, *, totals: Mapping[
 
 def project(vectors: np.ndarray) -> Projection:
     """Project vectors, shape (n, d), on their two main directions (PCA), each turned so that its largest entry is > 0."""
-    centred = vectors.astype(np.float64) - vectors.mean(axis=0, dtype=np.float64)
-    _, lengths, axes = np.linalg.svd(centred, full_matrices=False)
+    centered = vectors.astype(np.float64) - vectors.mean(axis=0, dtype=np.float64)
+    _, lengths, axes = np.linalg.svd(centered, full_matrices=False)
     points, shares = np.zeros((len(vectors), 2)), np.zeros(2)
     for i, axis in enumerate(axes[:2]):
-        points[:, i] = centred @ axis * np.sign(axis[np.argmax(np.abs(axis))])
+        points[:, i] = centered @ axis * np.sign(axis[np.argmax(np.abs(axis))])
         shares[i] = lengths[i] ** 2 / max((lengths**2).sum(), np.finfo(np.float64).tiny)
     # Rounded far above what differs from processor to processor; + 0.0 makes -0.0 zero.
     return Projection(np.round(points, 4 - int(np.log10(max(np.abs(points).max(), 1e-30)))) + 0.0, shares)
@@ -168,7 +168,9 @@ def project(vectors: np.ndarray) -> Projection:
 
 def _hover(name: str, reason: str) -> str:
     """Two texts for plotly, which reads a little HTML."""
-    lines = [line for text in (name, reason) for line in textwrap.wrap(visible(text), 44, drop_whitespace=False)]
+    lines = [
+        line for text in (name, reason) for line in textwrap.wrap(escape_unprintable(text), 44, drop_whitespace=False)
+    ]
     return "<br>".join(html.escape(line, quote=False) for line in lines)
 
 

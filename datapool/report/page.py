@@ -19,9 +19,9 @@ import yaml
 
 from datapool.core import atomic
 from datapool.core.base import Base, Version
-from datapool.core.errors import DatapoolError, visible
+from datapool.core.errors import DatapoolError, escape_unprintable
 from datapool.core.schema import Params
-from datapool.core.tables import Rows
+from datapool.core.tables import EmbeddedTable
 from datapool.images.decode import read_rgb
 from datapool.report import charts
 from datapool.report.charts import Chart
@@ -45,7 +45,7 @@ class Run(NamedTuple):
     """How many files are no part of the batch: hidden, not_images, not_relevant."""
     base: Base
     """The pool before the batch."""
-    candidates: Rows
+    candidates: EmbeddedTable
     """Sorted by filename."""
     embedding_space: Mapping[str, Any]
     """backbone, dimension, origin and more, for show; what is None is not shown."""
@@ -53,7 +53,7 @@ class Run(NamedTuple):
     """As ``ordering.curve`` gives it."""
     coverage: pd.DataFrame
     """As in ``evaluation.Comparison``."""
-    picks: Rows
+    picks: EmbeddedTable
     """As in ``sampling.Sampled``."""
     removed: pd.DataFrame
     """As in ``sampling.Sampled``."""
@@ -66,7 +66,7 @@ class Run(NamedTuple):
 def write_report(path: Path, run: Run, params: Params, *, removed_file: str) -> None:
     """Write the page.
 
-    Pictures are read from ``params.input_dir``. One that is gone, has changed or cannot be decoded becomes a grey box
+    Pictures are read from ``params.input_dir``. One that is gone, has changed or cannot be decoded becomes a gray box
     with the reason. Of the pool's pictures only those that lie in this batch are shown.
 
     Args:
@@ -217,7 +217,7 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Se
 
 def _first_picks(run: Run, params: Params) -> str:
     first = run.picks.table.head(params.n_example_images)
-    caption = f"The first {len(first):,} of {len(run.picks.table):,} in order, each beside its nearest neighbour then."
+    caption = f"The first {len(first):,} of {len(run.picks.table):,} in order, each beside its nearest neighbor then."
     return _cards(run, params, first.assign(kind=[f"#{i + 1}" for i in first.index]), caption)
 
 
@@ -233,7 +233,7 @@ def _left_out(run: Run, params: Params) -> str:
 
 
 def _cards(run: Run, params: Params, rows: pd.DataFrame, caption: str) -> str:
-    """The pictures of ``rows`` (filename, kind, distance, nearest) and their nearest neighbours."""
+    """The pictures of ``rows`` (filename, kind, distance, nearest) and their nearest neighbors."""
     if not len(rows):
         return ""
     shown = run.images[(run.images.status == "ok") & run.images.filename.isin({*rows.filename, *rows.nearest})]
@@ -251,7 +251,7 @@ def _cards(run: Run, params: Params, rows: pd.DataFrame, caption: str) -> str:
 
 
 def _picture(files: Mapping[str, tuple[str, str]], folder: Path, name: str) -> str:
-    """An image as an element of its own, or a grey box that says why there is none."""
+    """An image as an element of its own, or a gray box that says why there is none."""
     if name not in files:
         return '<span class="box">in the pool, not in this batch</span>'
     path, content_hash = files[name]
@@ -347,9 +347,9 @@ def _map(run: Run, params: Params) -> Chart:
     return charts.embedding_map(images, np.concatenate(vectors), totals=totals, caption=caption)
 
 
-def _take(rows: Rows, which: Sequence[int] | pd.Index) -> Rows:
+def _take(rows: EmbeddedTable, which: Sequence[int] | pd.Index) -> EmbeddedTable:
     which = np.asarray(which, dtype=np.int64)
-    return Rows(rows.table.iloc[which], rows.embeddings[which])
+    return EmbeddedTable(rows.table.iloc[which], rows.embeddings[which])
 
 
 def _evenly(n: int, limit: int) -> np.ndarray:
@@ -361,7 +361,7 @@ def _evenly(n: int, limit: int) -> np.ndarray:
 
 
 def _text(text: str) -> str:
-    return html.escape(visible(text))
+    return html.escape(escape_unprintable(text))
 
 
 def _lines(text: str) -> str:

@@ -1,7 +1,7 @@
 """Measure what a choice bought, beside a random choice of as many, and which regime a batch is in.
 
 Works on embeddings and Euclidean distances between them; knows nothing of files, of how the choice was made, or of how a
-pool is stored. Measures on the candidates that ``look_around`` drew.
+pool is stored. Measures on the candidates that ``measure_sample`` drew.
 """
 
 import itertools
@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from datapool.core.tables import Rows
-from datapool.selection.evaluation_sample import Surroundings, n_evaluated
+from datapool.core.tables import EmbeddedTable
+from datapool.selection.evaluation_sample import EvaluationSample, n_evaluated
 from datapool.selection.k_center import nearest
-from datapool.selection.ranking import How, has_rules, space
+from datapool.selection.ranking import RankingConfig, has_rules, space
 
 REDUNDANT = 0.2
 """Another candidate closer than this share of the median distance between two candidates makes one redundant."""
@@ -34,7 +34,7 @@ class Gaps(NamedTuple):
     """The largest."""
     mean: float | None
     p99: float | None
-    """The 99th percentile, linear between neighbours."""
+    """The 99th percentile, linear between neighbors."""
 
 
 _NO_GAPS = Gaps(None, None, None)
@@ -56,10 +56,10 @@ class Comparison(NamedTuple):
 
 
 def compare(
-    candidates: Rows,
+    candidates: EmbeddedTable,
     picks: pd.Series,
-    around: Surroundings,
-    how: How,
+    around: EvaluationSample,
+    how: RankingConfig,
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> Comparison:
@@ -70,7 +70,7 @@ def compare(
     Args:
         candidates: Sorted by filename.
         picks: Filenames of the choice, in order.
-        around: What ``look_around`` gave for these candidates.
+        around: What ``measure_sample`` gave for these candidates.
         how: Says between which vectors distances are taken; its seed decides the random choice, which is not the one of
             ``method: random``.
         progress: Called with the steps done and the steps in all, for the choice, then for the random one.
@@ -83,20 +83,20 @@ def compare(
     chosen = pd.Index(candidates.table.filename).get_indexer(pd.Index(picks))
     by_chance = np.random.default_rng([how.seed, 2]).permutation(n)[:k]
     rows = np.concatenate([evaluated, chosen, by_chance])
-    nobody = Rows(candidates.table.iloc[:0], candidates.embeddings[:0])
+    nobody = EmbeddedTable(candidates.table.iloc[:0], candidates.embeddings[:0])
     vectors = space(
-        Rows(candidates.table.iloc[rows], candidates.embeddings[rows]),
+        EmbeddedTable(candidates.table.iloc[rows], candidates.embeddings[rows]),
         nobody,
         normalize=how.normalize,
         append_weak_labels=how.append_weak_labels,
     ).candidates
     points, of_chosen, of_random = np.split(vectors, [len(evaluated), len(evaluated) + k])
     steps = np.unique([0, *np.geomspace(1, max(k, 1), _N_STEPS).round().astype(int)])[: k + 1]
-    distances = [_approach(points, to_pool, centres, steps, progress) for centres in (of_chosen, of_random)]
+    distances = [_approach(points, to_pool, centers, steps, progress) for centers in (of_chosen, of_random)]
     is_near = np.isfinite(distances[0]).all(axis=1)  # before the first of a pool nobody is
     means, p99s = ([measure(part[is_near]) for part in distances] for measure in (_mean, _p99))
     curve = pd.DataFrame(dict(zip(_CURVE, (steps[is_near], *means, *p99s), strict=True)))
-    apart = points[1:].astype(np.float64) - points[:-1]  # in random order: pairs of neighbours are random pairs
+    apart = points[1:].astype(np.float64) - points[:-1]  # in random order: pairs of neighbors are random pairs
     return Comparison(
         len(evaluated),
         _gaps(distances[0][-1]),
@@ -106,7 +106,7 @@ def compare(
     )
 
 
-def certificate(covering_radius: float, farthest: str, how: How) -> dict[str, Any]:
+def certificate(covering_radius: float, farthest: str, how: RankingConfig) -> dict[str, Any]:
     """Bound what any choice could reach: None for both where ``coreset`` did not choose freely.
 
     With k picks, R the covering radius and the witness the candidate at that distance: picks and witness lie at least R
@@ -118,12 +118,12 @@ def certificate(covering_radius: float, farthest: str, how: How) -> dict[str, An
     return {"radius_lower_bound": covering_radius / 2, "witness": farthest or None}
 
 
-def metrics(compared: Comparison, around: Surroundings, *, min_distance: float) -> dict[str, Any]:
+def metrics(compared: Comparison, around: EvaluationSample, *, min_distance: float) -> dict[str, Any]:
     """Say in numbers what the choice bought and which regime the batch is in.
 
     Args:
         compared: What ``compare`` gave.
-        around: What ``look_around`` gave.
+        around: What ``measure_sample`` gave.
         min_distance: From here on a candidate counts as covered by the pool; not above 0 for the distance that makes one
             redundant.
     """
@@ -211,14 +211,14 @@ def regime(counts: Mapping[str, Any], *, method: str, min_distance: float) -> st
 def _approach(
     points: np.ndarray,
     to_pool: np.ndarray,
-    centres: np.ndarray,
+    centers: np.ndarray,
     steps: np.ndarray,
     progress: Callable[[int, int], None] | None,
 ) -> np.ndarray:
-    """Distances of m points to the nearest of the pool and the first so many centres: shape (len(steps), m)."""
+    """Distances of m points to the nearest of the pool and the first so many centers: shape (len(steps), m)."""
     distances = np.tile(to_pool, (len(steps), 1))
     for i, (first, last) in enumerate(itertools.pairwise(steps), start=1):
-        np.minimum(distances[i - 1], nearest(points, centres[first:last]).distances, out=distances[i])
+        np.minimum(distances[i - 1], nearest(points, centers[first:last]).distances, out=distances[i])
         if progress:
             progress(int(last), int(steps[-1]))
     return distances

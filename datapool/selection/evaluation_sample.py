@@ -19,7 +19,7 @@ PAIRS = 100_000_000
 _BLOCK = 4096  # candidates compared with evaluated ones at a time
 
 
-class Surroundings(NamedTuple):
+class EvaluationSample(NamedTuple):
     """How near some candidates are to the pool and to other candidates, before anything is picked. m are evaluated."""
 
     candidates: np.ndarray
@@ -30,9 +30,9 @@ class Surroundings(NamedTuple):
     """Shape (m,), float64: distance to the nearest other candidate; inf if there is no other, NaN where not measured."""
 
 
-def look_around(
+def measure_sample(
     candidates: np.ndarray, pool: np.ndarray, *, seed: int, progress: Callable[[int, int], None] | None = None
-) -> Surroundings:
+) -> EvaluationSample:
     """Find the nearest of the pool and the nearest other candidate of a random sample of the candidates.
 
     Args:
@@ -47,12 +47,12 @@ def look_around(
     to_others = np.full(len(order), np.nan)
     paired = order[: max(FEWEST_PAIRED, PAIRS // max(n, 1))]
     to_others[: len(paired)] = _nearest_other(candidates, paired, progress)
-    return Surroundings(order, to_pool, to_others)
+    return EvaluationSample(order, to_pool, to_others)
 
 
-def n_evaluated(n_candidates: int, n_centres: int) -> int:
-    """How many candidates are evaluated where the distance of each to so many centres is taken."""
-    return min(n_candidates, MOST, max(FEWEST, PAIRS // max(n_centres, 1)))
+def n_evaluated(n_candidates: int, n_centers: int) -> int:
+    """How many candidates are evaluated where the distance of each to so many centers is taken."""
+    return min(n_candidates, MOST, max(FEWEST, PAIRS // max(n_centers, 1)))
 
 
 def _nearest_other(candidates: np.ndarray, rows: np.ndarray, progress: Callable[[int, int], None] | None) -> np.ndarray:

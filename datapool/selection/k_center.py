@@ -1,7 +1,7 @@
 """Choose which candidates to add: greedy k-center, its covering radius, and a seeded random order.
 
 Works on plain arrays of embeddings, shape (n, d), and on Euclidean distances between them as given (the caller
-normalises); knows nothing of files, images or models.
+normalizes); knows nothing of files, images or models.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from datapool.selection.lower_bounds import TINY, Lifted, as_centres, round_up
-from datapool.selection.nearest_centers import Change, NearestCentres
+from datapool.selection.lower_bounds import TINY, Lifted, as_centers, round_up
+from datapool.selection.nearest_centers import Change, NearestCenters
 
-NOBODY = -1
-"""Neighbour of the first pick when there is no pool."""
+NO_NEIGHBOR = -1
+"""Neighbor of the first pick when there is no pool."""
 
 _BLOCK = 4096  # rows widened to float64 at a time: the embeddings themselves are never copied as a whole
 _SMALLEST_BLOCK, _LARGEST_BLOCK = 2048, 8192  # candidates brought up to date together
@@ -30,7 +30,7 @@ class Selection(NamedTuple):
     distances: np.ndarray
     """Shape (k,), float64: distance of each pick to the nearest of the pool and the earlier picks; inf for the first
     without a pool."""
-    neighbours: np.ndarray
+    neighbors: np.ndarray
     """Shape (k,), int64: who that nearest was. i < len(pool) is row i of the pool, len(pool) + j is candidate j, NOBODY
     is none."""
     covering_radius: float
@@ -55,9 +55,9 @@ class Trace(NamedTuple):
     candidates: np.ndarray
     """Shape (m,), int32: about whom."""
     squared: np.ndarray
-    """Shape (m,), float64: squared distance to the neighbour, or above it by no more than rounding in float32."""
-    neighbours: np.ndarray
-    """Shape (m,), int32: who it is, numbered as in ``Selection.neighbours``."""
+    """Shape (m,), float64: squared distance to the neighbor, or above it by no more than rounding in float32."""
+    neighbors: np.ndarray
+    """Shape (m,), int32: who it is, numbered as in ``Selection.neighbors``."""
 
 
 class Coverage(NamedTuple):
@@ -65,8 +65,8 @@ class Coverage(NamedTuple):
 
     distances: np.ndarray
     """Shape (n,), float64: no candidate is farther from the pool and the picks; inf where there is nobody."""
-    neighbours: np.ndarray
-    """Shape (n,), int64: somebody at that distance, numbered as in ``Selection.neighbours``."""
+    neighbors: np.ndarray
+    """Shape (n,), int64: somebody at that distance, numbered as in ``Selection.neighbors``."""
 
 
 def coverage_after(trace: Trace, *, n_candidates: int, n_picks: int) -> Coverage:
@@ -81,9 +81,9 @@ def coverage_after(trace: Trace, *, n_candidates: int, n_picks: int) -> Coverage
     known = last >= 0
     squared = np.full(n_candidates, np.inf)
     squared[known] = trace.squared[last[known]]
-    neighbours = np.full(n_candidates, NOBODY, dtype=np.int64)
-    neighbours[known] = trace.neighbours[last[known]]
-    return Coverage(np.sqrt(squared), neighbours)
+    neighbors = np.full(n_candidates, NO_NEIGHBOR, dtype=np.int64)
+    neighbors[known] = trace.neighbors[last[known]]
+    return Coverage(np.sqrt(squared), neighbors)
 
 
 def k_center(
@@ -129,27 +129,27 @@ def k_center(
         ValueError: If a value is not finite or above 1e37, or the dimensions differ.
     """
     limit, n = min(n_samples, len(candidates)), len(candidates)
-    centres = NearestCentres(candidates, pool, n_expected=len(pool) + limit, keep_changes=with_trace, device=device)
+    centers = NearestCenters(candidates, pool, n_expected=len(pool) + limit, keep_changes=with_trace, device=device)
     prefix = np.asarray(prefix, dtype=np.int64)[:limit]
     if limit and not len(pool) and not len(prefix):
         prefix = np.array([0 if weights is None else np.argmax(weights)])
-    greedy = _Greedy(centres, exclude)
+    greedy = _Greedy(centers, exclude)
     size = min(_LARGEST_BLOCK, max(_SMALLEST_BLOCK, n // 16))
-    with centres.one_thread_a_product():
+    with centers.one_thread_a_product():
         for start in range(0, len(prefix), size):
             block, order = np.unique(prefix[start : start + size], return_inverse=True)
-            centres.refresh(block)
+            centers.refresh(block)
             greedy.pick_in(block, (-np.inf, 0), limit, -1.0, None, order)
-        if len(centres):
-            unbounded = np.flatnonzero(np.isinf(centres.squared))
-            centres.refresh(unbounded, at_least=np.inf)  # a first bound for everybody
+        if len(centers):
+            unbounded = np.flatnonzero(np.isinf(centers.squared))
+            centers.refresh(unbounded, at_least=np.inf)  # a first bound for everybody
         greedy.run(limit, min_distance, size, weights, progress)
         if weights is not None:
             greedy.run(len(greedy.picks), -1.0, size, None, progress)  # only to find the farthest
     return Selection(
         np.array(greedy.picks, dtype=np.int64),
-        np.sqrt(np.array(greedy.squared, dtype=np.float64)) / centres.scale,
-        centres.names(np.array(greedy.nearest, dtype=np.int64)),
+        np.sqrt(np.array(greedy.squared, dtype=np.float64)) / centers.scale,
+        centers.names(np.array(greedy.nearest, dtype=np.int64)),
         float(greedy.radius),
         greedy.farthest,
         greedy.trace(),
@@ -159,13 +159,13 @@ def k_center(
 class _Greedy:
     """The picks so far. A candidate that may not be picked any more has the squared distance -1."""
 
-    def __init__(self, centres: NearestCentres, exclude: Callable[[int], Sequence[int] | np.ndarray] | None) -> None:
-        self.centres, self.exclude = centres, exclude
-        self.n_pool = len(centres)
+    def __init__(self, centers: NearestCenters, exclude: Callable[[int], Sequence[int] | np.ndarray] | None) -> None:
+        self.centers, self.exclude = centers, exclude
+        self.n_pool = len(centers)
         self.picks: list[int] = []
         self.squared: list[float] = []
         self.nearest: list[int] = []
-        self.radius, self.farthest = 0.0, NOBODY
+        self.radius, self.farthest = 0.0, NO_NEIGHBOR
 
     def run(
         self,
@@ -176,11 +176,11 @@ class _Greedy:
         progress: Callable[[int, int], None] | None,
     ) -> None:
         """Pick until there are ``limit`` picks or the next is too close; find out who would be next, and how far."""
-        centres, n = self.centres, len(self.centres.points)
-        squared_weights = None if weights is None or not len(centres) else weights.astype(np.float64) ** 2
+        centers, n = self.centers, len(self.centers.points)
+        squared_weights = None if weights is None or not len(centers) else weights.astype(np.float64) ** 2
 
         def keys(rows: np.ndarray | slice) -> np.ndarray:
-            squared = centres.squared[rows]
+            squared = centers.squared[rows]
             return squared if squared_weights is None else np.where(squared < 0, -1.0, squared * squared_weights[rows])
 
         short, best_left_out = np.empty(0, dtype=np.int64), (np.inf, 0)
@@ -192,8 +192,8 @@ class _Greedy:
             positions, left = _largest(keys(short), size)
             block = short[positions]
             outside = max(best_left_out, (left[0], -1 if left[1] < 0 else int(short[left[1]])), key=_in_order)
-            centres.refresh(block[centres.squared[block] >= 0], at_least=outside[0], weights=squared_weights)
-            block = block[(keys(block) >= max(outside[0], 0)) & centres.is_exact(block)]
+            centers.refresh(block[centers.squared[block] >= 0], at_least=outside[0], weights=squared_weights)
+            block = block[(keys(block) >= max(outside[0], 0)) & centers.is_exact(block)]
             weight = None if squared_weights is None else squared_weights[block]
             is_done = self.pick_in(block, outside, limit, min_distance, weight) or outside[0] < 0
             if progress and limit:
@@ -221,13 +221,13 @@ class _Greedy:
         Returns:
             Whether the selection has come to its end.
         """
-        centres, n_before = self.centres, len(self.centres)
-        squared, nearest = centres.squared[block], centres.centre[block]
+        centers, n_before = self.centers, len(self.centers)
+        squared, nearest = centers.squared[block], centers.center[block]
         keys = squared.copy() if weight is None else squared * weight
         new: list[int] = []
         is_done = False
-        lifted = centres.lift(block)
-        as_centre = as_centres(lifted).vectors
+        lifted = centers.lift(block)
+        as_center = as_centers(lifted).vectors
         room = round_up(squared - lifted.low + TINY)
         lower_bounds: dict[int, np.ndarray] = {}
         while len(new) < len(block if order is None else order):
@@ -235,7 +235,7 @@ class _Greedy:
             if order is None:
                 if keys[j] < 0 or _in_order((keys[j], block[j])) < _in_order(outside):
                     break
-                distance = np.sqrt(squared[j]) / centres.scale
+                distance = np.sqrt(squared[j]) / centers.scale
                 if len(self.picks) == limit or distance < min_distance:
                     self.radius, self.farthest, is_done = distance, int(block[j]), True
                     break
@@ -243,7 +243,7 @@ class _Greedy:
                 # Those that will most likely be next, together.
                 ahead = _first(keys, _AHEAD) if order is None else order[len(new) : len(new) + _AHEAD]
                 ahead = np.array([j, *(i for i in ahead.tolist() if i != j and i not in lower_bounds)])
-                lower_bounds |= zip(ahead.tolist(), as_centre[ahead] @ lifted.vectors.T, strict=True)
+                lower_bounds |= zip(ahead.tolist(), as_center[ahead] @ lifted.vectors.T, strict=True)
             new.append(j)
             self.picks.append(int(block[j]))
             self.squared.append(float(squared[j]))
@@ -251,32 +251,32 @@ class _Greedy:
             keys[j], squared[j], room[j] = -1.0, -1.0, -np.inf
             if self.exclude:
                 others = np.asarray(self.exclude(int(block[j])), dtype=np.int64)
-                centres.squared[others] = -1.0
+                centers.squared[others] = -1.0
                 closed = np.isin(block, others)
                 keys[closed], squared[closed], room[closed] = -1.0, -1.0, -np.inf
             near = np.flatnonzero(lower_bounds.pop(j) <= room)
             if not len(near):
                 continue
-            exact = centres.exact(block[near], centres.points[block[j : j + 1]])
+            exact = centers.exact(block[near], centers.points[block[j : j + 1]])
             nearer = exact < squared[near]
             near, exact = near[nearer], exact[nearer]
             squared[near], nearest[near] = exact, n_before + len(new) - 1
             keys[near] = exact if weight is None else exact * weight[near]
             room[near] = round_up(exact - lifted.low[near] + TINY)
-            if centres.keep_changes:
-                centres.changes.append(Change(block[near].astype(np.int32), exact, nearest[near]))
-        centres.add(block[new], Lifted(*(part[new] for part in lifted)))
-        centres.update(block, squared, nearest)
+            if centers.keep_changes:
+                centers.changes.append(Change(block[near].astype(np.int32), exact, nearest[near]))
+        centers.add(block[new], Lifted(*(part[new] for part in lifted)))
+        centers.update(block, squared, nearest)
         return is_done
 
     def trace(self) -> Trace:
-        changes = self.centres.changes
-        found = np.concatenate([_NOTHING, *(change.centres for change in changes)])
+        changes = self.centers.changes
+        found = np.concatenate([_NOTHING, *(change.centers for change in changes)])
         return Trace(
             np.maximum(found - (self.n_pool - 1), 0, dtype=np.int32),
             np.concatenate([_NOTHING, *(change.points for change in changes)]),
-            np.concatenate([np.empty(0), *(change.squared for change in changes)]) / self.centres.scale**2,
-            self.centres.names(found).astype(np.int32),
+            np.concatenate([np.empty(0), *(change.squared for change in changes)]) / self.centers.scale**2,
+            self.centers.names(found).astype(np.int32),
         )
 
 
@@ -324,36 +324,36 @@ def in_order(
 
 
 class Nearest(NamedTuple):
-    """The nearest centre of each row."""
+    """The nearest center of each row."""
 
     distances: np.ndarray
-    """Shape (n,), float64; inf where there is no centre."""
+    """Shape (n,), float64; inf where there is no center."""
     indices: np.ndarray
-    """Shape (n,), int64: rows of ``centres``, the lowest of equals; NOBODY where there is none."""
+    """Shape (n,), int64: rows of ``centers``, the lowest of equals; NOBODY where there is none."""
 
 
 def nearest(
     rows: np.ndarray,
-    centres: np.ndarray,
+    centers: np.ndarray,
     *,
     device: str | None = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> Nearest:
-    """Find the nearest centre of each row, exactly.
+    """Find the nearest center of each row, exactly.
 
     Args:
         rows: Shape (n, d), finite.
-        centres: Shape (p, d), finite.
+        centers: Shape (p, d), finite.
         device: As for ``k_center``.
         progress: Called with the rows done and the rows in all.
     """
-    found = NearestCentres(rows, centres, n_expected=len(centres), device=device)
+    found = NearestCenters(rows, centers, n_expected=len(centers), device=device)
     with found.one_thread_a_product():
         for start in range(0, len(rows), _BLOCK):
             found.refresh(np.arange(start, min(start + _BLOCK, len(rows))))
             if progress:
                 progress(min(start + _BLOCK, len(rows)), len(rows))
-    return Nearest(np.sqrt(found.squared) / found.scale, found.names(found.centre))
+    return Nearest(np.sqrt(found.squared) / found.scale, found.names(found.center))
 
 
 def random_order(n: int, *, seed: int) -> np.ndarray:

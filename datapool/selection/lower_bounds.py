@@ -1,8 +1,8 @@
-"""Compare points and centres by a matrix product in float32 that never excludes a centre wrongly.
+"""Compare points and centers by a matrix product in float32 that never excludes a center wrongly.
 
-Works on plain arrays; knows nothing of what the centres are for. Squared distances are in units of 1 / scale².
+Works on plain arrays; knows nothing of what the centers are for. Squared distances are in units of 1 / scale².
 
-|z(x) - z(c)|² = |z(x)|² + |z(c)|² - 2 z(x)·z(c) is taken as one product, where z centres and scales a vector and, with many
+|z(x) - z(c)|² = |z(x)|² + |z(c)|² - 2 z(x)·z(c) is taken as one product, where z centers and scales a vector and, with many
 dimensions, projects it on leading principal components of the points: an orthogonal projection never lengthens a distance.
 What rounding can have added is taken off, so the product is a lower bound.
 """
@@ -20,7 +20,7 @@ TINY = 1e-30
 
 _UNIT = 2.0**-24  # relative rounding error of a float32 operation
 _FEWEST_AXES = 16
-_WORTH_PROJECTING = 1e10  # values × centres; below, finding principal components costs more than it saves
+_WORTH_PROJECTING = 1e10  # values × centers; below, finding principal components costs more than it saves
 _PAIRS = 512  # pairs of vectors whose difference is taken at a time
 
 
@@ -28,7 +28,7 @@ class Lifted(NamedTuple):
     """Vectors made ready for the screen. With ``low`` added, their product is a lower bound of the squared distance."""
 
     vectors: np.ndarray
-    """Shape (n, q + 1), float32: for points (z, 1), for centres (-2z, low), with z the centred, projected vector."""
+    """Shape (n, q + 1), float32: for points (z, 1), for centers (-2z, low), with z the centered, projected vector."""
     low: np.ndarray
     """Shape (n,), float64: |z|² less the margin."""
     squares: np.ndarray
@@ -41,17 +41,17 @@ class Hits(NamedTuple):
     rows: np.ndarray
     """Shape (r,): points with at least one hit, ascending."""
     upper: np.ndarray
-    """Shape (r,): upper bound of the squared distance to the most promising centre."""
+    """Shape (r,): upper bound of the squared distance to the most promising center."""
     slack: np.ndarray
     """Shape (r,): by how much an upper bound may be too large."""
     of_row: np.ndarray
     """Shape (m,): for each hit a position in ``rows``, ascending."""
     columns: np.ndarray
-    """Shape (m,): the centre of each hit, as a position in the tile."""
+    """Shape (m,): the center of each hit, as a position in the tile."""
 
 
 class Screen:
-    """Finds the centres that may be the nearest of a point."""
+    """Finds the centers that may be the nearest of a point."""
 
     def __init__(self, sample: np.ndarray, *, scale: float, work: float, device: str | None) -> None:
         """Choose the way to compare.
@@ -59,7 +59,7 @@ class Screen:
         Args:
             sample: Shape (m, d), float64: some of the points.
             scale: Power of two that brings every value to at most 1.
-            work: Values × centres that there may be in the end: decides whether to look for a projection.
+            work: Values × centers that there may be in the end: decides whether to look for a projection.
             device: None for numpy, or the device of torch on which products are computed.
         """
         dimension = sample.shape[1]
@@ -94,24 +94,24 @@ class Screen:
         points: Lifted,
         which: np.ndarray,
         bound: np.ndarray,
-        centres: Lifted,
-        centre_vectors: Callable[[np.ndarray], np.ndarray],
+        centers: Lifted,
+        center_vectors: Callable[[np.ndarray], np.ndarray],
         *,
         longest: float,
     ) -> Hits:
-        """Find the centres that may be nearer to a point than its bound, without those that another one excludes.
+        """Find the centers that may be nearer to a point than its bound, without those that another one excludes.
 
         Args:
             vectors: Shape (n, d): points as they are.
             points: The same, lifted.
             which: Rows of the two to look at, ascending.
-            bound: Shape (n,): squared distances; a centre at exactly that distance is a hit.
-            centres: A tile of centres, lifted, as ``as_centres`` gives them.
-            centre_vectors: Gives centres of the tile as they are.
-            longest: Largest squared length of any centre.
+            bound: Shape (n,): squared distances; a center at exactly that distance is a hit.
+            centers: A tile of centers, lifted, as ``as_centers`` gives them.
+            center_vectors: Gives centers of the tile as they are.
+            longest: Largest squared length of any center.
         """
         product = self._product.multiply(
-            points.vectors if len(which) == len(vectors) else points.vectors[which], centres.vectors
+            points.vectors if len(which) == len(vectors) else points.vectors[which], centers.vectors
         )
         best, lowest = self._product.smallest(product)
         place = np.flatnonzero(lowest <= bound[which] - points.low[which] + TINY)
@@ -122,11 +122,11 @@ class Screen:
             upper = lowest + low + slack
         else:
             slack = 4 * self._near_margin * bound + 4 * TINY
-            upper = self._nearly(vectors, rows, centre_vectors, best) * (1 + self._near_margin) + TINY
+            upper = self._nearly(vectors, rows, center_vectors, best) * (1 + self._near_margin) + TINY
         limit = np.minimum(bound, upper) - low + TINY
         of_row, columns = self._product.below(product, place, round_up(limit))
         if self._axes is not None and len(rows):
-            near = self._nearly(vectors, rows[of_row], centre_vectors, columns)
+            near = self._nearly(vectors, rows[of_row], center_vectors, columns)
             first = np.searchsorted(of_row, np.arange(len(rows)))
             upper = np.minimum.reduceat(near, first) * (1 + self._near_margin) + TINY
             keep = near * (1 - self._near_margin) - TINY <= np.minimum(bound, upper)[of_row]
@@ -137,21 +137,21 @@ class Screen:
         self,
         vectors: np.ndarray,
         rows: np.ndarray,
-        centre_vectors: Callable[[np.ndarray], np.ndarray],
+        center_vectors: Callable[[np.ndarray], np.ndarray],
         columns: np.ndarray,
     ) -> np.ndarray:
         """Squared distances in float32, right to a factor 1 ± ``_near_margin``."""
         squared = np.empty(len(rows))
         for start in range(0, len(rows), _PAIRS):
             block = slice(start, start + _PAIRS)
-            difference = vectors[rows[block]] - centre_vectors(columns[block])
+            difference = vectors[rows[block]] - center_vectors(columns[block])
             difference *= np.float32(self.scale)
             squared[block] = np.einsum("ij,ij->i", difference, difference)
         return squared
 
 
-def as_centres(lifted: Lifted) -> Lifted:
-    """Turn points that are ready into centres that are ready."""
+def as_centers(lifted: Lifted) -> Lifted:
+    """Turn points that are ready into centers that are ready."""
     vectors = -2 * lifted.vectors
     vectors[:, -1] = lifted.low
     return lifted._replace(vectors=vectors)
@@ -167,7 +167,7 @@ def _principal_axes(sample: np.ndarray) -> np.ndarray | None:
     _, axes = np.linalg.eigh(sample.T @ sample)
     turned = sample @ axes[:, ::-1]
     dimension = sample.shape[1]
-    # As in a real run, the points farthest from the first centres are asked for.
+    # As in a real run, the points farthest from the first centers are asked for.
     nearest = _between(turned, turned[:256]).min(axis=1)
     asked = np.argsort(nearest)[-256:]
     costs = {dimension: 0.02 * dimension}
@@ -184,10 +184,10 @@ def _between(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 class _Product:
-    """The product of points and centres, and what is looked for in it, by numpy."""
+    """The product of points and centers, and what is looked for in it, by numpy."""
 
-    def multiply(self, points: np.ndarray, centres: np.ndarray) -> Product:
-        return points @ centres.T
+    def multiply(self, points: np.ndarray, centers: np.ndarray) -> Product:
+        return points @ centers.T
 
     def smallest(self, product: Product) -> tuple[np.ndarray, np.ndarray]:
         """For each point the position and the value of its smallest entry."""
@@ -208,8 +208,8 @@ class _TorchProduct(_Product):
         self._torch, self._device = torch, torch.device(device)
         torch.backends.cuda.matmul.allow_tf32 = False  # the margin is that of float32
 
-    def multiply(self, points: np.ndarray, centres: np.ndarray) -> Product:
-        a, b = (self._torch.from_numpy(np.ascontiguousarray(part)).to(self._device) for part in (points, centres))
+    def multiply(self, points: np.ndarray, centers: np.ndarray) -> Product:
+        a, b = (self._torch.from_numpy(np.ascontiguousarray(part)).to(self._device) for part in (points, centers))
         return a @ b.T
 
     def smallest(self, product: Product) -> tuple[np.ndarray, np.ndarray]:

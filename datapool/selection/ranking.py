@@ -5,6 +5,7 @@ stored.
 """
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -12,19 +13,21 @@ import pandas as pd
 
 from datapool.core.errors import DatapoolError
 from datapool.core.schema import Rules
-from datapool.core.tables import Rows
-from datapool.selection.k_center import NOBODY, Selection, Trace, in_order, k_center, random_order, unit_rows
+from datapool.core.tables import EmbeddedTable, read_arrays, write_arrays
+from datapool.selection.k_center import NO_NEIGHBOR, Selection, Trace, in_order, k_center, random_order, unit_rows
 from datapool.selection.rules import excluder, kept_out, near_protected
 from datapool.selection.typiclust import typical_order
 
 LABEL_DISTANCE = 1.0
 """With weak labels appended: what a difference of labels adds to the squared distance of two images."""
 
+_TRACE_COLUMNS = {"neighbors": "neighbours"}  # the file keeps the name that earlier releases wrote
+
 Progress = Callable[[int, int], None]
 """Called with passes done and passes in all."""
 
 
-class How(NamedTuple):
+class RankingConfig(NamedTuple):
     """How candidates are put in order, whatever the stopping condition."""
 
     method: str
@@ -65,7 +68,7 @@ class Ranked(NamedTuple):
     """The candidates that protected images keep out, as ``rules.near_protected`` gives them."""
 
 
-def has_trace(how: How) -> bool:
+def has_trace(how: RankingConfig) -> bool:
     """Whether the trace of a ranking tells how near each candidate is after any cut: with "coreset" and no rule."""
     return how.method == "coreset" and not has_rules(how.rules)
 
@@ -75,7 +78,7 @@ def has_rules(rules: Rules) -> bool:
     return any(rule is not None for rule in (rules.balance, rules.sequence_gap, rules.protected))
 
 
-def space(candidates: Rows, base: Rows, *, normalize: bool, append_weak_labels: bool) -> Space:
+def space(candidates: EmbeddedTable, base: EmbeddedTable, *, normalize: bool, append_weak_labels: bool) -> Space:
     """Make the vectors between which distances are taken.
 
     Embeddings are divided by their length if ``normalize``. ``append_weak_labels`` puts the weak label beside them as a
@@ -103,10 +106,10 @@ def space(candidates: Rows, base: Rows, *, normalize: bool, append_weak_labels: 
 
 
 def rank(
-    candidates: Rows,
-    base: Rows,
-    protected: Rows,
-    how: How,
+    candidates: EmbeddedTable,
+    base: EmbeddedTable,
+    protected: EmbeddedTable,
+    how: RankingConfig,
     *,
     n_samples: int,
     min_distance: float,
@@ -143,7 +146,14 @@ def rank(
 
 
 def extend(
-    candidates: Rows, base: Rows, ranked: Ranked, how: How, *, n_samples: int, min_distance: float, progress: Progress
+    candidates: EmbeddedTable,
+    base: EmbeddedTable,
+    ranked: Ranked,
+    how: RankingConfig,
+    *,
+    n_samples: int,
+    min_distance: float,
+    progress: Progress,
 ) -> Ranked:
     """Go on from where a ranking ends; arguments as for ``rank``, ``n_samples`` and the result include what is ranked."""
     vectors = space(candidates, base, normalize=how.normalize, append_weak_labels=how.append_weak_labels)
@@ -152,7 +162,7 @@ def extend(
     )
 
 
-def is_whole(candidates: Rows, base: Rows, ranked: Ranked, rules: Rules) -> bool:
+def is_whole(candidates: EmbeddedTable, base: EmbeddedTable, ranked: Ranked, rules: Rules) -> bool:
     """Whether no candidate that the rules allow is left to rank."""
     if len(ranked.table) == len(candidates.table):
         return True
@@ -174,18 +184,34 @@ def rows_of(candidates: pd.DataFrame, filenames: pd.Series) -> np.ndarray:
     return candidates.filename.to_numpy(dtype=object).searchsorted(filenames.to_numpy(dtype=object))
 
 
-def names_of(candidates: Rows, base: Rows, neighbours: np.ndarray) -> pd.Series:
-    """Give the filenames of neighbours numbered as in ``selection.Selection.neighbours``; empty for NOBODY."""
+def names_of(candidates: EmbeddedTable, base: EmbeddedTable, neighbors: np.ndarray) -> pd.Series:
+    """Give the filenames of neighbors numbered as in ``selection.Selection.neighbors``; empty for NOBODY."""
     names = pd.concat([base.table.filename, candidates.table.filename, pd.Series([""], dtype="str")], ignore_index=True)
-    return names.iloc[np.where(neighbours == NOBODY, len(names) - 1, neighbours)].reset_index(drop=True)
+    return names.iloc[np.where(neighbors == NO_NEIGHBOR, len(names) - 1, neighbors)].reset_index(drop=True)
+
+
+def write_trace(path: Path, trace: Trace) -> None:
+    """Write a trace to a Parquet file, one column per field."""
+    columns = trace._asdict()
+    write_arrays(path, {_TRACE_COLUMNS.get(field, field): values for field, values in columns.items()})
+
+
+def read_trace(path: Path) -> Trace:
+    """Read what ``write_trace`` wrote.
+
+    Raises:
+        DatapoolError: If the file is damaged.
+    """
+    columns = read_arrays(path)
+    return Trace(*(columns[_TRACE_COLUMNS.get(field, field)] for field in Trace._fields))
 
 
 def _extend(
-    candidates: Rows,
-    base: Rows,
+    candidates: EmbeddedTable,
+    base: EmbeddedTable,
     vectors: Space,
     ranked: Ranked,
-    how: How,
+    how: RankingConfig,
     *,
     n_samples: int,
     min_distance: float,
@@ -216,7 +242,7 @@ def _extend(
     table = _table(
         candidates.table.filename.to_numpy(dtype=object)[selection.indices],
         selection.distances,
-        names_of(candidates, base, selection.neighbours),
+        names_of(candidates, base, selection.neighbors),
     )
     return ranked._replace(table=table, trace=selection.trace if has_trace(how) else _no_trace())
 
@@ -262,10 +288,10 @@ def _greedy(
         progress=progress,
     )
     p = len(vectors.pool)
-    is_candidate = found.neighbours >= p
-    neighbours = found.neighbours.copy()
-    neighbours[is_candidate] = p + rows[found.neighbours[is_candidate] - p]
-    return found._replace(indices=rows[found.indices], neighbours=neighbours)
+    is_candidate = found.neighbors >= p
+    neighbors = found.neighbors.copy()
+    neighbors[is_candidate] = p + rows[found.neighbors[is_candidate] - p]
+    return found._replace(indices=rows[found.indices], neighbors=neighbors)
 
 
 def _walk(order: Iterable[int], may: np.ndarray, exclude: Callable[[int], np.ndarray] | None, limit: int) -> np.ndarray:
@@ -283,13 +309,15 @@ def _walk(order: Iterable[int], may: np.ndarray, exclude: Callable[[int], np.nda
     return np.array(picks, dtype=np.int64)
 
 
-def _near_protected(candidates: Rows, vectors: Space, protected: Rows, how: How, progress: Progress) -> pd.DataFrame:
+def _near_protected(
+    candidates: EmbeddedTable, vectors: Space, protected: EmbeddedTable, how: RankingConfig, progress: Progress
+) -> pd.DataFrame:
     _check_dimension(candidates, protected, "rules.protected", "make both with one model")
     ours = vectors.candidates[:, : candidates.embeddings.shape[1]]  # without weak labels
     theirs = _vectors(protected, normalize=how.normalize, remedy="remove the image from rules.protected")
     if not len(ours) or not len(theirs):  # no row, any dimension
         theirs = np.empty((0, ours.shape[1]), dtype=np.float32)
-        protected = Rows(protected.table.iloc[:0], theirs)
+        protected = EmbeddedTable(protected.table.iloc[:0], theirs)
     return near_protected(
         candidates.table,
         ours,
@@ -300,13 +328,13 @@ def _near_protected(candidates: Rows, vectors: Space, protected: Rows, how: How,
     )
 
 
-def _check_dimension(candidates: Rows, others: Rows, whose: str, remedy: str) -> None:
+def _check_dimension(candidates: EmbeddedTable, others: EmbeddedTable, whose: str, remedy: str) -> None:
     ours, theirs = candidates.embeddings.shape[1], others.embeddings.shape[1]
     if len(candidates.table) and len(others.table) and ours != theirs:
         raise DatapoolError(f"the candidates have embeddings of {ours} dimensions, {whose} of {theirs}; {remedy}")
 
 
-def _vectors(rows: Rows, *, normalize: bool, remedy: str) -> np.ndarray:
+def _vectors(rows: EmbeddedTable, *, normalize: bool, remedy: str) -> np.ndarray:
     squared = np.einsum("ij,ij->i", rows.embeddings, rows.embeddings, dtype=np.float64)  # finite for any finite float32
     for what, bad in (
         ("has a value that is not finite", ~np.isfinite(squared)),

@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datapool.core.schema import StoppingCondition
-from datapool.core.tables import Rows
-from datapool.images.batch import held_in
-from datapool.selection.k_center import NOBODY, Coverage, coverage_after, k_center, nearest
-from datapool.selection.ranking import How, Ranked, extend, has_trace, is_whole, names_of, rows_of, space
+from datapool.core.tables import EmbeddedTable
+from datapool.images.batch import rows_in_base
+from datapool.selection.k_center import NO_NEIGHBOR, Coverage, coverage_after, k_center, nearest
+from datapool.selection.ranking import Ranked, RankingConfig, extend, has_trace, is_whole, names_of, rows_of, space
 from datapool.selection.rules import kept_out
 
 PAIRS = 100_000_000
@@ -29,9 +29,9 @@ RULES = ("balance", "sequence_gap", "protected")
 class Sampled(NamedTuple):
     """The outcome of one batch."""
 
-    picks: Rows
+    picks: EmbeddedTable
     """The new samples in order of picking: filename, content_hash, weak_label, distance (missing for the first image of a
-    pool), nearest (filename of the nearest neighbour when picked)."""
+    pool), nearest (filename of the nearest neighbor when picked)."""
     removed: pd.DataFrame
     """Every other image of the batch, by filename: filename, kind ("corrupt", "duplicate", "known", "covered", one of
     RULES, or "beyond n_samples"), reason (a sentence), nearest, distance (to that nearest of pool and picks, or to the
@@ -45,18 +45,18 @@ class Sampled(NamedTuple):
 
 def sample(
     images: pd.DataFrame,
-    candidates: Rows,
-    base: Rows,
+    candidates: EmbeddedTable,
+    base: EmbeddedTable,
     ranked: Ranked,
     stop: StoppingCondition,
-    how: How,
+    how: RankingConfig,
     *,
     progress: Callable[[int, int], None],
 ) -> Sampled:
     """Cut the ranking at the first condition met, and say why each other image was not taken.
 
     Only if the ranking is too short to tell is it continued from where it ended. Who is nearest to an image left out is
-    exact up to PAIRS pairs of images; beyond, a neighbour is named that is near enough to cover the image, which need not
+    exact up to PAIRS pairs of images; beyond, a neighbor is named that is near enough to cover the image, which need not
     be the nearest, and its distance is given. The covering radius is exact always.
 
     Args:
@@ -77,7 +77,7 @@ def sample(
         )
     taken = ranked.table.iloc[: min(limit, len(ranked.table), *too_close[:1])]
     order = rows_of(candidates.table, taken.filename)
-    picks = Rows(
+    picks = EmbeddedTable(
         candidates.table.iloc[order][["filename", "content_hash", "weak_label"]]
         .assign(distance=taken.distance.replace(np.inf, np.nan).to_numpy(), nearest=taken.nearest.to_numpy())
         .reset_index(drop=True),
@@ -152,7 +152,7 @@ def sentence(counts: dict[str, Any]) -> str:
     )
 
 
-def filename_lists(base: Rows, sampled: Sampled) -> dict[str, list[str]]:
+def filename_lists(base: EmbeddedTable, sampled: Sampled) -> dict[str, list[str]]:
     """The lists of file names that Lightly's users know, by name: each sorted, but for the picks, which are in order."""
     removed = sampled.removed
     picks = sampled.picks.table.filename.tolist()
@@ -174,34 +174,34 @@ def _number_of_samples(stop: StoppingCondition, *, n_candidates: int, n_base: in
 
 
 def _coverage(
-    candidates: Rows,
-    base: Rows,
+    candidates: EmbeddedTable,
+    base: EmbeddedTable,
     ranked: Ranked,
-    how: How,
+    how: RankingConfig,
     picks: np.ndarray,
     rest: np.ndarray,
     progress: Callable[[int, int], None],
 ) -> Coverage:
-    """Say how near the candidates ``rest`` are to pool and picks: distances and neighbours in their order."""
-    n_centres = len(base.table) + len(picks)
-    if has_trace(how) and len(rest) * n_centres > PAIRS:
+    """Say how near the candidates ``rest`` are to pool and picks: distances and neighbors in their order."""
+    n_centers = len(base.table) + len(picks)
+    if has_trace(how) and len(rest) * n_centers > PAIRS:
         every = coverage_after(ranked.trace, n_candidates=len(candidates.table), n_picks=len(picks))
-        return Coverage(every.distances[rest], every.neighbours[rest])
+        return Coverage(every.distances[rest], every.neighbors[rest])
     vectors = space(candidates, base, normalize=how.normalize, append_weak_labels=how.append_weak_labels)
-    left_out, centres = vectors.candidates[rest], np.concatenate([vectors.pool, vectors.candidates[picks]])
-    if len(rest) * n_centres <= PAIRS:
-        distances, found = nearest(left_out, centres, progress=progress)
+    left_out, centers = vectors.candidates[rest], np.concatenate([vectors.pool, vectors.candidates[picks]])
+    if len(rest) * n_centers <= PAIRS:
+        distances, found = nearest(left_out, centers, progress=progress)
     else:
         # With nothing to pick, k-center only says who covers whom.
-        nobody = k_center(left_out, centres, n_samples=0, min_distance=-1.0, with_trace=True, progress=progress)
+        nobody = k_center(left_out, centers, n_samples=0, min_distance=-1.0, with_trace=True, progress=progress)
         distances, found = coverage_after(nobody.trace, n_candidates=len(rest), n_picks=0)
-    numbers = np.concatenate([np.arange(len(base.table)), len(base.table) + picks, [NOBODY]])
+    numbers = np.concatenate([np.arange(len(base.table)), len(base.table) + picks, [NO_NEIGHBOR]])
     return Coverage(distances, numbers[found])
 
 
-def _unfit(images: pd.DataFrame, base: Rows) -> pd.DataFrame:
+def _unfit(images: pd.DataFrame, base: EmbeddedTable) -> pd.DataFrame:
     """The images that were no candidates: corrupt, copies, or in the pool already."""
-    held = held_in(images, base.table)
+    held = rows_in_base(images, base.table)
     is_unfit = (images.status != "ok").to_numpy() | (held >= 0)
     rows, held = images[is_unfit], held[is_unfit]
     is_known = rows.status == "ok"  # healthy, no copy, and yet no candidate
@@ -220,14 +220,19 @@ def _unfit(images: pd.DataFrame, base: Rows) -> pd.DataFrame:
 
 
 def _left_over(
-    candidates: Rows, base: Rows, rest: np.ndarray, coverage: Coverage, out: pd.DataFrame, min_distance: float
+    candidates: EmbeddedTable,
+    base: EmbeddedTable,
+    rest: np.ndarray,
+    coverage: Coverage,
+    out: pd.DataFrame,
+    min_distance: float,
 ) -> pd.DataFrame:
     """The candidates that were neither picked nor near a protected image, with whom they are near."""
     is_covered = coverage.distances < min_distance
     by_rule = out[np.isin(out.index, rest)]
     by_rule = by_rule[~is_covered[np.searchsorted(rest, by_rule.index)]]
     is_out = np.isin(rest, by_rule.index)
-    nearest = names_of(candidates, base, coverage.neighbours)
+    nearest = names_of(candidates, base, coverage.neighbors)
     start = _choose(is_covered, "covered by ", "beyond n_samples; nearest is ")
     far = pd.Series([f"{distance:.4g}" for distance in coverage.distances.tolist()], dtype="str")
     reason = start + nearest + " at distance " + far

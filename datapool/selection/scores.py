@@ -10,8 +10,8 @@ import pyarrow.compute as pc
 from pyarrow import csv
 
 from datapool.core import atomic
-from datapool.core.errors import DatapoolError, shown
-from datapool.core.tables import name_problem
+from datapool.core.errors import DatapoolError, short_repr
+from datapool.core.tables import find_bad_filename
 
 
 def read_scores(file: str | None, column: str | None, filenames: pd.Series) -> np.ndarray | None:
@@ -31,7 +31,7 @@ def read_scores(file: str | None, column: str | None, filenames: pd.Series) -> n
         raise DatapoolError(f"{path}: {what}; a csv of scores has the column filename and a column {column!r}")
 
     try:
-        with atomic.open_file(path) as opened_file:
+        with atomic.open_regular_file(path) as opened_file:
             data = opened_file.read()
     except OSError as error:
         raise DatapoolError(
@@ -67,22 +67,24 @@ def read_scores(file: str | None, column: str | None, filenames: pd.Series) -> n
         table = csv.read_csv(pa.BufferReader(data), in_order, convert_options=convert)
     except pa.ArrowInvalid as error:
         refuse(f"cannot be read ({' '.join(str(error).split())[:200]})")
-    if problem := name_problem(table.column(keys[0])):
+    if problem := find_bad_filename(table.column(keys[0])):
         refuse(problem)
     listed = pd.Index(table.column(keys[0]).to_pandas())
     if listed.has_duplicates:
-        refuse(f"has the filename {shown(listed[listed.duplicated()][0])} twice")
+        refuse(f"has the filename {short_repr(listed[listed.duplicated()][0])} twice")
     rows = listed.get_indexer(pd.Index(filenames))
     # The pool calls "-a.jpg" "./-a.jpg", see batch.as_path; a csv need not.
     rows = np.where(rows < 0, listed.get_indexer(pd.Index(filenames.str.removeprefix("./"))), rows)
     missing = np.flatnonzero(rows < 0)
     if len(missing):
         refuse(
-            f"lacks {len(missing)} images of the batch, such as {shown(filenames.iloc[missing[0]])}; add their scores"
+            f"lacks {len(missing)} images of the batch, such as {short_repr(filenames.iloc[missing[0]])}; add their scores"
         )
     scores = pc.fill_null(table.column(column), float("nan")).to_numpy()[rows]
     bad = np.flatnonzero(~(np.isfinite(scores) & (scores >= 0)))
     if len(bad):
         score = "missing" if np.isnan(scores[bad[0]]) else f"{scores[bad[0]]:g}"
-        refuse(f"the {column} of {shown(filenames.iloc[bad[0]])} is {score}, and a score is a finite number, 0 or more")
+        refuse(
+            f"the {column} of {short_repr(filenames.iloc[bad[0]])} is {score}, and a score is a finite number, 0 or more"
+        )
     return scores

@@ -11,8 +11,8 @@ import numpy as np
 
 from datapool.core.errors import DatapoolError
 
-N_NEIGHBOURS = 20
-"""How many neighbours say how typical an image is, as in the paper."""
+N_NEIGHBORS = 20
+"""How many neighbors say how typical an image is, as in the paper."""
 
 _POINTS_A_CLUSTER = (
     256  # k-means looks at so many points a cluster, evenly drawn: more change little (faiss's own limit)
@@ -31,7 +31,7 @@ def typical_order(
     """Order all candidates: always the most typical one left of the cluster with the fewest images in the pool or picked.
 
     k-means divides candidates and pool together into clusters. An image is the more typical, the smaller its mean
-    distance to its nearest neighbours in its cluster, at most N_NEIGHBOURS and of the pool as well. Of clusters with
+    distance to its nearest neighbors in its cluster, at most N_NEIGHBORS and of the pool as well. Of clusters with
     equally many images pooled or picked the one with more members comes first, then the one with the lowest candidate.
     Ties go to the lowest candidate. (The paper leaves out clusters of fewer than five images. On the batches of
     benchmarks/regimes.py that gained a point of accuracy at most, and cost up to 40 where labels are rare.)
@@ -93,7 +93,7 @@ def _cluster(candidates: np.ndarray, pool: np.ndarray, k: int, seed: int) -> np.
 def _spread(
     candidates: np.ndarray, pool: np.ndarray, clusters: np.ndarray, progress: Callable[[int, int], None]
 ) -> np.ndarray:
-    """Give the mean distance of each candidate to its nearest neighbours in its cluster; 0 if it is alone."""
+    """Give the mean distance of each candidate to its nearest neighbors in its cluster; 0 if it is alone."""
     import faiss
 
     n = len(candidates)
@@ -105,7 +105,7 @@ def _spread(
         if len(own) and len(members) > 1:
             rows = np.concatenate([candidates[own], pool[members[members >= n] - n]])
             # One more than asked for: the nearest is the image itself, or one just like it.
-            squared, _ = faiss.knn(rows[: len(own)], rows, min(N_NEIGHBOURS + 1, len(members)))
+            squared, _ = faiss.knn(rows[: len(own)], rows, min(N_NEIGHBORS + 1, len(members)))
             spread[own] = np.sqrt(squared[:, 1:].astype(np.float64)).mean(axis=1)
         progress(done, len(parts))
     return spread

@@ -12,7 +12,7 @@ from datapool.core import atomic
 from datapool.core.base import Base
 from datapool.core.embeddings_csv import csv_dimension
 from datapool.core.errors import DatapoolError
-from datapool.core.lineage import space_of
+from datapool.core.lineage import embedding_space_of
 from datapool.core.schema import Lightly, Params
 from datapool.images.decode import ImageFile
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _PCA_IMAGES = 2000  # images that the embedding head of a pretrained backbone is fitted to
 
 
-class Provided(NamedTuple):
+class ProvidedModel(NamedTuple):
     """What embeds this batch."""
 
     space: dict[str, Any]
@@ -46,7 +46,7 @@ def provide_model(
     last: Path,
     scratch_dir: Path,
     progress: Callable[[int, int, str], None],
-) -> Provided:
+) -> ProvidedModel:
     """Write the checkpoint that embeds this batch.
 
     A base with a checkpoint is embedded by it, unchanged. For a pool that begins, the model is ``params.checkpoint``, or a
@@ -78,7 +78,7 @@ def provide_model(
         atomic.copy_file(base.checkpoint, checkpoint)
         atomic.copy_file(base.checkpoint, last)
         notes = [f"pool {base.pool!r} has its model already: it is used as it is, training is skipped"]
-        return Provided(space, (), notes, is_main_process=True)
+        return ProvidedModel(space, (), notes, is_main_process=True)
     if not images:
         space = {
             "id": None,
@@ -91,10 +91,10 @@ def provide_model(
     return _new_model(images, params, checkpoint=checkpoint, last=last, scratch_dir=scratch_dir, progress=progress)
 
 
-def _no_model(space: dict[str, Any], checkpoint: Path, last: Path) -> Provided:
+def _no_model(space: dict[str, Any], checkpoint: Path, last: Path) -> ProvidedModel:
     for path in (checkpoint, last):
         atomic.write_bytes(path, b"no model\n")  # DVC wants its outputs to exist
-    return Provided(space, (), [], is_main_process=True)
+    return ProvidedModel(space, (), [], is_main_process=True)
 
 
 def _csv_space(base: Base, path: Path) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def _csv_space(base: Base, path: Path) -> dict[str, Any]:
         "id": f"csv-{dimension}", "backbone": None, "dimension": dimension, "input_size": None, "origin": "embeddings csv"
     }  # fmt: skip
     if base.versions:
-        held = space_of(base.pool, base.versions)
+        held = embedding_space_of(base.pool, base.versions)
         if held["id"] != space["id"]:
             raise DatapoolError(
                 f"{path}: has embeddings of {dimension} dimensions of unknown origin, but those of pool {base.pool!r} are "
@@ -116,7 +116,7 @@ def _own_space(base: Base, path: Path, params: Params) -> dict[str, Any]:
     """The space of the base, after checking that params ask for no other."""
     from datapool.model.embedding_model import embedding_space, load_checkpoint
 
-    held = space_of(base.pool, base.versions)
+    held = embedding_space_of(base.pool, base.versions)
     model = load_checkpoint(path)
     if embedding_space(model) != held["id"]:
         raise DatapoolError(
@@ -160,7 +160,7 @@ def _new_model(
     last: Path,
     scratch_dir: Path,
     progress: Callable[[int, int, str], None],
-) -> Provided:
+) -> ProvidedModel:
     from datapool.model.embedding_model import embedding_space, save_checkpoint
 
     start, origin = _start(images, params)
@@ -170,7 +170,7 @@ def _new_model(
     if params.enable_training and (len(images) > 1 or origin == "random weights"):
         result = _train(start, images, params, scratch_dir, progress)
         if not result.is_main_process:
-            return Provided({}, (), [], is_main_process=False)
+            return ProvidedModel({}, (), [], is_main_process=False)
         best, after_last, losses = result.best, result.last, result.step_losses
         origin += f", trained on {len(images)} images for {params.lightly.trainer.max_epochs} epochs"
         notes.append(
@@ -195,7 +195,7 @@ def _new_model(
         "input_size": best.preprocessing.input_size,
         "origin": origin,
     }
-    return Provided(space, losses, notes, is_main_process=True)
+    return ProvidedModel(space, losses, notes, is_main_process=True)
 
 
 def _start(images: Sequence[ImageFile], params: Params) -> "tuple[EmbeddingModel, str]":

@@ -23,10 +23,10 @@ from torch.utils.data import DataLoader
 from datapool.core import atomic
 from datapool.core.errors import DatapoolError
 from datapool.images.decode import ImageFile
-from datapool.model.embedding import embed, shortage_told
+from datapool.model.embedding import embed, explain_out_of_memory
 from datapool.model.embedding_model import EmbeddingModel, embedding_space
 from datapool.model.weights import read_torch_file
-from datapool.training.views import Augmentation, Batches, Views, seeds
+from datapool.training.views import Augmentation, EpochSampler, Views, seeds
 
 # isort: split
 from lightly.loss import NTXentLoss
@@ -123,7 +123,7 @@ def train_simclr(
         batch_size: Images a step and device, two or more.
         num_workers: Processes that read and augment images; 0 does it in this one.
         lr: Highest learning rate.
-        weight_decay: Of weight matrices; biases and normalisation have none.
+        weight_decay: Of weight matrices; biases and normalization have none.
         temperature: Of the NT-Xent loss.
         seed: Of the order, the augmentations and the projection head.
         scratch_dir: For this function only, not to be tracked; made if absent.
@@ -141,7 +141,7 @@ def train_simclr(
     )
     with _quiet(), torch.random.fork_rng(devices=[]):
         lightning = _make_trainer(trainer, scratch_dir)
-        batches = Batches(
+        batches = EpochSampler(
             len(images), batch_size=batch_size, n_ranks=lightning.world_size, rank=lightning.global_rank, seed=seed
         )
         module = _SimCLR(
@@ -163,7 +163,7 @@ def train_simclr(
             num_workers=num_workers,
             generator=torch.Generator(),  # or it would draw from the global one, at another moment after a restart
         )
-        with shortage_told(batch_size=batch_size, num_workers=num_workers), _saving_told(scratch_dir):
+        with explain_out_of_memory(batch_size=batch_size, num_workers=num_workers), _saving_told(scratch_dir):
             lightning.fit(module, loader, ckpt_path=_resume_point(scratch_dir, fingerprint), weights_only=True)
         is_main = lightning.is_global_zero
     best, last = copy.deepcopy(model).eval(), copy.deepcopy(model).eval()
@@ -245,7 +245,7 @@ class _SimCLR(LightningModule):
     def training_step(self, views: Tensor | DatapoolError, batch_index: int) -> Tensor:
         if isinstance(views, DatapoolError):
             raise views
-        # One pass over both views: batch normalisation then sees at least four images, whatever the batch.
+        # One pass over both views: batch normalization then sees at least four images, whatever the batch.
         projections = self.projection_head(self.model(views.flatten(0, 1)))
         first, second = projections.unflatten(0, (-1, 2)).unbind(1)
         loss: Tensor = self.criterion(first, second)

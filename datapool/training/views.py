@@ -43,7 +43,7 @@ class Augmentation:
     rr_prob: float
 
 
-class Batches(Sampler[list[tuple[int, int]]]):
+class EpochSampler(Sampler[list[tuple[int, int]]]):
     """Order of the images: every epoch a new permutation, in batches as equal as possible, shared out to the ranks.
 
     Yields (epoch, index of the image): with these two a worker needs no other state.

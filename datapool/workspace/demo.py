@@ -21,7 +21,7 @@ _WEEKS = 3
 _SIDE = 32  # pixels: 8 in the data set, enlarged
 _SHIFT = 2  # pixels that a near copy is moved by
 
-# Small grey pictures: a small backbone, trained on week 1 from random weights in half a minute, tells them apart better
+# Small gray pictures: a small backbone, trained on week 1 from random weights in half a minute, tells them apart better
 # than ImageNet's weights do (benchmarks/backbones.md).
 _PARAMS: dict[str, Any] = {
     "enable_training": True,

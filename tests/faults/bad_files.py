@@ -40,7 +40,7 @@ def tiff_claiming(width: int, height: int) -> bytes:
 
 def animation(kind: str) -> bytes:
     """Three frames or pages, the first one red."""
-    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "lime", "blue")]
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "lime", "blue")]
     lossless = {"lossless": True} if kind == "WEBP" else {}
     return encoded(frames[0], kind, save_all=True, append_images=frames[1:], **lossless)
 

@@ -130,7 +130,7 @@ class Histories(RuleBasedStateMachine):
     @rule()
     def clone_without_pull(self) -> None:
         self.commit()
-        self.put_away(SCRATCH / "rescued")
+        self.put_away(SCRATCH / "backup")
         self.workspace.clone()
         self.possible = {pool: {self.state_in(LINEAGE.read_bytes(), pool)} for pool in self.possible}
         self.compare_with_lock()
@@ -175,7 +175,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule()
     def delete_the_scratch_folder(self) -> None:
-        self.put_away(SCRATCH / "rescued")
+        self.put_away(SCRATCH / "backup")
         shutil.rmtree(SCRATCH, ignore_errors=True)
         # A merge that was killed was to be finished with what lay there.
         self.troubled |= {pool for pool, states in self.possible.items() if len(states) > 1}
@@ -198,7 +198,7 @@ class Histories(RuleBasedStateMachine):
 
     def lost(self) -> set[str]:
         """Rows that are neither in a pool, nor where git and dvc.lock know them, nor kept aside."""
-        everything = [self.elsewhere, *tree(SCRATCH / "rescued").values(), *tree(POOLS).values()]
+        everything = [self.elsewhere, *tree(SCRATCH / "backup").values(), *tree(POOLS).values()]
         for lock in (self.workspace.lock, *(revision.lock for revision in self.workspace.commits)):
             everything += lock.pools.values()
         text = b"\n".join(everything).decode(errors="replace")

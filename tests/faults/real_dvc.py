@@ -17,8 +17,8 @@ import yaml
 from conftest import ENVIRONMENT
 from stand_in import BASE, LINEAGE, POOLS, Killed, Lock, Params, Revision, Workspace, tree
 
-from datapool.workspace import create as workspace
 from datapool.core.errors import DatapoolError
+from datapool.workspace import create as workspace
 
 HERE = Path(__file__).parent
 MINE = {

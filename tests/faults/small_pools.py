@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 from inject import Done, Point, Stages, commands
 
+from datapool.core.tables import EmbeddedTable, write_json, write_rows, write_table
 from datapool.workspace import create as workspace
-from datapool.core.tables import Rows, write_json, write_rows, write_table
 
 ROOT = Path(__file__).parents[2]
 NAME = "my_datapool"
@@ -38,7 +38,7 @@ class Case(NamedTuple):
     new: Files
     """What is there when the stage has run undisturbed."""
     kept_aside: set[str]
-    """The names in ``.datapool/rescued`` then."""
+    """The names in ``.datapool/backup`` then."""
 
 
 def make(folder: Path, stages: Stages) -> dict[str, Case]:
@@ -105,7 +105,7 @@ def _offer(made: Path, *, week: int, picked: int = 2) -> None:
     write_table(made / "output" / "images.parquet", images)
     picks = images[["filename", "content_hash", "weak_label"]].assign(distance=1 / np.arange(1, 4), nearest="near, by")
     embeddings = np.array([[number, 0.1] for number in numbers], dtype=np.float32)
-    write_rows(made / "output" / "data" / "picks.parquet", Rows(picks[:picked], embeddings[:picked]))
+    write_rows(made / "output" / "data" / "picks.parquet", EmbeddedTable(picks[:picked], embeddings[:picked]))
     (made / "output" / "checkpoint.ckpt").write_bytes(b"model" * 1000)
     space = {"id": "a space", "backbone": "a backbone", "dimension": 2, "input_size": 32, "origin": "by hand"}
     write_json(made / "output" / "space.json", space)
@@ -124,7 +124,7 @@ def files(folder: Path) -> Files:
 
 
 def kept_aside(folder: Path) -> set[str]:
-    return {path.name for path in (folder / ".datapool" / "rescued").glob("*")}
+    return {path.name for path in (folder / ".datapool" / "backup").glob("*")}
 
 
 def of_pool(all_files: Files) -> Files:

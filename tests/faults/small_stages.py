@@ -5,8 +5,8 @@ from pathlib import Path
 
 from stand_in import BASE, MODEL, Params, images, picks
 
-from datapool.core.params import load_params
 from datapool.core.base import read_base
+from datapool.core.params import load_params
 from datapool.core.tables import write_json, write_rows, write_table
 
 params = load_params()

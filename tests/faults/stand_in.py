@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from datapool.images.batch import candidates
-from datapool.core.errors import DatapoolError
 from datapool.core.base import Base, read_base, write_base
+from datapool.core.errors import DatapoolError
+from datapool.core.tables import EmbeddedTable
+from datapool.images.batch import candidates
 from datapool.pool.merge import merge, open_base
-from datapool.core.tables import Rows
 
 POOLS, LINEAGE, BASE, SCRATCH = Path("pools"), Path("datapools.json"), Path("output/base"), Path(".datapool")
 MODEL = b"weights"
@@ -194,7 +194,7 @@ def _merge(params: Params) -> None:
     merge(POOLS, LINEAGE, base, picks(params, base), checkpoint, keep_history=params.keep_history, record=record)
 
 
-def picks(params: Params, base: Base) -> Rows:
+def picks(params: Params, base: Base) -> EmbeddedTable:
     table = candidates(images(params.batch), base.rows.table)[: params.n]
     numbers = [BATCHES[params.batch][name] for name in table.filename]
     begins = not len(base.rows.table)
@@ -202,7 +202,7 @@ def picks(params: Params, base: Base) -> Rows:
         distance=[np.nan if begins and i == 0 else 1 / (i + 3) for i in range(len(table))],
         nearest=["" if begins and i == 0 else "near, by" for i in range(len(table))],
     )
-    return Rows(table, np.array([[number, 0.1] for number in numbers], dtype=np.float32).reshape(-1, 2))
+    return EmbeddedTable(table, np.array([[number, 0.1] for number in numbers], dtype=np.float32).reshape(-1, 2))
 
 
 # --- a stage in a process of its own, and its end ----------------------------------------------------------------------

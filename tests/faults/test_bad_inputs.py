@@ -53,15 +53,15 @@ from PIL import Image
 from pydantic.fields import FieldInfo
 from tally import count
 
-from datapool.images import batch
-from datapool.workspace import create as workspace
 from datapool.core.embeddings_csv import read_csv
 from datapool.core.errors import DatapoolError
-from datapool.images.decode import inspect, read_rgb
 from datapool.core.params import check_setting, load_params, settings
-from datapool.selection.scores import read_scores
 from datapool.core.tables import read_csv as read_table_csv
 from datapool.core.tables import read_json, read_names, read_table
+from datapool.images import batch
+from datapool.images.decode import inspect, read_rgb
+from datapool.selection.scores import read_scores
+from datapool.workspace import create as workspace
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -274,28 +274,28 @@ ODD_IMAGES: dict[str, tuple[bytes, tuple[int, int, int]]] = {
     "TIFF of three pages": (animation("TIFF"), (255, 0, 0)),
     "CMYK": (encoded(RED.convert("CMYK"), "TIFF"), (255, 0, 0)),
     "16 bit, half of white": (encoded(Image.fromarray(np.full((8, 8), 32896, dtype=np.uint16)), "PNG"), (128, 128, 128)),
-    "grey with alpha, all transparent": (encoded(Image.new("LA", (8, 8), (0, 0)), "PNG"), (255, 255, 255)),
+    "gray with alpha, all transparent": (encoded(Image.new("LA", (8, 8), (0, 0)), "PNG"), (255, 255, 255)),
     "RGBA, half transparent": (encoded(Image.new("RGBA", (8, 8), (255, 0, 0, 128)), "PNG"), (255, 127, 127)),
     "palette": (encoded(RED.convert("P"), "PNG"), (255, 0, 0)),
-    "palette with its only colour transparent": (encoded(RED.quantize(2), "PNG", transparency=0), (255, 255, 255)),
+    "palette with its only color transparent": (encoded(RED.quantize(2), "PNG", transparency=0), (255, 255, 255)),
     "one bit": (encoded(Image.new("1", (8, 8), 1), "PNG"), (255, 255, 255)),
     "floats of which some are no numbers": (encoded(Image.fromarray(np.full((8, 8), np.nan, dtype=np.float32)), "TIFF"), (0, 0, 0)),
     "one pixel": (encoded(Image.new("RGB", (1, 1), "red"), "PNG"), (255, 0, 0)),
-    "a broken colour profile": (encoded(RED, "PNG", icc_profile=b"nonsense"), (255, 0, 0)),
+    "a broken color profile": (encoded(RED, "PNG", icc_profile=b"nonsense"), (255, 0, 0)),
     "PNG with another ending": (encoded(RED, "PNG"), (255, 0, 0)),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("what", ODD_IMAGES)
 def test_an_odd_image_is_read_as_people_see_it(next_batch, what):
-    data, colour = ODD_IMAGES[what]
+    data, color = ODD_IMAGES[what]
     put("odd.jpg", data)
     run("scan")
     images = read_table(Path("output/images.parquet"))
 
     assert images.status.tolist() == ["ok", "ok"]
     shown = read_rgb(Path("data/odd.jpg"), content_hash=images.content_hash[images.path == "odd.jpg"].item())
-    assert (shown.mode, shown.getpixel((0, 0))) == ("RGB", colour)
+    assert (shown.mode, shown.getpixel((0, 0))) == ("RGB", color)
 
 
 def test_a_rotten_byte_that_a_jpeg_cannot_tell_is_another_image():

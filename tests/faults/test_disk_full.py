@@ -18,7 +18,7 @@ from tally import count
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="mounts, limits and users as Linux has them")
 
 PAGE = 4096
-NOBODY = 65534
+NO_NEIGHBOR = 65534
 CHANGES = ["append", *(pytest.param(name, marks=pytest.mark.full) for name in ("first batch", "versions are dropped"))]
 
 
@@ -139,9 +139,9 @@ def test_without_write_permission_the_pool_stays_and_the_line_says_why(stages, c
             runs = Runs(stages, cases[name], Path(above) / "workspace")
             folder = runs.copy()
             for path in (folder, *folder.rglob("*")) if as_root else ():
-                os.chown(path, NOBODY, NOBODY)
+                os.chown(path, NO_NEIGHBOR, NO_NEIGHBOR)
             (folder / place).chmod(0o555)
-            done = runs.check(uid=NOBODY if as_root else None)
+            done = runs.check(uid=NO_NEIGHBOR if as_root else None)
             (folder / place).chmod(0o755)
             if done.code:  # not where nothing needs to be made, as in .datapool, which has its folders
                 small_pools.assert_one_line(done.output)

@@ -10,9 +10,9 @@ import yaml
 from conftest import ENVIRONMENT
 from tally import count
 
-from datapool.workspace import create as workspace
 from datapool.core.errors import DatapoolError
 from datapool.core.params import load_params
+from datapool.workspace import create as workspace
 
 ROOT = Path(__file__).parents[2]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]

@@ -28,10 +28,10 @@ from conftest import write_picture
 from tally import count
 
 from datapool.core import embeddings_csv
-from datapool.workspace import create as workspace
-from datapool.images.batch import as_path
-from datapool.core.errors import visible
+from datapool.core.errors import escape_unprintable
 from datapool.core.tables import read_csv, read_json, read_names, read_table
+from datapool.images.batch import safe_name
+from datapool.workspace import create as workspace
 
 ROOT = Path(__file__).parents[2]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -209,15 +209,18 @@ def test_no_script_of_a_name_runs_and_every_name_is_seen_as_it_is(ran, tmp_path)
     assert set(seen["sources"]) == {"data:image/jpeg;base64,"}
     # In lists: damaged, copies, known. In the map: what has an embedding.
     is_listed = removed.kind.isin(["corrupt", "duplicate", "known"])
-    assert set(map(visible, removed.filename[is_listed])) <= set(seen["codes"])
-    assert set(map(visible, removed.reason[is_listed])) <= set(seen["cells"])
-    left_out = [visible(name) + visible(why) for name, why in removed[~is_listed][["filename", "reason"]].to_numpy()]
-    pooled = [f"{visible(PREFIX + name)}in the pool since version 1" for name in NAMES]
-    picked = [visible(name) for name in images.filename if name not in set(removed.filename)]
+    assert set(map(escape_unprintable, removed.filename[is_listed])) <= set(seen["codes"])
+    assert set(map(escape_unprintable, removed.reason[is_listed])) <= set(seen["cells"])
+    left_out = [
+        escape_unprintable(name) + escape_unprintable(why)
+        for name, why in removed[~is_listed][["filename", "reason"]].to_numpy()
+    ]
+    pooled = [f"{escape_unprintable(PREFIX + name)}in the pool since version 1" for name in NAMES]
+    picked = [escape_unprintable(name) for name in images.filename if name not in set(removed.filename)]
     assert set(left_out) <= set(seen["hovers"])
     assert len(set(pooled) & set(seen["hovers"])) == read_json(ran / "output/metrics.json")["pool_before"]
     assert all(any(hover.startswith(f"{name}pick ") for hover in seen["hovers"]) for name in picked)
-    assert set(seen["alts"]) <= set(map(visible, images.filename))
+    assert set(seen["alts"]) <= set(map(escape_unprintable, images.filename))
     assert set(seen["alts"]) >= set(picked)
     assert f"filename_prefix: {PREFIX}" in seen["pre"]
     count("names that are markup or scripts, in a browser", len(NAMES))
@@ -315,7 +318,7 @@ def test_no_cell_and_no_line_that_a_run_writes_is_a_formula(prefix, tmp_path, mo
     shutil.copy(ROOT / "params.yaml", ".")
     Path("datapools.json").write_text("{}\n")
     everything = [*names, "=copy.png"]
-    _write_circle(Path("circle.csv"), {as_path(prefix + name): 0.1 * n for n, name in enumerate(everything)})
+    _write_circle(Path("circle.csv"), {safe_name(prefix + name): 0.1 * n for n, name in enumerate(everything)})
     settings = {"input_dir": "week", "embeddings": "circle.csv", "stopping_condition.min_distance": 0.15}
     workspace.set_params(Path(), {**settings, "filename_prefix": prefix})
 

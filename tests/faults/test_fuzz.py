@@ -23,11 +23,11 @@ from PIL import Image
 
 from datapool.core.embeddings_csv import parse_csv, to_csv
 from datapool.core.errors import DatapoolError
-from datapool.images.decode import inspect, read_rgb
 from datapool.core.params import load_params
 from datapool.core.schema import Params
-from datapool.selection.scores import read_scores
 from datapool.core.tables import read_json, read_names, write_names
+from datapool.images.decode import inspect, read_rgb
+from datapool.selection.scores import read_scores
 
 SHIPPED = (Path(__file__).parents[2] / "params.yaml").read_text()
 

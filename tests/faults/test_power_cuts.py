@@ -14,9 +14,9 @@ import pytest
 from model_disk import FOLDER, File, ModelDisk, PowerCutError
 from tally import count
 
+from datapool.core.errors import DatapoolError
 from datapool.pool import transaction as commit_module
 from datapool.pool.transaction import Store
-from datapool.core.errors import DatapoolError
 
 CSV, SAMPLES, MODEL = "datapool_latest.csv", "samples.csv", "checkpoint_latest.ckpt"
 FIRST, SECOND = "history/datapool_0001.csv", "history/datapool_0002.csv"

@@ -9,10 +9,10 @@ from pathlib import Path
 from stand_in import BASE, LINEAGE, POOLS, Params, images, picks
 from tally import count
 
+from datapool.core.base import read_base, write_base
 from datapool.core.errors import DatapoolError
 from datapool.core.lineage import read_lineage
 from datapool.pool.merge import merge, open_base
-from datapool.core.base import read_base, write_base
 
 SECONDS = 4
 NAMES = ["cat/a1.jpg", "dog/a2.jpg", "dog/a3.jpg"]

@@ -1,0 +1,234 @@
+"""A file is replaced whole or not at all, and nothing is left behind."""
+
+import hashlib
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from datapool.core import atomic
+from datapool.core.errors import DatapoolError
+from datapool.pool.filesystem import Disk, write_file
+
+
+@pytest.fixture(autouse=True)
+def workspace(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def files() -> list[str]:
+    return sorted(str(path) for path in Path().rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("link", [".datapool", ".datapool/tmp"])
+def test_a_link_in_the_place_of_our_own_folder_is_refused_and_nothing_behind_it_is_touched(link):
+    Path("elsewhere/tmp").mkdir(parents=True)
+    old = Path("elsewhere/tmp/old.txt")
+    old.write_text("somebody's")
+    os.utime(old, (1, 1))  # as old as what we sweep away
+    Path(link).parent.mkdir(exist_ok=True)
+    Path(link).symlink_to(Path("elsewhere").resolve() / ("tmp" if link.endswith("tmp") else "."))
+
+    with pytest.raises(
+        DatapoolError, match=rf"^{link}: is a link to /.*elsewhere.*, but must be a folder; remove the link$"
+    ):
+        atomic.write_bytes(Path("c.txt"), b"new")
+    assert not Path("c.txt").exists()
+    assert [path.name for path in Path("elsewhere/tmp").iterdir()] == ["old.txt"]
+
+
+def test_what_a_process_left_behind_goes_when_it_is_dead_and_stays_while_it_lives():
+    folder = atomic.scratch("tmp")
+    process = os.fork()
+    if not process:
+        os._exit(0)
+    os.waitpid(process, 0)
+    host = socket.gethostname()
+    for name in (f"{host}.{process}.abc", f"{host}.{os.getpid()}.abc", f"elsewhere.{process}.abc", "elsewhere.1.old"):
+        (folder / name).touch()
+    os.utime(folder / "elsewhere.1.old", (1, 1))
+    atomic.write_bytes(Path("c.txt"), b"new")
+
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        [f"{host}.{os.getpid()}.abc", f"elsewhere.{process}.abc"]
+    )
+
+
+def test_what_another_process_sweeps_away_at_the_same_time_is_no_error(monkeypatch):
+    left = atomic.scratch("tmp") / "elsewhere.1.old"
+    left.touch()
+    is_file = Path.is_file
+
+    def and_then_it_goes(path: Path) -> bool:
+        was_file = is_file(path)
+        if path == left:
+            left.unlink(missing_ok=True)
+        return was_file
+
+    monkeypatch.setattr(Path, "is_file", and_then_it_goes)
+    atomic.write_bytes(Path("c.txt"), b"new")
+
+    assert Path("c.txt").read_bytes() == b"new"
+
+
+def test_writing_makes_the_folders_and_leaves_only_the_file():
+    atomic.write_bytes(Path("a/b/c.txt"), b"new")
+
+    assert Path("a/b/c.txt").read_bytes() == b"new"
+    assert files() == ["a/b/c.txt"]
+
+
+def test_writing_replaces_what_was_there_by_a_shorter_text():
+    Path("c.txt").write_bytes(b"something longer")
+    atomic.write_bytes(Path("c.txt"), b"new")
+
+    assert Path("c.txt").read_bytes() == b"new"
+
+
+def test_copying_gives_the_same_bytes_and_leaves_the_source():
+    Path("a").write_bytes(b"\0\xff")
+    atomic.copy_file(Path("a"), Path("far/b"))
+
+    assert (Path("a").read_bytes(), Path("far/b").read_bytes()) == (b"\0\xff", b"\0\xff")
+
+
+def test_parts_are_written_one_after_another_and_hashed_as_far_as_they_go():
+    parts = [[b"a", b"", b"bc"], [], [b"d"]]
+    written = [write_file(Disk(), Path(f"{n}.txt"), *map(iter, parts[:n])) for n in (1, 2, 3)]
+
+    assert [Path(f"{n}.txt").read_bytes() for n in (1, 2, 3)] == [b"abc", b"abc", b"abcd"]
+    assert [each.sha256 for each in written] == [hashlib.sha256(text).hexdigest() for text in (b"abc", b"abc", b"abcd")]
+    assert [each.before_last for each in written] == [
+        hashlib.sha256(text).hexdigest() for text in (b"", b"abc", b"abc")
+    ]
+    assert [each.size for each in written] == [3, 3, 4]
+
+
+def test_the_hash_of_a_file_is_that_of_all_its_bytes():
+    Path("c.txt").write_bytes(b"abc" * 500_000)
+
+    assert atomic.sha256(Path("c.txt")) == hashlib.sha256(b"abc" * 500_000).hexdigest()
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
+def test_a_block_that_raises_leaves_the_old_file_and_no_other(error):
+    Path("c.txt").write_bytes(b"old")
+
+    with pytest.raises(error), atomic.replace(Path("c.txt")) as temporary:
+        temporary.write_bytes(b"half")
+        raise error
+
+    assert Path("c.txt").read_bytes() == b"old"
+    assert files() == ["c.txt"]
+
+
+def test_until_the_block_ends_the_old_file_is_seen():
+    Path("c.txt").write_bytes(b"old")
+    with atomic.replace(Path("c.txt")) as temporary:
+        temporary.write_bytes(b"new")
+
+        assert Path("c.txt").read_bytes() == b"old"
+
+
+def test_the_temporary_file_lies_outside_of_the_folder_that_dvc_would_hash():
+    with atomic.replace(Path("pools/c.txt")) as temporary:
+        assert temporary.parent.resolve() == Path(".datapool/tmp").resolve()
+        assert files() == [f".datapool/tmp/{temporary.name}"]
+
+
+def test_the_file_is_on_the_disk_before_it_gets_its_name(monkeypatch):
+    # After a power cut a renamed file whose content was not flushed can be empty.
+    steps = []
+    flush, rename = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: steps.append("flush") or flush(handle))
+    monkeypatch.setattr(os, "replace", lambda *paths: steps.append("rename") or rename(*paths))
+    atomic.write_bytes(Path("c.txt"), b"new")
+
+    assert steps == ["flush", "rename", "flush"]  # the second one is the folder's
+
+
+def test_everybody_may_read_the_file_and_a_read_only_one_is_replaced():
+    Path("c.txt").write_bytes(b"old")
+    Path("c.txt").chmod(0o444)  # as DVC leaves its outputs
+    atomic.write_bytes(Path("c.txt"), b"new")
+
+    assert Path("c.txt").read_bytes() == b"new"
+    assert Path("c.txt").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_link_is_replaced_and_the_file_behind_it_stays():
+    # DVC may link an output into its cache; writing through the link would spoil the cache.
+    Path("cache").write_bytes(b"old")
+    Path("c.txt").symlink_to("cache")
+    atomic.write_bytes(Path("c.txt"), b"new")
+
+    assert Path("cache").read_bytes() == b"old"
+    assert Path("c.txt").read_bytes() == b"new"
+    assert not Path("c.txt").is_symlink()
+
+
+def test_a_target_that_cannot_be_written_is_named():
+    Path("parent").write_bytes(b"a file, no folder")
+
+    with pytest.raises(
+        DatapoolError,
+        match=r"^parent/c\.txt: cannot be written \(.+; [\d,.]+ MB are free\); it is as it was; move away what is in its place",
+    ):
+        atomic.write_bytes(Path("parent/c.txt"), b"new")
+    assert files() == ["parent"]
+
+
+def test_a_folder_in_the_place_of_the_file_is_left_alone():
+    Path("c.txt").mkdir()
+    Path("c.txt/kept").write_bytes(b"kept")
+
+    with pytest.raises(DatapoolError, match=r"^c\.txt: cannot be written \(Is a directory; [\d,.]+ MB are free\)"):
+        atomic.write_bytes(Path("c.txt"), b"new")
+    assert files() == ["c.txt/kept"]
+
+
+def test_a_full_disk_is_told_and_leaves_the_old_file():
+    Path("c.txt").write_bytes(b"old")
+
+    with (
+        pytest.raises(
+            DatapoolError, match=r"c\.txt: cannot be written \(No space left on device; [\d,.]+ MB are free\)"
+        ),
+        atomic.replace(Path("c.txt")) as temporary,
+    ):
+        temporary.write_bytes(b"half")
+        raise OSError(28, os.strerror(28))
+    assert Path("c.txt").read_bytes() == b"old"
+    assert files() == ["c.txt"]
+
+
+def test_a_disk_that_refuses_to_clean_up_as_well_is_told_in_one_line(monkeypatch):
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        raise OSError(30, os.strerror(30), str(path))
+
+    with (
+        pytest.raises(
+            DatapoolError, match=r"^c\.txt: cannot be written \(No space left on device; [\d,.]+ MB are free\)"
+        ),
+        atomic.replace(Path("c.txt")),
+    ):
+        monkeypatch.setattr(Path, "unlink", refuse)
+        raise OSError(28, os.strerror(28))
+
+
+def test_a_disk_that_refuses_to_keep_a_copy_durably_is_told_in_one_line(monkeypatch):
+    Path("mine.csv").write_bytes(b"mine")
+
+    def refuse(path: Path, flags: int) -> None:
+        if path == Path():  # the last folder that is flushed, after the copy was made
+            raise OSError(5, os.strerror(5))
+
+    monkeypatch.setattr(atomic, "flush", refuse)
+    with pytest.raises(
+        DatapoolError,
+        match=r"^\.datapool/backup/workspace-\w{12}-mine\.csv: cannot be written \(Input/output error; [\d,.]+ MB are free\); "
+        r"mine\.csv is as it was; look what is wrong with the disk",
+    ):
+        atomic.back_up(Path("mine.csv"), unless=set())

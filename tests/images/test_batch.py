@@ -1,0 +1,438 @@
+"""Which images a folder holds, which are healthy, which are copies, and what makes a batch the same batch."""
+
+import os
+import shutil
+import sys
+import unicodedata
+from contextlib import nullcontext
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from datapool.core.errors import DatapoolError
+from datapool.images.batch import LINK_OUT, ROOT_LABEL, Batch, batch_id, candidates, copy_images, scan
+
+
+def paint(path: Path, color: str = "red", size: tuple[int, int] = (4, 3)) -> None:
+    """Write an image of one color: the same color, the same bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, color).save(path, "PNG")
+
+
+def look(folder: Path, **options: object) -> Batch:
+    settings = {
+        "filename_prefix": "",
+        "relevant": None,
+        "check_images": True,
+        "remove_duplicates": True,
+        "progress": lambda done, of, note: None,
+    }
+    return scan(folder, **settings | options)
+
+
+def listed(paths: dict[str, str], prefix: str = "") -> pd.DataFrame:
+    """A batch as ``scan`` gives it, from path -> content, without the files."""
+    images = pd.DataFrame({"path": list(paths), "content_hash": list(paths.values())}).astype("str")
+    images["filename"] = prefix + images.path
+    return images.assign(status="ok", reason="")
+
+
+def pooled(paths: dict[str, str]) -> pd.DataFrame:
+    return listed(paths).drop(columns="path").assign(version=1)
+
+
+# --- what is found ---------------------------------------------------------------------------------------------------
+
+
+def test_images_are_found_in_all_folders_by_their_ending_in_any_case(tmp_path):
+    for name in ("a.jpg", "x/b.JPEG", "x/y/z/c.PnG", "d.tif", "e.TIFF", "f.webp", "g.bmp", "h.ppm", "i.pgm"):
+        paint(tmp_path / name)
+    for name in ("notes.txt", "x/labels.csv", "no_ending", "j.gif", "k.jpg.bak"):
+        (tmp_path / name).write_bytes(b"")
+    found = look(tmp_path)
+
+    assert found.images.path.tolist() == [
+        "a.jpg", "d.tif", "e.TIFF", "f.webp", "g.bmp", "h.ppm", "i.pgm", "x/b.JPEG", "x/y/z/c.PnG",
+    ]  # fmt: skip
+    assert (found.n_hidden, found.n_other, found.n_not_relevant) == (0, 5, 0)
+
+
+def test_hidden_files_and_folders_are_passed_over_and_counted(tmp_path):
+    paint(tmp_path / "a.png")
+    for name in ("._a.png", ".git/b.png", ".git/c.png", "x/.DS_Store", ".jpg"):
+        paint(tmp_path / name)
+    found = look(tmp_path)
+
+    assert found.images.path.tolist() == ["a.png"]
+    assert (found.n_hidden, found.n_other) == (4, 0)  # a hidden folder is one
+
+
+def test_a_folder_that_is_called_like_an_image_is_a_folder(tmp_path):
+    paint(tmp_path / "x.jpg/a.png")
+
+    assert look(tmp_path).images.path.tolist() == ["x.jpg/a.png"]
+
+
+def test_images_are_sorted_by_filename_whatever_the_disk_says(tmp_path, monkeypatch):
+    for name in ("b.png", "B.png", "a/z.png", "a.png", "a-1.png", "10.png", "9.png", "é.png"):
+        paint(tmp_path / name)
+    expected = ["10.png", "9.png", "B.png", "a-1.png", "a.png", "a/z.png", "b.png", "é.png"]  # by code point
+    assert look(tmp_path).images.filename.tolist() == expected
+
+    scandir = os.scandir
+
+    def backwards(path: Path) -> nullcontext[list[os.DirEntry]]:
+        return nullcontext(sorted(scandir(path), key=lambda entry: entry.name, reverse=True))
+
+    monkeypatch.setattr(os, "scandir", backwards)
+    assert look(tmp_path).images.filename.tolist() == expected
+
+
+def test_the_weak_label_is_the_top_folder_and_a_dot_for_the_root(tmp_path):
+    for name in ("a.png", "cat/b.png", "cat/brown/c.png", "dog/d.png"):
+        paint(tmp_path / name)
+
+    assert look(tmp_path).images.weak_label.tolist() == [ROOT_LABEL, "cat", "cat", "dog"]
+    assert ROOT_LABEL == "."
+
+
+def test_the_prefix_goes_before_the_filename_and_nowhere_else(tmp_path):
+    paint(tmp_path / "cat/a.png")
+    row = look(tmp_path, filename_prefix="week2/").images.iloc[0]
+
+    assert (row.filename, row.path, row.weak_label) == ("week2/cat/a.png", "cat/a.png", "cat")
+
+
+def test_a_row_tells_size_mode_and_hash(tmp_path):
+    image = Image.new("L", (7, 2))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "a.png", exif=exif)
+    row = look(tmp_path).images.iloc[0]
+
+    assert (row.width, row.height, row["mode"], row.status, row.reason) == (2, 7, "L", "ok", "")
+    assert len(row.content_hash) == 64
+
+
+def test_an_empty_folder_gives_an_empty_table_with_the_types_of_a_full_one(tmp_path):
+    (tmp_path / "empty").mkdir()
+    paint(tmp_path / "full/a.png")
+    empty, full = look(tmp_path / "empty").images, look(tmp_path / "full").images
+
+    assert len(empty) == 0
+    assert empty.dtypes.to_dict() == full.dtypes.to_dict()
+
+
+ODD_NAMES = [
+    "a\nb.png",
+    "a\r\nb.png",
+    "a,b.png",
+    'a"b.png',
+    "'a'.png",
+    "-a.png",
+    "a b .png",
+    " .png",
+    "#a.png",
+    "=a.png",
+    "a\\b.png",
+    "NA.png",
+    "红色 👗.png",
+    "\u202egnp.png",
+    "x" * 251 + ".png",
+]
+
+
+def test_odd_names_are_kept_as_they_are(tmp_path):
+    for name in ODD_NAMES:
+        paint(tmp_path / name)
+    found = look(tmp_path, remove_duplicates=False).images
+
+    assert found.path.sort_values().tolist() == sorted(ODD_NAMES)
+    assert found.filename.tolist() == sorted(f"./{name}" if name[0] in "-=" else name for name in ODD_NAMES)
+    assert found.status.tolist() == ["ok"] * len(ODD_NAMES)
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="the file system keeps one of the two forms")
+def test_two_unicode_forms_of_a_name_are_two_images(tmp_path):
+    composed, decomposed = "été.png", unicodedata.normalize("NFD", "été.png")
+    paint(tmp_path / composed, "red")
+    paint(tmp_path / decomposed, "blue")
+
+    assert look(tmp_path).images.filename.tolist() == sorted([composed, decomposed])
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="the file system refuses such names itself")
+@pytest.mark.parametrize("name", [b"\xe9t\xe9.png", b"\xe9t\xe9/a.png"], ids=["file", "folder"])
+def test_a_name_that_is_not_utf_8_is_refused_with_its_bytes(tmp_path, name):
+    path = tmp_path / os.fsdecode(name)
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+
+    with pytest.raises(DatapoolError, match=r"the file name b'\\xe9t\\xe9.*' is not UTF-8; rename it"):
+        look(tmp_path)
+
+
+def test_links_to_images_within_are_followed_and_others_are_not_opened(tmp_path):
+    paint(tmp_path / "outside/o.png", "blue")
+    paint(tmp_path / "in/x/a.png")
+    (tmp_path / "in/inside.png").symlink_to("x/a.png")
+    (tmp_path / "in/out.png").symlink_to(tmp_path / "outside/o.png")
+    (tmp_path / "in/folder").symlink_to(tmp_path / "outside")
+    (tmp_path / "in/folder.jpg").symlink_to(tmp_path / "outside")
+    (tmp_path / "in/loop").symlink_to(tmp_path / "in")
+    found = look(tmp_path / "in", remove_duplicates=False)
+
+    assert found.images.path.tolist() == ["inside.png", "out.png", "x/a.png"]
+    assert found.images.status.tolist() == ["ok", "corrupt", "ok"]
+    assert found.images.reason[1] == LINK_OUT
+    assert found.images.content_hash[1] == ""
+    assert found.n_other == 3
+
+
+def test_an_input_dir_that_is_a_link_itself_is_the_folder_it_leads_to(tmp_path):
+    paint(tmp_path / "in/a.png")
+    (tmp_path / "in/b.png").symlink_to(tmp_path / "in/a.png")
+    (tmp_path / "data").symlink_to("in")
+
+    assert look(tmp_path / "data", remove_duplicates=False).images.status.tolist() == ["ok", "ok"]
+
+
+def test_links_into_the_cache_of_dvc_are_followed(tmp_path):
+    # With DVC's cache.type symlink, `dvc add` leaves such a link in the place of each image.
+    held = tmp_path / "cache/files/md5/0a" / ("b1" * 15)
+    paint(held)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.png").symlink_to(held)
+
+    assert look(tmp_path / "in").images.status.tolist() == ["ok"]
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("nowhere", "params.yaml: input_dir is '{}', which is not there; give a folder of images"),
+        ("a.png", "params.yaml: input_dir is '{}', which is a file; give a folder of images"),
+    ],
+)
+def test_an_input_dir_that_is_no_folder_is_refused(tmp_path, name, told):
+    paint(tmp_path / "a.png")
+
+    with pytest.raises(DatapoolError) as caught:
+        look(tmp_path / name)
+    assert str(caught.value) == told.format(tmp_path / name)
+
+
+def test_progress_is_told_image_by_image_to_the_total(tmp_path):
+    for i in range(40):
+        paint(tmp_path / f"{i}.png")
+    steps = []
+    look(tmp_path, progress=lambda done, of, note: steps.append((done, of)))
+
+    assert steps == [(i, 40) for i in range(1, 41)]
+
+
+# --- relevant filenames ----------------------------------------------------------------------------------------------
+
+
+def test_only_the_images_of_the_list_are_looked_at_and_the_rest_is_counted(tmp_path):
+    for name in ("a.png", "x/b.png", "x/c.png", "d.png"):
+        paint(tmp_path / name)
+    found = look(tmp_path, relevant=["x/c.png", "a.png", "x/c.png"], filename_prefix="p/")
+
+    assert found.images.filename.tolist() == ["p/a.png", "p/x/c.png"]
+    assert found.n_not_relevant == 2
+
+
+def test_a_copy_of_an_image_that_is_not_in_the_list_is_no_duplicate(tmp_path):
+    paint(tmp_path / "a.png")
+    paint(tmp_path / "b.png")
+
+    assert look(tmp_path, relevant=["b.png"]).images.status.tolist() == ["ok"]
+
+
+def test_a_listed_name_that_is_no_image_of_the_folder_is_refused(tmp_path):
+    paint(tmp_path / "a.png")
+    (tmp_path / "notes.txt").write_text("")
+
+    with pytest.raises(DatapoolError, match=r"relevant_filenames_file lists 2 names that are no images of .*'b\.png'"):
+        look(tmp_path, relevant=["a.png", "notes.txt", "b.png"])
+
+
+def test_an_empty_list_leaves_nothing(tmp_path):
+    paint(tmp_path / "a.png")
+    found = look(tmp_path, relevant=[])
+
+    assert (len(found.images), found.n_not_relevant) == (0, 1)
+
+
+# --- damage and copies -----------------------------------------------------------------------------------------------
+
+
+def test_among_copies_the_first_by_filename_stays(tmp_path):
+    for name in ("z/a.png", "b.png", "a/z.png", "c.png"):
+        paint(tmp_path / name, "blue" if name == "c.png" else "red")
+    images = look(tmp_path, filename_prefix="p/").images
+
+    assert images.filename.tolist() == ["p/a/z.png", "p/b.png", "p/c.png", "p/z/a.png"]
+    assert images.status.tolist() == ["ok", "duplicate", "ok", "duplicate"]
+    assert images.reason.tolist() == ["", "duplicate of p/a/z.png", "", "duplicate of p/a/z.png"]
+
+
+def test_copies_may_be_kept(tmp_path):
+    paint(tmp_path / "a.png")
+    paint(tmp_path / "b.png")
+
+    assert look(tmp_path, remove_duplicates=False).images.status.tolist() == ["ok", "ok"]
+
+
+def test_damaged_images_are_marked_and_are_nobody_s_copy(tmp_path):
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "c.jpg").write_bytes(b"text")
+    (tmp_path / "d.jpg").symlink_to("nowhere")
+    paint(tmp_path / "e.jpg")
+    images = look(tmp_path).images
+
+    assert images.status.tolist() == ["corrupt"] * 4 + ["ok"]
+    assert images.reason.tolist() == [
+        "empty file",
+        "empty file",
+        "not an image: no known format",
+        "cannot be read (No such file or directory)",
+        "",
+    ]
+    assert images.width.isna().tolist() == [True] * 4 + [False]
+
+
+def test_without_the_check_only_what_cannot_be_read_at_all_is_corrupt(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"text")
+    (tmp_path / "b.jpg").write_bytes(b"text")
+    (tmp_path / "c.jpg").symlink_to("nowhere")
+    images = look(tmp_path, check_images=False).images
+
+    assert images.status.tolist() == ["ok", "duplicate", "corrupt"]
+    assert images.width.isna().all()
+
+
+@pytest.mark.timeout(60)
+def test_a_fifo_among_the_images_is_corrupt_and_blocks_nothing(tmp_path):
+    os.mkfifo(tmp_path / "a.jpg")
+
+    assert look(tmp_path).images.reason.tolist() == ["cannot be read (no regular file)"]
+
+
+def test_the_table_does_not_depend_on_the_number_of_processes(tmp_path, monkeypatch):
+    for i in range(40):
+        paint(tmp_path / f"{i}.png", size=(1 + i % 7, 1))
+    many = look(tmp_path).images
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
+
+    pd.testing.assert_frame_equal(look(tmp_path).images, many)
+
+
+# --- the same batch --------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_is_its_content_wherever_it_lies_and_whatever_the_prefix(tmp_path):
+    paint(tmp_path / "here/x/a.png")
+    (tmp_path / "here/b.jpg").write_bytes(b"damaged")
+    shutil.copytree(tmp_path / "here", tmp_path / "there/deep")
+    here = batch_id(look(tmp_path / "here").images)
+
+    assert here == batch_id(look(tmp_path / "there/deep", filename_prefix="p/").images)
+    assert here == batch_id(look(tmp_path / "here", check_images=False, remove_duplicates=False).images)
+    assert len(here) == 64
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"a": "1"},
+        {"a": "1", "b": "3"},
+        {"a": "2", "b": "1"},
+        {"a": "1", "c": "2"},
+        {"a": "1", "b": "2", "c": "3"},
+        {},
+    ],
+    ids=["one less", "other content", "contents changed places", "other name", "one more", "nothing"],
+)
+def test_other_names_or_contents_make_another_batch(other):
+    assert batch_id(listed({"a": "1", "b": "2"})) != batch_id(listed(other))
+
+
+# --- candidates ------------------------------------------------------------------------------------------------------
+
+
+def test_candidates_are_healthy_and_their_content_is_not_in_the_base():
+    images = listed({"a": "1", "b": "2", "c": "3", "d": "1"})
+    images["status"] = ["ok", "ok", "corrupt", "duplicate"]
+
+    assert candidates(images, pooled({})).path.tolist() == ["a", "b"]
+    assert candidates(images, pooled({"elsewhere": "2"})).path.tolist() == ["a"]
+    assert candidates(images, pooled({"elsewhere": "2"})).index.tolist() == [0]
+
+
+def test_a_name_of_the_base_with_other_content_is_refused_and_both_are_told():
+    images = listed({"a": "1" * 64, "b": "2" * 64, "c": "3" * 64})
+    base = pooled({"b": "8" * 64, "c": "9" * 64})
+
+    with pytest.raises(DatapoolError) as caught:
+        candidates(images, base)
+    assert str(caught.value) == (
+        "'b' of this batch (content 222222222222) has the name of another image in the pool (content 888888888888, "
+        "from version 1); 2 such names in all. Set filename_prefix in params.yaml, for instance to 'week2/', or rename "
+        "the files"
+    )
+
+
+def test_the_prefix_is_the_way_out_of_a_clash():
+    assert candidates(listed({"b": "2"}, prefix="week2/"), pooled({"b": "8"})).filename.tolist() == ["week2/b"]
+
+
+def test_a_name_of_the_base_with_the_same_content_is_no_clash():
+    assert len(candidates(listed({"b": "2"}), pooled({"b": "2"}))) == 0
+
+
+@pytest.mark.parametrize("status", ["corrupt", "duplicate"])
+def test_an_image_that_is_no_candidate_clashes_with_nobody(status):
+    assert len(candidates(listed({"b": "2"}).assign(status=status), pooled({"b": "8"}))) == 0
+
+
+# --- copies of the picks ---------------------------------------------------------------------------------------------
+
+
+def test_images_are_copied_under_the_names_of_the_pool(tmp_path):
+    paint(tmp_path / "in/x/a, b.png", "red")
+    paint(tmp_path / "in/c.png", "blue")
+    images = look(tmp_path / "in", filename_prefix="week2/").images
+    copy_images(images, ["week2/x/a, b.png"], tmp_path / "in", tmp_path / "out")
+    copied, original = tmp_path / "out/week2/x/a, b.png", tmp_path / "in/x/a, b.png"
+
+    assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == [copied]
+    assert copied.read_bytes() == original.read_bytes()
+
+
+def test_images_are_copied_and_not_linked(tmp_path):
+    # DVC makes outputs read-only; a link would do that to the user's own file.
+    paint(tmp_path / "in/a.png")
+    (tmp_path / "in/b.png").symlink_to("a.png")
+    images = look(tmp_path / "in", remove_duplicates=False).images
+    copy_images(images, ["a.png", "b.png"], tmp_path / "in", tmp_path / "out")
+
+    for name in ("a.png", "b.png"):
+        copied = tmp_path / "out" / name
+        assert not copied.is_symlink()
+        assert copied.stat().st_nlink == 1
+        copied.write_bytes(b"changed")
+    assert (tmp_path / "in/a.png").read_bytes() != b"changed"
+
+
+def test_an_image_that_went_away_before_it_was_copied_is_named(tmp_path):
+    paint(tmp_path / "in/a.png")
+    images = look(tmp_path / "in").images
+    (tmp_path / "in/a.png").unlink()
+
+    with pytest.raises(DatapoolError, match=r"in/a\.png: cannot be read \(No such file or directory\)"):
+        copy_images(images, ["a.png"], tmp_path / "in", tmp_path / "out")

@@ -1,0 +1,377 @@
+"""Image files against pictures of two colors: upright, 8 bits, on white; damage is an answer, never an exception."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import png_claiming
+from PIL import Image
+
+from datapool.core.errors import DatapoolError
+from datapool.images.decode import SUFFIXES, inspect, read_rgb
+
+RED, BLUE, WHITE, BLACK = (255, 0, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
+ORIENTATION = 0x0112
+
+
+def save(path: Path, image: Image.Image, **options: object) -> Path:
+    image.save(path, **options)
+    return path
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    file = BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def picture(width: int = 32, height: int = 24) -> Image.Image:
+    """Noise that no codec can shorten: a cut file always lacks pixels."""
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def read(path: Path) -> Image.Image:
+    return read_rgb(path, content_hash=hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def pixels(path: Path) -> list[list[tuple[int, ...]]]:
+    """Rows of RGB triples, from the top."""
+    image = read(path)
+    assert image.mode == "RGB"
+    return [[tuple(map(int, pixel)) for pixel in row] for row in np.asarray(image)]
+
+
+def damage(path: Path) -> str:
+    return inspect(path, decode=True).damage
+
+
+# --- what a healthy file gives ---------------------------------------------------------------------------------------
+
+
+def test_a_healthy_image_has_a_hash_a_size_a_mode_and_no_damage(tmp_path):
+    path = save(tmp_path / "a.png", Image.new("RGB", (5, 3), RED))
+
+    assert inspect(path, decode=True) == (hashlib.sha256(path.read_bytes()).hexdigest(), 5, 3, "RGB", "")
+
+
+def test_without_decoding_only_the_hash_is_known_and_damage_stays_unseen(tmp_path):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"no image")
+
+    assert inspect(path, decode=False) == (hashlib.sha256(b"no image").hexdigest(), None, None, None, "")
+
+
+@pytest.mark.parametrize(
+    ("orientation", "rows"),
+    [
+        # What a viewer shows of the stored row "red, blue", by the EXIF standard.
+        (1, [[RED, BLUE]]),
+        (2, [[BLUE, RED]]),
+        (3, [[BLUE, RED]]),
+        (4, [[RED, BLUE]]),
+        (5, [[RED], [BLUE]]),
+        (6, [[RED], [BLUE]]),
+        (7, [[BLUE], [RED]]),
+        (8, [[BLUE], [RED]]),
+    ],
+)
+def test_exif_orientation_is_applied(tmp_path, orientation, rows):
+    image = Image.new("RGB", (2, 1), RED)
+    image.putpixel((1, 0), BLUE)
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    path = save(tmp_path / "a.png", image, exif=exif)
+
+    assert pixels(path) == rows
+    found = inspect(path, decode=True)
+    assert (found.height, found.width) == (len(rows), len(rows[0]))
+
+
+def test_quarter_turns_go_the_right_way(tmp_path):
+    # Stored with its top to the left; orientation 6 asks for a quarter turn to the right, 8 for one to the left.
+    image = Image.new("RGB", (1, 2), RED)
+    image.putpixel((0, 1), BLUE)
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    assert pixels(save(tmp_path / "6.png", image, exif=exif)) == [[BLUE, RED]]
+    exif[ORIENTATION] = 8
+    assert pixels(save(tmp_path / "8.png", image, exif=exif)) == [[RED, BLUE]]
+
+
+def test_orientation_counts_in_jpeg_files_too(tmp_path):
+    image = Image.new("RGB", (32, 16), RED)
+    image.paste(BLUE, (16, 0, 32, 16))
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    short_repr = read(save(tmp_path / "a.jpg", image, exif=exif, quality=95))
+
+    assert short_repr.size == (16, 32)
+    assert short_repr.getpixel((8, 4))[0] > 240 > 20 > short_repr.getpixel((8, 4))[2]  # red above
+    assert short_repr.getpixel((8, 28))[2] > 240 > 20 > short_repr.getpixel((8, 28))[0]  # blue below
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff", "pgm"])
+def test_sixteen_bit_gray_is_divided_by_257(tmp_path, suffix):
+    # 128 * 257 = 32896, and 65535 = 255 * 257; Pillow alone would clip at 255.
+    image = Image.fromarray(np.array([[0, 257, 32896, 65535]], dtype=np.uint16))
+    path = save(tmp_path / f"a.{suffix}", image)
+
+    assert pixels(path) == [[(0,) * 3, (1,) * 3, (128,) * 3, (255,) * 3]]
+
+
+def test_sixteen_bit_gray_is_rounded_to_the_nearest(tmp_path):
+    image = Image.fromarray(np.array([[128, 129]], dtype=np.uint16))  # 0.498 and 0.502 of a step
+
+    assert pixels(save(tmp_path / "a.png", image)) == [[BLACK, (1,) * 3]]
+
+
+def test_floats_are_stretched_from_their_minimum_to_their_maximum(tmp_path):
+    image = Image.fromarray(np.array([[-1.0, 0.0, 1.0]], dtype=np.float32))
+
+    assert pixels(save(tmp_path / "a.tiff", image)) == [[BLACK, (128,) * 3, WHITE]]
+
+
+def test_integers_of_32_bits_are_stretched_and_one_value_alone_is_black(tmp_path):
+    image = Image.fromarray(np.array([[100_000, 200_000]], dtype=np.int32))
+    flat = Image.fromarray(np.array([[7, 7]], dtype=np.int32))
+
+    assert pixels(save(tmp_path / "a.tiff", image)) == [[BLACK, WHITE]]
+    assert pixels(save(tmp_path / "flat.tiff", flat)) == [[BLACK, BLACK]]
+
+
+def test_floats_that_are_no_numbers_do_no_harm(tmp_path):
+    image = Image.fromarray(np.array([[0.0, np.nan, 4.0]], dtype=np.float32))
+
+    assert pixels(save(tmp_path / "a.tiff", image)) == [[BLACK, BLACK, WHITE]]
+
+
+def test_rgba_is_laid_on_white(tmp_path):
+    image = Image.new("RGBA", (3, 1), (*RED, 255))
+    image.putpixel((1, 0), (*RED, 0))
+    image.putpixel((2, 0), (0, 0, 0, 51))  # a fifth of black
+
+    assert pixels(save(tmp_path / "a.png", image)) == [[RED, WHITE, (204,) * 3]]
+
+
+def test_gray_with_alpha_is_laid_on_white(tmp_path):
+    image = Image.new("LA", (2, 1), (0, 255))
+    image.putpixel((1, 0), (0, 0))
+
+    assert pixels(save(tmp_path / "a.png", image)) == [[BLACK, WHITE]]
+
+
+def test_the_transparent_color_of_a_palette_becomes_white(tmp_path):
+    image = Image.new("P", (2, 1), 0)
+    image.putpalette([*RED, *BLUE])
+    image.putpixel((1, 0), 1)
+    path = save(tmp_path / "a.png", image, transparency=1)
+
+    assert pixels(path) == [[RED, WHITE]]
+    assert inspect(path, decode=True).mode == "P"
+
+
+def test_the_transparent_color_of_an_rgb_image_becomes_white(tmp_path):
+    image = Image.new("RGB", (2, 1), RED)
+    image.putpixel((1, 0), BLUE)
+
+    assert pixels(save(tmp_path / "a.png", image, transparency=BLUE)) == [[RED, WHITE]]
+
+
+def test_cmyk_becomes_rgb(tmp_path):
+    image = Image.new("CMYK", (2, 1), (0, 255, 255, 0))  # magenta and yellow ink: red
+    image.putpixel((1, 0), (0, 0, 0, 255))
+    path = save(tmp_path / "a.tiff", image)
+
+    assert pixels(path) == [[RED, BLACK]]
+    assert inspect(path, decode=True).mode == "CMYK"
+
+
+def test_gray_and_bilevel_become_rgb(tmp_path):
+    bilevel = Image.new("1", (2, 1), 0)
+    bilevel.putpixel((1, 0), 1)
+
+    assert pixels(save(tmp_path / "gray.png", Image.new("L", (1, 1), 99))) == [[(99, 99, 99)]]
+    assert pixels(save(tmp_path / "bilevel.png", bilevel)) == [[BLACK, WHITE]]
+
+
+@pytest.mark.parametrize("kind", ["tiff", "png", "webp"])
+def test_of_many_pages_or_frames_the_first_counts(tmp_path, kind):
+    path = tmp_path / f"a.{kind}"
+    frames = Image.new("RGB", (2, 2), RED), Image.new("RGB", (2, 2), BLUE)
+    lossless = {"lossless": True} if kind == "webp" else {}
+    frames[0].save(path, save_all=True, append_images=frames[1:], **lossless)
+
+    assert pixels(path) == [[RED, RED], [RED, RED]]
+
+
+@pytest.mark.parametrize("kind", ["BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP"])
+def test_the_content_decides_and_not_the_name(tmp_path, kind):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(encoded(Image.new("RGB", (4, 3), WHITE), kind))
+
+    assert damage(path) == ""
+    assert pixels(path) == [[WHITE] * 4] * 3
+
+
+# --- what a damaged file gives ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty file"),
+        (b"hello\n", "not an image: no known format"),
+        (b"<html>404</html>", "not an image: no known format"),
+        (encoded(picture(), "PNG")[:16], "cannot be decoded"),
+        (encoded(picture(), "JPEG")[:-200], "cannot be decoded (image file is truncated"),
+        (encoded(picture(), "PNG")[:-500], "cannot be decoded (image file is truncated"),
+        (encoded(picture(), "WEBP")[:-200], "cannot be decoded"),
+        (encoded(picture(), "BMP")[:-100], "cannot be decoded (image file is truncated"),
+        (encoded(picture(), "TIFF")[:200], "cannot be decoded"),
+        (png_claiming(60_000, 60_000), "decompression bomb: claims more than 89478485 pixels"),
+        (png_claiming(10_000, 9_000), "decompression bomb: claims more than 89478485 pixels"),
+        (png_claiming(0, 5), "not an image: no known format"),
+        (png_claiming(40, 40), "cannot be decoded"),
+    ],
+    ids=[
+        "empty", "text", "web page", "PNG head", "cut JPEG", "cut PNG", "cut WebP", "cut BMP", "cut TIFF",
+        "far too large", "a little too large", "no width", "no pixels",
+    ],
+)  # fmt: skip
+def test_damage_is_told(tmp_path, data, reason):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(data)
+    found = inspect(path, decode=True)
+
+    assert found.damage.startswith(reason)
+    assert found.content_hash == hashlib.sha256(data).hexdigest()
+    assert (found.width, found.height, found.mode) == (None, None, None)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "EPS", "ICO", "TGA", "PCX"])
+def test_formats_outside_of_the_list_are_refused_whatever_they_are_called(tmp_path, kind):
+    # Ghostscript would run what an EPS file says.
+    path = tmp_path / "a.jpg"
+    path.write_bytes(encoded(Image.new("RGB", (32, 32), RED), kind))
+
+    assert damage(path) == "not an image: no known format"
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("folder.jpg", "no regular file"),
+        ("link.jpg", "No such file or directory"),
+        ("missing.jpg", "No such file or directory"),
+    ],
+)
+def test_a_folder_a_broken_link_and_a_missing_file_are_damage(tmp_path, name, why):
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "link.jpg").symlink_to("nowhere.jpg")
+
+    assert inspect(tmp_path / name, decode=True) == ("", None, None, None, f"cannot be read ({why})")
+
+
+def test_a_loop_of_links_is_damage(tmp_path):
+    (tmp_path / "a.jpg").symlink_to("b.jpg")
+    (tmp_path / "b.jpg").symlink_to("a.jpg")
+
+    assert damage(tmp_path / "a.jpg") != ""
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("decode", [True, False])
+def test_a_fifo_never_blocks(tmp_path, decode):
+    os.mkfifo(tmp_path / "a.jpg")
+
+    assert inspect(tmp_path / "a.jpg", decode=decode).damage == "cannot be read (no regular file)"
+
+
+def test_a_link_to_an_image_is_that_image(tmp_path):
+    save(tmp_path / "a.png", Image.new("RGB", (2, 1), RED))
+    (tmp_path / "b.png").symlink_to("a.png")
+
+    assert inspect(tmp_path / "b.png", decode=True) == inspect(tmp_path / "a.png", decode=True)
+
+
+def test_reasons_are_the_same_in_every_process(tmp_path):
+    # An exception's text may hold a memory address; a reason ends up in an output of DVC.
+    for name, data in {"a": b"hello", "b": encoded(picture(), "JPEG")[:300], "c": png_claiming(40, 40)}.items():
+        (tmp_path / f"{name}.jpg").write_bytes(data)
+    program = (
+        "from pathlib import Path; from datapool.images import inspect; x = bytearray({waste});"
+        "print([inspect(Path(n + '.jpg'), decode=True).damage for n in 'abc'])"
+    )
+    root = Path(__file__).parents[2]
+    answers = {
+        subprocess.run(
+            [sys.executable, "-c", program.format(waste=waste)],
+            cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(root)}, check=True, capture_output=True, text=True,
+        ).stdout
+        for waste in (1, 10_000_000)
+    }  # fmt: skip
+
+    assert len(answers) == 1
+    assert "0x" not in answers.pop()
+
+
+@pytest.mark.parametrize("kind", ["BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP"])
+def test_flipped_bytes_are_damage_or_an_image_but_never_an_exception(tmp_path, kind):
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    whole = encoded(picture(12, 9), kind, **({} if kind in ("BMP", "PPM") else {"exif": exif}))
+    rng = np.random.default_rng(1)
+    path = tmp_path / "a.jpg"
+    for _ in range(150):
+        data = bytearray(whole)
+        for place in rng.integers(0, min(len(data), 400), rng.integers(1, 6)):
+            data[place] = rng.integers(0, 256)
+        path.write_bytes(data)
+        found = inspect(path, decode=True)
+
+        assert bool(found.damage) == (found.width is None)
+        assert "0x" not in found.damage
+        assert "\n" not in found.damage
+
+
+def test_names_end_as_lightly_s_do():
+    assert {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"} == SUFFIXES
+
+
+# --- reading again, later --------------------------------------------------------------------------------------------
+
+
+def test_a_file_that_changed_since_the_scan_is_refused(tmp_path):
+    path = save(tmp_path / "a.png", Image.new("RGB", (2, 1), RED))
+    seen = inspect(path, decode=True).content_hash
+    save(path, Image.new("RGB", (2, 1), BLUE))
+
+    with pytest.raises(DatapoolError, match=r"a\.png: the file has changed since the batch was scanned; run `dvc"):
+        read_rgb(path, content_hash=seen)
+
+
+def test_a_file_that_went_away_since_the_scan_is_named(tmp_path):
+    with pytest.raises(DatapoolError, match=r"gone\.png: cannot be read \(No such file or directory\), though it was"):
+        read_rgb(tmp_path / "gone.png", content_hash="0" * 64)
+
+
+def test_a_damaged_file_that_nobody_checked_is_named_with_the_way_out(tmp_path):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"hello")
+
+    with pytest.raises(DatapoolError, match=r"a\.jpg: not an image: no known format; set enable_corruptness_check"):
+        read(path)
+
+
+def test_reading_leaves_nothing_of_the_file_behind(tmp_path):
+    # The pixels must not depend on the file staying open.
+    path = save(tmp_path / "a.png", Image.new("RGB", (2, 1), RED))
+    image = read(path)
+    path.unlink()
+
+    assert image.getpixel((1, 0)) == RED

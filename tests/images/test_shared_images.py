@@ -1,0 +1,173 @@
+"""The scan against real pictures with planted faults, where that collection lies beside the repository.
+
+884 files in three weekly batches; planted.json tells which are copies and which are damaged. Nothing of it is kept here.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import Workspace
+
+from datapool.core.tables import read_names
+from datapool.images.batch import Batch, candidates, scan
+from datapool.images.decode import read_rgb
+from datapool.workspace import create as workspace
+
+IMAGES = Path(__file__).parents[3] / "shared" / "images"
+
+pytestmark = pytest.mark.skipif(not (IMAGES / "planted.json").exists(), reason=f"{IMAGES} is not here")
+
+HIDDEN = "batch_3/pants/._IMG_0007.jpg"
+"""Planted as damaged; its name begins with a dot, so it is passed over."""
+
+UNSEEN = "batch_3/t-shirt/bitrot.jpg"
+"""Visibly broken, but Pillow decodes it without a word."""
+
+BATCHES = ("batch_1", "batch_2", "batch_3")
+
+Groups = set[frozenset[str]]
+
+
+@pytest.fixture(scope="module")
+def planted() -> dict:
+    return json.loads((IMAGES / "planted.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def batches() -> dict[str, Batch]:
+    return {
+        name: scan(
+            IMAGES / name,
+            filename_prefix=f"{name}/",
+            relevant=None,
+            check_images=True,
+            remove_duplicates=True,
+            progress=lambda done, of, note: None,
+        )
+        for name in BATCHES
+    }
+
+
+def copies(images: pd.DataFrame) -> Groups:
+    """The groups of equal images that the scan's reasons tell of."""
+    found = images[images.status == "duplicate"]
+    groups: dict[str, set[str]] = {}
+    for filename, reason in zip(found.filename, found.reason, strict=True):
+        first = reason.removeprefix("duplicate of ")
+        groups.setdefault(first, {first}).add(filename)
+    return {frozenset(group) for group in groups.values()}
+
+
+def test_every_file_is_an_image_or_counted_as_passed_over(batches, planted):
+    n_files = {name: sum(path.is_file() for path in (IMAGES / name).rglob("*")) for name in BATCHES}
+
+    assert sum(n_files.values()) == planted["counts"]["files"]
+    for name, batch in batches.items():
+        assert len(batch.images) + batch.n_hidden + batch.n_other == n_files[name]
+
+
+def test_what_is_passed_over_is_what_is_no_image_or_of_another_format(batches, planted):
+    seen = {name for batch in batches.values() for name in batch.images.filename}
+    everything = {
+        str(path.relative_to(IMAGES)) for name in BATCHES for path in (IMAGES / name).rglob("*") if path.is_file()
+    }
+    other = {entry["file"] for entry in planted["non_image"]}
+
+    assert everything - seen == other | {
+        HIDDEN,
+        "batch_2/shoes/no_extension",
+        "batch_3/formats/animated.gif",
+        "batch_3/formats/picture.avif",
+    }
+
+
+def test_the_planted_damage_is_found_and_no_other(batches, planted):
+    found = {name for batch in batches.values() for name in batch.images.filename[batch.images.status == "corrupt"]}
+
+    assert found == {entry["file"] for entry in planted["corrupt"]} - {HIDDEN, UNSEEN}
+
+
+def test_odd_names_formats_and_misnamed_files_are_healthy(batches, planted):
+    status = pd.concat([batch.images for batch in batches.values()]).set_index("filename").status
+    named = {entry["file"] for key in ("odd_names", "odd_formats", "misnamed") for entry in planted[key]}
+
+    assert status[sorted(named & set(status.index))].isin(["ok", "duplicate"]).all()
+
+
+@pytest.mark.parametrize("name", BATCHES)
+def test_the_planted_copies_within_a_batch_are_found_and_no_other(batches, planted, name):
+    within = [frozenset(f for f in group if f.startswith(name)) for group in planted["all_equal_bytes"]]
+
+    assert copies(batches[name].images) == {group for group in within if len(group) > 1}
+
+
+def test_of_each_group_the_first_by_filename_stays(batches):
+    for batch in batches.values():
+        status = batch.images.set_index("filename").status
+        for group in copies(batch.images):
+            assert status[sorted(group)].tolist() == ["ok", *["duplicate"] * (len(group) - 1)]
+
+
+def test_batch_after_batch_the_planted_copies_are_known_and_no_other(batches, planted):
+    pool = candidates(batches["batch_1"].images, pd.DataFrame({"filename": [], "content_hash": [], "version": []}))
+    for name in ("batch_2", "batch_3"):
+        images = batches[name].images
+        healthy = set(images.filename[images.status == "ok"])
+        new = candidates(images, pool.assign(version=1))
+        # A copy within the batch is a duplicate; what is known is the first of its group here.
+        earlier = [
+            min(f for f in group if f.startswith(name))
+            for group in planted["all_equal_bytes"]
+            if any(f < name for f in group) and any(f.startswith(name) for f in group)
+        ]
+
+        assert healthy - set(new.filename) == set(earlier)
+        assert len(earlier) == {"batch_2": 9, "batch_3": 5}[name]
+        pool = pd.concat([pool, new], ignore_index=True)
+
+
+def test_two_names_of_a_photo_under_two_labels_count_as_copies(batches, planted):
+    for entry in planted["label_conflicts"]:
+        name = entry["files"][0].split("/")[0]
+
+        assert frozenset(entry["files"]) in copies(batches[name].images)
+
+
+def test_the_nine_orientations_of_a_photo_stand_upright(batches, planted):
+    images = pd.concat([batch.images for batch in batches.values()]).set_index("filename")
+    first, *others = (
+        np.asarray(read_rgb(IMAGES / name, content_hash=images.content_hash[name]).resize((12, 8)), dtype=float)
+        for name in planted["orientation_variants"][0]["files"]
+    )
+
+    assert len(others) == 8
+    for other in others:
+        assert np.abs(other - first).mean() < 4  # mirrored or turned: more than 20
+    assert np.abs(first[::-1] - first).mean() > 20
+
+
+@pytest.mark.slow
+def test_three_weeks_through_the_pipeline_find_what_was_planted(tmp_path, planted):
+    workspace.init(tmp_path / "workspace", scm=workspace.Scm.OWN)
+    made = Workspace(tmp_path / "workspace")
+    # Nothing is too near, so the pool takes every healthy image: what it knows already are copies across batches.
+    made.set({"stopping_condition.min_distance": 0.0, "n_example_images": 4})
+    found: dict[str, set[str]] = {"corrupt": set(), "duplicate": set(), "known": set()}
+    for name in BATCHES:
+        made.set({"input_dir": str(IMAGES / name), "filename_prefix": f"{name}/"})
+        made.repro()
+        made.commit(name)
+        for kind, names in found.items():
+            names |= set(read_names(made.folder / f"output/filenames/{kind}_filenames.txt"))
+
+    assert found["corrupt"] == {entry["file"] for entry in planted["corrupt"]} - {HIDDEN, UNSEEN}
+    groups = [sorted(group) for group in planted["all_equal_bytes"]]
+    in_a_batch = {name for group in groups for i, name in enumerate(group) if name[:7] in {n[:7] for n in group[:i]}}
+    across = {name for group in groups for name in group[1:]} - in_a_batch
+    assert found["duplicate"] == in_a_batch
+    assert found["known"] == across
+    assert len(made.versions()) == 3
+    assert len(made.names()) == made.metrics()["pool_after"] == 299 + 282 + 270 - len(across)

@@ -1,0 +1,372 @@
+"""A pool of Lightly's Docker becomes ours: csv files written by lightly itself go in, later batches append to them."""
+
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import write_picture
+from lightly.utils.io import load_embeddings, save_embeddings
+from test_verify import repro
+from typer.testing import CliRunner
+
+from datapool.cli import app
+from datapool.core.errors import DatapoolError
+from datapool.core.lineage import read_lineage
+from datapool.core.params import load_params
+from datapool.core.tables import read_csv, read_json
+from datapool.images.batch import candidates, rows_in_base
+from datapool.lightly_docker.import_pool import Imported, import_pool
+from datapool.maintenance.repair import repair
+from datapool.maintenance.verify import verify
+
+ROOT = Path(__file__).parents[2]
+POOLS, LINEAGE, FOLDER = Path("pools"), Path("datapools.json"), Path("pools/old")
+
+NAMES = ["dog/b.png", "cat/a.png", "root.png", "dog/a.png"]
+"""Of the images of the pool; lightly numbers folders by their sorted names."""
+LABELS = [1, 0, 2, 1]
+
+
+@pytest.fixture(autouse=True)
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "workspace").mkdir()
+    monkeypatch.chdir(tmp_path / "workspace")
+    shutil.copy(ROOT / "params.yaml", "params.yaml")
+    LINEAGE.write_text("{}\n")
+    return tmp_path / "workspace"
+
+
+@pytest.fixture
+def lightly(tmp_path: Path) -> Path:
+    """The folder of a pool as Lightly's Docker leaves it, without its checkpoint."""
+    folder = tmp_path / "docker" / "my_pool"
+    (folder / "history").mkdir(parents=True)
+    (folder / "history" / "datapool_2022-01-01.csv").write_text("filenames,embedding_0,labels\n")
+    save(folder, NAMES, np.random.default_rng(0).normal(size=(4, 5)))
+    return folder
+
+
+def save(folder: Path, names: list[str], embeddings: np.ndarray, labels: list[int] = LABELS) -> None:
+    save_embeddings(str(folder / "datapool_latest.csv"), embeddings.astype(np.float32), labels, names)
+
+
+def adopt(folder: Path, name: str = "old", images: Path | None = None) -> Imported:
+    return import_pool(folder, POOLS, LINEAGE, name, images=images)
+
+
+def samples() -> pd.DataFrame:
+    return read_csv(FOLDER / "samples.csv")
+
+
+def batch(contents: dict[str, str]) -> pd.DataFrame:
+    """Healthy images, as ``batch.scan`` lists them: filename and content."""
+    hashes = [hashlib.sha256(content.encode()).hexdigest() for content in contents.values()]
+    table = pd.DataFrame({"filename": list(contents), "content_hash": hashes, "status": "ok"})
+    return table.astype("str")
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def outcomes(name: str = "old") -> dict[str, str]:
+    checks = verify(POOLS, LINEAGE, name, Path("output"), progress=lambda done, total: None)
+    return {check.name: check.outcome for check in checks}
+
+
+# --- rows -------------------------------------------------------------------------------------------------------------
+
+
+def test_lightly_reads_from_our_csv_what_it_wrote(lightly):
+    adopt(lightly)
+
+    ours, theirs = (load_embeddings(str(path / "datapool_latest.csv")) for path in (FOLDER, lightly))
+    assert ours[2] == theirs[2] == NAMES
+    assert (ours[0].astype(np.float32) == theirs[0].astype(np.float32)).all()
+
+
+def test_weak_labels_are_the_top_folders_numbered_as_they_appear(lightly):
+    imported = adopt(lightly)
+
+    assert samples().weak_label.tolist() == ["dog", "cat", ".", "dog"]
+    assert load_embeddings(str(FOLDER / "datapool_latest.csv"))[1] == [0, 1, 2, 0]
+    assert "labels are numbered anew, by the top folders of the file names, of which there are 3" in imported.notes
+
+
+def test_labels_that_come_out_the_same_are_not_mentioned(lightly):
+    save(lightly, NAMES, np.ones((4, 2)), labels=[0, 1, 2, 0])
+
+    assert not any(note.startswith("labels") for note in adopt(lightly).notes)
+
+
+def test_nothing_in_lightlys_folder_changes(lightly):
+    before = files(lightly)
+
+    adopt(lightly)
+
+    assert files(lightly) == before
+    assert sorted(os.listdir(lightly)) == ["datapool_latest.csv", "history"]
+
+
+def test_the_lineage_says_where_the_version_comes_from(lightly):
+    csv = hashlib.sha256((lightly / "datapool_latest.csv").read_bytes()).hexdigest()
+
+    adopt(lightly)
+
+    (version,) = read_lineage(LINEAGE)["old"]
+    assert version["batch"] == f"imported:{csv}"
+    assert (version["rows"], version["new"], version["parameters"]) == (4, 4, {"method": "imported"})
+    assert samples()[["version", "rank"]].to_numpy().tolist() == [[1, 1], [1, 2], [1, 3], [1, 4]]
+
+
+def test_a_name_that_a_spreadsheet_takes_for_a_formula_gets_a_path_in_front(lightly):
+    save(lightly, ["=a.png", "b.png"], np.ones((2, 2)), labels=[0, 0])
+
+    imported = adopt(lightly)
+
+    assert samples().filename.tolist() == ["./=a.png", "b.png"]
+    assert any(note.startswith("1 file names have ./ in front now") for note in imported.notes)
+
+
+def test_other_pools_stay_as_they_are(lightly):
+    adopt(lightly)
+    before = files(FOLDER)
+
+    adopt(lightly, name="another")
+
+    assert files(FOLDER) == before
+    assert list(read_lineage(LINEAGE)) == ["another", "old"]
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def nothing_changes(workspace: Path) -> Iterator[None]:
+    """Whatever the test does, it makes no pool."""
+    yield
+    assert LINEAGE.read_text() == "{}\n"
+    assert list(POOLS.glob("*/pool.json")) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("filenames,embedding_0,labels\na.png,1.0,0\na.png,2.0,0\n", "has the filename 'a.png' 2 times"),
+        ("filenames,embedding_0,labels\na.png,nan,0\n", "'a.png' has a value that is no finite number"),
+        ("filenames,embedding_0,embedding_1,labels\na.png,1,0,0\nb.png,0,0,0\n", "of 'b.png' is all zeros .* .1 such"),
+        ("filenames,embedding_0,labels\n", "has no rows"),
+        ("filenames,embedding_0,labels\n-a.png,1,0\n./-a.png,2,0\n", "'./-a.png' and '-a.png' are the same path"),
+        ("name,x\na.png,1\n", "lacks the column 'filenames'"),
+    ],
+)
+def test_a_csv_that_cannot_be_a_pool_is_refused(lightly, nothing_changes, text, message):
+    (lightly / "datapool_latest.csv").write_text(text)
+
+    with pytest.raises(DatapoolError, match=message):
+        adopt(lightly)
+
+
+def test_a_folder_without_csv_is_told_what_it_should_hold(lightly, nothing_changes):
+    (lightly / "datapool_latest.csv").unlink()
+
+    with pytest.raises(DatapoolError, match=r"holds no datapool_latest.csv; give the folder of a pool .* and history/"):
+        adopt(lightly)
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path, nothing_changes):
+    with pytest.raises(DatapoolError, match="is no folder; give the folder of a pool of Lightly's Docker"):
+        adopt(tmp_path / "nowhere")
+
+
+def test_images_must_be_a_folder(lightly, nothing_changes):
+    with pytest.raises(DatapoolError, match="is no folder; give the folder of the pool's images as --images"):
+        adopt(lightly, images=Path("nowhere"))
+
+
+@pytest.mark.parametrize("name", ["", "a/b", ".hidden", "-x", "nul"])
+def test_a_name_that_no_pool_can_have_is_refused(lightly, nothing_changes, name):
+    with pytest.raises(DatapoolError, match=r"is no name of a pool; give .* as --name"):
+        adopt(lightly, name=name)
+
+
+@pytest.mark.parametrize("name", ["old", "OLD"])
+def test_a_pool_that_is_there_is_not_imported_over(lightly, name):
+    adopt(lightly)
+    before = files(Path())
+
+    with pytest.raises(DatapoolError, match=r"datapools.json knows a pool 'old' already; give another name"):
+        adopt(lightly, name=name)
+
+    assert files(Path()) == before
+
+
+def test_before_a_checkout_is_advised_an_import_keeps_aside_what_no_version_records(lightly):
+    adopt(lightly, "other")
+    Path(".datapool/commit/other/writing-samples.csv").write_bytes(b"half")
+    Path("pools/other/pool.json").write_text("{")
+    Path("pools/other/samples.csv").write_bytes(by_hand := b"by hand")
+
+    with pytest.raises(DatapoolError, match=r"^pools/other/pool\.json: is not as it was written; .* is kept as"):
+        adopt(lightly)
+    assert [path.read_bytes() for path in Path(".datapool/backup").iterdir()] == [by_hand]
+
+
+def test_files_that_lie_in_the_place_of_the_pool_are_in_the_way(lightly, nothing_changes):
+    shutil.copytree(lightly, FOLDER)
+
+    with pytest.raises(
+        DatapoolError, match=r"pools/old holds files of a pool that datapools.json does not know; move it"
+    ):
+        adopt(lightly)
+
+    assert files(FOLDER) == files(lightly)
+
+
+# --- content ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_imported_image_is_told_by_its_name(lightly):
+    adopt(lightly)
+
+    offered = batch({"cat/a.png": "x", "cat/new.png": "y"})
+    assert rows_in_base(offered, samples()).tolist() == [1, -1]
+    assert candidates(offered, samples()).filename.tolist() == ["cat/new.png"]
+
+
+def test_an_imported_image_that_is_still_there_is_told_by_its_content(lightly, tmp_path):
+    (tmp_path / "images/dog").mkdir(parents=True)
+    (tmp_path / "images/dog/a.png").write_text("content of dog/a.png")
+
+    notes = adopt(lightly, images=tmp_path / "images").notes
+
+    assert [bool(held) for held in samples().content_hash] == [False, False, False, True]
+    assert any(note.startswith(f"1 of 4 are below {tmp_path / 'images'}: the content of 3 images") for note in notes)
+    elsewhere = batch({"elsewhere.png": "content of dog/a.png", "dog/b.png": "unknown"})
+    assert rows_in_base(elsewhere, samples()).tolist() == [3, 0]
+    with pytest.raises(DatapoolError, match=r"'dog/a.png' of this batch .* has the name of another image in the pool"):
+        candidates(batch({"dog/a.png": "other content"}), samples())
+
+
+@pytest.mark.parametrize("name", ["../secret.png", "link.png"])
+def test_a_name_that_leads_out_of_the_images_is_not_followed(lightly, tmp_path, name):
+    (tmp_path / "secret.png").write_text("secret")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/link.png").symlink_to(tmp_path / "secret.png")
+    save(lightly, [name], np.ones((1, 2)), labels=[0])
+
+    adopt(lightly, images=tmp_path / "images")
+
+    assert samples().content_hash.tolist() == [""]
+
+
+# --- afterwards -------------------------------------------------------------------------------------------------------
+
+
+def test_verify_checks_what_it_can_and_names_the_rest(lightly):
+    adopt(lightly)
+
+    assert outcomes() == {
+        "record": "pass",
+        "files": "pass",
+        "rows": "pass",
+        "version 1, distances": "skip",
+        "version 1, certificate": "skip",
+        "version 1, candidates": "skip",
+    }
+
+
+def hide(file: str, key: str) -> None:
+    """Record the hash that a file has now."""
+    content = read_json(LINEAGE)
+    content["old"]["versions"][0][key] = hashlib.sha256((FOLDER / file).read_bytes()).hexdigest()
+    LINEAGE.write_text(json.dumps(content))
+    (FOLDER / "pool.json").unlink()
+
+
+def test_verify_fails_for_an_imported_csv_that_was_edited(lightly):
+    adopt(lightly)
+    path = FOLDER / "datapool_latest.csv"
+    path.write_bytes(path.read_bytes().replace(b'"cat/a.png"', b'"cat/x.png"'))
+    assert outcomes()["files"] == "fail"
+
+    hide("datapool_latest.csv", "datapool_sha256")
+    assert outcomes() == {"record": "skip", "files": "pass", "rows": "fail"}
+
+
+@pytest.mark.parametrize(("old", "new"), [(',2,"",""', ',2,0.5,""'), (',2,"",""', ',2,"","dog/b.png"')])
+def test_verify_fails_for_a_distance_that_nobody_can_know(lightly, old, new):
+    adopt(lightly)
+    path = FOLDER / "samples.csv"
+    assert path.read_text().count(old) == 1
+    path.write_text(path.read_text().replace(old, new))
+    hide("samples.csv", "samples_sha256")
+
+    assert outcomes()["version 1, distances"] == "fail"
+
+
+def test_repair_has_nothing_to_mend(lightly):
+    adopt(lightly)
+
+    assert list(repair(POOLS, LINEAGE)) == []
+
+
+def circle(degrees: dict[str, float]) -> tuple[list[str], np.ndarray]:
+    angles = np.radians(list(degrees.values()))
+    return list(degrees), 3 * np.column_stack([np.cos(angles), np.sin(angles)])  # not of unit length
+
+
+def test_the_next_batch_appends_what_lies_far_from_the_imported_images(lightly, capsys):
+    # Two points x degrees apart lie 2 sin(x / 2) apart: the pool covers 10 and 80, which lie within 20 degrees.
+    save(lightly, *circle({"a.png": 0, "dog/b.png": 90}), labels=[1, 0])
+    offered = circle({"x/10.png": 10, "x/40.png": 40, "x/80.png": 80, "x/180.png": 180, "a.png": 270})
+    save_embeddings("batch.csv", offered[1].astype(np.float32), [0] * 5, offered[0])
+    for number, name in enumerate(offered[0]):
+        write_picture(Path("week") / name, number, side=8)
+    adopt(lightly)
+    before = (FOLDER / "datapool_latest.csv").read_bytes()
+
+    minimum = 2 * math.sin(math.radians(20 / 2))
+    repro(datapool__name="old", input_dir="week", embeddings="batch.csv", stopping_condition__min_distance=minimum)
+
+    assert (FOLDER / "datapool_latest.csv").read_bytes().startswith(before)
+    assert samples().filename.tolist() == ["a.png", "dog/b.png", "x/180.png", "x/40.png"]
+    assert samples().nearest.tolist()[2:] == ["dog/b.png", "a.png"]
+    assert "1 images of this batch have the names of imported images" in capsys.readouterr().out
+    removed = read_csv(Path("output/removed_samples.csv")).set_index("filename")
+    assert removed.reason["a.png"] == "in the pool as a.png since version 1, told by its name"
+    assert removed.kind.to_dict() == {"a.png": "known", "x/10.png": "covered", "x/80.png": "covered"}
+    found = outcomes()
+    assert [check for check, outcome in found.items() if outcome == "fail"] == []
+    assert found["version 2, distances"] == found["version 2, certificate"] == found["history"] == "pass"
+    assert found["version 2, candidates"] == "pass"
+
+
+def test_the_same_batch_again_replaces_its_version_and_keeps_the_imported_one(lightly):
+    adopt(lightly)
+    names = [f"x/{i}.png" for i in range(6)]
+    save_embeddings("batch.csv", np.random.default_rng(1).normal(size=(6, 5)).astype(np.float32), [0] * 6, names)
+    for number, name in enumerate(names):
+        write_picture(Path("week") / name, number, side=8)
+    settings = {"datapool__name": "old", "input_dir": "week", "embeddings": "batch.csv"}
+
+    repro(**settings, stopping_condition__n_samples=3, stopping_condition__min_distance=-1)
+    repro(**settings, stopping_condition__n_samples=1)
+
+    assert [version["rows"] for version in read_lineage(LINEAGE)["old"]] == [4, 5]
+
+
+def test_the_command_sets_params_and_says_so(lightly):
+    done = CliRunner().invoke(app, ["import", str(lightly)])
+
+    assert done.exit_code == 0, done.output
+    assert load_params().datapool.name == "my_pool"
+    assert "params.yaml: datapool.name: my_pool" in done.output
+    assert list(read_lineage(LINEAGE)) == ["my_pool"]

@@ -1,0 +1,281 @@
+"""Embedding: rows in the order of the images, equal whatever else is embedded, each image once."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from datapool.core.errors import DatapoolError
+from datapool.images.decode import ImageFile, read_rgb
+from datapool.model.embedding import CachedEmbeddings, EmbeddingCache, backbone_features, embed
+from datapool.model.embedding_model import EmbeddingModel, build_model, embedding_space
+
+COLORS = ["black", "white", "red", "lime", "blue", "yellow", "cyan", "magenta", "gray", "orange"]
+SPACE = "0123abcd"
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def model() -> EmbeddingModel:
+    return build_model("test_efficientnet", dimension=6, input_size=32, pretrained=False, weights=None, seed=1)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> list[ImageFile]:
+    return [solid(tmp_path / f"{color}.png", color) for color in COLORS]
+
+
+def solid(path: Path, color: str) -> ImageFile:
+    Image.new("RGB", (40, 30), color).save(path)
+    return ImageFile(path, hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def rows_of(model: EmbeddingModel, images: list[ImageFile], **options: object) -> np.ndarray:
+    return run(model, images, **options)[0]
+
+
+def run(model: EmbeddingModel, images: list[ImageFile], **options: object) -> tuple[np.ndarray, int]:
+    defaults = {"batch_size": 4, "num_workers": 0, "accelerator": "cpu", "known": None, "progress": None}
+    return embed(model, images, **(defaults | options))
+
+
+def one_by_one(model: EmbeddingModel, images: list[ImageFile]) -> np.ndarray:
+    with torch.no_grad():
+        inputs = [model.preprocessing(read_rgb(*image[:1], content_hash=image[1])) for image in images]
+        return torch.cat([model.eval()(one[None]) for one in inputs]).numpy()
+
+
+def relative_error(rows: np.ndarray, others: np.ndarray) -> float:
+    return float((np.linalg.norm(rows - others, axis=1) / np.linalg.norm(rows, axis=1)).max())
+
+
+def test_rows_are_in_the_order_of_the_images(model: EmbeddingModel, images: list[ImageFile]):
+    rows = rows_of(model, images)
+
+    assert rows.dtype == np.float32
+    assert relative_error(rows, one_by_one(model, images)) < 1e-5
+    assert np.array_equal(rows_of(model, images[::-1]), rows[::-1])
+
+
+def test_a_row_does_not_depend_on_the_other_images_of_the_run(model: EmbeddingModel, images: list[ImageFile]):
+    rows = rows_of(model, images)
+
+    assert np.array_equal(rows_of(model, images[2:3]), rows[2:3])
+    assert np.array_equal(rows_of(model, images[5:]), rows[5:])
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 16])
+def test_another_batch_size_changes_rows_by_rounding_only(
+    model: EmbeddingModel, images: list[ImageFile], batch_size: int
+):
+    assert relative_error(rows_of(model, images), rows_of(model, images, batch_size=batch_size)) < 1e-5
+
+
+def test_workers_change_nothing(model: EmbeddingModel, images: list[ImageFile]):
+    assert np.array_equal(rows_of(model, images, num_workers=2), rows_of(model, images))
+
+
+def test_no_image_makes_no_row(model: EmbeddingModel):
+    assert rows_of(model, []).shape == (0, 6)
+
+
+def test_known_rows_are_taken_over_and_their_images_not_read(model: EmbeddingModel, images: list[ImageFile]):
+    images[1].path.unlink()
+    marks = np.array([[7] * 6, [8] * 6, [9] * 6], dtype=np.float32)
+    known = CachedEmbeddings([images[3].content_hash, "of no image here", images[1].content_hash], marks)
+
+    rows, n_taken_over = run(model, images, known=known)
+
+    assert n_taken_over == 2
+    assert rows[1].tolist() == [9] * 6
+    assert rows[3].tolist() == [7] * 6
+    others = [0, 2, *range(4, 10)]
+    assert np.array_equal(rows[others], rows_of(model, [images[index] for index in others]))
+
+
+def test_when_all_rows_are_known_nothing_is_embedded(model: EmbeddingModel, images: list[ImageFile]):
+    rows = rows_of(model, images)
+    known = CachedEmbeddings([image.content_hash for image in images], rows)
+
+    again, n_taken_over = run(model, images[::-1], known=known, progress=lambda *_: pytest.fail("embedded"))
+
+    assert n_taken_over == 10
+    assert np.array_equal(again, rows[::-1])
+
+
+def test_known_rows_of_another_dimension_are_refused(model: EmbeddingModel, images: list[ImageFile]):
+    with pytest.raises(ValueError, match="known rows have dimension 5, the model 6"):
+        run(model, images, known=CachedEmbeddings(["a"], np.zeros((1, 5), dtype=np.float32)))
+
+
+def test_images_with_the_same_bytes_are_embedded_once(model: EmbeddingModel, images: list[ImageFile], tmp_path: Path):
+    steps = []
+    twin = solid(tmp_path / "twin.png", "white")
+
+    rows = rows_of(model, [images[0], images[1], images[2], twin], progress=lambda *step: steps.append(step))
+
+    assert np.array_equal(rows[3], rows[1])
+    assert np.array_equal(rows[:3], rows_of(model, images[:3]))
+    assert steps == [(3, 3, "")]
+
+
+def test_progress_counts_the_images_embedded(model: EmbeddingModel, images: list[ImageFile]):
+    steps = []
+
+    run(model, images, progress=lambda *step: steps.append(step))
+
+    assert steps == [(4, 10, ""), (8, 10, ""), (10, 10, "")]
+
+
+def test_the_model_is_left_as_it_was(model: EmbeddingModel, images: list[ImageFile]):
+    model.train()
+    before = embedding_space(model)
+
+    run(model, images)
+
+    assert model.training
+    assert embedding_space(model) == before
+
+
+def test_features_times_head_are_the_embeddings(model: EmbeddingModel, images: list[ImageFile]):
+    features = backbone_features(model, images, batch_size=4, num_workers=0, accelerator="cpu", progress=None)
+
+    by_hand = features @ model.head.weight.detach().numpy().T + model.head.bias.detach().numpy()
+
+    assert features.shape == (10, model.n_features)
+    assert relative_error(rows_of(model, images), by_hand) < 1e-5
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_an_image_that_has_changed_is_named_in_one_line(
+    model: EmbeddingModel, images: list[ImageFile], num_workers: int
+):
+    solid(images[4].path, "brown")
+
+    with pytest.raises(DatapoolError, match=r"blue.png: the file has changed since") as caught:
+        run(model, images, num_workers=num_workers)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("bias", "problem"), [(torch.nan, "not finite"), (torch.inf, "not finite"), (0.0, "all zero")])
+def test_an_embedding_that_is_no_direction_is_refused_by_file_name(images: list[ImageFile], bias: float, problem: str):
+    broken = build_model("test_efficientnet", dimension=6, input_size=32, pretrained=False, weights=None, seed=1)
+    torch.nn.init.zeros_(broken.head.weight)
+    torch.nn.init.constant_(broken.head.bias, bias)
+
+    with pytest.raises(DatapoolError, match=rf"black.png: its embedding is {problem} \(10 such images\)"):
+        run(broken, images)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("accelerator", ["cuda", "tpu"])
+def test_an_accelerator_that_is_not_there_is_refused(model: EmbeddingModel, images: list[ImageFile], accelerator: str):
+    with pytest.raises(
+        DatapoolError, match=f"accelerator is '{accelerator}', which this machine has not .* auto or cpu"
+    ):
+        run(model, images, accelerator=accelerator)
+
+
+def test_auto_finds_a_device(model: EmbeddingModel, images: list[ImageFile]):
+    assert relative_error(rows_of(model, images), rows_of(model, images, accelerator="auto")) < 1e-3
+
+
+def test_features_that_are_all_zero_are_no_error(images: list[ImageFile]):
+    dim = build_model("test_efficientnet", dimension=6, input_size=32, pretrained=False, weights=None, seed=1)
+    dim.backbone.register_forward_hook(lambda module, inputs, output: output * 0)
+
+    assert not backbone_features(dim, images, batch_size=4, num_workers=0, accelerator="cpu", progress=None).any()
+
+
+# The cache
+
+
+def cached(*hashes: str, dimension: int = 2) -> CachedEmbeddings:
+    return CachedEmbeddings(list(hashes), np.arange(len(hashes) * dimension, dtype=np.float32).reshape(-1, dimension))
+
+
+def test_the_cache_gives_back_what_was_written_last():
+    cache = EmbeddingCache(Path("cache"))
+    cache.write(SPACE, cached("a", "b", "c"))
+    cache.write(SPACE, cached("d", "e"))
+
+    rows = cache.read(SPACE, dimension=2)
+
+    assert rows is not None
+    assert rows.content_hashes == ["d", "e"]
+    assert rows.embeddings.tolist() == [[0, 1], [2, 3]]
+    assert rows.embeddings.dtype == np.float32
+
+
+def test_the_cache_file_is_a_plain_table():
+    EmbeddingCache(Path("cache")).write(SPACE, cached("a", "b"))
+
+    table = pq.read_table(f"cache/{SPACE}.parquet")
+
+    assert table.to_pylist() == [
+        {"content_hash": "a", "embedding": [0.0, 1.0]},
+        {"content_hash": "b", "embedding": [2.0, 3.0]},
+    ]
+    assert table.schema.field("embedding").type == pa.list_(pa.float32(), 2)
+
+
+def test_an_empty_cache_gives_nothing():
+    assert EmbeddingCache(Path("cache")).read(SPACE, dimension=2) is None
+
+
+FOREIGN = {
+    "no parquet": None,
+    "another column": pa.table({"name": ["a"], "embedding": pa.array([[1.0, 2.0]], pa.list_(pa.float32(), 2))}),
+    "another type": pa.table({"content_hash": ["a"], "embedding": pa.array([[1.0, 2.0]], pa.list_(pa.float64(), 2))}),
+    "ragged": pa.table({"content_hash": ["a"], "embedding": pa.array([[1.0, 2.0]], pa.list_(pa.float32()))}),
+    "missing": pa.table({"content_hash": ["a"], "embedding": pa.array([None], pa.list_(pa.float32(), 2))}),
+    "another dimension": pa.table({"content_hash": ["a"], "embedding": pa.array([[1.0]], pa.list_(pa.float32(), 1))}),
+    "not finite": pa.table({"content_hash": ["a"], "embedding": pa.array([[1.0, np.nan]], pa.list_(pa.float32(), 2))}),
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_a_foreign_cache_file_is_ignored_and_replaced(kind: str):
+    cache, path = EmbeddingCache(Path("cache")), Path(f"cache/{SPACE}.parquet")
+    path.parent.mkdir()
+    if FOREIGN[kind] is None:
+        path.write_bytes(b"PAR1 and then nothing")
+    else:
+        pq.write_table(FOREIGN[kind], path)
+
+    assert cache.read(SPACE, dimension=2) is None
+    cache.write(SPACE, cached("a"))
+    assert cache.read(SPACE, dimension=2) is not None
+
+
+def test_a_cache_file_with_a_rotten_bit_is_not_believed():
+    cache = EmbeddingCache(Path("cache"))
+    cache.write(SPACE, CachedEmbeddings(["aa", "bb"], np.array([[1, 2], [3, 4]], dtype=np.float32)))
+    path = Path("cache", f"{SPACE}.parquet")
+    data = path.read_bytes()
+    at = data.index(np.float32(3).tobytes())
+    path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])  # 3.0000002, a healthy number
+
+    assert cache.read(SPACE, dimension=2) is None
+
+
+def test_the_cache_keeps_the_four_spaces_written_last():
+    cache = EmbeddingCache(Path("cache"))
+    for space in ("a", "b", "c", "d", "e", "a"):
+        cache.write(space, cached("x"))
+
+    assert sorted(path.stem for path in Path("cache").iterdir()) == ["a", "c", "d", "e"]
+
+
+def test_a_space_that_could_be_a_path_is_refused():
+    with pytest.raises(ValueError, match="no embedding space"):
+        EmbeddingCache(Path("cache")).read("../secret", dimension=2)

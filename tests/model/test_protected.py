@@ -1,0 +1,140 @@
+"""Protected images: a folder embedded as the batch is, or a csv; or one line that says what is wrong."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from datapool.core.errors import DatapoolError
+from datapool.core.schema import Params
+from datapool.core.tables import EmbeddedTable
+from datapool.images.decode import ImageFile
+from datapool.model import protected
+from datapool.model.embedding import embed
+from datapool.model.embedding_model import EmbeddingModel, build_model, save_checkpoint
+
+SHIPPED = Path(__file__).parents[2] / "params.yaml"
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def model() -> EmbeddingModel:
+    return build_model("test_efficientnet", dimension=6, input_size=32, pretrained=False, weights=None, seed=1)
+
+
+def draw(name: str, color: str) -> ImageFile:
+    path = Path(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (40, 30), color).save(path)
+    return ImageFile(path, hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def read(
+    where: str | None, *, embeddings: str | None = None, dimension: int = 6, n_candidates: int = 1
+) -> EmbeddedTable:
+    content = yaml.safe_load(SHIPPED.read_text())
+    content["rules"]["protected"] = where
+    content["embeddings"] = embeddings
+    return protected.read_protected(
+        Params.model_validate(content),
+        Path("model.ckpt"),
+        dimension=dimension,
+        n_candidates=n_candidates,
+        cache_dir=Path("cache"),
+        progress=lambda done, of, note="": None,
+    )
+
+
+def test_a_folder_is_embedded_by_the_model_of_the_batch(model):
+    save_checkpoint(model, Path("model.ckpt"))
+    images = [draw("test/a/red.png", "red"), draw("test/blue.png", "blue")]
+    rows = read("test")
+
+    assert rows.table.filename.tolist() == ["a/red.png", "blue.png"]
+    assert rows.table.content_hash.tolist() == [image.content_hash for image in images]
+    settings = {"batch_size": 64, "num_workers": 0, "accelerator": "auto", "known": None, "progress": None}
+    assert np.array_equal(rows.embeddings, embed(model, images, **settings).embeddings)
+
+
+def test_images_that_were_embedded_in_the_last_run_are_not_embedded_again(model, monkeypatch):
+    save_checkpoint(model, Path("model.ckpt"))
+    draw("test/red.png", "red")
+    first = read("test")
+    monkeypatch.setattr("datapool.embedding._batches", lambda *images, **settings: pytest.fail("embedded again"))
+
+    assert read("test").embeddings.tobytes() == first.embeddings.tobytes()
+
+
+CSV = "filenames,embedding_0,embedding_1,labels\nx.jpg,0.5,1,0\ny.jpg,2,3,1\n"
+
+
+def test_a_csv_is_taken_as_it_is_and_knows_no_contents():
+    Path("test.csv").write_text(CSV)
+    rows = read("test.csv", embeddings="batch.csv", dimension=2)
+
+    assert rows.table.to_dict("list") == {"filename": ["x.jpg", "y.jpg"], "content_hash": ["", ""]}
+    assert rows.embeddings.tolist() == [[0.5, 1.0], [2.0, 3.0]]
+
+
+def test_nothing_protected_or_no_candidates_reads_nothing():
+    for rows in (read(None), read("nowhere", n_candidates=0)):
+        assert len(rows.table) == 0
+        assert rows.embeddings.shape == (0, 6)
+
+
+def refuse(where: str, told: str, **options: object) -> None:
+    with pytest.raises(DatapoolError) as caught:
+        read(where, **options)
+    assert str(caught.value) == told
+
+
+def test_what_is_not_there_is_refused():
+    refuse(
+        "tset",
+        "params.yaml: rules.protected is 'tset', which is not there; give a folder of images, an embeddings csv, or null",
+    )
+
+
+def test_a_folder_without_images_is_refused_for_it_would_protect_nothing():
+    Path("test").mkdir()
+    Path("test/notes.txt").write_text("no image")
+    refuse(
+        "test",
+        "params.yaml: rules.protected is 'test', a folder without images; give the images near which nothing may be "
+        "picked, or null",
+    )
+
+
+def test_a_folder_beside_embeddings_from_a_csv_is_refused_for_there_is_no_model():
+    draw("test/red.png", "red")
+    refuse(
+        "test",
+        "params.yaml: rules.protected is 'test', a folder, but embeddings come from the csv batch.csv and there is no model "
+        "to embed its images; give an embeddings csv of them",
+        embeddings="batch.csv",
+    )
+
+
+def test_a_csv_of_another_dimension_is_refused():
+    Path("test.csv").write_text(CSV)
+    refuse(
+        "test.csv",
+        "params.yaml: rules.protected is 'test.csv', with embeddings of 2 dimensions, but those of the batch have 6; embed "
+        "both with one model, or give the folder of the images",
+    )
+
+
+def test_a_damaged_protected_image_is_refused_for_nothing_near_it_could_be_found(model):
+    save_checkpoint(model, Path("model.ckpt"))
+    Path("test").mkdir()
+    Path("test/bad.png").write_bytes(b"no image")
+
+    with pytest.raises(DatapoolError, match=r"^test/bad\.png: [^\n]+$"):
+        read("test")

@@ -1,0 +1,206 @@
+"""The benchmark measures what it says, and its tables hold what a reader can check."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.contestants import CONTESTANTS, is_installed, runs_to
+from benchmarks.datasets import KINDS, make
+from benchmarks.machine import cores
+from benchmarks.measure import Timing, covering_radius, look_at_picks, on_a_line, textbook
+from benchmarks.plan import FULL, QUICK, STANDARD, Case
+from benchmarks.results import Compared, Measurements, exponents, in_seconds, times, whole
+from benchmarks.summary import block_of, summarize
+
+ROOT = Path(__file__).parents[2]
+LINE = np.array([[0.0], [3.0], [10.0], [6.0]], dtype=np.float32)
+
+
+def contestant(name):
+    return next(one for one in CONTESTANTS if one.name == name)
+
+
+def test_the_textbook_takes_the_farthest_each_time():
+    # 10 is farthest from 0; then 6 is 4 from 10, and 3 is 3 from 0.
+    assert textbook(LINE, 4) == [0, 2, 3, 1]
+
+
+def test_the_covering_radius_is_the_largest_distance_to_the_nearest_pick():
+    assert covering_radius(LINE, [0]) == 10.0
+    assert covering_radius(LINE, [0, 2]) == 4.0
+
+
+def test_other_picks_are_counted_and_their_radius_compared():
+    # {0, 6} leaves 10 at 4 from it, {0, 10} leaves 6 at 4, {0, 3} leaves 10 at 7.
+    assert look_at_picks(LINE, [0, 2], [0, 2]) == {"first_difference": 0, "n_other": 0, "radius_ratio": 1.0}
+    assert look_at_picks(LINE, [2, 0], [0, 2]) == {"first_difference": 1, "n_other": 0, "radius_ratio": 1.0}
+    assert look_at_picks(LINE, [0, 1], [0, 2]) == {"first_difference": 2, "n_other": 1, "radius_ratio": 7 / 4}
+
+
+@pytest.mark.parametrize("one", CONTESTANTS, ids=lambda one: one.name)
+def test_every_contestant_picks_what_the_textbook_picks(one):
+    if not is_installed(one):
+        pytest.skip(f"{one.package} is not installed")
+    rows = make("clustered", 300, 8)
+
+    assert list(map(int, one.prepare(rows, 30)())) == textbook(rows, 30)
+
+
+def test_a_slow_one_runs_for_fewer_picks_if_they_tell_its_time_and_is_left_out_if_not():
+    slow = contestant("numpy")._replace(most=1e6)
+
+    assert runs_to(slow, n=100, d=10, k=1_000) == 1_000
+    assert runs_to(slow, n=100, d=8, k=5_000) == 1_200  # 1,250 but for two digits
+    assert runs_to(slow, n=1_000, d=100, k=5_000) == 0  # 10 picks say nothing
+    assert runs_to(slow._replace(is_linear=False), n=100, d=8, k=5_000) == 0
+
+
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"digits"}))
+def test_made_embeddings_depend_on_nothing_but_the_seed(kind):
+    rows = make(kind, 5_000, 4)
+
+    assert (rows.shape, rows.dtype) == ((5_000, 4), np.float32)
+    assert np.array_equal(rows, make(kind, 5_000, 4))
+    assert not np.array_equal(rows, make(kind, 5_000, 4, seed=1))
+
+
+def test_normalized_embeddings_have_length_one():
+    assert np.allclose(np.linalg.norm(make("normalized", 5_000, 4), axis=1), 1.0, atol=1e-6)
+
+
+def test_times_show_three_digits_and_ratios_are_theirs():
+    assert [in_seconds(value) for value in (0.012345, 1.2345, 12.345, 1234.5)] == ["0.0123", "1.23", "12.3", "1234"]
+    assert [times("12.3", "1.23"), times("1234", "1.00"), times("1.00", "4.00")] == ["10.0×", "1234×", "0.25×"]
+
+
+def test_the_time_of_fewer_picks_is_drawn_on_in_a_straight_line():
+    # 2 s before the first pick and 0.01 s a pick; on the clock twice that.
+    runs = {100: Timing(3.0, 6.0, "a"), 200: Timing(4.0, 8.0, "b")}
+
+    assert on_a_line(runs, 1_000) == Timing(12.0, 24.0, "b")
+
+
+def test_a_time_that_was_drawn_on_is_marked():
+    one = Compared(
+        Case("uniform", 1_000, 10, 500), 1, "numpy", 100, "", "the textbook", cpu=[1.0, 2.0, 9.0], wall=[1.0]
+    )
+
+    assert (one.about, one.seconds("cpu"), one.spread("cpu")) == ("≈ ", "2.00", "(1.00 to 9.00)")
+    assert one._replace(k=500).about == ""
+
+
+def test_the_exponent_is_the_slope_of_log_time():
+    runs = [{"case": Case("uniform", n, 2, 3), "cpu": [n**2 / 7]} for n in (10, 20, 40)]
+
+    assert exponents({"n": runs}) == "n^2.00"
+
+
+def test_the_sizes_asked_for_are_in_the_plans():
+    sizes = {(10_000, 128, 1_000), (50_000, 128, 5_000), (200_000, 64, 2_000), (20_000, 512, 10_000)}
+
+    assert {case[1:] for case in STANDARD.cases} >= sizes
+    assert {case[1:] for case in FULL.cases} >= sizes | {(1_000_000, 128, 10_000)}
+    assert {case.kind for case in STANDARD.cases} == {case.kind for case in FULL.cases} == set(KINDS)
+
+
+def measured():
+    """Two cases on 1 and 2 threads: datapool takes 1 and 2 s, lightly-mundig 10 and 30 s and errs, numpy 8 s, drawn on from half the picks."""
+    compared = []
+    for threads in (1, 2):
+        for case, ours, mundig in ((Case("clustered", 10, 2, 4), 1.0, 10.0), (Case("uniform", 10, 2, 4), 2.0, 30.0)):
+            for one in CONTESTANTS:
+                seconds = {"datapool": ours, "lightly-mundig": mundig}.get(one.name, 8.0)
+                k = 2 if one.name == "numpy" else 4
+                missing = "" if one.name in ("datapool", "lightly-mundig", "numpy") else "over budget"
+                found = Compared(case, threads, one.name, k, missing, "the textbook", [seconds], [seconds])
+                if one.name == "lightly-mundig" and case.kind == "uniform":
+                    found = found._replace(first_difference=3, n_other=1, radius_ratio=1.5)
+                compared.append(found)
+    run = {"cpu": [1.0], "wall": [3.0]}
+    return Measurements(
+        limits={
+            threads: {"machine": {"processor": "a processor"}, "limits": {"read GB/s": 1.0, "float32 GFLOP/s": 1.0}}
+            for threads in (1, 2)
+        },
+        compared=compared,
+        growth={"n": [{"case": ["uniform", n, 2, 4], "cpu": [float(n)]} for n in (10, 20)]},
+        pools={threads: [{"size": [10, 5, 2, 4], "first": run, "all": run}] for threads in (1, 2)},
+        resume={"case": ["uniform", 10, 2, 4], "runs": [{"known": 2, "equal": True, **run}]},
+        cut={"case": ["uniform", 10, 2, 4], "runs": [{"picks": 2, **run}]},
+        memory=[{"size": [10, 0, 2, 4], "embeddings": 100, "more": 25}],
+        tables="| rows | seconds |",
+        others=0.02,
+    )
+
+
+def test_the_summary_says_what_the_measurements_come_to():
+    text = summarize(measured())
+
+    assert "| 10 × 2, 4 picks, clustered | 1.00 | 10.0 (10.0×) | –, over budget |" in text
+    assert "| ≈ 8.00 (8.0×) |" in text
+    assert "| 10 × 2, 4 picks, uniform |" not in text  # no row of its own, but in what follows
+    assert "from 10.0× (10 × 2, 4 picks, clustered) to 15.0× (10 × 2, 4 picks, uniform)" in text
+    assert "nearest to datapool comes numpy, 4.0× (10 × 2, 4 picks, uniform)" in text
+    assert "in 2 of the 2 cases compared with it" in text
+    assert "in 1 of 2 cases, at the earliest at pick 3; up to 25.0 % of its picks are others" in text
+    assert "1.5000 times as large" in text
+    assert "used by other programs meanwhile: 2 % of all cores" in text
+    assert "up to 1.25 times that of the embeddings" in text
+
+
+def test_the_table_of_a_case_has_what_was_measured_and_what_one_pass_a_pick_would_read():
+    rows = rows_below(whole(measured(), "", "make bench"), "### 10 × 2, 4 picks, uniform")
+
+    assert rows[0][:5] == ["datapool", "4", "2.00 (2.00 to 2.00)", "1.0×", "2.00 (2.00 to 2.00)"]
+    assert rows[1][:4] == ["lightly-mundig", "4", "30.0 (30.0 to 30.0)", "15.0×"]
+    assert rows[2][:3] == ["scikit-matter, Voronoi", "–", "–, over budget"]
+    assert rows[5][:4] == ["numpy", "2", "≈ 8.00 (8.00 to 8.00)", "4.0×"]
+    assert rows[7][4] == "0.000000320"  # 10 x 2 numbers of 4 bytes, 4 times, at 1 GB/s
+
+
+def test_what_the_tables_benchmark_prints_ends_the_results():
+    assert whole(measured(), "", "make bench").endswith("## Tables\n\n| rows | seconds |\n")
+
+
+def rows_below(text, heading):
+    """The cells of the first table below a heading, without its header."""
+    lines = text.split(f"{heading}\n", 1)[1].split("\n#", 1)[0].splitlines()
+    table = [line for line in lines if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table[2:]]
+
+
+@pytest.mark.slow
+def test_a_quick_run_has_every_contestant_in_every_case_and_ratios_of_the_numbers_shown():
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.selection", "--quick"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    text = done.stdout
+
+    for case in QUICK.cases:
+        rows = rows_below(text, f"### {case}")
+        assert [row[0] for row in rows[:-1]] == [one.name for one in CONTESTANTS]
+        ours = rows[0]
+        assert [len(row) for row in rows] == [2 + 5 * len({1, len(cores())})] * len(rows)
+        for row, one in zip(rows[:-1], CONTESTANTS, strict=True):
+            if not is_installed(one):
+                assert row[2] == "–, not installed"
+                continue
+            for column in range(2, len(row), 5):
+                for time, ratio in ((column, column + 1), (column + 2, column + 3)):
+                    short_repr, fastest = (
+                        float(re.match(r"(?:≈ )?([\d.]+) \(", cells[time])[1]) for cells in (row, ours)
+                    )
+                    assert row[ratio] == times(str(short_repr), str(fastest)), (case, row)
+                assert int(row[column + 4]) == QUICK.repetitions
+    exact = rows_below(text, "## Exactness")
+    assert {row[0] for row in exact} == {str(case) for case in QUICK.cases}
+    assert all(row[2] == "the textbook" and re.fullmatch(r"all \d+ equal", row[3]) for row in exact)
+    assert len(rows_below(text, "## Memory")) == len(QUICK.memory)
+    assert [row[0] for row in rows_below(text, "## Another min_distance")] == ["50", "10"]
+    assert {row[3] for row in rows_below(text, "## A pool, and going on")} >= {"1 thread"}
+    assert "clustered" in block_of(text)
+    assert not re.search(r"20\d\d-\d\d|\b(nan|inf)\b", text)

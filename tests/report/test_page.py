@@ -1,0 +1,651 @@
+"""The page of the report: what it tells, that it loads nothing and runs nothing from a name, and the same bytes again."""
+
+import base64
+import hashlib
+import json
+import re
+import shutil
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datapool.core.lineage import read_lineage
+from datapool.core.params import load_params
+from datapool.core.schema import Params
+from datapool.core.tables import EmbeddedTable, write_csv, write_json, write_rows, write_table
+from datapool.images import batch
+from datapool.pool import merge as pool
+from datapool.report import page as report
+from datapool.report.charts import project
+from datapool.report.page import Run, write_report
+from datapool.selection import evaluation, sampling
+from datapool.selection import ranking as ordering
+from datapool.selection.evaluation_sample import measure_sample
+
+RED, GREEN, BLUE, YELLOW = (220, 20, 20), (20, 160, 20), (20, 20, 220), (230, 230, 20)
+ROOT = Path(__file__).parents[2]
+
+
+# --- a workspace ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def workspace(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def no_progress(*_):
+    pass
+
+
+def parameters(**changes) -> Params:
+    content = load_params(ROOT / "params.yaml").model_dump()
+    content["stopping_condition"]["min_distance"] = 1.0
+    content["normalize_embeddings"] = False
+    return Params.model_validate({**content, "input_dir": "week", **changes})
+
+
+def paint(**colors: tuple[int, int, int]) -> None:
+    """Pictures in week/, wide ones: NAME.png for every color."""
+    for name, color in colors.items():
+        draw(f"{name}.png", color)
+
+
+def draw(name: str, color: tuple[int, int, int]) -> None:
+    path = Path("week") / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (300, 200), color).save(path)
+
+
+def run_on(places: dict[str, tuple[float, float]], params: Params, *, lineage: str = "datapools.json") -> Run:
+    """Scan week/ and pick, with the embedding of each image given by hand; merge."""
+    Path("week").mkdir(exist_ok=True)
+    found = batch.scan(
+        Path("week"), filename_prefix="", relevant=None, check_images=True, remove_duplicates=True, progress=no_progress
+    )
+    base, _ = pool.open_base(Path("pools"), Path(lineage), "demo", found.images, base_version=None)
+    table = batch.candidates(found.images, base.rows.table)[["filename", "content_hash", "weak_label"]]
+    candidates = EmbeddedTable(
+        table, np.array([places[name] for name in table.filename], dtype=np.float32).reshape(-1, 2)
+    )
+    how = ordering.RankingConfig(
+        "coreset", normalize=False, append_weak_labels=False, seed=1, n_clusters=1, scores=None, rules=params.rules
+    )
+    nobody = EmbeddedTable(table.iloc[:0], candidates.embeddings[:0])
+    ranking = ordering.rank(candidates, base.rows, nobody, how, n_samples=-1, min_distance=-1, progress=no_progress)
+    stop = params.stopping_condition
+    sampled = sampling.sample(found.images, candidates, base.rows, ranking, stop, how, progress=no_progress)
+    around = measure_sample(candidates.embeddings, base.rows.embeddings.reshape(-1, 2), seed=1)
+    compared = evaluation.compare(candidates, sampled.picks.table.filename, around, how)
+    counts = {
+        **sampling.metrics(found.images, len(table), len(base.rows.table), sampled),
+        **evaluation.certificate(sampled.covering_radius, sampled.farthest, how),
+        **evaluation.metrics(compared, around, min_distance=stop.min_distance),
+    }
+    space = {"id": "f00d", "backbone": "resnet18", "dimension": 2, "input_size": 8, "origin": "ImageNet weights"}
+    record = {
+        "embedding_space": space,
+        "covering_radius": counts["covering_radius"],
+        "parameters": {"method": "coreset", "stopping_condition": stop.model_dump()},
+    }
+    pool.merge(Path("pools"), Path(lineage), base, sampled.picks, None, keep_history=True, record=record)
+    return Run(
+        images=found.images,
+        passed_over={"hidden": found.n_hidden, "not_images": found.n_other, "not_relevant": found.n_not_relevant},
+        base=base,
+        candidates=candidates,
+        embedding_space=space,
+        curve=ordering.curve(ranking.table),
+        coverage=compared.curve,
+        picks=sampled.picks,
+        removed=sampled.removed,
+        metrics=counts,
+        versions=read_lineage(Path(lineage)).get("demo", []),
+    )
+
+
+def four_images() -> Run:
+    """far (10 away) is picked after a; near (0.5 from a) is covered by it; copy has the bytes of a, broken none."""
+    paint(a=RED, far=GREEN, near=BLUE)
+    shutil.copy("week/a.png", "week/copy.png")
+    Path("week/broken.png").write_bytes(b"no picture")
+    return run_on({"a.png": (0, 0), "far.png": (10, 0), "near.png": (0.5, 0)}, parameters())
+
+
+# --- a page, read as a browser reads it -------------------------------------------------------------------------------
+
+
+@dataclass
+class Page(HTMLParser):
+    source: str
+    tags: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+    texts: dict[str, list[str]] = field(default_factory=dict)
+    """What stands directly in each kind of element."""
+
+    def __post_init__(self):
+        super().__init__()
+        self.open = ["document"]
+        self.feed(self.source)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in ("meta", "img", "link", "base", "input", "embed"):  # these have no end
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, f"</{tag}> closes another element"
+
+    def handle_data(self, data):
+        self.texts.setdefault(self.open[-1], []).append(data)
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+    @property
+    def text(self) -> str:
+        """What can be read on the page, with single spaces."""
+        parts = [part for tag, texts in self.texts.items() if tag not in ("script", "style") for part in texts]
+        return " ".join(" ".join(parts).split())
+
+
+def written(run: Run, params: Params | None = None, removed_file: str = "output/removed.csv") -> Page:
+    write_report(Path("output/report.html"), run, params or parameters(), removed_file=removed_file)
+    return Page(Path("output/report.html").read_text(encoding="utf-8"))
+
+
+def cards(page: Page) -> list[str]:
+    return re.findall(r"<li>(.*?)</li>", page.source, flags=re.DOTALL)
+
+
+def color_in(card: str, which: int) -> tuple[int, int, int]:
+    """Color in the middle of a picture of a card."""
+    data = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', card)[which]
+    picture = Image.open(BytesIO(base64.b64decode(data)))
+    return picture.getpixel((picture.width // 2, picture.height // 2))
+
+
+# --- what it tells ----------------------------------------------------------------------------------------------------
+
+
+def test_the_page_says_what_happened_in_one_sentence_and_names_pool_and_version():
+    page = written(four_images())
+
+    assert page.texts["title"] == ["Pool demo, version 1"]
+    assert (
+        "picked 2 of 3 candidates: the pool grows from 0 to 2 images; every candidate lies within 0.5 of it."
+        in page.texts["p"]
+    )
+
+
+def test_every_image_of_the_batch_is_counted_with_its_fate():
+    cells = [text.strip() for text in written(four_images()).texts["td"] if text.strip()]
+
+    for fate, count in (("picked", "2"), ("covered", "1"), ("exact copies", "1"), ("corrupt", "1")):
+        assert cells[cells.index(fate) + 1] == count
+    assert "already in the pool" not in cells
+
+
+def test_corrupt_images_and_copies_are_listed_with_the_reason():
+    text = written(four_images()).source
+
+    assert "<tr><td><code>broken.png</code></td><td>not an image: no known format</td></tr>" in text
+    assert "<tr><td><code>copy.png</code></td><td>duplicate of a.png</td></tr>" in text
+
+
+def test_a_long_list_is_cut_and_says_where_the_rest_is(monkeypatch):
+    monkeypatch.setattr(report, "MAX_ROWS", 2)
+    paint(a=RED)
+    for i in range(5):
+        Path(f"week/broken_{i}.png").write_bytes(b"")
+
+    page = written(run_on({"a.png": (0, 0)}, parameters()), removed_file="output/<all>.csv")
+
+    assert [name for name in page.texts["code"] if name.startswith("broken")] == ["broken_0.png", "broken_1.png"]
+    assert "3 more are in" in page.text
+    assert "output/<all>.csv" in page.texts["code"]
+
+
+def test_every_version_of_the_pool_is_listed():
+    four_images()
+    paint(later=YELLOW)
+    page = written(run_on({"near.png": (0.5, 0), "later.png": (0, 7)}, parameters()))
+
+    # far and a are version 1; later (7 from a) is version 2; near is covered by a again.
+    numbers = re.findall(r'<td class="n">(\d+)</td><td class="n">(\d+)</td><td class="n">(\d+)</td>', page.source)
+    assert numbers == [("1", "2", "2"), ("2", "3", "1")]
+    assert page.texts["title"] == ["Pool demo, version 2"]
+    assert "coreset, min_distance 1" in page.texts["td"]
+
+
+def test_all_parameters_are_shown_as_yaml():
+    params = parameters(filename_prefix="<week>/", n_example_images=3)
+
+    short_repr = "".join(written(four_images(), params).texts["pre"])
+
+    assert "filename_prefix: <week>/\n" in short_repr
+    assert "stopping_condition:\n  n_samples: -1\n  min_distance: 1.0\n" in short_repr
+    assert "criterion:\n    temperature: 0.5" in short_repr
+
+
+def test_the_embedding_space_is_shown_without_what_is_not_known():
+    run = four_images()._replace(embedding_space={"backbone": None, "dimension": 2, "origin": "embeddings csv"})
+
+    page = written(run)
+
+    assert "embeddings csv" in page.texts["code"]
+    assert "backbone" not in page.texts["td"]
+
+
+# --- charts -----------------------------------------------------------------------------------------------------------
+
+
+def charts(page: Page) -> dict[str, tuple[dict, dict]]:
+    """Traces by name, and the layout, of each chart."""
+    drawn = {}
+    for line in page.texts["script"][-1].splitlines():
+        name, traces, layout, _ = json.loads(f"[{line.removeprefix('Plotly.newPlot(').removesuffix(');')}]")
+        drawn[name] = {trace["name"]: trace for trace in traces}, layout
+    return drawn
+
+
+def test_the_curve_is_cut_where_the_selection_ended():
+    traces, layout = charts(written(four_images()))["curve"]
+
+    # a has no distance; far is 10 away; near, 0.5 away, was not picked.
+    assert (traces["picked"]["x"], traces["picked"]["y"]) == ([2], [10.0])
+    assert (traces["not picked"]["x"], traces["not picked"]["y"]) == ([3], [0.5])
+    assert [(shape["x0"], shape["y0"]) for shape in layout["shapes"]] == [(2.5, 0), (0, 1.0)]
+    assert layout["annotations"][0]["xanchor"] == "right"  # its words end at the cut: two steps before, one after
+
+
+def test_the_curve_has_no_line_for_an_inactive_min_distance():
+    run = four_images()
+    stop = {"n_samples": 2, "min_distance": -1.0, "n_samples_includes_datapool": False}
+
+    _, layout = charts(written(run, parameters(stopping_condition=stop)))["curve"]
+
+    assert [note["text"] for note in layout["annotations"]] == ["cut after 2"]
+
+
+def rows_of_table(page: Page, head: str) -> list[list[str]]:
+    """The cells of the table with this first column."""
+    table = next(part for part in page.source.split("<table>") if f'">{head}</th>' in part or f">{head}</th>" in part)
+    rows = re.findall(r"<tr>(.*?)</tr>", table.split("<tbody>")[1].split("</tbody>")[0])
+    return [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in rows]
+
+
+def test_beside_the_curve_stands_what_another_min_distance_would_pick():
+    # The first image has no distance and is always picked; far lies 10 away, near 0.5.
+    assert rows_of_table(written(four_images()), "min_distance") == [
+        ["10", "2", "66.7%"],
+        ["<b>1</b>", "<b>2</b>", "<b>66.7%</b>"],
+        ["0.5", "3", "100.0%"],
+    ]
+
+
+def test_a_method_that_knows_no_min_distance_has_no_such_table():
+    stop = {"n_samples": 2, "min_distance": -1.0, "n_samples_includes_datapool": False}
+    page = written(four_images(), parameters(method="random", stopping_condition=stop))
+
+    assert "min_distance" not in page.texts["th"]
+
+
+def test_the_choice_is_drawn_beside_a_random_one():
+    page = written(four_images())
+    traces, _ = charts(page)["coverage"]
+
+    # a lies at 0, far at 10, near at 0.5: after a the mean is 10.5 / 3, after far 0.5 / 3.
+    assert traces["chosen, mean"]["x"] == traces["random, mean"]["x"] == [1, 2]
+    assert traces["chosen, mean"]["y"] == pytest.approx([3.5, 0.5 / 3], abs=1e-5)
+    assert traces["chosen, 99 % within"]["y"] == pytest.approx([9.81, 0.49], abs=1e-5)
+    assert traces["random, mean"]["y"][0] > traces["random, mean"]["y"][1] >= 0
+    assert "A candidate lies 0.1667 from its nearest image of the pool on average" in page.text
+    assert "instead of 0.5 (of 3 candidates)." in page.text
+
+
+def test_the_certificate_is_told_with_its_witness():
+    page = written(four_images())
+
+    assert "No choice of 2 new images could get it below 0.25, half of that" in page.text
+    assert "near.png" in page.source.split("half of that")[1].split("</p>")[0]
+
+
+def test_a_choice_without_certificate_tells_none():
+    run = four_images()
+    bare = run._replace(metrics={**run.metrics, "radius_lower_bound": None, "witness": None})
+
+    assert "No choice of" not in written(bare).text
+
+
+def test_the_regime_of_the_batch_is_a_hint():
+    # near lies 0.5 from a; the usual distance is about 10: two of three are redundant.
+    page = written(four_images())
+
+    assert "Hint: 67% of the candidates lie closer than" in page.text
+
+
+def test_the_map_shows_pool_picks_and_left_out_at_their_places():
+    four_images()
+    paint(later=YELLOW)
+    run = run_on({"near.png": (0.5, 0), "later.png": (0, 7)}, parameters())
+
+    traces, _ = charts(written(run))["map"]
+
+    # Turned and moved, but distances stay: 2-D embeddings lose nothing in two dimensions.
+    place = {
+        trace["text"][i].split("<br>")[0]: np.array([trace["x"][i], trace["y"][i]])
+        for trace in traces.values()
+        for i in range(len(trace["x"]))
+    }
+    assert list(traces) == ["left out (1)", "in the pool before (2)", "picked (1)"]
+    assert np.linalg.norm(place["a.png"] - place["later.png"]) == pytest.approx(7, abs=0.01)
+    assert np.linalg.norm(place["a.png"] - place["near.png"]) == pytest.approx(0.5, abs=0.01)
+    assert np.linalg.norm(place["far.png"] - place["a.png"]) == pytest.approx(10, abs=0.01)
+    assert traces["left out (1)"]["text"] == ["near.png<br>covered by a.png at distance 0.5"]
+    assert traces["picked (1)"]["text"] == ["later.png<br>pick 1, at distance 7 from a.png"]
+    assert traces["in the pool before (2)"]["text"][1] == "far.png<br>in the pool since version 1"
+
+
+def test_the_map_lies_in_the_vectors_between_which_distances_are_taken():
+    # Embeddings in one direction are one point once they are normalized.
+    run, params = four_images(), parameters(normalize_embeddings=True)
+    run = run._replace(
+        candidates=run.candidates._replace(embeddings=np.array([[1, 1], [9, 9], [0, 2]], dtype=np.float32))
+    )
+
+    traces, _ = charts(written(run, params))["map"]
+
+    assert traces["picked (2)"]["x"][0] == pytest.approx(traces["picked (2)"]["x"][1], abs=1e-3)
+
+
+def test_main_directions_are_turned_so_that_the_largest_entry_is_positive():
+    vectors = np.array([[0, 0], [-4, 1], [4, 1], [0, 2]], dtype=np.float32)
+
+    points, shares = project(vectors)
+
+    # Along x lie -4, 0, 0, 4 (squares 32), along y -1, 0, 0, 1 (squares 2).
+    assert points.tolist() == [[0, -1], [-4, 0], [4, 0], [0, 1]]
+    assert shares.tolist() == pytest.approx([32 / 34, 2 / 34])
+
+
+def test_a_large_map_is_thinned_evenly_and_says_so(monkeypatch):
+    monkeypatch.setattr(report, "MAX_POINTS", 3)
+    draw("pick.png", RED)
+    for i in range(5):
+        draw(f"near_{i}.png", (i, 0, 0))
+    places = {"pick.png": (0.9, 0), **{f"near_{i}.png": (i / 10, 0) for i in range(5)}}
+
+    page = written(run_on(places, parameters()))  # near_0 comes first and covers all others
+
+    names = [text.split("<br>")[0] for text in charts(page)["map"][0]["left out (5)"]["text"]]
+    assert names == ["near_1.png", "near_3.png", "pick.png"]
+    assert "Of 5 left out, 3 are drawn, evenly chosen." in page.text
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_pick_is_shown_with_its_nearest_neighbor_and_their_distance():
+    first, second, covered = cards(written(four_images()))
+
+    assert color_in(first, 0) == pytest.approx(RED, abs=3)
+    assert "begins the pool" in first
+    assert "<b>#2</b><span>distance 10</span>" in second
+    assert [color_in(second, i) for i in (0, 1)] == [pytest.approx(GREEN, abs=3), pytest.approx(RED, abs=3)]
+    assert "<b>covered</b><span>distance 0.5</span>" in covered
+    assert "covered by <code>a.png</code>" in covered
+    assert [color_in(covered, i) for i in (0, 1)] == [pytest.approx(BLUE, abs=3), pytest.approx(RED, abs=3)]
+
+
+def test_pictures_are_small_keep_their_shape_and_stand_upright():
+    draw("turned.jpg", RED)
+    upright = Image.new("RGB", (300, 150), BLUE)
+    exif = upright.getexif()
+    exif[0x0112] = 6  # EXIF orientation: the camera was turned by 90 degrees
+    upright.save("week/turned.jpg", exif=exif)
+
+    page = written(run_on({"turned.jpg": (0, 0)}, parameters()))
+
+    data = page.all("img")[0]["src"].removeprefix("data:image/jpeg;base64,")
+    assert Image.open(BytesIO(base64.b64decode(data))).size == (64, 128)
+
+
+def test_a_picture_carries_pixels_and_nothing_that_the_file_says_besides():
+    draw("told.jpg", RED)
+    exif = Image.Exif()
+    exif[0x010E] = "EXIF of somebody"  # ImageDescription
+    Image.new("RGB", (300, 200), RED).save("week/told.jpg", comment=b"comment of somebody", exif=exif)
+
+    page = written(run_on({"told.jpg": (0, 0)}, parameters()))
+
+    (picture,) = page.all("img")
+    assert b"of somebody" in Path("week/told.jpg").read_bytes()
+    assert b"of somebody" not in base64.b64decode(picture["src"].removeprefix("data:image/jpeg;base64,"))
+
+
+def test_no_more_pictures_than_asked_for():
+    run = four_images()
+
+    assert len(cards(written(run, parameters(n_example_images=1)))) == 2  # one pick, one left out
+    assert cards(written(run, parameters(n_example_images=0))) == []
+
+
+def test_an_image_that_is_gone_or_changed_becomes_a_box_with_the_reason():
+    run = four_images()
+    Path("week/far.png").unlink()
+    draw("near.png", YELLOW)
+
+    page = written(run)
+
+    boxes = page.texts["span"]
+    assert any(box.startswith("cannot be read (No such file or directory)") for box in boxes)
+    assert "the file has changed since the batch was scanned" in boxes
+    assert len(page.all("img")) == 3  # a, as itself and twice as the nearest
+
+
+def test_a_neighbor_from_an_earlier_batch_is_named_without_a_picture():
+    four_images()
+    shutil.rmtree("week")
+    paint(later=YELLOW)
+
+    (card,) = cards(written(run_on({"later.png": (0, 7)}, parameters())))
+
+    assert "in the pool, not in this batch" in card
+    assert "nearest <code>a.png</code>" in card
+
+
+def test_a_damaged_file_with_the_name_of_a_pool_image_is_not_taken_for_it():
+    four_images()
+    shutil.rmtree("week")
+    paint(later=YELLOW)
+    Path("week/a.png").write_bytes(b"")
+
+    (card,) = cards(written(run_on({"later.png": (0, 7)}, parameters())))
+
+    assert "in the pool, not in this batch" in card
+
+
+# --- nothing to pick --------------------------------------------------------------------------------------------------
+
+
+def test_an_empty_batch_and_no_pool_give_a_page_without_charts():
+    page = written(run_on({}, parameters()))
+
+    assert page.texts["title"] == ["Pool demo, no version yet"]
+    assert "nothing to pick: of 0 images none is a candidate; the pool stays as it is." in page.texts["p"]
+    assert "Pool demo has no version yet: nothing was ever picked for it." in page.texts["p"]
+    assert page.all("script") == []
+
+
+def test_a_batch_that_the_pool_holds_already_shows_the_pool_and_why():
+    four_images()
+    Path("week/near.png").unlink()
+
+    page = written(run_on({}, parameters()))
+
+    assert "in the pool as a.png since version 1" in page.texts["td"]
+    assert list(charts(page)) == ["map"]
+    assert list(charts(page)["map"][0]) == ["in the pool before (2)"]
+
+
+# --- names that do harm, and loading nothing --------------------------------------------------------------------------
+
+HARMFUL = (
+    "<script>alert(1)</script>.png",  # a folder called '<script>alert(1)<'
+    '"><img src=x onerror=alert(2)>.png',
+    "' onmouseover='alert(3)&lt;b&gt;.png",
+    "über 猫 😀.png",
+)
+
+
+def harmful_run() -> Run:
+    Path("week").mkdir()
+    for i, name in enumerate(HARMFUL):
+        draw(name, (50 * i, 0, 0))
+        shutil.copy(Path("week") / name, Path("week") / f"{name.removesuffix('.png')} copy.png")
+        (Path("week") / f"{name.removesuffix('.png')} broken.png").write_bytes(b"")
+    draw("<i>near.png", (1, 2, 3))
+    places = {name: (3.0 * i, 0.0) for i, name in enumerate(HARMFUL)}
+    # Copies may come before their originals: both have the place.
+    places |= {f"{name.removesuffix('.png')} copy.png": place for name, place in places.items()}
+    return run_on({**places, "<i>near.png": (9.1, 0.0)}, parameters())
+
+
+def test_names_are_shown_as_they_are_and_never_become_elements_or_attributes():
+    page = written(harmful_run())
+
+    assert {tag for tag, _ in page.tags}.isdisjoint({"i", "iframe", "object"})
+    assert [attributes for _, attributes in page.tags if any(key.startswith("on") for key in attributes)] == []
+    assert len(page.all("script")) == 2
+    assert all(image["src"].startswith("data:image/jpeg;base64,") for image in page.all("img"))
+    stems = [name.removesuffix(".png") for name in HARMFUL]
+    for stem in stems:
+        assert f"{stem} broken.png" in page.texts["code"]
+        assert any(image["alt"].startswith(stem) for image in page.all("img"))
+
+
+def test_names_do_not_end_the_script_and_are_no_markup_in_the_charts():
+    page = written(harmful_run())
+
+    assert "<" not in page.texts["script"][-1]
+    hovers = [text for trace in charts(page)["map"][0].values() for text in trace["text"]]
+    assert any(hover.startswith("&lt;script&gt;alert(1)&lt;/script&gt;") for hover in hovers)
+    assert not any("<i" in hover or "<s" in hover for hover in hovers)
+
+
+def test_control_characters_and_turned_writing_are_written_out():
+    draw("gnp.\u202eexe\n\x1b.png", RED)
+
+    page = written(run_on({"gnp.\u202eexe\n\x1b.png": (0, 0)}, parameters()))
+
+    assert "\u202e" not in page.source
+    assert "\x1b" not in page.source
+    assert "gnp.\\u202eexe\\n\\x1b.png" in page.texts["code"]
+
+
+def test_the_page_loads_nothing():
+    page = written(harmful_run())
+
+    loading = {
+        "src",
+        "href",
+        "srcset",
+        "action",
+        "data",
+        "poster",
+        "background",
+        "xlink:href",
+        "manifest",
+        "formaction",
+    }
+    links = [value for _, attributes in page.tags for key, value in attributes.items() if key in loading]
+    assert links
+    assert [link for link in links if not link.startswith("data:")] == []
+    assert {tag for tag, _ in page.tags}.isdisjoint({"link", "base", "iframe", "embed", "object"})
+    styles = "".join(page.texts["style"]) + "".join(attributes.get("style", "") for _, attributes in page.tags)
+    assert not re.search(r"url\(|@import|src:", styles)
+    plotly, calls = page.texts["script"]
+    assert "plotly.js v" in plotly[:500]
+    assert "//" not in page.source.split("<body>")[0]
+    assert "://" not in calls
+
+
+def test_the_policy_of_the_page_allows_its_own_scripts_and_no_other():
+    page = written(four_images())
+
+    policy = next(meta["content"] for meta in page.all("meta") if "http-equiv" in meta)
+    digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in page.texts["script"]]
+    assert policy.startswith("default-src 'none'; ")
+    assert f"script-src 'sha256-{digests[0]}' 'sha256-{digests[1]}';" in policy
+    assert "http" not in policy
+
+
+# --- the same bytes ---------------------------------------------------------------------------------------------------
+
+
+def test_the_same_inputs_give_the_same_bytes_anywhere(tmp_path, monkeypatch):
+    pages = []
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        pages.append(written(four_images()).source)
+
+    assert pages[0] == pages[1]
+    assert str(tmp_path) not in pages[0]
+
+
+# --- the stage --------------------------------------------------------------------------------------------------------
+
+
+def test_the_stage_reads_what_the_others_wrote(tmp_path, capsys):
+    import yaml
+
+    from stages.report import report as stage
+
+    draw("NA.png", RED)
+    shutil.copy("week/NA.png", "week/null")
+    Path("week/null").rename("week/null.png")
+    run = run_on({"NA.png": (0, 0)}, parameters())
+    Path("params.yaml").write_text(yaml.safe_dump(parameters().model_dump()))
+    paths = {
+        name: Path("output") / name
+        for name in [
+            "images",
+            "passed_over",
+            "base",
+            "embeddings",
+            "space",
+            "curve",
+            "coverage",
+            "picks",
+            "removed",
+            "metrics",
+        ]
+    }
+    write_table(paths["images"], run.images)
+    write_json(paths["passed_over"], run.passed_over)
+    pool.write_base(paths["base"], run.base)
+    write_rows(paths["embeddings"], run.candidates)
+    write_json(paths["space"], run.embedding_space)
+    write_csv(paths["curve"], run.curve)
+    write_csv(paths["coverage"], run.coverage)
+    write_rows(paths["picks"], run.picks)
+    # One name is what pandas takes for a missing value.
+    write_csv(paths["removed"], run.removed.replace("null.png", "null"))
+    write_json(paths["metrics"], run.metrics)
+
+    stage(**paths, lineage=Path("datapools.json"), report=Path("output/report.html"))
+
+    page = Page(Path("output/report.html").read_text(encoding="utf-8"))
+    assert capsys.readouterr().out == "the report is in output/report.html\n"
+    assert page.texts["title"] == ["Pool demo, version 1"]
+    assert "null" in page.texts["code"]
+    assert (
+        page.source
+        == written(run._replace(removed=run.removed.replace("null.png", "null")), removed_file="output/removed").source
+    )

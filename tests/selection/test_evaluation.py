@@ -1,0 +1,424 @@
+"""What a choice bought beside a random one, and which regime a batch is in: points on a line."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from datapool.core.schema import Rules
+from datapool.core.tables import EmbeddedTable
+from datapool.selection import evaluation_sample as module
+from datapool.selection.evaluation import Comparison, certificate, compare, metrics, regime, what_if
+from datapool.selection.evaluation_sample import EvaluationSample, measure_sample
+from datapool.selection.k_center import k_center, random_order
+from datapool.selection.ranking import RankingConfig
+
+NO_RULES = Rules(balance=None, sequence_gap=None, protected=None, protected_distance=0.1)
+
+
+def line(*positions: float) -> np.ndarray:
+    return np.array(positions, dtype=np.float32).reshape(-1, 1)
+
+
+def offered(*positions: float, labels: str = "") -> EmbeddedTable:
+    """Candidates a, b, c, … on a line."""
+    names = [chr(ord("a") + i) for i in range(len(positions))]
+    table = pd.DataFrame({"filename": names, "weak_label": list(labels) or ["."] * len(names)}).astype("str")
+    return EmbeddedTable(table, line(*positions))
+
+
+def how(
+    method: str = "coreset", seed: int = 1, normalize: bool = False, labels: bool = False, rules: Rules = NO_RULES
+) -> RankingConfig:
+    return RankingConfig(
+        method=method,
+        normalize=normalize,
+        append_weak_labels=labels,
+        seed=seed,
+        n_clusters=2,
+        scores=None,
+        rules=rules,
+    )
+
+
+def around(candidates: np.ndarray, pool: np.ndarray, seed: int = 1) -> EvaluationSample:
+    return measure_sample(candidates, pool, seed=seed)
+
+
+def compared(candidates: EmbeddedTable, picks: str, pool: np.ndarray | None = None, **options: object) -> Comparison:
+    base = line() if pool is None else pool
+    return compare(candidates, pd.Series(list(picks), dtype="str"), around(candidates.embeddings, base), how(**options))
+
+
+def by_row(found: EvaluationSample, values: np.ndarray) -> list[float]:
+    return values[np.argsort(found.candidates)].tolist()
+
+
+# --- before anything is picked ---------------------------------------------------------------------------------------
+
+
+def test_each_candidate_s_nearest_of_the_pool_and_of_the_others_is_found():
+    found = around(line(0, 1, 3, 10), line(2, 20))
+
+    assert by_row(found, found.to_pool) == [2, 1, 1, 8]
+    assert by_row(found, found.to_others) == [1, 1, 2, 7]
+
+
+def test_nobody_is_its_own_nearest_but_a_copy_is():
+    found = around(line(5, 5, 9), line(0))
+
+    assert by_row(found, found.to_others) == [0, 0, 4]
+
+
+def test_one_candidate_has_no_other_and_an_empty_pool_is_infinitely_far():
+    found = around(line(7), line())
+
+    assert (found.to_pool.tolist(), found.to_others.tolist()) == ([np.inf], [np.inf])
+    assert len(around(line(), line(1)).candidates) == 0
+
+
+def test_blocks_change_no_distance(monkeypatch):
+    points = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
+    between = np.linalg.norm(points[:, None].astype(np.float64) - points[None], axis=2)
+    between[np.diag_indices(50)] = np.inf
+    monkeypatch.setattr(module, "_BLOCK", 7)
+    found = measure_sample(points, points[:0], seed=1)
+
+    assert by_row(found, found.to_others) == pytest.approx(between.min(axis=1), abs=1e-12)
+
+
+def test_many_candidates_are_evaluated_in_part_and_fewer_where_each_is_compared_with_all(monkeypatch):
+    monkeypatch.setattr(module, "MOST", 40)
+    monkeypatch.setattr(module, "FEWEST", 5)
+    monkeypatch.setattr(module, "FEWEST_PAIRED", 2)
+    monkeypatch.setattr(module, "PAIRS", 1000)
+    points = line(*range(100))
+
+    def counts(n_pool: int) -> tuple[int, int]:
+        found = around(points, line(*range(n_pool)))
+        assert len(set(found.candidates)) == len(found.candidates)
+        return len(found.candidates), int((~np.isnan(found.to_others)).sum())
+
+    assert counts(10) == (40, 10)  # MOST; 1000 pairs with 100 candidates
+    assert counts(50) == (20, 10)  # 1000 pairs with a pool of 50
+    assert counts(1000) == (5, 5)  # FEWEST
+    monkeypatch.setattr(module, "PAIRS", 10)
+    assert counts(1) == (10, 2)  # FEWEST_PAIRED
+
+
+def test_the_evaluated_are_a_random_sample_decided_by_the_seed(monkeypatch):
+    monkeypatch.setattr(module, "MOST", 5)
+    points = line(*range(100))
+    chosen = [tuple(around(points, line(0), seed=seed).candidates) for seed in (1, 1, 2)]
+
+    assert chosen[0] == chosen[1] != chosen[2]
+    assert len({row for seed in range(100) for row in around(points, line(0), seed=seed).candidates}) == 100
+
+
+# --- after the choice ------------------------------------------------------------------------------------------------
+
+
+def test_the_curve_tells_the_mean_distance_after_so_many_picks():
+    # From the pool {0}: 10 and 20 lie 15 away on average; after 20 is taken, 10 lies 10 from it and from the pool.
+    found = compared(offered(10, 20), "b", line(0))
+
+    assert found.curve.step.tolist() == [0, 1]
+    assert found.curve.chosen.tolist() == [15, 5]
+    assert found.evaluated == 2
+
+
+def test_without_a_pool_the_curve_begins_with_the_first_pick():
+    found = compared(offered(0, 10, 20), "bac")
+
+    assert found.curve.step.tolist() == [1, 2, 3]
+    assert found.curve.chosen.tolist() == [20 / 3, 10 / 3, 0]
+
+
+def test_radius_mean_and_percentile_are_those_of_the_distances_to_pool_and_picks():
+    found = compared(offered(*range(1, 102)), "", line(1))  # 0, 1, …, 100 from the pool
+
+    assert found.chosen == (100, 50, 99)
+    assert found.random == (100, 50, 99)  # as many picks: none
+    assert found.curve.step.tolist() == [0]
+
+
+def test_a_random_choice_of_as_many_stands_beside_it():
+    # One of three is taken: from 0, 10 or 20 the candidates lie 10, 20/3 or 10 away on average.
+    found = [compared(offered(0, 10, 20), "b", seed=seed) for seed in range(30)]
+
+    assert {round(one.random.mean, 3) for one in found} == {10, 6.667}
+    assert {one.random.covering_radius for one in found} == {10, 20}
+    assert {one.chosen.mean for one in found} == {20 / 3}
+    whole = compared(offered(0, 10, 20), "cab")
+    assert whole.random.covering_radius == whole.chosen.covering_radius == 0
+
+
+def test_the_random_choice_shares_the_pool():
+    found = compared(offered(0, 10, 20), "b", line(0, 10, 20))
+
+    assert found.random == found.chosen == (0, 0, 0)
+
+
+def test_the_random_choice_is_neither_the_one_of_method_random_nor_those_evaluated(monkeypatch):
+    monkeypatch.setattr(module, "MOST", 5)
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"filename": [f"{i:03d}" for i in range(100)], "weak_label": "."}).astype("str")
+    candidates = EmbeddedTable(table, rng.normal(size=(100, 20)).astype(np.float32))
+    own = candidates.table.filename[random_order(100, seed=1)[:5]]
+    found = compare(candidates, own, around(candidates.embeddings, np.empty((0, 20))), how("random"))
+
+    assert found.random != found.chosen
+    assert found.random.mean > 0  # were they the five evaluated, all would lie at 0
+
+
+def test_distances_are_those_of_the_selection():
+    apart = offered(3, 3, labels="xy")
+
+    assert compared(apart, "a", labels=True).chosen.covering_radius == pytest.approx(1)
+    assert compared(apart, "a").chosen.covering_radius == 0
+    assert compared(offered(1, 5), "a", normalize=True).chosen.covering_radius == 0
+
+
+def test_many_picks_make_a_curve_of_few_steps_that_ends_at_the_cut():
+    table = pd.DataFrame({"filename": [f"{i:04d}" for i in range(2000)], "weak_label": "."}).astype("str")
+    candidates = EmbeddedTable(table, line(*range(2000)))
+    found = compare(candidates, table.filename[:1500], around(candidates.embeddings, line(0)), how())
+
+    assert found.curve.step.iloc[[0, 1, 2, -1]].tolist() == [0, 1, 2, 1500]
+    assert 30 < len(found.curve) <= 51
+    assert found.curve.chosen.iloc[-1] == found.chosen.mean
+    assert found.curve.random.iloc[-1] == found.random.mean
+    assert found.curve.chosen_p99.iloc[-1] == found.chosen.p99
+    assert found.curve.random_p99.iloc[-1] == found.random.p99
+    assert (found.curve.diff().iloc[1:].drop(columns="step") <= 0).all(axis=None)
+
+
+def test_fewer_are_evaluated_where_picks_are_many_and_they_are_among_those_before(monkeypatch):
+    monkeypatch.setattr(module, "FEWEST", 2)
+    monkeypatch.setattr(module, "PAIRS", 80)
+    candidates = offered(*range(20))
+
+    assert compared(candidates, "", line(0)).evaluated == 20
+    assert compared(candidates, "abcde", line(0)).evaluated == 8  # 80 distances to 5 picks and 5 others
+    assert compared(candidates, "abcdefghijklmnopqrst", line(0)).evaluated == 2
+
+
+def test_without_candidates_there_is_nothing_to_tell():
+    found = compared(offered(), "", line(1))
+    counts = metrics(found, around(line(), line(1)), min_distance=0.1)
+
+    assert len(found.curve) == 0
+    assert counts.pop("evaluated") == 0
+    assert set(counts.values()) == {None}
+
+
+def test_without_pool_and_picks_no_distance_is_told():
+    found = compared(offered(1, 2), "")
+
+    assert found.chosen == found.random == (None, None, None)
+    assert len(found.curve) == 0
+
+
+# --- what another min_distance would pick -----------------------------------------------------------------------------
+
+
+def curve(*distances: float, first: int = 1) -> pd.DataFrame:
+    return pd.DataFrame({"step": np.arange(first, first + len(distances)), "distance": distances})
+
+
+def as_dict(table: pd.DataFrame) -> dict[float, int]:
+    return dict(zip(table.min_distance, table.picks, strict=True))
+
+
+def test_each_min_distance_picks_what_lies_at_least_so_far():
+    assert as_dict(what_if(curve(8, 4, 4, 1), min_distance=-1)) == {8: 1, 4: 3, 1: 4}
+
+
+def test_a_first_image_without_a_distance_is_picked_at_any_min_distance():
+    assert as_dict(what_if(curve(8, 4, first=2), min_distance=-1)) == {8: 2, 4: 3}
+
+
+def test_the_min_distance_in_use_is_among_them_where_the_ranking_reaches_it():
+    assert as_dict(what_if(curve(8, 4, 1), min_distance=2.5)) == {8: 1, 4: 2, 2.5: 2, 1: 3}
+    assert as_dict(what_if(curve(8, 4, 1), min_distance=20)) == {20: 0, 8: 1, 4: 2, 1: 3}
+    assert as_dict(what_if(curve(8, 4, 1), min_distance=0.5)) == {8: 1, 4: 2, 1: 3}  # nobody knows what follows
+
+
+def test_the_values_are_rounded_down_and_pick_the_shares_that_were_meant():
+    table = what_if(curve(*np.linspace(1.23456, 0.0123456, 1000)), min_distance=-1)
+
+    # 1 % are 10: the tenth lies at 1.2236.
+    assert table.min_distance.iloc[0] == 1.22
+    assert len(table) == 10
+    assert (table.picks >= [10, 20, 50, 100, 200, 300, 400, 500, 700, 900]).all()
+    assert (table.picks < np.array([10, 20, 50, 100, 200, 300, 400, 500, 700, 900]) + 9).all()
+    assert as_dict(what_if(curve(0.05, 0.0123456, 0.012, 0.01), min_distance=-1)) == {
+        0.05: 1,
+        0.0123: 2,
+        0.012: 3,
+        0.01: 4,
+    }
+
+
+def test_copies_cost_nothing_to_leave_out():
+    # At distance 0 there is no min_distance to give: any at all leaves them out.
+    assert as_dict(what_if(curve(8, 0, 0), min_distance=0.0)) == {8: 1}
+    assert len(what_if(curve(), min_distance=0.1)) == 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_each_count_is_that_of_a_separate_run(seed):
+    rng = np.random.default_rng(seed)
+    points, pool = rng.normal(size=(40, 3)).astype(np.float32), rng.normal(size=(seed, 3)).astype(np.float32)
+    whole = k_center(points, pool, n_samples=40, min_distance=-1.0)
+    steps = pd.DataFrame({"step": np.arange(1, 41), "distance": whole.distances})
+    table = what_if(steps[np.isfinite(steps.distance)], min_distance=0.7)
+
+    assert len(table) > 5
+    for value, picks in as_dict(table).items():
+        assert len(k_center(points, pool, n_samples=40, min_distance=value).indices) == picks
+
+
+# --- in numbers and words --------------------------------------------------------------------------------------------
+
+
+def told(positions: tuple[float, ...], picks: str = "", pool: np.ndarray | None = None, min_distance: float = -1.0):
+    candidates = offered(*positions)
+    base = line() if pool is None else pool
+    found = compared(candidates, picks, base)
+    return metrics(found, around(candidates.embeddings, base), min_distance=min_distance)
+
+
+def test_metrics_share_no_key_with_params():
+    params = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text())
+    keys = set(params) | {key for section in params.values() if isinstance(section, dict) for key in section}
+
+    assert not keys & {*told((1, 2)), *certificate(1.0, "x", how())}
+
+
+def test_covered_is_what_lies_closer_than_min_distance_to_the_pool():
+    counts = told((1, 2, 3, 4), pool=line(0), min_distance=3.0)
+
+    assert counts["share_covered_by_pool"] == 0.5  # at exactly min_distance an image could be picked
+
+
+def test_redundant_is_what_lies_closer_than_a_fifth_of_the_usual_distance_to_another():
+    assert told((0, 10))["redundant_below"] == 2
+    assert told((0, 10))["share_redundant"] == 0
+    # Two pairs 0.5 apart, and one image alone: whatever pairs are drawn, a fifth of the usual distance is over 0.5.
+    assert told((0, 0.5, 100, 100.5, 300))["share_redundant"] == 0.8
+
+
+def test_the_usual_distance_is_a_median_over_random_pairs():
+    points = np.random.default_rng(0).lognormal(size=(3000, 2)).astype(np.float32)  # mean and median differ
+    table = pd.DataFrame({"filename": [f"{i:04d}" for i in range(3000)], "weak_label": "."}).astype("str")
+    found = compare(EmbeddedTable(table, points), pd.Series(dtype="str"), around(points, points[:0]), how())
+    pairs = np.random.default_rng(1).integers(3000, size=(2, 100_000))
+
+    assert found.scale == pytest.approx(
+        np.median(np.linalg.norm(points[pairs[0]] - points[pairs[1]], axis=1)), rel=0.03
+    )
+
+
+def test_without_min_distance_the_pool_covers_what_would_be_redundant():
+    counts = told((0.1, 50, 100, 150), pool=line(0))
+
+    assert 0.1 < counts["redundant_below"] < 50
+    assert counts["share_covered_by_pool"] == 0.25
+
+
+def batch(covered: float, redundant: float, picked: int = 5, pool_before: int = 10) -> dict[str, float]:
+    return {
+        "share_covered_by_pool": covered,
+        "share_redundant": redundant,
+        "redundant_below": 0.25,
+        "picked": picked,
+        "candidates": 100,
+        "pool_before": pool_before,
+    }
+
+
+@pytest.mark.parametrize(
+    ("counts", "suggested"),
+    [
+        (batch(0.9, 0.1), "coreset"),
+        (batch(0.1, 0.9), "coreset"),
+        (batch(0.1, 0.1), "typical"),
+        (batch(0.1, 0.1, picked=50), None),
+        (batch(0.1, 0.6), None),
+    ],
+    ids=["covered", "redundant", "few of many that differ", "many of them", "between"],
+)
+def test_the_regime_suggests_a_method(counts, suggested):
+    said = regime(counts, method="random", min_distance=-1)
+
+    assert (f"this suggests method: {suggested}, " in said) == (suggested is not None)
+    assert ("suggests no method before another" in said) == (suggested is None)
+
+
+def test_the_regime_is_told_with_the_numbers_that_it_rests_on():
+    assert regime(batch(0.9, 0.12), method="coreset", min_distance=0.1) == (
+        "90% of the candidates lie closer than min_distance 0.1 to the pool, 12% closer than 0.25 to another candidate: "
+        "this suggests method: coreset, with a min_distance, for there is little new in this batch (as it is)"
+    )
+    assert regime(batch(0.0, 0.12, pool_before=0), method="coreset", min_distance=-1).startswith(
+        "12% of the candidates lie closer than 0.25 to another candidate: this suggests method: typical, for few picks"
+    )
+
+
+def test_fewer_than_two_candidates_are_no_regime():
+    assert regime({**batch(0, 0), **told((1,))}, method="coreset", min_distance=0.1) == ""
+    assert regime({**batch(0, 0), **told(())}, method="coreset", min_distance=0.1) == ""
+
+
+def test_a_certificate_is_half_the_radius_and_the_witness():
+    assert certificate(0.5, "far.png", how()) == {"radius_lower_bound": 0.25, "witness": "far.png"}
+
+
+def test_when_all_are_picked_there_is_no_witness():
+    assert certificate(0.0, "", how()) == {"radius_lower_bound": 0.0, "witness": None}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        how("random"),
+        how("coral"),
+        how("typical"),
+        how(rules=NO_RULES.model_copy(update={"balance": 3})),
+        how(rules=NO_RULES.model_copy(update={"protected": "test"})),
+    ],
+)
+def test_only_a_free_choice_by_coreset_has_a_certificate(other):
+    assert certificate(0.5, "far.png", other) == {"radius_lower_bound": None, "witness": None}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_certificate_is_true(seed):
+    # The slow oracle: no three of twelve points, and none of 300 other triples either, cover better than it says.
+    from itertools import combinations
+
+    rng = np.random.default_rng(seed)
+    points, pool = rng.normal(size=(12, 2)), rng.normal(size=(2, 2))
+    found = k_center(points.astype(np.float32), pool.astype(np.float32), n_samples=3, min_distance=-1.0)
+    bound = certificate(found.covering_radius, "x", how())["radius_lower_bound"]
+    elsewhere = [rng.normal(size=(3, 2)) for _ in range(300)]
+    for three in [*(points[list(rows)] for rows in combinations(range(12), 3)), *elsewhere]:
+        centers = np.concatenate([pool, three])
+        radius = np.linalg.norm(points[:, None] - centers[None], axis=2).min(axis=1).max()
+
+        assert radius >= bound * (1 - 1e-6)
+
+
+def test_the_readme_s_scores_are_those_of_the_benchmark():
+    root = Path(__file__).parents[2]
+    told = re.findall(r"(?m)^\| ([^|]+) \| (\d\d) \| (\d\d) \| (\d\d) \|$", (root / "README.md").read_text())
+    measured = re.findall(
+        r"(?m)^\| .* \| 50 \| (\d\d) .* (\d\d) ± .* (\d\d) ±", (root / "benchmarks" / "regimes.md").read_text()
+    )
+
+    assert len(told) > 2
+    assert {tuple(scores) for _, *scores in told} <= set(measured)

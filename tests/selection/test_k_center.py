@@ -1,0 +1,474 @@
+"""Greedy k-center against points on a line, the textbook, and its promises."""
+
+import itertools
+import json
+import tracemalloc
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from datapool.selection import k_center as selection
+from datapool.selection import lower_bounds as screen
+from datapool.selection import nearest_centers as distances
+from datapool.selection.k_center import (
+    NO_NEIGHBOR,
+    coverage_after,
+    in_order,
+    k_center,
+    nearest,
+    random_order,
+    unit_rows,
+)
+
+VECTORS = Path(__file__).parents[3] / "shared" / "vectors"
+
+INACTIVE = -1.0
+
+
+def line(*positions: float) -> np.ndarray:
+    return np.array(positions, dtype=np.float32).reshape(-1, 1)
+
+
+class Textbook(NamedTuple):
+    indices: list[int]
+    distances: list[float]
+    neighbors: list[int]
+    covering_radius: float
+    farthest: int
+
+
+def textbook(candidates, pool, n_samples, min_distance=INACTIVE, weights=None, exclude=None, prefix=()) -> Textbook:
+    """One pass over all candidates for each pool row and each pick, in float64."""
+    points = candidates.astype(np.float64)
+    squared, neighbors = np.full(len(points), np.inf), np.full(len(points), NO_NEIGHBOR)
+
+    def account_for(vector, name):
+        here = ((points - vector) ** 2).sum(axis=1)
+        neighbors[here < squared] = name
+        np.minimum(squared, here, out=squared)
+
+    for row, vector in enumerate(pool.astype(np.float64)):
+        account_for(vector, row)
+    may, picks, distances, names = np.ones(len(points), dtype=bool), [], [], []
+
+    def best(values) -> int:
+        return int(np.argmax(np.where(may, values, -1.0)))
+
+    while len(picks) < n_samples and may.any():
+        if len(picks) < len(prefix):
+            pick = int(prefix[len(picks)])
+        elif weights is None:
+            pick = best(squared)
+        else:
+            pick = best(weights**2 * squared if len(pool) or picks else weights)
+        if len(picks) >= len(prefix) and np.sqrt(squared[pick]) < min_distance:
+            break
+        picks.append(pick)
+        distances.append(float(np.sqrt(squared[pick])))
+        names.append(int(neighbors[pick]))
+        may[pick] = False
+        if exclude:
+            may[exclude(pick)] = False
+        account_for(points[pick], len(pool) + pick)
+    farthest = best(squared) if may.any() else NO_NEIGHBOR
+    return Textbook(picks, distances, names, float(np.sqrt(squared[farthest])) if may.any() else 0.0, farthest)
+
+
+def assert_is_textbook(candidates, pool, n_samples, min_distance=INACTIVE, device="auto", with_trace=False, **options):
+    got = k_center(
+        candidates,
+        pool,
+        n_samples=n_samples,
+        min_distance=min_distance,
+        device=device,
+        with_trace=with_trace,
+        **options,
+    )
+    expected = textbook(candidates, pool, n_samples, min_distance, **options)
+    assert got.indices.tolist() == expected.indices
+    assert got.distances.tolist() == expected.distances  # to the last bit
+    assert got.neighbors.tolist() == expected.neighbors
+    assert got.covering_radius == expected.covering_radius
+    assert got.farthest == expected.farthest
+    return got
+
+
+def points_of(kind: str, n: int, d: int, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    normal = rng.normal(size=(n, d))
+    made = {
+        "random": lambda: normal,
+        "clustered": lambda: 20 * rng.normal(size=(7, d))[rng.integers(0, 7, n)] + normal,
+        "lattice": lambda: rng.integers(0, 3, (n, d)),  # ties everywhere
+        "copies": lambda: normal[rng.integers(0, max(n // 5, 1), n)],
+        "all equal": lambda: np.ones((n, d)),
+        "tiny": lambda: normal * 1e-18,
+        "huge": lambda: normal * 1e18,
+        "far from the origin": lambda: 1000 + normal / 100,
+        "wide scales": lambda: normal * 10.0 ** rng.integers(-4, 4, (n, 1)),
+        "nearly on a line": lambda: rng.normal(size=(n, 1)) * rng.normal(size=d) + normal * 1e-5,
+        "nearly in a plane": lambda: rng.normal(size=(n, 2)) @ rng.normal(size=(2, d)) + normal * 1e-3,
+    }
+    return made[kind]().astype(np.float32)
+
+
+KINDS = (
+    *("random", "clustered", "lattice", "copies", "all equal", "tiny", "huge", "far from the origin", "wide scales"),
+    *("nearly on a line", "nearly in a plane"),
+)
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Let a few hundred points take the ways of a few hundred thousand: many blocks, many tiles, a projection."""
+    monkeypatch.setattr(distances, "_ROWS", 8)
+    monkeypatch.setattr(distances, "_TILE", 16)
+    monkeypatch.setattr(distances, "_ROWS_ON_DEVICE", 12)
+    monkeypatch.setattr(distances, "_TILE_ON_DEVICE", 24)
+    monkeypatch.setattr(selection, "_SMALLEST_BLOCK", 20)
+    monkeypatch.setattr(selection, "_BLOCKS_LISTED", 2)
+    monkeypatch.setattr(selection, "_AHEAD", 3)
+
+
+def test_k_center_takes_the_farthest_then_accounts_for_it():
+    # 50 lies farthest from the pool {0, 100}; after it, 48 is covered and 20 is not.
+    picks = k_center(line(50, 48, 20), line(0, 100), n_samples=2, min_distance=INACTIVE)
+
+    assert picks.indices.tolist() == [0, 2]
+    assert picks.distances.tolist() == [50.0, 20.0]
+    assert picks.covering_radius == 2.0
+
+
+def test_neighbors_name_pool_rows_first_and_then_candidates():
+    # 10 is nearest to pool row 0; then 14 is nearest to candidate 0, which is number 1 + 0.
+    picks = k_center(line(10, 14), line(0), n_samples=2, min_distance=INACTIVE)
+
+    assert picks.indices.tolist() == [1, 0]
+    assert picks.neighbors.tolist() == [0, 2]
+
+
+def test_an_empty_pool_starts_with_the_first_candidate_at_no_distance():
+    picks = k_center(line(3, 9, 4), line(), n_samples=2, min_distance=INACTIVE)
+
+    assert picks.indices.tolist() == [0, 1]
+    assert picks.distances.tolist() == [np.inf, 6.0]
+    assert picks.neighbors.tolist() == [NO_NEIGHBOR, 0]
+    assert picks.covering_radius == 1.0
+
+
+def test_a_pick_at_exactly_min_distance_is_taken_and_a_closer_one_is_not():
+    candidates, pool = line(4, 7), line(0)  # 7 at 7; then 4 is 3 from it
+
+    assert k_center(candidates, pool, n_samples=9, min_distance=3.0).indices.tolist() == [1, 0]
+    assert k_center(candidates, pool, n_samples=9, min_distance=3.1).indices.tolist() == [1]
+
+
+def test_min_distance_zero_drops_nothing_not_even_copies():
+    picks = k_center(line(5, 5, 5), line(5), n_samples=9, min_distance=0.0)
+
+    assert picks.indices.tolist() == [0, 1, 2]
+    assert picks.distances.tolist() == [0.0, 0.0, 0.0]
+
+
+def test_ties_go_to_the_lowest_index():
+    assert k_center(line(-5, 5, -5), line(0), n_samples=2, min_distance=INACTIVE).indices.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("candidates", "pool", "n_samples", "indices", "radius"),
+    [
+        (line(), line(1), 3, [], 0.0),
+        (line(1, 2), line(), 0, [], np.inf),
+        (line(1, 2), line(0), 99, [1, 0], 0.0),
+    ],
+    ids=["no candidates", "nothing asked for", "more than there are"],
+)
+def test_the_edges_are_defined(candidates, pool, n_samples, indices, radius):
+    picks = k_center(candidates, pool, n_samples=n_samples, min_distance=INACTIVE)
+
+    assert picks.indices.tolist() == indices
+    assert picks.covering_radius == radius
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("d", [1, 2, 3, 16, 130])
+@pytest.mark.parametrize("p", [0, 1, 60])
+def test_every_pick_is_that_of_the_textbook(kind, d, p, small_blocks):
+    points = points_of(kind, 200 + p, d, seed=d + p)
+
+    assert_is_textbook(points[p:], points[:p], 150)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("d", [4, 40, 2048])
+def test_every_pick_is_that_of_the_textbook_on_a_projection_too(kind, d, small_blocks, monkeypatch):
+    axes = np.linalg.qr(np.random.default_rng(0).normal(size=(d, 3)))[0].astype(np.float32)
+    monkeypatch.setattr(screen, "_WORTH_PROJECTING", 0)
+    monkeypatch.setattr(screen, "_FEWEST_AXES", 2)
+    monkeypatch.setattr(screen, "_principal_axes", lambda sample: axes)
+    points = points_of(kind, 180, d, seed=d)
+
+    assert_is_textbook(points[40:], points[:40], 90)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_pick_is_that_of_the_textbook_with_products_on_a_device_of_torch(kind, small_blocks):
+    points = points_of(kind, 250, 24, seed=1)
+
+    assert_is_textbook(points[50:], points[:50], 120, device="cpu")
+
+
+def test_large_work_goes_to_a_gpu_where_there_is_one_and_small_work_never(monkeypatch):
+    asked = []
+    monkeypatch.setattr(distances, "_cuda", lambda: asked.append("cuda") or "cpu")  # a device that is there
+    points = points_of("random", 60, 4, seed=1)
+
+    assert_is_textbook(points[10:], points[:10], 20)
+    assert asked == []
+    monkeypatch.setattr(distances, "_WORTH_A_DEVICE", 50 * 4 * 29)
+    assert_is_textbook(points[10:], points[:10], 20)
+    assert asked == ["cuda"]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_every_option_together_gives_the_picks_of_the_textbook(seed, small_blocks):
+    rng = np.random.default_rng(seed)
+    n, d, p = int(rng.integers(1, 120)), int(rng.choice([1, 2, 5, 33])), int(rng.integers(0, 30))
+    points = points_of(KINDS[seed % len(KINDS)], n + p, d, seed)
+    candidates, pool = points[:n], points[n:]
+    group = rng.integers(0, 5, n)
+    options = {
+        "weights": rng.choice([0.0, 0.25, 1.0, 3.0], n) if seed % 2 else None,
+        "exclude": (lambda pick: np.flatnonzero(group == group[pick])[::2]) if seed % 3 else None,
+        "prefix": rng.permutation(n)[: int(rng.integers(0, n))] if seed % 3 == 0 else (),
+    }
+    reach = float(np.sqrt(((candidates[0].astype(np.float64) - candidates) ** 2).sum(axis=1)).max())
+    for n_samples, min_distance in ((n // 2, INACTIVE), (n + 5, INACTIVE), (n, reach / 3), (0, INACTIVE)):
+        assert_is_textbook(candidates, pool, n_samples, min_distance, **options)
+
+
+@pytest.mark.parametrize("d", [6, 256])
+def test_every_pick_is_that_of_the_textbook_at_full_block_sizes(d, monkeypatch):
+    # Enough for several blocks and tiles; near a subspace of 12, as features are, so that 256 dimensions are projected.
+    monkeypatch.setattr(screen, "_WORTH_PROJECTING", 0)
+    choose, chosen = screen._principal_axes, []
+    monkeypatch.setattr(screen, "_principal_axes", lambda sample: chosen.append(choose(sample)) or chosen[-1])
+    rng = np.random.default_rng(d)
+    features = rng.normal(size=(5700, 12)) @ rng.normal(size=(12, d)) + 0.05 * rng.normal(size=(5700, d))
+    features = features.astype(np.float32)
+
+    assert_is_textbook(features[700:], features[:700], 120)
+    assert [axes.shape for axes in chosen] == ([(256, 16)] if d == 256 else [])
+
+
+@pytest.mark.skipif(not VECTORS.exists(), reason="the reference cases are not here")
+def test_the_reference_cases_are_met():
+    cases = json.loads((VECTORS / "index.json").read_text())
+    assert len(cases) == 20
+    for name, case in cases.items():
+        with np.load(VECTORS / f"{name}.npz") as file:
+            data = dict(file)
+        candidates = data["X"]
+        pool = data["pool"] if "pool" in data else candidates[:0]
+        options = {"n_samples": case["k"], "min_distance": case.get("min_distance", INACTIVE)}
+        if "nan" in name:
+            with pytest.raises(ValueError, match="is not finite"):
+                k_center(candidates, pool, **options)
+            continue
+        prefix = [case["start"]] if "start" in case else []
+        got = k_center(candidates, pool, prefix=prefix, **options)
+        assert got.indices.tolist() == data["picks"].tolist(), name
+        assert got.covering_radius == pytest.approx(case["radius"], rel=1e-12), name
+
+
+@pytest.mark.parametrize("kind", ["random", "lattice", "clustered"])
+def test_the_trace_names_for_every_cut_a_witness_within_the_covering_radius(kind, small_blocks):
+    points = points_of(kind, 130, 3, seed=5)
+    candidates, pool = points[30:], points[:30]
+    picks = assert_is_textbook(candidates, pool, 60, with_trace=True)
+    everybody = np.concatenate([pool, candidates]).astype(np.float64)
+    for cut in range(61):
+        coverage = coverage_after(picks.trace, n_candidates=100, n_picks=cut)
+        rest = np.setdiff1d(np.arange(100), picks.indices[:cut])
+        radius = picks.distances[cut] if cut < 60 else picks.covering_radius
+        assert coverage.distances[rest].max() == radius
+        assert set(coverage.neighbors) <= {*range(30), *(30 + picks.indices[:cut])}
+        true = np.sqrt(((candidates - everybody[coverage.neighbors]) ** 2).sum(axis=1))
+        assert (true[rest] <= coverage.distances[rest]).all()
+        longest = (everybody**2).sum(axis=1).max()
+        assert (coverage.distances[rest] ** 2 <= true[rest] ** 2 + 1e-4 * longest).all()
+
+
+def test_without_pool_and_picks_nobody_is_near():
+    picks = k_center(line(1, 2), line(), n_samples=1, min_distance=0, with_trace=True)
+    coverage = coverage_after(picks.trace, n_candidates=2, n_picks=0)
+
+    assert coverage.distances.tolist() == [np.inf, np.inf]
+    assert coverage.neighbors.tolist() == [NO_NEIGHBOR, NO_NEIGHBOR]
+
+
+@pytest.mark.parametrize("kind", ["random", "copies"])
+def test_a_shorter_selection_is_a_prefix_of_a_longer_one(kind, small_blocks):
+    points = points_of(kind, 90, 4, seed=0)
+    everything = k_center(points[10:], points[:10], n_samples=80, min_distance=INACTIVE)
+
+    assert (np.diff(everything.distances) <= 0).all()
+    half = float(np.quantile(everything.distances, 0.9))
+    for part in (
+        k_center(points[10:], points[:10], n_samples=33, min_distance=INACTIVE),
+        k_center(points[10:], points[:10], n_samples=80, min_distance=half),
+    ):
+        k = len(part.indices)
+        assert 0 < k < 80
+        assert part.indices.tolist() == everything.indices[:k].tolist()
+        assert part.covering_radius == everything.distances[k]
+
+
+def test_the_order_of_the_rows_does_not_change_who_is_picked():
+    points = points_of("random", 300, 8, seed=3)
+    shuffled = np.random.default_rng(0).permutation(280)
+
+    picks = k_center(points[20:], points[:20], n_samples=50, min_distance=INACTIVE)
+    others = k_center(points[20:][shuffled], points[:20][::-1], n_samples=50, min_distance=INACTIVE)
+
+    assert shuffled[others.indices].tolist() == picks.indices.tolist()
+
+
+def test_no_other_choice_halves_the_covering_radius():
+    # All choices of 3 among 9: none gets below half of what greedy got.
+    points = points_of("random", 9, 2, seed=8).astype(np.float64)
+    between = np.sqrt(((points[:, None] - points[None]) ** 2).sum(axis=2))
+    best = min(between[list(choice)].min(axis=0).max() for choice in itertools.combinations(range(9), 3))
+
+    radius = k_center(points.astype(np.float32), line().repeat(2, axis=1), n_samples=3, min_distance=-1).covering_radius
+
+    assert best >= radius / 2
+
+
+def test_going_on_from_a_prefix_gives_the_same_as_one_run():
+    points = np.random.default_rng(0).normal(size=(80, 5)).astype(np.float32)
+    whole = k_center(points[:70], points[70:], n_samples=40, min_distance=INACTIVE)
+    resumed = k_center(points[:70], points[70:], n_samples=40, min_distance=INACTIVE, prefix=whole.indices[:15])
+
+    for one, other in zip(whole[:-1], resumed[:-1], strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_the_number_of_threads_changes_nothing(small_blocks, monkeypatch):
+    points = points_of("clustered", 400, 12, seed=2)
+    found = []
+    for n_threads in (1, 3):
+        monkeypatch.setattr(distances, "_blas_threads", lambda _, n=n_threads: n)
+        found.append(k_center(points[90:], points[:90], n_samples=100, min_distance=INACTIVE, with_trace=True))
+
+    assert all(np.array_equal(one, other) for one, other in zip(found[0].trace, found[1].trace, strict=True))
+    assert found[0].indices.tolist() == found[1].indices.tolist()
+
+
+def test_memory_mapped_embeddings_are_read_in_place(tmp_path):
+    points = points_of("clustered", 40_000, 128, seed=4)
+    np.save(tmp_path / "points.npy", points)
+    mapped = np.load(tmp_path / "points.npy", mmap_mode="r")
+    tracemalloc.start()
+    try:
+        picks = k_center(mapped[5000:], mapped[:5000], n_samples=400, min_distance=INACTIVE)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert (
+        picks.indices.tolist()
+        == k_center(points[5000:], points[:5000], n_samples=400, min_distance=-1).indices.tolist()
+    )
+    assert peak < points.nbytes / 4 + 12e6  # and some room for blocks in work, whatever the number of points
+
+
+def test_progress_ends_with_all_picks_done():
+    calls = []
+    k_center(line(1, 2, 3), line(0), n_samples=2, min_distance=-1, progress=lambda *call: calls.append(call))
+
+    assert calls[-1] == (2, 2)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_value_that_is_not_finite_is_refused_by_row(value):
+    with pytest.raises(ValueError, match="candidates: row 1 is not finite"):
+        k_center(line(1, value), line(0), n_samples=1, min_distance=-1)
+    with pytest.raises(ValueError, match="pool: row 0 is not finite"):
+        k_center(line(1), line(value), n_samples=1, min_distance=-1)
+
+
+def test_a_value_whose_differences_may_overflow_is_refused():
+    with pytest.raises(ValueError, match="candidates: row 0 has a value above 1e\\+37"):
+        k_center(line(2e37), line(0), n_samples=1, min_distance=-1)
+
+
+def test_differing_dimensions_are_refused():
+    with pytest.raises(ValueError, match="candidates have 1 dimensions, the pool has 2"):
+        k_center(line(1), np.zeros((1, 2), dtype=np.float32), n_samples=1, min_distance=-1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nearest_is_the_first_of_the_nearest_centers(kind, small_blocks):
+    points = points_of(kind, 170, 5, seed=7)
+    rows, centers = points[:100], points[100:]
+    squared = ((rows[:, None].astype(np.float64) - centers[None]) ** 2).sum(axis=2)
+
+    found = nearest(rows, centers)
+
+    assert found.indices.tolist() == squared.argmin(axis=1).tolist()
+    assert found.distances.tolist() == np.sqrt(squared.min(axis=1)).tolist()
+
+
+def test_without_centers_nobody_is_nearest():
+    assert nearest(line(1), line()).indices.tolist() == [NO_NEIGHBOR]
+    assert nearest(line(1), line()).distances.tolist() == [np.inf]
+
+
+def test_offsets_and_wide_scales_do_not_blur_small_distances():
+    # In float32 products |x|² - 2xy + |y|² these two lie together; their distance is 0.0078125 exactly.
+    picks = k_center(line(1000.0, 1000.0078125), line(1000.0), n_samples=1, min_distance=INACTIVE)
+
+    assert picks.indices.tolist() == [1]
+    assert picks.distances.tolist() == [0.0078125]
+
+
+def test_taking_candidates_in_a_given_order_reports_the_distances():
+    # 1 first (distance 1 from 0), then 9 (8 from the 1), then 5 (4 from both: the earlier of the two is named).
+    picks = in_order(line(5, 9, 1), line(0), [2, 1, 0])
+
+    assert picks.distances.tolist() == [1.0, 8.0, 4.0]
+    assert picks.neighbors.tolist() == [0, 1 + 2, 1 + 2]
+
+
+def test_a_random_order_is_a_permutation_that_the_seed_decides():
+    assert sorted(random_order(50, seed=3)) == list(range(50))
+    assert random_order(50, seed=3).tolist() == random_order(50, seed=3).tolist()
+    assert random_order(50, seed=3).tolist() != random_order(50, seed=4).tolist()
+
+
+def test_unit_rows_have_length_one_and_keep_their_direction():
+    assert unit_rows(np.array([[3, 4], [0, -2]], dtype=np.float32)).tolist() == [
+        [np.float32(0.6), np.float32(0.8)],
+        [0, -1],
+    ]
+
+
+def test_a_zero_row_has_no_direction():
+    with pytest.raises(ValueError, match="row 1 is all zeros"):
+        unit_rows(np.array([[1, 0], [0, 0]], dtype=np.float32))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_not_finite_are_refused(value):
+    with pytest.raises(ValueError, match="candidates: row 1 is not finite"):
+        k_center(line(0, value), line(0), n_samples=1, min_distance=INACTIVE)
+    with pytest.raises(ValueError, match="pool: row 0 is not finite"):
+        k_center(line(0), line(value), n_samples=1, min_distance=INACTIVE)
+
+
+def test_dimensions_that_differ_are_refused():
+    with pytest.raises(ValueError, match="candidates have 1 dimensions, the pool has 2"):
+        k_center(line(0), np.zeros((1, 2), dtype=np.float32), n_samples=1, min_distance=INACTIVE)

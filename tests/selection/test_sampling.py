@@ -1,0 +1,646 @@
+"""Cutting a ranking and explaining every image, on points of a line and of a circle."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from lines import (
+    LINE,
+    METHODS,
+    NO_RULES,
+    ORDER,
+    RULES,
+    ZERO,
+    allowed,
+    at,
+    cloud,
+    content_hash,
+    how,
+    no_progress,
+    pool,
+    ranking,
+    rows,
+    world,
+)
+
+from datapool.core.schema import StoppingCondition
+from datapool.core.tables import EmbeddedTable
+from datapool.selection import sampling
+from datapool.selection.ranking import RankingConfig
+from datapool.selection.sampling import Sampled, filename_lists, metrics, sample, sentence
+
+
+def healthy(candidates: EmbeddedTable) -> pd.DataFrame:
+    """A batch whose images are all candidates."""
+    return candidates.table.assign(status="ok", reason="")
+
+
+def stop(n_samples: float = -1, min_distance: float = -1.0, *, includes_datapool: bool = False) -> StoppingCondition:
+    return StoppingCondition(
+        n_samples=n_samples, min_distance=min_distance, n_samples_includes_datapool=includes_datapool
+    )
+
+
+def pick(
+    candidates: EmbeddedTable,
+    base: EmbeddedTable,
+    condition: StoppingCondition,
+    *,
+    images: pd.DataFrame | None = None,
+    normalize: bool = False,
+    method: str = "coreset",
+    seed: int = 1,
+    ranked: dict[str, float] | None = None,
+) -> Sampled:
+    """Rank as far as ``ranked`` says (all by default) and cut."""
+    by = how(method, normalize=normalize, seed=seed)
+    return sample(
+        healthy(candidates) if images is None else images,
+        candidates,
+        base,
+        ranking(candidates, base, by, **(ranked or {})),
+        condition,
+        by,
+        progress=no_progress,
+    )
+
+
+def picked(sampled: Sampled) -> list[str]:
+    return sampled.picks.table.filename.tolist()
+
+
+def reasons(sampled: Sampled) -> dict[str, str]:
+    return dict(zip(sampled.removed.filename, sampled.removed.reason, strict=True))
+
+
+def assert_same(one: Sampled, other: Sampled) -> None:
+    pd.testing.assert_frame_equal(one.picks.table, other.picks.table)
+    assert one.picks.embeddings.tobytes() == other.picks.embeddings.tobytes()
+    pd.testing.assert_frame_equal(one.removed, other.removed)
+    assert one.covering_radius == other.covering_radius
+
+
+# --- where the cut is ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("condition", "n", "radius"),
+    [
+        (stop(1), 1, 8.0),
+        (stop(3), 3, 4.0),
+        (stop(99), 5, 0.0),
+        (stop(min_distance=4.0), 4, 1.0),
+        (stop(min_distance=4.0001), 2, 4.0),
+        (stop(min_distance=17.5), 0, 17.0),
+        (stop(min_distance=0.0), 5, 0.0),
+        (stop(3, 8.0), 2, 4.0),
+        (stop(1, 8.0), 1, 8.0),
+        (stop(0.4), 2, 4.0),
+        (stop(1.0), 5, 0.0),
+        (stop(0.01), 1, 8.0),
+        (stop(3, includes_datapool=True), 2, 4.0),
+        (stop(1, includes_datapool=True), 0, 17.0),
+        (stop(0.5, includes_datapool=True), 2, 4.0),
+        (stop(4, 8.0, includes_datapool=True), 2, 4.0),
+    ],
+    ids=[
+        "one", "three", "more than there are", "a pick at exactly min_distance is taken", "a closer one is not",
+        "all too close", "0 drops nothing", "distance first", "number first", "a share", "all of them",
+        "at least one", "the pool counts", "the pool is enough", "a share of both", "distance before a counted pool",
+    ],
+)  # fmt: skip
+def test_the_first_condition_met_ends_it(condition, n, radius):
+    sampled = pick(LINE, ZERO, condition)
+
+    assert picked(sampled) == ORDER[:n]
+    assert sampled.covering_radius == radius  # the distance of the first candidate not picked
+    assert len(sampled.removed) == 5 - n
+
+
+@pytest.mark.parametrize(("n_samples", "n"), [(1, 0), (3, 0), (4, 1), (5, 2), (99, 5)])
+def test_a_number_that_counts_the_pool_leaves_the_difference(n_samples, n):
+    base = pool({"p": 0, "q": 0, "r": 0})
+
+    assert picked(pick(LINE, base, stop(n_samples, includes_datapool=True))) == ORDER[:n]
+
+
+def test_a_share_of_both_counts_what_the_pool_has():
+    # Half of 5 candidates and 3 pool images are 4: one more.
+    assert len(pick(LINE, pool({"p": 0, "q": 0, "r": 0}), stop(0.5, includes_datapool=True)).picks.table) == 1
+
+
+def test_what_is_left_at_exactly_min_distance_was_beyond_the_number_and_not_covered():
+    sampled = pick(LINE, ZERO, stop(3, 4.0))
+
+    assert reasons(sampled) == {
+        "c": "beyond n_samples; nearest is b at distance 4",
+        "d": "covered by e at distance 1",
+    }
+
+
+def test_weak_labels_widen_distances_and_are_not_stored():
+    candidates, base = rows({"a": 3.0, "b": 3.0}, "xy"), pool({"p": 3.0}, "x")
+    by = how(append_weak_labels=True)
+    order = ranking(candidates, base, by)
+    sampled = sample(healthy(candidates), candidates, base, order, stop(1), by, progress=no_progress)
+
+    assert picked(sampled) == ["b"]
+    assert sampled.picks.table.distance.tolist() == pytest.approx([1.0])
+    assert sampled.picks.embeddings.tolist() == [[3.0]]
+
+
+def test_on_the_circle_the_opposite_comes_first():
+    candidates = EmbeddedTable(rows({"near": 0, "opposite": 0, "side": 0}).table, at(10, 180, 90))
+    base = EmbeddedTable(pool({"p": 0}).table, at(0))
+    sampled = pick(candidates, base, stop(min_distance=0.5), normalize=True)
+
+    assert picked(sampled) == ["opposite", "side"]
+    assert sampled.picks.table.distance.tolist() == pytest.approx([2.0, 2**0.5], abs=1e-6)
+    assert sampled.covering_radius == pytest.approx(2 * np.sin(np.radians(5)), abs=1e-6)
+    assert np.array_equal(sampled.picks.embeddings, at(180, 90))  # stored raw
+
+
+def test_min_distance_zero_keeps_even_copies_and_any_more_drops_them():
+    case_collisions = rows({"a": 5, "b": 5})
+
+    assert picked(pick(case_collisions, pool({}), stop(min_distance=0.0))) == ["a", "b"]
+    assert picked(pick(case_collisions, pool({}), stop(min_distance=1e-9))) == ["a"]
+
+
+def test_a_first_image_of_a_pool_is_picked_whatever_the_distance_and_has_none():
+    sampled = pick(LINE, pool({}), stop(min_distance=13.5))
+
+    assert picked(sampled) == ["a"]
+    assert sampled.picks.table.distance.isna().tolist() == [True]
+    assert sampled.picks.table.nearest.tolist() == [""]
+
+
+def test_picks_carry_hash_label_distance_neighbor_and_embedding_in_their_order():
+    sampled = pick(rows({"a": 4, "b": 8}, "xy"), ZERO, stop(2))
+
+    assert sampled.picks.table.to_dict("list") == {
+        "filename": ["b", "a"],
+        "content_hash": ["content of b", "content of a"],
+        "weak_label": ["y", "x"],
+        "distance": [8.0, 4.0],
+        "nearest": ["zero", "zero"],
+    }
+    assert sampled.picks.embeddings.tolist() == [[8.0], [4.0]]
+
+
+@pytest.mark.parametrize("ranked", [{"n_samples": 1}, {"n_samples": 3}, {"min_distance": 9.0}, {"min_distance": 99.0}])
+@pytest.mark.parametrize("condition", [stop(4), stop(min_distance=3.0), stop(min_distance=0.0), stop(3, 8.0)])
+def test_a_ranking_that_is_too_short_goes_on_and_equals_a_long_one(ranked, condition):
+    assert_same(pick(LINE, ZERO, condition, ranked=ranked), pick(LINE, ZERO, condition))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_each_threshold_s_cut_equals_a_separate_run(seed):
+    candidates, base = cloud(seed)
+    full = ranking(candidates, base)
+    steps = full.table.distance[np.isfinite(full.table.distance)].unique()
+    for threshold in (*steps[:: max(1, len(steps) // 4)], 0.3, 0.0):
+        condition = stop(min_distance=float(threshold))
+        cut = pick(candidates, base, condition)
+
+        assert_same(cut, pick(candidates, base, condition, ranked={"min_distance": float(threshold)}))
+        assert_same(cut, pick(candidates, base, condition, ranked={"n_samples": 2}))
+        assert picked(cut) == full.table.filename.tolist()[: len(cut.picks.table)]
+    for n in (1, 2, len(candidates.table)):
+        assert_same(pick(candidates, base, stop(n)), pick(candidates, base, stop(n), ranked={"n_samples": n}))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_is_said_of_each_image_is_true(seed):
+    # The slow oracle: all distances, in float64, to the pool and to every pick.
+    candidates, base = cloud(seed)
+    for condition in (stop(min_distance=0.7), stop(3, 0.7), stop(0.5)):
+        sampled = pick(candidates, base, condition)
+        picks = candidates.table.filename.isin(picked(sampled)).to_numpy()
+        centers = np.concatenate([base.embeddings, candidates.embeddings[picks]]).astype(np.float64)
+        names = [*base.table.filename, *candidates.table.filename[picks]]
+        farthest = 0.0
+        for row in sampled.removed.itertuples():
+            point = candidates.embeddings[candidates.table.filename == row.filename].astype(np.float64)
+            distances = np.sqrt(((centers - point) ** 2).sum(axis=1))
+
+            assert row.distance == pytest.approx(distances.min(), abs=1e-12)
+            assert distances[names.index(row.nearest)] == pytest.approx(distances.min(), abs=1e-12)
+            assert row.kind == ("covered" if distances.min() < condition.min_distance else "beyond n_samples")
+            farthest = max(farthest, distances.min())
+
+        assert sampled.covering_radius == pytest.approx(farthest, abs=1e-12)
+        assert sorted([*picked(sampled), *sampled.removed.filename]) == candidates.table.filename.tolist()
+        if condition.n_samples == -1:
+            assert sampled.covering_radius < condition.min_distance
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_two_images_of_the_pool_lie_closer_than_min_distance(seed):
+    candidates, base = cloud(3 * seed + 1)
+    chosen = pick(candidates, base, stop(min_distance=0.7)).picks.embeddings.astype(np.float64)
+    between = np.sqrt(((chosen[:, None] - chosen[None]) ** 2).sum(axis=2))
+
+    assert (between[~np.eye(len(chosen), dtype=bool)] >= 0.7).all()
+
+
+# --- random picking --------------------------------------------------------------------------------------------------
+
+
+def test_a_random_pick_is_decided_by_the_seed_and_a_shorter_one_is_its_beginning():
+    many = rows({f"{i:02d}": i for i in range(30)})
+    nine = picked(pick(many, ZERO, stop(9), method="random", seed=5))
+
+    assert nine == picked(pick(many, ZERO, stop(9), method="random", seed=5))
+    assert nine[:4] == picked(pick(many, ZERO, stop(4), method="random", seed=5))
+    assert nine != picked(pick(many, ZERO, stop(9), method="random", seed=6))
+    assert len(set(nine)) == 9
+    assert nine != sorted(nine)
+
+
+def test_a_random_ranking_that_is_too_short_goes_on_in_the_same_permutation():
+    many = rows({f"{i:02d}": i for i in range(30)})
+    whole = pick(many, ZERO, stop(9), method="random", seed=5)
+
+    assert_same(whole, pick(many, ZERO, stop(9), method="random", seed=5, ranked={"n_samples": 2}))
+
+
+def test_random_picks_tell_their_distances_too():
+    sampled = pick(LINE, ZERO, stop(5), method="random", seed=3)
+    seen = [0.0]
+    for name, distance in zip(picked(sampled), sampled.picks.table.distance, strict=True):
+        place = float(LINE.embeddings["abcde".index(name), 0])
+
+        assert distance == min(abs(place - other) for other in seen)
+        seen.append(place)
+
+
+# --- rules and methods -----------------------------------------------------------------------------------------------
+
+
+def by_rules(**given: object) -> RankingConfig:
+    return how(rules=NO_RULES.model_copy(update=given))
+
+
+def cut(
+    candidates: EmbeddedTable,
+    base: EmbeddedTable,
+    condition: StoppingCondition,
+    by: RankingConfig,
+    *,
+    protected: EmbeddedTable | None = None,
+    ranked: int = -1,
+) -> Sampled:
+    order = ranking(candidates, base, by, protected=rows({}) if protected is None else protected, n_samples=ranked)
+    return sample(healthy(candidates), candidates, base, order, condition, by, progress=no_progress)
+
+
+def test_balance_goes_on_among_the_other_labels_and_says_so():
+    # e (17) is y; then b (8) is x and full; a and c, both x, are left at 4 from the next; d is y and 1 from e.
+    line = rows({"a": 4, "b": 8, "c": 12, "d": 16, "e": 17}, "xxxyy")
+    sampled = cut(line, ZERO, stop(3), by_rules(balance={"x": 1}))
+
+    assert picked(sampled) == ["e", "b", "d"]
+    assert sampled.removed[["filename", "kind", "reason", "nearest", "distance"]].to_numpy().tolist() == [
+        ["a", "balance", "label x has its 1 pick", "zero", 4.0],
+        ["c", "balance", "label x has its 1 pick", "b", 4.0],
+    ]
+    assert sampled.covering_radius == 4.0  # what a rule keeps out is to be covered
+    assert sampled.farthest == "a"
+
+
+def test_a_limit_that_was_not_reached_keeps_nobody_out():
+    sampled = cut(rows({"a": 4, "b": 8}, "xx"), ZERO, stop(1), by_rules(balance=2))
+
+    assert reasons(sampled) == {"a": "beyond n_samples; nearest is zero at distance 4"}
+
+
+def test_an_image_that_is_covered_is_covered_whatever_the_rules():
+    line = rows({"a": 4, "b": 8, "c": 12, "d": 16, "e": 17}, "xxxyy")
+    sampled = cut(line, ZERO, stop(min_distance=5), by_rules(balance={"y": 1}))
+
+    assert picked(sampled) == ["e", "b"]
+    assert set(sampled.removed.kind) == {"covered"}
+
+
+def test_frames_near_a_pick_or_one_of_the_pool_are_left_out_and_say_so():
+    line = rows({"f1": 1, "f2": 50, "f5": 100, "f6": 200, "still": 3})
+    sampled = cut(line, pool({"f0": 0}), stop(9), by_rules(sequence_gap=3))
+
+    assert picked(sampled) == ["f6", "still"]
+    assert reasons(sampled) == {
+        "f1": "1 frame from f0, which is in the pool",
+        "f2": "2 frames from f0, which is in the pool",
+        "f5": "1 frame from f6, which is picked",
+    }
+    assert sampled.covering_radius == 97.0  # from f5 (100) to still (3)
+
+
+def test_what_protected_images_keep_out_is_neither_picked_nor_to_be_covered():
+    by = by_rules(protected="test", protected_distance=2.0)
+    sampled = cut(LINE, ZERO, stop(9, 4.5), by, protected=rows({"t": 18}))
+
+    # d (16) is exactly 2 away from t, e (17) 1.
+    assert picked(sampled) == ["d", "b"]
+    assert sampled.removed.to_dict("list") == {
+        "filename": ["a", "c", "e"],
+        "kind": ["covered", "covered", "protected"],
+        "reason": ["covered by zero at distance 4", "covered by d at distance 4", "1 from t, which is protected"],
+        "nearest": ["zero", "d", "t"],  # b is as near to c as d, and was picked later
+        "distance": [4.0, 4.0, 1.0],
+    }
+    counts = metrics(healthy(LINE), 5, 1, sampled)
+    assert (counts["near_protected"], counts["covered"], counts["candidates"]) == (1, 2, 5)
+    assert sentence(counts).endswith("; every candidate that no protected image keeps out lies within 4 of it")
+
+
+def test_with_every_candidate_protected_nothing_is_picked():
+    sampled = cut(LINE, ZERO, stop(3), by_rules(protected="test", protected_distance=100.0), protected=rows({"t": 9}))
+
+    assert picked(sampled) == []
+    assert set(sampled.removed.kind) == {"protected"}
+    assert (sampled.covering_radius, sampled.farthest) == (0.0, "")
+
+
+def test_rules_that_leave_nothing_to_begin_a_pool_with_are_told():
+    sampled = cut(LINE, pool({}), stop(3), by_rules(balance={".": 0}))
+    counts = metrics(healthy(LINE), 5, 0, sampled)
+
+    assert reasons(sampled) == dict.fromkeys("abcde", "label . gets no picks")
+    assert counts["covering_radius"] is None
+    assert sentence(counts) == "nothing to pick: the rules keep out all 5 candidates; the pool stays as it is"
+
+
+def test_images_that_a_rule_kept_out_are_listed_as_removed():
+    by = how(
+        rules=NO_RULES.model_copy(update={"balance": 1, "sequence_gap": 3, "protected": "t", "protected_distance": 2.0})
+    )
+    line = rows({"a": 4, "b": 8, "f1": 50, "f2": 60, "z": 99}, "xxyzw")
+    sampled = cut(line, ZERO, stop(9), by, protected=rows({"t": 100}))
+
+    assert dict(zip(sampled.removed.filename, sampled.removed.kind, strict=True)) == {
+        "a": "balance",
+        "f1": "sequence_gap",
+        "z": "protected",
+    }
+    assert filename_lists(ZERO, sampled)["removed_filenames"] == ["a", "f1", "z"]
+    counts = metrics(healthy(line), 5, 1, sampled)
+    assert (counts["over_balance"], counts["in_sequence_gap"], counts["near_protected"]) == (1, 1, 1)
+    assert sum(counts[part] for part in PARTS) == counts["images"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("given", RULES)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_cut_says_the_same_as_a_separate_run_and_all_of_it_is_true(method, given, seed):
+    made = world(seed, method, given)
+    table, base = made.candidates.table, made.base
+    whole = ranking(made.candidates, base, made.by, protected=made.protected)
+    for n in (1, 4, len(whole.table)):
+        sampled = sample(healthy(made.candidates), made.candidates, base, whole, stop(n), made.by, progress=no_progress)
+        separate = ranking(made.candidates, base, made.by, protected=made.protected, n_samples=n)
+        again = sample(
+            healthy(made.candidates), made.candidates, base, separate, stop(n), made.by, progress=no_progress
+        )
+        assert_same(sampled, again)
+
+        rows_picked = [table.index[table.filename == name][0] for name in picked(sampled)]
+        may = allowed(made, rows_picked)
+        seen = np.concatenate([base.embeddings.reshape(-1, 2), sampled.picks.embeddings]).astype(np.float64)
+        names, farthest = [*base.table.filename, *picked(sampled)], 0.0
+        for row in sampled.removed.itertuples():
+            number = table.index[table.filename == row.filename][0]
+            assert (row.kind == "beyond n_samples") == (number in may)
+            if row.kind == "protected":
+                continue
+            distances = np.linalg.norm(seen - made.candidates.embeddings[number], axis=1)
+            assert row.distance == pytest.approx(distances.min())
+            assert row.nearest == names[int(distances.argmin())]
+            farthest = max(farthest, distances.min())
+        assert sampled.covering_radius == pytest.approx(farthest)
+
+
+def test_a_ranking_that_the_rules_ended_is_not_continued(monkeypatch):
+    by = by_rules(balance=1)
+    order = ranking(LINE, ZERO, by)
+    monkeypatch.setattr(sampling, "extend", None)
+    sampled = sample(healthy(LINE), LINE, ZERO, order, stop(4), by, progress=no_progress)
+
+    assert picked(sampled) == ["e"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("given", ["no rule", "all rules"])
+def test_with_too_many_pairs_a_neighbor_that_covers_is_named_and_the_radius_is_exact(monkeypatch, method, given):
+    for seed in range(4):
+        made = world(seed, method, given)
+        order = ranking(made.candidates, made.base, made.by, protected=made.protected)
+        arguments = (healthy(made.candidates), made.candidates, made.base, order, stop(5), made.by)
+        few = sample(*arguments, progress=no_progress)
+        with monkeypatch.context() as patch:
+            patch.setattr(sampling, "PAIRS", 0)
+            patch.setattr(sampling, "nearest", None)
+            many = sample(*arguments, progress=no_progress)
+
+        assert many.covering_radius == pytest.approx(few.covering_radius, rel=1e-12)
+        assert many.farthest == few.farthest
+        places = dict(zip(made.candidates.table.filename, made.candidates.embeddings, strict=True))
+        places |= dict(zip(made.base.table.filename, made.base.embeddings, strict=True))
+        for row, exact in zip(many.removed.itertuples(), few.removed.itertuples(), strict=True):
+            assert (row.filename, row.kind) == (exact.filename, exact.kind)
+            if row.kind != "protected":
+                named = np.linalg.norm(places[row.filename].astype(np.float64) - places[row.nearest])
+                assert exact.distance - 1e-6 <= named <= row.distance + 1e-6
+                assert row.distance <= many.covering_radius
+
+
+# --- why the others were not taken -----------------------------------------------------------------------------------
+
+
+def batch(*images: tuple[str, str, str, str]) -> pd.DataFrame:
+    """Rows of (filename, content hash, status, reason)."""
+    return pd.DataFrame(images, columns=["filename", "content_hash", "status", "reason"]).astype("str")
+
+
+def test_every_image_that_was_not_picked_has_its_reason():
+    base = rows({"old/a": 0, "old/b": 30}, versions=[1, 3])
+    candidates = rows({"far": 20, "mid": 10, "near": 11, "next": 29})
+    images = pd.concat(
+        [
+            healthy(candidates),
+            batch(
+                ("broken", "h1", "corrupt", "empty file"),
+                ("copy of far", content_hash("far"), "duplicate", "duplicate of far"),
+                ("known", content_hash("old/b"), "ok", ""),
+            ),
+        ]
+    ).sort_values("filename", ignore_index=True)
+    sampled = pick(candidates, base, stop(1, 2.0), images=images)
+
+    assert picked(sampled) == ["near"]  # 11 from 0; far and mid lie 10 from theirs
+    assert sampled.removed.to_dict("list") == {
+        "filename": ["broken", "copy of far", "far", "known", "mid", "next"],
+        "kind": ["corrupt", "duplicate", "beyond n_samples", "known", "covered", "covered"],
+        "reason": [
+            "empty file",
+            "duplicate of far",
+            "beyond n_samples; nearest is near at distance 9",
+            "in the pool as old/b since version 3",
+            "covered by near at distance 1",
+            "covered by old/b at distance 1",
+        ],
+        "nearest": ["", "", "near", "old/b", "near", "old/b"],
+        "distance": [pytest.approx(np.nan, nan_ok=True)] * 2 + [9.0, 0.0, 1.0, 1.0],
+    }
+
+
+def test_a_copy_of_an_image_of_the_pool_is_known_under_every_name_it_has():
+    base = rows({"first": 0, "again": 0}, versions=[2, 4])
+    base.table["content_hash"] = "same"
+    images = batch(("x", "same", "ok", ""))
+    sampled = pick(rows({}), base, stop(1), images=images)
+
+    assert reasons(sampled) == {"x": "in the pool as first since version 2"}
+
+
+def test_distances_in_reasons_have_four_digits():
+    sampled = pick(rows({"a": 10, "b": 1 / 3}), ZERO, stop(1))
+
+    assert reasons(sampled) == {"b": "beyond n_samples; nearest is zero at distance 0.3333"}
+
+
+def test_the_order_in_which_the_batch_is_listed_changes_nothing():
+    images = pd.concat(
+        [healthy(LINE), batch(("k", content_hash("zero"), "ok", ""), ("m", "h", "corrupt", "empty file"))]
+    )
+    listed = pick(LINE, ZERO, stop(2), images=images)
+    shuffled = pick(LINE, ZERO, stop(2), images=images.sample(frac=1, random_state=1))
+
+    assert_same(listed, shuffled)
+    assert listed.removed.filename.is_monotonic_increasing
+
+
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_the_order_of_the_pool_s_rows_changes_no_pick(seed):
+    candidates, base = cloud(seed)
+    turned = EmbeddedTable(base.table[::-1].reset_index(drop=True), base.embeddings[::-1])
+
+    assert picked(pick(candidates, base, stop(5))) == picked(pick(candidates, turned, stop(5)))
+
+
+def test_without_candidates_nothing_is_picked_and_nothing_is_uncovered():
+    for base in (ZERO, pool({})):
+        sampled = pick(rows({}), base, stop(3), images=batch(("m", "h", "corrupt", "empty file")))
+
+        assert picked(sampled) == []
+        assert reasons(sampled) == {"m": "empty file"}
+        assert sampled.covering_radius == 0.0
+
+
+def test_an_empty_batch_is_no_error():
+    sampled = pick(rows({}), ZERO, stop(min_distance=0.1), images=batch())
+
+    assert picked(sampled) == []
+    assert sampled.removed.filename.tolist() == []
+
+
+# --- what is told of it ----------------------------------------------------------------------------------------------
+
+
+PARTS = [
+    "corrupt", "duplicates", "known", "picked", "covered", "over_balance", "in_sequence_gap", "near_protected",
+    "beyond_limit",
+]  # fmt: skip
+
+
+def test_metrics_count_every_image_once():
+    images = pd.concat(
+        [
+            healthy(LINE),
+            batch(
+                ("k", content_hash("zero"), "ok", ""),
+                ("m", "h", "corrupt", "empty file"),
+                ("n", "h", "corrupt", "empty file"),
+                ("z", content_hash("a"), "duplicate", "duplicate of a"),
+            ),
+        ]
+    )
+    sampled = pick(LINE, ZERO, stop(2, 3.0), images=images)
+    counts = metrics(images, 5, 1, sampled)
+
+    assert counts == {
+        "images": 9,
+        "corrupt": 2,
+        "duplicates": 1,
+        "known": 1,
+        "candidates": 5,
+        "picked": 2,
+        "covered": 1,
+        "over_balance": 0,
+        "in_sequence_gap": 0,
+        "near_protected": 0,
+        "beyond_limit": 2,
+        "pool_before": 1,
+        "pool_after": 3,
+        "covering_radius": 4.0,
+        "smallest_pick_distance": 8.0,
+    }
+    assert sum(counts[part] for part in PARTS) == counts["images"]
+    assert sentence(counts) == (
+        "picked 2 of 5 candidates (known already: 1): the pool grows from 1 to 3 images; every candidate lies within 4 of it"
+    )
+
+
+def test_a_single_first_image_has_no_smallest_distance():
+    sampled = pick(LINE, pool({}), stop(1))
+
+    assert metrics(healthy(LINE), 5, 0, sampled)["smallest_pick_distance"] is None
+
+
+def test_metrics_share_no_key_with_params():
+    from pathlib import Path
+
+    import yaml
+
+    params = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text())
+    keys = set(params) | {key for section in params.values() if isinstance(section, dict) for key in section}
+
+    assert not keys & set(metrics(healthy(LINE), 5, 1, pick(LINE, ZERO, stop(1))))
+
+
+@pytest.mark.parametrize(
+    ("images", "told"),
+    [
+        (
+            [("k", content_hash("zero"), "ok", ""), ("m", "h", "corrupt", "empty file"), ("n", "i", "corrupt", "x")],
+            "nothing to pick: of 3 images 2 corrupt, 1 in the pool already; the pool stays as it is",
+        ),
+        ([], "nothing to pick: of 0 images none is a candidate; the pool stays as it is"),
+    ],
+    ids=["reasons", "no images"],
+)
+def test_with_nothing_to_pick_the_sentence_says_why(images, told):
+    table = batch(*images)
+
+    assert sentence(metrics(table, 0, 1, pick(rows({}), ZERO, stop(1), images=table))) == told
+
+
+def test_the_lists_of_file_names_are_those_of_lightly():
+    images = pd.concat(
+        [
+            healthy(LINE),
+            batch(
+                ("k", content_hash("zero"), "ok", ""),
+                ("m", "h", "corrupt", "empty file"),
+                ("z", content_hash("a"), "duplicate", "duplicate of a"),
+            ),
+        ]
+    )
+
+    assert filename_lists(ZERO, pick(LINE, ZERO, stop(2, 3.0), images=images)) == {
+        "corrupt_filenames": ["m"],
+        "duplicate_filenames": ["z"],
+        "known_filenames": ["k"],
+        "removed_filenames": ["a", "c", "d"],
+        "sampled_filenames_excluding_datapool": ["e", "b"],
+        "sampled_filenames": ["zero", "e", "b"],
+    }
