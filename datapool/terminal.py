@@ -12,14 +12,13 @@ from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as ProgressBars
 
 from datapool.core import atomic
 from datapool.core.errors import DatapoolError, escape_unprintable
+from datapool.core.progress import Progress
 from datapool.lifetime import end_with_parent
-
-Report = Callable[..., None]
-"""Called with the steps done, the steps in all and, if there is one, a note."""
 
 
 def run(command: Callable[..., Any]) -> None:
@@ -62,7 +61,7 @@ def say(*lines: str) -> None:
 
 
 @contextmanager
-def progress(what: str) -> Iterator[Report]:
+def progress(what: str) -> Iterator[Progress]:
     """Show how far ``what`` is: a bar with the time left on a terminal, a line every half minute elsewhere."""
     console = Console(stderr=True)
     if not console.is_terminal:
@@ -75,12 +74,12 @@ def progress(what: str) -> Iterator[Report]:
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, TextColumn("{task.fields[note]}"), console=console, transient=True) as bar:
+    with ProgressBars(*columns, TextColumn("{task.fields[note]}"), console=console, transient=True) as bar:
         task = bar.add_task(what, total=None, note="")
         yield lambda done, total, note="": bar.update(task, completed=done, total=total, note=note)
 
 
-def _lines(what: str) -> Report:
+def _lines(what: str) -> Progress:
     last = time.monotonic()
 
     def report(done: int, total: int, note: str = "") -> None:

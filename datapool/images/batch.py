@@ -25,10 +25,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datapool.core.errors import DatapoolError
+from datapool.core.progress import Progress
 from datapool.images.decode import SUFFIXES, ImageFile, Inspection, inspect, not_inspected, read_bytes
-
-Progress = Callable[[int, int, str], None]
-"""Called with the steps done, the steps in all, and a note such as "loss 4.31"."""
 
 ROOT_LABEL = "."
 """Weak label of the images that lie in no folder below input_dir; no folder can be called so."""
@@ -310,7 +308,7 @@ def _inspect_all(folder: Path, paths: list[str], *, decode: bool, progress: Prog
         try:
             for found in results:
                 inspections.append(found)
-                progress(len(inspections), len(files), "")
+                progress(len(inspections), len(files))
         except BrokenProcessPool as error:
             raise DatapoolError(
                 f"{folder}: a process that reads images was killed, perhaps for want of memory, at "

@@ -4,11 +4,13 @@ Shares no code with the selection. A matrix product, less all that its rounding 
 the nearest; the distance of every other pair is the length of a difference. Knows nothing of files or pools.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+
+from datapool.core.progress import Progress
 
 NEARLY = 1e-9
 """Of points whose distances differ by no more than this share, either may be given as the nearest."""
@@ -48,19 +50,17 @@ def between(some: Points, i: np.ndarray, others: Points, j: np.ndarray) -> np.nd
     return distances
 
 
-def to_nearest(some: Points, others: Points, progress: Callable[[int, int], None]) -> np.ndarray:
+def to_nearest(some: Points, others: Points, progress: Progress) -> np.ndarray:
     """Give the distance of each point to the nearest of the others (NEARLY): shape (n,), float64; inf without others."""
     return _to_nearest(some, others, progress, first=0, only_before=False)
 
 
-def to_nearest_before(every: Points, first: int, progress: Callable[[int, int], None]) -> np.ndarray:
+def to_nearest_before(every: Points, first: int, progress: Progress) -> np.ndarray:
     """Give the distance of each point from ``first`` on to the nearest before it (NEARLY): inf for point 0."""
     return _to_nearest(every, every, progress, first=first, only_before=True)
 
 
-def _to_nearest(
-    some: Points, others: Points, progress: Callable[[int, int], None], *, first: int, only_before: bool
-) -> np.ndarray:
+def _to_nearest(some: Points, others: Points, progress: Progress, *, first: int, only_before: bool) -> np.ndarray:
     n = len(some.rows)
     # Seen from among the points, far from the origin, products round less.
     origin = others.rows[:1].astype(np.float64)

@@ -12,7 +12,7 @@ choice of as many images has a covering radius below R/2.
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -25,6 +25,7 @@ from datapool.core.base import COLUMNS, IMPORTED, Version
 from datapool.core.embeddings_csv import parse_csv
 from datapool.core.errors import DatapoolError
 from datapool.core.lineage import LATEST, SAMPLES, read_lineage, recorded_files
+from datapool.core.progress import Progress
 from datapool.core.tables import EmbeddedTable, read_json, read_rows
 from datapool.maintenance import distances as recompute
 from datapool.pool.agreement import known_pools, read_record
@@ -38,8 +39,6 @@ more: a unit vector is rounded to float32, and another processor may round one o
 _ABSENT = "is not here; `dvc checkout` brings it (`dvc pull` first in a fresh clone)"
 _MENDS = "`datapool repair` mends it or says what helps"
 _SPACE = ("id", "backbone", "input_size")  # what all versions of a pool share of an embedding space, besides dimension
-
-Progress = Callable[[int, int], None]
 
 
 class Check(NamedTuple):

@@ -1,6 +1,5 @@
 """Embed the candidates of a batch with the model of this run, or take their rows from a csv."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from datapool.core.embeddings_csv import read_csv_rows
+from datapool.core.progress import Progress
 from datapool.core.schema import Params
 from datapool.images.batch import image_files
 
@@ -28,7 +28,7 @@ def embed_candidates(
     params: Params,
     *,
     cache_dir: Path,
-    progress: Callable[[int, int, str], None],
+    progress: Progress,
 ) -> Embeddings:
     """Embed the candidates with the model of this run, or take their rows from the csv ``params.embeddings``.
 

@@ -5,7 +5,7 @@ Knows image files, models and one cache folder; nothing of pools, weak labels or
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from datapool.core.atomic import replace
 from datapool.core.errors import DatapoolError
+from datapool.core.progress import Progress
 from datapool.images.decode import ImageFile, read_rgb
 from datapool.model.embedding_model import EmbeddingModel, Preprocessing, embedding_space, load_checkpoint
 
@@ -52,7 +53,7 @@ def embed(
     num_workers: int,
     accelerator: str,
     known: CachedEmbeddings | None,
-    progress: Callable[[int, int, str], None] | None,
+    progress: Progress | None,
 ) -> Embedded:
     """Embed each image once.
 
@@ -67,7 +68,7 @@ def embed(
         num_workers: Processes that read and resize images; 0 reads in this one. Never changes a result.
         accelerator: "auto" (a GPU if there is one), "cpu", "gpu" or "mps".
         known: Rows of this model, taken over instead of embedding; their images are not read.
-        progress: Called with images embedded, images to embed, and an empty text.
+        progress: Called with images embedded and images to embed.
 
     Raises:
         DatapoolError: If an image cannot be read or has changed, its embedding is not finite or zero, the accelerator is
@@ -110,7 +111,7 @@ def embed_with_cache(
     batch_size: int,
     num_workers: int,
     accelerator: str,
-    progress: Callable[[int, int, str], None] | None,
+    progress: Progress | None,
 ) -> Embedded:
     """Embed images with the model of a checkpoint, but for those that the last run has embedded with it already.
 
@@ -140,7 +141,7 @@ def backbone_features(
     batch_size: int,
     num_workers: int,
     accelerator: str,
-    progress: Callable[[int, int, str], None] | None,
+    progress: Progress | None,
 ) -> np.ndarray:
     """Give what the backbone hands to the head: float32, shape (n, model.n_features), in the order of the images.
 
@@ -245,7 +246,7 @@ def _run(
     batch_size: int,
     num_workers: int,
     accelerator: str,
-    progress: Callable[[int, int, str], None] | None,
+    progress: Progress | None,
 ) -> np.ndarray:
     if not images:
         return np.empty((0, model.dimension if head else model.n_features), dtype=np.float32)
@@ -266,7 +267,7 @@ def _run(
                 rows.append(output[:n_real].float().cpu().numpy())
                 done += n_real
                 if progress is not None:
-                    progress(done, len(images), "")
+                    progress(done, len(images))
         finally:
             model.train(was_training).to(home)
     return np.concatenate(rows)

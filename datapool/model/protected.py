@@ -3,7 +3,6 @@
 Knows files and models; nothing of distances or of what is picked. torch is imported when a folder is embedded.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import pandas as pd
 
 from datapool.core.embeddings_csv import read_csv
 from datapool.core.errors import DatapoolError
+from datapool.core.progress import Progress
 from datapool.core.schema import Params
 from datapool.core.tables import EmbeddedTable
 from datapool.images import batch
@@ -23,7 +23,7 @@ def read_protected(
     dimension: int,
     n_candidates: int,
     cache_dir: Path,
-    progress: Callable[[int, int, str], None],
+    progress: Progress,
 ) -> EmbeddedTable:
     """Give the images of ``params.rules.protected``: filename, content_hash (empty if it is a csv), embeddings.
 

@@ -6,12 +6,13 @@ pool is stored. Measures on the candidates that ``measure_sample`` drew.
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from datapool.core.progress import Progress
 from datapool.core.tables import EmbeddedTable
 from datapool.selection.evaluation_sample import EvaluationSample, n_evaluated
 from datapool.selection.k_center import nearest
@@ -61,7 +62,7 @@ def compare(
     around: EvaluationSample,
     how: RankingConfig,
     *,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Comparison:
     """Measure how near the candidates are to pool and picks, and to the pool and as many random candidates.
 
@@ -213,7 +214,7 @@ def _approach(
     to_pool: np.ndarray,
     centers: np.ndarray,
     steps: np.ndarray,
-    progress: Callable[[int, int], None] | None,
+    progress: Progress | None,
 ) -> np.ndarray:
     """Distances of m points to the nearest of the pool and the first so many centers: shape (len(steps), m)."""
     distances = np.tile(to_pool, (len(steps), 1))

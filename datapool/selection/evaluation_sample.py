@@ -4,11 +4,11 @@ Works on plain arrays of vectors, shape (n, d), and on Euclidean distances betwe
 choices. What would take too many distances is measured on fewer candidates.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
+from datapool.core.progress import Progress
 from datapool.selection.k_center import nearest
 
 MOST, FEWEST, FEWEST_PAIRED = 10_000, 1_000, 200
@@ -31,7 +31,7 @@ class EvaluationSample(NamedTuple):
 
 
 def measure_sample(
-    candidates: np.ndarray, pool: np.ndarray, *, seed: int, progress: Callable[[int, int], None] | None = None
+    candidates: np.ndarray, pool: np.ndarray, *, seed: int, progress: Progress | None = None
 ) -> EvaluationSample:
     """Find the nearest of the pool and the nearest other candidate of a random sample of the candidates.
 
@@ -55,7 +55,7 @@ def n_evaluated(n_candidates: int, n_centers: int) -> int:
     return min(n_candidates, MOST, max(FEWEST, PAIRS // max(n_centers, 1)))
 
 
-def _nearest_other(candidates: np.ndarray, rows: np.ndarray, progress: Callable[[int, int], None] | None) -> np.ndarray:
+def _nearest_other(candidates: np.ndarray, rows: np.ndarray, progress: Progress | None) -> np.ndarray:
     """Distances from some candidates to the nearest other one, shape (len(rows),), float64.
 
     Products in float64 find that nearest, to within their rounding; its distance is then the length of a difference.

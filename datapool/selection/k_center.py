@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from datapool.core.progress import Progress
 from datapool.selection.lower_bounds import TINY, Lifted, as_centers, round_up
 from datapool.selection.nearest_centers import Change, NearestCenters
 
@@ -97,7 +98,7 @@ def k_center(
     prefix: Sequence[int] | np.ndarray = (),
     with_trace: bool = False,
     device: str | None = "auto",
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Selection:
     """Greedy k-center: always take the candidate farthest from the pool and everything picked before.
 
@@ -173,7 +174,7 @@ class _Greedy:
         min_distance: float,
         size: int,
         weights: np.ndarray | None,
-        progress: Callable[[int, int], None] | None,
+        progress: Progress | None,
     ) -> None:
         """Pick until there are ``limit`` picks or the next is too close; find out who would be next, and how far."""
         centers, n = self.centers, len(self.centers.points)
@@ -310,7 +311,7 @@ def in_order(
     pool: np.ndarray,
     order: Sequence[int] | np.ndarray,
     *,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Selection:
     """Take candidates in the order given and say at which distance each was taken.
 
@@ -337,7 +338,7 @@ def nearest(
     centers: np.ndarray,
     *,
     device: str | None = "auto",
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Nearest:
     """Find the nearest center of each row, exactly.
 

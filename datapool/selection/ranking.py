@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from datapool.core.errors import DatapoolError
+from datapool.core.progress import Progress
 from datapool.core.schema import Rules
 from datapool.core.tables import EmbeddedTable, read_arrays, write_arrays
 from datapool.selection.k_center import NO_NEIGHBOR, Selection, Trace, in_order, k_center, random_order, unit_rows
@@ -22,9 +23,6 @@ LABEL_DISTANCE = 1.0
 """With weak labels appended: what a difference of labels adds to the squared distance of two images."""
 
 _TRACE_COLUMNS = {"neighbors": "neighbours"}  # the file keeps the name that earlier releases wrote
-
-Progress = Callable[[int, int], None]
-"""Called with passes done and passes in all."""
 
 
 class RankingConfig(NamedTuple):

@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from datapool.core.progress import Progress
 from datapool.core.schema import Rules
 from datapool.selection.k_center import nearest
 
@@ -83,7 +84,7 @@ def near_protected(
     protected_vectors: np.ndarray,
     *,
     distance: float,
-    progress: Callable[[int, int], None],
+    progress: Progress,
 ) -> pd.DataFrame:
     """Find the candidates that have the bytes of a protected image or lie nearer than ``distance`` to one.
 

@@ -4,7 +4,6 @@ Works on tables of images with their embeddings; knows nothing of files, models 
 """
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from datapool.core.progress import Progress
 from datapool.core.schema import StoppingCondition
 from datapool.core.tables import EmbeddedTable
 from datapool.images.batch import rows_in_base
@@ -51,7 +51,7 @@ def sample(
     stop: StoppingCondition,
     how: RankingConfig,
     *,
-    progress: Callable[[int, int], None],
+    progress: Progress,
 ) -> Sampled:
     """Cut the ranking at the first condition met, and say why each other image was not taken.
 
@@ -180,7 +180,7 @@ def _coverage(
     how: RankingConfig,
     picks: np.ndarray,
     rest: np.ndarray,
-    progress: Callable[[int, int], None],
+    progress: Progress,
 ) -> Coverage:
     """Say how near the candidates ``rest`` are to pool and picks: distances and neighbors in their order."""
     n_centers = len(base.table) + len(picks)

@@ -4,12 +4,13 @@ Hacohen, Dekel & Weinshall 2022, "Active Learning on a Budget: Opposite Strategi
 Works on plain arrays of embeddings, shape (n, d), and Euclidean distances; knows nothing of files, images or models.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
 
 from datapool.core.errors import DatapoolError
+from datapool.core.progress import Progress
 
 N_NEIGHBORS = 20
 """How many neighbors say how typical an image is, as in the paper."""
@@ -26,7 +27,7 @@ def typical_order(
     *,
     n_clusters: int,
     seed: int,
-    progress: Callable[[int, int], None],
+    progress: Progress,
 ) -> np.ndarray:
     """Order all candidates: always the most typical one left of the cluster with the fewest images in the pool or picked.
 
@@ -90,9 +91,7 @@ def _cluster(candidates: np.ndarray, pool: np.ndarray, k: int, seed: int) -> np.
     return np.concatenate(parts)
 
 
-def _spread(
-    candidates: np.ndarray, pool: np.ndarray, clusters: np.ndarray, progress: Callable[[int, int], None]
-) -> np.ndarray:
+def _spread(candidates: np.ndarray, pool: np.ndarray, clusters: np.ndarray, progress: Progress) -> np.ndarray:
     """Give the mean distance of each candidate to its nearest neighbors in its cluster; 0 if it is alone."""
     import faiss
 

@@ -4,7 +4,7 @@ Knows checkpoints, params and the base; nothing of how a model is built, trained
 model is needed, not before.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,6 +13,7 @@ from datapool.core.base import Base
 from datapool.core.embeddings_csv import csv_dimension
 from datapool.core.errors import DatapoolError
 from datapool.core.lineage import embedding_space_of
+from datapool.core.progress import Progress
 from datapool.core.schema import Lightly, Params
 from datapool.images.decode import ImageFile
 
@@ -45,7 +46,7 @@ def provide_model(
     checkpoint: Path,
     last: Path,
     scratch_dir: Path,
-    progress: Callable[[int, int, str], None],
+    progress: Progress,
 ) -> ProvidedModel:
     """Write the checkpoint that embeds this batch.
 
@@ -159,7 +160,7 @@ def _new_model(
     checkpoint: Path,
     last: Path,
     scratch_dir: Path,
-    progress: Callable[[int, int, str], None],
+    progress: Progress,
 ) -> ProvidedModel:
     from datapool.model.embedding_model import embedding_space, save_checkpoint
 
@@ -242,7 +243,7 @@ def _train(
     images: Sequence[ImageFile],
     params: Params,
     scratch_dir: Path,
-    progress: Callable[[int, int, str], None],
+    progress: Progress,
 ) -> "TrainingResult":
     from datapool.training.simclr import TrainerSettings, train_simclr
     from datapool.training.views import Augmentation

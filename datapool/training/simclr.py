@@ -9,7 +9,7 @@ import json
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 
 from datapool.core import atomic
 from datapool.core.errors import DatapoolError
+from datapool.core.progress import Progress
 from datapool.images.decode import ImageFile
 from datapool.model.embedding import embed, explain_out_of_memory
 from datapool.model.embedding_model import EmbeddingModel, embedding_space
@@ -100,7 +101,7 @@ def train_simclr(
     temperature: float,
     seed: int,
     scratch_dir: Path,
-    progress: Callable[[int, int, str], None] | None,
+    progress: Progress | None,
 ) -> TrainingResult:
     """Train with SimCLR (Chen et al. 2020): two views of an image shall embed alike, those of other images not.
 
@@ -224,7 +225,7 @@ class _SimCLR(LightningModule):
         seed: int,
         scratch_dir: Path,
         fingerprint: str,
-        progress: Callable[[int, int, str], None] | None,
+        progress: Progress | None,
     ) -> None:
         super().__init__()
         torch.manual_seed(seed)

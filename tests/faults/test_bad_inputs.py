@@ -1365,7 +1365,7 @@ def look(folder: Path) -> batch.Batch:
         relevant=None,
         check_images=True,
         remove_duplicates=True,
-        progress=lambda done, of, note: None,
+        progress=lambda done, of: None,
     )
 
 

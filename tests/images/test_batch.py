@@ -27,7 +27,7 @@ def look(folder: Path, **options: object) -> Batch:
         "relevant": None,
         "check_images": True,
         "remove_duplicates": True,
-        "progress": lambda done, of, note: None,
+        "progress": lambda done, of: None,
     }
     return scan(folder, **settings | options)
 
@@ -228,7 +228,7 @@ def test_progress_is_told_image_by_image_to_the_total(tmp_path):
     for i in range(40):
         paint(tmp_path / f"{i}.png")
     steps = []
-    look(tmp_path, progress=lambda done, of, note: steps.append((done, of)))
+    look(tmp_path, progress=lambda done, of: steps.append((done, of)))
 
     assert steps == [(i, 40) for i in range(1, 41)]
 

@@ -45,7 +45,7 @@ def batches() -> dict[str, Batch]:
             relevant=None,
             check_images=True,
             remove_duplicates=True,
-            progress=lambda done, of, note: None,
+            progress=lambda done, of: None,
         )
         for name in BATCHES
     }
