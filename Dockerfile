@@ -65,7 +65,7 @@ LABEL org.opencontainers.image.title="datapool" \
       org.opencontainers.image.revision="${REVISION}"
 
 WORKDIR /workspace
-# No USER: the container begins as root, only to become the owner of the folder that is mounted (datapool/container.py), so
+# No USER: the container begins as root, only to become the owner of the folder that is mounted (datapool/lightly_docker/container.py), so
 # that what it writes belongs to them; only in a folder of root's it stays root. `--user` is obeyed.
 #
 # tini is the first process: it hands signals on, and buries orphans. What `docker stop` sends, datapool-container turns into

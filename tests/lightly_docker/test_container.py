@@ -18,7 +18,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become som
 
 
 def entry(*arguments: str, cwd: Path) -> subprocess.Popen:
-    command = [sys.executable, "-c", "from datapool.container import main; main()", *arguments]
+    command = [sys.executable, "-c", "from datapool.lightly_docker.container import main; main()", *arguments]
     environment = {**ENVIRONMENT, "PYTHONPATH": str(ROOT)}
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     return subprocess.Popen(command, cwd=cwd, env=environment, text=True, process_group=0, **pipes)

@@ -112,8 +112,8 @@ def test_git_tells_the_whole_story_and_holds_nothing_of_others(folders, second):
     ]
     assert log.startswith("Start a datapool workspace")
     assert shared.run("git", "status", "--porcelain").split() == ["??", "circle.csv", "??", "large.bin"]
-    short_repr = json.loads(shared.run("dvc", "exp", "show", "--all-commits", "--json"))
-    pools = [row["data"]["metrics"]["output/metrics.json"]["data"]["pool_after"] for row in short_repr[1:3]]
+    shown = json.loads(shared.run("dvc", "exp", "show", "--all-commits", "--json"))
+    pools = [row["data"]["metrics"]["output/metrics.json"]["data"]["pool_after"] for row in shown[1:3]]
     assert pools == [5, 3]
 
 
@@ -174,12 +174,12 @@ def test_the_token_is_written_nowhere(folders, second):
 @pytest.mark.slow
 def test_a_line_does_the_same_whatever_the_line_before_it_set(folders, second):
     # The second line has other settings than the first, whose min_distance is not left in params.yaml.
-    short_repr = json.loads((folders / "shared/overrides.json").read_text())
+    shown = json.loads((folders / "shared/overrides.json").read_text())
 
     assert params(folders / "shared")["stopping_condition"] == {
         "n_samples": 2, "min_distance": -1.0, "n_samples_includes_datapool": False,
     }  # fmt: skip
-    assert short_repr["stopping_condition.min_distance"] == {"before": 0.1, "set": -1.0}
+    assert shown["stopping_condition.min_distance"] == {"before": 0.1, "set": -1.0}
 
 
 # --- stopped, refused, failed ------------------------------------------------------------------------------------------
@@ -355,7 +355,8 @@ def test_an_import_that_was_killed_before_its_folder_was_put_aside_goes_on(tmp_p
 
 
 RUN = """
-from datapool import lifetime, repro
+from datapool import lifetime
+from datapool.workspace import repro
 lifetime.end_with_parent()
 repro.clear_up()
 repro.repro(lambda line: print(line, flush=True))
@@ -495,7 +496,7 @@ def test_a_full_disk_leaves_params_yaml_as_it_was(here):
     program = (
         "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000));"
-        "from pathlib import Path; from datapool import workspace; workspace.set_params(Path(), {'seed': 7})"
+        "from pathlib import Path; from datapool.workspace.create import set_params; set_params(Path(), {'seed': 7})"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=here, env=ON, capture_output=True, text=True, check=False
@@ -554,7 +555,7 @@ def test_git_gets_nothing_of_others_when_a_folder_becomes_a_workspace(here):
     workspace.init(here, scm=workspace.Scm.OWN)
     tracked = Workspace(here).run("git", "ls-files").split()
 
-    assert "datapool/pool.py" in tracked and "params.yaml" in tracked
+    assert "datapool/pool/merge.py" in tracked and "params.yaml" in tracked
     assert not {"README.md", "output/private.csv", "images/a.png"} & set(tracked)
 
 

@@ -1,4 +1,4 @@
-"""The image: what its Dockerfile says, and what it does when it is built. The second is `image/check.py`."""
+"""The image: what its Dockerfile says, and what it does when it is built. The second is `tests/container/check.py`."""
 
 import os
 import shutil
@@ -38,7 +38,7 @@ def test_the_image_builds_and_does_what_its_users_do():
         pytest.skip("IMAGE_TEST=short builds the image and makes a run (some minutes), IMAGE_TEST=full does all else")
     options = ["--short"] if wanted == "short" else []
     done = subprocess.run(
-        [sys.executable, ROOT / "tests" / "image" / "check.py", *options],
+        [sys.executable, ROOT / "tests" / "container" / "check.py", *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
