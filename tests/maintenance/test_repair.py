@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from test_pool import (
+from test_merge import (
     CSV,
     FOLDER,
     LINEAGE,
