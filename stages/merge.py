@@ -1,40 +1,33 @@
 """Add the picks to the pool."""
 
 from pathlib import Path
-from typing import Annotated
-
-from typer import Option
 
 from datapool.core.base import read_base
+from datapool.core.lineage import LINEAGE
+from datapool.core.outputs import Outputs
 from datapool.core.params import load_params
 from datapool.core.tables import read_json, read_rows
-from datapool.pool import merge as pool
+from datapool.pool.merge import merge as merge_picks
 from datapool.terminal import run, say
 
 
-def merge(
-    base: Annotated[Path, Option(help="The pool as it stood before this batch.")],
-    picks: Annotated[Path, Option(help="The picks with their embeddings.")],
-    checkpoint: Annotated[Path, Option(help="The model that made the embeddings, if there is one.")],
-    space: Annotated[Path, Option(help="JSON file: the embedding space.")],
-    metrics: Annotated[Path, Option(help="JSON file: what sampling did, in numbers.")],
-    pools: Annotated[Path, Option(help="Folder of all pools, to write.")],
-    lineage: Annotated[Path, Option(help="datapools.json, to write: the versions of every pool.")],
-) -> None:
+def merge() -> None:
     """Write the pool that consists of the base and the picks, its history and its lineage."""
-    params, embedding_space, counts = load_params(), read_json(space), read_json(metrics)
-    merged = pool.merge(
-        pools,
-        lineage,
-        read_base(base),
-        read_rows(picks),
-        checkpoint if embedding_space["backbone"] else None,
+    params = load_params()
+    outputs = Outputs(params.output_dir)
+    space, metrics = read_json(outputs.space), read_json(outputs.metrics)
+    merged = merge_picks(
+        Path(params.shared_dir),
+        LINEAGE,
+        read_base(outputs.base),
+        read_rows(outputs.picks),
+        outputs.checkpoint if space["backbone"] else None,
         keep_history=params.datapool.keep_history,
         record={
-            "embedding_space": embedding_space,
-            "covering_radius": counts["covering_radius"],
-            "radius_lower_bound": counts["radius_lower_bound"],
-            "witness": counts["witness"],
+            "embedding_space": space,
+            "covering_radius": metrics["covering_radius"],
+            "radius_lower_bound": metrics["radius_lower_bound"],
+            "witness": metrics["witness"],
             "parameters": {
                 "method": params.method,
                 "stopping_condition": params.stopping_condition.model_dump(),

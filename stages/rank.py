@@ -1,11 +1,7 @@
 """Order the candidates, far beyond the stopping condition."""
 
-from pathlib import Path
-from typing import Annotated
-
-from typer import Option
-
 from datapool.core.base import read_base
+from datapool.core.outputs import Outputs
 from datapool.core.params import load_params
 from datapool.core.tables import read_rows, write_arrays, write_csv, write_table
 from datapool.selection import ranking as ordering
@@ -14,26 +10,14 @@ from datapool.selection.scores import read_scores
 from datapool.terminal import progress, run, say
 
 
-def rank(
-    embeddings: Annotated[Path, Option(help="The candidates with their embeddings.")],
-    protected: Annotated[Path, Option(help="The protected images with theirs.")],
-    base: Annotated[Path, Option(help="The pool as it stood before this batch.")],
-    ranking: Annotated[Path, Option(help="Parquet file to write: the candidates in order.")],
-    trace: Annotated[Path, Option(help="Parquet file to write: how near each candidate came, pick by pick.")],
-    near_protected: Annotated[
-        Path, Option(help="Parquet file to write: the candidates that protected images keep out.")
-    ],
-    curve: Annotated[Path, Option(help="Csv file to write: step and distance, for a plot.")],
-    surroundings: Annotated[
-        Path, Option(help="Parquet file to write: how near some candidates are to the pool and to each other.")
-    ],
-) -> None:
+def rank() -> None:
     """Order the candidates by method: with coreset, always the one farthest from the pool and those before it.
 
     What the rules keep out is passed over.
     """
     params = load_params()
-    candidates, pool = read_rows(embeddings), read_base(base).rows
+    outputs = Outputs(params.output_dir)
+    candidates, pool = read_rows(outputs.embeddings), read_base(outputs.base).rows
     how = ordering.RankingConfig(
         method=params.method,
         normalize=params.normalize_embeddings,
@@ -46,24 +30,24 @@ def rank(
         rules=params.rules,
     )
     vectors = ordering.space(candidates, pool, normalize=how.normalize, append_weak_labels=how.append_weak_labels)
-    with progress("looking around") as report:
+    with progress("measuring a random sample") as report:
         around = measure_sample(*vectors, seed=params.seed, progress=report)
     del vectors
     with progress("ranking") as report:
         ranked = ordering.rank(
             candidates,
             pool,
-            read_rows(protected),
+            read_rows(outputs.protected),
             how,
             n_samples=params.ranking.n_samples,
             min_distance=params.ranking.min_distance,
             progress=report,
         )
-    write_table(ranking, ranked.table)
-    ordering.write_trace(trace, ranked.trace)
-    write_table(near_protected, ranked.near_protected)
-    write_csv(curve, ordering.curve(ranked.table))
-    write_arrays(surroundings, around._asdict())
+    write_table(outputs.ranking, ranked.table)
+    ordering.write_trace(outputs.trace, ranked.trace)
+    write_table(outputs.near_protected, ranked.near_protected)
+    write_csv(outputs.selection_curve, ordering.curve(ranked.table))
+    write_arrays(outputs.evaluation_sample, around._asdict())
     kept_out = f"; protected images keep out {len(ranked.near_protected)}" if params.rules.protected else ""
     say(
         f"ranked {len(ranked.table)} of {len(candidates.table)} candidates against {len(pool.table)} images of the "

@@ -1,13 +1,12 @@
 """Provide the model of the pool."""
 
 from pathlib import Path
-from typing import Annotated
 
 import pandas as pd
-from typer import Option
 
 from datapool.core.atomic import SCRATCH
 from datapool.core.base import read_base
+from datapool.core.outputs import Outputs
 from datapool.core.params import load_params
 from datapool.core.tables import read_table, write_csv, write_json
 from datapool.images.batch import candidates, image_files
@@ -15,34 +14,29 @@ from datapool.terminal import progress, run, say
 from datapool.training.provide import provide_model
 
 
-def train(
-    images: Annotated[Path, Option(help="The batch, as the scan stage lists it.")],
-    base: Annotated[Path, Option(help="The pool as it stood before this batch.")],
-    checkpoint: Annotated[Path, Option(help="File to write: the model, or the words: no model.")],
-    last: Annotated[Path, Option(help="File to write: the model after the last epoch.")],
-    space: Annotated[Path, Option(help="JSON file to write: the embedding space.")],
-    losses: Annotated[Path, Option(help="Csv file to write: step, epoch and loss, for a plot.")],
-) -> None:
-    """Take the pool's own model; for a pool that begins, train one on the batch, or take the one that is given.
+def train() -> None:
+    """Take the pool's own model. For a new pool take the given model, or train one on the batch.
 
-    A training that was killed goes on where it stood.
+    A training that was stopped continues from its last epoch.
     """
-    params, opened = load_params(), read_base(base)
-    to_learn = candidates(read_table(images), opened.rows.table)
+    params = load_params()
+    outputs = Outputs(params.output_dir)
+    base = read_base(outputs.base)
+    images = image_files(candidates(read_table(outputs.images), base.rows.table), Path(params.input_dir))
     with progress("training") as report:
         provided = provide_model(
-            opened,
-            image_files(to_learn, Path(params.input_dir)),
+            base,
+            images,
             params,
-            checkpoint=checkpoint,
-            last=last,
+            checkpoint=outputs.checkpoint,
+            last=outputs.last_checkpoint,
             scratch_dir=SCRATCH / "training",
             progress=report,
         )
     if not provided.is_main_process:
         return
-    write_json(space, provided.space)
-    write_csv(losses, pd.DataFrame(provided.losses, columns=["epoch", "step", "loss"]))
+    write_json(outputs.space, provided.space)
+    write_csv(outputs.loss, pd.DataFrame(provided.losses, columns=["epoch", "step", "loss"]))
     for note in provided.notes:
         say(note)
 

@@ -41,7 +41,7 @@ class Run(NamedTuple):
 
     images: pd.DataFrame
     """The batch, as ``batch.scan`` gives it."""
-    passed_over: Mapping[str, int]
+    skipped: Mapping[str, int]
     """How many files are no part of the batch: hidden, not_images, not_relevant."""
     base: Base
     """The pool before the batch."""
@@ -125,7 +125,7 @@ def _figures(counts: Mapping[str, Any]) -> str:
 
 
 def _counts(run: Run, params: Params) -> str:
-    counts, stop, passed = run.metrics, params.stopping_condition, run.passed_over
+    counts, stop, passed = run.metrics, params.stopping_condition, run.skipped
     fates = [
         ("picked", "picked", "added to the pool"),
         ("covered", "covered", f"closer than min_distance {stop.min_distance:g} to an image of the pool or a pick"),

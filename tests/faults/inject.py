@@ -65,13 +65,9 @@ def missing() -> str | None:
 
 
 def commands(folder: Path) -> dict[str, list[str]]:
-    """Give what dvc.yaml runs for each stage, without ``exec python``: ``-m stages.merge --base …``."""
-    params = yaml.safe_load((folder / "params.yaml").read_text())
+    """Return what dvc.yaml runs for each stage, without ``exec python``: ``-m stages.merge``."""
     stages = yaml.safe_load((folder / "dvc.yaml").read_text())["stages"]
-    given = {
-        name: re.sub(r"\$\{(\w+)\}", lambda key: str(params[key[1]]), stage["cmd"]) for name, stage in stages.items()
-    }
-    return {name: shlex.split(command.removeprefix("exec python ")) for name, command in given.items()}
+    return {name: shlex.split(stage["cmd"].removeprefix("exec python ")) for name, stage in stages.items()}
 
 
 class Stages:

@@ -8,14 +8,11 @@ import hashlib
 import importlib
 import json
 import os
-import shlex
-import shutil
 import sys
 from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
-import typer
 import yaml
 
 ROOT = Path(__file__).parents[2]
@@ -75,7 +72,6 @@ def make_pools(folder: Path) -> dict[str, str]:
     scores = [f'"{name.partition("/")[2]}",{(place * 5 % 7) / 10:.1f}' for place, name in enumerate(_VECTORS)]
     (folder / "scores.csv").write_text("\n".join(["filename,entropy", *scores, ""]))
     (folder / "datapools.json").write_text("{}\n")
-    _copy_pipeline(folder)
     defaults = yaml.safe_load((ROOT / "params.yaml").read_text())
     with chdir(folder):
         for batch, settings in RUNS:
@@ -98,23 +94,9 @@ def _ppm(seed: int) -> bytes:
     return b"P6 8 8 255\n" + bytes((31 * seed + 7 * place) % 256 for place in range(8 * 8 * 3))
 
 
-def _copy_pipeline(folder: Path) -> None:
-    for name in ("dvc.yaml", "None"):
-        if (ROOT / name).exists():
-            shutil.copy(ROOT / name, folder)
-
-
 def _run_stage(stage: str) -> None:
-    """Run the command that dvc.yaml has for a stage, in this process."""
-    pipeline = yaml.safe_load(Path("dvc.yaml").read_text())
-    command = pipeline["stages"][stage]["cmd"].rpartition(";")[2]
-    command = command.replace("${output_dir}", "output").replace("${shared_dir}", "pools")
-    program = importlib.import_module(f"stages.{stage}")
-    function = getattr(program, {"open": "open_base"}.get(stage, stage))
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    app.command()(function)
-    arguments = shlex.split(command.partition(f"stages.{stage}")[2])
-    typer.main.get_command(app).main(arguments, standalone_mode=False)
+    """Run a stage in this process."""
+    getattr(importlib.import_module(f"stages.{stage}"), stage)()
 
 
 if __name__ == "__main__":

@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datapool.core.base import write_base
 from datapool.core.lineage import read_lineage
+from datapool.core.outputs import Outputs
 from datapool.core.params import load_params
 from datapool.core.schema import Params
 from datapool.core.tables import EmbeddedTable, write_csv, write_json, write_rows, write_table
@@ -96,7 +98,7 @@ def run_on(places: dict[str, tuple[float, float]], params: Params, *, lineage: s
     pool.merge(Path("pools"), Path(lineage), base, sampled.picks, None, keep_history=True, record=record)
     return Run(
         images=found.images,
-        passed_over={"hidden": found.n_hidden, "not_images": found.n_other, "not_relevant": found.n_not_relevant},
+        skipped={"hidden": found.n_hidden, "not_images": found.n_other, "not_relevant": found.n_not_relevant},
         base=base,
         candidates=candidates,
         embedding_space=space,
@@ -612,34 +614,20 @@ def test_the_stage_reads_what_the_others_wrote(tmp_path, capsys):
     Path("week/null").rename("week/null.png")
     run = run_on({"NA.png": (0, 0)}, parameters())
     Path("params.yaml").write_text(yaml.safe_dump(parameters().model_dump()))
-    paths = {
-        name: Path("output") / name
-        for name in [
-            "images",
-            "passed_over",
-            "base",
-            "embeddings",
-            "space",
-            "curve",
-            "coverage",
-            "picks",
-            "removed",
-            "metrics",
-        ]
-    }
-    write_table(paths["images"], run.images)
-    write_json(paths["passed_over"], run.passed_over)
-    pool.write_base(paths["base"], run.base)
-    write_rows(paths["embeddings"], run.candidates)
-    write_json(paths["space"], run.embedding_space)
-    write_csv(paths["curve"], run.curve)
-    write_csv(paths["coverage"], run.coverage)
-    write_rows(paths["picks"], run.picks)
+    outputs = Outputs("output")
+    write_table(outputs.images, run.images)
+    write_json(outputs.skipped, run.skipped)
+    write_base(outputs.base, run.base)
+    write_rows(outputs.embeddings, run.candidates)
+    write_json(outputs.space, run.embedding_space)
+    write_csv(outputs.selection_curve, run.curve)
+    write_csv(outputs.coverage, run.coverage)
+    write_rows(outputs.picks, run.picks)
     # One name is what pandas takes for a missing value.
-    write_csv(paths["removed"], run.removed.replace("null.png", "null"))
-    write_json(paths["metrics"], run.metrics)
+    write_csv(outputs.removed_samples, run.removed.replace("null.png", "null"))
+    write_json(outputs.metrics, run.metrics)
 
-    stage(**paths, lineage=Path("datapools.json"), report=Path("output/report.html"))
+    stage()
 
     page = Page(Path("output/report.html").read_text(encoding="utf-8"))
     assert capsys.readouterr().out == "the report is in output/report.html\n"

@@ -1,0 +1,65 @@
+"""The files that the stages of a run write below ``output_dir``, in one table.
+
+dvc.yaml names the same files as dependencies and outputs of the stages; a test compares the two.
+"""
+
+from pathlib import Path
+
+
+class Outputs:
+    """Paths below ``output_dir``, in the order in which the stages write them."""
+
+    def __init__(self, folder: Path | str) -> None:
+        """Name the files below a folder; nothing is created."""
+        folder = Path(folder)
+        # scan
+        self.images = folder / "images.parquet"
+        """The batch: one row per image, healthy or not."""
+        self.skipped = folder / "skipped.json"
+        """How many files were skipped, and why."""
+        # open
+        self.base = folder / "base"
+        """Folder: the pool as it stood before this batch."""
+        # train
+        self.checkpoint = folder / "checkpoint.ckpt"
+        """The model, or the words "no model"."""
+        self.last_checkpoint = folder / "checkpoint_last.ckpt"
+        """The model after the last epoch of training."""
+        self.space = folder / "space.json"
+        """The embedding space."""
+        self.loss = folder / "plots" / "loss.csv"
+        """Step, epoch and loss of the training."""
+        # embed
+        self.embeddings = folder / "embeddings.parquet"
+        """The candidates with their embeddings."""
+        self.protected = folder / "protected.parquet"
+        """The protected images with theirs."""
+        # rank
+        self.ranking = folder / "ranking.parquet"
+        """The candidates in order, best first."""
+        self.trace = folder / "trace.parquet"
+        """Which center covers each candidate, pick by pick."""
+        self.near_protected = folder / "near_protected.parquet"
+        """The candidates that protected images exclude."""
+        self.evaluation_sample = folder / "evaluation_sample.parquet"
+        """Candidates drawn at random, with their distances to the pool and to each other."""
+        self.selection_curve = folder / "plots" / "selection_curve.csv"
+        """Step and distance of the ranking."""
+        # sample
+        self.data = folder / "data"
+        """Folder: the picks, and their images if dump_dataset is set."""
+        self.picks = self.data / "picks.parquet"
+        """The picks with their embeddings."""
+        self.sampled_images = self.data / "sampled"
+        """Folder: copies of the picked images."""
+        self.filenames = folder / "filenames"
+        """Folder: lists of file names, one text file per kind."""
+        self.removed_samples = folder / "removed_samples.csv"
+        """Why each other image was not picked."""
+        self.coverage = folder / "plots" / "coverage.csv"
+        """Distances to the pool after so many picks, and after as many random ones."""
+        self.metrics = folder / "metrics.json"
+        """The run in numbers."""
+        # report
+        self.report = folder / "report.html"
+        """The page that shows the run."""
