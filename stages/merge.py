@@ -4,6 +4,7 @@ from pathlib import Path
 
 from datapool.core.base import read_base
 from datapool.core.lineage import LINEAGE
+from datapool.core.metrics import read_metrics
 from datapool.core.outputs import Outputs
 from datapool.core.params import load_params
 from datapool.core.tables import read_json, read_rows
@@ -15,7 +16,7 @@ def merge() -> None:
     """Write the pool that consists of the base and the picks, its history and its lineage."""
     params = load_params()
     outputs = Outputs(params.output_dir)
-    space, metrics = read_json(outputs.space), read_json(outputs.metrics)
+    space, metrics = read_json(outputs.space), read_metrics(outputs.metrics)
     merged = merge_picks(
         Path(params.shared_dir),
         LINEAGE,
@@ -25,9 +26,9 @@ def merge() -> None:
         keep_history=params.datapool.keep_history,
         record={
             "embedding_space": space,
-            "covering_radius": metrics["covering_radius"],
-            "radius_lower_bound": metrics["radius_lower_bound"],
-            "witness": metrics["witness"],
+            "covering_radius": metrics.covering_radius,
+            "radius_lower_bound": metrics.radius_lower_bound,
+            "witness": metrics.witness,
             "parameters": {
                 "method": params.method,
                 "stopping_condition": params.stopping_condition.model_dump(),

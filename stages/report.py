@@ -2,6 +2,7 @@
 
 from datapool.core.base import read_base
 from datapool.core.lineage import LINEAGE, read_lineage
+from datapool.core.metrics import read_metrics
 from datapool.core.outputs import Outputs
 from datapool.core.params import load_params
 from datapool.core.tables import read_csv, read_json, read_rows, read_table
@@ -26,7 +27,7 @@ def report() -> None:
             coverage=read_csv(outputs.coverage).astype("float64"),
             picks=read_rows(outputs.picks),
             removed=read_csv(outputs.removed_samples),
-            metrics=read_json(outputs.metrics),
+            metrics=read_metrics(outputs.metrics),
             versions=read_lineage(LINEAGE).get(base.pool, []),
         ),
         params,

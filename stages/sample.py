@@ -3,14 +3,16 @@
 from pathlib import Path
 
 from datapool.core.base import read_base
+from datapool.core.metrics import write_metrics
 from datapool.core.outputs import Outputs
 from datapool.core.params import load_params
-from datapool.core.tables import read_arrays, read_rows, read_table, write_csv, write_json, write_names, write_rows
+from datapool.core.tables import read_arrays, read_rows, read_table, write_csv, write_names, write_rows
 from datapool.images.batch import copy_images
 from datapool.selection import evaluation, sampling
 from datapool.selection import ranking as ordering
 from datapool.selection.evaluation_sample import EvaluationSample
 from datapool.selection.scores import read_scores
+from datapool.selection.summary import suggest_method, summarize
 from datapool.terminal import progress, run, say
 
 
@@ -46,23 +48,23 @@ def sample() -> None:
             progress=report,
         )
     with progress("comparing") as report:
-        compared = evaluation.compare(candidates, sampled.picks.table.filename, around, how, progress=report)
+        comparison = evaluation.compare_with_random(
+            candidates, sampled.picks.table.filename, around, how, progress=report
+        )
     write_rows(outputs.picks, sampled.picks)
     for name, names in sampling.filename_lists(pool, sampled).items():
         write_names(outputs.filenames / f"{name}.txt", names)
     write_csv(outputs.removed_samples, sampled.removed)
     min_distance = params.stopping_condition.min_distance
-    counts = {
-        **sampling.metrics(batch, len(candidates.table), len(pool.table), sampled),
-        **evaluation.certificate(sampled.covering_radius, sampled.farthest, how),
-        **evaluation.metrics(compared, around, min_distance=min_distance),
-    }
-    write_json(outputs.metrics, counts)
-    write_csv(outputs.coverage, compared.curve)
+    metrics = evaluation.compute_metrics(
+        batch, candidates, pool, sampled, comparison, around, how, min_distance=min_distance
+    )
+    write_metrics(outputs.metrics, metrics)
+    write_csv(outputs.coverage, comparison.curve)
     if params.dump_dataset:
         copy_images(batch, sampled.picks.table.filename, Path(params.input_dir), outputs.sampled_images)
-    say(sampling.sentence(counts))
-    if hint := evaluation.regime(counts, method=params.method, min_distance=min_distance):
+    say(summarize(metrics))
+    if hint := suggest_method(metrics, method=params.method, min_distance=min_distance):
         say(hint)
 
 

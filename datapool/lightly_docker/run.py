@@ -17,9 +17,9 @@ import datapool
 from datapool.core.base import IMPORTED
 from datapool.core.errors import DatapoolError, short_repr
 from datapool.core.lineage import LATEST, LINEAGE, embedding_space_of, read_lineage
+from datapool.core.metrics import read_metrics
 from datapool.core.params import FILE, read_params
 from datapool.core.schema import Params
-from datapool.core.tables import read_json
 from datapool.lightly_docker import sanity
 from datapool.lightly_docker import saved_overrides as line_settings
 from datapool.lightly_docker.find_model import params_of
@@ -141,11 +141,11 @@ def _hand_over(given: Overrides, params: Params, results: Path | None, tell: Cal
     """Let the results be found, and git tell of them."""
     name, output = params.datapool.name, params.output_dir
     version = len(read_lineage(LINEAGE).get(name, []))
-    metrics = read_json(Path(output) / "metrics.json")
+    metrics = read_metrics(Path(output) / "metrics.json")
     notes = _link(Path(name), Path(params.shared_dir))
     pool = Path.cwd() / (Path(params.shared_dir) / name if notes else name)
-    what = f"{name}: version {version}, {metrics['picked']} of {metrics['candidates']} candidates picked"
-    tell(f"{what}; the pool has {metrics['pool_after']} images: {pool / LATEST}")
+    what = f"{name}: version {version}, {metrics.picked} of {metrics.candidates} candidates picked"
+    tell(f"{what}; the pool has {metrics.pool_after} images: {pool / LATEST}")
     for note in notes:
         tell(note)
     if results:

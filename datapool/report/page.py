@@ -20,13 +20,15 @@ import yaml
 from datapool.core import atomic
 from datapool.core.base import Base, Version
 from datapool.core.errors import DatapoolError, escape_unprintable
+from datapool.core.metrics import Metrics
 from datapool.core.schema import Params
 from datapool.core.tables import EmbeddedTable
 from datapool.images.decode import read_rgb
 from datapool.report import charts
 from datapool.report.charts import Chart
-from datapool.selection import evaluation, sampling
 from datapool.selection import ranking as ordering
+from datapool.selection.evaluation import picks_by_min_distance
+from datapool.selection.summary import describe_comparison, suggest_method, summarize
 
 MAX_POINTS = 4000
 """The map shows at most so many images of each kind, each line of the curve so many steps, evenly chosen."""
@@ -57,8 +59,7 @@ class Run(NamedTuple):
     """As in ``sampling.Sampled``."""
     removed: pd.DataFrame
     """As in ``sampling.Sampled``."""
-    metrics: dict[str, Any]
-    """As ``sampling.metrics``, ``evaluation.certificate`` and ``evaluation.metrics`` give them."""
+    metrics: Metrics
     versions: Sequence[Version]
     """Lineage of the pool after the run; empty if the pool has yet to begin."""
 
@@ -100,7 +101,7 @@ def write_report(path: Path, run: Run, params: Params, *, removed_file: str) -> 
     page = _PAGE.substitute(
         style=_STYLE,
         title=f"Pool {_text(run.base.pool)}, {version}",
-        sentence=_text(sampling.sentence(run.metrics)),
+        sentence=_text(summarize(run.metrics)),
         figures=_figures(run.metrics),
         sections="\n".join(
             f"<section><h2>{title}</h2>{content}</section>" for title, content in sections.items() if content
@@ -114,12 +115,12 @@ def write_report(path: Path, run: Run, params: Params, *, removed_file: str) -> 
 # --- tables ---------------------------------------------------------------------------------------------------------
 
 
-def _figures(counts: Mapping[str, Any]) -> str:
+def _figures(counts: Metrics) -> str:
     figures = {
-        "images in the batch": f"{counts['images']:,}",
-        "picked": f"{counts['picked']:,}",
-        "in the pool now": f"{counts['pool_after']:,}",
-        "covering radius": f"{counts['covering_radius']:.4g}" if counts["candidates"] and counts["pool_after"] else "–",
+        "images in the batch": f"{counts.images:,}",
+        "picked": f"{counts.picked:,}",
+        "in the pool now": f"{counts.pool_after:,}",
+        "covering radius": f"{counts.covering_radius:.4g}" if counts.candidates and counts.pool_after else "–",
     }
     return "".join(f"<div><dt>{what}</dt><dd>{number}</dd></div>" for what, number in figures.items())
 
@@ -147,28 +148,28 @@ def _counts(run: Run, params: Params) -> str:
     ]
     rows = []
     for fate, key, why in fates:
-        if counts[key]:
-            share = counts[key] / counts["images"]
-            rows.append((fate, f"{counts[key]:,}", f'<span class="bar {key}" style="width:{share:.1%}"></span>', why))
-    rows.append(("<b>images in the batch</b>", f"<b>{counts['images']:,}</b>", "", ""))
+        if count := getattr(counts, key):
+            share = count / counts.images
+            rows.append((fate, f"{count:,}", f'<span class="bar {key}" style="width:{share:.1%}"></span>', why))
+    rows.append(("<b>images in the batch</b>", f"<b>{counts.images:,}</b>", "", ""))
     notes = (
         f"Passed over: {passed['hidden']:,} hidden, {passed['not_images']:,} of other types, "
-        f"{passed['not_relevant']:,} not in relevant_filenames_file. The pool held {counts['pool_before']:,} images "
-        f"before and holds {counts['pool_after']:,} now."
+        f"{passed['not_relevant']:,} not in relevant_filenames_file. The pool held {counts.pool_before:,} images "
+        f"before and holds {counts.pool_after:,} now."
     )
-    if counts["candidates"] and counts["pool_after"]:
-        notes += f" Covering radius {counts['covering_radius']:.4g}: no candidate is farther than this from the pool."
-        if counts["radius_lower_bound"]:
+    if counts.candidates and counts.pool_after:
+        notes += f" Covering radius {counts.covering_radius:.4g}: no candidate is farther than this from the pool."
+        if counts.radius_lower_bound and counts.witness:
             notes += (
-                f" No choice of {counts['picked']:,} new images could get it below {counts['radius_lower_bound']:.4g}, half "
-                f"of that: the picks and {_code(counts['witness'])}, the next candidate, lie at least this radius from each "
+                f" No choice of {counts.picked:,} new images could get it below {counts.radius_lower_bound:.4g}, half "
+                f"of that: the picks and {_code(counts.witness)}, the next candidate, lie at least this radius from each "
                 "other and from the pool before."
             )
-        if counts["near_protected"]:
+        if counts.near_protected:
             notes += " Candidates that protected images keep out do not count for it."
-    if counts["smallest_pick_distance"] is not None:
-        notes += f" The closest pick lay {counts['smallest_pick_distance']:.4g} from all before it."
-    told = evaluation.regime(counts, method=params.method, min_distance=stop.min_distance)
+    if counts.smallest_pick_distance is not None:
+        notes += f" The closest pick lay {counts.smallest_pick_distance:.4g} from all before it."
+    told = suggest_method(counts, method=params.method, min_distance=stop.min_distance)
     hint = f"<p>Hint: {_text(told)}.</p>" if told else ""
     return _table(("fate", "images", "share", "why"), rows, numbers=(1,)) + f"<p>{notes}</p>{hint}"
 
@@ -279,9 +280,9 @@ def _curve(run: Run, params: Params) -> Chart:
         return Chart("<p>No distance was measured: there was nothing to compare.</p>", call="")
     end = (
         "n_samples ended the selection"
-        if run.metrics["beyond_limit"]
+        if run.metrics.beyond_limit
         else "the next would have been closer than min_distance"
-        if run.metrics["covered"]
+        if run.metrics.covered
         else "every candidate that the rules allow was picked"
         if ordering.has_rules(params.rules)
         else "every candidate was picked"
@@ -301,7 +302,7 @@ def _what_if(run: Run, params: Params) -> str:
     if params.method != "coreset" or not len(run.curve):
         return ""
     own, rows = params.stopping_condition.min_distance, []
-    for value, picks in evaluation.what_if(run.curve, min_distance=own).to_numpy():
+    for value, picks in picks_by_min_distance(run.curve, min_distance=own).to_numpy():
         cells = (f"{value:g}", f"{picks:,.0f}", f"{picks / len(run.candidates.table):.1%}")
         rows.append([f"<b>{cell}</b>" for cell in cells] if value == own else cells)
     caption = "How many images each min_distance would pick; the one in use is bold."
@@ -312,7 +313,7 @@ def _what_if(run: Run, params: Params) -> str:
 
 
 def _coverage(run: Run) -> Chart:
-    told = evaluation.comparison(run.metrics)
+    told = describe_comparison(run.metrics)
     if not told or not len(run.coverage):
         return Chart("", call="")
     return charts.coverage(run.coverage, caption=told)

@@ -1,234 +1,257 @@
-"""Measure what a choice bought, beside a random choice of as many, and which regime a batch is in.
+"""Measure what a choice is worth: its covering radius and mean distances, beside those of a random choice of as many images.
 
-Works on embeddings and Euclidean distances between them; knows nothing of files, of how the choice was made, or of how a
-pool is stored. Measures on the candidates that ``measure_sample`` drew.
+Distances are measured on the evaluation sample, see ``evaluation_sample.py``.
 """
 
 import itertools
 import math
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from datapool.core.metrics import Metrics
 from datapool.core.progress import Progress
 from datapool.core.tables import EmbeddedTable
 from datapool.selection.evaluation_sample import EvaluationSample, n_evaluated
 from datapool.selection.k_center import nearest
 from datapool.selection.ranking import RankingConfig, has_rules, space
+from datapool.selection.sampling import Sampled
 
 REDUNDANT = 0.2
-"""Another candidate closer than this share of the median distance between two candidates makes one redundant."""
-MOSTLY, LITTLE, SMALL_CHOICE = 0.8, 0.5, 0.1
-"""Shares of the candidates: from MOSTLY on a batch is covered or redundant, up to LITTLE it is not redundant, and up to
-SMALL_CHOICE few are picked (as measured: benchmarks/regimes.md)."""
+"""A candidate is redundant if another one is closer than this share of the median distance between two candidates."""
 
-_N_STEPS = 50  # of the curve
-_SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9)  # of the ranking: what other min_distances pick
+_N_STEPS = 50  # points of the coverage curve
+_SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9)  # of the ranking, see ``picks_by_min_distance``
+_CURVE = ("step", "chosen", "random", "chosen_p99", "random_p99")
 
 
-class Gaps(NamedTuple):
+class DistanceSummary(NamedTuple):
     """Distances from the evaluated candidates to the nearest of pool and choice; None where there is neither."""
 
     covering_radius: float | None
     """The largest."""
     mean: float | None
     p99: float | None
-    """The 99th percentile, linear between neighbors."""
+    """The 99th percentile, interpolated linearly."""
 
 
-_NO_GAPS = Gaps(None, None, None)
-_CURVE = ("step", "chosen", "random", "chosen_p99", "random_p99")
+_NOTHING_MEASURED = DistanceSummary(None, None, None)
 
 
 class Comparison(NamedTuple):
-    """A choice, and a random one of as many candidates beside the same pool."""
+    """A choice, and a random one of as many candidates for the same pool."""
 
     evaluated: int
-    """How many candidates the distances were taken from."""
-    chosen: Gaps
-    random: Gaps
+    """Number of candidates that the distances were measured on."""
+    chosen: DistanceSummary
+    random: DistanceSummary
     curve: pd.DataFrame
-    """step (how many were taken so far; 0 is the pool alone), chosen and random (mean distance then), chosen_p99 and
-    random_p99 (99th percentile)."""
-    scale: float | None
-    """Median distance between two candidates; None if there are no two."""
+    """One row per measured step: step (the number of images picked so far; 0 is the pool alone), chosen and random (mean
+    distance after that step), chosen_p99 and random_p99 (99th percentile)."""
+    median_distance: float | None
+    """Median distance between two candidates; None if there are fewer than two."""
 
 
-def compare(
+class Certificate(NamedTuple):
+    """A lower bound for the covering radius of any choice, and what proves it."""
+
+    radius_lower_bound: float | None
+    witness: str | None
+    """Filename of the candidate that lies at the covering radius."""
+
+
+def compare_with_random(
     candidates: EmbeddedTable,
     picks: pd.Series,
-    around: EvaluationSample,
-    how: RankingConfig,
+    sample: EvaluationSample,
+    config: RankingConfig,
     *,
     progress: Progress | None = None,
 ) -> Comparison:
     """Measure how near the candidates are to pool and picks, and to the pool and as many random candidates.
 
-    Takes no distance to the pool: ``around`` knows them.
+    Computes no distance to the pool: ``sample`` holds them.
 
     Args:
         candidates: Sorted by filename.
         picks: Filenames of the choice, in order.
-        around: What ``measure_sample`` gave for these candidates.
-        how: Says between which vectors distances are taken; its seed decides the random choice, which is not the one of
-            ``method: random``.
+        sample: That of these candidates.
+        config: Decides between which vectors distances are taken. Its seed decides the random choice, which differs from
+            that of ``method: random``.
         progress: Called with the steps done and the steps in all, for the choice, then for the random one.
     """
     n, k = len(candidates.table), len(picks)
     if not n:
-        return Comparison(0, _NO_GAPS, _NO_GAPS, pd.DataFrame(columns=_CURVE, dtype="float64"), None)
-    evaluated = around.candidates[: n_evaluated(n, 2 * k)]
-    to_pool = around.to_pool[: len(evaluated)]
+        no_steps = pd.DataFrame(columns=_CURVE, dtype="float64")
+        return Comparison(0, _NOTHING_MEASURED, _NOTHING_MEASURED, no_steps, None)
+    evaluated = sample.candidates[: n_evaluated(n, 2 * k)]
+    to_pool = sample.to_pool[: len(evaluated)]
     chosen = pd.Index(candidates.table.filename).get_indexer(pd.Index(picks))
-    by_chance = np.random.default_rng([how.seed, 2]).permutation(n)[:k]
-    rows = np.concatenate([evaluated, chosen, by_chance])
-    nobody = EmbeddedTable(candidates.table.iloc[:0], candidates.embeddings[:0])
+    random = np.random.default_rng([config.seed, 2]).permutation(n)[:k]
+    rows = np.concatenate([evaluated, chosen, random])
     vectors = space(
         EmbeddedTable(candidates.table.iloc[rows], candidates.embeddings[rows]),
-        nobody,
-        normalize=how.normalize,
-        append_weak_labels=how.append_weak_labels,
+        EmbeddedTable(candidates.table.iloc[:0], candidates.embeddings[:0]),
+        normalize=config.normalize,
+        append_weak_labels=config.append_weak_labels,
     ).candidates
-    points, of_chosen, of_random = np.split(vectors, [len(evaluated), len(evaluated) + k])
+    points, chosen_vectors, random_vectors = np.split(vectors, [len(evaluated), len(evaluated) + k])
     steps = np.unique([0, *np.geomspace(1, max(k, 1), _N_STEPS).round().astype(int)])[: k + 1]
-    distances = [_approach(points, to_pool, centers, steps, progress) for centers in (of_chosen, of_random)]
-    is_near = np.isfinite(distances[0]).all(axis=1)  # before the first of a pool nobody is
-    means, p99s = ([measure(part[is_near]) for part in distances] for measure in (_mean, _p99))
-    curve = pd.DataFrame(dict(zip(_CURVE, (steps[is_near], *means, *p99s), strict=True)))
-    apart = points[1:].astype(np.float64) - points[:-1]  # in random order: pairs of neighbors are random pairs
-    return Comparison(
-        len(evaluated),
-        _gaps(distances[0][-1]),
-        _gaps(distances[1][-1]),
-        curve,
-        float(np.median(np.linalg.norm(apart, axis=1))) if len(apart) else None,
+    by_choice, by_chance = (
+        _distances_after_steps(points, to_pool, picked, steps, progress) for picked in (chosen_vectors, random_vectors)
     )
+    is_measured = np.isfinite(by_choice).all(axis=1)  # not step 0 of a new pool: there is no image to be near to
+    curve = pd.DataFrame(
+        {
+            "step": steps[is_measured],
+            "chosen": _mean(by_choice[is_measured]),
+            "random": _mean(by_chance[is_measured]),
+            "chosen_p99": _p99(by_choice[is_measured]),
+            "random_p99": _p99(by_chance[is_measured]),
+        }
+    )
+    return Comparison(len(evaluated), _summary(by_choice[-1]), _summary(by_chance[-1]), curve, _median_distance(points))
 
 
-def certificate(covering_radius: float, farthest: str, how: RankingConfig) -> dict[str, Any]:
-    """Bound what any choice could reach: None for both where ``coreset`` did not choose freely.
+def certificate(covering_radius: float, farthest: str, config: RankingConfig) -> Certificate:
+    """Return a lower bound for the covering radius of any choice of as many images; None without "coreset" or with rules.
 
-    With k picks, R the covering radius and the witness the candidate at that distance: picks and witness lie at least R
-    from the pool before and from each other, so any k new images leave one of the k + 1 at R/2 or farther (Gonzalez 1985;
-    the proof is in ``verify.py``).
-    """
-    if how.method != "coreset" or has_rules(how.rules):
-        return {"radius_lower_bound": None, "witness": None}
-    return {"radius_lower_bound": covering_radius / 2, "witness": farthest or None}
-
-
-def metrics(compared: Comparison, around: EvaluationSample, *, min_distance: float) -> dict[str, Any]:
-    """Say in numbers what the choice bought and which regime the batch is in.
+    Let R be the covering radius after k picks. The picks and the candidate ``farthest``, which lies at R, are at least R
+    apart from each other and from the pool before. So any k new images leave one of these k + 1 at R/2 or farther
+    (Gonzalez 1985; the proof is in ``maintenance/verify.py``).
 
     Args:
-        compared: What ``compare`` gave.
-        around: What ``measure_sample`` gave.
-        min_distance: From here on a candidate counts as covered by the pool; not above 0 for the distance that makes one
-            redundant.
+        covering_radius: That of the choice.
+        farthest: Filename of the candidate at that distance; empty if every candidate was picked.
+        config: How the choice was made.
     """
-    close = None if compared.scale is None else REDUNDANT * compared.scale
-    measured = around.to_others[~np.isnan(around.to_others)]
-    covered_below = min_distance if min_distance > 0 else close
-    return {
-        "evaluated": compared.evaluated,
-        "mean_distance": compared.chosen.mean,
-        "p99_distance": compared.chosen.p99,
-        "random_covering_radius": compared.random.covering_radius,
-        "random_mean_distance": compared.random.mean,
-        "random_p99_distance": compared.random.p99,
-        "share_covered_by_pool": _share(around.to_pool, covered_below),
-        "share_redundant": _share(measured, close),
-        "redundant_below": close,
-    }
+    if config.method != "coreset" or has_rules(config.rules):
+        return Certificate(None, None)
+    return Certificate(covering_radius / 2, farthest or None)
 
 
-def comparison(counts: Mapping[str, Any]) -> str:
-    """Say in a sentence what the choice bought; "" without candidates. ``counts`` as for ``regime``."""
-    if counts["mean_distance"] is None:
-        return ""
-    many = "of" if counts["evaluated"] == counts["candidates"] else f"measured on {counts['evaluated']:,} of"
-    return (
-        f"A candidate lies {counts['mean_distance']:.4g} from its nearest image of the pool on average, and 99% lie within "
-        f"{counts['p99_distance']:.4g}; had as many been picked at random, {counts['random_mean_distance']:.4g} and "
-        f"{counts['random_p99_distance']:.4g}, with the farthest at {counts['random_covering_radius']:.4g} instead of "
-        f"{counts['covering_radius']:.4g} ({many} {counts['candidates']:,} candidates)."
+def compute_metrics(
+    images: pd.DataFrame,
+    candidates: EmbeddedTable,
+    base: EmbeddedTable,
+    sampled: Sampled,
+    comparison: Comparison,
+    sample: EvaluationSample,
+    config: RankingConfig,
+    *,
+    min_distance: float,
+) -> Metrics:
+    """Return the numbers of a run.
+
+    Args:
+        images: The batch, as ``batch.scan`` returns it.
+        candidates: Sorted by filename.
+        base: The pool before this batch.
+        sampled: The choice.
+        comparison: Of that choice with a random one.
+        sample: That of these candidates.
+        config: How the choice was made.
+        min_distance: A candidate closer than this to the pool counts as covered by it. If not above 0, the distance
+            that makes a candidate redundant takes its place.
+    """
+    status, kinds = (column.value_counts() for column in (images.status, sampled.removed.kind))
+    n_picked, n_base = len(sampled.picks.table), len(base.table)
+    pick_distances = sampled.picks.table.distance.dropna()
+    bound = certificate(sampled.covering_radius, sampled.farthest, config)
+    redundant_below = None if comparison.median_distance is None else REDUNDANT * comparison.median_distance
+    covered_below = min_distance if min_distance > 0 else redundant_below
+    return Metrics(
+        images=len(images),
+        corrupt=int(status.get("corrupt", 0)),
+        duplicates=int(status.get("duplicate", 0)),
+        known=int(kinds.get("known", 0)),
+        candidates=len(candidates.table),
+        picked=n_picked,
+        covered=int(kinds.get("covered", 0)),
+        over_balance=int(kinds.get("balance", 0)),
+        in_sequence_gap=int(kinds.get("sequence_gap", 0)),
+        near_protected=int(kinds.get("protected", 0)),
+        beyond_limit=int(kinds.get("beyond n_samples", 0)),
+        pool_before=n_base,
+        pool_after=n_base + n_picked,
+        covering_radius=sampled.covering_radius if math.isfinite(sampled.covering_radius) else None,
+        smallest_pick_distance=float(pick_distances.min()) if len(pick_distances) else None,
+        radius_lower_bound=bound.radius_lower_bound,
+        witness=bound.witness,
+        evaluated=comparison.evaluated,
+        mean_distance=comparison.chosen.mean,
+        p99_distance=comparison.chosen.p99,
+        random_covering_radius=comparison.random.covering_radius,
+        random_mean_distance=comparison.random.mean,
+        random_p99_distance=comparison.random.p99,
+        share_covered_by_pool=_share(sample.to_pool, covered_below),
+        share_redundant=_share(sample.to_others[~np.isnan(sample.to_others)], redundant_below),
+        redundant_below=redundant_below,
     )
 
 
-def what_if(curve: pd.DataFrame, *, min_distance: float) -> pd.DataFrame:
-    """Say how many images each of some ten values of ``min_distance`` would pick, if ``n_samples`` did not end it before.
+def picks_by_min_distance(curve: pd.DataFrame, *, min_distance: float) -> pd.DataFrame:
+    """Return how many images each of some ten values of ``min_distance`` would pick without a limit on their number.
 
-    The values have three digits and pick from 1 to 90 % of the ranking; ``min_distance`` itself is among them where the
+    The values have three digits and pick from 1 to 90 % of the ranking. ``min_distance`` itself is among them where the
     ranking reaches it.
 
     Args:
-        curve: step and distance of a ranking by "coreset", as ``ordering.curve`` gives it.
+        curve: step and distance of a ranking by "coreset", as ``ranking.distance_curve`` returns it.
         min_distance: The one in use.
 
     Returns:
-        One row a value, largest first: min_distance, picks.
+        One row per value, largest first: min_distance, picks.
+
+    >>> ranking = pd.DataFrame({"step": [1, 2, 3], "distance": [8.0, 4.0, 1.0]})
+    >>> picks_by_min_distance(ranking, min_distance=2.5).to_dict("list")
+    {'min_distance': [8.0, 4.0, 2.5, 1.0], 'picks': [1, 2, 2, 3]}
     """
     distances = curve.distance.to_numpy()
-    steps = np.ceil(np.array(_SHARES) * len(distances)).astype(int) if len(distances) else []
-    values = {_three_digits_of(distances[step - 1]) for step in steps} | {min_distance}
-    reached = sorted((v for v in values if v > 0 and len(distances) and v >= distances[-1]), reverse=True)
-    before = int(curve.step.iloc[0]) - 1 if len(curve) else 0  # a first image without a distance is picked at any
-    picks = [before + int(np.searchsorted(-distances, -value, side="right")) for value in reached]
+    if not len(distances):
+        return pd.DataFrame({"min_distance": [], "picks": []})
+    steps = np.ceil(np.array(_SHARES) * len(distances)).astype(int)
+    values = {_round_down(distances[step - 1]) for step in steps} | {min_distance}
+    # Below the last distance of the ranking, the number of picks is unknown.
+    reached = sorted((value for value in values if value > 0 and value >= distances[-1]), reverse=True)
+    # A first image without a distance is not in the curve, and is picked at any min_distance.
+    n_without_distance = int(curve.step.iloc[0]) - 1
+    picks = [n_without_distance + int(np.searchsorted(-distances, -value, side="right")) for value in reached]
     return pd.DataFrame({"min_distance": reached, "picks": picks})
 
 
-def regime(counts: Mapping[str, Any], *, method: str, min_distance: float) -> str:
-    """Say in a sentence which regime a batch is in and which method suggests itself; "" without two candidates.
-
-    A suggestion of what to try, no more: benchmarks/regimes.md has what it rests on, and where it misleads.
-
-    Args:
-        counts: What ``sampling.metrics`` and ``metrics`` gave.
-        method: The one in use.
-        min_distance: As for ``metrics``.
-    """
-    covered, redundant = counts["share_covered_by_pool"], counts["share_redundant"]
-    if redundant is None:
-        return ""
-    close = f"{counts['redundant_below']:.3g}"
-    below = f"min_distance {min_distance:g}" if min_distance > 0 else close
-    facts = f"{redundant:.0%} of the candidates lie closer than {close} to another candidate"
-    if counts["pool_before"]:
-        facts = (
-            f"{covered:.0%} of the candidates lie closer than {below} to the pool, {redundant:.0%} closer than {close} "
-        )
-        facts += "to another candidate"
-    if max(covered, redundant) >= MOSTLY:
-        suggested, why = "coreset", "with a min_distance, for there is little new in this batch"
-    elif redundant <= LITTLE and counts["picked"] <= SMALL_CHOICE * counts["candidates"]:
-        suggested, why = "typical", "for few picks of a batch whose images differ"
-    else:
-        return f"{facts}: this suggests no method before another"
-    return f"{facts}: this suggests method: {suggested}, {why}{' (as it is)' * (method == suggested)}"
-
-
-def _approach(
+def _distances_after_steps(
     points: np.ndarray,
     to_pool: np.ndarray,
-    centers: np.ndarray,
+    picks: np.ndarray,
     steps: np.ndarray,
     progress: Progress | None,
 ) -> np.ndarray:
-    """Distances of m points to the nearest of the pool and the first so many centers: shape (len(steps), m)."""
+    """Compute the distances of m points to the nearest of the pool and the first so many picks, for each of some steps.
+
+    Args:
+        points: Shape (m, d).
+        to_pool: Shape (m,): distance to the nearest of the pool.
+        picks: Shape (k, d), in order.
+        steps: Numbers of picks, ascending, the first of them 0.
+        progress: Called with the picks done and the picks in all.
+
+    Returns:
+        Shape (len(steps), m).
+    """
     distances = np.tile(to_pool, (len(steps), 1))
     for i, (first, last) in enumerate(itertools.pairwise(steps), start=1):
-        np.minimum(distances[i - 1], nearest(points, centers[first:last]).distances, out=distances[i])
+        np.minimum(distances[i - 1], nearest(points, picks[first:last]).distances, out=distances[i])
         if progress:
             progress(int(last), int(steps[-1]))
     return distances
 
 
-def _gaps(distances: np.ndarray) -> Gaps:
+def _summary(distances: np.ndarray) -> DistanceSummary:
     if np.isinf(distances).any():
-        return _NO_GAPS
-    return Gaps(float(distances.max()), float(_mean(distances)), float(_p99(distances)))
+        return _NOTHING_MEASURED
+    return DistanceSummary(float(distances.max()), float(_mean(distances)), float(_p99(distances)))
 
 
 def _mean(distances: np.ndarray) -> np.ndarray:
@@ -239,13 +262,22 @@ def _p99(distances: np.ndarray) -> np.ndarray:
     return np.quantile(distances, 0.99, axis=-1)
 
 
-def _three_digits_of(distance: float) -> float:
-    """Round down to three digits, so that what lies at this distance is picked."""
-    if distance == 0:
-        return 0.0
-    digits = 2 - math.floor(math.log10(distance))
-    return round(math.floor(round(distance * 10**digits, 6)) / 10**digits, digits)
+def _median_distance(points: np.ndarray) -> float | None:
+    """Estimate the median distance between two of some points in random order: neighbors in it are random pairs."""
+    if len(points) < 2:
+        return None
+    differences = points[1:].astype(np.float64) - points[:-1]
+    return float(np.median(np.linalg.norm(differences, axis=1)))
 
 
 def _share(distances: np.ndarray, below: float | None) -> float | None:
     return None if below is None or not len(distances) else float((distances < below).mean())
+
+
+def _round_down(distance: float) -> float:
+    """Round down to three significant digits, so that an image at exactly this distance is still picked."""
+    if distance == 0:
+        return 0.0
+    digits = 2 - math.floor(math.log10(distance))
+    # Rounded to six more digits first: 0.29 * 100 is 28.999999999999996 in floating point.
+    return round(math.floor(round(distance * 10**digits, 6)) / 10**digits, digits)

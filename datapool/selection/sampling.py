@@ -4,7 +4,7 @@ Works on tables of images with their embeddings; knows nothing of files, models 
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -103,52 +103,6 @@ def sample(
         removed,
         covering_radius=0.0 if farthest is None else float(coverage.distances[farthest]),
         farthest="" if farthest is None else candidates.table.filename[rest[farthest]],
-    )
-
-
-def metrics(images: pd.DataFrame, n_candidates: int, n_base: int, sampled: Sampled) -> dict[str, Any]:
-    """Count what happened; None where there is no number.
-
-    Keys differ from those of params.yaml, for ``dvc exp show`` has one column for each.
-    """
-    status = images.status.value_counts()
-    distances = sampled.picks.table.distance.dropna()
-    return {
-        "images": len(images),
-        "corrupt": int(status.get("corrupt", 0)),
-        "duplicates": int(status.get("duplicate", 0)),
-        "known": int((sampled.removed.kind == "known").sum()),
-        "candidates": n_candidates,
-        "picked": len(sampled.picks.table),
-        "covered": int((sampled.removed.kind == "covered").sum()),
-        "over_balance": int((sampled.removed.kind == "balance").sum()),
-        "in_sequence_gap": int((sampled.removed.kind == "sequence_gap").sum()),
-        "near_protected": int((sampled.removed.kind == "protected").sum()),
-        "beyond_limit": int((sampled.removed.kind == "beyond n_samples").sum()),
-        "pool_before": n_base,
-        "pool_after": n_base + len(sampled.picks.table),
-        "covering_radius": sampled.covering_radius if np.isfinite(sampled.covering_radius) else None,
-        "smallest_pick_distance": float(distances.min()) if len(distances) else None,
-    }
-
-
-def sentence(counts: dict[str, Any]) -> str:
-    """Say what ``metrics`` counted, in a sentence."""
-    if not counts["candidates"]:
-        why = ", ".join(
-            f"{counts[key]} {what}"
-            for key, what in (("corrupt", "corrupt"), ("duplicates", "exact copies"), ("known", "in the pool already"))
-            if counts[key]
-        )
-        return f"nothing to pick: of {counts['images']} images {why or 'none is a candidate'}; the pool stays as it is"
-    if not counts["pool_after"]:
-        return f"nothing to pick: the rules keep out all {counts['candidates']} candidates; the pool stays as it is"
-    known = f" (known already: {counts['known']})" if counts["known"] else ""
-    unless = " that no protected image keeps out" if counts["near_protected"] else ""
-    return (
-        f"picked {counts['picked']} of {counts['candidates']} candidates{known}: the pool grows from "
-        f"{counts['pool_before']} to {counts['pool_after']} images; every candidate{unless} lies within "
-        f"{counts['covering_radius']:.4g} of it"
     )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from datapool.core.errors import DatapoolError
-from datapool.core.tables import read_json
+from datapool.core.metrics import read_metrics
 from datapool.workspace import create as workspace
 
 _WEEKS = 3
@@ -112,14 +112,14 @@ def _call(folder: Path, *command: str) -> None:
 
 
 def _say_what_happened(folder: Path, week: int, say: Callable[..., None]) -> None:
-    counts = read_json(folder / "output" / "metrics.json")
+    counts = read_metrics(folder / "output" / "metrics.json")
     say(
         "",
-        f"week {week}: {counts['images']} images in, {counts['corrupt']} corrupt, {counts['duplicates']} exact copies, "
-        f"{counts['known']} in the pool already; {counts['picked']} of {counts['candidates']} candidates picked, "
-        f"{counts['covered']} left out as near to the pool or to another pick",
-        f"        the pool has {counts['pool_after']} images, and every candidate lies within "
-        f"{counts['covering_radius']:.2f} of it (covering radius)",
+        f"week {week}: {counts.images} images in, {counts.corrupt} corrupt, {counts.duplicates} exact copies, "
+        f"{counts.known} in the pool already; {counts.picked} of {counts.candidates} candidates picked, "
+        f"{counts.covered} left out as near to the pool or to another pick",
+        f"        the pool has {counts.pool_after} images, and every candidate lies within "
+        f"{counts.covering_radius:.2f} of it (covering radius)",
     )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from inject import Done, Point, Stages, commands
 
+from datapool.core.metrics import Metrics, write_metrics
 from datapool.core.tables import EmbeddedTable, write_json, write_rows, write_table
 from datapool.workspace import create as workspace
 
@@ -109,8 +110,9 @@ def _offer(made: Path, *, week: int, picked: int = 2) -> None:
     (made / "output" / "checkpoint.ckpt").write_bytes(b"model" * 1000)
     space = {"id": "a space", "backbone": "a backbone", "dimension": 2, "input_size": 32, "origin": "by hand"}
     write_json(made / "output" / "space.json", space)
-    numbers_of_sample = {"covering_radius": 0.5, "radius_lower_bound": 0.25, "witness": names[-1]}
-    write_json(made / "output" / "metrics.json", numbers_of_sample)
+    certificate = {"covering_radius": 0.5, "radius_lower_bound": 0.25, "witness": names[-1]}
+    metrics = Metrics(**{**dict.fromkeys(Metrics.model_fields, 0), **certificate})
+    write_metrics(made / "output" / "metrics.json", metrics)
 
 
 # --- what may lie there ----------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from PIL import Image
 
 from datapool.core.base import write_base
 from datapool.core.lineage import read_lineage
+from datapool.core.metrics import write_metrics
 from datapool.core.outputs import Outputs
 from datapool.core.params import load_params
 from datapool.core.schema import Params
@@ -83,16 +84,14 @@ def run_on(places: dict[str, tuple[float, float]], params: Params, *, lineage: s
     stop = params.stopping_condition
     sampled = sampling.sample(found.images, candidates, base.rows, ranking, stop, how, progress=no_progress)
     around = measure_sample(candidates.embeddings, base.rows.embeddings.reshape(-1, 2), seed=1)
-    compared = evaluation.compare(candidates, sampled.picks.table.filename, around, how)
-    counts = {
-        **sampling.metrics(found.images, len(table), len(base.rows.table), sampled),
-        **evaluation.certificate(sampled.covering_radius, sampled.farthest, how),
-        **evaluation.metrics(compared, around, min_distance=stop.min_distance),
-    }
+    compared = evaluation.compare_with_random(candidates, sampled.picks.table.filename, around, how)
+    metrics = evaluation.compute_metrics(
+        found.images, candidates, base.rows, sampled, compared, around, how, min_distance=stop.min_distance
+    )
     space = {"id": "f00d", "backbone": "resnet18", "dimension": 2, "input_size": 8, "origin": "ImageNet weights"}
     record = {
         "embedding_space": space,
-        "covering_radius": counts["covering_radius"],
+        "covering_radius": metrics.covering_radius,
         "parameters": {"method": "coreset", "stopping_condition": stop.model_dump()},
     }
     pool.merge(Path("pools"), Path(lineage), base, sampled.picks, None, keep_history=True, record=record)
@@ -106,7 +105,7 @@ def run_on(places: dict[str, tuple[float, float]], params: Params, *, lineage: s
         coverage=compared.curve,
         picks=sampled.picks,
         removed=sampled.removed,
-        metrics=counts,
+        metrics=metrics,
         versions=read_lineage(Path(lineage)).get("demo", []),
     )
 
@@ -319,7 +318,7 @@ def test_the_certificate_is_told_with_its_witness():
 
 def test_a_choice_without_certificate_tells_none():
     run = four_images()
-    bare = run._replace(metrics={**run.metrics, "radius_lower_bound": None, "witness": None})
+    bare = run._replace(metrics=run.metrics.model_copy(update={"radius_lower_bound": None, "witness": None}))
 
     assert "No choice of" not in written(bare).text
 
@@ -625,7 +624,7 @@ def test_the_stage_reads_what_the_others_wrote(tmp_path, capsys):
     write_rows(outputs.picks, run.picks)
     # One name is what pandas takes for a missing value.
     write_csv(outputs.removed_samples, run.removed.replace("null.png", "null"))
-    write_json(outputs.metrics, run.metrics)
+    write_metrics(outputs.metrics, run.metrics)
 
     stage()
 

@@ -6,15 +6,22 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 
+from datapool.core.metrics import Metrics
 from datapool.core.schema import Rules
 from datapool.core.tables import EmbeddedTable
 from datapool.selection import evaluation_sample as module
-from datapool.selection.evaluation import Comparison, certificate, compare, metrics, regime, what_if
+from datapool.selection.evaluation import (
+    Comparison,
+    certificate,
+    compare_with_random,
+    compute_metrics,
+    picks_by_min_distance,
+)
 from datapool.selection.evaluation_sample import EvaluationSample, measure_sample
 from datapool.selection.k_center import k_center, random_order
 from datapool.selection.ranking import RankingConfig
+from datapool.selection.sampling import Sampled
 
 NO_RULES = Rules(balance=None, sequence_gap=None, protected=None, protected_distance=0.1)
 
@@ -50,7 +57,9 @@ def around(candidates: np.ndarray, pool: np.ndarray, seed: int = 1) -> Evaluatio
 
 def compared(candidates: EmbeddedTable, picks: str, pool: np.ndarray | None = None, **options: object) -> Comparison:
     base = line() if pool is None else pool
-    return compare(candidates, pd.Series(list(picks), dtype="str"), around(candidates.embeddings, base), how(**options))
+    return compare_with_random(
+        candidates, pd.Series(list(picks), dtype="str"), around(candidates.embeddings, base), how(**options)
+    )
 
 
 def by_row(found: EvaluationSample, values: np.ndarray) -> list[float]:
@@ -168,7 +177,7 @@ def test_the_random_choice_is_neither_the_one_of_method_random_nor_those_evaluat
     table = pd.DataFrame({"filename": [f"{i:03d}" for i in range(100)], "weak_label": "."}).astype("str")
     candidates = EmbeddedTable(table, rng.normal(size=(100, 20)).astype(np.float32))
     own = candidates.table.filename[random_order(100, seed=1)[:5]]
-    found = compare(candidates, own, around(candidates.embeddings, np.empty((0, 20))), how("random"))
+    found = compare_with_random(candidates, own, around(candidates.embeddings, np.empty((0, 20))), how("random"))
 
     assert found.random != found.chosen
     assert found.random.mean > 0  # were they the five evaluated, all would lie at 0
@@ -185,7 +194,7 @@ def test_distances_are_those_of_the_selection():
 def test_many_picks_make_a_curve_of_few_steps_that_ends_at_the_cut():
     table = pd.DataFrame({"filename": [f"{i:04d}" for i in range(2000)], "weak_label": "."}).astype("str")
     candidates = EmbeddedTable(table, line(*range(2000)))
-    found = compare(candidates, table.filename[:1500], around(candidates.embeddings, line(0)), how())
+    found = compare_with_random(candidates, table.filename[:1500], around(candidates.embeddings, line(0)), how())
 
     assert found.curve.step.iloc[[0, 1, 2, -1]].tolist() == [0, 1, 2, 1500]
     assert 30 < len(found.curve) <= 51
@@ -206,13 +215,11 @@ def test_fewer_are_evaluated_where_picks_are_many_and_they_are_among_those_befor
     assert compared(candidates, "abcdefghijklmnopqrst", line(0)).evaluated == 2
 
 
-def test_without_candidates_there_is_nothing_to_tell():
-    found = compared(offered(), "", line(1))
-    counts = metrics(found, around(line(), line(1)), min_distance=0.1)
-
-    assert len(found.curve) == 0
-    assert counts.pop("evaluated") == 0
-    assert set(counts.values()) == {None}
+def test_without_candidates_nothing_is_measured():
+    assert len(compared(offered(), "", line(1)).curve) == 0
+    numbers = measured((), pool=line(1), min_distance=0.1)
+    assert numbers.evaluated == 0
+    assert {getattr(numbers, key) for key in MEASURED} == {None}
 
 
 def test_without_pool_and_picks_no_distance_is_told():
@@ -234,28 +241,32 @@ def as_dict(table: pd.DataFrame) -> dict[float, int]:
 
 
 def test_each_min_distance_picks_what_lies_at_least_so_far():
-    assert as_dict(what_if(curve(8, 4, 4, 1), min_distance=-1)) == {8: 1, 4: 3, 1: 4}
+    assert as_dict(picks_by_min_distance(curve(8, 4, 4, 1), min_distance=-1)) == {8: 1, 4: 3, 1: 4}
 
 
 def test_a_first_image_without_a_distance_is_picked_at_any_min_distance():
-    assert as_dict(what_if(curve(8, 4, first=2), min_distance=-1)) == {8: 2, 4: 3}
+    assert as_dict(picks_by_min_distance(curve(8, 4, first=2), min_distance=-1)) == {8: 2, 4: 3}
 
 
 def test_the_min_distance_in_use_is_among_them_where_the_ranking_reaches_it():
-    assert as_dict(what_if(curve(8, 4, 1), min_distance=2.5)) == {8: 1, 4: 2, 2.5: 2, 1: 3}
-    assert as_dict(what_if(curve(8, 4, 1), min_distance=20)) == {20: 0, 8: 1, 4: 2, 1: 3}
-    assert as_dict(what_if(curve(8, 4, 1), min_distance=0.5)) == {8: 1, 4: 2, 1: 3}  # nobody knows what follows
+    assert as_dict(picks_by_min_distance(curve(8, 4, 1), min_distance=2.5)) == {8: 1, 4: 2, 2.5: 2, 1: 3}
+    assert as_dict(picks_by_min_distance(curve(8, 4, 1), min_distance=20)) == {20: 0, 8: 1, 4: 2, 1: 3}
+    assert as_dict(picks_by_min_distance(curve(8, 4, 1), min_distance=0.5)) == {
+        8: 1,
+        4: 2,
+        1: 3,
+    }  # nobody knows what follows
 
 
 def test_the_values_are_rounded_down_and_pick_the_shares_that_were_meant():
-    table = what_if(curve(*np.linspace(1.23456, 0.0123456, 1000)), min_distance=-1)
+    table = picks_by_min_distance(curve(*np.linspace(1.23456, 0.0123456, 1000)), min_distance=-1)
 
     # 1 % are 10: the tenth lies at 1.2236.
     assert table.min_distance.iloc[0] == 1.22
     assert len(table) == 10
     assert (table.picks >= [10, 20, 50, 100, 200, 300, 400, 500, 700, 900]).all()
     assert (table.picks < np.array([10, 20, 50, 100, 200, 300, 400, 500, 700, 900]) + 9).all()
-    assert as_dict(what_if(curve(0.05, 0.0123456, 0.012, 0.01), min_distance=-1)) == {
+    assert as_dict(picks_by_min_distance(curve(0.05, 0.0123456, 0.012, 0.01), min_distance=-1)) == {
         0.05: 1,
         0.0123: 2,
         0.012: 3,
@@ -265,8 +276,8 @@ def test_the_values_are_rounded_down_and_pick_the_shares_that_were_meant():
 
 def test_copies_cost_nothing_to_leave_out():
     # At distance 0 there is no min_distance to give: any at all leaves them out.
-    assert as_dict(what_if(curve(8, 0, 0), min_distance=0.0)) == {8: 1}
-    assert len(what_if(curve(), min_distance=0.1)) == 0
+    assert as_dict(picks_by_min_distance(curve(8, 0, 0), min_distance=0.0)) == {8: 1}
+    assert len(picks_by_min_distance(curve(), min_distance=0.1)) == 0
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -275,111 +286,138 @@ def test_each_count_is_that_of_a_separate_run(seed):
     points, pool = rng.normal(size=(40, 3)).astype(np.float32), rng.normal(size=(seed, 3)).astype(np.float32)
     whole = k_center(points, pool, n_samples=40, min_distance=-1.0)
     steps = pd.DataFrame({"step": np.arange(1, 41), "distance": whole.distances})
-    table = what_if(steps[np.isfinite(steps.distance)], min_distance=0.7)
+    table = picks_by_min_distance(steps[np.isfinite(steps.distance)], min_distance=0.7)
 
     assert len(table) > 5
     for value, picks in as_dict(table).items():
         assert len(k_center(points, pool, n_samples=40, min_distance=value).indices) == picks
 
 
-# --- in numbers and words --------------------------------------------------------------------------------------------
+# --- the metrics -----------------------------------------------------------------------------------------------------
+
+MEASURED = [
+    "mean_distance", "p99_distance", "random_covering_radius", "random_mean_distance", "random_p99_distance",
+    "share_covered_by_pool", "share_redundant", "redundant_below",
+]  # fmt: skip
 
 
-def told(positions: tuple[float, ...], picks: str = "", pool: np.ndarray | None = None, min_distance: float = -1.0):
+def measured(positions: tuple[float, ...], pool: np.ndarray | None = None, min_distance: float = -1.0) -> Metrics:
+    """The metrics of a choice of no image."""
     candidates = offered(*positions)
-    base = line() if pool is None else pool
-    found = compared(candidates, picks, base)
-    return metrics(found, around(candidates.embeddings, base), min_distance=min_distance)
+    vectors = line() if pool is None else pool
+    base = EmbeddedTable(pd.DataFrame({"filename": [f"p{i}" for i in range(len(vectors))]}), vectors)
+    nothing = EmbeddedTable(pd.DataFrame({"filename": [], "distance": []}), line())
+    removed = candidates.table.assign(kind="covered")
+    return compute_metrics(
+        candidates.table.assign(status="ok"),
+        candidates,
+        base,
+        Sampled(nothing, removed, covering_radius=1.0, farthest="a"),
+        compared(candidates, "", vectors),
+        around(candidates.embeddings, vectors),
+        how(),
+        min_distance=min_distance,
+    )
 
 
-def test_metrics_share_no_key_with_params():
-    params = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text())
-    keys = set(params) | {key for section in params.values() if isinstance(section, dict) for key in section}
+def test_metrics_count_every_image_once():
+    fates = {
+        "corrupt": 2, "duplicate": 1, "known": 3, "covered": 4, "balance": 5, "sequence_gap": 6, "protected": 7,
+        "beyond n_samples": 8,
+    }  # fmt: skip
+    kinds = [kind for kind, count in fates.items() for _ in range(count)]
+    status = [*(kind if kind in ("corrupt", "duplicate") else "ok" for kind in kinds), "ok", "ok"]
+    candidates, base = offered(*range(32)), offered(1, 2, 3)
+    picks = EmbeddedTable(pd.DataFrame({"filename": ["a", "b"], "distance": [np.nan, 0.5]}), line(0, 1))
+    numbers = compute_metrics(
+        pd.DataFrame({"status": status}),
+        candidates,
+        base,
+        Sampled(picks, pd.DataFrame({"kind": kinds}), covering_radius=0.25, farthest="c"),
+        compared(candidates, "ab", line(1, 2, 3)),
+        around(candidates.embeddings, line(1, 2, 3)),
+        how(),
+        min_distance=0.5,
+    )
 
-    assert not keys & {*told((1, 2)), *certificate(1.0, "x", how())}
+    assert list(numbers.model_dump().items())[:17] == [
+        ("images", 38),
+        ("corrupt", 2),
+        ("duplicates", 1),
+        ("known", 3),
+        ("candidates", 32),
+        ("picked", 2),
+        ("covered", 4),
+        ("over_balance", 5),
+        ("in_sequence_gap", 6),
+        ("near_protected", 7),
+        ("beyond_limit", 8),
+        ("pool_before", 3),
+        ("pool_after", 5),
+        ("covering_radius", 0.25),
+        ("smallest_pick_distance", 0.5),
+        ("radius_lower_bound", 0.125),
+        ("witness", "c"),
+    ]
+
+
+def test_a_choice_of_no_image_from_a_new_pool_has_neither_radius_nor_pick_distance():
+    nothing = EmbeddedTable(pd.DataFrame({"filename": [], "distance": []}), line())
+    candidates = offered(1, 2)
+    numbers = compute_metrics(
+        candidates.table.assign(status="ok"),
+        candidates,
+        offered(),
+        Sampled(nothing, candidates.table.assign(kind="balance"), covering_radius=np.inf, farthest="a"),
+        compared(candidates, ""),
+        around(candidates.embeddings, line()),
+        how(rules=NO_RULES.model_copy(update={"balance": 0})),
+        min_distance=0.5,
+    )
+
+    assert (numbers.covering_radius, numbers.smallest_pick_distance, numbers.mean_distance) == (None, None, None)
 
 
 def test_covered_is_what_lies_closer_than_min_distance_to_the_pool():
-    counts = told((1, 2, 3, 4), pool=line(0), min_distance=3.0)
-
-    assert counts["share_covered_by_pool"] == 0.5  # at exactly min_distance an image could be picked
+    # At exactly min_distance an image could be picked.
+    assert measured((1, 2, 3, 4), pool=line(0), min_distance=3.0).share_covered_by_pool == 0.5
 
 
 def test_redundant_is_what_lies_closer_than_a_fifth_of_the_usual_distance_to_another():
-    assert told((0, 10))["redundant_below"] == 2
-    assert told((0, 10))["share_redundant"] == 0
+    assert measured((0, 10)).redundant_below == 2
+    assert measured((0, 10)).share_redundant == 0
     # Two pairs 0.5 apart, and one image alone: whatever pairs are drawn, a fifth of the usual distance is over 0.5.
-    assert told((0, 0.5, 100, 100.5, 300))["share_redundant"] == 0.8
+    assert measured((0, 0.5, 100, 100.5, 300)).share_redundant == 0.8
 
 
 def test_the_usual_distance_is_a_median_over_random_pairs():
     points = np.random.default_rng(0).lognormal(size=(3000, 2)).astype(np.float32)  # mean and median differ
     table = pd.DataFrame({"filename": [f"{i:04d}" for i in range(3000)], "weak_label": "."}).astype("str")
-    found = compare(EmbeddedTable(table, points), pd.Series(dtype="str"), around(points, points[:0]), how())
+    found = compare_with_random(EmbeddedTable(table, points), pd.Series(dtype="str"), around(points, points[:0]), how())
     pairs = np.random.default_rng(1).integers(3000, size=(2, 100_000))
 
-    assert found.scale == pytest.approx(
+    assert found.median_distance == pytest.approx(
         np.median(np.linalg.norm(points[pairs[0]] - points[pairs[1]], axis=1)), rel=0.03
     )
 
 
 def test_without_min_distance_the_pool_covers_what_would_be_redundant():
-    counts = told((0.1, 50, 100, 150), pool=line(0))
+    numbers = measured((0.1, 50, 100, 150), pool=line(0))
 
-    assert 0.1 < counts["redundant_below"] < 50
-    assert counts["share_covered_by_pool"] == 0.25
-
-
-def batch(covered: float, redundant: float, picked: int = 5, pool_before: int = 10) -> dict[str, float]:
-    return {
-        "share_covered_by_pool": covered,
-        "share_redundant": redundant,
-        "redundant_below": 0.25,
-        "picked": picked,
-        "candidates": 100,
-        "pool_before": pool_before,
-    }
+    assert 0.1 < numbers.redundant_below < 50
+    assert numbers.share_covered_by_pool == 0.25
 
 
-@pytest.mark.parametrize(
-    ("counts", "suggested"),
-    [
-        (batch(0.9, 0.1), "coreset"),
-        (batch(0.1, 0.9), "coreset"),
-        (batch(0.1, 0.1), "typical"),
-        (batch(0.1, 0.1, picked=50), None),
-        (batch(0.1, 0.6), None),
-    ],
-    ids=["covered", "redundant", "few of many that differ", "many of them", "between"],
-)
-def test_the_regime_suggests_a_method(counts, suggested):
-    said = regime(counts, method="random", min_distance=-1)
-
-    assert (f"this suggests method: {suggested}, " in said) == (suggested is not None)
-    assert ("suggests no method before another" in said) == (suggested is None)
-
-
-def test_the_regime_is_told_with_the_numbers_that_it_rests_on():
-    assert regime(batch(0.9, 0.12), method="coreset", min_distance=0.1) == (
-        "90% of the candidates lie closer than min_distance 0.1 to the pool, 12% closer than 0.25 to another candidate: "
-        "this suggests method: coreset, with a min_distance, for there is little new in this batch (as it is)"
-    )
-    assert regime(batch(0.0, 0.12, pool_before=0), method="coreset", min_distance=-1).startswith(
-        "12% of the candidates lie closer than 0.25 to another candidate: this suggests method: typical, for few picks"
-    )
-
-
-def test_fewer_than_two_candidates_are_no_regime():
-    assert regime({**batch(0, 0), **told((1,))}, method="coreset", min_distance=0.1) == ""
-    assert regime({**batch(0, 0), **told(())}, method="coreset", min_distance=0.1) == ""
+def test_one_candidate_cannot_be_redundant():
+    assert measured((1,)).share_redundant is None
 
 
 def test_a_certificate_is_half_the_radius_and_the_witness():
-    assert certificate(0.5, "far.png", how()) == {"radius_lower_bound": 0.25, "witness": "far.png"}
+    assert certificate(0.5, "far.png", how()) == (0.25, "far.png")
 
 
 def test_when_all_are_picked_there_is_no_witness():
-    assert certificate(0.0, "", how()) == {"radius_lower_bound": 0.0, "witness": None}
+    assert certificate(0.0, "", how()) == (0.0, None)
 
 
 @pytest.mark.parametrize(
@@ -393,7 +431,7 @@ def test_when_all_are_picked_there_is_no_witness():
     ],
 )
 def test_only_a_free_choice_by_coreset_has_a_certificate(other):
-    assert certificate(0.5, "far.png", other) == {"radius_lower_bound": None, "witness": None}
+    assert certificate(0.5, "far.png", other) == (None, None)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -404,7 +442,7 @@ def test_the_certificate_is_true(seed):
     rng = np.random.default_rng(seed)
     points, pool = rng.normal(size=(12, 2)), rng.normal(size=(2, 2))
     found = k_center(points.astype(np.float32), pool.astype(np.float32), n_samples=3, min_distance=-1.0)
-    bound = certificate(found.covering_radius, "x", how())["radius_lower_bound"]
+    bound = certificate(found.covering_radius, "x", how()).radius_lower_bound
     elsewhere = [rng.normal(size=(3, 2)) for _ in range(300)]
     for three in [*(points[list(rows)] for rows in combinations(range(12), 3)), *elsewhere]:
         centers = np.concatenate([pool, three])

@@ -26,7 +26,7 @@ from datapool.core.schema import StoppingCondition
 from datapool.core.tables import EmbeddedTable
 from datapool.selection import sampling
 from datapool.selection.ranking import RankingConfig
-from datapool.selection.sampling import Sampled, filename_lists, metrics, sample, sentence
+from datapool.selection.sampling import Sampled, filename_lists, sample
 
 
 def healthy(candidates: EmbeddedTable) -> pd.DataFrame:
@@ -348,9 +348,6 @@ def test_what_protected_images_keep_out_is_neither_picked_nor_to_be_covered():
         "nearest": ["zero", "d", "t"],  # b is as near to c as d, and was picked later
         "distance": [4.0, 4.0, 1.0],
     }
-    counts = metrics(healthy(LINE), 5, 1, sampled)
-    assert (counts["near_protected"], counts["covered"], counts["candidates"]) == (1, 2, 5)
-    assert sentence(counts).endswith("; every candidate that no protected image keeps out lies within 4 of it")
 
 
 def test_with_every_candidate_protected_nothing_is_picked():
@@ -363,11 +360,9 @@ def test_with_every_candidate_protected_nothing_is_picked():
 
 def test_rules_that_leave_nothing_to_begin_a_pool_with_are_told():
     sampled = cut(LINE, pool({}), stop(3), by_rules(balance={".": 0}))
-    counts = metrics(healthy(LINE), 5, 0, sampled)
 
     assert reasons(sampled) == dict.fromkeys("abcde", "label . gets no picks")
-    assert counts["covering_radius"] is None
-    assert sentence(counts) == "nothing to pick: the rules keep out all 5 candidates; the pool stays as it is"
+    assert sampled.covering_radius == np.inf
 
 
 def test_images_that_a_rule_kept_out_are_listed_as_removed():
@@ -383,9 +378,6 @@ def test_images_that_a_rule_kept_out_are_listed_as_removed():
         "z": "protected",
     }
     assert filename_lists(ZERO, sampled)["removed_filenames"] == ["a", "f1", "z"]
-    counts = metrics(healthy(line), 5, 1, sampled)
-    assert (counts["over_balance"], counts["in_sequence_gap"], counts["near_protected"]) == (1, 1, 1)
-    assert sum(counts[part] for part in PARTS) == counts["images"]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -544,84 +536,6 @@ def test_an_empty_batch_is_no_error():
 
 
 # --- what is told of it ----------------------------------------------------------------------------------------------
-
-
-PARTS = [
-    "corrupt", "duplicates", "known", "picked", "covered", "over_balance", "in_sequence_gap", "near_protected",
-    "beyond_limit",
-]  # fmt: skip
-
-
-def test_metrics_count_every_image_once():
-    images = pd.concat(
-        [
-            healthy(LINE),
-            batch(
-                ("k", content_hash("zero"), "ok", ""),
-                ("m", "h", "corrupt", "empty file"),
-                ("n", "h", "corrupt", "empty file"),
-                ("z", content_hash("a"), "duplicate", "duplicate of a"),
-            ),
-        ]
-    )
-    sampled = pick(LINE, ZERO, stop(2, 3.0), images=images)
-    counts = metrics(images, 5, 1, sampled)
-
-    assert counts == {
-        "images": 9,
-        "corrupt": 2,
-        "duplicates": 1,
-        "known": 1,
-        "candidates": 5,
-        "picked": 2,
-        "covered": 1,
-        "over_balance": 0,
-        "in_sequence_gap": 0,
-        "near_protected": 0,
-        "beyond_limit": 2,
-        "pool_before": 1,
-        "pool_after": 3,
-        "covering_radius": 4.0,
-        "smallest_pick_distance": 8.0,
-    }
-    assert sum(counts[part] for part in PARTS) == counts["images"]
-    assert sentence(counts) == (
-        "picked 2 of 5 candidates (known already: 1): the pool grows from 1 to 3 images; every candidate lies within 4 of it"
-    )
-
-
-def test_a_single_first_image_has_no_smallest_distance():
-    sampled = pick(LINE, pool({}), stop(1))
-
-    assert metrics(healthy(LINE), 5, 0, sampled)["smallest_pick_distance"] is None
-
-
-def test_metrics_share_no_key_with_params():
-    from pathlib import Path
-
-    import yaml
-
-    params = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text())
-    keys = set(params) | {key for section in params.values() if isinstance(section, dict) for key in section}
-
-    assert not keys & set(metrics(healthy(LINE), 5, 1, pick(LINE, ZERO, stop(1))))
-
-
-@pytest.mark.parametrize(
-    ("images", "told"),
-    [
-        (
-            [("k", content_hash("zero"), "ok", ""), ("m", "h", "corrupt", "empty file"), ("n", "i", "corrupt", "x")],
-            "nothing to pick: of 3 images 2 corrupt, 1 in the pool already; the pool stays as it is",
-        ),
-        ([], "nothing to pick: of 0 images none is a candidate; the pool stays as it is"),
-    ],
-    ids=["reasons", "no images"],
-)
-def test_with_nothing_to_pick_the_sentence_says_why(images, told):
-    table = batch(*images)
-
-    assert sentence(metrics(table, 0, 1, pick(rows({}), ZERO, stop(1), images=table))) == told
 
 
 def test_the_lists_of_file_names_are_those_of_lightly():

@@ -1,0 +1,93 @@
+"""The numbers of one run, as ``metrics.json`` holds them."""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from datapool.core.errors import DatapoolError
+from datapool.core.tables import read_json, write_json
+
+
+class Metrics(BaseModel):
+    """What happened to a batch, in numbers; None where there is no number. Distances are those of the selection.
+
+    The fields are the keys of ``metrics.json``, in its order. None has the name of a key of params.yaml:
+    ``dvc exp show`` has one column per name.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+    images: int
+    """Images in the batch; each counts in exactly one of the next nine fields but ``candidates``."""
+    corrupt: int
+    """Files that cannot be decoded."""
+    duplicates: int
+    """Exact copies of another image of the batch."""
+    known: int
+    """Images that the pool already holds."""
+    candidates: int
+    """Images among which to choose: all but those three."""
+    picked: int
+    """Candidates that were added to the pool."""
+    covered: int
+    """Candidates closer than ``min_distance`` to the pool or to a pick."""
+    over_balance: int
+    """Candidates that ``rules.balance`` excludes."""
+    in_sequence_gap: int
+    """Candidates that ``rules.sequence_gap`` excludes."""
+    near_protected: int
+    """Candidates that protected images exclude."""
+    beyond_limit: int
+    """Candidates left when ``n_samples`` was reached."""
+    pool_before: int
+    """Images of the pool before the run."""
+    pool_after: int
+    """Images of the pool after it."""
+    covering_radius: float | None
+    """Largest distance from a candidate, except those near a protected image, to its nearest image of the new pool."""
+    smallest_pick_distance: float | None
+    """Smallest distance from a pick to its nearest image of the pool and the earlier picks."""
+    radius_lower_bound: float | None
+    """No choice of as many images has a smaller covering radius (Gonzalez 1985); ``coreset`` without rules only."""
+    witness: str | None
+    """Filename of the candidate that, with the picks, proves this bound."""
+    evaluated: int
+    """Size of the evaluation sample: the candidates that the next five fields were measured on."""
+    mean_distance: float | None
+    """Mean distance to the nearest image of the new pool."""
+    p99_distance: float | None
+    """99th percentile of these distances."""
+    random_covering_radius: float | None
+    """The largest such distance, had as many images been picked at random."""
+    random_mean_distance: float | None
+    """Their mean, had as many images been picked at random."""
+    random_p99_distance: float | None
+    """Their 99th percentile, had as many images been picked at random."""
+    share_covered_by_pool: float | None
+    """Share of the candidates closer than ``min_distance`` (if not above 0: ``redundant_below``) to the old pool."""
+    share_redundant: float | None
+    """Share of the candidates closer than ``redundant_below`` to another candidate."""
+    redundant_below: float | None
+    """A fifth of the median distance between two candidates."""
+
+
+def write_metrics(path: Path, metrics: Metrics) -> None:
+    """Write the numbers of a run as JSON, one per line."""
+    write_json(path, metrics.model_dump())
+
+
+def read_metrics(path: Path) -> Metrics:
+    """Read what ``write_metrics`` wrote.
+
+    Raises:
+        DatapoolError: If the file cannot be read, or is not such a file.
+    """
+    content = read_json(path)
+    try:
+        return Metrics.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise DatapoolError(
+            f"{path}: does not hold the metrics of a run ({key}: {first['msg']}); `dvc repro` makes it anew"
+        ) from error

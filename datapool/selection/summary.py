@@ -1,0 +1,73 @@
+"""Describe the metrics of a run in sentences: what was picked, what that is worth, and which method to try."""
+
+from datapool.core.metrics import Metrics
+
+MOSTLY, LITTLE, FEW_PICKS = 0.8, 0.5, 0.1
+"""Shares of the candidates. From MOSTLY on, a batch counts as covered or redundant; up to LITTLE it does not count as
+redundant; up to FEW_PICKS, few are picked. Measured: benchmarks/regimes.md."""
+
+
+def summarize(metrics: Metrics) -> str:
+    """Return what happened to the batch, without a full stop."""
+    if not metrics.candidates:
+        counts = (
+            (metrics.corrupt, "corrupt"),
+            (metrics.duplicates, "exact copies"),
+            (metrics.known, "in the pool already"),
+        )
+        why = ", ".join(f"{count} {what}" for count, what in counts if count) or "none is a candidate"
+        return f"nothing to pick: of {metrics.images} images {why}; the pool stays as it is"
+    if not metrics.pool_after:
+        return f"nothing to pick: the rules exclude all {metrics.candidates} candidates; the pool stays as it is"
+    known = f" (known already: {metrics.known})" if metrics.known else ""
+    except_protected = " that protected images do not exclude" if metrics.near_protected else ""
+    return (
+        f"picked {metrics.picked} of {metrics.candidates} candidates{known}: the pool grows from {metrics.pool_before} "
+        f"to {metrics.pool_after} images; every candidate{except_protected} lies within "
+        f"{metrics.covering_radius:.4g} of it"
+    )
+
+
+def describe_comparison(metrics: Metrics) -> str:
+    """Return how near the candidates are to the new pool, beside a random choice; "" if nothing was measured."""
+    if metrics.mean_distance is None:
+        return ""
+    of = "of" if metrics.evaluated == metrics.candidates else f"measured on {metrics.evaluated:,} of"
+    return (
+        f"A candidate lies {metrics.mean_distance:.4g} from its nearest image of the pool on average, and 99% lie within "
+        f"{metrics.p99_distance:.4g}. With as many picked at random it would be {metrics.random_mean_distance:.4g} and "
+        f"{metrics.random_p99_distance:.4g}, with the farthest at {metrics.random_covering_radius:.4g} instead of "
+        f"{metrics.covering_radius:.4g} ({of} {metrics.candidates:,} candidates)."
+    )
+
+
+def suggest_method(metrics: Metrics, *, method: str, min_distance: float) -> str:
+    """Return how much of the batch is new and which method suits it, without a full stop; "" below two candidates.
+
+    A suggestion of what to try, no more: benchmarks/regimes.md shows what it rests on, and where it misleads.
+
+    Args:
+        metrics: Those of the run.
+        method: The one in use.
+        min_distance: The one in use; not above 0 for none.
+    """
+    if metrics.share_redundant is None:
+        return ""
+    # With a share of redundant candidates there is one of covered candidates too: 0 without a pool.
+    covered, redundant, close = metrics.share_covered_by_pool or 0.0, metrics.share_redundant, metrics.redundant_below
+    if metrics.pool_before:
+        threshold = f"min_distance {min_distance:g}" if min_distance > 0 else f"{close:.3g}"
+        facts = (
+            f"{covered:.0%} of the candidates lie closer than {threshold} to the pool, "
+            f"{redundant:.0%} closer than {close:.3g} to another candidate"
+        )
+    else:
+        facts = f"{redundant:.0%} of the candidates lie closer than {close:.3g} to another candidate"
+    if max(covered, redundant) >= MOSTLY:
+        suggested, why = "coreset", "with a min_distance, for there is little new in this batch"
+    elif redundant <= LITTLE and metrics.picked <= FEW_PICKS * metrics.candidates:
+        suggested, why = "typical", "for few picks from a batch whose images differ"
+    else:
+        return f"{facts}: no method suits this batch better than another"
+    in_use = " (already in use)" if method == suggested else ""
+    return f"{facts}: this suggests method: {suggested}, {why}{in_use}"
