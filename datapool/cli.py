@@ -31,18 +31,20 @@ def init(
     It carries the code of the pipeline, so that a pool stays tied to the code that made it.
     """
     from datapool.core.errors import DatapoolError
-    from datapool.workspace import create as workspace
+    from datapool.workspace.create import Scm, make_workspace
+    from datapool.workspace.update import update_workspace
 
     if update + subdir + no_git > 1:
         raise DatapoolError("--update, --subdir and --no-git exclude each other; give one of them")
     if update:
-        added = workspace.update(folder)
+        added, notes = update_workspace(folder)
         say(
-            f"{folder} has the code of datapool {datapool.__version__}; new in params.yaml: {', '.join(added) or 'nothing'}"
+            f"{folder} has the code of datapool {datapool.__version__}; new in params.yaml: {', '.join(added) or 'nothing'}",
+            *notes,
         )
         return
-    scm = workspace.Scm.SURROUNDING if subdir else workspace.Scm.NONE if no_git else workspace.Scm.OWN
-    workspace.init(folder, scm=scm)
+    scm = Scm.SURROUNDING if subdir else Scm.NONE if no_git else Scm.OWN
+    make_workspace(folder, scm=scm)
     say(f"{folder} is a workspace. Put images below {folder / 'data'}, then run `dvc repro` in {folder}")
 
 
@@ -115,7 +117,7 @@ def import_pool(
     from datapool.core.lineage import LINEAGE
     from datapool.core.params import load_params
     from datapool.lightly_docker import import_pool as lightly_pool
-    from datapool.workspace import create as workspace
+    from datapool.workspace.params_file import set_params
 
     pool = name or folder.resolve().name
     imported = lightly_pool.import_pool(
@@ -124,7 +126,7 @@ def import_pool(
     for note in imported.notes:
         say(note)
     values = {"datapool.name": pool, **imported.params}
-    workspace.set_params(Path(), values)
+    set_params(Path(), values)
     say(f"params.yaml: {', '.join(f'{key}: {value}' for key, value in values.items())}")
 
 

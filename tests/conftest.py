@@ -19,7 +19,8 @@ from PIL import Image
 
 from datapool.core.embeddings_csv import read_csv
 from datapool.core.lineage import read_lineage
-from datapool.workspace import create as workspace
+from datapool.workspace.create import Scm, make_workspace
+from datapool.workspace.params_file import set_params
 
 PROGRAMS = Path(sys.executable).parent
 ENVIRONMENT = {
@@ -71,7 +72,7 @@ class Workspace:
 
     def set(self, values: dict[str, Any]) -> None:
         """Edit params.yaml; keys are dotted."""
-        workspace.set_params(self.folder, values)
+        set_params(self.folder, values)
 
     def commit(self, message: str) -> None:
         self.run("git", "add", "--all")
@@ -179,7 +180,7 @@ def weeks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _workspace(folder: Path, settings: dict[str, Any]) -> Workspace:
-    workspace.init(folder, scm=workspace.Scm.OWN)
+    make_workspace(folder, scm=Scm.OWN)
     made = Workspace(folder)
     made.set(settings)
     made.commit("parameters for tests")

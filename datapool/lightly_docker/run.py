@@ -27,8 +27,11 @@ from datapool.lightly_docker.import_pool import import_pool
 from datapool.lightly_docker.overrides import Overrides
 from datapool.lightly_docker.results import results_folder, write_config, write_results
 from datapool.pool.lock import locked
-from datapool.workspace import create as workspace
 from datapool.workspace import repro
+from datapool.workspace.commands import git_commit
+from datapool.workspace.create import Scm, is_half_made, make_workspace
+from datapool.workspace.template import OWN_FILES
+from datapool.workspace.update import needs_update, update_workspace
 
 # What DVC says to somebody who works in the workspace: for the log.
 _BY_THE_WAY = re.compile(r"\s*(>|Updating lock|Generating lock|To track|To enable|git add|dvc config|Use `dvc push`|$)")
@@ -90,8 +93,8 @@ def run(given: Overrides, input_dir: Path, output_dir: Path | None, say: Callabl
                 tell(note)
             repro.clear_up()
             _require_room_for_code()
-            if not LINEAGE.exists() or workspace.is_begun(Path()):
-                workspace.init(Path(), scm=workspace.Scm.OWN)
+            if not LINEAGE.exists() or is_half_made(Path()):
+                make_workspace(Path(), scm=Scm.OWN)
                 tell(f"{Path.cwd()} is a workspace now: git and DVC tell what happens in it")
             _update(tell)
             try:
@@ -155,8 +158,8 @@ def _hand_over(given: Overrides, params: Params, results: Path | None, tell: Cal
     of_stages = [f"{output}/metrics.json", f"{output}/.gitignore", f"{output}/plots/.gitignore"]
     try:
         message = "\n".join([what, "", *_words(given)]).strip()
-        paths = [*workspace.OWN_FILES, str(line_settings.OVERRIDES), *of_stages, *links]
-        workspace.commit(Path(), message, paths)
+        paths = [*OWN_FILES, str(line_settings.OVERRIDES), *of_stages, *links]
+        git_commit(Path(), message, paths)
     except DatapoolError as error:
         raise DatapoolError(f"the pool has its new version, but git does not take the commit of it: {error}") from error
 
@@ -195,10 +198,11 @@ def _update(tell: Callable[[str], None]) -> None:
             f"{Path.cwd()}: has the code of datapool {was}, this is {ours}, which may not know all that is in its "
             f"pools; use an image of {was} or later"
         )
-    if was < ours:
-        workspace.update(Path())
+    if was < ours or needs_update(Path()):
+        notes = update_workspace(Path()).notes
         had = f"the code of datapool {was}" if found else "no whole code"
-        tell(f"the workspace had {had}; it has that of datapool {ours} now")
+        for note in (f"the workspace had {had}; it has that of datapool {ours} now", *notes):
+            tell(note)
 
 
 def _adopt(name: str, pools: Path, input_size: int | None, tell: Callable[[str], None]) -> None:

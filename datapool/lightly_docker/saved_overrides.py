@@ -14,7 +14,7 @@ from datapool.core.errors import DatapoolError
 from datapool.core.params import FILE, check_params, read_params
 from datapool.core.schema import Params
 from datapool.core.tables import read_json, write_json
-from datapool.workspace import create as workspace
+from datapool.workspace.params_file import set_params
 
 OVERRIDES = Path("overrides.json")
 """What the last line set in params.yaml, by dotted key, and what stood there before."""
@@ -49,7 +49,7 @@ def revert() -> None:
     content = read_params()
     changes = {key: change for key, change in _last_line().items() if _value(content, key) == change["set"]}
     if changes:
-        workspace.set_params(Path(), {key: change["before"] for key, change in changes.items()})
+        set_params(Path(), {key: change["before"] for key, change in changes.items()})
 
 
 def check(settings: Mapping[str, Any]) -> Params:
@@ -80,7 +80,7 @@ def set_all(settings: Mapping[str, Any]) -> None:
     if missing := [key for key, change in changes.items() if change["before"] is _GONE]:
         raise DatapoolError(f"{FILE}: {missing[0]} is missing; `datapool init --update` writes every key")
     write_json(OVERRIDES, changes)
-    workspace.set_params(Path(), settings)
+    set_params(Path(), settings)
 
 
 def _last_line() -> dict[str, dict[str, Any]]:

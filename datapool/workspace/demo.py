@@ -15,7 +15,9 @@ from PIL import Image
 
 from datapool.core.errors import DatapoolError
 from datapool.core.metrics import read_metrics
-from datapool.workspace import create as workspace
+from datapool.workspace.commands import environment, git_commit
+from datapool.workspace.create import Scm, make_workspace
+from datapool.workspace.params_file import set_params
 
 _WEEKS = 3
 _SIDE = 32  # pixels: 8 in the data set, enlarged
@@ -60,16 +62,16 @@ def run_demo(folder: Path, say: Callable[..., None]) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     state.parent.mkdir(parents=True)
     state.write_text("begun")
-    workspace.init(folder, scm=workspace.Scm.OWN)
+    make_workspace(folder, scm=Scm.OWN)
     write_digits(folder / "data")
-    workspace.set_params(folder, _PARAMS)
+    set_params(folder, _PARAMS)
     _call(folder, "dvc", "add", "--quiet", *(f"data/week_{week}" for week in range(1, _WEEKS + 1)))
-    workspace.commit(folder, "Three weeks of images")
+    git_commit(folder, "Three weeks of images")
     for week in (1, 2):
         say("", f"week {week}: input_dir: data/week_{week}, dvc repro")
-        workspace.set_params(folder, {"input_dir": f"data/week_{week}"})
+        set_params(folder, {"input_dir": f"data/week_{week}"})
         _call(folder, "dvc", "repro")
-        workspace.commit(folder, f"Week {week}")
+        git_commit(folder, f"Week {week}")
         _say_what_happened(folder, week, say)
     state.write_text("finished")
     _say_what_next(folder, say)
@@ -107,7 +109,7 @@ def write_digits(folder: Path) -> None:
 
 def _call(folder: Path, *command: str) -> None:
     """Run a command; what it prints is seen."""
-    if subprocess.run(command, cwd=folder, env=workspace.environment(), check=False).returncode:
+    if subprocess.run(command, cwd=folder, env=environment(), check=False).returncode:
         raise DatapoolError(f"`{' '.join(command)}` failed in {folder}; what it said stands above")
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from datapool.core import atomic
 from datapool.core.errors import DatapoolError
-from datapool.workspace import create as workspace
+from datapool.workspace.commands import environment
 
 _RUN = atomic.SCRATCH / "run"  # there while a run is at work, and after one that was killed; names its DVC
 _RWLOCK = Path(".dvc") / "tmp" / "rwlock"
@@ -91,7 +91,7 @@ def _repro(mark: int, tell: Callable[[str], None]) -> int:
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        env=workspace.environment(),
+        env=environment(),
         process_group=0,
         pass_fds=[mark],
     )

@@ -18,7 +18,8 @@ from conftest import ENVIRONMENT
 from stand_in import BASE, LINEAGE, POOLS, Killed, Lock, Params, Revision, Workspace, tree
 
 from datapool.core.errors import DatapoolError
-from datapool.workspace import create as workspace
+from datapool.workspace.create import Scm, make_workspace
+from datapool.workspace.params_file import set_params
 
 HERE = Path(__file__).parent
 MINE = {
@@ -48,7 +49,7 @@ def template() -> Path:
     """Make a workspace once, for every other to be a copy of."""
     folder = Path(tempfile.mkdtemp()) / "template"
     atexit.register(shutil.rmtree, folder.parent, ignore_errors=True)
-    workspace.init(folder, scm=workspace.Scm.OWN)
+    make_workspace(folder, scm=Scm.OWN)
     pipeline = yaml.safe_load((folder / "dvc.yaml").read_text())
     stages = {"scan": MINE["scan"], "open": pipeline["stages"]["open"], "sample": MINE["sample"]}
     stages["merge"] = pipeline["stages"]["merge"]
@@ -149,7 +150,7 @@ def write_params(folder: Path, params: Params) -> None:
         "datapool.keep_history": params.keep_history,
         "datapool.base_version": params.base_version,
     }
-    workspace.set_params(folder, settings)
+    set_params(folder, settings)
 
 
 def _try(*command: str, folder: Path = Path(), **variables: str) -> subprocess.CompletedProcess[str]:

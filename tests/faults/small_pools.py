@@ -16,7 +16,7 @@ from inject import Done, Point, Stages, commands
 
 from datapool.core.metrics import Metrics, write_metrics
 from datapool.core.tables import EmbeddedTable, write_json, write_rows, write_table
-from datapool.workspace import create as workspace
+from datapool.workspace.params_file import set_params
 
 ROOT = Path(__file__).parents[2]
 NAME = "my_datapool"
@@ -60,9 +60,9 @@ def make(folder: Path, stages: Stages) -> dict[str, Case]:
         cases[what] = Case(before, run[stage], old, files(made), kept_aside(made))
 
     _offer(made, week=1)
-    workspace.set_params(made, {"datapool.name": "bystander"})
+    set_params(made, {"datapool.name": "bystander"})
     assert stages.run(made, run["open"], run["merge"]).code == 0
-    workspace.set_params(made, {"datapool.name": NAME})
+    set_params(made, {"datapool.name": NAME})
     ready("open before the first batch", "open")
     ready("first batch", "merge")
     _offer(made, week=2)
@@ -72,11 +72,11 @@ def make(folder: Path, stages: Stages) -> dict[str, Case]:
     ready("the same again", "merge")
     _offer(made, week=2, picked=1)
     ready("replace", "merge")
-    workspace.set_params(made, {"datapool.keep_history": False})
+    set_params(made, {"datapool.keep_history": False})
     ready("history goes", "merge")
     _offer(made, week=3)
     (made / "output" / "checkpoint.ckpt").write_bytes(b"another model" * 1000)
-    workspace.set_params(made, {"datapool.keep_history": True, "datapool.base_version": 0})
+    set_params(made, {"datapool.keep_history": True, "datapool.base_version": 0})
     ready("open on an earlier version", "open")
     ready("versions are dropped", "merge")
 

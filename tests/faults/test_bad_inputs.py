@@ -61,7 +61,7 @@ from datapool.core.tables import read_json, read_names, read_table
 from datapool.images import batch
 from datapool.images.decode import inspect, read_rgb
 from datapool.selection.scores import read_scores
-from datapool.workspace import create as workspace
+from datapool.workspace.params_file import set_params
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -110,7 +110,7 @@ def first_version(tmp_path_factory) -> Path:
     for name in ("params.yaml", "dvc.yaml"):
         shutil.copy(ROOT / name, folder)
     (folder / "datapools.json").write_text("{}\n")
-    workspace.set_params(folder, SETTINGS)
+    set_params(folder, SETTINGS)
     for number in (1, 2):
         write_picture(folder / f"data/cat/old_{number}.png", number)
     write_picture(folder / "data_2/good.png", 3)
@@ -158,7 +158,7 @@ def link_to_zeros(path: str) -> None:
 
 def params(**values: object) -> None:
     """Change params.yaml; ``a__b`` is the key a.b."""
-    workspace.set_params(Path(), {key.replace("__", "."): value for key, value in values.items()})
+    set_params(Path(), {key.replace("__", "."): value for key, value in values.items()})
 
 
 def write_params(**values: object) -> None:

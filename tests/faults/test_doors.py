@@ -12,7 +12,7 @@ from tally import count
 
 from datapool.core.errors import DatapoolError
 from datapool.core.params import load_params
-from datapool.workspace import create as workspace
+from datapool.workspace.create import Scm, make_workspace
 
 ROOT = Path(__file__).parents[2]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -105,7 +105,7 @@ def test_a_workspace_is_not_made_through_a_link_that_leads_nowhere_yet(tmp_path,
     (tmp_path / "workspace" / name).symlink_to(tmp_path / "elsewhere")
 
     with pytest.raises(DatapoolError, match=f"holds {name} already"):
-        workspace.init(tmp_path / "workspace", scm=workspace.Scm.NONE)
+        make_workspace(tmp_path / "workspace", scm=Scm.NONE)
 
     assert not (tmp_path / "elsewhere").exists()
 

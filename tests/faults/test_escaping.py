@@ -31,7 +31,7 @@ from datapool.core import embeddings_csv
 from datapool.core.errors import escape_unprintable
 from datapool.core.tables import read_csv, read_json, read_names, read_table
 from datapool.images.batch import safe_name
-from datapool.workspace import create as workspace
+from datapool.workspace.params_file import set_params
 
 ROOT = Path(__file__).parents[2]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -95,7 +95,7 @@ def _run_pipeline(folder: Path) -> None:
     settings = {"filename_prefix": PREFIX, "embeddings": "<circle>.csv", "n_example_images": 100, "dump_dataset": True}
     settings |= {"stopping_condition.min_distance": 0.15, "rules.balance": {LABEL: 0}}
     for week in ("week_1", "week_2"):
-        workspace.set_params(folder, {**settings, "input_dir": week})
+        set_params(folder, {**settings, "input_dir": week})
         _run_stages()
 
 
@@ -320,7 +320,7 @@ def test_no_cell_and_no_line_that_a_run_writes_is_a_formula(prefix, tmp_path, mo
     everything = [*names, "=copy.png"]
     _write_circle(Path("circle.csv"), {safe_name(prefix + name): 0.1 * n for n, name in enumerate(everything)})
     settings = {"input_dir": "week", "embeddings": "circle.csv", "stopping_condition.min_distance": 0.15}
-    workspace.set_params(Path(), {**settings, "filename_prefix": prefix})
+    set_params(Path(), {**settings, "filename_prefix": prefix})
 
     _run_stages()
 

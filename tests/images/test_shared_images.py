@@ -14,7 +14,7 @@ from conftest import Workspace
 from datapool.core.tables import read_names
 from datapool.images.batch import Batch, candidates, scan
 from datapool.images.decode import read_rgb
-from datapool.workspace import create as workspace
+from datapool.workspace.create import Scm, make_workspace
 
 IMAGES = Path(__file__).parents[3] / "shared" / "images"
 
@@ -151,7 +151,7 @@ def test_the_nine_orientations_of_a_photo_stand_upright(batches, planted):
 
 @pytest.mark.slow
 def test_three_weeks_through_the_pipeline_find_what_was_planted(tmp_path, planted):
-    workspace.init(tmp_path / "workspace", scm=workspace.Scm.OWN)
+    make_workspace(tmp_path / "workspace", scm=Scm.OWN)
     made = Workspace(tmp_path / "workspace")
     # Nothing is too near, so the pool takes every healthy image: what it knows already are copies across batches.
     made.set({"stopping_condition.min_distance": 0.0, "n_example_images": 4})

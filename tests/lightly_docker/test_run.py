@@ -27,8 +27,10 @@ from datapool.lightly_docker import saved_overrides as line_settings
 from datapool.lightly_docker.overrides import parse
 from datapool.lightly_docker.results import results_folder
 from datapool.pool.lock import locked
-from datapool.workspace import create as workspace
 from datapool.workspace import repro
+from datapool.workspace.commands import git_commit
+from datapool.workspace.create import Scm, is_half_made, make_workspace
+from datapool.workspace.params_file import set_params
 
 pytestmark = pytest.mark.xdist_group("line")  # one process makes the folders after two lines
 
@@ -168,7 +170,7 @@ def test_the_token_is_written_nowhere(folders, second):
 
     assert len(written) > 100
     assert not [path for path in written if b"MYAWESOMETOKEN" in path.read_bytes()]
-    assert "MYAWESOMETOKEN" not in second and "ignored: token" in second
+    assert "MYAWESOMETOKEN" not in second and "not needed here: token" in second
 
 
 @pytest.mark.slow
@@ -518,7 +520,7 @@ def test_a_key_that_params_yaml_lacks_is_named(here):
 def test_what_a_line_has_set_is_set_back_unless_somebody_has_edited_it_since(here):
     shutil.copyfile(ROOT / "params.yaml", here / "params.yaml")
     line_settings.set_all({"seed": 7, "n_example_images": 3})
-    workspace.set_params(Path(), {"seed": 8})
+    set_params(Path(), {"seed": 8})
     line_settings.revert()
 
     assert (params(here)["seed"], params(here)["n_example_images"]) == (8, 24)
@@ -542,17 +544,17 @@ def test_a_workspace_that_has_pools_is_not_made_anew(here, lineage, is_anew):
     (here / ".datapool/init").touch()
     (here / "datapools.json").write_text(lineage)
 
-    assert workspace.is_begun(here) == is_anew
+    assert is_half_made(here) == is_anew
     if not is_anew:
         with pytest.raises(DatapoolError, match=r"holds datapools\.json already"):
-            workspace.init(here, scm=workspace.Scm.OWN)
+            make_workspace(here, scm=Scm.OWN)
 
 
 def test_git_gets_nothing_of_others_when_a_folder_becomes_a_workspace(here):
     (here / "output").mkdir()
     (here / "output/private.csv").touch()
     (here / "README.md").touch()
-    workspace.init(here, scm=workspace.Scm.OWN)
+    make_workspace(here, scm=Scm.OWN)
     tracked = Workspace(here).run("git", "ls-files").split()
 
     assert "datapool/pool/merge.py" in tracked and "params.yaml" in tracked
@@ -562,11 +564,11 @@ def test_git_gets_nothing_of_others_when_a_folder_becomes_a_workspace(here):
 def test_what_git_ignores_or_no_git_at_all_does_not_stop_a_commit(here):
     (here / "a").touch()
     (here / "b").touch()
-    workspace.commit(here, "without git", ["a", "b"])
+    git_commit(here, "without git", ["a", "b"])
     made = Workspace(here)
     made.run("git", "init", "--quiet")
     (here / ".gitignore").write_text("/b\n")
-    workspace.commit(here, "with git", ["a", "b", "gone"])
+    git_commit(here, "with git", ["a", "b", "gone"])
 
     assert made.run("git", "ls-files").split() == ["a"]
 
@@ -690,7 +692,7 @@ def test_a_log_on_a_full_disk_is_told_once_and_stops_nothing(shared):
             parse(["token=T", "run_directory=week_1"]), shared.parent / "images", results.parent, said.append
         )
 
-    assert said[0].startswith("ignored: token")
+    assert said[0].startswith("not needed here: token")
     assert said[1:] == [f"{results}/log.txt: cannot be written (No space left on device); the run goes on without it"]
 
 

@@ -27,7 +27,7 @@ from datapool.maintenance import distances as recompute
 from datapool.maintenance.verify import Check, verify
 from datapool.pool.merge import open_base
 from datapool.selection.ranking import LABEL_DISTANCE
-from datapool.workspace import create as workspace
+from datapool.workspace.params_file import set_params
 
 ROOT = Path(__file__).parents[2]
 FOLDER, LINEAGE, OUTPUT = Path("pools/my_datapool"), Path("datapools.json"), Path("output")
@@ -42,7 +42,7 @@ N_WEEK, DIMENSION = 30, 5
 
 def repro(**settings: object) -> None:
     """Run all stages, with the paths of dvc.yaml."""
-    workspace.set_params(Path(), {key.replace("__", "."): value for key, value in settings.items()})
+    set_params(Path(), {key.replace("__", "."): value for key, value in settings.items()})
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     for name in list(stages)[:-1]:  # no report
         command = stages[name]["cmd"].replace("${output_dir}", "output").replace("${shared_dir}", "pools")

@@ -15,7 +15,8 @@ import pytest
 from conftest import ENVIRONMENT, MODEL, SETTINGS, Workspace, stages_run, write_circle, write_picture
 
 from datapool.core.errors import DatapoolError
-from datapool.workspace import create as workspace
+from datapool.workspace.create import Scm, make_workspace
+from datapool.workspace.update import update_workspace
 
 pytestmark = pytest.mark.slow
 
@@ -347,7 +348,7 @@ def test_14_of_a_folder_that_grew_only_the_new_images_are_embedded(new_model_wor
 def test_15_a_workspace_can_be_a_folder_of_a_git_repository(tmp_path, weeks):
     repository = Workspace(tmp_path)
     repository.run("git", "init", "--quiet")
-    workspace.init(tmp_path / "robots" / "pool", scm=workspace.Scm.SURROUNDING)
+    make_workspace(tmp_path / "robots" / "pool", scm=Scm.SURROUNDING)
     made = Workspace(tmp_path / "robots" / "pool")
     made.set({**SETTINGS, "input_dir": str(weeks / "week_1"), "embeddings": str(weeks / "circle.csv")})
 
@@ -360,7 +361,7 @@ def test_15_a_workspace_can_be_a_folder_of_a_git_repository(tmp_path, weeks):
 
 
 def test_15_a_workspace_works_without_git(tmp_path, weeks):
-    workspace.init(tmp_path / "plain", scm=workspace.Scm.NONE)
+    make_workspace(tmp_path / "plain", scm=Scm.NONE)
     made = Workspace(tmp_path / "plain")
     made.set({**SETTINGS, "input_dir": str(weeks / "week_1"), "embeddings": str(weeks / "circle.csv")})
 
@@ -374,7 +375,7 @@ def test_15_a_workspace_works_without_git(tmp_path, weeks):
 
 
 def test_two_workspaces_give_the_same_bytes(model_first_week, tmp_path, weeks):
-    workspace.init(tmp_path / "again", scm=workspace.Scm.OWN)
+    make_workspace(tmp_path / "again", scm=Scm.OWN)
     made = Workspace(tmp_path / "again")
     made.set({**MODEL, "input_dir": str(weeks / "week_1")})
     made.repro()
@@ -500,7 +501,7 @@ def test_update_brings_code_and_missing_parameters(first_week, after):
     (made.folder / "datapool" / "gone.py").write_text("old = True\n")
     made.commit("an older workspace")
 
-    assert workspace.update(made.folder) == ["n_example_images"]
+    assert update_workspace(made.folder).added == ["n_example_images"]
 
     assert not (made.folder / "datapool" / "gone.py").exists()
     assert "n_example_images: 24" in path.read_text()
@@ -518,7 +519,7 @@ def test_an_update_never_writes_through_a_link(first_week, after, tmp_path, name
     with pytest.raises(
         DatapoolError, match=rf"{name}: is a link to /.*elsewhere, and an update would write through it; no"
     ):
-        workspace.update(made.folder)
+        update_workspace(made.folder)
 
 
 def stages_alive(folder: Path) -> list[str]:

@@ -1,0 +1,85 @@
+"""Run git and DVC in a workspace."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from datapool.core.errors import DatapoolError
+
+
+def environment() -> dict[str, str]:
+    """Return the environment for git and DVC: ours, with this Python's programs first and without DVC's analytics."""
+    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    return {**os.environ, "PATH": programs, "DVC_NO_ANALYTICS": "true"}
+
+
+def run_command(folder: Path, *command: str) -> str:
+    """Run a command in a folder and return its standard output.
+
+    Raises:
+        DatapoolError: If it is not installed or fails; the message ends with what it printed.
+    """
+    try:
+        result = subprocess.run(
+            command, cwd=folder, env=environment(), capture_output=True, text=True, errors="replace", check=False
+        )
+    except FileNotFoundError as error:
+        raise DatapoolError(f"{command[0]} is not installed; install it, then run again") from error
+    if result.returncode:
+        printed = (result.stderr.strip() or result.stdout.strip() or "it printed nothing").splitlines()
+        name = " ".join(command).replace(f"{sys.executable} -m ", "")
+        raise DatapoolError(f"{folder}: `{name}` failed: {' '.join(printed[:3])}")
+    return result.stdout
+
+
+def run_dvc(folder: Path, *arguments: str) -> str:
+    """Run DVC in a folder and return its standard output; see ``run_command``."""
+    return run_command(folder, sys.executable, "-m", "dvc", *arguments)
+
+
+def in_git_repository(folder: Path) -> bool:
+    """Return whether a folder lies in a git repository, and git is installed."""
+    if not shutil.which("git"):
+        return False
+    found = subprocess.run(["git", "rev-parse", "--git-dir"], cwd=folder, capture_output=True, check=False)
+    return found.returncode == 0
+
+
+def git_commit(folder: Path, message: str, paths: Sequence[str] = (".",)) -> None:
+    """Commit these paths of a folder, everything by default, except what git ignores.
+
+    Without git, or without a change, nothing is done.
+    """
+    if not in_git_repository(folder):
+        return
+    existing = [path for path in paths if os.path.lexists(folder / path)]
+    # `git add` fails if it is given an ignored path by name.
+    ignored = subprocess.run(
+        ["git", "check-ignore", "-z", "--stdin"],
+        cwd=folder,
+        input="".join(f"{path}\0" for path in existing),
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.split("\0")
+    wanted = [path for path in existing if path not in ignored]
+    if not wanted:
+        return
+    run_command(folder, "git", "add", "--all", "--", *wanted)
+    # Without rename detection, which would leave out the old name of a moved file.
+    names = ("git", "diff", "--cached", "--name-only", "--no-renames", "--relative", "-z", "--")
+    changed = run_command(folder, *names, *wanted)
+    if not changed:
+        return
+    author: list[str] = []
+    if subprocess.run(["git", "config", "user.email"], cwd=folder, capture_output=True, check=False).returncode:
+        author = [
+            "-c",
+            "user.name=datapool",
+            "-c",
+            "user.email=datapool@localhost",
+        ]  # git refuses to commit without one
+    run_command(folder, "git", *author, "commit", "--quiet", "--message", message, "--", *changed.split("\0")[:-1])

@@ -1,0 +1,77 @@
+"""params.yaml is edited in place, written completely, and never through a link."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from datapool.core.errors import DatapoolError
+from datapool.workspace.params_file import add_missing_params, set_params
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the params.yaml of every workspace, as current folder."""
+    folder = tmp_path / "workspace"
+    folder.mkdir()
+    shutil.copyfile(ROOT / "params.yaml", folder / "params.yaml")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def test_values_are_set_and_every_other_line_stays(here):
+    before = Path("params.yaml").read_text().splitlines()
+    set_params(Path(), {"seed": 3, "stopping_condition.min_distance": 0.25})
+    after = Path("params.yaml").read_text().splitlines()
+
+    changed = [line.strip().split("#")[0].strip() for line, old in zip(after, before, strict=True) if line != old]
+    assert sorted(changed) == ["min_distance: 0.25", "seed: 3"]
+
+
+def test_missing_keys_are_added_with_their_defaults_and_named(here):
+    Path("mine.yaml").write_text("# mine\nseed: 5\nrules:\n  balance: 2  # kept\n")
+    Path("defaults.yaml").write_text("seed: 1\nrules:\n  balance: null\n  sequence_gap: null\nname: pool\n")
+
+    assert add_missing_params(Path("mine.yaml"), Path("defaults.yaml")) == ["rules.sequence_gap", "name"]
+    assert Path("mine.yaml").read_text() == (
+        "# mine\nseed: 5\nrules:\n  balance: 2  # kept\n  sequence_gap: null\nname: pool\n"
+    )
+    assert add_missing_params(Path("mine.yaml"), Path("defaults.yaml")) == []
+
+
+def test_a_link_in_our_own_folder_does_not_lead_the_write_elsewhere(here, tmp_path):
+    victim = tmp_path / "bashrc"
+    victim.write_text("mine\n")
+    Path(".datapool").mkdir()
+    Path(".datapool/params.yaml").symlink_to(victim)
+    set_params(Path(), {"seed": 3})
+
+    assert victim.read_text() == "mine\n"
+    assert not Path("params.yaml").is_symlink()
+    assert yaml.safe_load(Path("params.yaml").read_text())["seed"] == 3
+
+
+def test_the_file_of_another_folder_is_written_by_way_of_that_folder(here, tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    set_params(Path("../workspace"), {"seed": 3})
+
+    assert Path.cwd() == tmp_path / "elsewhere" and list(Path().iterdir()) == []
+    assert yaml.safe_load((here / "params.yaml").read_text())["seed"] == 3
+
+
+@pytest.mark.parametrize("link", [".datapool", ".datapool/tmp"])
+def test_nothing_is_written_where_our_own_folder_is_a_link(here, tmp_path, link):
+    before = Path("params.yaml").read_bytes()
+    target = tmp_path / "outside"
+    target.mkdir()
+    Path(link).parent.mkdir(exist_ok=True)
+    Path(link).symlink_to(target)
+    with pytest.raises(DatapoolError, match=rf"^{link}: is a link to {target}, but must be a folder; remove the"):
+        set_params(Path(), {"seed": 3})
+
+    assert list(target.iterdir()) == []
+    assert Path("params.yaml").read_bytes() == before

@@ -1,0 +1,364 @@
+"""An update brings new code in one commit, is completed if it was killed, and moves the flat layout without running a stage."""
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ENVIRONMENT, Workspace, stages_run
+
+import datapool
+from datapool.core.errors import DatapoolError
+from datapool.lightly_docker import run as docker_run
+from datapool.workspace import update as update_module
+from datapool.workspace.create import Scm, make_workspace
+from datapool.workspace.template import CODE
+from datapool.workspace.update import needs_update, update_workspace
+
+ROOT = Path(__file__).parents[2]
+
+
+def code(folder: Path) -> dict[str, bytes]:
+    """The files of the code in a workspace."""
+    files = [path for name in CODE for path in (folder / name, *(folder / name).rglob("*")) if path.is_file()]
+    parts = {path.relative_to(folder): path.read_bytes() for path in files}
+    return {str(path): data for path, data in parts.items() if not {"__pycache__", "workspace_files"} & {*path.parts}}
+
+
+@pytest.fixture(scope="module")
+def older(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A workspace of datapool 0.0.1 in a git repository, without DVC: its code differs, and a parameter is missing."""
+    made = Workspace(tmp_path_factory.mktemp("older"))
+    for name in ("datapool", "stages"):
+        shutil.copytree(
+            ROOT / name, made.folder / name, ignore=shutil.ignore_patterns("__pycache__", "workspace_files")
+        )
+    for name in ("dvc.yaml", "params.yaml", "None"):
+        shutil.copyfile(ROOT / name, made.folder / name)
+    module, stage = made.folder / "datapool/__init__.py", made.folder / "stages/scan.py"
+    module.write_text(module.read_text().replace(datapool.__version__, "0.0.1"))
+    stage.write_text("an older stage\n")
+    (made.folder / "datapool/gone.py").write_text("a module that no longer exists\n")
+    params = made.folder / "params.yaml"
+    params.write_text(re.sub(r"(?m)^n_example_images: .*\n", "", params.read_text()))
+    (made.folder / "datapools.json").write_text("{}\n")
+    (made.folder / ".gitignore").write_text("/.datapool/\n__pycache__/\n")
+    (made.folder / ".dvcignore").write_text("/mine\n/.datapool\n")
+    made.run("git", "init", "--quiet")
+    made.commit("as an older release left it")
+    return made
+
+
+@pytest.fixture
+def workspace(older: Workspace, tmp_path: Path) -> Workspace:
+    """A copy of the older workspace."""
+    return older.copy_to(tmp_path / "workspace")
+
+
+def test_code_and_missing_parameters_are_brought_in_one_commit(workspace):
+    update = update_workspace(workspace.folder)
+
+    assert update == (["n_example_images"], [])
+    assert code(workspace.folder) == code(ROOT)
+    assert workspace.run("git", "log", "--format=%s").splitlines() == [
+        f"Update to datapool {datapool.__version__}",
+        "as an older release left it",
+    ]
+    assert workspace.run("git", "status", "--porcelain") == ""
+    ignored = (workspace.folder / ".dvcignore").read_text().splitlines()
+    assert ignored[:2] == ["/mine", "/.datapool"]
+    assert "__pycache__/" in ignored and ignored.count("/.datapool") == 1
+    assert not needs_update(workspace.folder)
+
+
+@pytest.mark.parametrize("within", [".", "robots/pool"])
+def test_uncommitted_changes_are_refused_and_nothing_is_changed(older, tmp_path, within):
+    repository = Workspace(tmp_path / "repository")
+    if within == ".":
+        older.copy_to(repository.folder)
+    else:
+        repository.folder.mkdir()
+        repository.run("git", "init", "--quiet")
+        older.copy_to(repository.folder / within)
+        shutil.rmtree(repository.folder / within / ".git")
+        repository.commit("a workspace in a folder")
+    folder = repository.folder / within
+    (folder / "datapool/gone.py").write_text("mine\n")
+    (folder / "stages/new.py").write_text("mine\n")
+    (folder / "stages/scan.py").unlink()  # as an update that was killed may leave it
+    before = code(folder)
+    with pytest.raises(DatapoolError) as refused:
+        update_workspace(folder)
+
+    assert str(refused.value) == (
+        f"{folder}: datapool/gone.py, stages/new.py: changed since the last commit; nothing was done. Commit them or set "
+        "them back, then run again"
+    )
+    assert code(folder) == before
+    assert not needs_update(folder)
+
+
+def test_an_update_is_never_written_through_a_link(workspace, tmp_path):
+    failures = []
+    (tmp_path / "target").write_text("mine\n")
+    for name in (*CODE, "params.yaml", ".dvcignore", "output/.gitignore", ".datapool/update.json"):
+        path, kept = workspace.folder / name, tmp_path / "kept"
+        path.parent.mkdir(exist_ok=True)
+        if path.exists():
+            path.rename(kept)
+        path.symlink_to(kept if kept.exists() else tmp_path / "target")
+        try:
+            update_workspace(workspace.folder)
+            failures.append(f"{name}: not refused")
+        except DatapoolError as error:
+            failures += [f"{name}: {error}"] * ("and an update would write through it" not in str(error))
+        path.unlink()
+        if kept.exists():
+            kept.rename(path)
+    assert not failures
+    assert workspace.run("git", "status", "--porcelain") == ""
+
+
+@pytest.mark.parametrize(
+    "command", [lambda: make_workspace(Path(), scm=Scm.OWN), lambda: update_workspace(Path())], ids=["init", "update"]
+)
+def test_a_workspace_without_its_lineage_is_refused_with_the_commands_that_restore_it(
+    workspace, monkeypatch, command: Callable[[], object]
+):
+    (workspace.folder / ".dvc").mkdir()
+    (workspace.folder / "datapools.json").unlink()
+    monkeypatch.chdir(workspace.folder)
+    with pytest.raises(DatapoolError) as refused:
+        command()
+
+    assert str(refused.value) == (
+        "datapools.json: is gone; `git checkout HEAD -- datapools.json` brings back its last version, `datapool repair` "
+        "makes one anew from the pools that are here"
+    )
+    workspace.run("git", "checkout", "HEAD", "--", "datapools.json")
+    assert update_workspace(Path()).added == ["n_example_images"]
+
+
+# --- updates by `datapool run` -----------------------------------------------------------------------------------------
+
+
+def test_a_run_brings_missing_code(workspace, monkeypatch):
+    # As a kill leaves it between the old code and the new one.
+    monkeypatch.chdir(workspace.folder)
+    shutil.rmtree("datapool")
+    printed: list[str] = []
+    docker_run._update(printed.append)
+
+    assert printed == [f"the workspace had no whole code; it has that of datapool {datapool.__version__} now"]
+    assert code(workspace.folder) == code(ROOT)
+
+
+def test_a_run_completes_an_update_that_was_killed_after_all_code_was_in_place(workspace, monkeypatch):
+    monkeypatch.chdir(workspace.folder)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(update_module, "git_commit", interrupt)
+        update_workspace(Path())
+    assert code(workspace.folder) == code(ROOT)
+    assert workspace.run("git", "status", "--porcelain") != ""
+    docker_run._update(lambda _: None)
+
+    assert workspace.run("git", "status", "--porcelain") == ""
+    assert not needs_update(workspace.folder)
+
+
+def test_a_run_refuses_code_whose_version_is_none(workspace, monkeypatch):
+    monkeypatch.chdir(workspace.folder)
+    module = Path("datapool/__init__.py")
+    before = module.read_bytes()
+    module.write_bytes(b'__version__ = "x \xff"')
+    with pytest.raises(DatapoolError) as refused:
+        docker_run._update(print)
+
+    assert str(refused.value) == (
+        "datapool/__init__.py: __version__ is 'x \ufffd', which is no version; `git checkout HEAD -- datapool` brings back the "
+        "code of the last commit, `datapool init --update` puts the code of this datapool there"
+    )
+    workspace.run("git", "checkout", "HEAD", "--", "datapool")
+    assert module.read_bytes() == before
+    module.write_text('__version__ = "x y"')
+    workspace.commit("odd")
+    update_workspace(Path())
+    assert code(workspace.folder) == code(ROOT)
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+# --- killed ------------------------------------------------------------------------------------------------------------
+
+KILLED_AT = """
+import os, sys
+from pathlib import Path
+from datapool.workspace.update import update_workspace
+left = int(sys.argv[1])
+def count(event, arguments):
+    global left
+    within = event == "shutil.copyfile" and str(arguments[0]).endswith(("merge.py", "dvc.yaml"))
+    if within or event in ("os.rename", "shutil.move", "shutil.rmtree", "shutil.copytree"):
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), 9)
+sys.addaudithook(count)
+update_workspace(Path())
+"""
+
+
+@pytest.mark.slow
+def test_an_update_that_was_killed_anywhere_is_completed_by_the_next_run(older, tmp_path, monkeypatch):
+    ours = code(ROOT)
+    assert code(older.folder) != ours
+    for n in count():
+        made = older.copy_to(tmp_path / str(n))
+        program = [sys.executable, "-P", "-c", KILLED_AT, str(n)]  # -P: this code, not that of the workspace
+        done = subprocess.run(
+            program, cwd=made.folder, env={**ENVIRONMENT, "PYTHONPATH": str(ROOT)}, capture_output=True, check=False
+        )
+        if done.returncode == 0:
+            break
+        assert done.returncode == -9, done.stderr
+        monkeypatch.chdir(made.folder)
+        docker_run._update(lambda _: None)
+
+        assert code(made.folder) == ours, n
+        assert yaml.safe_load(Path("params.yaml").read_text())["n_example_images"] == 24
+        assert made.run("git", "status", "--porcelain") == "", n
+    assert n > 10
+    assert code(made.folder) == ours
+
+
+# --- the flat layout ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def flat(first_week: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A workspace after its first week, as the flat layout left it: one dependency per module, two outputs under their old
+    names, a .dvcignore that lists no ``__pycache__``."""
+    made = first_week.copy_to(tmp_path_factory.mktemp("flat") / "workspace")
+    text = (made.folder / "dvc.yaml").read_text()
+    modules = sorted(set(re.findall(r"(?m)^      - datapool/(\w+)$", text)))
+    text = re.sub(r"(?m)^      - datapool/(\w+)$", r"      - datapool/flat_\1.py", text)
+    text = re.sub(r"(?m)^(    cmd: .*python -m stages\.\w+)", r"\1 --images output/images.parquet", text)
+    for new, old in {"${optional}": "${or_none}", "  - optional:": "  - or_none:", **NEW_TO_OLD}.items():
+        assert new in text
+        text = text.replace(new, old)
+    (made.folder / "dvc.yaml").write_text(text)
+    shutil.rmtree(made.folder / "datapool")
+    (made.folder / "datapool").mkdir()
+    (made.folder / "datapool/__init__.py").write_text(f'__version__ = "{datapool.__version__}"\n')
+    for module in modules:
+        (made.folder / f"datapool/flat_{module}.py").write_text(f'"""Module {module} of the flat layout."""\n')
+    for stage in (made.folder / "stages").glob("*.py"):
+        stage.write_text('"""A stage of the flat layout."""\n')
+    ignored = made.folder / "output/.gitignore"
+    for new, old in NEW_TO_OLD.items():
+        (made.folder / "output" / new).rename(made.folder / "output" / old)
+        ignored.write_text(ignored.read_text().replace(f"/{new}\n", f"/{old}\n"))
+    (made.folder / ".dvcignore").write_text("/demo\n/.venv\n/.datapool\n")
+    (made.folder / "None").write_text(
+        "dvc.yaml names this file in place of one that params.yaml does not give (null).\n"
+    )
+    made.run("dvc", "commit", "--quiet", "--force")
+    assert "up to date" in made.run("dvc", "status")
+    made.commit("as the flat layout left it")
+    assert needs_update(made.folder)
+    return made
+
+
+NEW_TO_OLD = {"skipped.json": "passed_over.json", "evaluation_sample.parquet": "surroundings.parquet"}
+
+
+def require_moved(made: Workspace, before: Workspace) -> None:
+    """Check that a workspace has the new layout in one commit, all up to date, with the pool that it had."""
+    assert code(made.folder) == code(ROOT)
+    assert made.run("dvc", "status") == "Data and pipelines are up to date.\n"
+    assert made.pool_files() == before.pool_files()
+    outputs = {path.name for path in (made.folder / "output").iterdir()}
+    assert {*NEW_TO_OLD} <= outputs and not {*NEW_TO_OLD.values()} & outputs
+    if (before.folder / ".git").exists():
+        assert made.run("git", "log", "--format=%s").splitlines() == [
+            f"Update to datapool {datapool.__version__}",
+            *before.run("git", "log", "--format=%s").splitlines(),
+        ]
+        assert made.run("git", "status", "--porcelain") == ""
+
+
+@pytest.mark.slow
+def test_a_flat_workspace_is_moved_in_one_commit_and_goes_on_with_its_pool(flat, after, weeks):
+    made = after(flat)
+    (made.folder / ".datapool/rescued").mkdir(parents=True)
+    update = update_workspace(made.folder)
+
+    backups = made.folder / ".datapool"
+    assert update == ([], [f"{backups}/rescued stays where it is; later backups go to {backups}/backup"])
+    require_moved(made, flat)
+    assert stages_run(made.repro()) == []
+    assert made.run("git", "status", "--porcelain") == ""
+    first = (made.folder / "pools/my_datapool/datapool_latest.csv").read_bytes()
+    made.set({"input_dir": str(weeks / "week_2")})
+    made.repro()
+    assert [version["version"] for version in made.versions()] == [1, 2]
+    assert (made.folder / "pools/my_datapool/history/datapool_0001.csv").read_bytes() == first
+
+
+@pytest.mark.slow
+def test_stages_that_were_not_up_to_date_before_the_move_run_after_it(flat, after):
+    made = after(flat)
+    made.set({"stopping_condition.min_distance": 0.4})
+    update = update_workspace(made.folder)
+
+    # merge depends on the setting as well, and the report on every setting.
+    assert update.notes == [
+        "the next `dvc repro` runs sample, merge, report again: they were not up to date before the update"
+    ]
+    assert stages_run(made.repro()) == ["sample", "merge", "report"]
+    assert len(made.versions()) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["without git", "in a folder of a repository"])
+def test_a_flat_workspace_is_moved_wherever_it_lies(flat, tmp_path, place):
+    made = flat.copy_to(tmp_path / "repository" / "workspace")
+    shutil.rmtree(made.folder / ".git")
+    if place == "without git":
+        (made.folder / ".dvc/config").write_text("[core]\n    no_scm = true\n")
+    else:
+        repository = Workspace(tmp_path / "repository")
+        repository.run("git", "init", "--quiet")
+        repository.commit("a workspace in a folder")
+    before = made.copy_to(tmp_path / "before")
+    update_workspace(made.folder)
+
+    require_moved(made, before)
+    if place != "without git":
+        assert repository.run("git", "status", "--porcelain") == ""
+        assert repository.run("git", "rev-list", "--count", "HEAD") == "2\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("function", ["copy_template", "git_commit"])
+def test_a_move_that_was_interrupted_is_completed_and_notices_what_changed_in_between(
+    flat, after, monkeypatch, function
+):
+    made = after(flat)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(update_module, function, interrupt)
+        update_workspace(made.folder)
+    assert needs_update(made.folder)
+    if function == "git_commit":
+        update_workspace(made.folder)
+        require_moved(made, flat)
+        return
+    made.set({"stopping_condition.min_distance": 0.4})
+    assert update_workspace(made.folder).notes[0].startswith("the next `dvc repro` runs sample, merge, report again: ")
+    assert list(yaml.safe_load(made.run("dvc", "status"))) == ["sample", "merge", "report"]
