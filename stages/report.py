@@ -6,7 +6,7 @@ from datapool.core.metrics import read_metrics
 from datapool.core.outputs import Outputs
 from datapool.core.params import load_params
 from datapool.core.tables import read_csv, read_json, read_rows, read_table
-from datapool.report.page import Run, write_report
+from datapool.report.page import ReportInputs, write_report
 from datapool.terminal import run, say
 
 
@@ -17,7 +17,7 @@ def report() -> None:
     base = read_base(outputs.base)
     write_report(
         outputs.report,
-        Run(
+        ReportInputs(
             images=read_table(outputs.images),
             skipped=read_json(outputs.skipped),
             base=base,

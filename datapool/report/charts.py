@@ -1,17 +1,17 @@
-"""Draw the selection curve, the coverage and the map of the embeddings with plotly.
+"""Build the charts of the report with plotly: the selection curve, the coverage and the map of the embeddings.
 
-Plain values in, HTML and JavaScript out; knows nothing of the page around them. Names and reasons stay text: in a chart
-they become neither markup nor code. The same values give the same bytes.
+A chart is plain data that plotly.js draws. Filenames and reasons in it stay text: plotly reads a little HTML in hover
+texts, so they are escaped here. Equal values make equal charts.
 """
 
 import html
-import json
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from plotly import graph_objects
 
 from datapool.core.errors import escape_unprintable
 
@@ -27,20 +27,20 @@ _LAYOUT = {
     "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": _GRAY, "activecolor": _ACCENT},
     "dragmode": False,  # a finger on the chart scrolls the page
 }
-_CONFIG = {
-    "responsive": True,
-    "displaylogo": False,
-    "modeBarButtons": [["zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]],
-}
 
 
 class Chart(NamedTuple):
-    """A chart, or in its place a sentence that says why there is none."""
+    """A chart and the words around it."""
 
-    figure: str
-    """HTML: the place for it, with the id ``curve``, ``coverage`` or ``map``, and its caption."""
-    call: str
-    """JavaScript that draws it there; empty if there is no chart."""
+    id: str
+    """Of the element it is drawn in: ``curve``, ``coverage`` or ``map``."""
+    description: str
+    """For readers who cannot see the chart."""
+    caption: str
+    traces: list[dict[str, Any]]
+    """For plotly.js."""
+    layout: dict[str, Any]
+    """For plotly.js."""
 
 
 class Projection(NamedTuple):
@@ -52,24 +52,14 @@ class Projection(NamedTuple):
     """Shape (2,): the share of the variance along each direction."""
 
 
-def scripts(charts: Iterable[Chart]) -> list[str]:
-    """Give the JavaScript that draws the charts: plotly.js, then the calls; nothing for no chart."""
-    calls = "".join(chart.call for chart in charts)
-    if not calls:
-        return []
-    from plotly.offline import get_plotlyjs
-
-    return [get_plotlyjs(), calls]
-
-
 def curve(picked: pd.DataFrame, others: pd.DataFrame, *, cut: int, min_distance: float, caption: str) -> Chart:
-    """Draw the distance at each step of a ranking, and where the selection ended.
+    """Build the chart of the distance at each step of a ranking.
 
     Args:
         picked: The steps taken: step (from 1) and distance.
         others: The steps after them, not taken. One of the two may be empty.
-        cut: The last step taken; marked.
-        min_distance: Marked, unless negative.
+        cut: The last step taken; marked by a line.
+        min_distance: Marked by a line, unless negative.
         caption: A sentence, as text.
     """
     traces = []
@@ -79,29 +69,32 @@ def curve(picked: pd.DataFrame, others: pd.DataFrame, *, cut: int, min_distance:
     ):
         if len(part):
             traces.append(_line(name, part.step, part.distance, line, hover="step %{x}: %{y:.4g}"))
-    n_others = others.step.max() - cut if len(others) else 0
+    n_others = int(others.step.max()) - cut if len(others) else 0
+    side = "left" if cut < n_others else "right"  # of the line with more room for the label
     lines: list[dict[str, Any]] = [{"x0": cut + 0.5, "x1": cut + 0.5, "y0": 0, "y1": 1, "yref": "paper"}]
-    words: list[dict[str, Any]] = [{"x": cut + 0.5, "y": 1, "yref": "paper", "text": f"cut after {cut:,}"}]
-    words[0] |= {"yanchor": "top", "xanchor": "left" if cut < n_others else "right"}  # where there is room
+    labels: list[dict[str, Any]] = [
+        {"x": cut + 0.5, "xanchor": side, "y": 1, "yref": "paper", "yanchor": "top", "text": f"cut after {cut:,}"}
+    ]
     if min_distance >= 0:
         lines.append({"x0": 0, "x1": 1, "xref": "paper", "y0": min_distance, "y1": min_distance})
         text = f"min_distance {min_distance:g}"
-        words.append({"x": 1, "xref": "paper", "y": min_distance, "yanchor": "bottom", "text": text})
+        labels.append({"x": 1, "xref": "paper", "y": min_distance, "yanchor": "bottom", "text": text})
     layout = {
         "xaxis": {"title": {"text": "step"}, "rangemode": "tozero"},
         "yaxis": {"title": {"text": "distance"}, "rangemode": "tozero"},
         "shapes": [line | {"line": {"color": _GRAY, "width": 1, "dash": "dash"}} for line in lines],
-        "annotations": [word | {"showarrow": False} for word in words],
+        "annotations": [label | {"showarrow": False} for label in labels],
     }
-    return _chart("curve", "Line chart: the distance at each step of the selection.", caption, traces, layout)
+    description = "Line chart: the distance at each step of the selection."
+    return _chart("curve", description, caption, traces, layout)
 
 
 def coverage(curve: pd.DataFrame, *, caption: str) -> Chart:
-    """Draw how near the candidates come to the pool, for the choice and for a random one.
+    """Build the chart of the distances from candidates to the pool, for the picks and for a random selection.
 
     Args:
-        curve: step (how many were taken so far), chosen and random (mean distances), chosen_p99 and random_p99 (within
-            which 99 % lie); one row or more.
+        curve: step (images added so far), chosen and random (mean distances), chosen_p99 and random_p99 (99th
+            percentiles); one row or more.
         caption: A sentence, as text.
     """
     chosen, random = {"color": _ACCENT, "width": 2}, {"color": _GRAY, "width": 2, "dash": "dot"}
@@ -118,82 +111,94 @@ def coverage(curve: pd.DataFrame, *, caption: str) -> Chart:
         "xaxis": {"title": {"text": "images added to the pool"}, "rangemode": "tozero"},
         "yaxis": {"title": {"text": "distance to the pool"}, "rangemode": "tozero"},
     }
-    alt = "Line chart: distances from the candidates to the pool, for the choice and for a random one."
-    return _chart("coverage", alt, caption, traces, layout)
+    description = "Line chart: distances from the candidates to the pool, for the choice and for a random one."
+    return _chart("coverage", description, caption, traces, layout)
 
 
 def embedding_map(images: pd.DataFrame, vectors: np.ndarray, *, totals: Mapping[str, int], caption: str) -> Chart:
-    """Draw images as points, on the two main directions of their vectors.
+    """Build the map of images as points, in the two main directions of their vectors.
 
     Args:
         images: filename, kind ("left out", "in the pool before" or "picked") and reason (a sentence); one row or more.
         vectors: Shape (n, d): row i belongs to row i of ``images``.
-        totals: How many images of each kind there are, drawn or not.
+        totals: Number of images of each kind, on the map or not.
         caption: A sentence, as text.
     """
     points, shares = project(vectors)
     size = 6 if len(points) < 2000 else 4
     traces = []
-    for kind, look in (
+    for kind, marker in (
         ("left out", {"color": _GRAY, "symbol": "circle-open", "size": size}),
         ("in the pool before", {"color": _GRAY, "symbol": "circle", "size": size}),
         ("picked", {"color": _ACCENT, "symbol": "diamond", "size": 1.4 * size}),  # last, so on top
     ):
         of_kind = np.flatnonzero(images.kind == kind)
-        if len(of_kind):
-            trace = _trace(f"{kind} ({totals[kind]:,})", *points[of_kind].T.tolist())
-            texts = [_hover(name, why) for name, why in images[["filename", "reason"]].iloc[of_kind].to_numpy()]
-            look_and_text = {"marker": look, "text": texts, "hovertemplate": "%{text}<extra></extra>"}
-            traces.append(trace | {"mode": "markers"} | look_and_text)
+        if not len(of_kind):
+            continue
+        x, y = points[of_kind].T.tolist()
+        rows = images.iloc[of_kind]
+        traces.append(
+            graph_objects.Scatter(
+                name=f"{kind} ({totals[kind]:,})",
+                x=x,
+                y=y,
+                mode="markers",
+                marker=marker,
+                text=[_hover(*row) for row in zip(rows.filename, rows.reason, strict=True)],
+                hovertemplate="%{text}<extra></extra>",
+            )
+        )
     layout = {
         "hovermode": "closest",
         "xaxis": {"title": {"text": f"first direction ({shares[0]:.0%} of the variance)"}},
         "yaxis": {"title": {"text": f"second direction ({shares[1]:.0%})"}, "scaleanchor": "x"},
     }
-    alt = "Scatter chart: embeddings of the pool, the picks and the images left out."
-    return _chart("map", alt, caption, traces, layout)
+    description = "Scatter chart: embeddings of the pool, the picks and the images left out."
+    return _chart("map", description, caption, traces, layout)
 
 
 def project(vectors: np.ndarray) -> Projection:
-    """Project vectors, shape (n, d), on their two main directions (PCA), each turned so that its largest entry is > 0."""
+    """Project vectors, shape (n, d), on their two main directions (PCA).
+
+    Each direction points to where its largest entry is positive. Coordinates are rounded to about five digits of the
+    largest one.
+    """
     centered = vectors.astype(np.float64) - vectors.mean(axis=0, dtype=np.float64)
     _, lengths, axes = np.linalg.svd(centered, full_matrices=False)
     points, shares = np.zeros((len(vectors), 2)), np.zeros(2)
     for i, axis in enumerate(axes[:2]):
         points[:, i] = centered @ axis * np.sign(axis[np.argmax(np.abs(axis))])
         shares[i] = lengths[i] ** 2 / max((lengths**2).sum(), np.finfo(np.float64).tiny)
-    # Rounded far above what differs from processor to processor; + 0.0 makes -0.0 zero.
-    return Projection(np.round(points, 4 - int(np.log10(max(np.abs(points).max(), 1e-30)))) + 0.0, shares)
+    # Processors differ in the last digits only: rounding far above them gives the same page everywhere.
+    decimals = 4 - int(np.log10(max(np.abs(points).max(), 1e-30)))
+    return Projection(np.round(points, decimals) + 0.0, shares)  # + 0.0 makes -0.0 zero
 
 
-def _hover(name: str, reason: str) -> str:
-    """Two texts for plotly, which reads a little HTML."""
+def _hover(filename: str, reason: str) -> str:
+    """Return a hover text of short lines, as the HTML that plotly reads."""
     lines = [
-        line for text in (name, reason) for line in textwrap.wrap(escape_unprintable(text), 44, drop_whitespace=False)
+        line
+        for text in (filename, reason)
+        for line in textwrap.wrap(escape_unprintable(text), 44, drop_whitespace=False)
     ]
     return "<br>".join(html.escape(line, quote=False) for line in lines)
 
 
-def _line(name: str, x: pd.Series, y: pd.Series, line: dict[str, Any], *, hover: str) -> dict[str, Any]:
-    trace = _trace(name, x.tolist(), [float(f"{value:.6g}") for value in y])
-    mode = "lines+markers" if len(x) < 60 else "lines"
-    return trace | {"mode": mode, "line": line, "marker": {"size": 5}, "hovertemplate": hover}
-
-
-def _trace(name: str, x: list[float], y: list[float]) -> dict[str, Any]:
-    return {"type": "scatter", "name": name, "x": x, "y": y}
-
-
-def _chart(name: str, alt: str, caption: str, traces: list[dict[str, Any]], layout: dict[str, Any]) -> Chart:
-    place = f'<div id="{name}" role="img" aria-label="{alt}"></div>'
-    arguments = ", ".join(_json(value) for value in (name, traces, _LAYOUT | layout, _CONFIG))
-    return Chart(
-        f'<figure class="chart">{place}<figcaption>{html.escape(caption)}</figcaption></figure>',
-        f"Plotly.newPlot({arguments});\n",
+def _line(name: str, x: pd.Series, y: pd.Series, line: dict[str, Any], *, hover: str) -> graph_objects.Scatter:
+    return graph_objects.Scatter(
+        name=name,
+        x=x.tolist(),
+        y=[float(f"{value:.6g}") for value in y],  # six digits: shorter than all, finer than any screen
+        mode="lines+markers" if len(x) < 60 else "lines",
+        line=line,
+        marker={"size": 5},
+        hovertemplate=hover,
     )
 
 
-def _json(value: object) -> str:
-    """JSON for a script element: no text in it can end the element or open a comment."""
-    text = json.dumps(value, allow_nan=False)
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+def _chart(
+    id: str, description: str, caption: str, traces: list[graph_objects.Scatter], layout: dict[str, Any]
+) -> Chart:
+    # Not a Figure, which would add plotly's default template: 7 kB per chart that set colors we do not want.
+    checked = graph_objects.Layout(_LAYOUT | layout)
+    return Chart(id, description, caption, [trace.to_plotly_json() for trace in traces], checked.to_plotly_json())

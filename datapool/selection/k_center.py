@@ -1,7 +1,6 @@
 """Choose which candidates to add: greedy k-center, its covering radius, and a seeded random order.
 
-Works on plain arrays of embeddings, shape (n, d), and on Euclidean distances between them as given (the caller
-normalizes); knows nothing of files, images or models.
+Works on plain arrays of embeddings, shape (n, d), and on the Euclidean distances between them. The caller normalizes.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,21 +9,23 @@ from typing import NamedTuple
 import numpy as np
 
 from datapool.core.progress import Progress
-from datapool.selection.lower_bounds import TINY, Lifted, as_centers, round_up
+from datapool.selection.lower_bounds import TINY, as_centers, round_up
 from datapool.selection.nearest_centers import Change, NearestCenters
 
 NO_NEIGHBOR = -1
 """Neighbor of the first pick when there is no pool."""
 
-_BLOCK = 4096  # rows widened to float64 at a time: the embeddings themselves are never copied as a whole
-_SMALLEST_BLOCK, _LARGEST_BLOCK = 2048, 8192  # candidates brought up to date together
-_BLOCKS_LISTED = 16  # blocks in the short list of the farthest
-_AHEAD = 32  # picks whose product with the block is taken together
-_NOTHING = np.empty(0, dtype=np.int32)
+_ROWS = 4096  # rows widened to float64 at a time: the embeddings are never copied as a whole
+_SMALLEST_BLOCK, _LARGEST_BLOCK = 2048, 8192  # candidates refreshed together
+_BLOCKS_IN_SHORTLIST = 16
+_AHEAD = 32  # picks whose products with the block are computed together
+_EMPTY = np.empty(0, dtype=np.int32)
+
+Exclude = Callable[[int], Sequence[int] | np.ndarray]
 
 
 class Selection(NamedTuple):
-    """Picks in order, and what they leave uncovered. k is the number of picks."""
+    """Picks in order, and the distance at which they leave the other candidates. k is the number of picks."""
 
     indices: np.ndarray
     """Shape (k,), int64: rows of the candidates."""
@@ -32,58 +33,58 @@ class Selection(NamedTuple):
     """Shape (k,), float64: distance of each pick to the nearest of the pool and the earlier picks; inf for the first
     without a pool."""
     neighbors: np.ndarray
-    """Shape (k,), int64: who that nearest was. i < len(pool) is row i of the pool, len(pool) + j is candidate j, NOBODY
+    """Shape (k,), int64: that nearest one. i < len(pool) is row i of the pool, len(pool) + j is candidate j, NO_NEIGHBOR
     is none."""
     covering_radius: float
-    """Largest distance from a candidate that may still be picked to the nearest of pool and picks: 0 if there is none,
-    inf if there is neither pool nor pick."""
+    """Largest distance from a candidate that may still be picked to the nearest of pool and picks: 0 if there is no such
+    candidate, inf if there is neither pool nor pick."""
     farthest: int
-    """The candidate at that distance, of equals the lowest; NOBODY if none may still be picked."""
+    """The candidate at that distance, the lowest of several; NO_NEIGHBOR if none may still be picked."""
     trace: "Trace"
-    """Who covers each candidate, pick by pick; empty if it was not asked for."""
+    """Which center covers each candidate, pick by pick; empty if not requested."""
 
 
 class Trace(NamedTuple):
-    """How near the candidates came, as far as the selection had to know: m facts, in the order in which it found them.
+    """How the distances of the candidates shrank, as far as the selection had to know: m entries in order of discovery.
 
-    At any step the last fact about a candidate so far names somebody who is no farther from it than the distance of the
-    next pick: a witness that it is covered, not always its nearest. For the candidate that is farthest, it is exact.
+    At each step, the last entry of a candidate so far names a center that covers it: at most as far as the distance of the
+    next pick, and not necessarily its nearest center. For the candidate that is farthest, it is the nearest.
     """
 
     steps: np.ndarray
-    """Shape (m,), int32: when it became true, 0 for the pool, i for the i-th pick, from 1; never less for a later fact
-    about the same candidate."""
+    """Shape (m,), int32: from which step on the entry holds: 0 for the pool, i for the i-th pick, counted from 1. Never
+    less in a later entry of the same candidate."""
     candidates: np.ndarray
-    """Shape (m,), int32: about whom."""
+    """Shape (m,), int32: the candidate."""
     squared: np.ndarray
-    """Shape (m,), float64: squared distance to the neighbor, or above it by no more than rounding in float32."""
+    """Shape (m,), float64: squared distance to the center, or more than that by no more than rounding in float32."""
     neighbors: np.ndarray
-    """Shape (m,), int32: who it is, numbered as in ``Selection.neighbors``."""
+    """Shape (m,), int32: the center, numbered as in ``Selection.neighbors``."""
 
 
 class Coverage(NamedTuple):
-    """Who covers each candidate."""
+    """A center that covers each candidate."""
 
     distances: np.ndarray
-    """Shape (n,), float64: no candidate is farther from the pool and the picks; inf where there is nobody."""
+    """Shape (n,), float64: at least the distance to that center; inf where there is no center."""
     neighbors: np.ndarray
-    """Shape (n,), int64: somebody at that distance, numbered as in ``Selection.neighbors``."""
+    """Shape (n,), int64: that center, numbered as in ``Selection.neighbors``."""
 
 
 def coverage_after(trace: Trace, *, n_candidates: int, n_picks: int) -> Coverage:
-    """Say who covers each candidate after the first ``n_picks`` picks, without taking any distance again.
+    """Return which center covers each candidate after the first ``n_picks`` picks. No distance is computed.
 
-    Only for the trace of a selection without weights and exclusions: there, of the candidates that were not picked the
-    largest distance is the covering radius.
+    Only for the trace of a selection without weights and exclusions. There, the largest distance of a candidate that was
+    not picked is the covering radius.
     """
-    facts = np.flatnonzero(trace.steps <= n_picks)
+    entries = np.flatnonzero(trace.steps <= n_picks)
     last = np.full(n_candidates, -1, dtype=np.int64)
-    last[trace.candidates[facts]] = facts  # of several the last one stays
-    known = last >= 0
+    last[trace.candidates[entries]] = entries  # the last of several assignments to one candidate stays
+    is_covered = last >= 0
     squared = np.full(n_candidates, np.inf)
-    squared[known] = trace.squared[last[known]]
+    squared[is_covered] = trace.squared[last[is_covered]]
     neighbors = np.full(n_candidates, NO_NEIGHBOR, dtype=np.int64)
-    neighbors[known] = trace.neighbors[last[known]]
+    neighbors[is_covered] = trace.neighbors[last[is_covered]]
     return Coverage(np.sqrt(squared), neighbors)
 
 
@@ -94,7 +95,7 @@ def k_center(
     n_samples: int,
     min_distance: float,
     weights: np.ndarray | None = None,
-    exclude: Callable[[int], Sequence[int] | np.ndarray] | None = None,
+    exclude: Exclude | None = None,
     prefix: Sequence[int] | np.ndarray = (),
     with_trace: bool = False,
     device: str | None = "auto",
@@ -106,10 +107,17 @@ def k_center(
     the lowest index; without a pool the first pick is candidate 0. Distances never increase, so a shorter selection is
     a prefix of a longer one. No choice of as many samples has a covering radius below half of ``covering_radius``.
 
-    It is fast because most distances are never taken (see ``distances``; the idea of a lazy greedy is Minoux' of 1978):
-    the largest bounds are brought up to date together, and inside that block the textbook runs on for as long as its
-    farthest candidate is farther than every bound outside. Memory is the two arrays, which may be memory-mapped, and
-    at most a quarter of that, without the trace (some 50 to 100 bytes a candidate).
+    It is fast because most distances are never computed. An old distance is an upper bound of the present one, so only
+    the candidates with the largest bounds have to be compared with new centers (lazy greedy, Minoux 1978), and those
+    mostly by lower bounds (see ``nearest_centers``). They are refreshed in blocks. Within a block, the textbook algorithm
+    runs for as long as its farthest candidate is farther than every bound outside.
+
+    Memory is the two arrays, which may be memory-mapped, and at most a quarter of that. The trace needs some 50 to 100
+    bytes per candidate in addition.
+
+    >>> points = np.array([[50], [48], [20]], dtype=np.float32)
+    >>> k_center(points, np.array([[0], [100]], dtype=np.float32), n_samples=2, min_distance=0).indices
+    array([0, 2])
 
     Args:
         candidates: Shape (n, d), finite, float32.
@@ -118,13 +126,13 @@ def k_center(
         min_distance: Stop before a pick closer than this; a pick at exactly this distance is taken. 0 or less never stops.
         weights: Shape (n,), finite, not negative: pick the candidate with the largest weight × distance instead; without
             a pool the first is the one with the largest weight. Distances may increase then.
-        exclude: Called with each pick; gives the rows that may not be picked any more.
-        prefix: The first picks, already known: selection goes on from there.
-        with_trace: Also say who covers each candidate, for every number of picks from those of ``prefix`` on.
+        exclude: Called with each pick; returns the rows that may not be picked any more.
+        prefix: The first picks, already known. The selection continues from there.
+        with_trace: Also return which center covers each candidate, for every number of picks from those of ``prefix`` on.
         device: Where large products are computed: "auto" for a CUDA device if there is one and the work is large, else
-            the processors; None for the processors; or a device of torch. The selection is the same, but for the
-            witnesses in the trace.
-        progress: Called with the picks done and the picks in all.
+            the processors; None for the processors; or a device of torch. The selection is the same, but the trace may
+            name other covering centers.
+        progress: Called with the number of picks so far and of all.
 
     Raises:
         ValueError: If a value is not finite or above 1e37, or the dimensions differ.
@@ -134,186 +142,230 @@ def k_center(
     prefix = np.asarray(prefix, dtype=np.int64)[:limit]
     if limit and not len(pool) and not len(prefix):
         prefix = np.array([0 if weights is None else np.argmax(weights)])
-    greedy = _Greedy(centers, exclude)
     size = min(_LARGEST_BLOCK, max(_SMALLEST_BLOCK, n // 16))
-    with centers.one_thread_a_product():
-        for start in range(0, len(prefix), size):
-            block, order = np.unique(prefix[start : start + size], return_inverse=True)
-            centers.refresh(block)
-            greedy.pick_in(block, (-np.inf, 0), limit, -1.0, None, order)
+    greedy = _Greedy(centers, exclude, size)
+    with centers.single_threaded_blas():
+        greedy.pick_prefix(prefix)
         if len(centers):
             unbounded = np.flatnonzero(np.isinf(centers.squared))
-            centers.refresh(unbounded, at_least=np.inf)  # a first bound for everybody
-        greedy.run(limit, min_distance, size, weights, progress)
+            centers.refresh(unbounded, at_least=np.inf)  # any finite bound
+        greedy.pick_farthest(limit, min_distance, weights, progress)
         if weights is not None:
-            greedy.run(len(greedy.picks), -1.0, size, None, progress)  # only to find the farthest
+            greedy.pick_farthest(len(greedy.picks), -1.0, None, progress)  # no more picks: find the farthest unweighted
     return Selection(
         np.array(greedy.picks, dtype=np.int64),
         np.sqrt(np.array(greedy.squared, dtype=np.float64)) / centers.scale,
-        centers.names(np.array(greedy.nearest, dtype=np.int64)),
+        centers.origins(np.array(greedy.centers_of_picks, dtype=np.int64)),
         float(greedy.radius),
         greedy.farthest,
         greedy.trace(),
     )
 
 
+class _Bound(NamedTuple):
+    """A candidate and the value by which the greedy algorithm compares it: its squared distance, or an upper bound."""
+
+    value: float
+    row: int
+    """Of the candidates; -1 if there is no candidate, with the value -inf."""
+
+    def sort_key(self) -> tuple[float, int]:
+        """Return a key that is greatest for the next pick: the largest value, and of equals the lowest row."""
+        return self.value, -self.row
+
+
 class _Greedy:
     """The picks so far. A candidate that may not be picked any more has the squared distance -1."""
 
-    def __init__(self, centers: NearestCenters, exclude: Callable[[int], Sequence[int] | np.ndarray] | None) -> None:
-        self.centers, self.exclude = centers, exclude
-        self.n_pool = len(centers)
-        self.picks: list[int] = []
-        self.squared: list[float] = []
-        self.nearest: list[int] = []
+    def __init__(self, centers: NearestCenters, exclude: Exclude | None, block_size: int) -> None:
+        self._centers, self._exclude, self._block_size = centers, exclude, block_size
+        self._n_pool = len(centers)
+        self.picks: list[int] = []  # rows of the candidates
+        self.squared: list[float] = []  # their squared distances when picked
+        self.centers_of_picks: list[int] = []  # numbers of their nearest centers when picked
         self.radius, self.farthest = 0.0, NO_NEIGHBOR
 
-    def run(
-        self,
-        limit: int,
-        min_distance: float,
-        size: int,
-        weights: np.ndarray | None,
-        progress: Progress | None,
+    def pick_prefix(self, prefix: np.ndarray) -> None:
+        """Pick candidates in the order given, whatever their distances."""
+        for start in range(0, len(prefix), self._block_size):
+            rows, order = np.unique(prefix[start : start + self._block_size], return_inverse=True)
+            self._centers.refresh(rows)
+            block = _Block(self._centers, rows, None)
+            for i, j in enumerate(order.tolist()):
+                if not block.has_products(j):
+                    block.multiply(order[i : i + _AHEAD].tolist())
+                self._take(block, j)
+            block.close()
+
+    def pick_farthest(
+        self, limit: int, min_distance: float, weights: np.ndarray | None, progress: Progress | None
     ) -> None:
-        """Pick until there are ``limit`` picks or the next is too close; find out who would be next, and how far."""
-        centers, n = self.centers, len(self.centers.points)
+        """Pick until there are ``limit`` picks or the next is too close; then ``farthest`` is the next, at ``radius``."""
+        centers, n = self._centers, len(self._centers.points)
         squared_weights = None if weights is None or not len(centers) else weights.astype(np.float64) ** 2
 
-        def keys(rows: np.ndarray | slice) -> np.ndarray:
+        def values(rows: np.ndarray | slice) -> np.ndarray:
             squared = centers.squared[rows]
             return squared if squared_weights is None else np.where(squared < 0, -1.0, squared * squared_weights[rows])
 
-        short, best_left_out = np.empty(0, dtype=np.int64), (np.inf, 0)
+        # The candidates with the largest bounds of all, so that not every round has to look at all candidates.
+        shortlist, best_unlisted = np.empty(0, dtype=np.int64), _Bound(np.inf, 0)
         is_done = False
         while not is_done:
-            # The largest bounds of all, so that not every round has to look at everybody.
-            if keys(short).max(initial=-np.inf) <= best_left_out[0]:
-                short, best_left_out = _largest(keys(slice(None)), max(_BLOCKS_LISTED * size, n // 64))
-            positions, left = _largest(keys(short), size)
-            block = short[positions]
-            outside = max(best_left_out, (left[0], -1 if left[1] < 0 else int(short[left[1]])), key=_in_order)
-            centers.refresh(block[centers.squared[block] >= 0], at_least=outside[0], weights=squared_weights)
-            block = block[(keys(block) >= max(outside[0], 0)) & centers.is_exact(block)]
-            weight = None if squared_weights is None else squared_weights[block]
-            is_done = self.pick_in(block, outside, limit, min_distance, weight) or outside[0] < 0
+            if values(shortlist).max(initial=-np.inf) <= best_unlisted.value:
+                count = max(_BLOCKS_IN_SHORTLIST * self._block_size, n // 64)
+                shortlist, best_unlisted = _largest(values(slice(None)), count)
+            positions, best_listed = _largest(values(shortlist), self._block_size)
+            rows = shortlist[positions]
+            if best_listed.row >= 0:
+                best_listed = best_listed._replace(row=int(shortlist[best_listed.row]))
+            outside = max(best_unlisted, best_listed, key=_Bound.sort_key)
+            centers.refresh(rows[centers.squared[rows] >= 0], at_least=outside.value, weights=squared_weights)
+            rows = rows[(values(rows) >= max(outside.value, 0)) & centers.is_exact(rows)]
+            block = _Block(centers, rows, None if squared_weights is None else squared_weights[rows])
+            is_done = self._pick_farthest_in(block, outside, limit, min_distance) or outside.value < 0
+            block.close()
             if progress and limit:
                 progress(len(self.picks), limit)
 
-    def pick_in(
-        self,
-        block: np.ndarray,
-        outside: tuple[float, int],
-        limit: int,
-        min_distance: float,
-        weight: np.ndarray | None,
-        order: np.ndarray | None = None,
-    ) -> bool:
-        """Run the textbook on some candidates whose distances are exact, while they are farther than any outside.
-
-        Args:
-            block: Candidates, ascending.
-            outside: Bound of the farthest candidate outside, and its row.
-            limit: How many picks there may be in all.
-            min_distance: As for ``k_center``.
-            weight: Squared weights of the block, None for 1.
-            order: Positions in ``block`` to pick, whatever the distances; None to pick the farthest.
+    def _pick_farthest_in(self, block: "_Block", outside: _Bound, limit: int, min_distance: float) -> bool:
+        """Run the textbook algorithm on a block while its farthest candidate comes before the best one outside.
 
         Returns:
             Whether the selection has come to its end.
         """
-        centers, n_before = self.centers, len(self.centers)
-        squared, nearest = centers.squared[block], centers.center[block]
-        keys = squared.copy() if weight is None else squared * weight
-        new: list[int] = []
-        is_done = False
-        lifted = centers.lift(block)
-        as_center = as_centers(lifted).vectors
-        room = round_up(squared - lifted.low + TINY)
-        lower_bounds: dict[int, np.ndarray] = {}
-        while len(new) < len(block if order is None else order):
-            j = int(np.argmax(keys)) if order is None else int(order[len(new)])
-            if order is None:
-                if keys[j] < 0 or _in_order((keys[j], block[j])) < _in_order(outside):
-                    break
-                distance = np.sqrt(squared[j]) / centers.scale
-                if len(self.picks) == limit or distance < min_distance:
-                    self.radius, self.farthest, is_done = distance, int(block[j]), True
-                    break
-            if j not in lower_bounds:
-                # Those that will most likely be next, together.
-                ahead = _first(keys, _AHEAD) if order is None else order[len(new) : len(new) + _AHEAD]
-                ahead = np.array([j, *(i for i in ahead.tolist() if i != j and i not in lower_bounds)])
-                lower_bounds |= zip(ahead.tolist(), as_center[ahead] @ lifted.vectors.T, strict=True)
-            new.append(j)
-            self.picks.append(int(block[j]))
-            self.squared.append(float(squared[j]))
-            self.nearest.append(int(nearest[j]))
-            keys[j], squared[j], room[j] = -1.0, -1.0, -np.inf
-            if self.exclude:
-                others = np.asarray(self.exclude(int(block[j])), dtype=np.int64)
-                centers.squared[others] = -1.0
-                closed = np.isin(block, others)
-                keys[closed], squared[closed], room[closed] = -1.0, -1.0, -np.inf
-            near = np.flatnonzero(lower_bounds.pop(j) <= room)
-            if not len(near):
-                continue
-            exact = centers.exact(block[near], centers.points[block[j : j + 1]])
-            nearer = exact < squared[near]
-            near, exact = near[nearer], exact[nearer]
-            squared[near], nearest[near] = exact, n_before + len(new) - 1
-            keys[near] = exact if weight is None else exact * weight[near]
-            room[near] = round_up(exact - lifted.low[near] + TINY)
-            if centers.keep_changes:
-                centers.changes.append(Change(block[near].astype(np.int32), exact, nearest[near]))
-        centers.add(block[new], Lifted(*(part[new] for part in lifted)))
-        centers.update(block, squared, nearest)
-        return is_done
+        for _ in range(len(block.rows)):
+            j = int(np.argmax(block.values))
+            best = _Bound(block.values[j], block.rows[j])
+            if best.value < 0 or best.sort_key() < outside.sort_key():
+                break
+            distance = np.sqrt(block.squared[j]) / self._centers.scale
+            if len(self.picks) == limit or distance < min_distance:
+                self.radius, self.farthest = distance, int(best.row)
+                return True
+            if not block.has_products(j):
+                block.multiply([j, *_positions_of_largest(block.values, _AHEAD).tolist()])  # probably the next picks
+            self._take(block, j)
+        return False
+
+    def _take(self, block: "_Block", j: int) -> None:
+        """Pick the candidate at position j of a block, and account for it in the distances of the block."""
+        row = int(block.rows[j])
+        self.picks.append(row)
+        self.squared.append(float(block.squared[j]))
+        self.centers_of_picks.append(int(block.nearest[j]))
+        block.take(j)
+        if self._exclude:
+            others = np.asarray(self._exclude(row), dtype=np.int64)
+            self._centers.squared[others] = -1.0
+            block.discard(np.isin(block.rows, others))
+        block.cover(j)
 
     def trace(self) -> Trace:
-        changes = self.centers.changes
-        found = np.concatenate([_NOTHING, *(change.centers for change in changes)])
+        """Return all changes of the distances."""
+        changes = self._centers.changes
+        numbers = np.concatenate([_EMPTY, *(change.centers for change in changes)])
         return Trace(
-            np.maximum(found - (self.n_pool - 1), 0, dtype=np.int32),
-            np.concatenate([_NOTHING, *(change.points for change in changes)]),
-            np.concatenate([np.empty(0), *(change.squared for change in changes)]) / self.centers.scale**2,
-            self.centers.names(found).astype(np.int32),
+            np.maximum(numbers - (self._n_pool - 1), 0, dtype=np.int32),
+            np.concatenate([_EMPTY, *(change.points for change in changes)]),
+            np.concatenate([np.empty(0), *(change.squared for change in changes)]) / self._centers.scale**2,
+            self._centers.origins(numbers).astype(np.int32),
         )
 
 
-def _in_order(bound: tuple[float, int]) -> tuple[float, int]:
-    """Sort key of (value, row): by value, and of equals the lowest row is the greatest."""
-    return bound[0], -bound[1]
+class _Block:
+    """Candidates whose distances are exact, on which the textbook algorithm runs. j is a position in the block.
+
+    All arrays have a position for each candidate of the block.
+    """
+
+    def __init__(self, centers: NearestCenters, rows: np.ndarray, squared_weights: np.ndarray | None) -> None:
+        """Begin with the present distances of some rows of the candidates, ascending."""
+        self._centers, self._squared_weights, self._n_before = centers, squared_weights, len(centers)
+        self.rows = rows  # position -> row of the candidates
+        self.squared, self.nearest = centers.squared[rows], centers.center[rows]  # nearest: numbers of centers
+        self.values = self.squared.copy() if squared_weights is None else self.squared * squared_weights
+        self._augmented = centers.augment(rows)
+        self._as_centers = as_centers(self._augmented).vectors
+        self._limits = round_up(self.squared - self._augmented.offsets + TINY)  # a product above this: not nearer
+        self._products: dict[int, np.ndarray] = {}  # j -> products of the block with j as a center
+        self._taken: list[int] = []
+
+    def has_products(self, j: int) -> bool:
+        """Return whether ``multiply`` has been called for j since it was last covered."""
+        return j in self._products
+
+    def multiply(self, positions: list[int]) -> None:
+        """Compute the products of the block with some candidates as centers: together, as a matrix product."""
+        new = [j for j in dict.fromkeys(positions) if j not in self._products]
+        self._products |= zip(new, self._as_centers[new] @ self._augmented.vectors.T, strict=True)
+
+    def take(self, j: int) -> None:
+        """Turn the candidate at j into a center."""
+        self._taken.append(j)
+        self.discard(j)
+
+    def discard(self, which: int | np.ndarray) -> None:
+        """Mark candidates, by position or mask, that may not be picked any more."""
+        self.values[which], self.squared[which] = -1.0, -1.0  # below any distance
+        self._limits[which] = -np.inf
+
+    def cover(self, j: int) -> None:
+        """Update the candidates that are nearer to the one at j, which was taken last, than to any center before."""
+        near = np.flatnonzero(self._products.pop(j) <= self._limits)  # positions that the lower bound does not exclude
+        if not len(near):
+            return
+        exact = self._centers.exact(self.rows[near], self._centers.points[self.rows[j : j + 1]])
+        is_nearer = exact < self.squared[near]
+        near, exact = near[is_nearer], exact[is_nearer]
+        self.squared[near], self.nearest[near] = exact, self._n_before + len(self._taken) - 1
+        self.values[near] = exact if self._squared_weights is None else exact * self._squared_weights[near]
+        self._limits[near] = round_up(exact - self._augmented.offsets[near] + TINY)
+        if self._centers.keep_changes:
+            self._centers.changes.append(Change(self.rows[near].astype(np.int32), exact, self.nearest[near]))
+
+    def close(self) -> None:
+        """Add the candidates that were taken to the centers, and store the distances of the block."""
+        taken = np.array(self._taken, dtype=np.int64)
+        self._centers.add(self.rows[taken], self._augmented.take(taken))
+        self._centers.set_exact(self.rows, self.squared, self.nearest)
 
 
-def _first(values: np.ndarray, count: int) -> np.ndarray:
-    """Positions of the largest values, in any order."""
+def _positions_of_largest(values: np.ndarray, count: int) -> np.ndarray:
+    """Return the positions of the ``count`` largest values, in any order."""
     return np.argpartition(values, -count)[-count:] if count < len(values) else np.arange(len(values))
 
 
-def _largest(values: np.ndarray, count: int) -> tuple[np.ndarray, tuple[float, int]]:
-    """Positions, ascending, of the largest values (of equals the first), and the best (value, position) left out."""
+def _largest(values: np.ndarray, count: int) -> tuple[np.ndarray, _Bound]:
+    """Return the positions, ascending, of the largest values (of equals the first), and the best that is left out.
+
+    Positions are rows of the candidates where ``values`` are those of all candidates.
+    """
     if count >= len(values):
-        return np.arange(len(values)), (-np.inf, -1)
+        return np.arange(len(values)), _Bound(-np.inf, -1)
     threshold = np.partition(values, len(values) - count)[len(values) - count]
     above, equal = np.flatnonzero(values > threshold), np.flatnonzero(values == threshold)
-    room = count - len(above)
-    positions = np.sort(np.concatenate([above, equal[:room]]))
-    if len(equal) > room:
-        return positions, (float(threshold), int(equal[room]))
+    n_equal = count - len(above)
+    positions = np.sort(np.concatenate([above, equal[:n_equal]]))
+    if len(equal) > n_equal:
+        return positions, _Bound(float(threshold), int(equal[n_equal]))
     rest = np.where(values < threshold, values, -np.inf)
     best = int(np.argmax(rest))
-    return positions, (float(rest[best]), best)
+    return positions, _Bound(float(rest[best]), best)
 
 
-def in_order(
+def distances_along(
     candidates: np.ndarray,
     pool: np.ndarray,
     order: Sequence[int] | np.ndarray,
     *,
     progress: Progress | None = None,
 ) -> Selection:
-    """Take candidates in the order given and say at which distance each was taken.
+    """Pick candidates in a given order and compute the distance at which each is picked.
+
+    >>> points = np.array([[5], [9]], dtype=np.float32)
+    >>> distances_along(points, np.array([[0]], dtype=np.float32), [1, 0]).distances
+    array([9., 4.])
 
     Args:
         candidates: Shape (n, d), finite.
@@ -330,7 +382,7 @@ class Nearest(NamedTuple):
     distances: np.ndarray
     """Shape (n,), float64; inf where there is no center."""
     indices: np.ndarray
-    """Shape (n,), int64: rows of ``centers``, the lowest of equals; NOBODY where there is none."""
+    """Shape (n,), int64: rows of ``centers``, the lowest of equally near ones; NO_NEIGHBOR where there is none."""
 
 
 def nearest(
@@ -342,28 +394,34 @@ def nearest(
 ) -> Nearest:
     """Find the nearest center of each row, exactly.
 
+    >>> nearest(np.array([[1.0], [8.0]]), np.array([[0.0], [10.0]])).indices
+    array([0, 1])
+
     Args:
         rows: Shape (n, d), finite.
         centers: Shape (p, d), finite.
         device: As for ``k_center``.
-        progress: Called with the rows done and the rows in all.
+        progress: Called with the number of rows so far and of all.
     """
     found = NearestCenters(rows, centers, n_expected=len(centers), device=device)
-    with found.one_thread_a_product():
-        for start in range(0, len(rows), _BLOCK):
-            found.refresh(np.arange(start, min(start + _BLOCK, len(rows))))
+    with found.single_threaded_blas():
+        for start in range(0, len(rows), _ROWS):
+            found.refresh(np.arange(start, min(start + _ROWS, len(rows))))
             if progress:
-                progress(min(start + _BLOCK, len(rows)), len(rows))
-    return Nearest(np.sqrt(found.squared) / found.scale, found.names(found.center))
+                progress(min(start + _ROWS, len(rows)), len(rows))
+    return Nearest(np.sqrt(found.squared) / found.scale, found.origins(found.center))
 
 
 def random_order(n: int, *, seed: int) -> np.ndarray:
-    """A permutation of 0 … n-1, shape (n,), int64: the same for the same n and seed; any prefix is a uniform sample."""
+    """Return a permutation of 0 … n-1, shape (n,), int64, that n and the seed determine; any prefix is a uniform sample."""
     return np.random.default_rng(seed).permutation(n)
 
 
 def unit_rows(embeddings: np.ndarray) -> np.ndarray:
-    """Divide every row by its length, computed in float64; shape and dtype (float32) are kept.
+    """Divide every row by its length, computed in float64; the result is float32.
+
+    >>> unit_rows(np.array([[0.0, 2.0]]))
+    array([[0., 1.]], dtype=float32)
 
     Raises:
         ValueError: If a row has length zero.
@@ -372,7 +430,7 @@ def unit_rows(embeddings: np.ndarray) -> np.ndarray:
     if not lengths.all():
         raise ValueError(f"row {int(np.flatnonzero(lengths == 0)[0])} is all zeros and has no direction")
     units = np.empty(embeddings.shape, dtype=np.float32)
-    for start in range(0, len(embeddings), _BLOCK):
-        block = slice(start, start + _BLOCK)
+    for start in range(0, len(embeddings), _ROWS):
+        block = slice(start, start + _ROWS)
         units[block] = embeddings[block] / lengths[block, None]
     return units

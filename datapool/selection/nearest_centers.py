@@ -1,41 +1,42 @@
-"""Keep for many points the nearest of a growing list of centers: exact where it is asked for, a bound elsewhere.
+"""Keep the nearest center of many points while centers are added: exact on request, an upper bound otherwise.
 
-Works on plain float32 arrays, shape (n, d), and on Euclidean distances in float64; knows nothing of picks or pools.
+The textbook compares every point with every center. Three ideas avoid most of that work, and none changes a result:
 
-The textbook compares every point with every center. Three ideas avoid most of that, and none changes a result:
-
-lazy      A new center can only bring a point nearer, so an old distance is an upper bound. ``seen`` tells how many centers
-          the bound of a point accounts for; a point is brought up to date only when somebody asks.
-screened  Points meet centers in a matrix product in float32, with a proven margin for its rounding; with many dimensions
-          in a product of their leading principal components, for a projection never lengthens a distance.
-settled   What the screen cannot exclude is computed as the textbook does it, in float64. Where the screen leaves a single
-          center, even that waits until somebody asks (``rough``).
+lazy      A new center can only bring a point nearer, so an old distance is an upper bound. A point is compared with the
+          centers that it has not seen only when its distance is requested (``NearestCenters.refresh``).
+filter    A matrix product in float32 gives lower bounds of the squared distances (``lower_bounds``). They discard nearly
+          all centers.
+refine    The distances to the remaining centers are computed as in the textbook, in float64. Where a single center is
+          left, even that waits until the distance is requested: until then the point has an upper bound.
 """
 
 from bisect import bisect_right
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from functools import partial
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from datapool.selection.lower_bounds import Hits, Lifted, Screen, as_centers
+from datapool.selection.lower_bounds import Augmented, LowerBoundFilter, Survivors, as_centers
 
-_ROWS, _TILE = 512, 512  # points and centers a product: it stays in the cache of a core
+_ROWS, _TILE = 512, 512  # points and centers in a product: it stays in the cache of a core
 _ROWS_ON_DEVICE, _TILE_ON_DEVICE = 8192, 8192
 _LARGEST = 1e37  # beyond it a difference of float32 values may overflow
-_SAMPLE = 1024  # points from which the way to screen is chosen
+_SAMPLE = 1024  # points whose mean is the origin of the filter
 _WORTH_A_DEVICE = 1e12  # values × centers; below, importing torch costs more than a GPU saves
-_LEAST_ROOM = 2**26  # bytes that lifted centers may always take
+_LEAST_MEMORY = 2**26  # bytes that augmented centers may always take
 
 
 def squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Squared distance between row i of ``a`` and row i of ``b`` (or its only row), shape (n,), float64.
+    """Compute the squared distance between row i of ``a`` and row i of ``b`` (or its only row), shape (n,), float64.
 
-    The definition that every result rests on: differences, squares and numpy's pairwise sum, all in float64, so the bits
-    depend on the two rows alone.
+    The definition that every result rests on: differences, squares and numpy's pairwise sum, all in float64, so that the
+    bits depend on the two rows alone.
+
+    >>> squared_distances(np.array([[0.0, 0.0], [3.0, 1.0]]), np.array([[3.0, 4.0]]))
+    array([25.,  9.])
     """
     squared = np.empty(len(a))
     for start in range(0, len(a), _ROWS):
@@ -47,7 +48,7 @@ def squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def require_finite(name: str, rows: np.ndarray) -> float:
-    """Give the largest absolute value in ``rows``, 0 if there is none.
+    """Return the largest absolute value in ``rows``, 0 if there are no rows.
 
     Raises:
         ValueError: If a value is not finite, or above 1e37, where differences of float32 values may overflow.
@@ -56,7 +57,7 @@ def require_finite(name: str, rows: np.ndarray) -> float:
     for start in range(0, len(rows), _ROWS):
         block = rows[start : start + _ROWS]
         top = float(np.abs(block).max(initial=0))
-        if not top <= _LARGEST:
+        if not top <= _LARGEST:  # also true for NaN
             row, value = next((i, v) for i, r in enumerate(block) for v in r if not abs(v) <= _LARGEST)
             what = "is not finite" if not np.isfinite(value) else f"has a value above {_LARGEST:g}"
             raise ValueError(f"{name}: row {start + row} {what}")
@@ -65,32 +66,54 @@ def require_finite(name: str, rows: np.ndarray) -> float:
 
 
 class Change(NamedTuple):
-    """Points that got a nearer center: which, how near, and what center."""
+    """Points for which a nearer center was found."""
 
     points: np.ndarray
     """Shape (m,), int32."""
     squared: np.ndarray
-    """Shape (m,), float64: in units of 1 / scale²."""
+    """Shape (m,), float64: squared distance to that center, in units of 1 / scale²."""
     centers: np.ndarray
-    """Shape (m,), int32."""
+    """Shape (m,), int32: the number of that center."""
 
 
 class _Tile(NamedTuple):
-    """Some centers in a row, first to end - 1; lifted if there is room to keep that."""
+    """Consecutive centers: numbers first to end - 1. Augmented if there is memory to keep that."""
 
     first: int
     end: int
-    lifted: Lifted | None
+    augmented: Augmented | None
+
+
+@dataclass
+class _Bounds:
+    """What is known about a block of points; all arrays have shape (m,) and are changed in place."""
+
+    points: np.ndarray
+    """Which points: indices into all of them."""
+    squared: np.ndarray
+    """float64: squared distance to ``centers``, or an upper bound of it."""
+    centers: np.ndarray
+    """int32: number of the nearest center found so far; -1 for none."""
+    is_upper_bound: np.ndarray
+    """bool: ``squared`` exceeds the squared distance to ``centers``, by no more than rounding in float32."""
+    n_seen: np.ndarray
+    """int32: how many centers have been compared, the first ones."""
+
+    def tighten(self, rows: np.ndarray, squared: np.ndarray, centers: np.ndarray, *, is_upper_bound: bool) -> None:
+        """Set smaller values in some rows of the block."""
+        self.squared[rows], self.centers[rows], self.is_upper_bound[rows] = squared, centers, is_upper_bound
 
 
 class NearestCenters:
-    """For each point its nearest center. Squared distances are in units of 1 / scale², a power of two.
+    """The nearest center of each point. Squared distances are in units of 1 / scale², a power of two.
+
+    Centers have numbers: first the rows of ``others``, not in their order (see ``origins``), then the added points.
 
     Attributes:
-        squared: Shape (n,), float64: upper bound of the squared distance, exact after ``refresh``. A caller that needs a
-            point no longer sets it to -1.
-        center: Shape (n,), int32: the center that it belongs to; -1 for none.
-        changes: All that happened, in order, if that is kept.
+        squared: Shape (n,), float64: upper bound of the squared distance, exact after ``refresh``. The caller sets it to
+            -1 for a point that it no longer needs.
+        center: Shape (n,), int32: number of the center at that distance; -1 for none.
+        changes: All changes in order, if they are kept.
     """
 
     def __init__(
@@ -107,10 +130,10 @@ class NearestCenters:
         Args:
             points: Shape (n, d).
             others: Shape (p, d).
-            n_expected: How many centers there may be in the end; decides whether a projection pays.
+            n_expected: Largest number of centers that there will be; decides whether a GPU pays.
             keep_changes: Keep ``changes``.
-            device: Where matrix products are taken: None for numpy, on as many threads as its BLAS may use; a device of
-                torch; or "auto", which is a CUDA device if there is one and the work is large. Results are the same.
+            device: Where matrix products are computed: None for numpy, on as many threads as its BLAS may use; a device
+                of torch; or "auto", which is a CUDA device if there is one and the work is large. Results are the same.
 
         Raises:
             ValueError: If a value is not finite or above 1e37, or the dimensions differ.
@@ -121,158 +144,151 @@ class NearestCenters:
         n = len(points)
         self.points, self._others = points, others
         self.scale = 2.0 ** -np.ceil(np.log2(2 * largest)) if largest else 1.0
-        work = float(points.size) * n_expected
         if device == "auto":
-            device = _cuda() if work > _WORTH_A_DEVICE else None
+            device = _cuda() if float(points.size) * n_expected > _WORTH_A_DEVICE else None
         sample = points[:: max(1, n // _SAMPLE)].astype(np.float64)
-        self._screen = Screen(sample, scale=self.scale, work=work, device=device)
+        self._filter = LowerBoundFilter(sample, scale=self.scale, device=device)
         self._blas = ThreadpoolController().select(user_api="blas")
         self.n_threads = _blas_threads(self._blas) if device is None else 1
-        self._rows, self._tile = (_ROWS, _TILE) if device is None else (_ROWS_ON_DEVICE, _TILE_ON_DEVICE)
-        # The others are taken in strides, so that any few of them lie far and wide and bound most points.
-        stride = max(1, -(-len(others) // self._tile))
+        self._block_size, self._tile_size = (_ROWS, _TILE) if device is None else (_ROWS_ON_DEVICE, _TILE_ON_DEVICE)
+        # Center number -> row of ``others``. Each tile takes rows from all over, so that already the first tile gives most
+        # points a small bound.
+        stride = max(1, -(-len(others) // self._tile_size))
         self._row_of = np.concatenate([np.arange(i, len(others), stride, dtype=np.int32) for i in range(stride)])
-        self._added = np.empty(0, dtype=np.int32)
+        self._added = np.empty(0, dtype=np.int32)  # center number - p -> point
         self._tiles: list[_Tile] = []
-        # For lifted centers, beside the arrays below. What finds no room is lifted again whenever it is used.
-        self._room = max(points.nbytes // 4 - 24 * n, _LEAST_ROOM)
+        # Bytes left for augmented centers, beside the arrays below. Where they do not suffice, centers are augmented again
+        # for each use.
+        self._memory_left = max(points.nbytes // 4 - 24 * n, _LEAST_MEMORY)
         self._longest = 0.0  # largest squared length of a center
         self.squared = np.full(n, np.inf)
         self.center = np.full(n, -1, dtype=np.int32)
-        self._seen = np.zeros(n, dtype=np.int32)
-        self._rough = np.zeros(n, dtype=bool)  # ``squared`` is more than the distance to ``center``, by rounding only
+        self._n_seen = np.zeros(n, dtype=np.int32)  # as in _Bounds, likewise the next
+        self._is_upper_bound = np.zeros(n, dtype=bool)
         self.keep_changes = keep_changes
         self.changes: list[Change] = []
-        for start in range(0, len(others), self._tile):
-            rows = self._row_of[start : start + self._tile]
-            self._append_tile(as_centers(self._screen.lift(others[rows])))
+        for start in range(0, len(others), self._tile_size):
+            rows = self._row_of[start : start + self._tile_size]
+            self._append_tile(as_centers(self._filter.augment(others[rows])))
 
-    def one_thread_a_product(self) -> AbstractContextManager[Any]:
-        """While this lasts BLAS has no threads of its own: blocks of points go to threads instead, which scales better."""
+    def single_threaded_blas(self) -> AbstractContextManager[Any]:
+        """Return a context in which BLAS uses one thread: ``refresh`` has threads of its own, which scale better."""
         return self._blas.limit(limits=1)
 
     def __len__(self) -> int:
-        """Number of centers: the others, then the points that were added."""
+        """Return the number of centers."""
         return len(self._row_of) + len(self._added)
 
-    def names(self, centers: np.ndarray) -> np.ndarray:
-        """Number centers by where they came from: i < p is row i of the others, p + j is point j; -1 stays -1."""
-        names = np.concatenate([self._row_of, len(self._row_of) + self._added, [-1]])
-        return names[centers].astype(np.int64)
+    def origins(self, centers: np.ndarray) -> np.ndarray:
+        """Return where centers come from: i < p is row i of the others, p + j is point j; -1 stays -1."""
+        origins = np.concatenate([self._row_of, len(self._row_of) + self._added, [-1]])
+        return origins[centers].astype(np.int64)
 
-    def lift(self, points: np.ndarray) -> Lifted:
+    def augment(self, points: np.ndarray) -> Augmented:
         """Make points ready to be compared with centers, and to be added as centers."""
-        return self._screen.lift(self.points[points])
+        return self._filter.augment(self.points[points])
 
     def exact(self, points: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-        """Squared distances of points to as many vectors (or a single one), in float64 and our unit."""
+        """Compute the squared distances of points to as many vectors (or to a single one), in float64."""
         squared = squared_distances(self.points[points], vectors)
         squared *= self.scale**2
         return squared
 
-    def add(self, points: np.ndarray, lifted: Lifted) -> None:
-        """Add points as centers; ``lifted`` is what ``lift`` made of them. No bound changes."""
+    def add(self, points: np.ndarray, augmented: Augmented) -> None:
+        """Add points as centers; ``augmented`` is the result of ``augment`` for them. No bound changes."""
         self._added = np.concatenate([self._added, points.astype(np.int32)])
-        made = as_centers(lifted)
-        for start in range(0, len(points), self._tile):
-            self._append_tile(Lifted(*(part[start : start + self._tile] for part in made)))
+        centers = as_centers(augmented)
+        for start in range(0, len(points), self._tile_size):
+            self._append_tile(centers.take(slice(start, start + self._tile_size)))
 
-    def update(self, points: np.ndarray, squared: np.ndarray, center: np.ndarray) -> None:
-        """Take over what a caller knows: exact values that account for every center there is."""
+    def set_exact(self, points: np.ndarray, squared: np.ndarray, center: np.ndarray) -> None:
+        """Store exact values that the caller has computed; they must account for every center."""
         self.squared[points], self.center[points] = squared, center
-        self._seen[points], self._rough[points] = len(self), False
+        self._n_seen[points], self._is_upper_bound[points] = len(self), False
 
     def is_exact(self, points: np.ndarray) -> np.ndarray:
-        """Tell which points have their exact distance to the nearest of all centers."""
-        return (self._seen[points] == len(self)) & ~self._rough[points]
+        """Return for each point whether it has its exact distance to the nearest of all centers."""
+        return (self._n_seen[points] == len(self)) & ~self._is_upper_bound[points]
 
     def refresh(self, points: np.ndarray, *, at_least: float = -np.inf, weights: np.ndarray | None = None) -> None:
-        """Bring points up to date.
+        """Compute the exact distances of points to the nearest of all centers.
 
         Args:
-            points: Which, shape (m,).
-            at_least: A point may be left with a bound as soon as its squared distance (times its weight) falls below.
+            points: Which points, shape (m,).
+            at_least: A point may keep an upper bound as soon as its squared distance (times its weight) is below this.
             weights: Shape (n,): weights of the squared distances.
         """
         stale = points[~self.is_exact(points)]
-        stale = stale[np.argsort(self._seen[stale], kind="stable")]
-        blocks = [stale[start : start + self._rows] for start in range(0, len(stale), self._rows)]
+        stale = stale[np.argsort(self._n_seen[stale], kind="stable")]  # so that a block starts at one tile
+        blocks = [stale[start : start + self._block_size] for start in range(0, len(stale), self._block_size)]
         with ThreadPoolExecutor(self.n_threads) as workers:
             run = workers.map if self.n_threads > 1 and len(blocks) > 1 else map
-            changes = list(run(lambda block: self._refresh(block, at_least, weights), blocks))
+            changes = list(run(lambda block: self._refresh_block(block, at_least, weights), blocks))
         if self.keep_changes:
             self.changes += changes
 
-    def _refresh(self, points: np.ndarray, at_least: float, weights: np.ndarray | None) -> Change:
-        vectors = self.points[points]
-        lifted = self._screen.lift(vectors)
-        squared, center, rough = self.squared[points], self.center[points], self._rough[points]
-        seen = self._seen[points]
+    def _refresh_block(self, points: np.ndarray, at_least: float, weights: np.ndarray | None) -> Change:
+        """Compare a block of points with the centers that they have not seen, tile by tile.
+
+        Runs in a thread: it writes only what belongs to its own points.
+        """
+        augmented = self.augment(points)
+        bounds = _Bounds(
+            points, self.squared[points], self.center[points], self._is_upper_bound[points], self._n_seen[points]
+        )
         weight = np.ones(len(points)) if weights is None else weights[points]
-        alive, first = np.arange(len(points)), int(seen.min(initial=len(self)))
+        # ``relevant`` are rows of the block: points that may still be as far as ``at_least``.
+        relevant, first = np.arange(len(points)), int(bounds.n_seen.min(initial=len(self)))
         for tile in self._tiles[bisect_right(self._tiles, first, key=lambda tile: tile.end) :]:
             begin = max(first, tile.first)
-            hits = self._screen.hits(
-                vectors,
-                lifted,
-                alive,
-                squared,
-                Lifted(*(part[begin - tile.first :] for part in self._lifted(tile))),
-                partial(self._vectors_from, begin),
-                longest=self._longest,
-            )
-            self._settle(points, hits, begin, squared, center, rough)
-            seen[alive] = np.maximum(seen[alive], tile.end)
-            alive = alive[squared[alive] * weight[alive] >= at_least]
-            if not len(alive):
+            centers = self._augmented(tile).take(slice(begin - tile.first, None))
+            survivors = self._filter.survivors(augmented, relevant, bounds.squared, centers, longest=self._longest)
+            self._tighten(bounds, survivors, begin)
+            bounds.n_seen[relevant] = np.maximum(bounds.n_seen[relevant], tile.end)
+            relevant = relevant[bounds.squared[relevant] * weight[relevant] >= at_least]
+            if not len(relevant):
                 break
-        self._make_exact(points, alive[rough[alive]], squared, center, rough)
-        nearer = squared < self.squared[points]
-        self.squared[points], self.center[points] = squared, center
-        self._seen[points], self._rough[points] = seen, rough
-        return Change(points[nearer].astype(np.int32), squared[nearer], center[nearer])
+        self._refine(bounds, relevant)
+        nearer = bounds.squared < self.squared[points]
+        self.squared[points], self.center[points] = bounds.squared, bounds.centers
+        self._n_seen[points], self._is_upper_bound[points] = bounds.n_seen, bounds.is_upper_bound
+        return Change(points[nearer].astype(np.int32), bounds.squared[nearer], bounds.centers[nearer])
 
-    def _settle(
-        self,
-        points: np.ndarray,
-        hits: Hits,
-        begin: int,
-        squared: np.ndarray,
-        center: np.ndarray,
-        rough: np.ndarray,
-    ) -> None:
-        """Bring the bounds down to what was hit: exact, or roughly where a single center is left that is clearly nearer."""
-        rows, of_row, found = hits.rows, hits.of_row, begin + hits.columns
-        single = np.bincount(of_row, minlength=len(rows)) == 1
-        single &= hits.upper < squared[rows] - np.where(rough[rows], hits.slack, 0.0)
-        is_single = single[of_row]
-        nearer = rows[single]
-        squared[nearer], center[nearer], rough[nearer] = hits.upper[single], found[is_single], True
-        of_row, found = rows[of_row[~is_single]], found[~is_single]
-        if not len(of_row):
+    def _tighten(self, bounds: _Bounds, survivors: Survivors, begin: int) -> None:
+        """Replace the bounds of a block by those of the surviving centers; these are numbered from ``begin`` on.
+
+        The new value is an upper bound where one center survives and is certainly nearer, and exact elsewhere.
+        """
+        rows = survivors.points
+        # An upper bound held so far may be too large by the tolerance: only what is below even then is certainly nearer.
+        tolerance = np.where(bounds.is_upper_bound[rows], survivors.tolerances, 0.0)
+        is_settled = np.bincount(survivors.pair_points, minlength=len(rows)) == 1
+        is_settled &= survivors.upper_bounds < bounds.squared[rows] - tolerance
+        is_pair_settled = is_settled[survivors.pair_points]
+        numbers = begin + survivors.pair_centers
+        bounds.tighten(
+            rows[is_settled], survivors.upper_bounds[is_settled], numbers[is_pair_settled], is_upper_bound=True
+        )
+        if is_settled.all():
             return
-        self._make_exact(points, rows[~single & rough[rows]], squared, center, rough)
-        exact = self.exact(points[of_row], self._vectors(found))
-        ranks = self._ranks(found)
-        order = np.lexsort((ranks, exact, of_row))
-        of_row, exact, ranks, found = of_row[order], exact[order], ranks[order], found[order]
-        best = np.flatnonzero(np.diff(of_row, prepend=-1))  # the first of each row
-        of_row, exact, ranks, found = of_row[best], exact[best], ranks[best], found[best]
-        nearer = exact < squared[of_row]
-        nearer |= (exact == squared[of_row]) & (ranks < self._ranks(center[of_row]))
-        squared[of_row[nearer]], center[of_row[nearer]] = exact[nearer], found[nearer]
+        self._refine(bounds, rows[~is_settled])
+        pair_rows, numbers = rows[survivors.pair_points[~is_pair_settled]], numbers[~is_pair_settled]
+        exact, ranks = self.exact(bounds.points[pair_rows], self._vectors(numbers)), self._ranks(numbers)
+        best = _nearest_of_each_row(pair_rows, exact, ranks)
+        pair_rows, exact, ranks, numbers = pair_rows[best], exact[best], ranks[best], numbers[best]
+        known = bounds.squared[pair_rows]
+        is_nearer = (exact < known) | ((exact == known) & (ranks < self._ranks(bounds.centers[pair_rows])))
+        bounds.tighten(pair_rows[is_nearer], exact[is_nearer], numbers[is_nearer], is_upper_bound=False)
 
-    def _make_exact(
-        self, points: np.ndarray, rows: np.ndarray, squared: np.ndarray, center: np.ndarray, rough: np.ndarray
-    ) -> None:
+    def _refine(self, bounds: _Bounds, rows: np.ndarray) -> None:
+        """Replace the upper bounds in some rows of a block by exact values."""
+        rows = rows[bounds.is_upper_bound[rows]]
         if len(rows):
-            squared[rows] = self.exact(points[rows], self._vectors(center[rows]))
-            rough[rows] = False
-
-    def _vectors_from(self, begin: int, columns: np.ndarray) -> np.ndarray:
-        return self._vectors(begin + columns)
+            bounds.squared[rows] = self.exact(bounds.points[rows], self._vectors(bounds.centers[rows]))
+            bounds.is_upper_bound[rows] = False
 
     def _vectors(self, centers: np.ndarray) -> np.ndarray:
+        """Return the vectors of centers by number, shape (m, d)."""
         p = len(self._row_of)
         if not p or centers.min(initial=p) >= p:
             return self.points[self._added[centers - p]]
@@ -285,27 +301,39 @@ class NearestCenters:
         return vectors
 
     def _ranks(self, centers: np.ndarray) -> np.ndarray:
-        """Of centers at the same distance the one of lowest rank counts: the others by row, then points as added."""
+        """Return the ranks of centers by number: the others by row, then points in the order in which they were added."""
         p = len(self._row_of)
         return np.where(centers < p, self._row_of[np.minimum(centers, p - 1)], centers) if p else centers
 
-    def _lifted(self, tile: _Tile) -> Lifted:
-        return tile.lifted or as_centers(self._screen.lift(self._vectors(np.arange(tile.first, tile.end))))
+    def _augmented(self, tile: _Tile) -> Augmented:
+        if tile.augmented is not None:
+            return tile.augmented
+        return as_centers(self._filter.augment(self._vectors(np.arange(tile.first, tile.end))))
 
-    def _append_tile(self, lifted: Lifted) -> None:
-        """Take in some more centers: into the last tile, if there is space, else as a new one."""
-        self._longest = max(self._longest, float(lifted.squares.max(initial=0)))
+    def _append_tile(self, augmented: Augmented) -> None:
+        """Add centers to the last tile if they fit, else as a new tile."""
+        self._longest = max(self._longest, float(augmented.squared_lengths.max(initial=0)))
         first = self._tiles[-1].end if self._tiles else 0
-        end, keep = first + len(lifted.low), True
-        if self._tiles and end - self._tiles[-1].first <= self._tile:
+        end, keep = first + len(augmented.offsets), True
+        if self._tiles and end - self._tiles[-1].first <= self._tile_size:
             last = self._tiles.pop()
-            first, keep = last.first, last.lifted is not None
-            if last.lifted is not None:
-                lifted = Lifted(*(np.concatenate(parts) for parts in zip(last.lifted, lifted, strict=True)))
-                self._room += last.lifted.vectors.nbytes
-        keep = keep and lifted.vectors.nbytes <= self._room
-        self._room -= lifted.vectors.nbytes * keep
-        self._tiles.append(_Tile(first, end, lifted if keep else None))
+            first, keep = last.first, last.augmented is not None
+            if last.augmented is not None:
+                augmented = Augmented(*(np.concatenate(parts) for parts in zip(last.augmented, augmented, strict=True)))
+                self._memory_left += last.augmented.vectors.nbytes
+        keep = keep and augmented.vectors.nbytes <= self._memory_left
+        self._memory_left -= augmented.vectors.nbytes * keep
+        self._tiles.append(_Tile(first, end, augmented if keep else None))
+
+
+def _nearest_of_each_row(rows: np.ndarray, squared: np.ndarray, ranks: np.ndarray) -> np.ndarray:
+    """Return for each row that occurs the position of its nearest pair, and of equally near ones that of lowest rank.
+
+    The textbook visits the pool row by row and then the picks, and replaces a neighbor only by a nearer one: of centers at
+    equal distance the first one visited is the neighbor. That order is the rank; the numbers of centers are shuffled.
+    """
+    order = np.lexsort((ranks, squared, rows))
+    return order[np.flatnonzero(np.diff(rows[order], prepend=-1))]
 
 
 def _cuda() -> str | None:

@@ -15,7 +15,15 @@ from datapool.core.errors import DatapoolError
 from datapool.core.progress import Progress
 from datapool.core.schema import Rules
 from datapool.core.tables import EmbeddedTable, read_arrays, write_arrays
-from datapool.selection.k_center import NO_NEIGHBOR, Selection, Trace, in_order, k_center, random_order, unit_rows
+from datapool.selection.k_center import (
+    NO_NEIGHBOR,
+    Selection,
+    Trace,
+    distances_along,
+    k_center,
+    random_order,
+    unit_rows,
+)
 from datapool.selection.rules import excluder, kept_out, near_protected
 from datapool.selection.typiclust import typical_order
 
@@ -236,7 +244,7 @@ def _extend(
                 )
             ]
         picks = _walk(np.concatenate([prefix, order]).tolist(), may, exclude, limit)
-        selection = in_order(vectors.candidates, vectors.pool, picks, progress=progress)
+        selection = distances_along(vectors.candidates, vectors.pool, picks, progress=progress)
     table = _table(
         candidates.table.filename.to_numpy(dtype=object)[selection.indices],
         selection.distances,

@@ -170,7 +170,7 @@ def test_the_token_is_written_nowhere(folders, second):
 
     assert len(written) > 100
     assert not [path for path in written if b"MYAWESOMETOKEN" in path.read_bytes()]
-    assert "MYAWESOMETOKEN" not in second and "not needed here: token" in second
+    assert "MYAWESOMETOKEN" not in second and "ignored: token" in second
 
 
 @pytest.mark.slow
@@ -498,7 +498,7 @@ def test_a_full_disk_leaves_params_yaml_as_it_was(here):
     program = (
         "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000));"
-        "from pathlib import Path; from datapool.workspace.create import set_params; set_params(Path(), {'seed': 7})"
+        "from pathlib import Path; from datapool.workspace.params_file import set_params; set_params(Path(), {'seed': 7})"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=here, env=ON, capture_output=True, text=True, check=False
@@ -692,7 +692,7 @@ def test_a_log_on_a_full_disk_is_told_once_and_stops_nothing(shared):
             parse(["token=T", "run_directory=week_1"]), shared.parent / "images", results.parent, said.append
         )
 
-    assert said[0].startswith("not needed here: token")
+    assert said[0].startswith("ignored: token")
     assert said[1:] == [f"{results}/log.txt: cannot be written (No space left on device); the run goes on without it"]
 
 

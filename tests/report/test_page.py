@@ -25,7 +25,7 @@ from datapool.images import batch
 from datapool.pool import merge as pool
 from datapool.report import page as report
 from datapool.report.charts import project
-from datapool.report.page import Run, write_report
+from datapool.report.page import ReportInputs, write_report
 from datapool.selection import evaluation, sampling
 from datapool.selection import ranking as ordering
 from datapool.selection.evaluation_sample import measure_sample
@@ -65,7 +65,7 @@ def draw(name: str, color: tuple[int, int, int]) -> None:
     Image.new("RGB", (300, 200), color).save(path)
 
 
-def run_on(places: dict[str, tuple[float, float]], params: Params, *, lineage: str = "datapools.json") -> Run:
+def run_on(places: dict[str, tuple[float, float]], params: Params, *, lineage: str = "datapools.json") -> ReportInputs:
     """Scan week/ and pick, with the embedding of each image given by hand; merge."""
     Path("week").mkdir(exist_ok=True)
     found = batch.scan(
@@ -95,7 +95,7 @@ def run_on(places: dict[str, tuple[float, float]], params: Params, *, lineage: s
         "parameters": {"method": "coreset", "stopping_condition": stop.model_dump()},
     }
     pool.merge(Path("pools"), Path(lineage), base, sampled.picks, None, keep_history=True, record=record)
-    return Run(
+    return ReportInputs(
         images=found.images,
         skipped={"hidden": found.n_hidden, "not_images": found.n_other, "not_relevant": found.n_not_relevant},
         base=base,
@@ -110,7 +110,7 @@ def run_on(places: dict[str, tuple[float, float]], params: Params, *, lineage: s
     )
 
 
-def four_images() -> Run:
+def four_images() -> ReportInputs:
     """far (10 away) is picked after a; near (0.5 from a) is covered by it; copy has the bytes of a, broken none."""
     paint(a=RED, far=GREEN, near=BLUE)
     shutil.copy("week/a.png", "week/copy.png")
@@ -154,7 +154,7 @@ class Page(HTMLParser):
         return " ".join(" ".join(parts).split())
 
 
-def written(run: Run, params: Params | None = None, removed_file: str = "output/removed.csv") -> Page:
+def written(run: ReportInputs, params: Params | None = None, removed_file: str = "output/removed.csv") -> Page:
     write_report(Path("output/report.html"), run, params or parameters(), removed_file=removed_file)
     return Page(Path("output/report.html").read_text(encoding="utf-8"))
 
@@ -247,11 +247,8 @@ def test_the_embedding_space_is_shown_without_what_is_not_known():
 
 def charts(page: Page) -> dict[str, tuple[dict, dict]]:
     """Traces by name, and the layout, of each chart."""
-    drawn = {}
-    for line in page.texts["script"][-1].splitlines():
-        name, traces, layout, _ = json.loads(f"[{line.removeprefix('Plotly.newPlot(').removesuffix(');')}]")
-        drawn[name] = {trace["name"]: trace for trace in traces}, layout
-    return drawn
+    drawn = json.loads(page.texts["script"][1])
+    return {chart["id"]: ({trace["name"]: trace for trace in chart["traces"]}, chart["layout"]) for chart in drawn}
 
 
 def test_the_curve_is_cut_where_the_selection_ended():
@@ -504,7 +501,7 @@ HARMFUL = (
 )
 
 
-def harmful_run() -> Run:
+def harmful_run() -> ReportInputs:
     Path("week").mkdir()
     for i, name in enumerate(HARMFUL):
         draw(name, (50 * i, 0, 0))
@@ -522,7 +519,7 @@ def test_names_are_shown_as_they_are_and_never_become_elements_or_attributes():
 
     assert {tag for tag, _ in page.tags}.isdisjoint({"i", "iframe", "object"})
     assert [attributes for _, attributes in page.tags if any(key.startswith("on") for key in attributes)] == []
-    assert len(page.all("script")) == 2
+    assert len(page.all("script")) == 3
     assert all(image["src"].startswith("data:image/jpeg;base64,") for image in page.all("img"))
     stems = [name.removesuffix(".png") for name in HARMFUL]
     for stem in stems:
@@ -533,7 +530,7 @@ def test_names_are_shown_as_they_are_and_never_become_elements_or_attributes():
 def test_names_do_not_end_the_script_and_are_no_markup_in_the_charts():
     page = written(harmful_run())
 
-    assert "<" not in page.texts["script"][-1]
+    assert "<" not in page.texts["script"][1]
     hovers = [text for trace in charts(page)["map"][0].values() for text in trace["text"]]
     assert any(hover.startswith("&lt;script&gt;alert(1)&lt;/script&gt;") for hover in hovers)
     assert not any("<i" in hover or "<s" in hover for hover in hovers)
@@ -570,10 +567,10 @@ def test_the_page_loads_nothing():
     assert {tag for tag, _ in page.tags}.isdisjoint({"link", "base", "iframe", "embed", "object"})
     styles = "".join(page.texts["style"]) + "".join(attributes.get("style", "") for _, attributes in page.tags)
     assert not re.search(r"url\(|@import|src:", styles)
-    plotly, calls = page.texts["script"]
+    plotly, data, calls = page.texts["script"]
     assert "plotly.js v" in plotly[:500]
     assert "//" not in page.source.split("<body>")[0]
-    assert "://" not in calls
+    assert "://" not in data + calls
 
 
 def test_the_policy_of_the_page_allows_its_own_scripts_and_no_other():
@@ -582,7 +579,7 @@ def test_the_policy_of_the_page_allows_its_own_scripts_and_no_other():
     policy = next(meta["content"] for meta in page.all("meta") if "http-equiv" in meta)
     digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in page.texts["script"]]
     assert policy.startswith("default-src 'none'; ")
-    assert f"script-src 'sha256-{digests[0]}' 'sha256-{digests[1]}';" in policy
+    assert f"script-src 'sha256-{digests[0]}' 'sha256-{digests[2]}';" in policy
     assert "http" not in policy
 
 
