@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 from datapool.core.base import read_base, write_base
+from datapool.core.lineage import Provenance
 from datapool.core.tables import EmbeddedTable
 from datapool.pool.merge import merge, open_base
 
@@ -117,7 +118,15 @@ def run(numbers: range | list[int], rows: int, *, keep_history: bool) -> Run:
         write_base(BASE, open_base(POOLS, LINEAGE, "pool", images, base_version=None)[0])
 
     def merges() -> None:
-        merge(POOLS, LINEAGE, read_base(BASE), picks, MODEL, keep_history=keep_history, record={"covering_radius": 0.5})
+        merge(
+            POOLS,
+            LINEAGE,
+            read_base(BASE),
+            picks,
+            MODEL,
+            keep_history=keep_history,
+            provenance=Provenance(covering_radius=0.5),
+        )
 
     return Run(cost(opens), cost(merges), sizes())
 

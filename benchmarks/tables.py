@@ -21,6 +21,7 @@ from pyarrow import csv
 
 from datapool.core import atomic, tables
 from datapool.core.embeddings_csv import csv_header, csv_rows
+from datapool.core.lineage import Version
 from datapool.core.tables import EmbeddedTable
 from datapool.pool import files as pool_files
 from datapool.pool.filesystem import write_hashed
@@ -81,14 +82,16 @@ def measure(n: int) -> str:
     Path("datapool.csv").rename(folder / pool_files.LATEST)
     store = Store(Path("pools"), "big", Path("datapools.json"))
     tables.write_csv(folder / pool_files.SAMPLES, first.table)
-    version = {
-        "version": 1,
-        "rows": n,
-        "datapool_sha256": atomic.sha256(folder / pool_files.LATEST),
-        "datapool_bytes": size,
-        "samples_sha256": atomic.sha256(folder / pool_files.SAMPLES),
-        "checkpoint_sha256": None,
-    }
+    version = Version(
+        version=1,
+        batch="0" * 64,
+        rows=n,
+        new=n,
+        datapool_sha256=atomic.sha256(folder / pool_files.LATEST),
+        datapool_bytes=size,
+        samples_sha256=atomic.sha256(folder / pool_files.SAMPLES),
+        checkpoint_sha256=None,
+    )
     new = csv_rows(names[n:], everything.embeddings[n:], labels[n:])
     for what, run in {
         "first read: hashed and parsed, then kept": lambda: pool_files.read_version(folder, version),

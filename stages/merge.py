@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from datapool.core.base import read_base
-from datapool.core.lineage import LINEAGE
+from datapool.core.lineage import LINEAGE, Parameters, Provenance, read_embedding_space
 from datapool.core.metrics import read_metrics
 from datapool.core.outputs import Outputs
 from datapool.core.params import load_params
-from datapool.core.tables import read_json, read_rows
+from datapool.core.tables import read_rows
 from datapool.pool.merge import merge as merge_picks
 from datapool.terminal import run, say
 
@@ -16,32 +16,32 @@ def merge() -> None:
     """Write the pool that consists of the base and the picks, its history and its lineage."""
     params = load_params()
     outputs = Outputs(params.output_dir)
-    space, metrics = read_json(outputs.space), read_metrics(outputs.metrics)
+    space, metrics = read_embedding_space(outputs.space), read_metrics(outputs.metrics)
     merged = merge_picks(
         Path(params.shared_dir),
         LINEAGE,
         read_base(outputs.base),
         read_rows(outputs.picks),
-        outputs.checkpoint if space["backbone"] else None,
+        outputs.checkpoint if space.backbone else None,
         keep_history=params.datapool.keep_history,
-        record={
-            "embedding_space": space,
-            "covering_radius": metrics.covering_radius,
-            "radius_lower_bound": metrics.radius_lower_bound,
-            "witness": metrics.witness,
-            "parameters": {
-                "method": params.method,
-                "stopping_condition": params.stopping_condition.model_dump(),
-                "normalize_embeddings": params.normalize_embeddings,
-                "append_weak_labels": params.append_weak_labels,
-                "active_learning_score_column_name": params.active_learning_score_column_name,
-                "n_clusters": params.ranking.n_clusters,
-                "balance": params.rules.balance,
-                "sequence_gap": params.rules.sequence_gap,
-                "protected_distance": params.rules.protected_distance if params.rules.protected else None,
-                "seed": params.seed,
-            },
-        },
+        provenance=Provenance(
+            embedding_space=space,
+            covering_radius=metrics.covering_radius,
+            radius_lower_bound=metrics.radius_lower_bound,
+            witness=metrics.witness,
+            parameters=Parameters(
+                method=params.method,
+                stopping_condition=params.stopping_condition.model_dump(),
+                normalize_embeddings=params.normalize_embeddings,
+                append_weak_labels=params.append_weak_labels,
+                active_learning_score_column_name=params.active_learning_score_column_name,
+                n_clusters=params.ranking.n_clusters,
+                balance=params.rules.balance,
+                sequence_gap=params.rules.sequence_gap,
+                protected_distance=params.rules.protected_distance if params.rules.protected else None,
+                seed=params.seed,
+            ),
+        ),
     )
     for note in merged.notes:
         say(note)

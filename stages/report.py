@@ -1,7 +1,7 @@
 """Show what happened in one HTML file."""
 
 from datapool.core.base import read_base
-from datapool.core.lineage import LINEAGE, read_lineage
+from datapool.core.lineage import LINEAGE, read_embedding_space, read_lineage
 from datapool.core.metrics import read_metrics
 from datapool.core.outputs import Outputs
 from datapool.core.params import load_params
@@ -22,7 +22,7 @@ def report() -> None:
             skipped=read_json(outputs.skipped),
             base=base,
             candidates=read_rows(outputs.embeddings),
-            embedding_space=read_json(outputs.space),
+            embedding_space=read_embedding_space(outputs.space),
             curve=read_csv(outputs.selection_curve),
             coverage=read_csv(outputs.coverage).astype("float64"),
             picks=read_rows(outputs.picks),

@@ -33,9 +33,9 @@ def train() -> None:
             scratch_dir=SCRATCH / "training",
             progress=report,
         )
-    if not provided.is_main_process:
+    if provided.space is None:  # a helper process of training on several devices
         return
-    write_json(outputs.space, provided.space)
+    write_json(outputs.space, provided.space.model_dump())
     write_csv(outputs.loss, pd.DataFrame(provided.losses, columns=["epoch", "step", "loss"]))
     for note in provided.notes:
         say(note)

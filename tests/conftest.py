@@ -87,7 +87,7 @@ class Workspace:
         return read_csv(self.folder / "pools" / name / "datapool_latest.csv").filenames
 
     def versions(self, name: str = "my_datapool") -> list[dict[str, Any]]:
-        return read_lineage(self.folder / "datapools.json").get(name, [])
+        return [version.model_dump() for version in read_lineage(self.folder / "datapools.json").get(name, [])]
 
     def metrics(self) -> dict[str, Any]:
         return json.loads((self.folder / "output" / "metrics.json").read_text())

@@ -1,13 +1,15 @@
 """The base of a batch: the pool as it stood before, as a folder that one stage writes and the others read."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from pydantic import ValidationError
 
 from datapool.core import atomic
 from datapool.core.errors import DatapoolError
+from datapool.core.lineage import Version
 from datapool.core.tables import EmbeddedTable, read_json, read_rows, write_json, write_rows
 
 COLUMNS = {
@@ -26,11 +28,6 @@ COLUMNS = {
 IMPORTED = "imported"
 """Method of a version whose images another program has picked: their ranks are those of its file, they have no distance
 and no nearest, and their content_hash is empty where nobody knows it."""
-
-
-Version = dict[str, Any]
-"""A lineage entry: version, batch, rows (in all), new (of this batch), embedding space, parameters, covering_radius, and
-the sha256 of each file of the pool."""
 
 
 class Base(NamedTuple):
@@ -59,7 +56,7 @@ def write_base(folder: Path, base: Base) -> None:
     write_rows(folder / "rows.parquet", base.rows)
     if base.checkpoint:
         atomic.copy_file(base.checkpoint, folder / "checkpoint.ckpt")
-        if atomic.sha256(folder / "checkpoint.ckpt") != base.versions[-1]["checkpoint_sha256"]:
+        if atomic.sha256(folder / "checkpoint.ckpt") != base.versions[-1].checkpoint_sha256:
             raise DatapoolError(f"pool {base.pool!r} has moved on while it was read; run `dvc repro` again")
     else:
         try:
@@ -68,16 +65,33 @@ def write_base(folder: Path, base: Base) -> None:
             raise DatapoolError(
                 f"{folder / 'checkpoint.ckpt'}: cannot be removed ({atomic.reason(error)}); {atomic.remedy(error)}"
             ) from error
-    record = {"pool": base.pool, "batch": base.batch, "dropped": base.dropped, "versions": base.versions}
+    record = {
+        "pool": base.pool,
+        "batch": base.batch,
+        "dropped": None if base.dropped is None else [version.model_dump() for version in base.dropped],
+        "versions": [version.model_dump() for version in base.versions],
+    }
     write_json(folder / "base.json", record)
 
 
 def read_base(folder: Path) -> Base:
-    """Read what ``write_base`` wrote."""
-    record, checkpoint = read_json(folder / "base.json"), folder / "checkpoint.ckpt"
-    return Base(
-        **record, rows=read_rows(folder / "rows.parquet"), checkpoint=checkpoint if checkpoint.exists() else None
-    )
+    """Read what ``write_base`` wrote.
+
+    Raises:
+        DatapoolError: If a file cannot be read or is not as it was written.
+    """
+    path, checkpoint = folder / "base.json", folder / "checkpoint.ckpt"
+    record = read_json(path)
+    try:
+        versions = [Version.model_validate(version) for version in record["versions"]]
+        dropped = record["dropped"] and [Version.model_validate(version) for version in record["dropped"]]
+        pool, batch = record["pool"], record["batch"]
+    except (KeyError, TypeError, ValidationError) as error:
+        raise DatapoolError(
+            f"{path}: is not as it was written; `dvc repro --force --single-item open` makes it anew"
+        ) from error
+    rows = read_rows(folder / "rows.parquet")
+    return Base(pool, batch, versions, dropped, rows, checkpoint if checkpoint.exists() else None)
 
 
 def empty_base_table() -> EmbeddedTable:

@@ -1,96 +1,194 @@
-"""datapools.json: the versions of every pool, read and checked."""
+"""Read and check datapools.json, which records the versions of every pool.
+
+Every type here is a JSON object with the keys that we know as typed attributes. Written again it is the same JSON: the order
+of the keys, unknown keys, and numbers without a decimal point are kept, and a key that is absent stays absent.
+"""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
 
-from datapool.core.base import Version
 from datapool.core.errors import DatapoolError, short_repr
 from datapool.core.schema import pool_name
 from datapool.core.tables import read_json
 
-LATEST, CHECKPOINT, SAMPLES, HISTORY = "datapool_latest.csv", "checkpoint_latest.ckpt", "samples.csv", "history"
+LINEAGE = Path("datapools.json")
+"""The file, from the root of a workspace."""
 
+LATEST, CHECKPOINT, SAMPLES, HISTORY = "datapool_latest.csv", "checkpoint_latest.ckpt", "samples.csv", "history"
+"""The files of a pool and its folder of earlier versions, below the pool's own folder."""
 
 HASH_KEYS = {LATEST: "datapool_sha256", SAMPLES: "samples_sha256", CHECKPOINT: "checkpoint_sha256"}
-"""Where a lineage entry has the sha256 of each file of the pool; null for a checkpoint that there is not."""
+"""The attribute of a version that holds the sha256 of each file; None for a checkpoint that the pool does not have."""
 
 
-def recorded_files(version: Version) -> dict[str, str]:
-    """Give the sha256 of each file of a recorded version, by its path below the pool's folder."""
-    return {file: version[key] for file, key in HASH_KEYS.items() if version[key]}
+class _JsonObject(BaseModel):
+    """A JSON object that is written with the keys that it was made from, in their order."""
+
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False, frozen=True)
+
+    _keys: tuple[str, ...] = ()
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _remember_keys(cls, data: object, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        model = validate(data)
+        if isinstance(data, dict):
+            model._keys = tuple(data)
+        return model
+
+    @model_serializer(mode="wrap")
+    def _with_remembered_keys(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content = serialize(self)
+        return {key: content[key] for key in self._keys}
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        """Compare as JSON: the order of keys does not count, and an absent key is not a null."""
+        return type(self) is type(other) and self.model_dump() == other.model_dump()
 
 
-def recorded_hashes(versions: Iterable[Version]) -> set[str]:
-    """Give the sha256 of every file of some recorded versions."""
-    return {digest for version in versions for digest in recorded_files(version).values()}
+def _as_written(value: object, validate: ValidatorFunctionWrapHandler) -> object:
+    """Check a number as a float, but keep an int, which is written in another way."""
+    validate(value)
+    return value
 
 
-LINEAGE = Path("datapools.json")
-"""Where a workspace has it."""
+def _has_id(space: "EmbeddingSpace | None") -> "EmbeddingSpace | None":
+    if space is not None and space.id is None:
+        raise ValueError("an embedding space of a version has an id")
+    return space
 
 
-_Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-
-
+_Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 _Count = Annotated[int, Field(ge=1)]
+_Number = Annotated[float, WrapValidator(_as_written)]
+_Distance = Annotated[float, Field(ge=0), WrapValidator(_as_written)]
 
 
-_Distance = Annotated[float, Field(ge=0)]
+class EmbeddingSpace(_JsonObject):
+    """What makes embeddings comparable: the model and the preprocessing that made them."""
 
-
-class _Said(BaseModel):
-    """Something that a lineage says. What else it says is kept, and believed by nobody."""
-
-    model_config = ConfigDict(strict=True, allow_inf_nan=False)
-
-
-class _Space(_Said):
-    id: str
+    id: str | None
+    """Hash of the weights, the backbone's name and the preprocessing, or ``csv-<dimension>`` for embeddings from a csv;
+    None where there was nothing to train a model on."""
     start: str | None = None
+    """The id before training."""
     backbone: str | None
+    """None for embeddings from a csv."""
     dimension: _Count
     input_size: int | None
+    """Side of the square that images are resized to, in pixels."""
+    origin: str | None = None
+    """Where the model comes from, for people."""
 
 
-class _Parameters(_Said):
+class Parameters(_JsonObject):
+    """The parameters that decided which images a version added; the first pools recorded fewer of them."""
+
     method: str
     stopping_condition: dict[str, int | float | bool] | None = None
     normalize_embeddings: bool | None = None
     append_weak_labels: bool | None = None
+    active_learning_score_column_name: str | None = None
+    n_clusters: int | None = None
+    balance: int | dict[str, int] | None = None
+    sequence_gap: int | None = None
+    protected_distance: _Number | None = None
+    seed: int | None = None
+
+    def has_rules(self) -> bool:
+        """Return whether a rule limited what could be picked."""
+        return any(rule is not None for rule in (self.balance, self.sequence_gap, self.protected_distance))
 
 
-class _Version(_Said):
-    """The first pools did not record all of it."""
+class Provenance(_JsonObject):
+    """How a version came about; the first pools recorded less of it."""
+
+    embedding_space: Annotated[EmbeddingSpace | None, AfterValidator(_has_id)] = None
+    covering_radius: _Distance | None = None
+    """Largest distance from a candidate that was not picked to its nearest image of the pool."""
+    radius_lower_bound: _Distance | None = None
+    """No choice of as many images has a smaller covering radius; None where the method proves no bound."""
+    witness: str | None = None
+    """Filename of the candidate at the covering radius."""
+    parameters: Parameters | None = None
+
+
+class Version(Provenance):
+    """One accepted state of a pool."""
 
     version: _Count
+    """Its number, from 1."""
     batch: str
+    """Id of the batch that it added."""
     rows: _Count
+    """Images in the pool, in all."""
     new: _Count
-    datapool_sha256: _Hash
+    """Images that this version added."""
+    datapool_sha256: _Sha256
     datapool_bytes: _Count | None = None
-    samples_sha256: _Hash
-    checkpoint_sha256: _Hash | None
-    embedding_space: _Space | None = None
-    parameters: _Parameters | None = None
-    covering_radius: _Distance | None = None
-    radius_lower_bound: _Distance | None = None
-    witness: str | None = None
+    """Size of datapool_latest.csv; the first pools did not record it."""
+    samples_sha256: _Sha256
+    checkpoint_sha256: _Sha256 | None
+    """None if the embeddings came from a csv."""
+
+
+class LineageEntry(_JsonObject):
+    """The record of one pool."""
+
+    labels: list[str] | None = None
+    """The weak labels; the place of each is its number in datapool_latest.csv."""
+    versions: Annotated[list[Version], Field(min_length=1)]
+    """Oldest first."""
+
+
+def recorded_files(version: Version) -> dict[str, str]:
+    """Return the sha256 of each file of a recorded version, by its path below the pool's folder."""
+    digests = {file: getattr(version, key) for file, key in HASH_KEYS.items()}
+    return {file: digest for file, digest in digests.items() if digest}
+
+
+def recorded_hashes(versions: Iterable[Version]) -> set[str]:
+    """Return the sha256 of every file of some recorded versions."""
+    return {digest for version in versions for digest in recorded_files(version).values()}
 
 
 def read_lineage(path: Path) -> dict[str, list[Version]]:
-    """Read datapools.json: the versions of every pool, oldest first; none if the file is absent.
+    """Read the versions of every pool, oldest first; no pools if the file is absent.
 
     Raises:
-        DatapoolError: If the file is no JSON or holds something else (a git conflict, for instance).
+        DatapoolError: As ``read_entries``.
+    """
+    return {name: entry.versions for name, entry in read_entries(path).items()}
+
+
+def read_entries(path: Path) -> dict[str, LineageEntry]:
+    """Read the record of every pool; none if the file is absent.
+
+    Raises:
+        DatapoolError: If the file is not JSON or holds something else (a git conflict, for instance).
     """
     if not path.exists():
         return {}
-    content = read_json(path)
-    lineage = {}
-    for name, record in content.items():
+    entries = {}
+    for name, content in read_json(path).items():
         try:
             pool_name(name)
         except ValueError as error:
@@ -98,50 +196,72 @@ def read_lineage(path: Path) -> dict[str, list[Version]]:
                 f"{path}: {short_repr(name)} is no name of a pool; `git checkout HEAD -- {path}` restores it"
             ) from error
         try:
-            lineage[name] = versions_of(record)
+            entries[name] = parse_entry(content)
         except ValueError as error:
             raise DatapoolError(f"{path}: pool {name!r} {error}; `git checkout HEAD -- {path}` restores it") from error
-    return lineage
+    return entries
 
 
-def versions_of(entry: object) -> list[Version]:
-    """Give the versions that an entry of the lineage lists.
+def parse_entry(content: object) -> LineageEntry:
+    """Check the record of one pool.
 
     Raises:
-        ValueError: If it does not list 1, 2, … with what a merge records of each. Says what is wrong.
+        ValueError: If it does not list the versions 1, 2, … with what a merge records of each. The message continues a
+            sentence whose subject is the pool.
     """
-    versions: Any = entry.get("versions") if isinstance(entry, dict) else None
-    if not isinstance(versions, list) or not versions:
-        raise ValueError("lists no versions 1, 2, …")
+    try:
+        entry = LineageEntry.model_validate(content)
+    except ValidationError as error:
+        raise ValueError(_describe(error.errors()[0])) from error
     rows = 0
-    for k, version in enumerate(versions, start=1):
-        try:
-            said = _Version.model_validate(version)
-        except ValidationError as error:
-            detail = error.errors()[0]
-            key = ".".join(map(str, detail["loc"][:2]))
-            what = "is missing" if detail["type"] == "missing" else f"is {short_repr(detail['input'])}"
-            raise ValueError(f"lists no version {k}: its {key or 'record'} {what}") from error
-        if said.version != k:
-            raise ValueError(f"lists no versions 1, 2, …: the {k}. is {said.version}")
-        if said.rows != rows + said.new:
+    for k, version in enumerate(entry.versions, start=1):
+        if version.version != k:
+            raise ValueError(f"lists no versions 1, 2, …: the {k}. is {version.version}")
+        if version.rows != rows + version.new:
             raise ValueError(
-                f"lists no version {k}: {rows} images and {said.new} new ones are not the {said.rows} that it has"
+                f"lists no version {k}: {rows} images and {version.new} new ones are not the {version.rows} that it has"
             )
-        rows = said.rows
-    return versions
+        rows = version.rows
+    return entry
 
 
-def embedding_space_of(name: str, versions: Sequence[Version]) -> dict[str, Any]:
-    """Give the embedding space of a pool that has versions.
+def _describe(problem: ErrorDetails) -> str:
+    """Describe what pydantic found wrong with the record of a pool."""
+    part, *where = problem["loc"] or ("versions",)
+    what = "is missing" if problem["type"] == "missing" else f"is {short_repr(problem['input'])}"
+    if part != "versions":
+        return f"lists no versions 1, 2, …: its {part} {what}"
+    if not where:
+        return "lists no versions 1, 2, …"
+    k, *keys = where
+    return f"lists no version {int(k) + 1}: its {'.'.join(map(str, keys[:2])) or 'record'} {what}"
+
+
+def embedding_space_of(name: str, versions: Sequence[Version]) -> EmbeddingSpace:
+    """Return the embedding space of a pool that has versions.
 
     Raises:
-        DatapoolError: If the lineage does not tell it.
+        DatapoolError: If the lineage does not record it.
     """
-    space: dict[str, Any] | None = versions[-1].get("embedding_space")
+    space = versions[-1].embedding_space
     if space is None:
         raise DatapoolError(
-            f"{LINEAGE}: tells no embedding_space of version {len(versions)} of pool {name!r}; "
+            f"{LINEAGE}: does not record the embedding_space of version {len(versions)} of pool {name!r}; "
             f"`git checkout HEAD -- {LINEAGE}` restores it"
         )
     return space
+
+
+def read_embedding_space(path: Path) -> EmbeddingSpace:
+    """Read output/space.json.
+
+    Raises:
+        DatapoolError: If it cannot be read or is not an embedding space.
+    """
+    try:
+        return EmbeddingSpace.model_validate(read_json(path))
+    except ValidationError as error:
+        key = ".".join(map(str, error.errors()[0]["loc"]))
+        raise DatapoolError(
+            f"{path}: {key} is not that of an embedding space; `dvc repro` makes the file anew"
+        ) from error

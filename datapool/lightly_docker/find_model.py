@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from datapool.core.errors import DatapoolError
+from datapool.core.lineage import EmbeddingSpace
 from datapool.images.decode import ImageFile
 
 if TYPE_CHECKING:
@@ -118,32 +119,36 @@ def _off(model: "EmbeddingModel", embeddings: np.ndarray, pictures: Mapping[int,
     return float(np.median(np.linalg.norm(found - wide[list(pictures)], axis=1)) / spread)
 
 
-def imported_space(model: "EmbeddingModel | None", dimension: int) -> dict[str, Any]:
-    """Give the embedding space for the lineage, as ``pool_model.ProvidedModel`` has it."""
+def imported_space(model: "EmbeddingModel | None", dimension: int) -> EmbeddingSpace:
+    """Return the embedding space that the lineage records for an imported pool."""
     if model is None:  # as for a pool that is made from an embeddings csv, so that another csv can go on with it
-        return {
-            "id": f"csv-{dimension}", "start": None, "backbone": None, "dimension": dimension, "input_size": None,
-            "origin": "a csv of Lightly's Docker",
-        }  # fmt: skip
+        return EmbeddingSpace(
+            id=f"csv-{dimension}",
+            start=None,
+            backbone=None,
+            dimension=dimension,
+            input_size=None,
+            origin="a csv of Lightly's Docker",
+        )
     from datapool.model.embedding_model import embedding_space
 
     space = embedding_space(model)
-    return {
-        "id": space,
-        "start": space,
-        "backbone": model.backbone_name,
-        "dimension": dimension,
-        "input_size": model.preprocessing.input_size,
-        "origin": "a checkpoint of Lightly's Docker",
-    }
+    return EmbeddingSpace(
+        id=space,
+        start=space,
+        backbone=model.backbone_name,
+        dimension=dimension,
+        input_size=model.preprocessing.input_size,
+        origin="a checkpoint of Lightly's Docker",
+    )
 
 
-def params_of(space: Mapping[str, Any]) -> dict[str, Any]:
+def params_of(space: EmbeddingSpace) -> dict[str, Any]:
     """Give what params.yaml must say to use the model of an embedding space, by dotted key; {} without a model."""
-    if space["backbone"] is None:
+    if space.backbone is None:
         return {}
     return {
-        "lightly.model.name": space["backbone"],
-        "lightly.model.num_ftrs": space["dimension"],
-        "lightly.collate.input_size": space["input_size"],
+        "lightly.model.name": space.backbone,
+        "lightly.model.num_ftrs": space.dimension,
+        "lightly.collate.input_size": space.input_size,
     }

@@ -18,7 +18,7 @@ from datapool.core import atomic
 from datapool.core.base import COLUMNS, IMPORTED, Base, empty_base_table
 from datapool.core.embeddings_csv import EmbeddingsCsv, read_csv
 from datapool.core.errors import DatapoolError
-from datapool.core.lineage import CHECKPOINT, HISTORY, LATEST, read_lineage
+from datapool.core.lineage import CHECKPOINT, HISTORY, LATEST, Parameters, Provenance, read_lineage
 from datapool.core.schema import pool_name
 from datapool.core.tables import EmbeddedTable
 from datapool.images.batch import safe_name, weak_label
@@ -85,16 +85,16 @@ def import_pool(
     )
     space = imported_space(found.model, content.embeddings.shape[1])
     base = Base(name, f"{IMPORTED}:{atomic.sha256(folder / LATEST)}", [], None, empty_base_table(), None)
-    record = {
-        "embedding_space": space,
-        "covering_radius": None,
-        "radius_lower_bound": None,
-        "witness": None,
-        "parameters": {"method": IMPORTED},
-    }
+    provenance = Provenance(
+        embedding_space=space,
+        covering_radius=None,
+        radius_lower_bound=None,
+        witness=None,
+        parameters=Parameters(method=IMPORTED),
+    )
     with _file_of(found.model) as checkpoint:
         rows = EmbeddedTable(table, content.embeddings)
-        merged = pool.merge(pools, lineage_file, base, rows, checkpoint, keep_history=True, record=record)
+        merged = pool.merge(pools, lineage_file, base, rows, checkpoint, keep_history=True, provenance=provenance)
     notes = [
         *done,
         *merged.notes,

@@ -19,9 +19,10 @@ import yaml
 
 from datapool.core.embeddings_csv import csv_header, csv_rows
 from datapool.core.errors import DatapoolError
+from datapool.core.lineage import read_entries
 from datapool.core.params import FILE
 from datapool.core.schema import Params
-from datapool.core.tables import EmbeddedTable, read_json, read_rows
+from datapool.core.tables import EmbeddedTable, read_rows
 
 _GIT = shutil.ignore_patterns(".gitignore")
 
@@ -78,7 +79,8 @@ def write_results(output: Path, lineage: Path, params: Params, folder: Path) -> 
         data = folder / "data"
         data.mkdir(parents=True, exist_ok=True)
         candidates, picks = read_rows(output / "embeddings.parquet"), read_rows(output / "data" / "picks.parquet")
-        known = read_json(lineage).get(params.datapool.name, {}).get("labels", [])
+        entry = read_entries(lineage).get(params.datapool.name)
+        known = (entry and entry.labels) or []
         labels = {label: number for number, label in enumerate(dict.fromkeys([*known, *candidates.table.weak_label]))}
         _write_csv(data / "embeddings.csv", candidates, labels)
         _write_csv(data / "sampled_embeddings.csv", picks, labels)

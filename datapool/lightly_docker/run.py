@@ -214,7 +214,7 @@ def _adopt(name: str, pools: Path, input_size: int | None, tell: Callable[[str],
     if folder.is_symlink() or not (folder / LATEST).is_file():
         return
     versions = read_lineage(LINEAGE).get(name)
-    if versions and not versions[0]["batch"].startswith(IMPORTED):
+    if versions and not versions[0].batch.startswith(IMPORTED):
         raise DatapoolError(
             f"{folder / LATEST}: is a second pool {name!r}, besides the one in {pools / name}; move {folder} away, or give "
             "another datapool.name"

@@ -8,9 +8,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datapool.core import atomic
-from datapool.core.base import Version
 from datapool.core.errors import DatapoolError, join_sentences
-from datapool.core.lineage import HASH_KEYS, HISTORY, LATEST, read_lineage, recorded_files, recorded_hashes
+from datapool.core.lineage import (
+    HASH_KEYS,
+    HISTORY,
+    LATEST,
+    Version,
+    parse_entry,
+    read_lineage,
+    recorded_files,
+    recorded_hashes,
+)
 from datapool.pool import files as pool_files
 from datapool.pool.agreement import (
     AS_HERE,
@@ -110,7 +118,7 @@ def _repair_record(store: Store) -> Repair:
     path.unlink(missing_ok=True)
     store.sweep()
     if (store.folder / HISTORY).is_dir():  # the rest of it is made anew
-        files |= {history_file(each): each["datapool_sha256"] for each in versions[:-1]}
+        files |= {history_file(each): each.datapool_sha256 for each in versions[:-1]}
     with store.change():
         store.commit(entry, files)
     what = f"{path}: written anew; the files are those of version {len(versions)} in {store.lineage}"
@@ -119,7 +127,7 @@ def _repair_record(store: Store) -> Repair:
 
 def _repair_rest(store: Store, record: Record, *, as_here: bool) -> Iterator[Repair]:
     """Mend a pool whose record is whole."""
-    own, versions = record.entry["versions"], read_lineage(store.lineage).get(store.name, [])
+    own, versions = parse_entry(record.entry).versions, read_lineage(store.lineage).get(store.name, [])
     if wrong := _unlike(store, recorded_files(own[-1])):
         yield Repair(False, f"{store.folder / wrong}: is not the recorded file, or not here; {RESTORES}")
         return
@@ -142,7 +150,7 @@ def _repair_history(store: Store, record: Record, versions: list[Version]) -> It
     lost = {
         file: each
         for file, each in files.items()
-        if file in record.files and not store.holds(file, each["datapool_sha256"])
+        if file in record.files and not store.holds(file, each.datapool_sha256)
     }
     if not lost:
         return

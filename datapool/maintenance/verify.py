@@ -12,19 +12,28 @@ choice of as many images has a covering radius below R/2.
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
 
 from datapool.core.atomic import sha256
-from datapool.core.base import COLUMNS, IMPORTED, Version
+from datapool.core.base import COLUMNS, IMPORTED
 from datapool.core.embeddings_csv import parse_csv
 from datapool.core.errors import DatapoolError
-from datapool.core.lineage import LATEST, SAMPLES, read_lineage, recorded_files
+from datapool.core.lineage import (
+    LATEST,
+    SAMPLES,
+    EmbeddingSpace,
+    LineageEntry,
+    Parameters,
+    Version,
+    read_entries,
+    recorded_files,
+)
 from datapool.core.progress import Progress
 from datapool.core.tables import EmbeddedTable, read_json, read_rows
 from datapool.maintenance import distances as recompute
@@ -64,7 +73,7 @@ def verify(pools: Path, lineage: Path, name: str, output: Path, *, progress: Pro
     Raises:
         DatapoolError: If the lineage cannot be read, or nothing knows such a pool.
     """
-    known = read_lineage(lineage)
+    known = read_entries(lineage)
     if name not in known_pools(pools, lineage):
         raise DatapoolError(f"{lineage} knows no pool {name!r}; it knows {', '.join(map(repr, known)) or 'none'}")
     store = Store(pools, name, lineage)
@@ -77,14 +86,14 @@ def verify(pools: Path, lineage: Path, name: str, output: Path, *, progress: Pro
         yield Check("reading", "fail", f"{error.filename or store.folder} cannot be read ({error.strerror}); {helps}")
 
 
-def _checks(store: Store, versions: list[Version] | None, output: Path, progress: Progress) -> Iterator[Check]:
-    folder = store.folder
+def _checks(store: Store, entry: LineageEntry | None, output: Path, progress: Progress) -> Iterator[Check]:
+    folder, versions = store.folder, entry.versions if entry else None
     if versions and not folder.exists():
         yield Check("files", "fail", f"{folder} {_ABSENT}")
         return
     record = _record(store)
     yield record
-    if versions is None or store.was_stopped():
+    if entry is None or versions is None or store.was_stopped():
         return
     if lacking := sorted({key for version in versions for key in _lacking(version)}):
         yield Check(
@@ -101,7 +110,7 @@ def _checks(store: Store, versions: list[Version] | None, output: Path, progress
     except DatapoolError as error:
         yield Check("rows", "fail", str(error))
         return
-    as_recorded = _rows(rows, ids, versions, read_json(store.lineage)[store.name].get("labels"))
+    as_recorded = _rows(rows, ids, versions, entry.labels)
     yield as_recorded
     if as_recorded.outcome == "pass":
         for version in versions:
@@ -112,12 +121,12 @@ def _checks(store: Store, versions: list[Version] | None, output: Path, progress
 
 def _lacking(version: Version) -> list[str]:
     """Name what the lineage must tell of a version for it to be checked, and does not."""
-    parameters = version.get("parameters")
-    lacking = [key for key in ("embedding_space", "parameters") if version.get(key) is None]
-    if parameters and parameters["method"] != IMPORTED:
-        lacking += ["covering_radius"] * (version.get("covering_radius") is None)
+    parameters = version.parameters
+    lacking = [key for key in ("embedding_space", "parameters") if getattr(version, key) is None]
+    if parameters and parameters.method != IMPORTED:
+        lacking += ["covering_radius"] * (version.covering_radius is None)
         how = ("normalize_embeddings", "append_weak_labels")
-        lacking += [f"parameters.{key}" for key in how if not isinstance(parameters.get(key), bool)]
+        lacking += [f"parameters.{key}" for key in how if getattr(parameters, key) is None]
     return lacking
 
 
@@ -151,8 +160,8 @@ def _record(store: Store) -> Check:
 
 def _files(folder: Path, latest: Version) -> Check:
     """The files of the latest version have the recorded hashes, and its csv the recorded size."""
-    recorded, n_bytes = recorded_files(latest), latest.get("datapool_bytes")  # which the first pools did not record
-    wrong = [_unlike(folder / file, latest["version"], digest) for file, digest in recorded.items()]
+    recorded, n_bytes = recorded_files(latest), latest.datapool_bytes  # which the first pools did not record
+    wrong = [_unlike(folder / file, latest.version, digest) for file, digest in recorded.items()]
     if not any(wrong) and n_bytes not in (None, found := (folder / LATEST).stat().st_size):
         wrong.append(f"{folder / LATEST} has {found} bytes, the lineage records {n_bytes}")
     return _check("files", wrong, f"{', '.join(recorded)} have the hashes that the lineage records")
@@ -166,15 +175,15 @@ def _history(folder: Path, versions: Sequence[Version], record: Record | None) -
         ends = [0, *_row_ends(data)]  # the header is a row
         digest, start = hashlib.sha256(), 0
         for version in versions[:-1]:
-            end = ends[min(version["rows"] + 1, len(ends) - 1)]
+            end = ends[min(version.rows + 1, len(ends) - 1)]
             digest.update(memoryview(data)[start:end])
-            start, n_bytes = end, version.get("datapool_bytes")
-            if digest.hexdigest() != version[key]:
+            start, n_bytes = end, version.datapool_bytes
+            if digest.hexdigest() != getattr(version, key):
                 wrong.append(
-                    f"{folder / file} does not begin with the {version['rows']} rows of version {version['version']}"
+                    f"{folder / file} does not begin with the {version.rows} rows of version {version.version}"
                 )
             elif file == LATEST and n_bytes not in (None, end):
-                many = f"{end} bytes up to version {version['version']}"
+                many = f"{end} bytes up to version {version.version}"
                 wrong.append(f"{folder / file} has {many}, the lineage records {n_bytes}")
     paths = {folder / history_file(version): version for version in versions[:-1]}
     kept = {path: version for path, version in paths.items() if path.exists()}
@@ -182,7 +191,7 @@ def _history(folder: Path, versions: Sequence[Version], record: Record | None) -
         kept = {path: version for path, version in paths.items() if history_file(version) in record.files}
     again = "`datapool repair` makes it anew"
     for path, version in kept.items():
-        wrong.append(_unlike(path, version["version"], version["datapool_sha256"], again=again))
+        wrong.append(_unlike(path, version.version, version.datapool_sha256, again=again))
     many = f"{len(paths)} earlier version{'s' * (len(paths) != 1)}"
     return _check("history", wrong, f"{many}: the latest files begin with their bytes; history/ keeps {len(kept)}")
 
@@ -230,10 +239,10 @@ def _rows(rows: EmbeddedTable, ids: Sequence[int], versions: Sequence[Version], 
     """Counts, batches, ranks, labels and dimension are those of the lineage, which tells of one space and checkpoint."""
     table, wrong, start = rows.table, [], 0
     for version in versions:
-        part, number, start = table.iloc[start : version["rows"]], version["version"], version["rows"]
-        if len(part) != version["new"] or (part.version != number).any() or set(part.batch) != {version["batch"]}:
+        part, number, start = table.iloc[start : version.rows], version.version, version.rows
+        if len(part) != version.new or (part.version != number).any() or set(part.batch) != {version.batch}:
             wrong.append(
-                f"version {number} does not have the {version['new']} images of the batch that the lineage records"
+                f"version {number} does not have the {version.new} images of the batch that the lineage records"
             )
         elif part["rank"].tolist() != list(range(1, len(part) + 1)):
             wrong.append(f"the ranks of version {number} are not 1 to {len(part)} in order")
@@ -243,15 +252,15 @@ def _rows(rows: EmbeddedTable, ids: Sequence[int], versions: Sequence[Version], 
     if labels != list(numbers) or list(ids) != [numbers[label] for label in table.weak_label]:
         wrong.append("the labels are not the weak labels, numbered as the lineage lists them")
     dimension = rows.embeddings.shape[1]
-    for recorded in sorted({version["embedding_space"]["dimension"] for version in versions} - {dimension}):
+    for recorded in sorted({_space(version).dimension for version in versions} - {dimension}):
         wrong.append(f"the embeddings have {dimension} dimensions, the lineage records {recorded}")
     for one, other in pairwise(versions):
-        change = f"for version {other['version']} than for version {one['version']}, but a pool has one"
+        change = f"for version {other.version} than for version {one.version}, but a pool has one"
         # Not all that it says of a space: a csv that goes on with an imported pool has another origin.
-        spaces = [[version["embedding_space"][key] for key in _SPACE] for version in (one, other)]
+        spaces = [[getattr(_space(version), key) for key in _SPACE] for version in (one, other)]
         if spaces[0] != spaces[1]:
             wrong.append(f"the lineage records another embedding space {change}")
-        if one["checkpoint_sha256"] != other["checkpoint_sha256"]:
+        if one.checkpoint_sha256 != other.checkpoint_sha256:
             wrong.append(f"the lineage records another checkpoint {change}")
     return _check("rows", wrong, f"{len(table)} images; versions, batches, ranks and labels are those of the lineage")
 
@@ -261,16 +270,16 @@ def _rows(rows: EmbeddedTable, ids: Sequence[int], versions: Sequence[Version], 
 
 def _distances(rows: EmbeddedTable, version: Version, progress: Progress) -> Check:
     """Each pick lies as far from its neighbor as recorded, and nothing before it lies nearer."""
-    check, start = f"version {version['version']}, distances", version["rows"] - version["new"]
-    table = rows.table.iloc[: version["rows"]]
-    if version["parameters"]["method"] == IMPORTED:
+    check, start = f"version {version.version}, distances", version.rows - version.new
+    table = rows.table.iloc[: version.rows]
+    if _parameters(version).method == IMPORTED:
         own = table[start:]
         invented = own.filename[own.distance.notna() | (own.nearest != "")]
         if len(invented):
             one = f"{invented.iloc[0]} has a distance or a nearest neighbor"
             return Check(check, "fail", f"{one}, which no imported image has")
         return Check(check, "skip", f"how its {len(own)} images were picked, elsewhere, is not known")
-    points = _points(EmbeddedTable(table, rows.embeddings[: version["rows"]]), version)
+    points = _points(EmbeddedTable(table, rows.embeddings[: version.rows]), version)
     new = np.arange(max(start, 1), len(table))  # the first image of a pool has no neighbor
     names, nearest = table.filename.to_numpy(), table.nearest.to_numpy()
     if start == 0 and (nearest[0] or not np.isnan(table.distance[0])):
@@ -293,20 +302,21 @@ def _distances(rows: EmbeddedTable, version: Version, progress: Progress) -> Che
         i = (least < recorded - slack).argmax()
         one = f"{names[new[i]]} lies {least[i]:.9g} from an image before it"
         return Check(check, "fail", f"{one}, nearer than its recorded nearest {nearest[new[i]]} at {recorded[i]:.9g}")
-    sentence = f"each of {version['new']} picks lies as far from its nearest before it as recorded"
+    sentence = f"each of {version.new} picks lies as far from its nearest before it as recorded"
     return Check(check, "pass", f"{sentence} (largest difference {off.max(initial=0.0):.1g})")
 
 
 def _certificate(rows: EmbeddedTable, version: Version) -> Check:
     """The picks lie at least the covering radius apart, and the lower bound is half of it."""
-    check, parameters = f"version {version['version']}, certificate", version["parameters"]
-    if parameters["method"] != "coreset" or _has_rules(version):
-        how = f"method {parameters['method']}{' with rules' * _has_rules(version)}"
+    check, parameters = f"version {version.version}, certificate", _parameters(version)
+    if parameters.method != "coreset" or parameters.has_rules():
+        how = f"method {parameters.method}{' with rules' * parameters.has_rules()}"
         return Check(check, "skip", f"{how} promises no bound on the covering radius")
-    table = rows.table.iloc[version["rows"] - version["new"] : version["rows"]].dropna(subset="distance")
+    table = rows.table.iloc[version.rows - version.new : version.rows].dropna(subset="distance")
     names, distances = table.filename.to_numpy(), table.distance.to_numpy()
-    radius, slack = version["covering_radius"], _slack(version, distances)
-    bound = version.get("radius_lower_bound", radius / 2)  # none is recorded by code from before there was one
+    radius, slack = _radius(version), _slack(version, distances)
+    # The first pools did not record it.
+    bound = version.radius_lower_bound if "radius_lower_bound" in version.model_fields_set else radius / 2
     rises = distances[1:] > (distances + slack)[:-1]
     if rises.any():
         i = rises.argmax()
@@ -316,25 +326,27 @@ def _certificate(rows: EmbeddedTable, version: Version) -> Check:
         i = distances.argmin()
         one = f"{names[i]} was picked at {distances[i]:.9g}"
         return Check(check, "fail", f"{one}, nearer than the covering radius {radius:.9g}")
-    if bound != radius / 2:
+    if bound is None or bound != radius / 2:
         return Check(check, "fail", f"the lower bound {bound} is not half of the covering radius {radius}")
     sentence = f"the picks lie {radius:.9g} or more from each other and from the pool before"
-    return Check(check, "pass", f"{sentence}: no choice of {version['new']} has a covering radius below {bound:.9g}")
+    return Check(check, "pass", f"{sentence}: no choice of {version.new} has a covering radius below {bound:.9g}")
 
 
 def _candidates(rows: EmbeddedTable, name: str, versions: list[Version], output: Path, progress: Progress) -> Check:
     """Every candidate of the latest version lies within its covering radius, and the witness lies at it."""
     version = versions[-1]
-    check = f"version {version['version']}, candidates"
+    check = f"version {version.version}, candidates"
     opened, embeddings = output / "base" / "base.json", output / "embeddings.parquet"
     base = read_json(opened) if opened.is_file() and embeddings.is_file() else {}
-    is_its_base = [base.get(key) for key in ("pool", "batch", "versions")] == [name, version["batch"], versions[:-1]]
-    if not is_its_base or version["parameters"]["method"] == IMPORTED:
+    earlier = [each.model_dump() for each in versions[:-1]]
+    is_its_base = [base.get(key) for key in ("pool", "batch", "versions")] == [name, version.batch, earlier]
+    parameters = _parameters(version)
+    if not is_its_base or parameters.method == IMPORTED:
         return Check(check, "skip", f"{output} does not hold its batch, so the candidates left out are not known here")
-    if _has_rules(version):
+    if parameters.has_rules():
         return Check(check, "skip", "with rules the covering radius says nothing of those that could not be picked")
-    offered, radius = read_rows(embeddings), version["covering_radius"]
-    new = range(version["rows"] - version["new"], version["rows"])
+    offered, radius = read_rows(embeddings), _radius(version)
+    new = range(version.rows - version.new, version.rows)
     places = pd.Index(offered.table.filename).get_indexer(pd.Index(rows.table.filename.iloc[new]))
     for row, place in zip(new, places, strict=True):
         if place < 0 or rows.embeddings[row].tobytes() != offered.embeddings[place].tobytes():
@@ -350,7 +362,7 @@ def _candidates(rows: EmbeddedTable, name: str, versions: list[Version], output:
     if not distances[i] <= radius + slack:
         one = f"{names[i]} lies {distances[i]:.9g} from the pool"
         return Check(check, "fail", f"{one}, farther than the covering radius {radius:.9g}")
-    witness = version.get("witness")
+    witness = version.witness
     if witness is not None:
         if witness not in names:
             return Check(check, "fail", f"the witness {witness} is none of the candidates left out")
@@ -364,19 +376,32 @@ def _candidates(rows: EmbeddedTable, name: str, versions: list[Version], output:
 
 def _points(rows: EmbeddedTable, version: Version) -> recompute.Points:
     """Rows as points between which distances are taken as they were for the version."""
-    normalize, with_labels = (version["parameters"][key] for key in ("normalize_embeddings", "append_weak_labels"))
-    labels = rows.table.weak_label
-    return recompute.points(rows.embeddings, labels, normalize=normalize, append_weak_labels=with_labels)
+    parameters = _parameters(version)
+    return recompute.points(
+        rows.embeddings,
+        rows.table.weak_label,
+        normalize=bool(parameters.normalize_embeddings),
+        append_weak_labels=bool(parameters.append_weak_labels),
+    )
 
 
 def _slack(version: Version, distances: np.ndarray) -> np.ndarray:
-    return RELATIVE * distances + (ABSOLUTE if version["parameters"]["normalize_embeddings"] else 0.0)
+    return RELATIVE * distances + (ABSOLUTE if _parameters(version).normalize_embeddings else 0.0)
 
 
-def _has_rules(version: Version) -> bool:
-    """Whether a rule limited what could be picked."""
-    parameters: Mapping[str, Any] = version["parameters"]
-    return any(parameters.get(rule) is not None for rule in ("balance", "sequence_gap", "protected_distance"))
+# What ``_lacking`` has found to be recorded of every version.
+
+
+def _parameters(version: Version) -> Parameters:
+    return cast(Parameters, version.parameters)
+
+
+def _space(version: Version) -> EmbeddingSpace:
+    return cast(EmbeddingSpace, version.embedding_space)
+
+
+def _radius(version: Version) -> float:
+    return cast(float, version.covering_radius)
 
 
 def _check(name: str, wrong: Sequence[str], right: str) -> Check:

@@ -9,9 +9,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from datapool.core import atomic
-from datapool.core.base import Version
 from datapool.core.errors import CheckoutError, DatapoolError, join_sentences
-from datapool.core.lineage import HASH_KEYS, LATEST, LINEAGE, read_lineage, recorded_files, recorded_hashes, versions_of
+from datapool.core.lineage import (
+    HASH_KEYS,
+    LATEST,
+    LINEAGE,
+    Version,
+    parse_entry,
+    read_lineage,
+    recorded_files,
+    recorded_hashes,
+)
 from datapool.pool import transaction as commit
 from datapool.pool.files import RESTORES, history_files
 from datapool.pool.transaction import Store
@@ -49,7 +57,7 @@ def read_record(store: Store) -> commit.Record | None:
         return None
     problem = ""
     try:
-        last = versions_of(record.entry)[-1]
+        last = parse_entry(record.entry).versions[-1]
         if not recorded_files(last).items() <= record.files.items():
             problem = "lists not the files of its last version"
     except ValueError as error:
@@ -84,7 +92,7 @@ def require_sizes(store: Store, lineage: Mapping[str, list[Version]]) -> None:
     """
     pools = store.folder.parent
     for name in lineage.keys() - {store.name}:
-        path, recorded = pools / name / LATEST, lineage[name][-1].get("datapool_bytes")  # the first pools lack it
+        path, recorded = pools / name / LATEST, lineage[name][-1].datapool_bytes  # the first pools lack it
         if recorded not in (None, size := path.stat().st_size):
             require_agreement(Store(pools, name, store.lineage))  # whether it is the lineage that somebody changed
             raise CheckoutError(
@@ -156,7 +164,7 @@ def require_agreement(store: Store) -> None:
             f"{store.folder} holds a pool that {store.lineage} does not know; nothing was changed. `datapool repair` adds "
             f"it there; {BACK}; or move {store.folder} away"
         )
-    here, there = (each["versions"] for each in (record.entry, entry))
+    here, there = (parse_entry(each).versions for each in (record.entry, entry))
     are_whole = all(store.holds(*each) for each in record.files.items())
     if are_whole and is_successor(here, there):
         helps = f"`datapool repair` keeps these files and records them; {BACK}"
@@ -178,5 +186,5 @@ def is_successor(versions: Sequence[Version], others: Sequence[Version]) -> bool
     k = len(others)
     if len(versions) > k:
         return versions[:k] == others
-    same_batch = len(versions) == k and versions[-1]["batch"] == others[-1]["batch"]
+    same_batch = len(versions) == k and versions[-1].batch == others[-1].batch
     return same_batch and versions[:-1] == others[:-1] and versions != others

@@ -18,11 +18,11 @@ import pandas as pd
 
 from datapool import __version__
 from datapool.core import atomic
-from datapool.core.base import COLUMNS, Version
+from datapool.core.base import COLUMNS
 from datapool.core.embeddings_csv import csv_header, csv_rows
 from datapool.core.embeddings_csv import read_csv as read_embeddings
 from datapool.core.errors import CheckoutError, DatapoolError
-from datapool.core.lineage import CHECKPOINT, HISTORY, LATEST, SAMPLES, recorded_files
+from datapool.core.lineage import CHECKPOINT, HISTORY, LATEST, SAMPLES, Version, recorded_files
 from datapool.core.tables import EmbeddedTable, csv_text, read_csv, read_rows, write_rows
 from datapool.pool.filesystem import FileDigest
 from datapool.pool.transaction import RECORD, Store
@@ -58,10 +58,10 @@ def read_version(folder: Path, version: Version) -> EmbeddedTable:
         table = read_csv(folder / SAMPLES)[list(COLUMNS)].astype(COLUMNS)
         rows = EmbeddedTable(table, read_embeddings(folder / LATEST).embeddings)
         _require_files(folder, version, meanwhile=lambda: None)
-    if not len(rows.table) == len(rows.embeddings) == version["rows"]:
+    if not len(rows.table) == len(rows.embeddings) == version.rows:
         raise CheckoutError(
             f"{folder}: {SAMPLES} has {len(rows.table)} rows and {LATEST} {len(rows.embeddings)}, but datapools.json "
-            f"records {version['rows']} for version {version['version']}; nothing was changed. `git checkout HEAD -- "
+            f"records {version.rows} for version {version.version}; nothing was changed. `git checkout HEAD -- "
             "datapools.json && dvc checkout --force` restores what git holds"
         )
     if is_parsed:
@@ -90,7 +90,7 @@ def _require_files(
         what = "is not the file" if digest else "is not here, but belongs to the pool"
         begins = f"; its sha256 begins with {digest[:12]} and should with {wanted[:12]}" if digest else ""
         raise CheckoutError(
-            f"{path} {what} that datapools.json records as version {version['version']}; nothing was changed. "
+            f"{path} {what} that datapools.json records as version {version.version}; nothing was changed. "
             f"{RESTORES}{begins}"
         )
     return rows
@@ -119,7 +119,7 @@ def _recall(version: Version) -> EmbeddedTable | None:
 
 def _cached(version: Version) -> Path:
     # Another release may read the same files in another way.
-    key = f"{__version__} {version['datapool_sha256']} {version['samples_sha256']}"
+    key = f"{__version__} {version.datapool_sha256} {version.samples_sha256}"
     return _CACHE / f"{sha256(key.encode()).hexdigest()}.parquet"
 
 
@@ -129,7 +129,16 @@ def _cached(version: Version) -> Path:
 def version_0(dimension: int) -> Version:
     """Give the record of a pool that has yet to begin: its csv is a header."""
     header = csv_header(dimension)
-    return {"version": 0, "rows": 0, "datapool_sha256": sha256(header).hexdigest(), "datapool_bytes": len(header)}
+    return Version.model_construct(
+        version=0,
+        batch="",
+        rows=0,
+        new=0,
+        datapool_sha256=sha256(header).hexdigest(),
+        datapool_bytes=len(header),
+        samples_sha256="",
+        checkpoint_sha256=None,
+    )
 
 
 def text_of(folder: Path, version: Version, rows: EmbeddedTable) -> Text:
@@ -140,7 +149,7 @@ def text_of(folder: Path, version: Version, rows: EmbeddedTable) -> Text:
     """
 
     def rows_again(then: Version) -> Iterable[bytes]:
-        table, embeddings = rows.table[: then["rows"]], rows.embeddings[: then["rows"]]
+        table, embeddings = rows.table[: then.rows], rows.embeddings[: then.rows]
         labels = pd.factorize(table.weak_label)[0]  # numbers by first appearance
         return chain([csv_header(embeddings.shape[1])], csv_rows(table.filename.tolist(), embeddings, labels.tolist()))
 
@@ -150,16 +159,16 @@ def text_of(folder: Path, version: Version, rows: EmbeddedTable) -> Text:
         digest = sha256()
         for piece in text(version):
             digest.update(piece)
-        if digest.hexdigest() == version["datapool_sha256"]:
+        if digest.hexdigest() == version.datapool_sha256:
             return text
     raise CheckoutError(
-        f"{folder / LATEST} does not begin with version {version['version']} of the pool, and this release would write its "
+        f"{folder / LATEST} does not begin with version {version.version} of the pool, and this release would write its "
         "numbers in another way; nothing was changed. `dvc checkout --force` restores the file, then run again"
     )
 
 
 def _beginning(path: Path, version: Version) -> Iterator[bytes]:
-    left = version.get("datapool_bytes", 0)  # which the first pools did not record: their rows are written again
+    left = version.datapool_bytes or 0  # which the first pools did not record: their rows are written again
     with path.open("rb") as file:
         while piece := file.read(min(left, _PIECE)):
             left -= len(piece)
@@ -181,10 +190,10 @@ def stage_history(store: Store, versions: Sequence[Version], text: Text) -> tupl
     known, written = (record.files, (store.folder / RECORD).stat().st_mtime_ns) if record else ({}, 0)
     files = {}
     for version in versions:
-        file, digest = history_file(version), version["datapool_sha256"]
+        file, digest = history_file(version), version.datapool_sha256
         path = store.folder / file
         found = path.stat() if path.exists() else None
-        is_as_written = found and found.st_mtime_ns <= written and found.st_size == version.get("datapool_bytes")
+        is_as_written = found and found.st_mtime_ns <= written and found.st_size == version.datapool_bytes
         if not (is_as_written and known.get(file) == digest) and not store.holds(file, digest):
             notes += atomic.back_up(path, unless=set())
             stage_csv(store, file, text, version, [])
@@ -200,9 +209,9 @@ def stage_samples(store: Store, version: Version, rows: pd.DataFrame, new_rows: 
     """
     header, *new_text = csv_text(new_rows)
     written = store.stage(SAMPLES, csv_text(rows) if len(rows) else [header], new_text)
-    if len(rows) and written.before_last != version["samples_sha256"]:
+    if len(rows) and written.before_last != version.samples_sha256:
         raise DatapoolError(
-            f"the rows of the base are not those that datapools.json records as version {version['version']}; nothing was "
+            f"the rows of the base are not those that datapools.json records as version {version.version}; nothing was "
             "changed. Run `dvc repro --force --single-item open`, then `dvc repro`"
         )
     return written.sha256
@@ -219,7 +228,7 @@ def stage_checkpoint(store: Store, checkpoint: Path) -> str:
 
 def history_file(version: Version) -> str:
     """Give the path of an earlier version's csv, below the pool's folder."""
-    return f"{HISTORY}/datapool_{version['version']:04d}.csv"
+    return f"{HISTORY}/datapool_{version.version:04d}.csv"
 
 
 def history_files(folder: Path) -> list[str]:
@@ -242,9 +251,9 @@ def stage_csv(store: Store, file: str, text: Text, version: Version, new_rows: I
         DatapoolError: If the text has not the recorded sha256.
     """
     written = store.stage(file, text(version), new_rows)
-    if written.before_last != version["datapool_sha256"]:
+    if written.before_last != version.datapool_sha256:
         raise CheckoutError(
-            f"version {version['version']} of the pool is not the csv that datapools.json records; `git checkout HEAD -- "
+            f"version {version.version} of the pool is not the csv that datapools.json records; `git checkout HEAD -- "
             "datapools.json && dvc checkout --force` restores both, then run again"
         )
     return written

@@ -5,9 +5,8 @@ version, and a new batch appends. A pool on disk counts only if it is byte for b
 (datapools.json) records. Knows nothing of models, distances or DVC.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,7 +15,17 @@ from datapool.core import atomic
 from datapool.core.base import COLUMNS, Base, empty_base_table
 from datapool.core.embeddings_csv import csv_rows
 from datapool.core.errors import DatapoolError
-from datapool.core.lineage import CHECKPOINT, HASH_KEYS, LATEST, SAMPLES, read_lineage, recorded_hashes
+from datapool.core.lineage import (
+    CHECKPOINT,
+    HASH_KEYS,
+    LATEST,
+    SAMPLES,
+    LineageEntry,
+    Provenance,
+    Version,
+    read_lineage,
+    recorded_hashes,
+)
 from datapool.core.tables import EmbeddedTable
 from datapool.images.batch import batch_id, candidates, rows_in_base
 from datapool.pool import files as pool_files
@@ -103,7 +112,7 @@ def _open(store: Store, images: pd.DataFrame, base_version: int | None) -> Base:
         )
     if base_version is not None:
         k = base_version
-    elif versions and versions[-1]["batch"] == batch:
+    elif versions and versions[-1].batch == batch:
         k = len(versions) - 1
     else:
         k = len(versions)
@@ -112,7 +121,7 @@ def _open(store: Store, images: pd.DataFrame, base_version: int | None) -> Base:
     # An empty base has the same bytes whether the pool has versions yet or not: DVC compares them.
     rows = EmbeddedTable(rows.table.iloc[:n], rows.embeddings[:n]) if n else empty_base_table()
     candidates(images, rows.table)  # refuses a name that stands for two images
-    checkpoint = folder / CHECKPOINT if k and versions[k - 1]["checkpoint_sha256"] else None
+    checkpoint = folder / CHECKPOINT if k and versions[k - 1].checkpoint_sha256 else None
     return Base(name, batch, versions[:k], None if base_version is None else versions[k:], rows, checkpoint)
 
 
@@ -127,7 +136,7 @@ def merge(
     checkpoint: Path | None,
     *,
     keep_history: bool,
-    record: Mapping[str, Any],
+    provenance: Provenance,
 ) -> Merged:
     """Make the pool that consists of ``base`` and ``picks``, and record it.
 
@@ -141,7 +150,7 @@ def merge(
         picks: The new samples in order of picking: filename, content_hash, distance, nearest, weak_label.
         checkpoint: The model that made the embeddings; None if they came from outside.
         keep_history: Keep every earlier version in ``history/``.
-        record: What the lineage shall tell of this version besides counts and hashes.
+        provenance: What the lineage records of this version besides counts and hashes.
 
     Raises:
         DatapoolError: If another process is at work on the pools, the pool is no longer the one that the base was taken
@@ -152,7 +161,7 @@ def merge(
     with locked() as require_lock, backing_up_before_checkout(pools, lineage_file) as done:
         done.extend(commit.recover(pools, lineage_file))
         store = Store(pools, base.pool, lineage_file, require_lock=require_lock)
-        merged = _merge(store, base, picks, checkpoint, keep_history=keep_history, record=record)
+        merged = _merge(store, base, picks, checkpoint, keep_history=keep_history, provenance=provenance)
     return merged._replace(notes=[*done, *merged.notes])
 
 
@@ -163,7 +172,7 @@ def _merge(
     checkpoint: Path | None,
     *,
     keep_history: bool,
-    record: Mapping[str, Any],
+    provenance: Provenance,
 ) -> Merged:
     folder, pools = store.folder, store.folder.parent
     lineage = read_lineage(store.lineage)
@@ -172,7 +181,7 @@ def _merge(
     present, k = lineage.get(base.pool, []), len(base.versions)
     if k and len(picks.table) and picks.embeddings.shape[1] != base.rows.embeddings.shape[1]:
         raise ValueError(f"picks of shape {picks.embeddings.shape}, a base of shape {base.rows.embeddings.shape}")
-    own = len(present) == k + 1 and present[k]["batch"] == base.batch
+    own = len(present) == k + 1 and present[k].batch == base.batch
     if present[:k] != base.versions or not (len(present) == k or own or present[k:] == base.dropped):
         require_agreement(store)  # if datapools.json was set back, that is what to mend
         raise DatapoolError(
@@ -216,19 +225,19 @@ def _merge(
         versions = list(base.versions)
         if len(new.table):
             versions.append(
-                {
-                    "version": k + 1,
-                    "batch": base.batch,
-                    "rows": len(table),
-                    "new": len(new.table),
-                    **record,
-                    "datapool_sha256": csv.sha256,
-                    "datapool_bytes": csv.size,
-                    "samples_sha256": files[SAMPLES],
-                    "checkpoint_sha256": files.get(CHECKPOINT),
-                }
+                Version(
+                    version=k + 1,
+                    batch=base.batch,
+                    rows=len(table),
+                    new=len(new.table),
+                    **provenance.model_dump(),
+                    datapool_sha256=csv.sha256,
+                    datapool_bytes=csv.size,
+                    samples_sha256=files[SAMPLES],
+                    checkpoint_sha256=files.get(CHECKPOINT),
+                )
             )
-        store.commit({"labels": list(labels), "versions": versions}, files, remove=sorted(remove))
+        store.commit(LineageEntry(labels=list(labels), versions=versions).model_dump(), files, remove=sorted(remove))
     if len(new.table):
         pool_files.remember(versions[-1], *([base.rows] if k else []), new)
     return Merged(len(versions), len(table), len(new.table), notes)

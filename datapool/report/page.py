@@ -20,8 +20,9 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from datapool.core import atomic
-from datapool.core.base import Base, Version
+from datapool.core.base import Base
 from datapool.core.errors import DatapoolError, escape_unprintable
+from datapool.core.lineage import EmbeddingSpace, Version
 from datapool.core.metrics import Metrics
 from datapool.core.schema import Params
 from datapool.core.tables import EmbeddedTable
@@ -52,8 +53,8 @@ class ReportInputs(NamedTuple):
     """The pool before the batch."""
     candidates: EmbeddedTable
     """Sorted by filename."""
-    embedding_space: Mapping[str, Any]
-    """backbone, dimension, origin and more, to be shown; None values are not shown."""
+    embedding_space: EmbeddingSpace
+    """All that it records is shown, except None values."""
     curve: pd.DataFrame
     """As ``ranking.curve`` returns it."""
     coverage: pd.DataFrame
@@ -190,7 +191,7 @@ def write_report(path: Path, inputs: ReportInputs, params: Params, *, removed_fi
         DatapoolError: If the file cannot be written.
     """
     removed = inputs.removed
-    version = f"version {inputs.versions[-1]['version']:,}" if inputs.versions else "no version yet"
+    version = f"version {inputs.versions[-1].version:,}" if inputs.versions else "no version yet"
     min_distance = params.stopping_condition.min_distance
     page = Page(
         pool=inputs.base.pool,
@@ -298,21 +299,21 @@ def _file_list(removed: pd.DataFrame, kind: str) -> FileList:
 
 
 def _version_row(version: Version) -> VersionRow:
-    parameters = version.get("parameters") or {}
-    stop = parameters.get("stopping_condition") or {}
+    parameters = version.parameters
+    stop = (parameters and parameters.stopping_condition) or {}
     active = [f"{key} {stop[key]:g}" for key in ("n_samples", "min_distance") if stop.get(key, -1) >= 0]
     return VersionRow(
-        number=version["version"],
-        images=version["rows"],
-        new=version["new"],
-        covering_radius=version.get("covering_radius"),
-        batch=version["batch"][:12],
-        selection=", ".join([parameters.get("method", ""), *active]),
+        number=version.version,
+        images=version.rows,
+        new=version.new,
+        covering_radius=version.covering_radius,
+        batch=version.batch[:12],
+        selection=", ".join([parameters.method if parameters else "", *active]),
     )
 
 
-def _facts(embedding_space: Mapping[str, Any]) -> dict[str, str]:
-    return {key.replace("_", " "): str(value) for key, value in embedding_space.items() if value is not None}
+def _facts(space: EmbeddingSpace) -> dict[str, str]:
+    return {key.replace("_", " "): str(value) for key, value in space.model_dump().items() if value is not None}
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------

@@ -6,13 +6,13 @@ model is needed, not before.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from datapool.core import atomic
 from datapool.core.base import Base
 from datapool.core.embeddings_csv import csv_dimension
 from datapool.core.errors import DatapoolError
-from datapool.core.lineage import embedding_space_of
+from datapool.core.lineage import EmbeddingSpace, embedding_space_of
 from datapool.core.progress import Progress
 from datapool.core.schema import Lightly, Params
 from datapool.images.decode import ImageFile
@@ -27,9 +27,9 @@ _PCA_IMAGES = 2000  # images that the embedding head of a pretrained backbone is
 class ProvidedModel(NamedTuple):
     """What embeds this batch."""
 
-    space: dict[str, Any]
-    """The embedding space, for the lineage: id (hash of weights and preprocessing), start (the same before training),
-    backbone, dimension, input_size, origin. The id is None if there is no model: nothing to train on and no pool."""
+    space: EmbeddingSpace | None
+    """The embedding space, for the lineage; its id is None if there is nothing to train on and no pool. None in a helper
+    process of training on several devices."""
     losses: "Sequence[StepLoss]"
     """One a training step; empty without training."""
     notes: list[str]
@@ -81,31 +81,26 @@ def provide_model(
         notes = [f"pool {base.pool!r} has its model already: it is used as it is, training is skipped"]
         return ProvidedModel(space, (), notes, is_main_process=True)
     if not images:
-        space = {
-            "id": None,
-            "backbone": None,
-            "dimension": params.lightly.model.num_ftrs,
-            "input_size": None,
-            "origin": None,
-        }
+        dimension = params.lightly.model.num_ftrs
+        space = EmbeddingSpace(id=None, backbone=None, dimension=dimension, input_size=None, origin=None)
         return _no_model(space, checkpoint, last)
     return _new_model(images, params, checkpoint=checkpoint, last=last, scratch_dir=scratch_dir, progress=progress)
 
 
-def _no_model(space: dict[str, Any], checkpoint: Path, last: Path) -> ProvidedModel:
+def _no_model(space: EmbeddingSpace, checkpoint: Path, last: Path) -> ProvidedModel:
     for path in (checkpoint, last):
         atomic.write_bytes(path, b"no model\n")  # DVC wants its outputs to exist
     return ProvidedModel(space, (), [], is_main_process=True)
 
 
-def _csv_space(base: Base, path: Path) -> dict[str, Any]:
+def _csv_space(base: Base, path: Path) -> EmbeddingSpace:
     dimension = csv_dimension(path)
-    space = {
-        "id": f"csv-{dimension}", "backbone": None, "dimension": dimension, "input_size": None, "origin": "embeddings csv"
-    }  # fmt: skip
+    space = EmbeddingSpace(
+        id=f"csv-{dimension}", backbone=None, dimension=dimension, input_size=None, origin="embeddings csv"
+    )
     if base.versions:
         held = embedding_space_of(base.pool, base.versions)
-        if held["id"] != space["id"]:
+        if held.id != space.id:
             raise DatapoolError(
                 f"{path}: has embeddings of {dimension} dimensions of unknown origin, but those of pool {base.pool!r} are "
                 f"{_describe(held)}; set embeddings: null to use the pool's own model, or give another datapool.name"
@@ -113,13 +108,13 @@ def _csv_space(base: Base, path: Path) -> dict[str, Any]:
     return space
 
 
-def _own_space(base: Base, path: Path, params: Params) -> dict[str, Any]:
+def _own_space(base: Base, path: Path, params: Params) -> EmbeddingSpace:
     """The space of the base, after checking that params ask for no other."""
     from datapool.model.embedding_model import embedding_space, load_checkpoint
 
     held = embedding_space_of(base.pool, base.versions)
     model = load_checkpoint(path)
-    if embedding_space(model) != held["id"]:
+    if embedding_space(model) != held.id:
         raise DatapoolError(
             f"{path}: is not the model of pool {base.pool!r} that the lineage records; "
             "`dvc repro --force --single-item open` takes it from the pool again"
@@ -128,10 +123,10 @@ def _own_space(base: Base, path: Path, params: Params) -> dict[str, Any]:
     _check_asked_for(model, params.lightly, where, way_out="or give another datapool.name to begin a pool with that")
     if params.checkpoint:
         given = embedding_space(load_checkpoint(Path(params.checkpoint)))
-        if given not in (held["id"], held.get("start")):
+        if given not in (held.id, held.start):
             raise DatapoolError(
                 f"params.yaml: checkpoint {params.checkpoint} is model {given[:12]}, but pool {base.pool!r} was made with "
-                f"model {held['id'][:12]}, and embeddings of two models cannot be compared; set checkpoint: null, or give "
+                f"model {str(held.id)[:12]}, and embeddings of two models cannot be compared; set checkpoint: null, or give "
                 "another datapool.name"
             )
     return held
@@ -171,7 +166,7 @@ def _new_model(
     if params.enable_training and (len(images) > 1 or origin == "random weights"):
         result = _train(start, images, params, scratch_dir, progress)
         if not result.is_main_process:
-            return ProvidedModel({}, (), [], is_main_process=False)
+            return ProvidedModel(None, (), [], is_main_process=False)
         best, after_last, losses = result.best, result.last, result.step_losses
         origin += f", trained on {len(images)} images for {params.lightly.trainer.max_epochs} epochs"
         notes.append(
@@ -188,14 +183,14 @@ def _new_model(
         notes.append("one image only, which SimCLR has nothing to contrast with: the model is used without training")
     save_checkpoint(best, checkpoint)
     save_checkpoint(after_last, last)
-    space = {
-        "id": embedding_space(best),
-        "start": embedding_space(start),
-        "backbone": best.backbone_name,
-        "dimension": best.dimension,
-        "input_size": best.preprocessing.input_size,
-        "origin": origin,
-    }
+    space = EmbeddingSpace(
+        id=embedding_space(best),
+        start=embedding_space(start),
+        backbone=best.backbone_name,
+        dimension=best.dimension,
+        input_size=best.preprocessing.input_size,
+        origin=origin,
+    )
     return ProvidedModel(space, losses, notes, is_main_process=True)
 
 
@@ -265,7 +260,7 @@ def _train(
     )
 
 
-def _describe(space: dict[str, Any]) -> str:
-    if space["backbone"] is None:
-        return f"of {space['dimension']} dimensions from a csv"
-    return f"of {space['dimension']} dimensions by {space['backbone']} (model {space['id'][:12]})"
+def _describe(space: EmbeddingSpace) -> str:
+    if space.backbone is None:
+        return f"of {space.dimension} dimensions from a csv"
+    return f"of {space.dimension} dimensions by {space.backbone} (model {str(space.id)[:12]})"

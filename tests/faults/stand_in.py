@@ -19,6 +19,7 @@ import pandas as pd
 
 from datapool.core.base import Base, read_base, write_base
 from datapool.core.errors import DatapoolError
+from datapool.core.lineage import Provenance
 from datapool.core.tables import EmbeddedTable
 from datapool.images.batch import candidates
 from datapool.pool.merge import merge, open_base
@@ -190,8 +191,10 @@ def _merge(params: Params) -> None:
     base = read_base(BASE)
     # Pool q has embeddings from outside, and no model.
     checkpoint = Path("model.ckpt") if params.pool == "p" else None
-    record = {"covering_radius": 0.25}
-    merge(POOLS, LINEAGE, base, picks(params, base), checkpoint, keep_history=params.keep_history, record=record)
+    provenance = Provenance(covering_radius=0.25)
+    merge(
+        POOLS, LINEAGE, base, picks(params, base), checkpoint, keep_history=params.keep_history, provenance=provenance
+    )
 
 
 def picks(params: Params, base: Base) -> EmbeddedTable:

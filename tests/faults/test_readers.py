@@ -11,7 +11,7 @@ from tally import count
 
 from datapool.core.base import read_base, write_base
 from datapool.core.errors import DatapoolError
-from datapool.core.lineage import read_lineage
+from datapool.core.lineage import Provenance, read_lineage
 from datapool.pool.merge import merge, open_base
 
 SECONDS = 4
@@ -27,7 +27,7 @@ def write_one_version_after_another() -> None:
         params = Params("A", n)
         base, _ = open_base(POOLS, LINEAGE, "p", images("A"), base_version=None)
         Path("model.ckpt").write_bytes(b"model of %d" % n * 1000)
-        merge(POOLS, LINEAGE, base, picks(params, base), Path("model.ckpt"), keep_history=True, record={})
+        merge(POOLS, LINEAGE, base, picks(params, base), Path("model.ckpt"), keep_history=True, provenance=Provenance())
         if STOP.exists():
             return
 
@@ -55,10 +55,10 @@ def read_again_and_again() -> list[int]:
         seen.append(n)
         assert base.rows.table.filename.tolist() == NAMES[:n]
         assert base.rows.embeddings[:, 0].tolist() == [1, 2, 3][:n]
-        assert version["rows"] == n
+        assert version.rows == n
         model = base.checkpoint.read_bytes()
         assert model == b"model of %d" % n * 1000
-        assert version["checkpoint_sha256"] == hashlib.sha256(model).hexdigest()
+        assert version.checkpoint_sha256 == hashlib.sha256(model).hexdigest()
         assert read_lineage(LINEAGE).keys() == {"p"}  # without the lock: whole at any moment
     return seen
 

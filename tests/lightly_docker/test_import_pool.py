@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from datapool.cli import app
 from datapool.core.errors import DatapoolError
-from datapool.core.lineage import read_lineage
+from datapool.core.lineage import Parameters, read_lineage
 from datapool.core.params import load_params
 from datapool.core.tables import read_csv, read_json
 from datapool.images.batch import candidates, rows_in_base
@@ -121,8 +121,8 @@ def test_the_lineage_says_where_the_version_comes_from(lightly):
     adopt(lightly)
 
     (version,) = read_lineage(LINEAGE)["old"]
-    assert version["batch"] == f"imported:{csv}"
-    assert (version["rows"], version["new"], version["parameters"]) == (4, 4, {"method": "imported"})
+    assert version.batch == f"imported:{csv}"
+    assert (version.rows, version.new, version.parameters) == (4, 4, Parameters(method="imported"))
     assert samples()[["version", "rank"]].to_numpy().tolist() == [[1, 1], [1, 2], [1, 3], [1, 4]]
 
 
@@ -360,7 +360,7 @@ def test_the_same_batch_again_replaces_its_version_and_keeps_the_imported_one(li
     repro(**settings, stopping_condition__n_samples=3, stopping_condition__min_distance=-1)
     repro(**settings, stopping_condition__n_samples=1)
 
-    assert [version["rows"] for version in read_lineage(LINEAGE)["old"]] == [4, 5]
+    assert [version.rows for version in read_lineage(LINEAGE)["old"]] == [4, 5]
 
 
 def test_the_command_sets_params_and_says_so(lightly):

@@ -451,7 +451,7 @@ def test_a_history_file_that_is_missing_is_named_and_the_next_batch_can_begin(po
 
     week_3 = read_table(OUTPUT / "images.parquet")[1:].reset_index(drop=True)
     base, notes = open_base(Path("pools"), LINEAGE, "my_datapool", week_3, base_version=None)
-    assert ([version["version"] for version in base.versions], notes) == ([1, 2], [])
+    assert ([version.version for version in base.versions], notes) == ([1, 2], [])
     assert base.rows.table.filename.tolist() == pd.read_csv(SAMPLES).filename.tolist()
 
 

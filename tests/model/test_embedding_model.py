@@ -17,6 +17,7 @@ from sklearn.datasets import load_sample_image
 
 from datapool.core.base import Base, empty_base_table
 from datapool.core.errors import DatapoolError
+from datapool.core.lineage import EmbeddingSpace, Version
 from datapool.core.params import load_params
 from datapool.model import torchvision_compat
 from datapool.model.embedding_model import (
@@ -539,7 +540,8 @@ def test_a_model_in_the_place_of_the_pools_own_is_refused():
     path = Path("output/base/checkpoint.ckpt")
     path.parent.mkdir(parents=True)
     save_checkpoint(tiny(seed=2), path)
-    base = Base("p", "batch", [{"embedding_space": {"id": embedding_space(tiny())}}], None, empty_base_table(), path)
+    space = EmbeddingSpace(id=embedding_space(tiny()), backbone="tiny", dimension=8, input_size=32)
+    base = Base("p", "batch", [Version.model_construct(embedding_space=space)], None, empty_base_table(), path)
     new = {"checkpoint": Path("checkpoint.ckpt"), "last": Path("last.ckpt"), "scratch_dir": Path()}
     with pytest.raises(
         DatapoolError, match=r"is not the model of pool 'p' .* `dvc repro --force --single-item open` takes"

@@ -160,8 +160,8 @@ def test_the_pools_model_gives_images_the_embeddings_that_lightly_gave_them(dock
         "lightly.model.num_ftrs": DIMENSION,
         "lightly.collate.input_size": SIZE,
     }
-    space = read_lineage(LINEAGE)["old"][0]["embedding_space"]
-    assert (space["id"], space["start"]) == (embedding_space(model), embedding_space(model))
+    space = read_lineage(LINEAGE)["old"][0].embedding_space
+    assert (space.id, space.start) == (embedding_space(model), embedding_space(model))
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ def test_a_checkpoint_that_did_not_make_the_embeddings_is_left_out_and_the_pool_
     assert "set embeddings in params.yaml to an embeddings csv of each new batch" in about_model(imported)
     assert not CHECKPOINT.exists()
     assert imported.params == {}
-    assert read_lineage(LINEAGE)["old"][0]["embedding_space"]["id"] == f"csv-{DIMENSION}"
+    assert read_lineage(LINEAGE)["old"][0].embedding_space.id == f"csv-{DIMENSION}"
 
 
 def test_a_checkpoint_of_another_dimension_is_left_out(docker):

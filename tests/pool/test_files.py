@@ -14,7 +14,7 @@ import pytest
 from datapool.core import atomic, embeddings_csv
 from datapool.core.base import Base
 from datapool.core.errors import DatapoolError
-from datapool.core.lineage import read_lineage
+from datapool.core.lineage import Provenance, Version, read_lineage
 from datapool.core.tables import EmbeddedTable
 from datapool.pool import files as pool_files
 from datapool.pool.files import read_version
@@ -51,10 +51,10 @@ def close(base: Base, batch: str, *numbers: float, keep_history: bool = True) ->
         {"filename": names, "content_hash": names, "weak_label": batch, "distance": 0.5, "nearest": ""}
     ).astype({"filename": "str", "content_hash": "str", "weak_label": "str", "distance": "float64", "nearest": "str"})
     picks = EmbeddedTable(table, np.array([[number, 0.5] for number in numbers], dtype=np.float32).reshape(-1, 2))
-    merge(POOLS, LINEAGE, base, picks, None, keep_history=keep_history, record={})
+    merge(POOLS, LINEAGE, base, picks, None, keep_history=keep_history, provenance=Provenance())
 
 
-def latest() -> dict:
+def latest() -> Version:
     return read_lineage(LINEAGE)["p"][-1]
 
 
@@ -72,7 +72,7 @@ def another_writer(monkeypatch: pytest.MonkeyPatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(pool_files, "csv_rows", csv_rows)
-        patch.setattr("datapool.pool.csv_rows", csv_rows)
+        patch.setattr("datapool.pool.merge.csv_rows", csv_rows)
         yield
 
 
@@ -103,7 +103,7 @@ def test_a_batch_again_begins_from_the_bytes_of_the_base(monkeypatch):
         add("b", 4.5)
 
     assert CSV.read_text().splitlines()[1:] == ['"a/0.jpg",1.5,0.5,0', '"b/0.jpg",4.50,0.50,1']
-    assert latest()["datapool_sha256"] == hashlib.sha256(CSV.read_bytes()).hexdigest()
+    assert latest().datapool_sha256 == hashlib.sha256(CSV.read_bytes()).hexdigest()
 
 
 def test_all_of_a_lost_history_comes_back_from_the_beginning_of_the_latest_csv(monkeypatch):
@@ -187,7 +187,7 @@ def test_the_lineage_records_the_size_of_each_csv():
     add("a", 1.5)
     add("b", 2.5)
 
-    assert [version["datapool_bytes"] for version in read_lineage(LINEAGE)["p"]] == [
+    assert [version.datapool_bytes for version in read_lineage(LINEAGE)["p"]] == [
         len((HISTORY / "datapool_0001.csv").read_bytes()),
         len(CSV.read_bytes()),
     ]
@@ -198,7 +198,7 @@ def test_a_csv_that_changes_while_it_is_read_is_refused(monkeypatch):
     base = open_for("b")
     before = state()
     changed = [b"filenames,embedding_0,embedding_1,labels\n", b'"a/0.jpg",9.5,0.5,0\n']
-    monkeypatch.setattr("datapool.pool_files.text_of", lambda *_: lambda version: changed)
+    monkeypatch.setattr("datapool.pool.files.text_of", lambda *_: lambda version: changed)
 
     with pytest.raises(DatapoolError, match=r"version 1 of the pool is not the csv that datapools\.json records"):
         close(base, "b", 2.5)
@@ -212,7 +212,15 @@ def test_picks_of_another_dimension_are_a_bug_of_the_caller():
     table = pd.DataFrame({"filename": ["b"]})
 
     with pytest.raises(ValueError, match=r"picks of shape \(1, 3\), a base of shape \(1, 2\)"):
-        merge(POOLS, LINEAGE, base, EmbeddedTable(table, np.ones((1, 3))), None, keep_history=True, record={})
+        merge(
+            POOLS,
+            LINEAGE,
+            base,
+            EmbeddedTable(table, np.ones((1, 3))),
+            None,
+            keep_history=True,
+            provenance=Provenance(),
+        )
     assert state() == before
 
 
@@ -273,7 +281,8 @@ def test_the_base_has_the_same_bytes_from_kept_rows_as_from_the_csv_files():
 def test_another_samples_csv_beside_the_same_embeddings_is_parsed(parsed):
     add("a", 1.5)
     SAMPLES.write_text(SAMPLES.read_text().replace("0.5", "0.75"))
-    record = latest() | {"samples_sha256": hashlib.sha256(SAMPLES.read_bytes()).hexdigest()}
+    digest = hashlib.sha256(SAMPLES.read_bytes()).hexdigest()
+    record = Version.model_validate(latest().model_dump() | {"samples_sha256": digest})
 
     assert read_version(FOLDER, record).table.distance.tolist() == [0.75]
     assert read_version(FOLDER, record).table.distance.tolist() == [0.75]

@@ -19,7 +19,7 @@ import pytest
 from datapool.core.base import Base, read_base, write_base
 from datapool.core.embeddings_csv import read_csv
 from datapool.core.errors import DatapoolError
-from datapool.core.lineage import read_lineage
+from datapool.core.lineage import Provenance, Version, read_lineage
 from datapool.core.tables import EmbeddedTable
 from datapool.images.batch import candidates
 from datapool.maintenance.repair import repair
@@ -102,7 +102,9 @@ def add(
 
 
 def close(base: Base, rows: EmbeddedTable, *, keep_history: bool = True, checkpoint: Path | None = None) -> Merged:
-    return merge(POOLS, LINEAGE, base, rows, checkpoint, keep_history=keep_history, record={"covering_radius": 0.25})
+    return merge(
+        POOLS, LINEAGE, base, rows, checkpoint, keep_history=keep_history, provenance=Provenance(covering_radius=0.25)
+    )
 
 
 def state() -> dict[str, bytes]:
@@ -115,7 +117,7 @@ def filenames() -> list[str]:
     return read_csv(CSV).filenames
 
 
-def versions() -> list[dict]:
+def versions() -> list[Version]:
     return read_lineage(LINEAGE)["p"]
 
 
@@ -152,7 +154,7 @@ def test_the_first_batch_makes_version_1():
 def test_samples_csv_tells_of_each_row_of_the_pool_where_it_came_from():
     add(A)
     add(B)
-    a, b = versions()[0]["batch"], versions()[1]["batch"]
+    a, b = versions()[0].batch, versions()[1].batch
     hashes = {name: content_hash(number) for name, number in (A | B).items()}
 
     assert SAMPLES.read_text().splitlines() == [
@@ -171,16 +173,16 @@ def test_the_lineage_records_counts_and_what_the_caller_tells_and_the_files_hash
     add(B, 1, checkpoint=Path("model.ckpt"))
     first, second = versions()
 
-    assert (first["version"], first["rows"], first["new"], first["covering_radius"]) == (1, 2, 2, 0.25)
-    assert (second["version"], second["rows"], second["new"]) == (2, 3, 1)
-    assert first["batch"] != second["batch"]
+    assert (first.version, first.rows, first.new, first.covering_radius) == (1, 2, 2, 0.25)
+    assert (second.version, second.rows, second.new) == (2, 3, 1)
+    assert first.batch != second.batch
     for key, path in {
         "datapool_sha256": CSV,
         "samples_sha256": SAMPLES,
         "checkpoint_sha256": FOLDER / "checkpoint_latest.ckpt",
     }.items():
-        assert second[key] == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert first["datapool_sha256"] == hashlib.sha256((FOLDER / "history/datapool_0001.csv").read_bytes()).hexdigest()
+        assert getattr(second, key) == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert first.datapool_sha256 == hashlib.sha256((FOLDER / "history/datapool_0001.csv").read_bytes()).hexdigest()
 
 
 def test_pools_are_sorted_in_the_lineage_and_leave_each_other_alone():
@@ -287,7 +289,7 @@ def test_an_earlier_batch_that_now_gives_more_makes_a_version_of_its_own():
 
     assert merged == Merged(version=3, n_samples=4, n_new=1, notes=[])
     assert filenames() == ["cat/a1.jpg", "ant/b2.jpg", "dog/b1.jpg", "dog/a2.jpg"]
-    assert versions()[2]["batch"] == versions()[0]["batch"]
+    assert versions()[2].batch == versions()[0].batch
 
 
 def test_no_picks_make_no_version_and_leave_every_byte():
@@ -438,7 +440,7 @@ def test_versions_that_base_version_drops_are_kept_aside_and_told():
     merged = add(C, base_version=1)
 
     assert filenames() == [*A, *C]
-    assert [version["version"] for version in versions()] == [1, 2]
+    assert [version.version for version in versions()] == [1, 2]
     assert merged.notes[-1] == "datapool.base_version 1: the versions 2 to 2 are dropped from the lineage"
     kept = {path.read_bytes() for path in Path(".datapool/backup").iterdir()}
     assert kept == set(dropped)
@@ -1041,7 +1043,7 @@ def test_a_merge_that_is_finished_is_told_though_another_pool_is_damaged(stage):
         match=r"^pool 'p': a merge that was stopped is finished\. pools/q/pool\.json: is not as it was written",
     ):
         open_for(C) if stage == "open" else close(base, picks(B, base))
-    assert versions()[-1]["version"] == 2
+    assert versions()[-1].version == 2
 
 
 def test_what_cannot_be_kept_aside_is_told_and_the_rest_is_kept():
@@ -1130,7 +1132,7 @@ def test_files_that_change_between_their_hash_and_their_reading_do_not_count(mon
         file.write_bytes(data)
 
     assert not list(Path(".datapool/pools").glob("*"))
-    assert len(open_for(C).rows.table) == versions()[-1]["rows"]
+    assert len(open_for(C).rows.table) == versions()[-1].rows
 
 
 @pytest.mark.parametrize("removed", [False, True])
@@ -1437,7 +1439,7 @@ def test_a_killed_merge_whose_record_or_lineage_was_set_back_meanwhile_is_not_fo
             assert re.search("`datapool repair` keeps these files|`dvc checkout --force` brings what", str(error))
             assert (LINEAGE.read_bytes() == lineage) == (undo == "datapools.json")
         else:
-            assert versions() == json.loads((FOLDER / "pool.json").read_text())["entry"]["versions"]
+            assert json.loads(LINEAGE.read_text())["p"] == json.loads((FOLDER / "pool.json").read_text())["entry"]
 
 
 def test_a_refusal_after_a_recovery_tells_of_both():
@@ -1501,7 +1503,7 @@ def test_a_file_that_the_disk_cannot_read_is_named():
     CSV.symlink_to("/proc/self/mem")
 
     with pytest.raises(DatapoolError, match=r"^pools/p/datapool_latest\.csv: cannot be read \(Input/output error\)"):
-        pool_files.read_version(FOLDER, json.loads(LINEAGE.read_text())["p"]["versions"][-1])
+        pool_files.read_version(FOLDER, versions()[-1])
 
 
 def test_rows_beside_a_damaged_record_are_kept_aside_before_a_command_is_named_that_would_lose_them():

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from datapool.core.base import write_base
-from datapool.core.lineage import read_lineage
+from datapool.core.lineage import EmbeddingSpace, Parameters, Provenance, read_lineage
 from datapool.core.metrics import write_metrics
 from datapool.core.outputs import Outputs
 from datapool.core.params import load_params
@@ -88,13 +88,13 @@ def run_on(places: dict[str, tuple[float, float]], params: Params, *, lineage: s
     metrics = evaluation.compute_metrics(
         found.images, candidates, base.rows, sampled, compared, around, how, min_distance=stop.min_distance
     )
-    space = {"id": "f00d", "backbone": "resnet18", "dimension": 2, "input_size": 8, "origin": "ImageNet weights"}
-    record = {
-        "embedding_space": space,
-        "covering_radius": metrics.covering_radius,
-        "parameters": {"method": "coreset", "stopping_condition": stop.model_dump()},
-    }
-    pool.merge(Path("pools"), Path(lineage), base, sampled.picks, None, keep_history=True, record=record)
+    space = EmbeddingSpace(id="f00d", backbone="resnet18", dimension=2, input_size=8, origin="ImageNet weights")
+    provenance = Provenance(
+        embedding_space=space,
+        covering_radius=metrics.covering_radius,
+        parameters=Parameters(method="coreset", stopping_condition=stop.model_dump()),
+    )
+    pool.merge(Path("pools"), Path(lineage), base, sampled.picks, None, keep_history=True, provenance=provenance)
     return ReportInputs(
         images=found.images,
         skipped={"hidden": found.n_hidden, "not_images": found.n_other, "not_relevant": found.n_not_relevant},
@@ -234,7 +234,8 @@ def test_all_parameters_are_shown_as_yaml():
 
 
 def test_the_embedding_space_is_shown_without_what_is_not_known():
-    run = four_images()._replace(embedding_space={"backbone": None, "dimension": 2, "origin": "embeddings csv"})
+    space = EmbeddingSpace(id="csv-2", backbone=None, dimension=2, input_size=None, origin="embeddings csv")
+    run = four_images()._replace(embedding_space=space)
 
     page = written(run)
 
@@ -615,7 +616,7 @@ def test_the_stage_reads_what_the_others_wrote(tmp_path, capsys):
     write_json(outputs.skipped, run.skipped)
     write_base(outputs.base, run.base)
     write_rows(outputs.embeddings, run.candidates)
-    write_json(outputs.space, run.embedding_space)
+    write_json(outputs.space, run.embedding_space.model_dump())
     write_csv(outputs.selection_curve, run.curve)
     write_csv(outputs.coverage, run.coverage)
     write_rows(outputs.picks, run.picks)
