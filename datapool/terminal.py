@@ -18,7 +18,7 @@ from rich.progress import Progress as ProgressBars
 from datapool.core import atomic
 from datapool.core.errors import DatapoolError, escape_unprintable
 from datapool.core.progress import Progress
-from datapool.lifetime import end_with_parent
+from datapool.lifetime import install_signal_handlers
 
 
 def run(command: Callable[..., Any]) -> None:
@@ -32,7 +32,7 @@ def run(command: Callable[..., Any]) -> None:
 
 def run_app(app: typer.Typer) -> None:
     """As ``run``, for an app with commands of its own."""
-    end_with_parent()
+    install_signal_handlers()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # in the locale C a name may have letters that cannot be written
             stream.reconfigure(errors="backslashreplace")

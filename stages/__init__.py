@@ -1,5 +1,10 @@
 """The stages of the pipeline, one thin program each: they read, call the library, write."""
 
-from datapool.lifetime import end_with_parent
+import sys
 
-end_with_parent()  # here, before a stage imports anything that takes its time
+from datapool.lifetime import install_signal_handlers
+
+# While Python locates the module of `python -m stages.rank`, argv[0] is "-m". Only then are handlers installed here,
+# before the imports of the stage, which take a second. In any other process, importing a stage changes no signal handler.
+if sys.argv[:1] == ["-m"]:
+    install_signal_handlers()

@@ -359,7 +359,7 @@ def test_an_import_that_was_killed_before_its_folder_was_put_aside_goes_on(tmp_p
 RUN = """
 from datapool import lifetime
 from datapool.workspace import repro
-lifetime.end_with_parent()
+lifetime.install_signal_handlers()
 repro.clear_up()
 repro.repro(lambda line: print(line, flush=True))
 """

@@ -1,5 +1,6 @@
-"""How long a process lives: real ones, whose parents end."""
+"""How long a process lives: real processes, whose parents end or which receive a signal."""
 
+import importlib
 import signal
 import subprocess
 import sys
@@ -10,96 +11,117 @@ from conftest import ENVIRONMENT
 
 ROOT = Path(__file__).parents[2]
 
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux signals a process when its parent ends")
+
+# Says that it is ready, then waits until its parent has ended, and a moment longer.
 COMMAND = """
 import os, time
-from datapool import terminal
+from datapool import {module}
 def command():
-    print("ready", flush=True)
     parent, last = os.getppid(), time.monotonic() + 20
-    while os.getppid() == parent and time.monotonic() < last:
+    print("ready", flush=True)
+    while {waits} and time.monotonic() < last:
         time.sleep(0.01)
-    time.sleep(0.5)
+    time.sleep(0.1)
     print("lives on", flush=True)
-terminal.run(command)
 """
+PARENT_LIVES = "os.getppid() == parent"
+# As the command line and a stage do.
+RUN = COMMAND.format(module="terminal", waits=PARENT_LIVES) + "terminal.run(command)\n"
+# The same without the imports of the command line.
+HANDLE = COMMAND.format(module="lifetime", waits="{waits}") + "lifetime.install_signal_handlers(); command()\n"
+
+SHELL = {}
+DVC = {"DVC_STAGE": "merge"}
 
 
-def environment(**more: str) -> dict[str, str]:
-    return {**{key: value for key, value in ENVIRONMENT.items() if key != "DVC_STAGE"}, "PYTHONPATH": str(ROOT), **more}
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells a process that its parent has ended")
-@pytest.mark.parametrize(
-    ("started_by", "said"), [({}, "lives on\n"), ({"DVC_STAGE": "merge"}, "")], ids=["a shell", "dvc"]
-)
-def test_a_command_outlives_the_shell_that_started_it_and_a_stage_does_not_outlive_dvc(started_by, said):
-    # As after `nohup datapool run … &` and a log-out.
-    shell = subprocess.Popen(
-        ["sh", "-c", '"$0" -c "$1" & read -r until_the_log_out', sys.executable, COMMAND],
-        env=environment(**started_by),
+def start(*command: str, **more: str) -> subprocess.Popen:
+    environment = {key: value for key, value in ENVIRONMENT.items() if key != "DVC_STAGE"}
+    return subprocess.Popen(
+        command,
+        env={**environment, "PYTHONPATH": str(ROOT), **more},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+@on_linux
+@pytest.mark.parametrize(("started_by", "rest"), [(SHELL, "lives on\n"), (DVC, "")], ids=["shell", "dvc"])
+def test_a_command_outlives_the_shell_that_started_it_and_a_stage_does_not_outlive_dvc(started_by, rest):
+    # As after `nohup datapool run … &` and a log-out.
+    shell = start("sh", "-c", '"$0" -c "$1" & read -r until_the_log_out', sys.executable, RUN, **started_by)
     assert shell.stdout.readline() == "ready\n"
     shell.stdin.close()
 
-    assert shell.stdout.read() == said  # to its end: both have ended
+    assert shell.stdout.read() == rest  # to the end of the output: both processes have ended
+    shell.wait()
 
 
-# A shell starts the command in a group of processes of its own and ends, before the command has done anything.
-TAKEN_OVER = """
+# A shell starts the command in a process group of its own and ends before the command does anything.
+ADOPT = """
 import ctypes, os, subprocess, sys
-if sys.argv[1] == "by a subreaper":
+if sys.argv[1] == "a subreaper":
     ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER, as `systemd --user` does
 subprocess.run(["sh", "-c", 'STARTER=$$ "$0" -c "$1" & exit', sys.executable, sys.argv[2]], process_group=0)
 print(os.getpid(), flush=True)
 os.close(1)
+os.close(2)
 sys.stdin.read()
 """
-WAITING = """
+WAIT_FOR_ADOPTION = """
 import os, time
 while os.getppid() == int(os.environ["STARTER"]):
     time.sleep(0.01)
-print("taken over by", os.getppid(), flush=True)
+print("adopted by", os.getppid(), flush=True)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells a process that its parent has ended")
-@pytest.mark.parametrize("by", ["by init", "by a subreaper"])
-@pytest.mark.parametrize(("started_by", "said"), [({}, ["ready", "lives on"]), ({"DVC_STAGE": "merge"}, [])], ids=str)
-def test_a_stage_whose_dvc_has_ended_before_it_began_ends_whoever_takes_it_over(by, started_by, said):
-    command = WAITING + COMMAND.replace("os.getppid() == parent and ", "").replace("+ 20", "+ 1")
-    process = subprocess.Popen(
-        [sys.executable, "-c", TAKEN_OVER, by, command],
-        env=environment(**started_by),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+@on_linux
+@pytest.mark.parametrize("by", ["init", "a subreaper"])
+@pytest.mark.parametrize(("started_by", "lines"), [(SHELL, ["ready", "lives on"]), (DVC, [])], ids=["shell", "dvc"])
+def test_a_stage_that_begins_after_its_dvc_has_ended_ends_whatever_process_adopts_it(by, started_by, lines):
+    command = WAIT_FOR_ADOPTION + HANDLE.format(waits="False")
+    process = start(sys.executable, "-c", ADOPT, by, command, **started_by)
     subreaper = process.stdout.readline().strip()
     parent = process.stdout.readline().split()[-1]
-    assert (parent == subreaper) == (by == "by a subreaper")
+    assert (parent == subreaper) == (by == "a subreaper")
 
-    assert process.stdout.read().split("\n")[:-1] == said  # to its end, with whoever took it over still there
+    assert process.stdout.read().split("\n")[:-1] == lines  # to the end, while the adopting process still lives
     process.stdin.close()
     process.wait()
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
-def test_a_command_that_is_asked_to_end_ends_without_a_traceback(sent):
-    heard = (
-        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # a shell's background job ignores it
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", f"{heard}\n{COMMAND}"],
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+def test_a_command_that_receives_a_signal_ends_without_a_traceback(sent):
+    # A background job of a shell, such as this test may be, ignores SIGINT.
+    hears = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    process = start(sys.executable, "-c", hears + HANDLE.format(waits=PARENT_LIVES))
     assert process.stdout.readline() == "ready\n"
     process.send_signal(sent)
     rest, _ = process.communicate(timeout=20)
 
     assert (process.returncode, rest) == (128 + sent, "")
+
+
+def test_a_stage_that_receives_a_signal_while_it_imports_its_libraries_ends_without_a_traceback(tmp_path):
+    (tmp_path / "pandas.py").write_text('print("importing", flush=True)\nimport time\ntime.sleep(20)\n')
+    process = start(sys.executable, "-m", "stages.rank", PYTHONPATH=f"{tmp_path}:{ROOT}")
+    assert process.stdout.readline() == "importing\n"
+    process.send_signal(signal.SIGTERM)
+    rest, _ = process.communicate(timeout=20)
+
+    assert (process.returncode, rest) == (128 + signal.SIGTERM, "")
+
+
+def test_importing_a_stage_changes_no_signal_handler(monkeypatch):
+    for name in [name for name in sys.modules if name.split(".")[0] == "stages"]:
+        monkeypatch.delitem(sys.modules, name)
+    handled = [signal.SIGTERM, signal.SIGINT]
+    before = [signal.getsignal(each) for each in handled]
+    monkeypatch.setattr(sys, "argv", ["notebook"])
+
+    importlib.import_module("stages.rank")
+
+    assert [signal.getsignal(each) for each in handled] == before
