@@ -4,7 +4,7 @@
 #   docker build --tag datapool --build-arg EXTRA=cpu \
 #     --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cpu .          without CUDA, some gigabytes smaller
 #
-# Another registry: --build-arg BASE=registry.example/python:3.11-slim. Any Debian with Python 3.11 and its venv will do.
+# Another registry: --build-arg BASE=registry.example/python:3.11-slim. Any Debian with Python 3.11 and its venv module works.
 ARG BASE=docker.io/library/python:3.11-slim
 
 FROM ${BASE} AS tools
@@ -13,12 +13,12 @@ RUN python3 -m venv --without-pip /opt/venv \
  && /opt/uv/bin/pip install --no-cache-dir --quiet uv==0.13.9
 WORKDIR /build
 
-# The versions of constraints.txt, in a layer of their own: new code does not install torch anew, or send it anew.
+# The versions of constraints.txt, in a layer of their own: when the code changes, torch is not installed and pushed again.
 FROM tools AS dependencies
 ARG EXTRA=gpu
 ARG TORCH_INDEX
 COPY pyproject.toml constraints.txt ./
-# Compiled here, once: whoever runs the image cannot write to it, and Python would compile all it imports at each start.
+# Compiled here, once: the user of a container cannot write to /opt, so Python would compile all imports at each start.
 RUN /opt/uv/bin/uv pip install --no-cache --quiet --compile-bytecode --python /opt/venv/bin/python \
       ${TORCH_INDEX:+--extra-index-url "${TORCH_INDEX}" --index-strategy unsafe-best-match} \
       --constraint constraints.txt --requirement pyproject.toml --extra "${EXTRA}" \
@@ -31,13 +31,13 @@ RUN /opt/uv/bin/uv pip install --no-cache --quiet --compile-bytecode --python /o
  && rm --force /opt/code/.lock
 
 FROM ${BASE}
-# git: DVC works in a repository. tini: the first process of a container has to look after signals and orphans, see below.
-# Their versions are Debian's of the day: it keeps no older ones, so a pinned version could not be installed for long.
+# git: DVC works in a repository. tini: process 1 of a container must forward signals and reap orphans, see below.
+# Versions are not pinned: Debian removes old ones, so a pinned version could soon not be installed.
 # hadolint ignore=DL3008
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends git tini \
  && rm -rf /var/lib/apt/lists/* \
- # A mounted workspace belongs to somebody else than root, and its commits need some author if it names none.
+ # A mounted workspace does not belong to root, and its commits need an author where none is configured.
  && git config --system --add safe.directory '*' \
  && git config --system user.name datapool \
  && git config --system user.email datapool@localhost \
@@ -47,8 +47,8 @@ RUN apt-get update \
 COPY --from=dependencies /opt/venv /opt/venv
 COPY --from=code /opt/code /opt/venv
 
-# Nothing here goes to the network by itself; these tell the libraries so. NVIDIA_*: which devices older runtimes of
-# NVIDIA give the container.
+# datapool does not use the network; these variables stop its libraries from using it. NVIDIA_*: the devices that older NVIDIA
+# runtimes pass to the container.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     DVC_NO_ANALYTICS=true \
@@ -65,11 +65,11 @@ LABEL org.opencontainers.image.title="datapool" \
       org.opencontainers.image.revision="${REVISION}"
 
 WORKDIR /workspace
-# No USER: the container begins as root, only to become the owner of the folder that is mounted (datapool/lightly_docker/container.py), so
-# that what it writes belongs to them; only in a folder of root's it stays root. `--user` is obeyed.
+# No USER: the container starts as root and becomes the owner of the mounted folder (datapool/lightly_docker/container.py), so
+# that the files it writes belong to that user. It stays root only if root owns the folder. `--user` is respected.
 #
-# tini is the first process: it hands signals on, and buries orphans. What `docker stop` sends, datapool-container turns into
-# a Ctrl-C for all that it has started: a stage ends, and DVC gives back its locks, which it would not at a SIGTERM.
+# tini is process 1: it forwards signals and reaps orphans. datapool-container turns the SIGTERM of `docker stop` into a SIGINT
+# for all processes that it started: stages end and DVC releases its locks, which it does not on SIGTERM.
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["tini", "-s", "--", "datapool-container"]
 CMD ["--help"]

@@ -1,12 +1,10 @@
-"""The results of a run as files for people: the tree that users of Lightly's Docker know.
+"""Write the results of a run as the folder tree that users of Lightly's Docker know.
 
-    config/          config.yaml (every setting), overrides.yaml (those of this run)
-    data/            embeddings.csv, normalized_embeddings.csv, sampled_embeddings.csv; sampled/ with dump_dataset
-    filenames/       one .txt file a reason
-    plots/           the numbers of the figures, as csv
-    metrics.json, removed_samples.csv, report.html, log.txt
-
-Reads what the stages wrote; decides nothing.
+config/          config.yaml (every setting), overrides.yaml (those of this run)
+data/            embeddings.csv, normalized_embeddings.csv, sampled_embeddings.csv; sampled/ with dump_dataset
+filenames/       one .txt file per reason
+plots/           the data of the figures, as csv
+metrics.json, removed_samples.csv, report.html, log.txt
 """
 
 import shutil
@@ -20,68 +18,73 @@ import yaml
 from datapool.core.embeddings_csv import csv_header, csv_rows
 from datapool.core.errors import DatapoolError
 from datapool.core.lineage import read_entries
+from datapool.core.outputs import Outputs
 from datapool.core.params import FILE
 from datapool.core.schema import Params
 from datapool.core.tables import EmbeddedTable, read_rows
 
-_GIT = shutil.ignore_patterns(".gitignore")
+_WITHOUT_GITIGNORE = shutil.ignore_patterns(".gitignore")
 
 
-def results_folder(output_dir: Path, wanted: str | None) -> Path:
-    """Make the folder for the results of a run: ``<date>/<time>``, or the one that is wanted.
+def results_folder(output_dir: Path, run_directory: str | None) -> Path:
+    """Create the folder for the results of a run: ``<date>/<time>`` below the output folder, or the one that is given.
 
     Raises:
-        DatapoolError: If the one that is wanted lies elsewhere or has results already, or the disk refuses.
+        DatapoolError: If the given folder lies outside of the output folder or has results, or it cannot be created.
     """
-    if wanted is not None and (Path(wanted).is_absolute() or ".." in Path(wanted).parts):
-        raise DatapoolError(
-            f"run_directory is {wanted!r}; it should be a folder below the output folder, such as week_1"
-        )
-    now = datetime.now().astimezone().strftime("%Y-%m-%d/%H-%M-%S")
-    folder = output_dir / (now if wanted is None else wanted)
-    if (folder / "report.html").exists() and wanted is not None:
-        raise DatapoolError(f"{folder}: holds the results of an earlier run; give another run_directory, or none")
+    if run_directory is None:
+        now = datetime.now().astimezone().strftime("%Y-%m-%d/%H-%M-%S")
+        folder = output_dir / now
+    else:
+        if Path(run_directory).is_absolute() or ".." in Path(run_directory).parts:
+            raise DatapoolError(
+                f"run_directory is {run_directory!r}; it should be a folder below the output folder, such as week_1"
+            )
+        folder = output_dir / run_directory
+        if Outputs(folder).report.exists():
+            raise DatapoolError(f"{folder}: has the results of an earlier run; give another run_directory, or none")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        while wanted is None and folder.exists():  # by a run of the same second
+        while run_directory is None and folder.exists():  # another run began in the same second
             folder = folder.with_name(f"{folder.name}-again")
-        folder.mkdir(exist_ok=wanted is not None)
+        folder.mkdir(exist_ok=run_directory is not None)
     except OSError as error:
         raise DatapoolError(
-            f"{folder}: cannot be made ({error.strerror}); nothing was done. Make room for it there"
+            f"{folder}: cannot be created ({error.strerror}); nothing was done. Free some space, or use another name"
         ) from error
     return folder
 
 
-def write_config(folder: Path, words: Sequence[str]) -> None:
-    """Write every setting, and those that the line has given."""
+def write_config(folder: Path, arguments: Sequence[str]) -> None:
+    """Write all settings of a run, and its arguments."""
     (folder / "config").mkdir(exist_ok=True)
     shutil.copyfile(FILE, folder / "config" / "config.yaml")
-    (folder / "config" / "overrides.yaml").write_text(yaml.safe_dump(list(words), allow_unicode=True))
+    (folder / "config" / "overrides.yaml").write_text(yaml.safe_dump(list(arguments), allow_unicode=True))
 
 
 def write_results(output: Path, lineage: Path, params: Params, folder: Path) -> None:
-    """Write the results of the last run.
+    """Write the results of the last run; files of the same names are replaced.
 
-    The csv files are embeddings csv files of Lightly, in the order of the filenames or, for what was sampled, of picking.
-    Labels are those of the pool; a label that the pool has not, gets the next numbers.
+    The csv files are embeddings csv files of Lightly, in the order of the filenames or, for sampled images, of the picks.
+    Labels are numbered as in the pool; a label that the pool lacks gets the next number.
 
     Args:
-        output: What the stages wrote, ``output_dir``.
+        output: ``output_dir``, where the stages write.
         lineage: datapools.json.
-        params: ``datapool.name``, ``normalize_embeddings`` and ``dump_dataset`` count.
-        folder: Where to; what is there by the same name is replaced.
+        params: Of the run.
+        folder: Gets the results.
 
     Raises:
-        DatapoolError: If the disk refuses.
+        DatapoolError: If a file cannot be written.
     """
+    stages = Outputs(output)
     try:
         data = folder / "data"
         data.mkdir(parents=True, exist_ok=True)
-        candidates, picks = read_rows(output / "embeddings.parquet"), read_rows(output / "data" / "picks.parquet")
+        candidates, picks = read_rows(stages.embeddings), read_rows(stages.picks)
         entry = read_entries(lineage).get(params.datapool.name)
-        known = (entry and entry.labels) or []
-        labels = {label: number for number, label in enumerate(dict.fromkeys([*known, *candidates.table.weak_label]))}
+        in_pool = (entry and entry.labels) or []
+        labels = {label: number for number, label in enumerate(dict.fromkeys([*in_pool, *candidates.table.weak_label]))}
         _write_csv(data / "embeddings.csv", candidates, labels)
         _write_csv(data / "sampled_embeddings.csv", picks, labels)
         if params.normalize_embeddings and len(candidates.table):
@@ -89,15 +92,15 @@ def write_results(output: Path, lineage: Path, params: Params, folder: Path) -> 
             unit = EmbeddedTable(candidates.table, (candidates.embeddings / lengths).astype(np.float32))
             _write_csv(data / "normalized_embeddings.csv", unit, labels)
         if params.dump_dataset:
-            shutil.copytree(output / "data" / "sampled", data / "sampled", dirs_exist_ok=True)
-        for name in ("filenames", "plots"):
-            shutil.copytree(output / name, folder / name, dirs_exist_ok=True, ignore=_GIT)
-        for name in ("metrics.json", "removed_samples.csv", "report.html"):
-            shutil.copyfile(output / name, folder / name)
+            shutil.copytree(stages.sampled_images, data / "sampled", dirs_exist_ok=True)
+        for source in (stages.filenames, stages.coverage.parent):
+            shutil.copytree(source, folder / source.name, dirs_exist_ok=True, ignore=_WITHOUT_GITIGNORE)
+        for source in (stages.metrics, stages.removed_samples, stages.report):
+            shutil.copyfile(source, folder / source.name)
     except OSError as error:
         raise DatapoolError(
-            f"{folder}: the results cannot be written there ({error.strerror or error}); the pool has its new version, and "
-            f"{output} has all results but the csv files: make room, then run the same line again"
+            f"{folder}: the results cannot be written ({error.strerror or error}); the pool has its new version, and "
+            f"{output} has all results but the csv files. Free some space, then run the same command again"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""What this machine or container offers a run: versions, devices, folders and what may be done in them."""
+"""Check what a run needs of this machine or container: programs, packages, devices and folders."""
 
 import os
 import platform
@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import NamedTuple
 
 NO_GPU = "no GPU is visible (`docker run --gpus all` gives a container those of the machine)"
 
@@ -23,22 +24,29 @@ _PACKAGES = (
 )
 
 
-def check(folders: Mapping[str, Path | None]) -> Iterator[tuple[bool, str]]:
-    """Look at what a run needs, one thing after another.
+class Finding(NamedTuple):
+    """The result of one check."""
+
+    is_ok: bool
+    """Whether a run can work with it."""
+    sentence: str
+
+
+def check(folders: Mapping[str, Path | None]) -> Iterator[Finding]:
+    """Check what a run needs, one thing after another.
 
     Args:
-        folders: "input", "shared" and "output" by what they are for; None for one that was not given.
-
-    Yields:
-        Whether a run can do with it, and a sentence.
+        folders: By their role, which is "input", "shared" or "output"; None for one that was not given.
     """
-    yield True, f"Python {platform.python_version()} on {platform.platform()}, user {os.geteuid()}:{os.getegid()}"
+    yield Finding(
+        True, f"Python {platform.python_version()} on {platform.platform()}, user {os.geteuid()}:{os.getegid()}"
+    )
     versions = {name: found for name in _PACKAGES if (found := _version(name))}
-    yield True, ", ".join(f"{name} {found}" for name, found in versions.items())
-    yield shutil.which("git") is not None, _git()
-    yield True, _devices()
-    for what, folder in folders.items():
-        yield _folder(what, folder)
+    yield Finding(True, ", ".join(f"{name} {found}" for name, found in versions.items()))
+    yield _git()
+    yield Finding(True, _devices())
+    for role, folder in folders.items():
+        yield _folder(role, folder)
 
 
 def _version(name: str) -> str | None:
@@ -48,10 +56,11 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _git() -> str:
+def _git() -> Finding:
     if not shutil.which("git"):
-        return "git is not installed; a workspace needs it"
-    return subprocess.run(["git", "--version"], capture_output=True, text=True, check=True).stdout.strip()
+        return Finding(False, "git is not installed; a workspace needs it")
+    done = subprocess.run(["git", "--version"], capture_output=True, text=True, check=True)
+    return Finding(True, done.stdout.strip())
 
 
 def _devices() -> str:
@@ -66,19 +75,17 @@ def _devices() -> str:
     return f"{cpus}; " + ", ".join(f"GPU {gpu.name} with {gpu.total_memory / 2**30:.0f} GiB" for gpu in gpus)
 
 
-def _folder(what: str, folder: Path | None) -> tuple[bool, str]:
+def _folder(role: str, folder: Path | None) -> Finding:
     if folder is None:
-        without = (
-            "results stay in the shared folder" if what == "output" else f"a run needs it: -v FOLDER:/home/{what}_dir"
-        )
-        return True, f"{what} folder: not given; {without}"
+        effect = "results stay in the shared folder" if role == "output" else f"a run needs -v FOLDER:/home/{role}_dir"
+        return Finding(True, f"{role} folder: not given; {effect}")
     if not folder.is_dir():
-        return False, f"{what} folder {folder}: is not there"
+        return Finding(False, f"{role} folder {folder}: does not exist")
     can_read, can_write = os.access(folder, os.R_OK | os.X_OK), os.access(folder, os.W_OK | os.X_OK)
-    may = {(True, True): "can be read and written", (True, False): "can be read, not written"}.get(
-        (can_read, can_write), "cannot be read"
-    )
+    access = f"can be read{' and' if can_write else ', not'} written" if can_read else "cannot be read"
+    n_entries = f", {sum(1 for _ in folder.iterdir())} entries" if can_read else ""
     free = shutil.disk_usage(folder).free / 2**30
-    holds = f", {sum(1 for _ in folder.iterdir())} things in it" if can_read else ""
-    sentence = f"{what} folder {folder}: {may}{holds}, belongs to user {folder.stat().st_uid}, {free:.1f} GiB free"
-    return can_read and (can_write or what == "input"), sentence
+    return Finding(
+        can_read and (can_write or role == "input"),
+        f"{role} folder {folder}: {access}{n_entries}, belongs to user {folder.stat().st_uid}, {free:.1f} GiB free",
+    )

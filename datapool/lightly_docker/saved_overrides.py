@@ -1,13 +1,14 @@
-"""What a line of key=value sets in params.yaml of the workspace, and how the next line sets it back.
+"""Set in params.yaml what a run overrides, and revert it before the next run.
 
-A line does the same whatever ran before it, and what somebody edits in params.yaml stays. So ``overrides.json`` keeps what a
-line has set and what stood there; the next one begins by setting back what still stands. Works in the current folder.
+A run must do the same whatever ran before it, and an edit of params.yaml by hand must stay. So ``overrides.json`` records
+each value that a run sets and the value before; the next run first reverts those that still are as the last run set them.
+Works in the current folder.
 """
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from datapool.core import atomic
 from datapool.core.errors import DatapoolError
@@ -17,29 +18,41 @@ from datapool.core.tables import read_json, write_json
 from datapool.workspace.params_file import set_params
 
 OVERRIDES = Path("overrides.json")
-"""What the last line set in params.yaml, by dotted key, and what stood there before."""
+"""The changes that the last run made to params.yaml, by dotted key."""
 
-_GONE = object()  # the value of a key that params.yaml lacks
+_ABSENT = object()  # stands for the value of a key that params.yaml lacks
+
+
+class _Change(NamedTuple):
+    before: object
+    """The value that the run found in params.yaml."""
+    set: object
+    """The value that the run set."""
 
 
 @contextmanager
 def restore_params_on_error() -> Iterator[None]:
-    """Leave params.yaml and overrides.json as they were if the block raises."""
+    """Restore params.yaml and overrides.json if the block raises, whatever it raises."""
     before = {path: path.read_bytes() if path.is_file() else None for path in (FILE, OVERRIDES)}
     try:
         yield
     except BaseException:
         for path, content in before.items():
-            if content is None:
-                if path.is_file():
-                    path.unlink()
-            elif not path.exists() or path.read_bytes() != content:
-                atomic.write_bytes(path, content)
+            _restore(path, content)
         raise
 
 
+def _restore(path: Path, content: bytes | None) -> None:
+    """Write a file if its content differs; remove it if there was none."""
+    if content is None:
+        if path.is_file():
+            path.unlink()
+    elif not path.exists() or path.read_bytes() != content:
+        atomic.write_bytes(path, content)
+
+
 def revert() -> None:
-    """Undo in params.yaml what the last line set there, where it still stands.
+    """Undo the changes of the last run to params.yaml, except where the value was edited since.
 
     Raises:
         DatapoolError: If overrides.json is damaged.
@@ -47,60 +60,62 @@ def revert() -> None:
     if not OVERRIDES.exists():
         return
     content = read_params()
-    changes = {key: change for key, change in _last_line().items() if _value(content, key) == change["set"]}
-    if changes:
-        set_params(Path(), {key: change["before"] for key, change in changes.items()})
+    unedited = {key: change for key, change in _last_changes().items() if _value(content, key) == change.set}
+    if unedited:
+        set_params(Path(), {key: change.before for key, change in unedited.items()})
 
 
-def check(settings: Mapping[str, Any]) -> Params:
-    """Give params.yaml with other settings in it, checked; the file is not touched.
+def check_with(settings: Mapping[str, Any]) -> Params:
+    """Check the params as they will be with these settings, and return them; the file stays as it is.
 
     Raises:
         DatapoolError: As ``params.load_params``.
     """
     content = read_params()
     for key, value in settings.items():
-        *above, name = key.split(".")
+        *sections, name = key.split(".")
         section: Any = content
-        for part in above:
+        for part in sections:
             section = section.get(part) if isinstance(section, dict) else None
-        if isinstance(section, dict):  # else the check says what is wrong with it
+        if isinstance(section, dict):  # otherwise check_params reports what is wrong with the section
             section[name] = value
     return check_params(content)
 
 
-def set_all(settings: Mapping[str, Any]) -> None:
-    """Set values in params.yaml by dotted key, and remember what stood there.
+def apply(settings: Mapping[str, Any]) -> None:
+    """Set values in params.yaml by dotted key, and record the values before in overrides.json.
 
     Raises:
         DatapoolError: If params.yaml lacks a key.
     """
     content = read_params()
-    changes = {key: {"before": _value(content, key), "set": value} for key, value in settings.items()}
-    if missing := [key for key, change in changes.items() if change["before"] is _GONE]:
-        raise DatapoolError(f"{FILE}: {missing[0]} is missing; `datapool init --update` writes every key")
-    write_json(OVERRIDES, changes)
+    changes = {key: _Change(before=_value(content, key), set=value) for key, value in settings.items()}
+    if missing := [key for key, change in changes.items() if change.before is _ABSENT]:
+        raise DatapoolError(f"{FILE}: {missing[0]} is missing; `datapool init --update` adds missing keys")
+    write_json(OVERRIDES, {key: change._asdict() for key, change in changes.items()})
     set_params(Path(), settings)
 
 
-def _last_line() -> dict[str, dict[str, Any]]:
+def _last_changes() -> dict[str, _Change]:
+    """Read overrides.json."""
     damaged = DatapoolError(
-        f"{OVERRIDES}: cannot be read as what the last line has set; `git checkout HEAD -- {OVERRIDES}` brings back its "
-        f"last version, or remove it: what that line has set in {FILE} stays"
+        f"{OVERRIDES}: is not a readable record of what the last run set; `git checkout HEAD -- {OVERRIDES}` restores its "
+        f"last version, or remove it: then what that run set in {FILE} stays"
     )
     try:
         changes = read_json(OVERRIDES)
     except DatapoolError as error:
         raise damaged from error
-    if not all(isinstance(change, dict) and {"before", "set"} <= change.keys() for change in changes.values()):
+    if not all(isinstance(change, dict) and set(_Change._fields) <= change.keys() for change in changes.values()):
         raise damaged
-    return changes
+    return {key: _Change(before=change["before"], set=change["set"]) for key, change in changes.items()}
 
 
 def _value(content: dict[str, Any], key: str) -> object:
+    """Return the value of a dotted key, _ABSENT if there is none."""
     value: Any = content
     for part in key.split("."):
         if not isinstance(value, dict) or part not in value:
-            return _GONE
+            return _ABSENT
         value = value[part]
     return value

@@ -116,7 +116,7 @@ def test_a_container_that_may_not_become_somebody_else_says_what_to_give_it(tmp_
     owner = tmp_path.stat()
     with pytest.raises(SystemExit, match="1"):
         container._become_owner(tmp_path, None)
-    assert f"give it --user {owner.st_uid}:{owner.st_gid}" in capsys.readouterr().out
+    assert f"start it with --user {owner.st_uid}:{owner.st_gid}" in capsys.readouterr().out
 
 
 def test_what_may_be_a_secret_is_not_repeated(tmp_path):

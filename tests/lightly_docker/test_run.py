@@ -22,8 +22,7 @@ from lightly.utils.io import load_embeddings, save_embeddings
 import datapool
 from datapool.core.errors import DatapoolError
 from datapool.lightly_docker import run as docker_run
-from datapool.lightly_docker import sanity
-from datapool.lightly_docker import saved_overrides as line_settings
+from datapool.lightly_docker import sanity, saved_overrides
 from datapool.lightly_docker.overrides import parse
 from datapool.lightly_docker.results import results_folder
 from datapool.pool.lock import locked
@@ -202,7 +201,7 @@ def test_a_run_that_fails_leaves_params_yaml_and_the_pool_as_they_were(grown, we
     said = run(command, code=255)
 
     assert "gone.csv" in said
-    assert "pool 'my_datapool' is as it was" in said
+    assert "pool 'my_datapool' is unchanged" in said
     assert (grown.folder / "params.yaml").read_bytes() == before
     assert grown.pool_files() == pool
     assert "gone.csv" in (tmp_path / "output/x/log.txt").read_text()
@@ -254,7 +253,7 @@ def test_results_are_not_written_among_those_of_the_stages(grown, weeks):
     # As with -v SHARED_DIR/output:/home/output_dir: git would take all of them.
     said = run(line(grown.folder, weeks / "week_3", output=grown.folder / "output"), code=1)
 
-    assert "where the stages write; give another" in said
+    assert "where the stages write; choose another" in said
     assert len(grown.versions()) == 2
 
 
@@ -269,7 +268,7 @@ def test_a_hand_made_edit_of_params_yaml_stays_and_so_does_a_folder_that_is_in_t
 
     assert grown.versions("large")[-1]["new"] == 3
     assert params(grown.folder)["seed"] == 7
-    assert "something else by the name of large" in said
+    assert "it is not linked as large" in said
     assert "large/file" not in grown.run("git", "ls-files")
 
 
@@ -294,7 +293,7 @@ def test_older_code_in_the_workspace_is_replaced_and_git_tells_so(grown, weeks):
     said = run(line(grown.folder, weeks / "week_3"))
 
     assert params(grown.folder)["seed"] == 7
-    assert "the workspace had the code of datapool 0.0.1" in said
+    assert "updated the code of the workspace from datapool 0.0.1" in said
     assert "Update to datapool" in grown.run("git", "log", "--format=%s")
     assert module.read_bytes() == (ROOT / "datapool/__init__.py").read_bytes()
 
@@ -450,9 +449,12 @@ def here(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("folders", "message"),
     [
-        (("gone", "shared", None), "the input folder is not there; give the folder with the new images"),
-        (("images", "gone", None), "the shared folder is not there; make it, or give one that is there"),
-        (("images", "shared", "images/a.png"), "the output folder is no folder; make it, or give one that is there"),
+        (("gone", "shared", None), "the input folder does not exist; give the folder with the new images"),
+        (("images", "gone", None), "the shared folder does not exist; create it, or give an existing folder"),
+        (
+            ("images", "shared", "images/a.png"),
+            "the output folder is not a folder; create it, or give an existing folder",
+        ),
         (("images", "images", None), "the shared folder lies in the input folder "),
         ((".", "shared", None), "the shared folder lies in the input folder "),
         (("empty", "shared", None), "the input folder is empty"),
@@ -479,7 +481,7 @@ def test_a_run_directory_outside_of_the_output_folder_is_refused(here, wanted):
 def test_a_run_directory_with_results_is_refused(here):
     (here / "empty/week_1").mkdir()
     (here / "empty/week_1/report.html").touch()
-    with pytest.raises(DatapoolError, match="week_1: holds the results of an earlier run"):
+    with pytest.raises(DatapoolError, match="week_1: has the results of an earlier run"):
         docker_run.run(parse(["run_directory=week_1"]), here / "images", here / "empty", print)
 
 
@@ -489,7 +491,7 @@ def test_a_section_that_is_none_is_told_and_not_stumbled_over(here, monkeypatch,
     shipped = (ROOT / "params.yaml").read_text()
     Path("params.yaml").write_text(re.sub(r"(?m)^rules:.*\n(  .*\n)+", f"rules: {rules}\n", shipped))
     with pytest.raises(DatapoolError, match=r"params.yaml: rules is .*; it should be a section"):
-        line_settings.check({"rules.balance": 5})
+        saved_overrides.check_with({"rules.balance": 5})
 
 
 def test_a_full_disk_leaves_params_yaml_as_it_was(here):
@@ -514,14 +516,14 @@ def test_a_key_that_params_yaml_lacks_is_named(here):
     shipped = (ROOT / "params.yaml").read_text()
     (here / "params.yaml").write_text(re.sub(r"(?m)^checkpoint: .*\n", "", shipped))
     with pytest.raises(DatapoolError, match=r"params.yaml: checkpoint is missing; `datapool init --update`"):
-        line_settings.set_all({"checkpoint": "a.ckpt"})
+        saved_overrides.apply({"checkpoint": "a.ckpt"})
 
 
 def test_what_a_line_has_set_is_set_back_unless_somebody_has_edited_it_since(here):
     shutil.copyfile(ROOT / "params.yaml", here / "params.yaml")
-    line_settings.set_all({"seed": 7, "n_example_images": 3})
+    saved_overrides.apply({"seed": 7, "n_example_images": 3})
     set_params(Path(), {"seed": 8})
-    line_settings.revert()
+    saved_overrides.revert()
 
     assert (params(here)["seed"], params(here)["n_example_images"]) == (8, 24)
 
@@ -529,12 +531,12 @@ def test_what_a_line_has_set_is_set_back_unless_somebody_has_edited_it_since(her
 def test_whatever_fails_leaves_the_settings_as_they_were(here):
     shutil.copyfile(ROOT / "params.yaml", here / "params.yaml")
     before = (here / "params.yaml").read_bytes()
-    with pytest.raises(KeyboardInterrupt), line_settings.restore_params_on_error():
-        line_settings.set_all({"seed": 7})
+    with pytest.raises(KeyboardInterrupt), saved_overrides.restore_params_on_error():
+        saved_overrides.apply({"seed": 7})
         raise KeyboardInterrupt
 
     assert (here / "params.yaml").read_bytes() == before
-    assert not line_settings.OVERRIDES.exists()
+    assert not saved_overrides.OVERRIDES.exists()
 
 
 @pytest.mark.parametrize(("lineage", "is_anew"), [("{}\n", True), ('{"my_datapool": {}}\n', False)])
@@ -578,7 +580,7 @@ def test_an_older_image_does_not_put_its_code_over_newer_code(here):
     (here / "datapool/__init__.py").write_text('__version__ = "9.9.9"\n')
     (here / "datapools.json").write_text("{}\n")
     with pytest.raises(
-        DatapoolError, match=r"has the code of datapool 9.9.9, this is .*; use an image of 9.9.9 or later"
+        DatapoolError, match=r"has the code of datapool 9.9.9, which is newer .*; use an image of 9.9.9 or later"
     ):
         docker_run.run(parse([]), here / "images", None, print)
 
@@ -590,7 +592,7 @@ def test_results_of_the_same_second_get_folders_of_their_own(here):
 
 
 def test_a_run_directory_that_is_a_file_is_told(here):
-    with pytest.raises(DatapoolError, match=r"a.png: cannot be made \(File exists\)"):
+    with pytest.raises(DatapoolError, match=r"a.png: cannot be created \(File exists\)"):
         results_folder(here / "images", "a.png")
 
 
@@ -607,8 +609,8 @@ def test_sanity_says_what_is_wrong_with_each_folder(here):
     found = dict(zip(("input", "shared", "output"), list(sanity.check(
         {"input": here / "images", "shared": here / "gone", "output": None}))[-3:], strict=True))  # fmt: skip
 
-    assert found["input"][0] and "can be read" in found["input"][1] and "1 things in it" in found["input"][1]
-    assert found["shared"] == (False, f"shared folder {here / 'gone'}: is not there")
+    assert found["input"][0] and "can be read" in found["input"][1] and "1 entries" in found["input"][1]
+    assert found["shared"] == (False, f"shared folder {here / 'gone'}: does not exist")
     assert found["output"][0] and "not given" in found["output"][1]
 
 
@@ -619,7 +621,7 @@ def test_sanity_says_what_is_wrong_with_each_folder(here):
 def shared(here, monkeypatch):
     """As a workspace for all that a line does before `dvc repro`."""
     monkeypatch.chdir(here / "shared")
-    Path("datapool").mkdir()
+    Path("datapool/core").mkdir(parents=True)
     Path("datapool/__init__.py").write_text(f'__version__ = "{datapool.__version__}"\n')
     Path("datapools.json").write_text("{}\n")
     shutil.copyfile(ROOT / "params.yaml", "params.yaml")
@@ -627,8 +629,8 @@ def shared(here, monkeypatch):
 
 
 DAMAGED = (
-    "overrides.json: cannot be read as what the last line has set; `git checkout HEAD -- overrides.json` brings back its last "
-    "version, or remove it: what that line has set in params.yaml stays"
+    "overrides.json: is not a readable record of what the last run set; `git checkout HEAD -- overrides.json` restores its last "
+    "version, or remove it: then what that run set in params.yaml stays"
 )
 
 
@@ -648,16 +650,16 @@ def test_overrides_that_are_damaged_are_told_and_the_line_goes_on_without_them(s
     assert Path("params.yaml").read_bytes() == before
     assert text is None or Path("overrides.json").read_text() == text
     Path("overrides.json").unlink()
-    line_settings.revert()
+    saved_overrides.revert()
 
 
 def test_what_a_line_has_set_and_params_yaml_no_longer_has_is_not_set_back(here):
     shipped = (ROOT / "params.yaml").read_text()
     (here / "params.yaml").write_text(shipped)
-    line_settings.set_all({"seed": 7, "checkpoint": "a.ckpt", "rules.balance": 5})
+    saved_overrides.apply({"seed": 7, "checkpoint": "a.ckpt", "rules.balance": 5})
     edited = re.sub(r"(?m)^rules:.*\n(  .*\n)+", "", (here / "params.yaml").read_text())
     (here / "params.yaml").write_text(re.sub(r"(?m)^checkpoint: .*\n", "", edited))
-    line_settings.revert()
+    saved_overrides.revert()
 
     content = params(here)
     assert content["seed"] == yaml.safe_load(shipped)["seed"] != 7
@@ -693,7 +695,7 @@ def test_a_log_on_a_full_disk_is_told_once_and_stops_nothing(shared):
         )
 
     assert said[0].startswith("ignored: token")
-    assert said[1:] == [f"{results}/log.txt: cannot be written (No space left on device); the run goes on without it"]
+    assert said[1:] == [f"{results}/log.txt: cannot be written (No space left on device); the run continues without it"]
 
 
 def test_results_on_a_full_disk_are_told_before_a_stage_runs(shared):
@@ -705,6 +707,6 @@ def test_results_on_a_full_disk_are_told_before_a_stage_runs(shared):
         docker_run.run(parse(["seed=5", "run_directory=week_1"]), shared.parent / "images", results.parent, print)
 
     assert str(refused.value) == (
-        f"{results}: cannot be written (No space left on device); no stage has run. Make room for it, then run again"
+        f"{results}: cannot be written (No space left on device); no stage has run. Free some space, then run again"
     )
     assert Path("params.yaml").read_bytes() == before

@@ -84,14 +84,14 @@ def test_the_services_mount_what_the_image_expects():
     services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
 
     assert [name for name, service in services.items() if "profiles" not in service] == ["repro"]
-    assert {volume["target"]: volume.get("read_only", False) for volume in services["line"]["volumes"]} == {
+    assert {volume["target"]: volume.get("read_only", False) for volume in services["run"]["volumes"]} == {
         "/home/input_dir": True,
         "/home/shared_dir": False,
         "/home/output_dir": False,
     }
     for name in ("repro", "cpu", "online"):
         assert [(volume["source"], volume["target"]) for volume in services[name]["volumes"]] == [(".", "/workspace")]
-    assert {name for name, service in services.items() if "deploy" in service} == {"repro", "line"}
+    assert {name for name, service in services.items() if "deploy" in service} == {"repro", "run"}
     assert {name for name, service in services.items() if service["network_mode"] != "none"} == {"online"}
 
 

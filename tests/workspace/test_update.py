@@ -152,9 +152,9 @@ def test_a_run_brings_missing_code(workspace, monkeypatch):
     monkeypatch.chdir(workspace.folder)
     shutil.rmtree("datapool")
     printed: list[str] = []
-    docker_run._update(printed.append)
+    docker_run._update_code(printed.append)
 
-    assert printed == [f"the workspace had no whole code; it has that of datapool {datapool.__version__} now"]
+    assert printed == [f"updated the code of the workspace from no complete code to datapool {datapool.__version__}"]
     assert code(workspace.folder) == code(ROOT)
 
 
@@ -165,7 +165,7 @@ def test_a_run_completes_an_update_that_was_killed_after_all_code_was_in_place(w
         update_workspace(Path())
     assert code(workspace.folder) == code(ROOT)
     assert workspace.run("git", "status", "--porcelain") != ""
-    docker_run._update(lambda _: None)
+    docker_run._update_code(lambda _: None)
 
     assert workspace.run("git", "status", "--porcelain") == ""
     assert not needs_update(workspace.folder)
@@ -177,11 +177,11 @@ def test_a_run_refuses_code_whose_version_is_none(workspace, monkeypatch):
     before = module.read_bytes()
     module.write_bytes(b'__version__ = "x \xff"')
     with pytest.raises(DatapoolError) as refused:
-        docker_run._update(print)
+        docker_run._update_code(print)
 
     assert str(refused.value) == (
-        "datapool/__init__.py: __version__ is 'x \ufffd', which is no version; `git checkout HEAD -- datapool` brings back the "
-        "code of the last commit, `datapool init --update` puts the code of this datapool there"
+        "datapool/__init__.py: __version__ is 'x \ufffd', which is not a version; `git checkout HEAD -- datapool` restores the "
+        "code of the last commit, `datapool init --update` installs the code of this datapool"
     )
     workspace.run("git", "checkout", "HEAD", "--", "datapool")
     assert module.read_bytes() == before
@@ -228,7 +228,7 @@ def test_an_update_that_was_killed_anywhere_is_completed_by_the_next_run(older, 
             break
         assert done.returncode == -9, done.stderr
         monkeypatch.chdir(made.folder)
-        docker_run._update(lambda _: None)
+        docker_run._update_code(lambda _: None)
 
         assert code(made.folder) == ours, n
         assert yaml.safe_load(Path("params.yaml").read_text())["n_example_images"] == 24
