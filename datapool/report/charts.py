@@ -49,7 +49,7 @@ class Projection(NamedTuple):
     points: np.ndarray
     """Shape (n, 2)."""
     shares: np.ndarray
-    """Shape (2,): the share of the variance along each direction."""
+    """Shape (2,): the share of the variance along each axis."""
 
 
 def curve(picked: pd.DataFrame, others: pd.DataFrame, *, cut: int, min_distance: float, caption: str) -> Chart:
@@ -73,7 +73,14 @@ def curve(picked: pd.DataFrame, others: pd.DataFrame, *, cut: int, min_distance:
     side = "left" if cut < n_others else "right"  # of the line with more room for the label
     lines: list[dict[str, Any]] = [{"x0": cut + 0.5, "x1": cut + 0.5, "y0": 0, "y1": 1, "yref": "paper"}]
     labels: list[dict[str, Any]] = [
-        {"x": cut + 0.5, "xanchor": side, "y": 1, "yref": "paper", "yanchor": "top", "text": f"cut after {cut:,}"}
+        {
+            "x": cut + 0.5,
+            "xanchor": side,
+            "y": 1,
+            "yref": "paper",
+            "yanchor": "top",
+            "text": f"selection ends after {cut:,}",
+        }
     ]
     if min_distance >= 0:
         lines.append({"x0": 0, "x1": 1, "xref": "paper", "y0": min_distance, "y1": min_distance})
@@ -101,9 +108,9 @@ def coverage(curve: pd.DataFrame, *, caption: str) -> Chart:
     traces = [
         _line(name, curve.step.astype("int64"), curve[column], line, hover="after %{x}: %{y:.4g}")
         for name, column, line in (
-            ("chosen, 99 % within", "chosen_p99", chosen),
-            ("random, 99 % within", "random_p99", random),
-            ("chosen, mean", "chosen", chosen),
+            ("picks, 99th percentile", "chosen_p99", chosen),
+            ("random, 99th percentile", "random_p99", random),
+            ("picks, mean", "chosen", chosen),
             ("random, mean", "random", random),
         )
     ]
@@ -111,12 +118,12 @@ def coverage(curve: pd.DataFrame, *, caption: str) -> Chart:
         "xaxis": {"title": {"text": "images added to the pool"}, "rangemode": "tozero"},
         "yaxis": {"title": {"text": "distance to the pool"}, "rangemode": "tozero"},
     }
-    description = "Line chart: distances from the candidates to the pool, for the choice and for a random one."
+    description = "Line chart: distances from the candidates to the pool, for the picks and for a random selection."
     return _chart("coverage", description, caption, traces, layout)
 
 
 def embedding_map(images: pd.DataFrame, vectors: np.ndarray, *, totals: Mapping[str, int], caption: str) -> Chart:
-    """Build the map of images as points, in the two main directions of their vectors.
+    """Build the map of images as points, projected onto two dimensions.
 
     Args:
         images: filename, kind ("left out", "in the pool before" or "picked") and reason (a sentence); one row or more.
@@ -150,18 +157,18 @@ def embedding_map(images: pd.DataFrame, vectors: np.ndarray, *, totals: Mapping[
         )
     layout = {
         "hovermode": "closest",
-        "xaxis": {"title": {"text": f"first direction ({shares[0]:.0%} of the variance)"}},
-        "yaxis": {"title": {"text": f"second direction ({shares[1]:.0%})"}, "scaleanchor": "x"},
+        "xaxis": {"title": {"text": f"first principal component ({shares[0]:.0%} of the variance)"}},
+        "yaxis": {"title": {"text": f"second principal component ({shares[1]:.0%})"}, "scaleanchor": "x"},
     }
-    description = "Scatter chart: embeddings of the pool, the picks and the images left out."
+    description = "Scatter plot: embeddings of the pool, the picks and the images left out."
     return _chart("map", description, caption, traces, layout)
 
 
 def project(vectors: np.ndarray) -> Projection:
-    """Project vectors, shape (n, d), on their two main directions (PCA).
+    """Project vectors, shape (n, d), onto their first two principal components (PCA).
 
-    Each direction points to where its largest entry is positive. Coordinates are rounded to about five digits of the
-    largest one.
+    The sign of a component is such that its entry of largest magnitude is positive. Coordinates are rounded to about
+    five digits of the largest one.
     """
     centered = vectors.astype(np.float64) - vectors.mean(axis=0, dtype=np.float64)
     _, lengths, axes = np.linalg.svd(centered, full_matrices=False)

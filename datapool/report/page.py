@@ -8,26 +8,26 @@ give equal bytes.
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
-from io import BytesIO
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from datapool.core import atomic
 from datapool.core.base import Base
-from datapool.core.errors import DatapoolError, escape_unprintable
+from datapool.core.errors import escape_unprintable
 from datapool.core.lineage import EmbeddingSpace, Version
 from datapool.core.metrics import Metrics
 from datapool.core.schema import Params
 from datapool.core.tables import EmbeddedTable
-from datapool.images.decode import read_rgb
 from datapool.report import charts
+from datapool.report.cards import Card, make_cards
 from datapool.report.charts import Chart
 from datapool.selection.evaluation import picks_by_min_distance
 from datapool.selection.ranking import has_rules, space
@@ -38,7 +38,6 @@ MAX_POINTS = 4000
 MAX_ROWS = 200
 """A list shows at most this many images."""
 
-_PICTURE = 128  # pixels, the longer side
 _FOLDER = Path(__file__).parent
 
 
@@ -93,26 +92,6 @@ class WhatIf(NamedTuple):
     is_in_use: bool
 
 
-class Picture(NamedTuple):
-    """An image with its filename, or the reason why it cannot be shown."""
-
-    filename: str
-    relation: str
-    """Words before the filename: "", "covered by" or "nearest"."""
-    jpeg: str
-    """In base64; empty if the image cannot be shown."""
-    problem: str
-
-
-class Card(NamedTuple):
-    """An image beside its nearest neighbor."""
-
-    label: str
-    distance: float | None
-    """Between the two; None for the first image of a pool, which has no neighbor."""
-    pictures: list[Picture]
-
-
 class Gallery(NamedTuple):
     """Some images, and which they are."""
 
@@ -136,7 +115,7 @@ class VersionRow(NamedTuple):
     new: int
     covering_radius: float | None
     batch: str
-    """The first digits of its id."""
+    """The first 12 digits of its id."""
     selection: str
     """Method and stopping condition."""
 
@@ -214,12 +193,13 @@ def write_report(path: Path, inputs: ReportInputs, params: Params, *, removed_fi
         removed_file=removed_file,
         versions=[_version_row(version) for version in inputs.versions],
         embedding_space=_facts(inputs.embedding_space),
-        parameters=yaml.safe_dump(params.model_dump(), sort_keys=False, allow_unicode=True).splitlines(),
+        parameters=yaml.safe_dump(params.model_dump(), sort_keys=False, allow_unicode=True).rstrip("\n").split("\n"),
     )
     atomic.write_bytes(path, _render(page).encode())
 
 
-def _render(page: Page) -> str:
+@cache
+def _template() -> Template:
     environment = Environment(
         loader=FileSystemLoader(_FOLDER),
         autoescape=True,
@@ -234,8 +214,12 @@ def _render(page: Page) -> str:
         "percent": "{:.1%}".format,
     }
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
+    return environment.get_template("template.html.j2")
+
+
+def _render(page: Page) -> str:
     plotly, report_js = get_plotlyjs(), _read("report.js")
-    return environment.get_template("template.html.j2").render(
+    return _template().render(
         page=page,
         style=_read("style.css"),
         plotly=plotly,
@@ -265,14 +249,22 @@ def _outcomes(metrics: Metrics, params: Params) -> list[Outcome]:
     stop, rules = params.stopping_condition, params.rules
     outcomes = [
         ("picked", "picked", "added to the pool"),
-        ("covered", "covered", f"closer than min_distance {stop.min_distance:g} to an image of the pool or a pick"),
-        ("over balance", "over_balance", "rules.balance allows no more picks of their weak label"),
-        ("in a sequence gap", "in_sequence_gap", f"less than {rules.sequence_gap} frames from the pool or a pick"),
-        ("protected", "near_protected", f"closer than {rules.protected_distance:g} to a protected image, or a copy"),
-        ("beyond n_samples", "beyond_limit", f"n_samples {stop.n_samples:g} was reached before them"),
-        ("already in the pool", "known", "same bytes as an image of the pool"),
-        ("exact copies", "duplicates", "same bytes as another image of the batch"),
-        ("corrupt", "corrupt", "cannot be read as an image"),
+        ("covered", "covered", f"closer than min_distance {stop.min_distance:g} to the pool or to a pick"),
+        ("over the balance limit", "over_balance", "rules.balance allows no more picks with their weak label"),
+        (
+            "in a sequence gap",
+            "in_sequence_gap",
+            f"fewer than {rules.sequence_gap} frames from an image in the pool or a pick",
+        ),
+        (
+            "near a protected image",
+            "near_protected",
+            f"closer than {rules.protected_distance:g} to a protected image, or a copy of one",
+        ),
+        ("beyond n_samples", "beyond_limit", f"n_samples {stop.n_samples:g} was reached first"),
+        ("already in the pool", "known", "same bytes as an image in the pool"),
+        ("exact copies", "duplicates", "same bytes as another image in the batch"),
+        ("corrupt", "corrupt", "cannot be decoded as an image"),
     ]
     return [
         Outcome(name, key, reason, images, images / metrics.images)
@@ -323,8 +315,8 @@ def _first_picks(inputs: ReportInputs, params: Params) -> Gallery:
     picks = inputs.picks.table
     first = picks.head(params.n_example_images)
     return Gallery(
-        f"The first {len(first):,} of {len(picks):,} in order, each beside its nearest neighbor then.",
-        _cards(inputs, params, first.assign(kind=[f"#{i + 1}" for i in first.index])),
+        f"The first {len(first):,} of {len(picks):,} picks in order, each beside its nearest neighbor when it was picked.",
+        make_cards(first.assign(kind=[f"#{i + 1}" for i in first.index]), inputs.images, Path(params.input_dir)),
     )
 
 
@@ -333,50 +325,10 @@ def _left_out(inputs: ReportInputs, params: Params) -> Gallery:
     candidates = inputs.removed[is_candidate].sort_values(["distance", "filename"])
     some = candidates.iloc[_evenly_spaced(len(candidates), params.n_example_images)]
     return Gallery(
-        f"{len(some):,} of {len(candidates):,}, from the nearest to the farthest, each beside its nearest of pool and "
-        "picks.",
-        _cards(inputs, params, some),
+        f"{len(some):,} of the {len(candidates):,} candidates that were not picked, in order of distance, each beside its "
+        "nearest image among the pool and the picks.",
+        make_cards(some, inputs.images, Path(params.input_dir)),
     )
-
-
-def _cards(inputs: ReportInputs, params: Params, rows: pd.DataFrame) -> list[Card]:
-    """Return a card for each of some images: filename, kind, distance, nearest."""
-    batch = inputs.images[inputs.images.status == "ok"]
-    shown = batch[batch.filename.isin({*rows.filename, *rows.nearest})]
-    files = dict(zip(shown.filename, zip(shown.path, shown.content_hash, strict=True), strict=True))
-    folder = Path(params.input_dir)
-    cards = []
-    for row in rows.itertuples():
-        pictures = [_picture(files, folder, row.filename, relation="")]
-        if row.nearest:
-            relation = "covered by" if row.kind == "covered" else "nearest"
-            pictures.append(_picture(files, folder, row.nearest, relation=relation))
-        cards.append(Card(row.kind, row.distance if row.nearest else None, pictures))
-    return cards
-
-
-def _picture(files: Mapping[str, tuple[str, str]], folder: Path, filename: str, *, relation: str) -> Picture:
-    """Return a small copy of an image.
-
-    Args:
-        files: Path and content hash of each image that may be read.
-        folder: The paths start from here.
-        filename: The image.
-        relation: See ``Picture``.
-    """
-    if filename not in files:
-        return Picture(filename, relation, "", "in the pool, not in this batch")
-    path, content_hash = files[filename]
-    try:
-        picture = read_rgb(folder / path, content_hash=content_hash)
-    except DatapoolError as error:
-        problem = str(error).removeprefix(f"{folder / path}: ").partition(";")[0]  # without the remedy
-        return Picture(filename, relation, "", problem)
-    picture.thumbnail((_PICTURE, _PICTURE))
-    picture.info.clear()  # Pillow would copy a comment of the file into ours
-    jpeg = BytesIO()
-    picture.save(jpeg, format="JPEG", quality=85)
-    return Picture(filename, relation, base64.b64encode(jpeg.getvalue()).decode(), "")
 
 
 # --- charts -----------------------------------------------------------------------------------------------------------
@@ -389,9 +341,9 @@ def _curve(inputs: ReportInputs, params: Params) -> Chart | None:
     if not len(taken) + len(after):
         return None
     if inputs.metrics.beyond_limit:
-        end = "n_samples ended the selection"
+        end = "then n_samples was reached"
     elif inputs.metrics.covered:
-        end = "the next would have been closer than min_distance"
+        end = "then the next candidate was closer than min_distance"
     elif has_rules(params.rules):
         end = "every candidate that the rules allow was picked"
     else:
@@ -401,8 +353,8 @@ def _curve(inputs: ReportInputs, params: Params) -> Chart | None:
         after.iloc[_evenly_spaced(len(after), MAX_POINTS)],
         cut=n_picked,
         min_distance=params.stopping_condition.min_distance,
-        caption=f"How far each pick lay from all picked or pooled before it ({params.method}). "
-        f"{n_picked:,} picked: {end}.",
+        caption="The distance from each image to the nearest image in the pool or earlier in the ranking "
+        f"(method: {params.method}). {n_picked:,} picked: {end}.",
     )
 
 
@@ -436,10 +388,12 @@ def _map(inputs: ReportInputs, params: Params) -> Chart | None:
         normalize=params.normalize_embeddings,
         append_weak_labels=params.append_weak_labels,
     )
-    caption = "The vectors between which distances are taken, projected on their two main directions (PCA)."
+    caption = (
+        "The vectors that distances are measured between, projected onto their first two principal components (PCA)."
+    )
     for kind, rows in images.items():
         if len(rows) > len(drawn[kind]):
-            caption += f" Of {len(rows):,} {kind}, {len(drawn[kind]):,} are drawn, evenly chosen."
+            caption += f" Of {len(rows):,} images {kind}, {len(drawn[kind]):,} are drawn, evenly spaced."
     totals = {kind: len(rows) for kind, rows in images.items()}
     return charts.embedding_map(points, np.concatenate(vectors), totals=totals, caption=caption)
 

@@ -54,7 +54,8 @@ def test_rules_that_leave_nothing_to_pick_begin_no_pool(new_workspace, after):
     assert "nothing to pick: the rules exclude all 12 candidates; the pool stays as it is" in made.repro()
     assert made.versions() == []
     assert (
-        "rules.balance allows no more picks of their weak label" in (made.folder / "output" / "report.html").read_text()
+        "rules.balance allows no more picks with their weak label"
+        in (made.folder / "output" / "report.html").read_text()
     )
 
 

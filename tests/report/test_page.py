@@ -1,4 +1,4 @@
-"""The page of the report: what it tells, that it loads nothing and runs nothing from a name, and the same bytes again."""
+"""The page of the report: what it shows, that it loads nothing and runs nothing from a name, and the same bytes again."""
 
 import base64
 import hashlib
@@ -6,12 +6,15 @@ import json
 import re
 import shutil
 from dataclasses import dataclass, field
+from functools import cache
 from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from datapool.core.base import write_base
@@ -24,7 +27,6 @@ from datapool.core.tables import EmbeddedTable, write_csv, write_json, write_row
 from datapool.images import batch
 from datapool.pool import merge as pool
 from datapool.report import page as report
-from datapool.report.charts import project
 from datapool.report.page import ReportInputs, write_report
 from datapool.selection import evaluation, sampling
 from datapool.selection import ranking as ordering
@@ -46,15 +48,20 @@ def no_progress(*_):
     pass
 
 
+@cache
+def params_of_the_project() -> dict[str, Any]:
+    return load_params(ROOT / "params.yaml").model_dump()
+
+
 def parameters(**changes) -> Params:
-    content = load_params(ROOT / "params.yaml").model_dump()
-    content["stopping_condition"]["min_distance"] = 1.0
-    content["normalize_embeddings"] = False
-    return Params.model_validate({**content, "input_dir": "week", **changes})
+    content = params_of_the_project()
+    stop = {**content["stopping_condition"], "min_distance": 1.0}
+    changes = {"input_dir": "week", "normalize_embeddings": False, "stopping_condition": stop, **changes}
+    return Params.model_validate({**content, **changes})
 
 
 def paint(**colors: tuple[int, int, int]) -> None:
-    """Pictures in week/, wide ones: NAME.png for every color."""
+    """Write a picture week/NAME.png for each color, wider than high."""
     for name, color in colors.items():
         draw(f"{name}.png", color)
 
@@ -66,7 +73,7 @@ def draw(name: str, color: tuple[int, int, int]) -> None:
 
 
 def run_on(places: dict[str, tuple[float, float]], params: Params, *, lineage: str = "datapools.json") -> ReportInputs:
-    """Scan week/ and pick, with the embedding of each image given by hand; merge."""
+    """Scan week/, pick and merge, with the embedding of each image given by hand."""
     Path("week").mkdir(exist_ok=True)
     found = batch.scan(
         Path("week"), filename_prefix="", relevant=None, check_images=True, remove_duplicates=True, progress=no_progress
@@ -110,12 +117,38 @@ def run_on(places: dict[str, tuple[float, float]], params: Params, *, lineage: s
     )
 
 
-def four_images() -> ReportInputs:
-    """far (10 away) is picked after a; near (0.5 from a) is covered by it; copy has the bytes of a, broken none."""
-    paint(a=RED, far=GREEN, near=BLUE)
-    shutil.copy("week/a.png", "week/copy.png")
-    Path("week/broken.png").write_bytes(b"no picture")
-    return run_on({"a.png": (0, 0), "far.png": (10, 0), "near.png": (0.5, 0)}, parameters())
+@dataclass
+class Example:
+    """A run and its page, made once; ``inputs`` copies its files into the current folder."""
+
+    folder: Path
+    inputs: ReportInputs
+    page: "Page"
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory) -> Example:
+    """far (10 away) is picked after a; near (0.5 from a) is covered by it; copy has the bytes of a, broken has none."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder := tmp_path_factory.mktemp("example"))
+        paint(a=RED, far=GREEN, near=BLUE)
+        shutil.copy("week/a.png", "week/copy.png")
+        Path("week/broken.png").write_bytes(b"no picture")
+        inputs = run_on({"a.png": (0, 0), "far.png": (10, 0), "near.png": (0.5, 0)}, parameters())
+        return Example(folder, inputs, written(inputs))
+
+
+@pytest.fixture
+def page(example) -> "Page":
+    """The page of the example, to be read only."""
+    return example.page
+
+
+@pytest.fixture
+def inputs(example, workspace) -> ReportInputs:
+    """What the page of the example is made from, in the current folder."""
+    shutil.copytree(example.folder, Path.cwd(), dirs_exist_ok=True)
+    return example.inputs
 
 
 # --- a page, read as a browser reads it -------------------------------------------------------------------------------
@@ -126,9 +159,10 @@ class Page(HTMLParser):
     source: str
     tags: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     texts: dict[str, list[str]] = field(default_factory=dict)
-    """What stands directly in each kind of element."""
+    """The texts directly inside each kind of element."""
 
     def __post_init__(self):
+        assert self.source.startswith("<!doctype html>")  # else browsers fall back to quirks mode
         super().__init__()
         self.open = ["document"]
         self.feed(self.source)
@@ -149,13 +183,13 @@ class Page(HTMLParser):
 
     @property
     def text(self) -> str:
-        """What can be read on the page, with single spaces."""
+        """The words on the page, with single spaces."""
         parts = [part for tag, texts in self.texts.items() if tag not in ("script", "style") for part in texts]
         return " ".join(" ".join(parts).split())
 
 
-def written(run: ReportInputs, params: Params | None = None, removed_file: str = "output/removed.csv") -> Page:
-    write_report(Path("output/report.html"), run, params or parameters(), removed_file=removed_file)
+def written(inputs: ReportInputs, params: Params | None = None, removed_file: str = "output/removed.csv") -> Page:
+    write_report(Path("output/report.html"), inputs, params or parameters(), removed_file=removed_file)
     return Page(Path("output/report.html").read_text(encoding="utf-8"))
 
 
@@ -170,12 +204,17 @@ def color_in(card: str, which: int) -> tuple[int, int, int]:
     return picture.getpixel((picture.width // 2, picture.height // 2))
 
 
-# --- what it tells ----------------------------------------------------------------------------------------------------
+# --- sentences and tables ---------------------------------------------------------------------------------------------
 
 
-def test_the_page_says_what_happened_in_one_sentence_and_names_pool_and_version():
-    page = written(four_images())
+def rows_of_table(page: Page, head: str) -> list[list[str]]:
+    """Return the cells, as HTML, of the table whose first column has this head."""
+    table = next(part for part in page.source.split("<table>") if re.match(rf"<thead><tr><th[^>]*>{head}</th>", part))
+    rows = re.findall(r"<tr>(.*?)</tr>", table.split("<tbody>")[1].split("</tbody>")[0])
+    return [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in rows]
 
+
+def test_the_page_names_pool_and_version_and_sums_up_the_run_in_one_sentence(page):
     assert page.texts["title"] == ["Pool demo, version 1"]
     assert (
         "picked 2 of 3 candidates: the pool grows from 0 to 2 images; every candidate lies within 0.5 of it."
@@ -183,22 +222,51 @@ def test_the_page_says_what_happened_in_one_sentence_and_names_pool_and_version(
     )
 
 
-def test_every_image_of_the_batch_is_counted_with_its_fate():
-    cells = [text.strip() for text in written(four_images()).texts["td"] if text.strip()]
+def test_every_image_of_the_batch_is_counted_with_its_outcome(page):
+    assert [(row[0], row[1]) for row in rows_of_table(page, "outcome")] == [
+        ("picked", "2"),
+        ("covered", "1"),
+        ("exact copies", "1"),
+        ("corrupt", "1"),
+        ("<b>images in the batch</b>", "<b>5</b>"),
+    ]
+    assert [bar["style"] for bar in page.all("span") if bar.get("class", "").startswith("bar")] == [
+        "width:40.0%",
+        "width:20.0%",
+        "width:20.0%",
+        "width:20.0%",
+    ]
 
-    for fate, count in (("picked", "2"), ("covered", "1"), ("exact copies", "1"), ("corrupt", "1")):
-        assert cells[cells.index(fate) + 1] == count
-    assert "already in the pool" not in cells
+
+def test_the_table_of_outcomes_names_every_rule_with_its_value(inputs):
+    rules = {"balance": None, "sequence_gap": 5, "protected": "test.csv", "protected_distance": 0.25}
+    counts = {"over_balance": 1, "in_sequence_gap": 2, "near_protected": 3, "beyond_limit": 4, "known": 6}
+    metrics = inputs.metrics.model_copy(update=counts)
+    stop = {"n_samples": 7, "min_distance": 1.0, "n_samples_includes_datapool": False}
+
+    page = written(inputs._replace(metrics=metrics), parameters(rules=rules, stopping_condition=stop))
+
+    reasons = {row[0]: (row[1], row[3]) for row in rows_of_table(page, "outcome")}
+    assert reasons["over the balance limit"] == ("1", "rules.balance allows no more picks with their weak label")
+    assert reasons["in a sequence gap"] == ("2", "fewer than 5 frames from an image in the pool or a pick")
+    assert reasons["near a protected image"] == ("3", "closer than 0.25 to a protected image, or a copy of one")
+    assert reasons["beyond n_samples"] == ("4", "n_samples 7 was reached first")
+    assert reasons["already in the pool"] == ("6", "same bytes as an image in the pool")
+    assert "Candidates that protected images exclude do not count toward it." in page.text
 
 
-def test_corrupt_images_and_copies_are_listed_with_the_reason():
-    text = written(four_images()).source
+def test_skipped_files_are_counted(inputs):
+    page = written(inputs._replace(skipped={"hidden": 1, "not_images": 2000, "not_relevant": 3}))
 
-    assert "<tr><td><code>broken.png</code></td><td>not an image: no known format</td></tr>" in text
-    assert "<tr><td><code>copy.png</code></td><td>duplicate of a.png</td></tr>" in text
+    assert "Skipped files: 1 hidden, 2,000 of other types, 3 not listed in relevant_filenames_file." in page.text
 
 
-def test_a_long_list_is_cut_and_says_where_the_rest_is(monkeypatch):
+def test_corrupt_images_and_copies_are_listed_with_the_reason(page):
+    assert "<tr><td><code>broken.png</code></td><td>not an image: no known format</td></tr>" in page.source
+    assert "<tr><td><code>copy.png</code></td><td>duplicate of a.png</td></tr>" in page.source
+
+
+def test_a_long_list_is_cut_and_names_the_file_with_the_rest(monkeypatch):
     monkeypatch.setattr(report, "MAX_ROWS", 2)
     paint(a=RED)
     for i in range(5):
@@ -207,133 +275,141 @@ def test_a_long_list_is_cut_and_says_where_the_rest_is(monkeypatch):
     page = written(run_on({"a.png": (0, 0)}, parameters()), removed_file="output/<all>.csv")
 
     assert [name for name in page.texts["code"] if name.startswith("broken")] == ["broken_0.png", "broken_1.png"]
+    assert "5 in total" in page.text
     assert "3 more are in" in page.text
     assert "output/<all>.csv" in page.texts["code"]
 
 
-def test_every_version_of_the_pool_is_listed():
-    four_images()
+def test_every_version_of_the_pool_is_listed(inputs):
     paint(later=YELLOW)
     page = written(run_on({"near.png": (0.5, 0), "later.png": (0, 7)}, parameters()))
 
     # far and a are version 1; later (7 from a) is version 2; near is covered by a again.
-    numbers = re.findall(r'<td class="n">(\d+)</td><td class="n">(\d+)</td><td class="n">(\d+)</td>', page.source)
-    assert numbers == [("1", "2", "2"), ("2", "3", "1")]
+    assert [row[:4] for row in rows_of_table(page, "version")] == [["1", "2", "2", "0.5"], ["2", "3", "1", "0.5"]]
     assert page.texts["title"] == ["Pool demo, version 2"]
     assert "coreset, min_distance 1" in page.texts["td"]
 
 
-def test_all_parameters_are_shown_as_yaml():
+def test_all_parameters_are_shown_as_yaml(inputs):
     params = parameters(filename_prefix="<week>/", n_example_images=3)
 
-    short_repr = "".join(written(four_images(), params).texts["pre"])
+    shown = "".join(written(inputs, params).texts["pre"])
 
-    assert "filename_prefix: <week>/\n" in short_repr
-    assert "stopping_condition:\n  n_samples: -1\n  min_distance: 1.0\n" in short_repr
-    assert "criterion:\n    temperature: 0.5" in short_repr
+    assert yaml.safe_load(shown) == params.model_dump()
+    assert "filename_prefix: <week>/\n" in shown
+    assert "stopping_condition:\n  n_samples: -1\n  min_distance: 1.0\n" in shown
 
 
-def test_the_embedding_space_is_shown_without_what_is_not_known():
+def test_unknown_properties_of_the_embedding_space_are_not_shown(inputs):
     space = EmbeddingSpace(id="csv-2", backbone=None, dimension=2, input_size=None, origin="embeddings csv")
-    run = four_images()._replace(embedding_space=space)
 
-    page = written(run)
+    page = written(inputs._replace(embedding_space=space))
 
-    assert "embeddings csv" in page.texts["code"]
-    assert "backbone" not in page.texts["td"]
+    assert rows_of_table(page, "property") == [
+        ["id", "<code>csv-2</code>"],
+        ["dimension", "<code>2</code>"],
+        ["origin", "<code>embeddings csv</code>"],
+    ]
+
+
+def test_the_lower_bound_of_the_covering_radius_is_shown_with_its_witness(page):
+    assert "The covering radius is 0.5: every candidate lies within this distance of the pool." in page.text
+    assert "No other selection of 2 images could bring it below 0.25, which is half of it." in page.text
+    assert "the picks and the next candidate, <code>near.png</code>, lie at least 0.5 from one another" in page.source
+
+
+def test_no_lower_bound_is_shown_where_the_method_proves_none(inputs):
+    metrics = inputs.metrics.model_copy(update={"radius_lower_bound": None, "witness": None})
+
+    page = written(inputs._replace(metrics=metrics))
+
+    assert "The covering radius is 0.5" in page.text
+    assert "No other selection" not in page.text
+
+
+def test_a_hint_says_how_redundant_the_batch_is(page):
+    # near lies 0.5 from a; the usual distance is about 10: two of three are redundant.
+    assert "Hint: 67% of the candidates lie closer than" in page.text
 
 
 # --- charts -----------------------------------------------------------------------------------------------------------
 
 
 def charts(page: Page) -> dict[str, tuple[dict, dict]]:
-    """Traces by name, and the layout, of each chart."""
+    """Return the traces by name, and the layout, of each chart."""
     drawn = json.loads(page.texts["script"][1])
     return {chart["id"]: ({trace["name"]: trace for trace in chart["traces"]}, chart["layout"]) for chart in drawn}
 
 
-def test_the_curve_is_cut_where_the_selection_ended():
-    traces, layout = charts(written(four_images()))["curve"]
+def test_the_curve_is_cut_where_the_selection_ended(page):
+    traces, layout = charts(page)["curve"]
 
     # a has no distance; far is 10 away; near, 0.5 away, was not picked.
     assert (traces["picked"]["x"], traces["picked"]["y"]) == ([2], [10.0])
     assert (traces["not picked"]["x"], traces["not picked"]["y"]) == ([3], [0.5])
     assert [(shape["x0"], shape["y0"]) for shape in layout["shapes"]] == [(2.5, 0), (0, 1.0)]
-    assert layout["annotations"][0]["xanchor"] == "right"  # its words end at the cut: two steps before, one after
+    assert layout["annotations"][0]["text"] == "selection ends after 2"
+    assert layout["annotations"][0]["xanchor"] == "right"  # two steps lie left of the line, one right of it
+    assert "2 picked: then the next candidate was closer than min_distance." in page.text
 
 
-def test_the_curve_has_no_line_for_an_inactive_min_distance():
-    run = four_images()
+def test_the_curve_has_no_line_for_an_inactive_min_distance(inputs):
     stop = {"n_samples": 2, "min_distance": -1.0, "n_samples_includes_datapool": False}
 
-    _, layout = charts(written(run, parameters(stopping_condition=stop)))["curve"]
+    _, layout = charts(written(inputs, parameters(stopping_condition=stop)))["curve"]
 
-    assert [note["text"] for note in layout["annotations"]] == ["cut after 2"]
-
-
-def rows_of_table(page: Page, head: str) -> list[list[str]]:
-    """The cells of the table with this first column."""
-    table = next(part for part in page.source.split("<table>") if f'">{head}</th>' in part or f">{head}</th>" in part)
-    rows = re.findall(r"<tr>(.*?)</tr>", table.split("<tbody>")[1].split("</tbody>")[0])
-    return [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in rows]
+    assert [note["text"] for note in layout["annotations"]] == ["selection ends after 2"]
 
 
-def test_beside_the_curve_stands_what_another_min_distance_would_pick():
+def test_the_caption_of_the_curve_names_what_ended_the_selection(inputs):
+    rules = {"balance": None, "sequence_gap": 5, "protected": None, "protected_distance": 0.1}
+    failures = []
+    for counts, changes, expected in (
+        ({"beyond_limit": 1, "covered": 1}, {}, "2 picked: then n_samples was reached."),
+        ({"covered": 0}, {}, "2 picked: every candidate was picked."),
+        ({"covered": 0}, {"rules": rules}, "2 picked: every candidate that the rules allow was picked."),
+    ):
+        metrics = inputs.metrics.model_copy(update=counts)
+        page = written(inputs._replace(metrics=metrics), parameters(n_example_images=0, **changes))
+        if expected not in page.text:
+            failures.append(expected)
+    assert not failures
+
+
+def test_a_table_shows_how_many_images_each_min_distance_would_pick(page):
     # The first image has no distance and is always picked; far lies 10 away, near 0.5.
-    assert rows_of_table(written(four_images()), "min_distance") == [
+    assert rows_of_table(page, "min_distance") == [
         ["10", "2", "66.7%"],
         ["<b>1</b>", "<b>2</b>", "<b>66.7%</b>"],
         ["0.5", "3", "100.0%"],
     ]
+    assert "n_samples may end" not in page.text
 
 
-def test_a_method_that_knows_no_min_distance_has_no_such_table():
+def test_a_method_without_min_distance_has_no_such_table(inputs):
     stop = {"n_samples": 2, "min_distance": -1.0, "n_samples_includes_datapool": False}
-    page = written(four_images(), parameters(method="random", stopping_condition=stop))
+    page = written(inputs, parameters(method="random", stopping_condition=stop))
 
     assert "min_distance" not in page.texts["th"]
 
 
-def test_the_choice_is_drawn_beside_a_random_one():
-    page = written(four_images())
+def test_the_picks_are_compared_with_a_random_selection(page):
     traces, _ = charts(page)["coverage"]
 
     # a lies at 0, far at 10, near at 0.5: after a the mean is 10.5 / 3, after far 0.5 / 3.
-    assert traces["chosen, mean"]["x"] == traces["random, mean"]["x"] == [1, 2]
-    assert traces["chosen, mean"]["y"] == pytest.approx([3.5, 0.5 / 3], abs=1e-5)
-    assert traces["chosen, 99 % within"]["y"] == pytest.approx([9.81, 0.49], abs=1e-5)
+    assert traces["picks, mean"]["x"] == traces["random, mean"]["x"] == [1, 2]
+    assert traces["picks, mean"]["y"] == pytest.approx([3.5, 0.5 / 3], abs=1e-5)
+    assert traces["picks, 99th percentile"]["y"] == pytest.approx([9.81, 0.49], abs=1e-5)
     assert traces["random, mean"]["y"][0] > traces["random, mean"]["y"][1] >= 0
     assert "A candidate lies 0.1667 from its nearest image of the pool on average" in page.text
     assert "instead of 0.5 (of 3 candidates)." in page.text
 
 
-def test_the_certificate_is_told_with_its_witness():
-    page = written(four_images())
-
-    assert "No choice of 2 new images could get it below 0.25, half of that" in page.text
-    assert "near.png" in page.source.split("half of that")[1].split("</p>")[0]
-
-
-def test_a_choice_without_certificate_tells_none():
-    run = four_images()
-    bare = run._replace(metrics=run.metrics.model_copy(update={"radius_lower_bound": None, "witness": None}))
-
-    assert "No choice of" not in written(bare).text
-
-
-def test_the_regime_of_the_batch_is_a_hint():
-    # near lies 0.5 from a; the usual distance is about 10: two of three are redundant.
-    page = written(four_images())
-
-    assert "Hint: 67% of the candidates lie closer than" in page.text
-
-
-def test_the_map_shows_pool_picks_and_left_out_at_their_places():
-    four_images()
+def test_the_map_shows_pool_picks_and_left_out_at_their_places(inputs):
     paint(later=YELLOW)
-    run = run_on({"near.png": (0.5, 0), "later.png": (0, 7)}, parameters())
+    page = written(run_on({"near.png": (0.5, 0), "later.png": (0, 7)}, parameters()))
 
-    traces, _ = charts(written(run))["map"]
+    traces, _ = charts(page)["map"]
 
     # Turned and moved, but distances stay: 2-D embeddings lose nothing in two dimensions.
     place = {
@@ -350,29 +426,17 @@ def test_the_map_shows_pool_picks_and_left_out_at_their_places():
     assert traces["in the pool before (2)"]["text"][1] == "far.png<br>in the pool since version 1"
 
 
-def test_the_map_lies_in_the_vectors_between_which_distances_are_taken():
+def test_the_map_shows_the_vectors_that_distances_are_measured_between(inputs):
     # Embeddings in one direction are one point once they are normalized.
-    run, params = four_images(), parameters(normalize_embeddings=True)
-    run = run._replace(
-        candidates=run.candidates._replace(embeddings=np.array([[1, 1], [9, 9], [0, 2]], dtype=np.float32))
-    )
+    embeddings = np.array([[1, 1], [9, 9], [0, 2]], dtype=np.float32)
+    inputs = inputs._replace(candidates=inputs.candidates._replace(embeddings=embeddings))
 
-    traces, _ = charts(written(run, params))["map"]
+    traces, _ = charts(written(inputs, parameters(normalize_embeddings=True)))["map"]
 
     assert traces["picked (2)"]["x"][0] == pytest.approx(traces["picked (2)"]["x"][1], abs=1e-3)
 
 
-def test_main_directions_are_turned_so_that_the_largest_entry_is_positive():
-    vectors = np.array([[0, 0], [-4, 1], [4, 1], [0, 2]], dtype=np.float32)
-
-    points, shares = project(vectors)
-
-    # Along x lie -4, 0, 0, 4 (squares 32), along y -1, 0, 0, 1 (squares 2).
-    assert points.tolist() == [[0, -1], [-4, 0], [4, 0], [0, 1]]
-    assert shares.tolist() == pytest.approx([32 / 34, 2 / 34])
-
-
-def test_a_large_map_is_thinned_evenly_and_says_so(monkeypatch):
+def test_a_large_map_shows_evenly_spaced_images_and_says_how_many(monkeypatch):
     monkeypatch.setattr(report, "MAX_POINTS", 3)
     draw("pick.png", RED)
     for i in range(5):
@@ -383,17 +447,17 @@ def test_a_large_map_is_thinned_evenly_and_says_so(monkeypatch):
 
     names = [text.split("<br>")[0] for text in charts(page)["map"][0]["left out (5)"]["text"]]
     assert names == ["near_1.png", "near_3.png", "pick.png"]
-    assert "Of 5 left out, 3 are drawn, evenly chosen." in page.text
+    assert "Of 5 images left out, 3 are drawn, evenly spaced." in page.text
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_pick_is_shown_with_its_nearest_neighbor_and_their_distance():
-    first, second, covered = cards(written(four_images()))
+def test_a_pick_is_shown_with_its_nearest_neighbor_and_their_distance(page):
+    first, second, covered = cards(page)
 
     assert color_in(first, 0) == pytest.approx(RED, abs=3)
-    assert "begins the pool" in first
+    assert "first image of the pool" in first
     assert "<b>#2</b><span>distance 10</span>" in second
     assert [color_in(second, i) for i in (0, 1)] == [pytest.approx(GREEN, abs=3), pytest.approx(RED, abs=3)]
     assert "<b>covered</b><span>distance 0.5</span>" in covered
@@ -402,7 +466,7 @@ def test_a_pick_is_shown_with_its_nearest_neighbor_and_their_distance():
 
 
 def test_pictures_are_small_keep_their_shape_and_stand_upright():
-    draw("turned.jpg", RED)
+    Path("week").mkdir()
     upright = Image.new("RGB", (300, 150), BLUE)
     exif = upright.getexif()
     exif[0x0112] = 6  # EXIF orientation: the camera was turned by 90 degrees
@@ -414,32 +478,29 @@ def test_pictures_are_small_keep_their_shape_and_stand_upright():
     assert Image.open(BytesIO(base64.b64decode(data))).size == (64, 128)
 
 
-def test_a_picture_carries_pixels_and_nothing_that_the_file_says_besides():
-    draw("told.jpg", RED)
+def test_a_picture_has_no_metadata_of_its_file():
+    Path("week").mkdir()
     exif = Image.Exif()
-    exif[0x010E] = "EXIF of somebody"  # ImageDescription
-    Image.new("RGB", (300, 200), RED).save("week/told.jpg", comment=b"comment of somebody", exif=exif)
+    exif[0x010E] = "EXIF text"  # ImageDescription
+    Image.new("RGB", (300, 200), RED).save("week/noted.jpg", comment=b"comment text", exif=exif)
 
-    page = written(run_on({"told.jpg": (0, 0)}, parameters()))
+    page = written(run_on({"noted.jpg": (0, 0)}, parameters()))
 
     (picture,) = page.all("img")
-    assert b"of somebody" in Path("week/told.jpg").read_bytes()
-    assert b"of somebody" not in base64.b64decode(picture["src"].removeprefix("data:image/jpeg;base64,"))
+    assert b" text" in Path("week/noted.jpg").read_bytes()
+    assert b" text" not in base64.b64decode(picture["src"].removeprefix("data:image/jpeg;base64,"))
 
 
-def test_no_more_pictures_than_asked_for():
-    run = four_images()
-
-    assert len(cards(written(run, parameters(n_example_images=1)))) == 2  # one pick, one left out
-    assert cards(written(run, parameters(n_example_images=0))) == []
+def test_n_example_images_limits_the_pictures(inputs):
+    assert len(cards(written(inputs, parameters(n_example_images=1)))) == 2  # one pick, one left out
+    assert cards(written(inputs, parameters(n_example_images=0))) == []
 
 
-def test_an_image_that_is_gone_or_changed_becomes_a_box_with_the_reason():
-    run = four_images()
+def test_an_image_that_is_gone_or_changed_becomes_a_box_with_the_reason(inputs):
     Path("week/far.png").unlink()
     draw("near.png", YELLOW)
 
-    page = written(run)
+    page = written(inputs)
 
     boxes = page.texts["span"]
     assert any(box.startswith("cannot be read (No such file or directory)") for box in boxes)
@@ -447,8 +508,7 @@ def test_an_image_that_is_gone_or_changed_becomes_a_box_with_the_reason():
     assert len(page.all("img")) == 3  # a, as itself and twice as the nearest
 
 
-def test_a_neighbor_from_an_earlier_batch_is_named_without_a_picture():
-    four_images()
+def test_a_neighbor_from_an_earlier_batch_is_named_without_a_picture(inputs):
     shutil.rmtree("week")
     paint(later=YELLOW)
 
@@ -458,8 +518,7 @@ def test_a_neighbor_from_an_earlier_batch_is_named_without_a_picture():
     assert "nearest <code>a.png</code>" in card
 
 
-def test_a_damaged_file_with_the_name_of_a_pool_image_is_not_taken_for_it():
-    four_images()
+def test_a_damaged_file_with_the_name_of_a_pool_image_is_not_taken_for_it(inputs):
     shutil.rmtree("week")
     paint(later=YELLOW)
     Path("week/a.png").write_bytes(b"")
@@ -477,12 +536,14 @@ def test_an_empty_batch_and_no_pool_give_a_page_without_charts():
 
     assert page.texts["title"] == ["Pool demo, no version yet"]
     assert "nothing to pick: of 0 images none is a candidate; the pool stays as it is." in page.texts["p"]
-    assert "Pool demo has no version yet: nothing was ever picked for it." in page.texts["p"]
+    assert "Pool demo has no version yet because no image has been picked for it." in page.texts["p"]
+    assert "There is no curve because no distances were measured." in page.texts["p"]
+    assert "There is no map because fewer than two images have an embedding." in page.texts["p"]
     assert page.all("script") == []
+    assert "script-src 'none';" in page.all("meta")[1]["content"]
 
 
-def test_a_batch_that_the_pool_holds_already_shows_the_pool_and_why():
-    four_images()
+def test_a_batch_that_the_pool_holds_already_shows_the_pool_and_why(inputs):
     Path("week/near.png").unlink()
 
     page = written(run_on({}, parameters()))
@@ -492,7 +553,7 @@ def test_a_batch_that_the_pool_holds_already_shows_the_pool_and_why():
     assert list(charts(page)["map"][0]) == ["in the pool before (2)"]
 
 
-# --- names that do harm, and loading nothing --------------------------------------------------------------------------
+# --- harmful names, and loading nothing -------------------------------------------------------------------------------
 
 HARMFUL = (
     "<script>alert(1)</script>.png",  # a folder called '<script>alert(1)<'
@@ -502,8 +563,15 @@ HARMFUL = (
 )
 
 
+@pytest.fixture(scope="module")
+def harmful(tmp_path_factory) -> Page:
+    """The page of a run on such names."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("harmful"))
+        return written(harmful_run())
+
+
 def harmful_run() -> ReportInputs:
-    Path("week").mkdir()
     for i, name in enumerate(HARMFUL):
         draw(name, (50 * i, 0, 0))
         shutil.copy(Path("week") / name, Path("week") / f"{name.removesuffix('.png')} copy.png")
@@ -515,8 +583,8 @@ def harmful_run() -> ReportInputs:
     return run_on({**places, "<i>near.png": (9.1, 0.0)}, parameters())
 
 
-def test_names_are_shown_as_they_are_and_never_become_elements_or_attributes():
-    page = written(harmful_run())
+def test_names_are_shown_as_they_are_and_never_become_elements_or_attributes(harmful):
+    page = harmful
 
     assert {tag for tag, _ in page.tags}.isdisjoint({"i", "iframe", "object"})
     assert [attributes for _, attributes in page.tags if any(key.startswith("on") for key in attributes)] == []
@@ -528,16 +596,14 @@ def test_names_are_shown_as_they_are_and_never_become_elements_or_attributes():
         assert any(image["alt"].startswith(stem) for image in page.all("img"))
 
 
-def test_names_do_not_end_the_script_and_are_no_markup_in_the_charts():
-    page = written(harmful_run())
-
-    assert "<" not in page.texts["script"][1]
-    hovers = [text for trace in charts(page)["map"][0].values() for text in trace["text"]]
+def test_names_do_not_end_the_script_and_are_no_markup_in_the_charts(harmful):
+    assert "<" not in harmful.texts["script"][1]
+    hovers = [text for trace in charts(harmful)["map"][0].values() for text in trace["text"]]
     assert any(hover.startswith("&lt;script&gt;alert(1)&lt;/script&gt;") for hover in hovers)
     assert not any("<i" in hover or "<s" in hover for hover in hovers)
 
 
-def test_control_characters_and_turned_writing_are_written_out():
+def test_control_characters_and_changes_of_writing_direction_are_escaped():
     draw("gnp.\u202eexe\n\x1b.png", RED)
 
     page = written(run_on({"gnp.\u202eexe\n\x1b.png": (0, 0)}, parameters()))
@@ -547,10 +613,10 @@ def test_control_characters_and_turned_writing_are_written_out():
     assert "gnp.\\u202eexe\\n\\x1b.png" in page.texts["code"]
 
 
-def test_the_page_loads_nothing():
-    page = written(harmful_run())
+def test_the_page_loads_nothing(harmful):
+    page = harmful
 
-    loading = {
+    loading = [
         "src",
         "href",
         "srcset",
@@ -561,22 +627,20 @@ def test_the_page_loads_nothing():
         "xlink:href",
         "manifest",
         "formaction",
-    }
+    ]
     links = [value for _, attributes in page.tags for key, value in attributes.items() if key in loading]
     assert links
     assert [link for link in links if not link.startswith("data:")] == []
     assert {tag for tag, _ in page.tags}.isdisjoint({"link", "base", "iframe", "embed", "object"})
     styles = "".join(page.texts["style"]) + "".join(attributes.get("style", "") for _, attributes in page.tags)
     assert not re.search(r"url\(|@import|src:", styles)
-    plotly, data, calls = page.texts["script"]
+    plotly, data, report_js = page.texts["script"]
     assert "plotly.js v" in plotly[:500]
     assert "//" not in page.source.split("<body>")[0]
-    assert "://" not in data + calls
+    assert "://" not in data + report_js
 
 
-def test_the_policy_of_the_page_allows_its_own_scripts_and_no_other():
-    page = written(four_images())
-
+def test_the_policy_of_the_page_allows_its_own_scripts_and_no_other(page):
     policy = next(meta["content"] for meta in page.all("meta") if "http-equiv" in meta)
     digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in page.texts["script"]]
     assert policy.startswith("default-src 'none'; ")
@@ -587,42 +651,37 @@ def test_the_policy_of_the_page_allows_its_own_scripts_and_no_other():
 # --- the same bytes ---------------------------------------------------------------------------------------------------
 
 
-def test_the_same_inputs_give_the_same_bytes_anywhere(tmp_path, monkeypatch):
-    pages = []
-    for name in ("here", "there"):
-        (tmp_path / name).mkdir()
-        monkeypatch.chdir(tmp_path / name)
-        pages.append(written(four_images()).source)
+def test_the_same_inputs_give_the_same_bytes_in_any_folder(example, inputs):
+    again = written(inputs).source
 
-    assert pages[0] == pages[1]
-    assert str(tmp_path) not in pages[0]
+    assert again == example.page.source
+    assert str(Path.cwd()) not in again
+    assert str(example.folder) not in again
 
 
 # --- the stage --------------------------------------------------------------------------------------------------------
 
 
-def test_the_stage_reads_what_the_others_wrote(tmp_path, capsys):
-    import yaml
-
+def test_the_stage_reads_what_the_other_stages_wrote(capsys):
     from stages.report import report as stage
 
     draw("NA.png", RED)
     shutil.copy("week/NA.png", "week/null")
     Path("week/null").rename("week/null.png")
-    run = run_on({"NA.png": (0, 0)}, parameters())
+    inputs = run_on({"NA.png": (0, 0)}, parameters())
     Path("params.yaml").write_text(yaml.safe_dump(parameters().model_dump()))
     outputs = Outputs("output")
-    write_table(outputs.images, run.images)
-    write_json(outputs.skipped, run.skipped)
-    write_base(outputs.base, run.base)
-    write_rows(outputs.embeddings, run.candidates)
-    write_json(outputs.space, run.embedding_space.model_dump())
-    write_csv(outputs.selection_curve, run.curve)
-    write_csv(outputs.coverage, run.coverage)
-    write_rows(outputs.picks, run.picks)
-    # One name is what pandas takes for a missing value.
-    write_csv(outputs.removed_samples, run.removed.replace("null.png", "null"))
-    write_metrics(outputs.metrics, run.metrics)
+    write_table(outputs.images, inputs.images)
+    write_json(outputs.skipped, inputs.skipped)
+    write_base(outputs.base, inputs.base)
+    write_rows(outputs.embeddings, inputs.candidates)
+    write_json(outputs.space, inputs.embedding_space.model_dump())
+    write_csv(outputs.selection_curve, inputs.curve)
+    write_csv(outputs.coverage, inputs.coverage)
+    write_rows(outputs.picks, inputs.picks)
+    # By default pandas reads this name as a missing value.
+    write_csv(outputs.removed_samples, inputs.removed.replace("null.png", "null"))
+    write_metrics(outputs.metrics, inputs.metrics)
 
     stage()
 
@@ -630,7 +689,6 @@ def test_the_stage_reads_what_the_others_wrote(tmp_path, capsys):
     assert capsys.readouterr().out == "the report is in output/report.html\n"
     assert page.texts["title"] == ["Pool demo, version 1"]
     assert "null" in page.texts["code"]
-    assert (
-        page.source
-        == written(run._replace(removed=run.removed.replace("null.png", "null")), removed_file="output/removed").source
-    )
+    removed = inputs.removed.replace("null.png", "null")
+    expected = written(inputs._replace(removed=removed), removed_file="output/removed_samples.csv")
+    assert page.source == expected.source

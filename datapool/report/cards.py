@@ -1,0 +1,77 @@
+"""Put small copies of images side by side with those of their nearest neighbors."""
+
+import base64
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from datapool.core.errors import DatapoolError
+from datapool.images.decode import read_rgb
+
+SIDE = 128
+"""The longer side of a picture, in pixels."""
+
+
+class Picture(NamedTuple):
+    """An image with its filename, or the reason why it cannot be shown."""
+
+    filename: str
+    relation: str
+    """Words before the filename: "", "covered by" or "nearest"."""
+    jpeg: str
+    """In base64; empty if the image cannot be shown."""
+    problem: str
+    """Empty if it can."""
+
+
+class Card(NamedTuple):
+    """An image beside its nearest neighbor."""
+
+    label: str
+    distance: float | None
+    """Between the two; None for the first image of a pool, which has no neighbor."""
+    pictures: list[Picture]
+
+
+def make_cards(rows: pd.DataFrame, images: pd.DataFrame, folder: Path) -> list[Card]:
+    """Make a card for each of some images.
+
+    An image that is gone, has changed or cannot be decoded is replaced by the reason. Neighbors from earlier batches are
+    not shown: their files may be anywhere.
+
+    Args:
+        rows: filename, kind (the label of the card), distance and nearest (a filename, or "").
+        images: The batch, as ``batch.scan`` returns it.
+        folder: The paths of ``images`` start from here.
+    """
+    # A damaged file may have the name of an image of the pool.
+    healthy = images[(images.status == "ok") & images.filename.isin({*rows.filename, *rows.nearest})]
+    files = dict(zip(healthy.filename, zip(healthy.path, healthy.content_hash, strict=True), strict=True))
+    cards = []
+    for row in rows.itertuples():
+        pictures = [_picture(row.filename, "", files, folder)]
+        if row.nearest:
+            relation = "covered by" if row.kind == "covered" else "nearest"
+            pictures.append(_picture(row.nearest, relation, files, folder))
+        cards.append(Card(row.kind, row.distance if row.nearest else None, pictures))
+    return cards
+
+
+def _picture(filename: str, relation: str, files: Mapping[str, tuple[str, str]], folder: Path) -> Picture:
+    """Return a small copy of an image; ``files`` has the path and the content hash of each image of the batch."""
+    if filename not in files:
+        return Picture(filename, relation, "", "in the pool, not in this batch")
+    path, content_hash = files[filename]
+    try:
+        picture = read_rgb(folder / path, content_hash=content_hash)
+    except DatapoolError as error:
+        problem = str(error).removeprefix(f"{folder / path}: ").partition(";")[0]  # without the remedy
+        return Picture(filename, relation, "", problem)
+    picture.thumbnail((SIDE, SIDE))
+    picture.info.clear()  # Pillow would copy a comment of the file into ours
+    jpeg = BytesIO()
+    picture.save(jpeg, format="JPEG", quality=85)
+    return Picture(filename, relation, base64.b64encode(jpeg.getvalue()).decode(), "")

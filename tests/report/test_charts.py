@@ -1,0 +1,61 @@
+"""The charts: projection, labels and the checks of plotly."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from datapool.report import charts
+from datapool.report.charts import project
+
+
+def test_principal_components_point_to_where_their_largest_entry_is_positive():
+    vectors = np.array([[0, 0], [-4, 1], [4, 1], [0, 2]], dtype=np.float32)
+
+    points, shares = project(vectors)
+
+    # Along x lie -4, 0, 0, 4 (squares 32), along y -1, 0, 0, 1 (squares 2).
+    assert points.tolist() == [[0, -1], [-4, 0], [4, 0], [0, 1]]
+    assert shares.tolist() == pytest.approx([32 / 34, 2 / 34])
+
+
+def test_points_are_rounded_to_five_digits_of_the_largest_coordinate():
+    points, _ = project(np.array([[-123.456789], [123.456789]]))
+
+    assert points.tolist() == [[-123.46, 0.0], [123.46, 0.0]]
+
+
+def test_equal_vectors_lie_on_one_point():
+    points, shares = project(np.ones((3, 4), dtype=np.float32))
+
+    assert points.tolist() == [[0.0, 0.0]] * 3
+    assert shares.tolist() == [0.0, 0.0]
+
+
+def test_the_label_at_the_end_of_the_selection_lies_on_the_side_with_more_steps():
+    sides = {}
+    for n_picked, n_others in ((1, 3), (3, 1), (3, 0)):
+        steps = pd.DataFrame({"step": range(1, n_picked + n_others + 1), "distance": 1.0})
+        chart = charts.curve(steps[:n_picked], steps[n_picked:], cut=n_picked, min_distance=-1, caption="")
+        sides[n_picked, n_others] = chart.layout["annotations"][0]["xanchor"]
+
+    assert sides == {(1, 3): "left", (3, 1): "right", (3, 0): "right"}
+
+
+def test_a_chart_has_no_template_of_plotly():
+    steps = pd.DataFrame({"step": [1], "distance": [1.0]})
+
+    chart = charts.curve(steps, steps[:0], cut=1, min_distance=-1, caption="")
+
+    assert "template" not in chart.layout
+    assert chart.traces == [
+        {
+            "type": "scatter",
+            "name": "picked",
+            "x": [1],
+            "y": [1.0],
+            "mode": "lines+markers",
+            "line": {"color": "#0d9488", "width": 2},
+            "marker": {"size": 5},
+            "hovertemplate": "step %{x}: %{y:.4g}",
+        }
+    ]
