@@ -28,8 +28,9 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from datapool.images.decode import SUFFIXES, ImageFile, inspect
+from datapool.model.backbones import PRETRAINED_BACKBONE
 from datapool.model.embedding import backbone_features
-from datapool.model.embedding_model import PRETRAINED_BACKBONE, EmbeddingModel, build_model, fit_head
+from datapool.model.embedding_model import EmbeddingModel, build_model, fit_head
 from datapool.training.simclr import TrainerSettings, train_simclr
 from datapool.training.views import Augmentation
 

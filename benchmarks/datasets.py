@@ -39,8 +39,9 @@ def make(kind: str, n: int, d: int, *, seed: int = 0) -> np.ndarray:
 def embed_digits(n: int) -> np.ndarray:
     """Embed the first n digits: shape (n, 64), float32, unit length; fewer dimensions if n is smaller."""
     from datapool.images.decode import ImageFile
+    from datapool.model.backbones import PRETRAINED_BACKBONE
     from datapool.model.embedding import backbone_features
-    from datapool.model.embedding_model import PRETRAINED_BACKBONE, build_model, fit_head
+    from datapool.model.embedding_model import build_model, fit_head
     from datapool.workspace.demo import write_digits
 
     with tempfile.TemporaryDirectory() as scratch:

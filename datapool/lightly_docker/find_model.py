@@ -52,11 +52,11 @@ def find_model(
     )
     if not path.exists():
         return Model(None, f"{path} is not there, {without}")
-    from datapool.model.embedding_model import load_checkpoint, load_lightly
+    from datapool.model.embedding_model import load_checkpoint, load_lightly_checkpoint
 
     is_lightlys = True
     try:
-        model = load_lightly(path, input_size=input_size)
+        model = load_lightly_checkpoint(path, input_size=input_size)
     except DatapoolError as error:
         try:
             model, is_lightlys = load_checkpoint(path), False
@@ -130,9 +130,9 @@ def imported_space(model: "EmbeddingModel | None", dimension: int) -> EmbeddingS
             input_size=None,
             origin="a csv of Lightly's Docker",
         )
-    from datapool.model.embedding_model import embedding_space
+    from datapool.model.embedding_model import embedding_space_id
 
-    space = embedding_space(model)
+    space = embedding_space_id(model)
     return EmbeddingSpace(
         id=space,
         start=space,

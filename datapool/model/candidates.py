@@ -1,4 +1,4 @@
-"""Embed the candidates of a batch with the model of this run, or take their rows from a csv."""
+"""Embed the candidates of a batch with the model of this run, or take their embeddings from a csv."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -8,17 +8,18 @@ import pandas as pd
 
 from datapool.core.embeddings_csv import read_csv_rows
 from datapool.core.progress import Progress
+from datapool.core.row_cache import RowCache
 from datapool.core.schema import Params
 from datapool.images.batch import image_files
 
 
-class Embeddings(NamedTuple):
+class CandidateEmbeddings(NamedTuple):
     """The embeddings of the candidates."""
 
     vectors: np.ndarray
     """Shape (n, d), float32, raw, in the order of the candidates."""
-    n_taken_over: int
-    """How many the last run had computed with the same model."""
+    n_known: int
+    """Candidates that the last run embedded with the same model."""
 
 
 def embed_candidates(
@@ -29,35 +30,37 @@ def embed_candidates(
     *,
     cache_dir: Path,
     progress: Progress,
-) -> Embeddings:
-    """Embed the candidates with the model of this run, or take their rows from the csv ``params.embeddings``.
+) -> CandidateEmbeddings:
+    """Embed the candidates with the model of this run, or take their embeddings from the csv ``params.embeddings``.
 
-    Rows that the last run computed with the same model are taken over by content. Without candidates nothing is read.
+    An image with the same content as one that the last run embedded with the same model is not embedded again. Without
+    candidates nothing is read.
 
     Args:
         candidates: Rows of ``batch.candidates``.
         folder: The batch's folder.
-        checkpoint: What ``provide_model`` wrote.
-        params: ``embeddings`` and ``lightly`` count.
-        cache_dir: Where rows are kept for the next run.
+        checkpoint: The file that ``provide_model`` wrote.
+        params: ``embeddings`` and ``lightly`` are used.
+        cache_dir: Keeps the embeddings for the next run.
         progress: Of the embedding.
 
     Raises:
-        DatapoolError: If an image cannot be read or has changed, or the csv lacks it.
+        DatapoolError: If an image cannot be read or has changed, or the csv does not have it.
     """
     if not len(candidates):
-        return Embeddings(np.empty((0, 1), dtype=np.float32), 0)
+        return CandidateEmbeddings(np.empty((0, 1), dtype=np.float32), 0)
     if params.embeddings:
-        return Embeddings(read_csv_rows(Path(params.embeddings), candidates.filename.tolist()), 0)
-    from datapool.model.embedding import EmbeddingCache, embed_with_cache
+        return CandidateEmbeddings(read_csv_rows(Path(params.embeddings), candidates.filename.tolist()), 0)
+    # Imported here because torch takes seconds, and embeddings from a csv do without.
+    from datapool.model.embedding import embed_with_cache
 
     embedded = embed_with_cache(
         checkpoint,
         image_files(candidates, folder),
-        cache=EmbeddingCache(cache_dir),
+        cache=RowCache(cache_dir),
         batch_size=params.lightly.loader.batch_size,
         num_workers=params.lightly.loader.num_workers,
         accelerator=params.lightly.trainer.accelerator,
         progress=progress,
     )
-    return Embeddings(embedded.embeddings, embedded.n_taken_over)
+    return CandidateEmbeddings(embedded.embeddings, embedded.n_known)

@@ -1,7 +1,4 @@
-"""The images near which nothing may be picked, such as a test set: a folder that the pool's model embeds, or a csv.
-
-Knows files and models; nothing of distances or of what is picked. torch is imported when a folder is embedded.
-"""
+"""Provide the embeddings of the protected images, near which nothing may be picked: from a folder or a csv."""
 
 from pathlib import Path
 
@@ -11,6 +8,7 @@ import pandas as pd
 from datapool.core.embeddings_csv import read_csv
 from datapool.core.errors import DatapoolError
 from datapool.core.progress import Progress
+from datapool.core.row_cache import RowCache
 from datapool.core.schema import Params
 from datapool.core.tables import EmbeddedTable
 from datapool.images import batch
@@ -25,66 +23,81 @@ def read_protected(
     cache_dir: Path,
     progress: Progress,
 ) -> EmbeddedTable:
-    """Give the images of ``params.rules.protected``: filename, content_hash (empty if it is a csv), embeddings.
+    """Return the images of ``params.rules.protected`` with their embeddings.
 
     Args:
-        params: ``rules.protected``, ``embeddings`` and ``lightly`` count.
+        params: ``rules.protected``, ``embeddings`` and ``lightly`` are used.
         checkpoint: The model that embeds this batch.
-        dimension: Of the embeddings of the candidates.
-        n_candidates: How many candidates there are; without any nothing is read, for there may be no model either.
-        cache_dir: Where the rows of a folder are kept for the next run.
+        dimension: Of the candidates' embeddings.
+        n_candidates: Number of candidates. Without any, nothing is read, for there may be no model either.
+        cache_dir: Keeps the embeddings of a folder for the next run.
         progress: Of the embedding.
+
+    Returns:
+        Columns filename and content_hash; the hash is empty for a row of a csv. No rows without protected images.
 
     Raises:
         DatapoolError: If there is no such folder or csv, it has no image, an image of the folder cannot be read, a csv
             has another dimension, or a folder is given where embeddings come from a csv.
     """
-    where = params.rules.protected
-    if where is None or not n_candidates:
-        return _rows([], [], np.empty((0, dimension), dtype=np.float32))
-    path, key = Path(where), f"params.yaml: rules.protected is {where!r}"
+    protected = params.rules.protected
+    if protected is None or not n_candidates:
+        return _embedded_table([], [], np.empty((0, dimension), dtype=np.float32))
+    path, setting = Path(protected), f"params.yaml: rules.protected is {protected!r}"
     if not path.exists():
-        raise DatapoolError(f"{key}, which is not there; give a folder of images, an embeddings csv, or null")
+        raise DatapoolError(f"{setting}, which is not there; give a folder of images, an embeddings csv, or null")
     if not path.is_dir():
-        content = read_csv(path)
-        found = content.embeddings.shape[1]
-        if found != dimension:
-            raise DatapoolError(
-                f"{key}, with embeddings of {found} dimensions, but those of the batch have {dimension}; embed both with "
-                "one model, or give the folder of the images"
-            )
-        return _rows(
-            [batch.safe_name(name) for name in content.filenames], [""] * len(content.filenames), content.embeddings
-        )
+        return _read_csv(path, setting, dimension=dimension)
     if params.embeddings is not None:
         raise DatapoolError(
-            f"{key}, a folder, but embeddings come from the csv {params.embeddings} and there is no model to embed its "
+            f"{setting}, a folder, but embeddings come from the csv {params.embeddings} and there is no model to embed its "
             "images; give an embeddings csv of them"
         )
-    scanned = batch.scan(
-        path, filename_prefix="", relevant=None, check_images=False, remove_duplicates=False, progress=progress
-    )
-    if not len(scanned.images):
+    return _embed_folder(path, setting, checkpoint, params, cache_dir=cache_dir, progress=progress)
+
+
+def _read_csv(path: Path, setting: str, *, dimension: int) -> EmbeddedTable:
+    content = read_csv(path)
+    found = content.embeddings.shape[1]
+    if found != dimension:
         raise DatapoolError(
-            f"{key}, a folder without images; give the images near which nothing may be picked, or null"
+            f"{setting}, with embeddings of {found} dimensions, but those of the batch have {dimension}; embed both with "
+            "one model, or give the folder of the images"
         )
-    unread = scanned.images[scanned.images.status != "ok"]
-    if len(unread):
-        raise DatapoolError(f"{key}, where {unread.path.iloc[0]!r} is of no use: {unread.reason.iloc[0]}; or remove it")
-    from datapool.model.embedding import EmbeddingCache, embed_with_cache
+    filenames = [batch.safe_name(name) for name in content.filenames]
+    return _embedded_table(filenames, [""] * len(filenames), content.embeddings)
+
+
+def _embed_folder(
+    path: Path, setting: str, checkpoint: Path, params: Params, *, cache_dir: Path, progress: Progress
+) -> EmbeddedTable:
+    images = batch.scan(
+        path, filename_prefix="", relevant=None, check_images=False, remove_duplicates=False, progress=progress
+    ).images
+    if not len(images):
+        raise DatapoolError(
+            f"{setting}, a folder without images; give the images near which nothing may be picked, or null"
+        )
+    unusable = images[images.status != "ok"]
+    if len(unusable):
+        raise DatapoolError(
+            f"{setting}, where {unusable.path.iloc[0]!r} cannot be used: {unusable.reason.iloc[0]}; or remove it"
+        )
+    # Imported here because torch takes seconds, and runs without a protected folder may do without.
+    from datapool.model.embedding import embed_with_cache
 
     embedded = embed_with_cache(
         checkpoint,
-        batch.image_files(scanned.images, path),
-        cache=EmbeddingCache(cache_dir),
+        batch.image_files(images, path),
+        cache=RowCache(cache_dir),
         batch_size=params.lightly.loader.batch_size,
         num_workers=params.lightly.loader.num_workers,
         accelerator=params.lightly.trainer.accelerator,
         progress=progress,
     )
-    return _rows(scanned.images.filename.tolist(), scanned.images.content_hash.tolist(), embedded.embeddings)
+    return _embedded_table(images.filename.tolist(), images.content_hash.tolist(), embedded.embeddings)
 
 
-def _rows(filenames: list[str], content_hashes: list[str], embeddings: np.ndarray) -> EmbeddedTable:
-    table = pd.DataFrame({"filename": filenames, "content_hash": content_hashes})
-    return EmbeddedTable(table.astype({"filename": "str", "content_hash": "str"}), embeddings)
+def _embedded_table(filenames: list[str], content_hashes: list[str], embeddings: np.ndarray) -> EmbeddedTable:
+    table = pd.DataFrame({"filename": filenames, "content_hash": content_hashes}, dtype="str")
+    return EmbeddedTable(table, embeddings)

@@ -110,11 +110,11 @@ def _csv_space(base: Base, path: Path) -> EmbeddingSpace:
 
 def _own_space(base: Base, path: Path, params: Params) -> EmbeddingSpace:
     """The space of the base, after checking that params ask for no other."""
-    from datapool.model.embedding_model import embedding_space, load_checkpoint
+    from datapool.model.embedding_model import embedding_space_id, load_checkpoint
 
     held = embedding_space_of(base.pool, base.versions)
     model = load_checkpoint(path)
-    if embedding_space(model) != held.id:
+    if embedding_space_id(model) != held.id:
         raise DatapoolError(
             f"{path}: is not the model of pool {base.pool!r} that the lineage records; "
             "`dvc repro --force --single-item open` takes it from the pool again"
@@ -122,7 +122,7 @@ def _own_space(base: Base, path: Path, params: Params) -> EmbeddingSpace:
     where = f"the checkpoint of pool {base.pool!r}"
     _check_asked_for(model, params.lightly, where, way_out="or give another datapool.name to begin a pool with that")
     if params.checkpoint:
-        given = embedding_space(load_checkpoint(Path(params.checkpoint)))
+        given = embedding_space_id(load_checkpoint(Path(params.checkpoint)))
         if given not in (held.id, held.start):
             raise DatapoolError(
                 f"params.yaml: checkpoint {params.checkpoint} is model {given[:12]}, but pool {base.pool!r} was made with "
@@ -133,12 +133,12 @@ def _own_space(base: Base, path: Path, params: Params) -> EmbeddingSpace:
 
 
 def _check_asked_for(model: "EmbeddingModel", lightly: Lightly, where: str, *, way_out: str) -> None:
-    from datapool.model.embedding_model import canonical_name
-    from datapool.model.lightly_resnet import is_called
+    from datapool.model.backbones import find_backbone
+    from datapool.model.lightly_resnet import is_docker_name
 
     # As users of Lightly's Docker have it in their settings: "resnet-18".
-    is_same = is_called(lightly.model.name, model.backbone_name)
-    name = model.backbone_name if is_same else canonical_name(lightly.model.name)
+    is_same = is_docker_name(lightly.model.name, model.backbone_name)
+    name = model.backbone_name if is_same else find_backbone(lightly.model.name).name
     for key, asked, held in (
         ("lightly.model.name", name, model.backbone_name),
         ("lightly.model.num_ftrs", lightly.model.num_ftrs, model.dimension),
@@ -157,7 +157,7 @@ def _new_model(
     scratch_dir: Path,
     progress: Progress,
 ) -> ProvidedModel:
-    from datapool.model.embedding_model import embedding_space, save_checkpoint
+    from datapool.model.embedding_model import embedding_space_id, save_checkpoint
 
     start, origin = _start(images, params)
     best = after_last = start
@@ -184,8 +184,8 @@ def _new_model(
     save_checkpoint(best, checkpoint)
     save_checkpoint(after_last, last)
     space = EmbeddingSpace(
-        id=embedding_space(best),
-        start=embedding_space(start),
+        id=embedding_space_id(best),
+        start=embedding_space_id(start),
         backbone=best.backbone_name,
         dimension=best.dimension,
         input_size=best.preprocessing.input_size,

@@ -25,7 +25,7 @@ from datapool.core.errors import DatapoolError
 from datapool.core.progress import Progress
 from datapool.images.decode import ImageFile
 from datapool.model.embedding import embed, explain_out_of_memory
-from datapool.model.embedding_model import EmbeddingModel, embedding_space
+from datapool.model.embedding_model import EmbeddingModel, embedding_space_id
 from datapool.model.weights import read_torch_file
 from datapool.training.views import Augmentation, EpochSampler, Views, seeds
 
@@ -138,7 +138,7 @@ def train_simclr(
     fingerprint = _fingerprint(
         [asdict(augmentation), asdict(trainer), out_dim, batch_size, lr, weight_decay, temperature, seed],
         [image.content_hash for image in images],
-        embedding_space(model),
+        embedding_space_id(model),
     )
     with _quiet(), torch.random.fork_rng(devices=[]):
         lightning = _make_trainer(trainer, scratch_dir)

@@ -1174,10 +1174,10 @@ def flipped_in_a_tensor(good: bytes) -> bytes:
 OBJECT = (
     "is not a file of weights: it holds a Python object, {}, and is not executed; save tensors and plain types only"
 )
-NO_ZIP = "is not a checkpoint (it is no zip file of torch.save); give another file"
+NO_ZIP = "is not a checkpoint (it is not a zip file of torch.save); give another file"
 FIELDS = "its fields are not those of a datapool checkpoint ({}); fetch or write it again"
 ALL_FIELDS = "backbone, dimension, format, input_size, kind, ..."
-PACKED = "is a packed file, which no checkpoint is; fetch it again, or do not use it"
+PACKED = "is a compressed zip file, which no checkpoint is; fetch it again, or do not use it"
 CUT = "is not complete (its end is missing or damaged); fetch it again"
 
 BAD_CHECKPOINTS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
@@ -1190,7 +1190,7 @@ BAD_CHECKPOINTS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "a numpy scalar": (lambda good: changed(good, lambda c: c.update(loss=np.float64(1))), OBJECT.format("numpy._core.multiarray.scalar")),
     "cut off": (lambda good: good[:-1000], CUT),
     "cut off early": (lambda good: good[:1000], CUT),
-    "nothing": (lambda good: b"", "is an empty file; a file of weights should be there, fetch it again"),
+    "nothing": (lambda good: b"", "is an empty file; it should be a file of weights, fetch it again"),
     "a web page": (lambda good: b"<html>404</html>", NO_ZIP),
     "a rotten byte in a tensor": (flipped_in_a_tensor, "is damaged (checksum of "),
     "a zip bomb": (lambda good: packed(50_000_000), PACKED),
@@ -1209,7 +1209,7 @@ BAD_CHECKPOINTS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "a weight without data": (lambda good: changed(good, lambda c: c["state_dict"].update({"head.weight": torch.zeros(8, 64, device="meta")})), FIELDS.format(ALL_FIELDS)),
     "a field left out": (lambda good: changed(good, lambda c: c.pop("mean")), FIELDS.format(ALL_FIELDS)),
     "a later format": (lambda good: changed(good, lambda c: c.update(format=2)), "is a checkpoint of format 2, this datapool reads 1; use the datapool that wrote it, or a newer one"),
-    "of another program": (lambda good: saved({"state_dict": {}}), "is no checkpoint of datapool; to start from weights of another program set lightly.model.weights"),
+    "of another program": (lambda good: saved({"state_dict": {}}), "is not a checkpoint of datapool; to start from weights of another program, set lightly.model.weights"),
     "prefixes of DDP": (lambda good: changed(good, lambda c: c.update(state_dict={f"module.{k}": v for k, v in c["state_dict"].items()})), "160 weights are not those of a test_vit with dimension 8 ("),
 }  # fmt: skip
 
@@ -1275,14 +1275,14 @@ def test_weights_with_the_prefixes_of_ddp_are_taken(next_batch, good_checkpoint)
 @pytest.mark.parametrize(
     ("make", "what"),
     [
-        (os.mkdir, "is a folder; a file of weights should be (perhaps `dvc pull` is due)"),
-        (os.mkfifo, "is no regular file; a file of weights should be (perhaps `dvc pull` is due)"),
-        (make_device, "is no regular file; a file of weights should be (perhaps `dvc pull` is due)"),
-        (link_to_zeros, "is no regular file; a file of weights should be (perhaps `dvc pull` is due)"),
-        (lambda path: Path(path).symlink_to("/"), "is a folder; a file of weights should be (perhaps `dvc pull` is due)"),
-        (lambda path: Path(path).symlink_to("nowhere"), "is not there; a file of weights should be (perhaps `dvc pull` is due)"),
-        (lambda path: None, "is not there; a file of weights should be (perhaps `dvc pull` is due)"),
-        (lambda path: sparse(Path(path), 2**40), "is not a checkpoint (it is no zip file of torch.save); give another file"),
+        (os.mkdir, "is a folder; it should be a file of weights (perhaps `dvc pull` is due)"),
+        (os.mkfifo, "is not a regular file; it should be a file of weights (perhaps `dvc pull` is due)"),
+        (make_device, "is not a regular file; it should be a file of weights (perhaps `dvc pull` is due)"),
+        (link_to_zeros, "is not a regular file; it should be a file of weights (perhaps `dvc pull` is due)"),
+        (lambda path: Path(path).symlink_to("/"), "is a folder; it should be a file of weights (perhaps `dvc pull` is due)"),
+        (lambda path: Path(path).symlink_to("nowhere"), "is not there; it should be a file of weights (perhaps `dvc pull` is due)"),
+        (lambda path: None, "is not there; it should be a file of weights (perhaps `dvc pull` is due)"),
+        (lambda path: sparse(Path(path), 2**40), "is not a checkpoint (it is not a zip file of torch.save); give another file"),
     ],
     ids=["folder", "FIFO", "device", "link to a device", "link to a folder", "broken link", "nothing", "a terabyte of zeros"],
 )  # fmt: skip
@@ -1311,7 +1311,7 @@ def test_a_protected_image_that_cannot_be_looked_at_is_refused(next_batch, good_
     why = "cannot be read (No such file or directory)" if target == "nowhere.png" else batch.LINK_OUT
 
     assert refusal("scan", "open", "train", "embed") == (
-        f"params.yaml: rules.protected is 'test', where 'x.png' is of no use: {why}; or remove it"
+        f"params.yaml: rules.protected is 'test', where 'x.png' cannot be used: {why}; or remove it"
     )
 
 

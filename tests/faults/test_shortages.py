@@ -17,12 +17,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 import typer
-from datapool import embedding, terminal
-from datapool.embedding import embed
-from datapool.images import ImageFile
-from datapool.model import build_model
-from datapool.training import TrainerSettings, train_simclr
-from datapool.views import Augmentation
+from datapool import terminal
+from datapool.images.decode import ImageFile
+from datapool.model import embedding
+from datapool.model.embedding import embed
+from datapool.model.embedding_model import build_model
+from datapool.training.simclr import TrainerSettings, train_simclr
+from datapool.training.views import Augmentation
 
 images = []
 for i in range(8):
@@ -69,8 +70,8 @@ embedding.read_rgb = die_reading
 run_embed(num_workers=1)
 """
 TRAIN_KILLED = """
-import datapool.views
-datapool.views.read_rgb = die_reading
+import datapool.training.views
+datapool.training.views.read_rgb = die_reading
 run_train(num_workers=1)
 """
 TRAIN_ON_A_FULL_DISK = """
@@ -83,7 +84,7 @@ np.ones(10**9)
 """
 TOO_MANY_OPEN_FILES = """
 from contextlib import suppress
-from datapool.tables import read_csv
+from datapool.core.tables import read_csv
 Path("table.csv").write_text("filename\\na.jpg\\n")
 resource.setrlimit(resource.RLIMIT_NOFILE, (50, 50))
 with suppress(OSError):
@@ -96,19 +97,19 @@ read_csv(Path("table.csv"))
 SHORTAGES = {
     "memory for a batch": (
         EMBED_OUT_OF_MEMORY,
-        "error: lightly.loader.batch_size is 60000, for which there is not enough memory; give less, or free some",
+        "error: lightly.loader.batch_size is 60000, for which there is not enough memory; set a smaller one, or free memory",
     ),
     "a reader of embed killed": (
         EMBED_KILLED,
-        "error: lightly.loader.num_workers is 1, and one of these processes was killed, perhaps for want of memory; free "
-        "some, or give less, then run again",
+        "error: lightly.loader.num_workers is 1, and one of these processes was killed, perhaps for lack of memory; free "
+        "memory or set fewer workers, then run again",
     ),
     "a reader of train killed": (
         TRAIN_KILLED,
-        "error: lightly.loader.num_workers is 1, and one of these processes was killed, perhaps for want of memory; free "
-        "some, or give less, then run again",
+        "error: lightly.loader.num_workers is 1, and one of these processes was killed, perhaps for lack of memory; free "
+        "memory or set fewer workers, then run again",
     ),
-    "disk for a training": (TRAIN_ON_A_FULL_DISK, "error: scratch: the training cannot be kept (File too large; "),
+    "disk for a training": (TRAIN_ON_A_FULL_DISK, "error: scratch: the training cannot be saved (File too large; "),
     "open files for Arrow": (
         TOO_MANY_OPEN_FILES,
         "error: Error creating pipe. Detail: [errno 24] Too many open files; ",
@@ -169,25 +170,27 @@ def test_a_training_that_found_the_disk_full_goes_on_from_the_last_epoch_that_wa
 
 
 EMBED = """
-from datapool.embedding import EmbeddingCache, embed_with_cache
-from datapool.model import save_checkpoint
+from datapool.core import tables
+from datapool.core.row_cache import RowCache
+from datapool.model.embedding import embed_with_cache
+from datapool.model.embedding_model import save_checkpoint
 save_checkpoint(model, Path("model.ckpt"))
 def kill(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 {fault}
 embedded = embed_with_cache(
-    Path("model.ckpt"), images, cache=EmbeddingCache(Path("cache")), batch_size=2, num_workers=0, accelerator="cpu",
+    Path("model.ckpt"), images, cache=RowCache(Path("cache")), batch_size=2, num_workers=0, accelerator="cpu",
     progress=lambda done, *_: print("embedded", done, flush=True) or (done == killed_at and kill()),
 )
 np.save("rows.npy", embedded.embeddings)
-print("known", embedded.n_taken_over)
+print("known", embedded.n_known)
 """
 WHOLE = "killed_at = None"
 KILLS_OF_EMBED = {
     "between two batches": ("killed_at = 4", ["embedded 2", "embedded 4"]),
     "while it keeps its rows": (
         "killed_at = None\n"
-        "embedding.pq.write_table = lambda table, path, **_: path.write_bytes(b'PAR1 and no more') and kill()",
+        "tables.pq.write_table = lambda table, path, **_: path.write_bytes(b'PAR1 and no more') and kill()",
         ["embedded 2", "embedded 4", "embedded 6", "embedded 8"],
     ),
 }
@@ -216,10 +219,10 @@ def test_a_killed_embed_leaves_nothing_half_embedded_and_the_next_run_embeds_all
 
 TRAIN_ON_TWO = """
 import time
-from datapool import training
-from datapool.model import embedding_space
+from datapool.training import simclr
+from datapool.model.embedding_model import embedding_space_id
 
-starts = training._SimCLR.on_train_epoch_start
+starts = simclr._SimCLR.on_train_epoch_start
 
 def start(module):
     if module.global_rank == {victim} and module.current_epoch == 1:
@@ -228,10 +231,10 @@ def start(module):
         os.kill(os.getpid(), signal.SIGKILL)
     starts(module)
 
-training._SimCLR.on_train_epoch_start = start
+simclr._SimCLR.on_train_epoch_start = start
 result = run_train(devices=2, progress=lambda done, *_: print("step", done, flush=True))
 if result.is_main_process:
-    print("best", embedding_space(result.best), "last", embedding_space(result.last))
+    print("best", embedding_space_id(result.best), "last", embedding_space_id(result.last))
 """
 
 

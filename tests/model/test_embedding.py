@@ -4,19 +4,19 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 
 from datapool.core.errors import DatapoolError
+from datapool.core.row_cache import RowCache
+from datapool.core.tables import EmbeddedTable
 from datapool.images.decode import ImageFile, read_rgb
-from datapool.model.embedding import CachedEmbeddings, EmbeddingCache, backbone_features, embed
-from datapool.model.embedding_model import EmbeddingModel, build_model, embedding_space
+from datapool.model.embedding import backbone_features, embed, embed_with_cache
+from datapool.model.embedding_model import EmbeddingModel, build_model, embedding_space_id, save_checkpoint
 
 COLORS = ["black", "white", "red", "lime", "blue", "yellow", "cyan", "magenta", "gray", "orange"]
-SPACE = "0123abcd"
 
 
 @pytest.fixture(autouse=True)
@@ -50,8 +50,12 @@ def run(model: EmbeddingModel, images: list[ImageFile], **options: object) -> tu
 
 def one_by_one(model: EmbeddingModel, images: list[ImageFile]) -> np.ndarray:
     with torch.no_grad():
-        inputs = [model.preprocessing(read_rgb(*image[:1], content_hash=image[1])) for image in images]
+        inputs = [model.preprocessing(read_rgb(image.path, content_hash=image.content_hash)) for image in images]
         return torch.cat([model.eval()(one[None]) for one in inputs]).numpy()
+
+
+def known_rows(content_hashes: list[str], embeddings: np.ndarray) -> EmbeddedTable:
+    return EmbeddedTable(pd.DataFrame({"content_hash": content_hashes}, dtype="str"), embeddings)
 
 
 def relative_error(rows: np.ndarray, others: np.ndarray) -> float:
@@ -63,14 +67,18 @@ def test_rows_are_in_the_order_of_the_images(model: EmbeddingModel, images: list
 
     assert rows.dtype == np.float32
     assert relative_error(rows, one_by_one(model, images)) < 1e-5
-    assert np.array_equal(rows_of(model, images[::-1]), rows[::-1])
+    assert relative_error(rows[::-1], rows_of(model, images[::-1])) < 1e-5
 
 
-def test_a_row_does_not_depend_on_the_other_images_of_the_run(model: EmbeddingModel, images: list[ImageFile]):
+def test_the_other_images_of_a_run_change_a_row_by_rounding_only(model: EmbeddingModel, images: list[ImageFile]):
     rows = rows_of(model, images)
 
-    assert np.array_equal(rows_of(model, images[2:3]), rows[2:3])
-    assert np.array_equal(rows_of(model, images[5:]), rows[5:])
+    assert relative_error(rows[2:3], rows_of(model, images[2:3])) < 1e-5
+    assert relative_error(rows[5:], rows_of(model, images[5:])) < 1e-5
+
+
+def test_the_same_images_make_the_same_bytes_again(model: EmbeddingModel, images: list[ImageFile]):
+    assert rows_of(model, images).tobytes() == rows_of(model, images).tobytes()
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 16])
@@ -91,30 +99,30 @@ def test_no_image_makes_no_row(model: EmbeddingModel):
 def test_known_rows_are_taken_over_and_their_images_not_read(model: EmbeddingModel, images: list[ImageFile]):
     images[1].path.unlink()
     marks = np.array([[7] * 6, [8] * 6, [9] * 6], dtype=np.float32)
-    known = CachedEmbeddings([images[3].content_hash, "of no image here", images[1].content_hash], marks)
+    known = known_rows([images[3].content_hash, "of no image here", images[1].content_hash], marks)
 
-    rows, n_taken_over = run(model, images, known=known)
+    rows, n_known = run(model, images, known=known)
 
-    assert n_taken_over == 2
+    assert n_known == 2
     assert rows[1].tolist() == [9] * 6
     assert rows[3].tolist() == [7] * 6
     others = [0, 2, *range(4, 10)]
-    assert np.array_equal(rows[others], rows_of(model, [images[index] for index in others]))
+    assert relative_error(rows[others], rows_of(model, [images[index] for index in others])) < 1e-5
 
 
 def test_when_all_rows_are_known_nothing_is_embedded(model: EmbeddingModel, images: list[ImageFile]):
     rows = rows_of(model, images)
-    known = CachedEmbeddings([image.content_hash for image in images], rows)
+    known = known_rows([image.content_hash for image in images], rows)
 
-    again, n_taken_over = run(model, images[::-1], known=known, progress=lambda *_: pytest.fail("embedded"))
+    again, n_known = run(model, images[::-1], known=known, progress=lambda *_: pytest.fail("embedded"))
 
-    assert n_taken_over == 10
+    assert n_known == 10
     assert np.array_equal(again, rows[::-1])
 
 
 def test_known_rows_of_another_dimension_are_refused(model: EmbeddingModel, images: list[ImageFile]):
     with pytest.raises(ValueError, match="known rows have dimension 5, the model 6"):
-        run(model, images, known=CachedEmbeddings(["a"], np.zeros((1, 5), dtype=np.float32)))
+        run(model, images, known=known_rows(["a"], np.zeros((1, 5), dtype=np.float32)))
 
 
 def test_images_with_the_same_bytes_are_embedded_once(model: EmbeddingModel, images: list[ImageFile], tmp_path: Path):
@@ -124,7 +132,7 @@ def test_images_with_the_same_bytes_are_embedded_once(model: EmbeddingModel, ima
     rows = rows_of(model, [images[0], images[1], images[2], twin], progress=lambda *step: steps.append(step))
 
     assert np.array_equal(rows[3], rows[1])
-    assert np.array_equal(rows[:3], rows_of(model, images[:3]))
+    assert relative_error(rows[:3], rows_of(model, images[:3])) < 1e-5
     assert steps == [(3, 3)]
 
 
@@ -138,12 +146,12 @@ def test_progress_counts_the_images_embedded(model: EmbeddingModel, images: list
 
 def test_the_model_is_left_as_it_was(model: EmbeddingModel, images: list[ImageFile]):
     model.train()
-    before = embedding_space(model)
+    before = embedding_space_id(model)
 
     run(model, images)
 
     assert model.training
-    assert embedding_space(model) == before
+    assert embedding_space_id(model) == before
 
 
 def test_features_times_head_are_the_embeddings(model: EmbeddingModel, images: list[ImageFile]):
@@ -180,7 +188,7 @@ def test_an_embedding_that_is_no_direction_is_refused_by_file_name(images: list[
 @pytest.mark.parametrize("accelerator", ["cuda", "tpu"])
 def test_an_accelerator_that_is_not_there_is_refused(model: EmbeddingModel, images: list[ImageFile], accelerator: str):
     with pytest.raises(
-        DatapoolError, match=f"accelerator is '{accelerator}', which this machine has not .* auto or cpu"
+        DatapoolError, match=f"accelerator is '{accelerator}', which this machine does not have .* auto or cpu"
     ):
         run(model, images, accelerator=accelerator)
 
@@ -196,86 +204,30 @@ def test_features_that_are_all_zero_are_no_error(images: list[ImageFile]):
     assert not backbone_features(dim, images, batch_size=4, num_workers=0, accelerator="cpu", progress=None).any()
 
 
-# The cache
+def test_the_next_run_reads_no_image_that_the_last_one_embedded(model: EmbeddingModel, images: list[ImageFile]):
+    save_checkpoint(model, Path("model.ckpt"))
+    settings = {"cache": RowCache(Path("cache")), "batch_size": 4, "num_workers": 0, "accelerator": "cpu"}
+    first = embed_with_cache(Path("model.ckpt"), images[:9], **settings, progress=None)
+    for image in images[:9]:
+        image.path.unlink()
+
+    second = embed_with_cache(Path("model.ckpt"), images, **settings, progress=None)
+
+    assert (first.n_known, second.n_known) == (0, 9)
+    assert np.array_equal(second.embeddings[:9], first.embeddings)
 
 
-def cached(*hashes: str, dimension: int = 2) -> CachedEmbeddings:
-    return CachedEmbeddings(list(hashes), np.arange(len(hashes) * dimension, dtype=np.float32).reshape(-1, dimension))
+def test_embeddings_of_another_model_or_batch_size_are_not_taken_over(model: EmbeddingModel, images: list[ImageFile]):
+    save_checkpoint(model, Path("model.ckpt"))
+    save_checkpoint(
+        build_model("test_efficientnet", dimension=6, input_size=32, pretrained=False, weights=None, seed=2),
+        Path("other.ckpt"),
+    )
+    settings = {"cache": RowCache(Path("cache")), "num_workers": 0, "accelerator": "cpu", "progress": None}
 
-
-def test_the_cache_gives_back_what_was_written_last():
-    cache = EmbeddingCache(Path("cache"))
-    cache.write(SPACE, cached("a", "b", "c"))
-    cache.write(SPACE, cached("d", "e"))
-
-    rows = cache.read(SPACE, dimension=2)
-
-    assert rows is not None
-    assert rows.content_hashes == ["d", "e"]
-    assert rows.embeddings.tolist() == [[0, 1], [2, 3]]
-    assert rows.embeddings.dtype == np.float32
-
-
-def test_the_cache_file_is_a_plain_table():
-    EmbeddingCache(Path("cache")).write(SPACE, cached("a", "b"))
-
-    table = pq.read_table(f"cache/{SPACE}.parquet")
-
-    assert table.to_pylist() == [
-        {"content_hash": "a", "embedding": [0.0, 1.0]},
-        {"content_hash": "b", "embedding": [2.0, 3.0]},
+    n_known = [
+        embed_with_cache(Path(name), images[:2], batch_size=batch_size, **settings).n_known
+        for name, batch_size in (("model.ckpt", 4), ("other.ckpt", 4), ("model.ckpt", 2), ("model.ckpt", 4))
     ]
-    assert table.schema.field("embedding").type == pa.list_(pa.float32(), 2)
 
-
-def test_an_empty_cache_gives_nothing():
-    assert EmbeddingCache(Path("cache")).read(SPACE, dimension=2) is None
-
-
-FOREIGN = {
-    "no parquet": None,
-    "another column": pa.table({"name": ["a"], "embedding": pa.array([[1.0, 2.0]], pa.list_(pa.float32(), 2))}),
-    "another type": pa.table({"content_hash": ["a"], "embedding": pa.array([[1.0, 2.0]], pa.list_(pa.float64(), 2))}),
-    "ragged": pa.table({"content_hash": ["a"], "embedding": pa.array([[1.0, 2.0]], pa.list_(pa.float32()))}),
-    "missing": pa.table({"content_hash": ["a"], "embedding": pa.array([None], pa.list_(pa.float32(), 2))}),
-    "another dimension": pa.table({"content_hash": ["a"], "embedding": pa.array([[1.0]], pa.list_(pa.float32(), 1))}),
-    "not finite": pa.table({"content_hash": ["a"], "embedding": pa.array([[1.0, np.nan]], pa.list_(pa.float32(), 2))}),
-}
-
-
-@pytest.mark.parametrize("kind", FOREIGN)
-def test_a_foreign_cache_file_is_ignored_and_replaced(kind: str):
-    cache, path = EmbeddingCache(Path("cache")), Path(f"cache/{SPACE}.parquet")
-    path.parent.mkdir()
-    if FOREIGN[kind] is None:
-        path.write_bytes(b"PAR1 and then nothing")
-    else:
-        pq.write_table(FOREIGN[kind], path)
-
-    assert cache.read(SPACE, dimension=2) is None
-    cache.write(SPACE, cached("a"))
-    assert cache.read(SPACE, dimension=2) is not None
-
-
-def test_a_cache_file_with_a_rotten_bit_is_not_believed():
-    cache = EmbeddingCache(Path("cache"))
-    cache.write(SPACE, CachedEmbeddings(["aa", "bb"], np.array([[1, 2], [3, 4]], dtype=np.float32)))
-    path = Path("cache", f"{SPACE}.parquet")
-    data = path.read_bytes()
-    at = data.index(np.float32(3).tobytes())
-    path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])  # 3.0000002, a healthy number
-
-    assert cache.read(SPACE, dimension=2) is None
-
-
-def test_the_cache_keeps_the_four_spaces_written_last():
-    cache = EmbeddingCache(Path("cache"))
-    for space in ("a", "b", "c", "d", "e", "a"):
-        cache.write(space, cached("x"))
-
-    assert sorted(path.stem for path in Path("cache").iterdir()) == ["a", "c", "d", "e"]
-
-
-def test_a_space_that_could_be_a_path_is_refused():
-    with pytest.raises(ValueError, match="no embedding space"):
-        EmbeddingCache(Path("cache")).read("../secret", dimension=2)
+    assert n_known == [0, 0, 0, 2]

@@ -67,7 +67,9 @@ def test_images_that_were_embedded_in_the_last_run_are_not_embedded_again(model,
     save_checkpoint(model, Path("model.ckpt"))
     draw("test/red.png", "red")
     first = read("test")
-    monkeypatch.setattr("datapool.embedding._batches", lambda *images, **settings: pytest.fail("embedded again"))
+    monkeypatch.setattr(
+        "datapool.model.embedding._minibatches", lambda *images, **settings: pytest.fail("embedded again")
+    )
 
     assert read("test").embeddings.tobytes() == first.embeddings.tobytes()
 

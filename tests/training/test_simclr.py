@@ -17,7 +17,7 @@ from PIL import Image
 
 from datapool.core.errors import DatapoolError
 from datapool.images.decode import ImageFile
-from datapool.model.embedding_model import EmbeddingModel, build_model, embedding_space
+from datapool.model.embedding_model import EmbeddingModel, build_model, embedding_space_id
 from datapool.training import simclr as training
 from datapool.training.simclr import TrainerSettings, TrainingResult, embedding_spread, train_simclr
 from datapool.training.views import Augmentation, EpochSampler, Views
@@ -86,7 +86,7 @@ def train(images: list[ImageFile], **changes: object) -> TrainingResult:
 
 
 def outcome(result: TrainingResult) -> tuple[object, ...]:
-    return embedding_space(result.best), embedding_space(result.last), result.step_losses, result.spread
+    return embedding_space_id(result.best), embedding_space_id(result.last), result.step_losses, result.spread
 
 
 # What decides the result
@@ -155,7 +155,7 @@ def test_every_epoch_draws_augmentations_of_its_own(images: list[ImageFile]):
 def test_global_random_generators_and_the_model_are_left_alone(images: list[ImageFile]):
     model = tiny()
     before = (
-        embedding_space(model),
+        embedding_space_id(model),
         random.getstate(),
         np.random.get_state()[1].tolist(),
         torch.get_rng_state().tolist(),
@@ -163,7 +163,7 @@ def test_global_random_generators_and_the_model_are_left_alone(images: list[Imag
 
     train(images, model=model, max_epochs=1)
 
-    after = embedding_space(model), random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    after = embedding_space_id(model), random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
     assert after == before
 
 
@@ -258,7 +258,7 @@ KILLED = """
 import os, signal, sys, json
 from pathlib import Path
 sys.path[:0] = json.loads(sys.argv[1])
-import test_training as t
+import test_simclr as t
 import torch
 torch.set_num_threads(1)
 images = [t.ImageFile(Path(path), content_hash) for path, content_hash in json.loads(sys.argv[2])]

