@@ -1,8 +1,8 @@
 """Write a file whole or not at all.
 
-A file is written to ``.datapool/tmp`` below the current folder (the workspace), flushed to the disk and renamed over its
-final name, and the folder is flushed. The temporary name lies outside of every DVC output, so that a killed run leaves
-nothing that DVC would take for data. Knows nothing of what is written.
+A file is written to ``.datapool/tmp`` below the current folder (the workspace), flushed to the disk and renamed to its final
+name; then the folder is flushed. The temporary file lies outside every DVC output, so a killed run leaves nothing that DVC
+would take for data.
 """
 
 import errno
@@ -20,11 +20,10 @@ from pathlib import Path
 from datapool.core.errors import DatapoolError
 
 SCRATCH = Path(".datapool")
-"""What stages keep for themselves in a workspace: no DVC output, ignored by git. Safe to delete when nothing runs and
-nothing was stopped: ``commit/`` may then hold the only copy of a version."""
+"""The folder of a workspace for files that are no DVC output; git ignores it. It may be deleted while nothing runs, except
+after a run that was stopped: ``commit/`` may then hold the only copy of a version."""
 
-
-_LEFT_BEHIND = 24 * 3600  # seconds after which a temporary file of another machine is nobody's
+_ABANDONED_AFTER = 24 * 3600  # seconds; for temporary files of another machine, whose processes we cannot see
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -40,17 +39,17 @@ def copy_file(source: Path, path: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Give the sha256 (hex) of a file, without holding it in memory."""
+    """Return the sha256 (hex) of a file, reading it piece by piece."""
     with open_regular_file(path) as file:
         try:
             return hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
-            error.filename = str(path)  # which an error of reading does not say
+            error.filename = str(path)  # errors of reading, unlike those of opening, do not name the file
             raise
 
 
 def open_regular_file(path: Path) -> BufferedReader:
-    """Open a file that somebody else may have put there; whatever is no regular file may never end, or never begin.
+    """Open a file that another program may have made. Reading a pipe or a device could block, or never end.
 
     Raises:
         OSError: If it cannot be opened, or is a folder, a pipe or a device.
@@ -60,8 +59,36 @@ def open_regular_file(path: Path) -> BufferedReader:
     return path.open("rb")
 
 
+def read_regular_file(path: Path, *, remedy: str) -> bytes:
+    """Read a file that the user provides.
+
+    Args:
+        path: The file.
+        remedy: What to do if it cannot be read; the end of the message.
+
+    Raises:
+        DatapoolError: If it cannot be read, or is a folder, a pipe or a device.
+    """
+    try:
+        with open_regular_file(path) as file:
+            return file.read()
+    except OSError as error:
+        raise DatapoolError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
+
+
 def back_up(path: Path, *, unless: set[str]) -> list[str]:
-    """Copy a file that is in no version's record to where nothing deletes it; say so."""
+    """Copy a file to ``.datapool/backup``, where nothing deletes it.
+
+    Args:
+        path: The file; nothing happens if there is none.
+        unless: The sha256 (hex) of contents that need no backup, because a version records them.
+
+    Returns:
+        One sentence that names the copy; none if nothing was copied.
+
+    Raises:
+        DatapoolError: If the file cannot be read or the copy cannot be written.
+    """
     try:
         if not path.is_file() or (digest := sha256(path)) in unless:
             return []
@@ -72,7 +99,7 @@ def back_up(path: Path, *, unless: set[str]) -> list[str]:
     kept = SCRATCH / "backup" / f"{path.parent.name or 'workspace'}-{digest[:12]}-{path.name}"
     copy_file(path, kept)
     try:
-        for folder in kept.parent.parents:  # the original may be replaced next
+        for folder in kept.parent.parents:  # the copy must be durable: the original may be replaced next
             flush(folder, os.O_RDONLY)
     except OSError as error:
         raise DatapoolError(
@@ -82,10 +109,10 @@ def back_up(path: Path, *, unless: set[str]) -> list[str]:
 
 
 def scratch(name: str) -> Path:
-    """Give a folder of ``.datapool``, made if absent.
+    """Return a folder of ``.datapool``; make it if it is absent.
 
     Raises:
-        DatapoolError: If it is a link, which a repository may hold: what we write and sweep away would lie elsewhere.
+        DatapoolError: If it is a link. A repository may contain links, and we would write and delete files elsewhere.
         OSError: If it cannot be made.
     """
     refuse_links(SCRATCH / name)
@@ -95,7 +122,7 @@ def scratch(name: str) -> Path:
 
 
 def refuse_links(folder: Path) -> None:
-    """Refuse a folder of ``.datapool`` that is a link, or lies in one; any other folder may.
+    """Check that a folder of ``.datapool`` neither is a link nor lies below one; any other folder may.
 
     Raises:
         DatapoolError: Names the link.
@@ -107,22 +134,19 @@ def refuse_links(folder: Path) -> None:
 
 @contextmanager
 def replace(path: Path) -> Iterator[Path]:
-    """Give a temporary file to write; when the block ends well it becomes ``path``, durably.
+    """Yield a temporary file to write. At the end of the block it becomes ``path``, durably.
 
-    Folders above ``path`` are made. If the block raises, ``path`` is as it was and the temporary file is gone.
+    Folders above ``path`` are made. If the block raises, ``path`` is unchanged and the temporary file is removed.
 
     Raises:
-        DatapoolError: If the disk refuses (full, read-only, no permission): names the file and the reason. If it lies in
-            ``.datapool`` and a folder there is a link.
+        DatapoolError: If the disk refuses (full, read-only, no permission); names the file and the reason. Also if
+            ``path`` is in ``.datapool`` and a folder of it is a link.
     """
     temporary: Path | None = None
     refuse_links(path.parent)
     try:
         folder = scratch("tmp")
-        for left in folder.iterdir():
-            with suppress(FileNotFoundError):  # another process has removed it
-                if left.is_file() and _is_left_behind(left):
-                    left.unlink()
+        _remove_abandoned(folder)
         made = [each for each in (path.parent, *path.parent.parents) if not each.exists()]
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=folder, prefix=f"{socket.gethostname()}.{os.getpid()}.")
@@ -140,7 +164,7 @@ def replace(path: Path) -> Iterator[Path]:
         ) from error
     finally:
         if temporary is not None:
-            with suppress(OSError):  # a disk that refuses this as well: the next run removes it
+            with suppress(OSError):  # if the disk refuses this too, the next run removes it
                 temporary.unlink(missing_ok=True)
 
 
@@ -148,11 +172,11 @@ REFUSALS = {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE, errno.ENFILE,
     errno.ENOMEM, errno.ENOTDIR, errno.EEXIST,
 }  # fmt: skip
-"""The numbers of errors with which a disk or the system refuses something that was right to ask for; see ``remedy``."""
+"""Error numbers by which a disk or the system refuses a valid request; any other number is a bug. See ``remedy``."""
 
 
 def reason(error: OSError) -> str:
-    """Say why the disk refused, and how much room there is."""
+    """Return why the disk refused, and how much room there is."""
     where = f"{error.filename}: " if error.filename else ""
     return f"{where}{error.strerror or error}; {_room()}"
 
@@ -162,13 +186,13 @@ def _room() -> str:
 
 
 def remedy(error: OSError) -> str:
-    """Say what helps when the disk has refused to read or write."""
+    """Return what the user can do when the disk has refused to read or write."""
     if error.errno == errno.EXDEV:
-        return "it lies on another file system than the workspace, which no link or mount may bring about"
+        return "it is on another file system than the workspace; remove the link or mount that leads there"
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return "let this process open more files (`ulimit -n`), then run again"
     if error.errno == errno.EIO:
-        return "look what is wrong with the disk (`dmesg`), then run again"
+        return "find out what is wrong with the disk (`dmesg`), then run again"
     if error.errno == errno.ENOMEM:
         return "free some memory, then run again"
     if error.errno in (errno.EEXIST, errno.EISDIR, errno.ENOTDIR):
@@ -178,22 +202,30 @@ def remedy(error: OSError) -> str:
     return "make room or give write permission, then run again"
 
 
-def _is_left_behind(temporary: Path) -> bool:
-    """Say whether the process that made a temporary file is gone; of another machine's we only see its age."""
-    host, pid, _ = [*temporary.name.rsplit(".", 2), "", ""][:3]
-    if host == socket.gethostname() and pid.isdigit():
-        try:
-            os.kill(int(pid), 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:
-            return False  # somebody else's, and alive
-        return False
-    return time.time() - temporary.stat().st_mtime > _LEFT_BEHIND
+def _remove_abandoned(folder: Path) -> None:
+    """Remove the temporary files of killed processes."""
+    for file in folder.iterdir():
+        with suppress(FileNotFoundError):  # another process has just removed it
+            if file.is_file() and _is_abandoned(file):
+                file.unlink()
+
+
+def _is_abandoned(temporary: Path) -> bool:
+    """Return whether the process that made a temporary file has ended; for another machine, judge by the file's age."""
+    host, pid, _ = [*temporary.name.rsplit(".", 2), "", ""][:3]  # see the prefix in ``replace``
+    if host != socket.gethostname() or not pid.isdigit():
+        return time.time() - temporary.stat().st_mtime > _ABANDONED_AFTER
+    try:
+        os.kill(int(pid), 0)  # signal 0 only asks whether the process exists
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False  # it exists and belongs to another user
+    return False
 
 
 def flush(path: Path, flags: int) -> None:
-    """Make a file's content, or a folder's names, durable; ``flags`` open it."""
+    """Make the content of a file, or the names in a folder, durable; ``flags`` are those to open it with."""
     handle = os.open(path, flags)
     try:
         os.fsync(handle)

@@ -1,37 +1,49 @@
-"""The one exception that a user is meant to read, and how texts and values are shown in a line."""
+"""The exception whose message users read, and functions that fit texts and values into its one line."""
 
 import json
 import reprlib
 
-_SHOWN = 120  # characters of a value that a message has at most
+_MAX_SHOWN = 120  # characters of a value in a message
 
 
 class DatapoolError(Exception):
-    """Something that the user can put right.
+    """An error that the user can correct.
 
-    The message is one line: which file or key, what is there, what should be, what to do now. Stages and the
+    The message is one line: which file or key, what is there, what should be there, what to do now. Stages and the
     command line print it after ``error:`` and end with exit code 1; nothing was changed.
     """
 
 
 class CheckoutError(DatapoolError):
-    """An error that a checkout may cure. A checkout sets all pools back, so ``backing_up_before_checkout`` keeps copies."""
+    """An error that a checkout may solve. A checkout resets all pools, so ``backing_up_before_checkout`` keeps copies."""
 
 
 def join_sentences(*sentences: str) -> str:
-    """Join sentences without a full stop of their own, of which some may be empty."""
+    """Join sentences that have no full stop; empty ones are left out.
+
+    >>> join_sentences("A hash differs", "", "Run again")
+    'A hash differs. Run again'
+    """
     return ". ".join(filter(None, sentences))
 
 
 def escape_unprintable(text: str) -> str:
-    """Write out line breaks, control characters and changes of writing direction, which would disturb what stands around."""
+    r"""Escape line breaks, control characters and changes of writing direction, which would disturb the text around them.
+
+    >>> escape_unprintable("a\tb.jpg")
+    'a\\tb.jpg'
+    """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def short_repr(value: object) -> str:
-    """Show a value within a line; YAML's references make a short text stand for an endless one."""
+    """Return a value as text for a message, shortened: YAML's anchors can make a short file hold a huge value.
+
+    >>> print(short_repr("a.jpg"), short_repr(None), short_repr([1, 2]))
+    'a.jpg' null [1, 2]
+    """
     if isinstance(value, list | dict | set):
         text = reprlib.repr(value)
     else:
-        text = repr(value[:_SHOWN]) if isinstance(value, str) else json.dumps(value, default=str)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} ..."
+        text = repr(value[:_MAX_SHOWN]) if isinstance(value, str) else json.dumps(value, default=str)
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]} ..."

@@ -229,6 +229,6 @@ def test_a_disk_that_refuses_to_keep_a_copy_durably_is_told_in_one_line(monkeypa
     with pytest.raises(
         DatapoolError,
         match=r"^\.datapool/backup/workspace-\w{12}-mine\.csv: cannot be written \(Input/output error; [\d,.]+ MB are free\); "
-        r"mine\.csv is as it was; look what is wrong with the disk",
+        r"mine\.csv is as it was; find out what is wrong with the disk",
     ):
         atomic.back_up(Path("mine.csv"), unless=set())

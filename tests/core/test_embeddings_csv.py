@@ -104,7 +104,7 @@ def test_a_number_is_written_without_what_does_not_count(value, text):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_what_is_no_finite_number_is_a_bug_of_the_caller(value):
-    with pytest.raises(ValueError, match="no finite number"):
+    with pytest.raises(ValueError, match="not a finite number"):
         to_csv(["a", "b"], np.array([[0], [value]], dtype=np.float32), [0, 0])
 
 
@@ -186,7 +186,7 @@ def test_a_bad_value_in_a_late_block_is_refused_by_the_name_of_its_row(monkeypat
     monkeypatch.setattr(tables, "_CSV_BYTES", 1000)
     data = HEADER + b"".join(b"%d.jpg,%s,0\n" % (i, b"nan" if i == 777 else b"1") for i in range(1000))
 
-    assert refusal(data) == "e.csv: the embedding of '777.jpg' has a value that is no finite number"
+    assert refusal(data) == "e.csv: the embedding of '777.jpg' has a value that is not a finite number"
 
 
 def test_lines_that_end_in_a_carriage_return_are_read():
@@ -198,7 +198,7 @@ def test_lines_that_end_in_a_carriage_return_are_read():
 def test_lightly_reads_the_same_numbers_names_and_labels(tmp_path):
     import datapool.model.torchvision_compat
 
-    datapool.torchvision_compat.make_importable()
+    datapool.model.torchvision_compat.make_importable()
     from lightly.utils.io import load_embeddings
 
     embeddings = every_exponent()
@@ -214,7 +214,7 @@ def test_lightly_reads_the_same_numbers_names_and_labels(tmp_path):
 def test_we_read_what_lightly_writes(tmp_path):
     import datapool.model.torchvision_compat
 
-    datapool.torchvision_compat.make_importable()
+    datapool.model.torchvision_compat.make_importable()
     from lightly.utils.io import save_embeddings
 
     embeddings = every_exponent()
@@ -288,13 +288,13 @@ def test_more_than_ten_dimensions_stay_in_order():
         (b"filenames,embedding_0,embedding_0,labels\n", "e.csv: has the column 'embedding_0' twice"),
         (HEADER + b"a,0.5,0", "e.csv: does not end with a line break, so it was cut off"),
         (HEADER + b"a,0.5,0\n" + b"\0" * 512, "e.csv: does not end with a line break, so it was cut off"),
-        (HEADER + b"a,nan,0\n", "e.csv: the embedding of 'a' has a value that is no finite number"),
-        (HEADER + b"a,1,0\nb,-inf,0\n", "e.csv: the embedding of 'b' has a value that is no finite number"),
-        (HEADER + b"a,1e39,0\n", "e.csv: the embedding of 'a' has a value that is no finite number"),
-        (HEADER + b"a,,0\n", "e.csv: the embedding of 'a' has a value that is no finite number"),
+        (HEADER + b"a,nan,0\n", "e.csv: the embedding of 'a' has a value that is not a finite number"),
+        (HEADER + b"a,1,0\nb,-inf,0\n", "e.csv: the embedding of 'b' has a value that is not a finite number"),
+        (HEADER + b"a,1e39,0\n", "e.csv: the embedding of 'a' has a value that is not a finite number"),
+        (HEADER + b"a,,0\n", "e.csv: the embedding of 'a' has a value that is not a finite number"),
         (HEADER + b"a,1,\n", "e.csv: a label is missing"),
         (HEADER + b"a,1,0\nb,1,0\na,2,0\n", "e.csv: has the filename 'a' 2 times"),
-        (HEADER + b"\x01" * 400 + b",nan,0\n", "e.csv: the embedding of '" + r"\x01" * 29 + r"\x0 ... has a value that is no finite number"),
+        (HEADER + b"\x01" * 400 + b",nan,0\n", "e.csv: the embedding of '" + r"\x01" * 29 + r"\x0 ... has a value that is not a finite number"),
     ],
     ids=ascii,
 )  # fmt: skip
@@ -327,6 +327,15 @@ def test_a_missing_file_is_named(tmp_path):
         DatapoolError, match=r"e\.csv: cannot be read \(No such file or directory\); give an embeddings"
     ):
         read_csv(tmp_path / "e.csv")
+
+
+def test_the_dimension_is_that_of_the_header_whatever_the_rows_are(tmp_path):
+    (tmp_path / "e.csv").write_bytes(b"filenames,embedding_0,embedding_1,labels\nno row,")
+    (tmp_path / "cut.csv").write_bytes(b"filenames,embedding_0,embedding_1,labels")
+
+    assert csv_dimension(tmp_path / "e.csv") == 2
+    with pytest.raises(DatapoolError, match=r"cut\.csv: does not end with a line break, so it was cut off"):
+        csv_dimension(tmp_path / "cut.csv")
 
 
 def test_some_rows_come_in_the_order_asked_for(tmp_path):

@@ -160,7 +160,7 @@ def nothing_changes(workspace: Path) -> Iterator[None]:
     ("text", "message"),
     [
         ("filenames,embedding_0,labels\na.png,1.0,0\na.png,2.0,0\n", "has the filename 'a.png' 2 times"),
-        ("filenames,embedding_0,labels\na.png,nan,0\n", "'a.png' has a value that is no finite number"),
+        ("filenames,embedding_0,labels\na.png,nan,0\n", "'a.png' has a value that is not a finite number"),
         ("filenames,embedding_0,embedding_1,labels\na.png,1,0,0\nb.png,0,0,0\n", "of 'b.png' is all zeros .* .1 such"),
         ("filenames,embedding_0,labels\n", "has no rows"),
         ("filenames,embedding_0,labels\n-a.png,1,0\n./-a.png,2,0\n", "'./-a.png' and '-a.png' are the same path"),
