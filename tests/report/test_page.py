@@ -659,6 +659,17 @@ def test_the_same_inputs_give_the_same_bytes_in_any_folder(example, inputs):
     assert str(example.folder) not in again
 
 
+# --- the picture for the README ---------------------------------------------------------------------------------------
+
+
+def test_the_picture_for_the_readme_names_elements_of_the_page(page):
+    script = (ROOT / "docs" / "make_picture.py").read_text(encoding="utf-8")
+    ids = set(re.findall(r"#([a-z][a-z-]*)", script.split("<style>")[1].split("</style>")[0]))
+
+    assert ids == {"outcomes", "distances", "embeddings", "left-out", "curve", "map"}
+    assert [name for name in ids if not re.search(rf'<[^>]* id="{name}"', page.source)] == []
+
+
 # --- the stage --------------------------------------------------------------------------------------------------------
 
 
