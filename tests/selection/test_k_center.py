@@ -197,6 +197,7 @@ def test_every_pick_is_that_of_the_textbook(kind, small_blocks):
     assert not failures
 
 
+@pytest.mark.slow  # imports torch
 @pytest.mark.parametrize("kind", ["random", "lattice", "far from the origin"])
 def test_every_pick_is_that_of_the_textbook_with_products_on_a_device_of_torch(kind, small_blocks):
     points = points_of(kind, 120, 24, seed=1)

@@ -1,6 +1,6 @@
-"""The typical first: groups on a line that a person can see, then against a slow oracle."""
+"""The order by typicality: groups on a line where the answer can be seen, then against a slow oracle."""
 
-import importlib
+import sys
 
 import faiss
 import numpy as np
@@ -8,7 +8,7 @@ import pytest
 from lines import no_progress
 
 from datapool.core.errors import DatapoolError
-from datapool.selection import typiclust as typical
+from datapool.selection import typiclust
 from datapool.selection.typiclust import typical_order
 
 
@@ -16,7 +16,7 @@ def line(*positions: float) -> np.ndarray:
     return np.array(positions, dtype=np.float32).reshape(-1, 1)
 
 
-NO_NEIGHBOR = line()
+NO_POOL = line()
 # Group A: five around 0.2; group B: six, densest between 10.2 and 10.3; and one outlier.
 TWO_GROUPS = line(0, 0.1, 0.2, 0.3, 0.4, 10, 10.1, 10.2, 10.3, 10.4, 10.5, 50)
 
@@ -30,24 +30,20 @@ def order(candidates: np.ndarray, pool: np.ndarray | None = None, *, n_clusters:
 def test_the_middle_of_each_group_comes_first_and_the_larger_group_before_the_smaller(seed):
     first = order(TWO_GROUPS, seed=seed)
 
-    assert first[:3] == [7, 2, 11]  # 10.2 in the group of six, 0.2 in the group of five, and the one by itself
-    assert [row < 5 for row in first[3:11]] == [False, True] * 4  # turn by turn
+    assert first[:3] == [7, 2, 11]  # 10.2 in the group of six, 0.2 in the group of five, and the outlier
+    assert [row < 5 for row in first[3:11]] == [False, True] * 4  # the groups take turns
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_group_that_the_pool_serves_comes_after_those_that_it_does_not(seed):
+def test_a_group_that_the_pool_represents_comes_after_the_others(seed):
     assert order(TWO_GROUPS, line(10.2), seed=seed)[:4] == [2, 11, 7, 3]
-    # Two of the pool are in B, so A has two turns before.
-    assert [row < 5 for row in order(TWO_GROUPS, line(10.2, 10.25), seed=seed) if row < 11][:4] == [
-        True,
-        True,
-        False,
-        True,
-    ]
+    # Two images of the pool are in B, so A has two turns first.
+    in_a = [row < 5 for row in order(TWO_GROUPS, line(10.2, 10.25), seed=seed) if row < 11]
+    assert in_a[:4] == [True, True, False, True]
 
 
 def test_neighbors_in_the_pool_make_an_image_typical_too():
-    # By itself 3 is the middle; with the pool's images beside it, 6 is.
+    # Alone, 3 is the middle; the images of the pool make 6 the most typical.
     candidates = line(0, 1, 2, 3, 4, 5, 6)
 
     assert order(candidates, n_clusters=1)[0] == 3
@@ -55,7 +51,7 @@ def test_neighbors_in_the_pool_make_an_image_typical_too():
 
 
 def oracle(candidates: np.ndarray, pool: np.ndarray, clusters: np.ndarray) -> list[int]:
-    """Always the most typical one left of the cluster with the fewest images in the pool or picked."""
+    """Take the most typical one left in the cluster with the fewest images in the pool or picked, again and again."""
     points = np.concatenate([candidates, pool]).astype(np.float64)
     n = len(candidates)
 
@@ -77,11 +73,11 @@ def oracle(candidates: np.ndarray, pool: np.ndarray, clusters: np.ndarray) -> li
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_the_order_is_that_of_the_rule_in_words(seed):
+def test_the_order_is_that_of_the_oracle(seed):
     rng = np.random.default_rng(seed)
     n, p, k = 60, seed * 3, 2 + seed
     points = rng.normal(size=(n + p, 3)).astype(np.float32)
-    clusters = typical._cluster(points[:n], points[n:], k, seed=1)
+    clusters = typiclust._cluster(points[:n], points[n:], k, seed=1)
 
     assert order(points[:n], points[n:], n_clusters=k) == oracle(points[:n], points[n:], clusters)
 
@@ -92,11 +88,11 @@ def test_every_candidate_comes_once_whatever_the_number_of_clusters():
         assert sorted(order(points, points[:5], n_clusters=n_clusters)) == list(range(40))
     assert sorted(order(np.ones((9, 2), dtype=np.float32), n_clusters=4)) == list(range(9))
     assert order(line(5.0)) == [0]
-    assert order(NO_NEIGHBOR, line(1, 2)) == []
+    assert order(NO_POOL, line(1, 2)) == []
 
 
-def test_of_many_points_k_means_sees_a_part_and_every_one_is_ordered(monkeypatch):
-    monkeypatch.setattr(typical, "_POINTS_A_CLUSTER", 4)
+def test_k_means_on_a_sample_of_the_points_still_orders_all_of_them(monkeypatch):
+    monkeypatch.setattr(typiclust, "_POINTS_PER_CLUSTER", 4)
     points = np.random.default_rng(1).normal(size=(50, 3)).astype(np.float32)
     drawn = order(points[:40], points[40:], n_clusters=3)
 
@@ -104,8 +100,8 @@ def test_of_many_points_k_means_sees_a_part_and_every_one_is_ordered(monkeypatch
     assert drawn == order(points[:40], points[40:], n_clusters=3)
 
 
-def test_the_number_of_threads_changes_not_a_bit():
-    # As matrix products, which is faiss's way with many rows, these distances differ from one thread to two.
+def test_the_order_does_not_depend_on_the_number_of_threads():
+    # Computed as matrix products, as faiss does for many rows, these distances differ between one thread and two.
     points = np.random.default_rng(0).normal(size=(500, 16)).astype(np.float32)
     before, threads = faiss.cvar.distance_compute_blas_threshold, faiss.omp_get_max_threads()
     spreads, orders = set(), set()
@@ -113,11 +109,11 @@ def test_the_number_of_threads_changes_not_a_bit():
         faiss.cvar.distance_compute_blas_threshold = 20
         for n in (1, 2, 3):
             faiss.omp_set_num_threads(n)
-            with typical._same_for_any_number_of_threads():
-                spread = typical._spread(points, points[:0], np.zeros(len(points), dtype=np.int64), no_progress)
+            with typiclust._independent_of_threads():
+                spread = typiclust._spread(points, points[:0], np.zeros(len(points), dtype=np.int64), no_progress)
             spreads.add(spread.tobytes())
             orders.add(tuple(order(points, n_clusters=50)))
-        assert faiss.cvar.distance_compute_blas_threshold == 20  # set back
+        assert faiss.cvar.distance_compute_blas_threshold == 20  # restored
     finally:
         faiss.cvar.distance_compute_blas_threshold = before
         faiss.omp_set_num_threads(threads)
@@ -125,7 +121,7 @@ def test_the_number_of_threads_changes_not_a_bit():
     assert len(spreads) == len(orders) == 1
 
 
-def test_the_seed_decides_and_the_inputs_stay_as_they_are():
+def test_the_order_depends_on_the_seed_and_the_inputs_are_not_changed():
     points = np.random.default_rng(2).normal(size=(200, 4)).astype(np.float32)
     kept = points.copy()
 
@@ -134,21 +130,22 @@ def test_the_seed_decides_and_the_inputs_stay_as_they_are():
     assert np.array_equal(points, kept)
 
 
-def test_progress_is_told_to_the_end():
+def test_progress_ends_with_all_clusters_done():
     steps = []
-    typical_order(TWO_GROUPS, NO_NEIGHBOR, n_clusters=3, seed=1, progress=lambda done, of: steps.append((done, of)))
+    typical_order(TWO_GROUPS, NO_POOL, n_clusters=3, seed=1, progress=lambda done, of: steps.append((done, of)))
 
     assert steps == [(1, 3), (2, 3), (3, 3)]
 
 
-def test_without_faiss_one_line_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(importlib.import_module("sys").modules, "faiss", None)
+def test_without_faiss_the_error_names_the_package_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
 
     with pytest.raises(DatapoolError, match=r"^method typical needs faiss; `pip install faiss-cpu` \(or faiss-gpu\)"):
         order(TWO_GROUPS)
 
 
-def test_few_typical_digits_tell_more_than_few_far_ones():
+@pytest.mark.slow  # imports scikit-learn
+def test_few_labels_of_typical_digits_are_worth_more_than_of_far_ones():
     # 1-NN accuracy with 50 labels, as in the README: some 92 against 86 percent.
     from sklearn.datasets import load_digits
 
@@ -158,13 +155,13 @@ def test_few_typical_digits_tell_more_than_few_far_ones():
     pixels = (pixels / 16).astype(np.float32)
     half = np.random.default_rng(0).permutation(len(pixels))[:900]
     rest = np.setdiff1d(np.arange(len(pixels)), half)
-    nobody = np.empty((0, 64), dtype=np.float32)
+    no_pool = np.empty((0, 64), dtype=np.float32)
 
     def accuracy(picks: np.ndarray) -> float:
         labeled = half[picks[:50]]
         between = ((pixels[rest][:, None] - pixels[labeled][None]) ** 2).sum(axis=2)
         return float((digits[labeled[between.argmin(axis=1)]] == digits[rest]).mean())
 
-    typical_picks = typical_order(pixels[half], nobody, n_clusters=50, seed=1, progress=no_progress)
-    far_picks = k_center(pixels[half], nobody, n_samples=50, min_distance=-1).indices
+    typical_picks = typical_order(pixels[half], no_pool, n_clusters=50, seed=1, progress=no_progress)
+    far_picks = k_center(pixels[half], no_pool, n_samples=50, min_distance=-1).indices
     assert accuracy(typical_picks) > 0.89 > accuracy(far_picks)
