@@ -163,7 +163,10 @@ def k_center(
 
 
 class _Bound(NamedTuple):
-    """A candidate and the value by which the greedy algorithm compares it: its squared distance, or an upper bound."""
+    """A candidate and its value, by which candidates are compared: its squared distance, or an upper bound of that.
+
+    With weights, the squared distance times the squared weight.
+    """
 
     value: float
     row: int
@@ -215,13 +218,14 @@ class _Greedy:
             if values(shortlist).max(initial=-np.inf) <= best_unlisted.value:
                 count = max(_BLOCKS_IN_SHORTLIST * self._block_size, n // 64)
                 shortlist, best_unlisted = _largest(values(slice(None)), count)
+            # The block: the largest bounds of the shortlist. Nothing outside exceeds the best that is left out.
             positions, best_listed = _largest(values(shortlist), self._block_size)
             rows = shortlist[positions]
             if best_listed.row >= 0:
                 best_listed = best_listed._replace(row=int(shortlist[best_listed.row]))
             outside = max(best_unlisted, best_listed, key=_Bound.sort_key)
             centers.refresh(rows[centers.squared[rows] >= 0], at_least=outside.value, weights=squared_weights)
-            rows = rows[(values(rows) >= max(outside.value, 0)) & centers.is_exact(rows)]
+            rows = rows[values(rows) >= max(outside.value, 0)]  # all of these are exact now
             block = _Block(centers, rows, None if squared_weights is None else squared_weights[rows])
             is_done = self._pick_farthest_in(block, outside, limit, min_distance) or outside.value < 0
             block.close()
@@ -284,10 +288,12 @@ class _Block:
         self._centers, self._squared_weights, self._n_before = centers, squared_weights, len(centers)
         self.rows = rows  # position -> row of the candidates
         self.squared, self.nearest = centers.squared[rows], centers.center[rows]  # nearest: numbers of centers
+        # As in _Bound; -1 for a candidate that may not be picked any more.
         self.values = self.squared.copy() if squared_weights is None else self.squared * squared_weights
         self._augmented = centers.augment(rows)
         self._as_centers = as_centers(self._augmented).vectors
-        self._limits = round_up(self.squared - self._augmented.offsets + TINY)  # a product above this: not nearer
+        # A center whose product with a candidate exceeds the candidate's limit is not nearer than its nearest center.
+        self._limits = round_up(self.squared - self._augmented.offsets + TINY)
         self._products: dict[int, np.ndarray] = {}  # j -> products of the block with j as a center
         self._taken: list[int] = []
 
@@ -312,7 +318,8 @@ class _Block:
 
     def cover(self, j: int) -> None:
         """Update the candidates that are nearer to the one at j, which was taken last, than to any center before."""
-        near = np.flatnonzero(self._products.pop(j) <= self._limits)  # positions that the lower bound does not exclude
+        # ``near`` are positions: first those that the lower bounds leave, then those that really are nearer.
+        near = np.flatnonzero(self._products.pop(j) <= self._limits)
         if not len(near):
             return
         exact = self._centers.exact(self.rows[near], self._centers.points[self.rows[j : j + 1]])
