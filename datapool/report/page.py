@@ -30,7 +30,7 @@ from datapool.report import charts
 from datapool.report.cards import Card, make_cards
 from datapool.report.charts import Chart
 from datapool.selection.evaluation import picks_by_min_distance
-from datapool.selection.ranking import has_rules, space
+from datapool.selection.ranking import distance_vectors, has_rules
 from datapool.selection.summary import describe_comparison, suggest_method, summarize
 
 MAX_POINTS = 4000
@@ -55,7 +55,7 @@ class ReportInputs(NamedTuple):
     embedding_space: EmbeddingSpace
     """All that it records is shown, except None values."""
     curve: pd.DataFrame
-    """As ``ranking.curve`` returns it."""
+    """As ``ranking.distance_curve`` returns it."""
     coverage: pd.DataFrame
     """As in ``evaluation.Comparison``."""
     picks: EmbeddedTable
@@ -382,7 +382,7 @@ def _map(inputs: ReportInputs, params: Params) -> Chart | None:
     points = pd.concat([drawn["left out"], drawn["picked"], drawn["in the pool before"]])
     if len(points) < 2:
         return None
-    vectors = space(
+    vectors = distance_vectors(
         _take(inputs.candidates, [*drawn["left out"].index, *drawn["picked"].index]),
         _take(inputs.base.rows, drawn["in the pool before"].index),
         normalize=params.normalize_embeddings,

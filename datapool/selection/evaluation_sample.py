@@ -1,7 +1,7 @@
-"""Find how near a random sample of the candidates is to the pool and to other candidates, before anything is picked.
+"""Draw candidates at random and measure, before any pick, how near they are to the pool and to other candidates.
 
-Works on plain arrays of vectors, shape (n, d), and on Euclidean distances between them; knows nothing of files, images or
-choices. What would take too many distances is measured on fewer candidates.
+Works on plain arrays of vectors, shape (n, d), and on the Euclidean distances between them. The sample is smaller where
+measuring it would take too many distances.
 """
 
 from typing import NamedTuple
@@ -12,18 +12,18 @@ from datapool.core.progress import Progress
 from datapool.selection.k_center import nearest
 
 MOST, FEWEST, FEWEST_PAIRED = 10_000, 1_000, 200
-"""How many candidates are evaluated, at most and at least; at least, where each is compared with all other candidates."""
+"""Size of the sample: at most, at least, and at least where each is compared with all other candidates."""
 PAIRS = 100_000_000
-"""Beyond so many distances, fewer candidates are evaluated."""
+"""Number of distances beyond which the sample becomes smaller."""
 
-_BLOCK = 4096  # candidates compared with evaluated ones at a time
+_BLOCK = 1024  # candidates that the sample is compared with at a time
 
 
 class EvaluationSample(NamedTuple):
-    """How near some candidates are to the pool and to other candidates, before anything is picked. m are evaluated."""
+    """Distances of m candidates to the pool and to other candidates, before any pick."""
 
     candidates: np.ndarray
-    """Shape (m,), int64: rows of the candidates, in random order: any first few are a random sample too."""
+    """Shape (m,), int64: rows of the candidates, in random order: the first few of them are a random sample too."""
     to_pool: np.ndarray
     """Shape (m,), float64: distance to the nearest of the pool; inf without a pool."""
     to_others: np.ndarray
@@ -33,12 +33,12 @@ class EvaluationSample(NamedTuple):
 def measure_sample(
     candidates: np.ndarray, pool: np.ndarray, *, seed: int, progress: Progress | None = None
 ) -> EvaluationSample:
-    """Find the nearest of the pool and the nearest other candidate of a random sample of the candidates.
+    """Draw a random sample of the candidates and compute its distances to the pool and to the other candidates.
 
     Args:
         candidates: Shape (n, d), the vectors between which distances are taken.
         pool: Shape (p, d).
-        seed: Decides which candidates.
+        seed: Decides which candidates are drawn.
         progress: Called with the steps done and the steps in all, for the pool, then for the other candidates.
     """
     n = len(candidates)
@@ -46,37 +46,35 @@ def measure_sample(
     to_pool = nearest(candidates[order], pool, progress=progress).distances
     to_others = np.full(len(order), np.nan)
     paired = order[: max(FEWEST_PAIRED, PAIRS // max(n, 1))]
-    to_others[: len(paired)] = _nearest_other(candidates, paired, progress)
+    to_others[: len(paired)] = _to_nearest_other(candidates, paired, progress)
     return EvaluationSample(order, to_pool, to_others)
 
 
 def n_evaluated(n_candidates: int, n_centers: int) -> int:
-    """How many candidates are evaluated where the distance of each to so many centers is taken."""
+    """Return the size of a sample of which every candidate is compared with so many centers."""
     return min(n_candidates, MOST, max(FEWEST, PAIRS // max(n_centers, 1)))
 
 
-def _nearest_other(candidates: np.ndarray, rows: np.ndarray, progress: Progress | None) -> np.ndarray:
-    """Distances from some candidates to the nearest other one, shape (len(rows),), float64.
+def _to_nearest_other(candidates: np.ndarray, rows: np.ndarray, progress: Progress | None) -> np.ndarray:
+    """Compute the distances of some candidates to the nearest other one: shape (len(rows),), float64.
 
-    Products in float64 find that nearest, to within their rounding; its distance is then the length of a difference.
+    Products in float64 find that nearest one, and the length of the difference is its distance. (``faiss.knn`` computes
+    products in float32: among images that are nearly the same it finds another one, up to 50 % farther.)
     """
     points = candidates[rows].astype(np.float64)
     distances = np.full(len(rows), np.inf)
     for first in range(0, len(candidates), _BLOCK):
         block = candidates[first : first + _BLOCK].astype(np.float64)
-        lengths = np.einsum("ij,ij->i", block, block)
-        for start in range(0, len(rows), _BLOCK):
-            part = slice(start, start + _BLOCK)
-            # Less the length of the point itself, which is the same for all others.
-            squared = lengths - 2 * points[part] @ block.T
-            own = rows[part] - first
-            here = np.flatnonzero((own >= 0) & (own < len(block)))
-            squared[here, own[here]] = np.inf
-            near = squared.argmin(axis=1)
-            difference = points[part] - block[near]
-            found = np.sqrt(np.einsum("ij,ij->i", difference, difference))
-            found[np.isinf(squared.min(axis=1))] = np.inf
-            distances[part] = np.minimum(distances[part], found)
+        # Squared distances, less the squared length of the point itself, which is the same for all others.
+        squared = np.einsum("ij,ij->i", block, block) - 2 * points @ block.T
+        own = rows - first  # the place of each point in the block, if it is in the block
+        is_inside = (own >= 0) & (own < len(block))
+        squared[is_inside, own[is_inside]] = np.inf
+        near = squared.argmin(axis=1)
+        difference = points - block[near]
+        found = np.sqrt(np.einsum("ij,ij->i", difference, difference))
+        found[is_inside & (near == own)] = np.inf  # there is no other in the block
+        np.minimum(distances, found, out=distances)
         if progress:
             progress(min(first + _BLOCK, len(candidates)), len(candidates))
     return distances

@@ -1,10 +1,6 @@
-"""Put the candidates of a batch in order, best first, by one of four methods and within the rules.
+"""Put the candidates of a batch in order, best first, by one of four methods and within the rules."""
 
-Works on tables of images with their embeddings; knows nothing of files, models, stopping conditions or how a pool is
-stored.
-"""
-
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +9,7 @@ import pandas as pd
 
 from datapool.core.errors import DatapoolError
 from datapool.core.progress import Progress
-from datapool.core.schema import Rules
+from datapool.core.schema import Params, Rules
 from datapool.core.tables import EmbeddedTable, read_arrays, write_arrays
 from datapool.selection.k_center import (
     NO_NEIGHBOR,
@@ -24,13 +20,12 @@ from datapool.selection.k_center import (
     random_order,
     unit_rows,
 )
-from datapool.selection.rules import excluder, kept_out, near_protected
+from datapool.selection.rules import Exclude, build_exclude, excluded_by_rules, near_protected
+from datapool.selection.scores import read_scores
 from datapool.selection.typiclust import typical_order
 
 LABEL_DISTANCE = 1.0
 """With weak labels appended: what a difference of labels adds to the squared distance of two images."""
-
-_TRACE_COLUMNS = {"neighbors": "neighbours"}  # the file keeps the name that earlier releases wrote
 
 
 class RankingConfig(NamedTuple):
@@ -43,111 +38,139 @@ class RankingConfig(NamedTuple):
     append_weak_labels: bool
     """Images of different weak labels count as farther apart, by LABEL_DISTANCE."""
     seed: int
-    """Decides the random order, and where the clustering of "typical" begins."""
+    """Decides the order of "random", and where the clustering of "typical" begins."""
     n_clusters: int
     """For "typical"."""
     scores: np.ndarray | None
-    """For "coral": shape (n,), finite, 0 or more, one a candidate; None otherwise."""
+    """For "coral": shape (n,), finite, 0 or more, one per candidate; None otherwise."""
     rules: Rules
     """What may not be picked; of ``protected`` only the distance counts here."""
 
+    @classmethod
+    def from_params(cls, params: Params, filenames: pd.Series) -> "RankingConfig":
+        """Return the config that params.yaml asks for, with the scores of the candidates that have these filenames.
 
-class Space(NamedTuple):
+        Raises:
+            DatapoolError: As ``read_scores`` does.
+        """
+        return cls(
+            method=params.method,
+            normalize=params.normalize_embeddings,
+            append_weak_labels=params.append_weak_labels,
+            seed=params.seed,
+            n_clusters=params.ranking.n_clusters,
+            scores=read_scores(
+                params.active_learning_scores, params.active_learning_score_column_name, filenames=filenames
+            ),
+            rules=params.rules,
+        )
+
+
+class DistanceVectors(NamedTuple):
     """The vectors between which distances are taken, float32."""
 
     candidates: np.ndarray
-    """Shape (n, d): one row a candidate, candidates sorted by filename."""
+    """Shape (n, d): one row per candidate, candidates sorted by filename."""
     pool: np.ndarray
-    """Shape (p, d): one row a sample of the base."""
+    """Shape (p, d): one row per image of the base."""
 
 
 class Ranked(NamedTuple):
-    """The candidates in order, as far as asked."""
+    """The candidates in order, as far as requested."""
 
     table: pd.DataFrame
-    """One row a ranked candidate, best first: filename, distance (to the nearest of base and earlier ones; inf for the
-    first image of a pool), nearest (filename; empty for none)."""
+    """One row per ranked candidate, best first: filename, distance (to the nearest of the base and the earlier ones; inf
+    for the first image of a pool), nearest (filename; empty for none)."""
     trace: Trace
-    """How near each candidate came meanwhile; numbers are rows of the candidates and of the base. Empty unless
+    """Which center covers each candidate at every step; numbers are rows of the candidates and of the base. Empty unless
     ``has_trace``."""
     near_protected: pd.DataFrame
-    """The candidates that protected images keep out, as ``rules.near_protected`` gives them."""
+    """The candidates that protected images exclude, as ``rules.near_protected`` returns them."""
 
 
-def has_trace(how: RankingConfig) -> bool:
-    """Whether the trace of a ranking tells how near each candidate is after any cut: with "coreset" and no rule."""
-    return how.method == "coreset" and not has_rules(how.rules)
+def has_trace(config: RankingConfig) -> bool:
+    """Return whether a ranking has a trace, so that a cut at any step needs no distances: "coreset" without rules."""
+    return config.method == "coreset" and not has_rules(config.rules)
 
 
 def has_rules(rules: Rules) -> bool:
-    """Whether any rule is given."""
+    """Return whether any rule is set."""
     return any(rule is not None for rule in (rules.balance, rules.sequence_gap, rules.protected))
 
 
-def space(candidates: EmbeddedTable, base: EmbeddedTable, *, normalize: bool, append_weak_labels: bool) -> Space:
-    """Make the vectors between which distances are taken.
+def distance_vectors(
+    candidates: EmbeddedTable, base: EmbeddedTable, *, normalize: bool, append_weak_labels: bool
+) -> DistanceVectors:
+    """Compute the vectors between which distances are taken.
 
-    Embeddings are divided by their length if ``normalize``. ``append_weak_labels`` puts the weak label beside them as a
-    one-hot block, scaled so that two labels differ by LABEL_DISTANCE in the squared distance. With neither they are the
-    embeddings as they are, not copied.
+    ``normalize`` divides embeddings by their length. ``append_weak_labels`` appends the weak label as a one-hot block,
+    scaled so that a difference of labels adds LABEL_DISTANCE to the squared distance. With neither they are the
+    embeddings themselves, not copied.
 
     Raises:
-        DatapoolError: If an embedding is all zeros (with ``normalize``), or not finite, or the base has another dimension.
-            Names the image.
+        DatapoolError: If an embedding is all zeros (with ``normalize``), not finite or too long, or if the base has
+            another dimension. Names the image.
     """
     _check_dimension(candidates, base, "the pool", "use the pool's checkpoint, or another datapool.name")
-    parts = [
-        _vectors(part, normalize=normalize, remedy="remove the image from the batch") for part in (candidates, base)
-    ]
-    width = parts[not len(candidates.table)].shape[1]
-    parts = [part if len(part) else np.empty((0, width), dtype=np.float32) for part in parts]
+    remedy = "remove the image from the batch"
+    ours, pool = (_checked_vectors(rows, normalize=normalize, remedy=remedy) for rows in (candidates, base))
+    if not len(ours):  # without rows, the dimension is arbitrary
+        ours = pool[:0]
+    if not len(pool):
+        pool = ours[:0]
     if append_weak_labels:
-        n = len(candidates.table)
-        codes, labels = pd.factorize(pd.concat([candidates.table.weak_label, base.table.weak_label]))
-        for i, own in enumerate((codes[:n], codes[n:])):
-            one_hot = np.zeros((len(own), len(labels)), dtype=np.float32)
-            one_hot[np.arange(len(own)), own] = np.sqrt(LABEL_DISTANCE / 2)
-            parts[i] = np.hstack([parts[i], one_hot])
-    return Space(*parts)
+        labels = _one_hot(pd.concat([candidates.table.weak_label, base.table.weak_label]))
+        ours, pool = np.hstack([ours, labels[: len(ours)]]), np.hstack([pool, labels[len(ours) :]])
+    return DistanceVectors(ours, pool)
 
 
 def rank(
     candidates: EmbeddedTable,
     base: EmbeddedTable,
     protected: EmbeddedTable,
-    how: RankingConfig,
+    vectors: DistanceVectors,
+    config: RankingConfig,
     *,
     n_samples: int,
     min_distance: float,
     progress: Progress,
 ) -> Ranked:
-    """Order the candidates that the rules allow, best first, as far as asked.
+    """Order the candidates that the rules allow, best first, as far as requested.
 
-    * "coreset": greedy k-center, always the candidate farthest from base and earlier ones.
-    * "coral": always the candidate with the largest score x distance to the nearest of base and earlier ones; without a
-      base the first is the one with the highest score.
-    * "typical": as ``typical.typical_order`` has it.
+    * "coreset": greedy k-center, always the candidate farthest from the base and the earlier ones.
+    * "coral": always the candidate with the largest score x distance to the nearest of the base and the earlier ones;
+      without a base the first is the one with the highest score.
+    * "typical": the order of ``typiclust.typical_order``.
     * "random": a seeded permutation.
 
-    A candidate that the rules keep out at its turn is passed over; the rest goes on as if it were not there. So a shorter
+    A candidate that the rules exclude at its turn is skipped, and the order continues as if it did not exist. So a shorter
     order is the beginning of a longer one.
 
     Args:
         candidates: Sorted by filename.
         base: The pool before this batch.
         protected: The protected images: filename, content_hash and embeddings.
-        how: In which order.
+        vectors: The ``distance_vectors`` of candidates and base.
+        config: The method and its settings.
         n_samples: How many to order; -1 means all.
         min_distance: With "coreset", stop at the first closer than this; negative means never.
-        progress: Of one part of the work after another.
+        progress: Called for one part of the work after another.
 
     Raises:
-        DatapoolError: As ``space`` does, or if protected embeddings have another dimension or none that can be used.
+        DatapoolError: If protected embeddings have another dimension, or one is all zeros (with ``normalize``) or not
+            finite.
     """
-    vectors = space(candidates, base, normalize=how.normalize, append_weak_labels=how.append_weak_labels)
-    ranked = Ranked(_table(), _no_trace(), _near_protected(candidates, vectors, protected, how, progress))
-    return _extend(
-        candidates, base, vectors, ranked, how, n_samples=n_samples, min_distance=min_distance, progress=progress
+    excluded = _near_protected(candidates, vectors, protected, config, progress)
+    nothing = Ranked(_table(), _empty_trace(), excluded)
+    return extend(
+        candidates,
+        base,
+        nothing,
+        vectors,
+        config,
+        n_samples=n_samples,
+        min_distance=min_distance,
+        progress=progress,
     )
 
 
@@ -155,51 +178,72 @@ def extend(
     candidates: EmbeddedTable,
     base: EmbeddedTable,
     ranked: Ranked,
-    how: RankingConfig,
+    vectors: DistanceVectors,
+    config: RankingConfig,
     *,
     n_samples: int,
     min_distance: float,
     progress: Progress,
 ) -> Ranked:
-    """Go on from where a ranking ends; arguments as for ``rank``, ``n_samples`` and the result include what is ranked."""
-    vectors = space(candidates, base, normalize=how.normalize, append_weak_labels=how.append_weak_labels)
-    return _extend(
-        candidates, base, vectors, ranked, how, n_samples=n_samples, min_distance=min_distance, progress=progress
+    """Continue a ranking from where it ends. Arguments as for ``rank``; ``n_samples`` and the result include ``ranked``."""
+    is_allowed = _allowed_at_first(candidates.table, base.table, ranked, config.rules)
+    exclude = build_exclude(candidates.table, config.rules)
+    limit = int(is_allowed.sum()) if n_samples == -1 else n_samples
+    prefix = rows_of(candidates.table, ranked.table.filename)
+    if config.method in ("coreset", "coral"):
+        selection = _pick_greedily(vectors, is_allowed, prefix, exclude, config, limit, min_distance, progress)
+    else:
+        if config.method == "random":
+            order = random_order(len(is_allowed), seed=config.seed)
+        else:
+            order = _typical_order(vectors, base.table, is_allowed, config, progress)
+        picks = _first_allowed(np.concatenate([prefix, order]), is_allowed, exclude, limit)
+        selection = distances_along(vectors.candidates, vectors.pool, picks, progress=progress)
+    table = _table(
+        candidates.table.filename.to_numpy(dtype=object)[selection.indices],
+        selection.distances,
+        neighbor_names(candidates, base, selection.neighbors),
     )
+    return ranked._replace(table=table, trace=selection.trace if has_trace(config) else _empty_trace())
 
 
-def is_whole(candidates: EmbeddedTable, base: EmbeddedTable, ranked: Ranked, rules: Rules) -> bool:
-    """Whether no candidate that the rules allow is left to rank."""
+def can_be_extended(candidates: EmbeddedTable, base: EmbeddedTable, ranked: Ranked, rules: Rules) -> bool:
+    """Return whether the rules allow a candidate that is not ranked yet."""
     if len(ranked.table) == len(candidates.table):
-        return True
-    may = _allowed(candidates.table, base.table, ranked, rules)
-    picks = rows_of(candidates.table, ranked.table.filename)
-    may[picks] = False
-    may[kept_out(candidates.table, base.table, candidates.table.iloc[picks], rules).index] = False
-    return not may.any()
+        return False
+    is_allowed = _allowed_at_first(candidates.table, base.table, ranked, rules)
+    rows = rows_of(candidates.table, ranked.table.filename)
+    is_allowed[rows] = False
+    is_allowed[excluded_by_rules(candidates.table, base.table, candidates.table.iloc[rows], rules).index] = False
+    return bool(is_allowed.any())
 
 
-def curve(ranking: pd.DataFrame) -> pd.DataFrame:
-    """The ranking as a plot: step (from 1) and distance at that step; a first image without a distance is left out."""
+def distance_curve(ranking: pd.DataFrame) -> pd.DataFrame:
+    """Return step (from 1) and distance of a ranking, for a plot; without a first image that has no distance.
+
+    >>> distance_curve(pd.DataFrame({"distance": [np.inf, 13.0, 4.0]})).to_dict("list")
+    {'step': [2, 3], 'distance': [13.0, 4.0]}
+    """
     steps = pd.DataFrame({"step": np.arange(1, len(ranking) + 1), "distance": ranking.distance})
     return steps[np.isfinite(steps.distance)]
 
 
 def rows_of(candidates: pd.DataFrame, filenames: pd.Series) -> np.ndarray:
-    """Give the rows of candidates, sorted by filename, that have these names; all must be there."""
+    """Return the rows of candidates, sorted by filename, that have these filenames; all must be there."""
     return candidates.filename.to_numpy(dtype=object).searchsorted(filenames.to_numpy(dtype=object))
 
 
-def names_of(candidates: EmbeddedTable, base: EmbeddedTable, neighbors: np.ndarray) -> pd.Series:
-    """Give the filenames of neighbors numbered as in ``selection.Selection.neighbors``; empty for NOBODY."""
+def neighbor_names(candidates: EmbeddedTable, base: EmbeddedTable, neighbors: np.ndarray) -> pd.Series:
+    """Return the filenames of neighbors numbered as in ``k_center.Selection.neighbors``; empty for NO_NEIGHBOR."""
     names = pd.concat([base.table.filename, candidates.table.filename, pd.Series([""], dtype="str")], ignore_index=True)
     return names.iloc[np.where(neighbors == NO_NEIGHBOR, len(names) - 1, neighbors)].reset_index(drop=True)
 
 
 def write_trace(path: Path, trace: Trace) -> None:
-    """Write a trace to a Parquet file, one column per field."""
+    """Write a trace to a Parquet file, one column per field; that of ``neighbors`` has the British spelling, as always."""
     columns = trace._asdict()
-    write_arrays(path, {_TRACE_COLUMNS.get(field, field): values for field, values in columns.items()})
+    columns["neighbours"] = columns.pop("neighbors")
+    write_arrays(path, columns)
 
 
 def read_trace(path: Path) -> Trace:
@@ -209,119 +253,93 @@ def read_trace(path: Path) -> Trace:
         DatapoolError: If the file is damaged.
     """
     columns = read_arrays(path)
-    return Trace(*(columns[_TRACE_COLUMNS.get(field, field)] for field in Trace._fields))
+    return Trace(neighbors=columns.pop("neighbours"), **columns)
 
 
-def _extend(
-    candidates: EmbeddedTable,
-    base: EmbeddedTable,
-    vectors: Space,
-    ranked: Ranked,
-    how: RankingConfig,
-    *,
-    n_samples: int,
-    min_distance: float,
-    progress: Progress,
-) -> Ranked:
-    may = _allowed(candidates.table, base.table, ranked, how.rules)
-    limit = int(may.sum()) if n_samples == -1 else n_samples
-    prefix = rows_of(candidates.table, ranked.table.filename)
-    exclude = excluder(candidates.table, how.rules)
-    if how.method in ("coreset", "coral"):
-        selection = _greedy(vectors, may, prefix, exclude, how.scores, limit, min_distance, progress)
-    else:
-        if how.method == "random":
-            order = random_order(len(may), seed=how.seed)
-        else:
-            rows, by_name = np.flatnonzero(may), np.argsort(base.table.filename.to_numpy(dtype=object))
-            order = rows[
-                typical_order(
-                    vectors.candidates if may.all() else vectors.candidates[rows],
-                    vectors.pool[by_name],  # k-means begins with rows by their number
-                    n_clusters=how.n_clusters,
-                    seed=how.seed,
-                    progress=progress,
-                )
-            ]
-        picks = _walk(np.concatenate([prefix, order]).tolist(), may, exclude, limit)
-        selection = distances_along(vectors.candidates, vectors.pool, picks, progress=progress)
-    table = _table(
-        candidates.table.filename.to_numpy(dtype=object)[selection.indices],
-        selection.distances,
-        names_of(candidates, base, selection.neighbors),
-    )
-    return ranked._replace(table=table, trace=selection.trace if has_trace(how) else _no_trace())
+def _allowed_at_first(candidates: pd.DataFrame, base: pd.DataFrame, ranked: Ranked, rules: Rules) -> np.ndarray:
+    """Return for each candidate whether it may be picked before anything else is: shape (n,), boolean."""
+    is_allowed = np.ones(len(candidates), dtype=bool)
+    is_allowed[rows_of(candidates, ranked.near_protected.filename)] = False
+    is_allowed[excluded_by_rules(candidates, base, candidates.iloc[:0], rules).index] = False
+    return is_allowed
 
 
-def _allowed(candidates: pd.DataFrame, base: pd.DataFrame, ranked: Ranked, rules: Rules) -> np.ndarray:
-    """The candidates that may be picked before anything is, as booleans."""
-    may = np.ones(len(candidates), dtype=bool)
-    may[rows_of(candidates, ranked.near_protected.filename)] = False
-    may[kept_out(candidates, base, candidates.iloc[:0], rules).index] = False
-    return may
-
-
-def _greedy(
-    vectors: Space,
-    may: np.ndarray,
+def _pick_greedily(
+    vectors: DistanceVectors,
+    is_allowed: np.ndarray,
     prefix: np.ndarray,
-    exclude: Callable[[int], np.ndarray] | None,
-    scores: np.ndarray | None,
+    exclude: Exclude | None,
+    config: RankingConfig,
     limit: int,
     min_distance: float,
     progress: Progress,
 ) -> Selection:
-    """``k_center`` among the candidates that may be picked; rows of the result are rows of all candidates."""
-    rows = np.flatnonzero(may)
-    place = np.cumsum(may) - 1  # of a row among those
-    within: Callable[[int], np.ndarray] | None = None
-    if exclude is not None:
-        everyone = exclude
+    """Run ``k_center`` on the allowed candidates. Rows in ``prefix`` and in the result are rows of all candidates."""
+    # k_center sees the allowed candidates only: their positions among themselves are its rows.
+    rows = np.flatnonzero(is_allowed)
+    positions = np.cumsum(is_allowed) - 1  # of a row; meaningless where it is not allowed
 
-        def within(pick: int) -> np.ndarray:
-            out = everyone(int(rows[pick]))
-            return place[out[may[out]]]
+    def exclude_positions(pick: int) -> np.ndarray:
+        excluded = exclude(int(rows[pick])) if exclude is not None else rows[:0]
+        return positions[excluded[is_allowed[excluded]]]
 
+    weights = None if config.scores is None else config.scores[rows]
     found = k_center(
-        vectors.candidates if may.all() else vectors.candidates[rows],
+        _take(vectors.candidates, is_allowed),
         vectors.pool,
         n_samples=limit,
-        min_distance=min_distance if scores is None else -1.0,
-        weights=None if scores is None else scores[rows],
-        exclude=within,
-        prefix=place[prefix],
-        with_trace=scores is None and exclude is None and bool(may.all()),
+        min_distance=min_distance if weights is None else -1.0,  # with weights, distances may increase again
+        weights=weights,
+        exclude=None if exclude is None else exclude_positions,
+        prefix=positions[prefix],
+        with_trace=has_trace(config),  # then every candidate is allowed, and its positions are rows
         progress=progress,
     )
-    p = len(vectors.pool)
-    is_candidate = found.neighbors >= p
+    n_pool = len(vectors.pool)
     neighbors = found.neighbors.copy()
-    neighbors[is_candidate] = p + rows[found.neighbors[is_candidate] - p]
+    is_candidate = neighbors >= n_pool
+    neighbors[is_candidate] = n_pool + rows[neighbors[is_candidate] - n_pool]
     return found._replace(indices=rows[found.indices], neighbors=neighbors)
 
 
-def _walk(order: Iterable[int], may: np.ndarray, exclude: Callable[[int], np.ndarray] | None, limit: int) -> np.ndarray:
-    """The first ``limit`` of an order that may be picked, each once."""
-    may = may.copy()
+def _typical_order(
+    vectors: DistanceVectors, base: pd.DataFrame, is_allowed: np.ndarray, config: RankingConfig, progress: Progress
+) -> np.ndarray:
+    """Return the rows of the allowed candidates, in the order of method "typical"."""
+    # k-means begins with rows chosen by number: sorted, the order in which the pool is listed plays no part.
+    pool = vectors.pool[np.argsort(base.filename.to_numpy(dtype=object))]
+    order = typical_order(
+        _take(vectors.candidates, is_allowed), pool, n_clusters=config.n_clusters, seed=config.seed, progress=progress
+    )
+    return np.flatnonzero(is_allowed)[order]
+
+
+def _first_allowed(order: np.ndarray, is_allowed: np.ndarray, exclude: Exclude | None, limit: int) -> np.ndarray:
+    """Return the first ``limit`` rows of an order that may be picked at their turn, each once."""
+    is_allowed = is_allowed.copy()
     picks: list[int] = []
-    for row in order:
+    for row in order.tolist():
         if len(picks) == limit:
             break
-        if may[row]:
+        if is_allowed[row]:
             picks.append(row)
-            may[row] = False
+            is_allowed[row] = False
             if exclude is not None:
-                may[exclude(row)] = False
+                is_allowed[exclude(row)] = False
     return np.array(picks, dtype=np.int64)
 
 
 def _near_protected(
-    candidates: EmbeddedTable, vectors: Space, protected: EmbeddedTable, how: RankingConfig, progress: Progress
+    candidates: EmbeddedTable,
+    vectors: DistanceVectors,
+    protected: EmbeddedTable,
+    config: RankingConfig,
+    progress: Progress,
 ) -> pd.DataFrame:
     _check_dimension(candidates, protected, "rules.protected", "make both with one model")
     ours = vectors.candidates[:, : candidates.embeddings.shape[1]]  # without weak labels
-    theirs = _vectors(protected, normalize=how.normalize, remedy="remove the image from rules.protected")
-    if not len(ours) or not len(theirs):  # no row, any dimension
+    theirs = _checked_vectors(protected, normalize=config.normalize, remedy="remove the image from rules.protected")
+    if not len(ours) or not len(theirs):  # without rows, the dimension is arbitrary
         theirs = np.empty((0, ours.shape[1]), dtype=np.float32)
         protected = EmbeddedTable(protected.table.iloc[:0], theirs)
     return near_protected(
@@ -329,7 +347,7 @@ def _near_protected(
         ours,
         protected.table,
         theirs,
-        distance=how.rules.protected_distance,
+        distance=config.rules.protected_distance,
         progress=progress,
     )
 
@@ -337,19 +355,36 @@ def _near_protected(
 def _check_dimension(candidates: EmbeddedTable, others: EmbeddedTable, whose: str, remedy: str) -> None:
     ours, theirs = candidates.embeddings.shape[1], others.embeddings.shape[1]
     if len(candidates.table) and len(others.table) and ours != theirs:
-        raise DatapoolError(f"the candidates have embeddings of {ours} dimensions, {whose} of {theirs}; {remedy}")
+        raise DatapoolError(
+            f"the embeddings of the candidates have {ours} dimensions, those of {whose} have {theirs}; {remedy}"
+        )
 
 
-def _vectors(rows: EmbeddedTable, *, normalize: bool, remedy: str) -> np.ndarray:
+def _checked_vectors(rows: EmbeddedTable, *, normalize: bool, remedy: str) -> np.ndarray:
+    """Return the embeddings, as unit vectors if asked, or raise a DatapoolError that names the first unusable one."""
     squared = np.einsum("ij,ij->i", rows.embeddings, rows.embeddings, dtype=np.float64)  # finite for any finite float32
-    for what, bad in (
+    for problem, is_bad in (
         ("has a value that is not finite", ~np.isfinite(squared)),
         ("is all zeros and has no direction", normalize & (squared == 0)),
-        ("is longer than 1e37, too long to take distances of", (not normalize) & (squared > 1e74)),
+        ("is longer than 1e37, too long to compute distances", (not normalize) & (squared > 1e74)),
     ):
-        if bad.any():
-            raise DatapoolError(f"the embedding of {rows.table.filename.iloc[int(np.argmax(bad))]!r} {what}; {remedy}")
+        if is_bad.any():
+            filename = rows.table.filename.iloc[int(np.argmax(is_bad))]
+            raise DatapoolError(f"the embedding of {filename!r} {problem}; {remedy}")
     return unit_rows(rows.embeddings) if normalize else rows.embeddings
+
+
+def _one_hot(labels: pd.Series) -> np.ndarray:
+    """Return one row per label, one column per distinct one: two rows of different labels are sqrt(LABEL_DISTANCE) apart."""
+    codes, names = pd.factorize(labels)
+    one_hot = np.zeros((len(codes), len(names)), dtype=np.float32)
+    one_hot[np.arange(len(codes)), codes] = np.sqrt(LABEL_DISTANCE / 2)
+    return one_hot
+
+
+def _take(vectors: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Return the rows where the mask is True, without a copy if that is all of them."""
+    return vectors if mask.all() else vectors[mask]
 
 
 def _table(filenames: Iterable[str] = (), distances: Iterable[float] = (), nearest: Iterable[str] = ()) -> pd.DataFrame:
@@ -357,5 +392,5 @@ def _table(filenames: Iterable[str] = (), distances: Iterable[float] = (), neare
     return table.astype({"filename": "str", "distance": "float64", "nearest": "str"})
 
 
-def _no_trace() -> Trace:
+def _empty_trace() -> Trace:
     return Trace(np.empty(0, dtype=np.int32), np.empty(0, dtype=np.int32), np.empty(0), np.empty(0, dtype=np.int64))

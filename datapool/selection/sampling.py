@@ -1,7 +1,4 @@
-"""Cut the ranking of a batch where a stopping condition says, and explain every image.
-
-Works on tables of images with their embeddings; knows nothing of files, models or how a pool is stored.
-"""
+"""Cut the ranking of a batch at the stopping condition, and explain why every other image was not picked."""
 
 import math
 from typing import NamedTuple
@@ -16,14 +13,24 @@ from datapool.core.schema import StoppingCondition
 from datapool.core.tables import EmbeddedTable
 from datapool.images.batch import rows_in_base
 from datapool.selection.k_center import NO_NEIGHBOR, Coverage, coverage_after, k_center, nearest
-from datapool.selection.ranking import Ranked, RankingConfig, extend, has_trace, is_whole, names_of, rows_of, space
-from datapool.selection.rules import kept_out
+from datapool.selection.ranking import (
+    DistanceVectors,
+    Ranked,
+    RankingConfig,
+    can_be_extended,
+    distance_vectors,
+    extend,
+    has_trace,
+    neighbor_names,
+    rows_of,
+)
+from datapool.selection.rules import excluded_by_rules
 
 PAIRS = 100_000_000
-"""Up to so many pairs of an image left out and an image of the pool, the nearest of each is found by all distances."""
+"""Number of pairs of an image left out and an image of the new pool up to which all their distances are computed."""
 
 RULES = ("balance", "sequence_gap", "protected")
-"""Kinds of images that a rule kept out."""
+"""Kinds of images that a rule excludes."""
 
 
 class Sampled(NamedTuple):
@@ -37,10 +44,10 @@ class Sampled(NamedTuple):
     RULES, or "beyond n_samples"), reason (a sentence), nearest, distance (to that nearest of pool and picks, or to the
     protected image)."""
     covering_radius: float
-    """Largest distance from a candidate, but for those that protected images keep out, to its nearest of pool and picks;
-    0 if there is no such candidate, inf if there is neither pool nor pick."""
+    """Largest distance from a candidate, except those near a protected image, to its nearest of pool and picks; 0 if
+    there is no such candidate, inf if there is neither pool nor pick."""
     farthest: str
-    """Filename of the candidate at that distance, of equals the first; empty if every candidate was picked."""
+    """Filename of the candidate at that distance, the first of several; empty if every candidate was picked."""
 
 
 def sample(
@@ -49,65 +56,71 @@ def sample(
     base: EmbeddedTable,
     ranked: Ranked,
     stop: StoppingCondition,
-    how: RankingConfig,
+    config: RankingConfig,
     *,
     progress: Progress,
 ) -> Sampled:
-    """Cut the ranking at the first condition met, and say why each other image was not taken.
+    """Cut the ranking at the first condition met, and explain why each other image was not picked.
 
-    Only if the ranking is too short to tell is it continued from where it ended. Who is nearest to an image left out is
-    exact up to PAIRS pairs of images; beyond, a neighbor is named that is near enough to cover the image, which need not
-    be the nearest, and its distance is given. The covering radius is exact always.
+    The ranking is extended only if it is too short to decide. The neighbor of an image left out is its nearest one for up
+    to PAIRS pairs of images. Beyond, it is one that is near enough to cover the image, with its distance. The covering
+    radius is always exact.
 
     Args:
-        images: The batch, as ``batch.scan`` gives it.
+        images: The batch, as ``batch.scan`` returns it.
         candidates: Sorted by filename.
         base: The pool before this batch.
-        ranked: What ``rank`` gave for them.
+        ranked: The ranking of these candidates.
         stop: When to stop.
-        how: As for ``rank``.
-        progress: Called with passes done and passes in all, of one part of the work after another.
+        config: That of the ranking.
+        progress: Called with the steps done and the steps in all, for one part of the work after another.
     """
     n = len(candidates.table)
     limit = min(_number_of_samples(stop, n_candidates=n, n_base=len(base.table)), n)
-    too_close = np.flatnonzero(ranked.table.distance.to_numpy() < stop.min_distance)
-    if not len(too_close) and len(ranked.table) < limit and not is_whole(candidates, base, ranked, how.rules):
+    if not _decides(ranked, limit, stop.min_distance) and can_be_extended(candidates, base, ranked, config.rules):
         ranked = extend(
-            candidates, base, ranked, how, n_samples=limit, min_distance=stop.min_distance, progress=progress
+            candidates,
+            base,
+            ranked,
+            _vectors(candidates, base, config),
+            config,
+            n_samples=limit,
+            min_distance=stop.min_distance,
+            progress=progress,
         )
+    too_close = np.flatnonzero(ranked.table.distance.to_numpy() < stop.min_distance)
     taken = ranked.table.iloc[: min(limit, len(ranked.table), *too_close[:1])]
-    order = rows_of(candidates.table, taken.filename)
+    picked = rows_of(candidates.table, taken.filename)
     picks = EmbeddedTable(
-        candidates.table.iloc[order][["filename", "content_hash", "weak_label"]]
+        candidates.table.iloc[picked][["filename", "content_hash", "weak_label"]]
         .assign(distance=taken.distance.replace(np.inf, np.nan).to_numpy(), nearest=taken.nearest.to_numpy())
         .reset_index(drop=True),
-        candidates.embeddings[order],
+        candidates.embeddings[picked],
     )
-    is_left = np.ones(n, dtype=bool)
-    is_left[order] = False
-    is_left[rows_of(candidates.table, ranked.near_protected.filename)] = False
-    rest = np.flatnonzero(is_left)
-    coverage = _coverage(candidates, base, ranked, how, order, rest, progress)
-    out = kept_out(candidates.table, base.table, picks.table, how.rules)
+    is_left_out = np.ones(n, dtype=bool)
+    is_left_out[picked] = False
+    is_left_out[rows_of(candidates.table, ranked.near_protected.filename)] = False
+    left_out = np.flatnonzero(is_left_out)
+    coverage = _coverage(candidates, base, ranked, config, picked, left_out, progress)
+    excluded = excluded_by_rules(candidates.table, base.table, picks.table, config.rules)
     removed = pd.concat(
         [
-            _unfit(images, base),
-            _left_over(candidates, base, rest, coverage, out, stop.min_distance),
+            _explain_other_images(images, base),
+            _explain_left_out(candidates, base, left_out, coverage, excluded, stop.min_distance),
             ranked.near_protected.assign(kind="protected"),
         ]
     )
-    removed = removed.sort_values("filename", ignore_index=True)
-    farthest = coverage.distances.argmax() if len(rest) else None
+    farthest = coverage.distances.argmax() if len(left_out) else None
     return Sampled(
         picks,
-        removed,
+        removed.sort_values("filename", ignore_index=True),
         covering_radius=0.0 if farthest is None else float(coverage.distances[farthest]),
-        farthest="" if farthest is None else candidates.table.filename[rest[farthest]],
+        farthest="" if farthest is None else candidates.table.filename[left_out[farthest]],
     )
 
 
 def filename_lists(base: EmbeddedTable, sampled: Sampled) -> dict[str, list[str]]:
-    """The lists of file names that Lightly's users know, by name: each sorted, but for the picks, which are in order."""
+    """Return the lists of filenames that Lightly's users know, by name; each sorted, except the picks, in their order."""
     removed = sampled.removed
     picks = sampled.picks.table.filename.tolist()
     return {
@@ -123,92 +136,117 @@ def filename_lists(base: EmbeddedTable, sampled: Sampled) -> dict[str, list[str]
 def _number_of_samples(stop: StoppingCondition, *, n_candidates: int, n_base: int) -> int:
     counted = n_base if stop.n_samples_includes_datapool else 0
     if isinstance(stop.n_samples, float):
+        # A share, rounded; without a pool that counts, of at least one image.
         return max(math.floor(stop.n_samples * (n_candidates + counted) + 0.5) - counted, 0 if counted else 1)
     return n_candidates if stop.n_samples == -1 else max(stop.n_samples - counted, 0)
+
+
+def _decides(ranked: Ranked, limit: int, min_distance: float) -> bool:
+    """Return whether a stopping condition is met within the ranking."""
+    return len(ranked.table) >= limit or bool((ranked.table.distance < min_distance).any())
+
+
+def _vectors(candidates: EmbeddedTable, base: EmbeddedTable, config: RankingConfig) -> DistanceVectors:
+    return distance_vectors(candidates, base, normalize=config.normalize, append_weak_labels=config.append_weak_labels)
 
 
 def _coverage(
     candidates: EmbeddedTable,
     base: EmbeddedTable,
     ranked: Ranked,
-    how: RankingConfig,
-    picks: np.ndarray,
-    rest: np.ndarray,
+    config: RankingConfig,
+    picked: np.ndarray,
+    left_out: np.ndarray,
     progress: Progress,
 ) -> Coverage:
-    """Say how near the candidates ``rest`` are to pool and picks: distances and neighbors in their order."""
-    n_centers = len(base.table) + len(picks)
-    if has_trace(how) and len(rest) * n_centers > PAIRS:
-        every = coverage_after(ranked.trace, n_candidates=len(candidates.table), n_picks=len(picks))
-        return Coverage(every.distances[rest], every.neighbors[rest])
-    vectors = space(candidates, base, normalize=how.normalize, append_weak_labels=how.append_weak_labels)
-    left_out, centers = vectors.candidates[rest], np.concatenate([vectors.pool, vectors.candidates[picks]])
-    if len(rest) * n_centers <= PAIRS:
-        distances, found = nearest(left_out, centers, progress=progress)
+    """Find the neighbor of each candidate left out among pool and picks.
+
+    Args:
+        candidates: Sorted by filename.
+        base: The pool before this batch.
+        ranked: Its trace names a neighbor where there are too many pairs to compute all distances.
+        config: That of the ranking.
+        picked: Rows of the candidates, in order.
+        left_out: Rows of the candidates, ascending.
+        progress: Called with the steps done and the steps in all.
+
+    Returns:
+        One distance and neighbor per row of ``left_out``, numbered as in ``Selection.neighbors``.
+    """
+    n_base, n_centers = len(base.table), len(base.table) + len(picked)
+    has_few_pairs = len(left_out) * n_centers <= PAIRS
+    if not has_few_pairs and has_trace(config):
+        of_all = coverage_after(ranked.trace, n_candidates=len(candidates.table), n_picks=len(picked))
+        return Coverage(of_all.distances[left_out], of_all.neighbors[left_out])
+    vectors = _vectors(candidates, base, config)
+    points, centers = vectors.candidates[left_out], np.concatenate([vectors.pool, vectors.candidates[picked]])
+    if has_few_pairs:
+        distances, found = nearest(points, centers, progress=progress)
     else:
-        # With nothing to pick, k-center only says who covers whom.
-        nobody = k_center(left_out, centers, n_samples=0, min_distance=-1.0, with_trace=True, progress=progress)
-        distances, found = coverage_after(nobody.trace, n_candidates=len(rest), n_picks=0)
-    numbers = np.concatenate([np.arange(len(base.table)), len(base.table) + picks, [NO_NEIGHBOR]])
+        # Picking nothing, k-center only traces which center covers each point.
+        trace = k_center(points, centers, n_samples=0, min_distance=-1.0, with_trace=True, progress=progress).trace
+        distances, found = coverage_after(trace, n_candidates=len(points), n_picks=0)
+    # From rows of ``centers`` to numbers of neighbors. NO_NEIGHBOR is -1, the last.
+    numbers = np.concatenate([np.arange(n_base), n_base + picked, [NO_NEIGHBOR]])
     return Coverage(distances, numbers[found])
 
 
-def _unfit(images: pd.DataFrame, base: EmbeddedTable) -> pd.DataFrame:
-    """The images that were no candidates: corrupt, copies, or in the pool already."""
-    held = rows_in_base(images, base.table)
-    is_unfit = (images.status != "ok").to_numpy() | (held >= 0)
-    rows, held = images[is_unfit], held[is_unfit]
-    is_known = rows.status == "ok"  # healthy, no copy, and yet no candidate
-    known = base.table.iloc[held[is_known]]
+def _explain_other_images(images: pd.DataFrame, base: EmbeddedTable) -> pd.DataFrame:
+    """Return the images that are no candidates, with the reason: corrupt, an exact copy, or already in the pool."""
+    in_base = rows_in_base(images, base.table)
+    is_other = (images.status != "ok").to_numpy() | (in_base >= 0)
+    others, in_base = images[is_other], in_base[is_other]
+    is_known = others.status == "ok"
+    known = base.table.iloc[in_base[is_known]]
     removed = pd.DataFrame(
-        {"filename": rows.filename, "kind": rows.status, "reason": rows.reason, "nearest": "", "distance": np.nan}
+        {"filename": others.filename, "kind": others.status, "reason": others.reason, "nearest": "", "distance": np.nan}
     )
     removed.loc[is_known, "kind"] = "known"
     removed.loc[is_known, "nearest"] = known.filename.to_numpy()
     removed.loc[is_known, "distance"] = 0.0
     removed.loc[is_known, "reason"] = [
-        f"in the pool as {name} since version {version}{', told by its name' * (not content_hash)}"
+        f"in the pool as {name} since version {version}{', recognized by its name' * (not content_hash)}"
         for name, version, content_hash in zip(known.filename, known.version, known.content_hash, strict=True)
     ]
     return removed
 
 
-def _left_over(
+def _explain_left_out(
     candidates: EmbeddedTable,
     base: EmbeddedTable,
-    rest: np.ndarray,
+    left_out: np.ndarray,
     coverage: Coverage,
-    out: pd.DataFrame,
+    excluded: pd.DataFrame,
     min_distance: float,
 ) -> pd.DataFrame:
-    """The candidates that were neither picked nor near a protected image, with whom they are near."""
+    """Return the candidates left out, with the reason: covered, else excluded by a rule, else beyond n_samples."""
     is_covered = coverage.distances < min_distance
-    by_rule = out[np.isin(out.index, rest)]
-    by_rule = by_rule[~is_covered[np.searchsorted(rest, by_rule.index)]]
-    is_out = np.isin(rest, by_rule.index)
-    nearest = names_of(candidates, base, coverage.neighbors)
-    start = _choose(is_covered, "covered by ", "beyond n_samples; nearest is ")
-    far = pd.Series([f"{distance:.4g}" for distance in coverage.distances.tolist()], dtype="str")
-    reason = start + nearest + " at distance " + far
-    kind = _choose(is_covered, "covered", "beyond n_samples")
+    by_rule = excluded[np.isin(excluded.index, left_out)]
+    by_rule = by_rule[~is_covered[np.searchsorted(left_out, by_rule.index)]]
+    is_by_rule = np.isin(left_out, by_rule.index)
+    nearest = neighbor_names(candidates, base, coverage.neighbors)
+    distance = pd.Series([f"{distance:.4g}" for distance in coverage.distances.tolist()], dtype="str")
+    start = _if_else(is_covered, "covered by ", "beyond n_samples; nearest is ")
+    reason = start + nearest + " at distance " + distance
+    kind = _if_else(is_covered, "covered", "beyond n_samples")
     return pd.DataFrame(
         {
-            "filename": candidates.table.filename.array[rest],
-            "kind": _put(kind, is_out, by_rule.kind),
-            "reason": _put(reason, is_out, by_rule.reason),
+            "filename": candidates.table.filename.array[left_out],
+            "kind": _replace_where(is_by_rule, kind, by_rule.kind),
+            "reason": _replace_where(is_by_rule, reason, by_rule.reason),
             "nearest": nearest,
             "distance": coverage.distances,
         }
     )
 
 
-def _choose(mask: np.ndarray, yes: str, no: str) -> pd.Series:
-    """One of two texts, row by row; a million rows in a blink, where numpy's texts take a second."""
+def _if_else(mask: np.ndarray, yes: str, no: str) -> pd.Series:
+    """Return one of two texts per row. Arrow's own function, as ``np.where`` takes a second for a million rows."""
     return pd.Series(pc.if_else(mask, pa.scalar(yes, pa.large_string()), pa.scalar(no, pa.large_string())), dtype="str")
 
 
-def _put(texts: pd.Series, mask: np.ndarray, others: pd.Series) -> pd.Series:
-    """The texts, with those where ``mask`` is True replaced by others, in order."""
+def _replace_where(mask: np.ndarray, texts: pd.Series, others: pd.Series) -> pd.Series:
+    """Return the texts; where the mask is True, those of ``others`` instead, in order."""
     texts = texts.copy()
     if mask.any():
         texts[mask] = others.to_numpy()

@@ -1,7 +1,6 @@
-"""Active-learning scores: one number an image, from a csv that the user's own model or tool wrote. Knows the file only."""
+"""Read active-learning scores: one number per image, from a csv that the user's own model or tool wrote."""
 
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 import pandas as pd
@@ -14,77 +13,99 @@ from datapool.core.errors import DatapoolError, short_repr
 from datapool.core.tables import find_bad_filename
 
 
-def read_scores(file: str | None, column: str | None, filenames: pd.Series) -> np.ndarray | None:
-    """Give the scores of some images, shape (len(filenames),), float64, in the order asked for; None for no file.
+class _CsvError(Exception):
+    """What is wrong with the csv."""
 
-    The csv has a header, a column ``filenames`` or ``filename`` and columns of scores; rows of other images are ignored.
+
+def read_scores(file: str | None, column: str | None, *, filenames: pd.Series) -> np.ndarray | None:
+    """Return the scores of some images, shape (len(filenames),), float64, in the order of ``filenames``; None for no file.
+
+    The csv has a header, a column ``filenames`` or ``filename`` and columns of scores. Rows of other images are ignored.
 
     Raises:
-        DatapoolError: If the file cannot be read as such a csv, has an image twice or lacks one, or if the score of one
-            is missing, negative or not finite.
+        DatapoolError: If the file is not such a csv, has an image twice or lacks one, or if the score of one is missing,
+            negative or not finite.
     """
     if file is None or column is None:
         return None
     path = Path(file)
-
-    def refuse(what: str) -> NoReturn:
-        raise DatapoolError(f"{path}: {what}; a csv of scores has the column filename and a column {column!r}")
-
     try:
-        with atomic.open_regular_file(path) as opened_file:
-            data = opened_file.read()
+        with atomic.open_regular_file(path) as opened:
+            data = opened.read()
     except OSError as error:
         raise DatapoolError(
             f"{path}: cannot be read ({error.strerror}); give a csv as active_learning_scores"
         ) from error
+    try:
+        names, scores = _parse(data, column)
+        found = scores[_find_rows(names, filenames)]
+        _check_scores(found, column, filenames)
+    except _CsvError as problem:
+        raise DatapoolError(
+            f"{path}: {problem}; a csv of scores has the column filename and a column {column!r}"
+        ) from problem
+    return found
+
+
+def _parse(data: bytes, column: str) -> tuple[pd.Index, np.ndarray]:
+    """Return the filenames and scores of all rows; NaN for an empty score."""
     if b"\0" in data.partition(b"\n")[0]:
-        refuse("is not UTF-8, perhaps UTF-16; save it as UTF-8")
+        raise _CsvError("is not UTF-8, perhaps UTF-16; save it as UTF-8")
     if data and not data.endswith((b"\n", b"\r")):
-        refuse("does not end with a line break, so it was cut off")
-    # One thread: messages then name the row, and rows may have line breaks anywhere.
-    in_order = csv.ReadOptions(use_threads=False)
+        raise _CsvError("does not end with a line break, so it was cut off")
+    # One thread: messages then name the row, and a filename may have line breaks anywhere.
+    options = csv.ReadOptions(use_threads=False)
     try:
-        with csv.open_csv(pa.BufferReader(data), in_order) as opened:
-            names = opened.schema.names
-    except UnicodeDecodeError:
-        refuse("is not UTF-8; save it as UTF-8")
-    except pa.ArrowInvalid as error:
-        refuse(f"cannot be read ({' '.join(str(error).split())[:200]})")
-    keys = [name for name in ("filenames", "filename") if name in names]
-    for name in (*keys[:1], column):
-        if names.count(name) > 1:
-            refuse(f"has the column {name!r} twice")
-    if not keys or column not in names:
-        refuse(
-            f"lacks the column {column if keys else 'filename'!r}; it has {' '.join(', '.join(names).split())[:200]}"
+        with csv.open_csv(pa.BufferReader(data), options) as opened:
+            key = _check_columns(opened.schema.names, column)
+        convert = csv.ConvertOptions(
+            column_types={key: pa.string(), column: pa.float64()},
+            include_columns=[key, column],
+            strings_can_be_null=False,
         )
-    convert = csv.ConvertOptions(
-        column_types={keys[0]: pa.string(), column: pa.float64()},
-        include_columns=[keys[0], column],
-        strings_can_be_null=False,
-    )
-    try:
-        table = csv.read_csv(pa.BufferReader(data), in_order, convert_options=convert)
+        table = csv.read_csv(pa.BufferReader(data), options, convert_options=convert)
+    except UnicodeDecodeError as error:  # in the header
+        raise _CsvError("is not UTF-8; save it as UTF-8") from error
     except pa.ArrowInvalid as error:
-        refuse(f"cannot be read ({' '.join(str(error).split())[:200]})")
-    if problem := find_bad_filename(table.column(keys[0])):
-        refuse(problem)
-    listed = pd.Index(table.column(keys[0]).to_pandas())
-    if listed.has_duplicates:
-        refuse(f"has the filename {short_repr(listed[listed.duplicated()][0])} twice")
-    rows = listed.get_indexer(pd.Index(filenames))
-    # The pool calls "-a.jpg" "./-a.jpg", see batch.as_path; a csv need not.
-    rows = np.where(rows < 0, listed.get_indexer(pd.Index(filenames.str.removeprefix("./"))), rows)
+        raise _CsvError(f"cannot be read ({_one_line(str(error))})") from error
+    names = table.column(key)
+    if problem := find_bad_filename(names):
+        raise _CsvError(problem)
+    return pd.Index(names.to_pandas()), pc.fill_null(table.column(column), float("nan")).to_numpy()
+
+
+def _check_columns(names: list[str], column: str) -> str:
+    """Return the name of the column of filenames; Lightly calls it ``filenames``."""
+    key = "filenames" if "filenames" in names else "filename"
+    for name in (key, column):
+        if names.count(name) > 1:
+            raise _CsvError(f"has the column {name!r} twice")
+        if name not in names:
+            raise _CsvError(f"lacks the column {name!r}; it has {_one_line(', '.join(names))}")
+    return key
+
+
+def _find_rows(names: pd.Index, filenames: pd.Series) -> np.ndarray:
+    """Return the row of each of some filenames among ``names``."""
+    if names.has_duplicates:
+        raise _CsvError(f"has the filename {short_repr(names[names.duplicated()][0])} twice")
+    rows = names.get_indexer(pd.Index(filenames))
+    # The pool calls "-a.jpg" "./-a.jpg", see batch.safe_name; a csv need not.
+    rows = np.where(rows < 0, names.get_indexer(pd.Index(filenames.str.removeprefix("./"))), rows)
     missing = np.flatnonzero(rows < 0)
     if len(missing):
-        refuse(
-            f"lacks {len(missing)} images of the batch, such as {short_repr(filenames.iloc[missing[0]])}; add their scores"
-        )
-    scores = pc.fill_null(table.column(column), float("nan")).to_numpy()[rows]
+        example = short_repr(filenames.iloc[missing[0]])
+        raise _CsvError(f"lacks {len(missing)} images of the batch, such as {example}; add their scores")
+    return rows
+
+
+def _check_scores(scores: np.ndarray, column: str, filenames: pd.Series) -> None:
     bad = np.flatnonzero(~(np.isfinite(scores) & (scores >= 0)))
     if len(bad):
-        score = "missing" if np.isnan(scores[bad[0]]) else f"{scores[bad[0]]:g}"
-        refuse(
-            f"the {column} of {short_repr(filenames.iloc[bad[0]])} is {score}, and a score is a finite number, 0 or more"
-        )
-    return scores
+        score, filename = scores[bad[0]], short_repr(filenames.iloc[bad[0]])
+        value = "missing" if np.isnan(score) else f"{score:g}"
+        raise _CsvError(f"the {column} of {filename} is {value}, and a score is a finite number, 0 or more")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:200]

@@ -534,7 +534,7 @@ def test_a_folder_called_like_a_formula_is_no_formula_as_a_label_and_keeps_its_l
 
     samples = read_table_csv(Path("pools/my_datapool/samples.csv"))
     assert samples.weak_label.tolist() == ["cat", "cat", "./=cmd"]
-    assert set(read_table_csv(Path("output/removed_samples.csv")).reason) == {"label ./=cmd has its 1 pick"}
+    assert set(read_table_csv(Path("output/removed_samples.csv")).reason) == {"label ./=cmd already has its 1 pick"}
 
 
 def test_a_name_of_a_protected_csv_is_no_formula_either(merged_batch):
@@ -615,7 +615,7 @@ def test_a_csv_of_scores_may_name_an_image_with_or_without_the_point_in_front(tm
     monkeypatch.chdir(tmp_path)
     Path("scores.csv").write_text(f"filename,entropy\nb.png,1\n{listed},2\n")
 
-    assert read_scores("scores.csv", "entropy", pd.Series(["./=a.png", "b.png"], dtype="str")).tolist() == [2.0, 1.0]
+    assert read_scores("scores.csv", "entropy", filenames=pd.Series(["./=a.png", "b.png"], dtype="str")).tolist() == [2.0, 1.0]
 
 
 def test_a_batch_with_such_names_is_the_same_batch_whatever_the_prefix(next_batch):

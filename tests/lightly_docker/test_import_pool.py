@@ -341,7 +341,7 @@ def test_the_next_batch_appends_what_lies_far_from_the_imported_images(lightly, 
     assert samples().nearest.tolist()[2:] == ["dog/b.png", "a.png"]
     assert "1 images of this batch have the names of imported images" in capsys.readouterr().out
     removed = read_csv(Path("output/removed_samples.csv")).set_index("filename")
-    assert removed.reason["a.png"] == "in the pool as a.png since version 1, told by its name"
+    assert removed.reason["a.png"] == "in the pool as a.png since version 1, recognized by its name"
     assert removed.kind.to_dict() == {"a.png": "known", "x/10.png": "covered", "x/80.png": "covered"}
     found = outcomes()
     assert [check for check, outcome in found.items() if outcome == "fail"] == []

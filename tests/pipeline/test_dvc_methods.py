@@ -108,6 +108,6 @@ def test_nothing_like_a_protected_folder_is_picked(new_model_workspace, after, w
     said = made.repro()
 
     assert "1 protected images from test" in said
-    assert "12 candidates against 0 images of the pool; protected images keep out 1" in said
+    assert "12 candidates against 0 images of the pool; protected images exclude 1" in said
     assert left_out(made)[NAMES[1]] == "protected"
     assert sorted([*made.names(), NAMES[1]]) == sorted(NAMES)

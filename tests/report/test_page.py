@@ -87,10 +87,13 @@ def run_on(places: dict[str, tuple[float, float]], params: Params, *, lineage: s
         "coreset", normalize=False, append_weak_labels=False, seed=1, n_clusters=1, scores=None, rules=params.rules
     )
     nobody = EmbeddedTable(table.iloc[:0], candidates.embeddings[:0])
-    ranking = ordering.rank(candidates, base.rows, nobody, how, n_samples=-1, min_distance=-1, progress=no_progress)
+    vectors = ordering.distance_vectors(candidates, base.rows, normalize=False, append_weak_labels=False)
+    ranking = ordering.rank(
+        candidates, base.rows, nobody, vectors, how, n_samples=-1, min_distance=-1, progress=no_progress
+    )
     stop = params.stopping_condition
     sampled = sampling.sample(found.images, candidates, base.rows, ranking, stop, how, progress=no_progress)
-    around = measure_sample(candidates.embeddings, base.rows.embeddings.reshape(-1, 2), seed=1)
+    around = measure_sample(*vectors, seed=1)
     compared = evaluation.compare_with_random(candidates, sampled.picks.table.filename, around, how)
     metrics = evaluation.compute_metrics(
         found.images, candidates, base.rows, sampled, compared, around, how, min_distance=stop.min_distance
@@ -108,7 +111,7 @@ def run_on(places: dict[str, tuple[float, float]], params: Params, *, lineage: s
         base=base,
         candidates=candidates,
         embedding_space=space,
-        curve=ordering.curve(ranking.table),
+        curve=ordering.distance_curve(ranking.table),
         coverage=compared.curve,
         picks=sampled.picks,
         removed=sampled.removed,

@@ -1,6 +1,7 @@
-"""Images on a line and in clouds, with rankings of them: for the tests of ordering and of sampling."""
+"""Images on a line and in clouds, with rankings of them: for the tests of ranking and of sampling."""
 
 import re
+from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
@@ -8,7 +9,7 @@ import pandas as pd
 
 from datapool.core.schema import Rules
 from datapool.core.tables import EmbeddedTable
-from datapool.selection.ranking import Ranked, RankingConfig, rank
+from datapool.selection.ranking import DistanceVectors, Ranked, RankingConfig, distance_vectors, rank
 
 Positions = dict[str, float]
 
@@ -18,7 +19,7 @@ def content_hash(filename: str) -> str:
 
 
 def rows(positions: Positions, labels: str = "", versions: list[int] | None = None) -> EmbeddedTable:
-    """Images on a line: one a filename, ``labels`` a letter each."""
+    """Images on a line: one per filename, one letter of ``labels`` each."""
     names = list(positions)
     table = pd.DataFrame(
         {
@@ -36,7 +37,7 @@ def pool(positions: Positions, labels: str = "") -> EmbeddedTable:
     return rows(positions, labels, versions=[1] * len(positions))
 
 
-def at(*degrees: float) -> np.ndarray:
+def on_circle(*degrees: float) -> np.ndarray:
     """Points of a circle of radius 5, so that normalizing matters."""
     return 5 * np.array([[np.cos(np.radians(d)), np.sin(np.radians(d))] for d in degrees], dtype=np.float32)
 
@@ -44,16 +45,30 @@ def at(*degrees: float) -> np.ndarray:
 NO_RULES = Rules(balance=None, sequence_gap=None, protected=None, protected_distance=0.1)
 
 
-def how(method: str = "coreset", **changes: object) -> RankingConfig:
+def make_config(method: str = "coreset", **changes: object) -> RankingConfig:
     settings = {"normalize": False, "append_weak_labels": False, "seed": 1, "n_clusters": 3, "scores": None}
     return RankingConfig(method, **{**settings, "rules": NO_RULES, **changes})
 
 
+def config_with_rules(**rules: object) -> RankingConfig:
+    return make_config(rules=NO_RULES.model_copy(update=rules))
+
+
+def vectors_of(candidates: EmbeddedTable, base: EmbeddedTable, config: RankingConfig) -> DistanceVectors:
+    return distance_vectors(candidates, base, normalize=config.normalize, append_weak_labels=config.append_weak_labels)
+
+
 def ranking(
-    candidates: EmbeddedTable, base: EmbeddedTable, by: RankingConfig | None = None, **limits: object
+    candidates: EmbeddedTable,
+    base: EmbeddedTable,
+    config: RankingConfig | None = None,
+    protected: EmbeddedTable | None = None,
+    **limits: object,
 ) -> Ranked:
+    """Rank as far as ``limits`` says, all by default."""
+    config, protected = config or make_config(), rows({}) if protected is None else protected
     limits = {"n_samples": -1, "min_distance": -1.0, "progress": no_progress} | limits
-    return rank(candidates, base, limits.pop("protected", rows({})), by or how(), **limits)
+    return rank(candidates, base, protected, vectors_of(candidates, base, config), config, **limits)
 
 
 def no_progress(done: int, of: int) -> None:
@@ -94,10 +109,10 @@ class World(NamedTuple):
     candidates: EmbeddedTable
     base: EmbeddedTable
     protected: EmbeddedTable
-    by: RankingConfig
+    config: RankingConfig
 
 
-def world(seed: int, method: str, given: str) -> World:
+def make_world(seed: int, method: str, rules: str) -> World:
     rng = np.random.default_rng(seed)
     n, p, m = 26, (0, 4)[seed % 2], 3
     frames = np.sort(rng.choice(30, n, replace=False))
@@ -107,10 +122,18 @@ def world(seed: int, method: str, given: str) -> World:
     protected = rows({f"t{i}": 0.0 for i in range(m)})
     protected.table.loc[0, "content_hash"] = candidates.table.content_hash[5]
     points = rng.normal(size=(n + p + m, 2)).astype(np.float32)
-    rules = Rules(**{**NO_RULES.model_dump(), **RULES[given]})
-    by = how(method, seed=seed, rules=rules, scores=rng.random(n) if method == "coral" else None)
-    guarded = EmbeddedTable(protected.table, points[n + p :]) if rules.protected else rows({})
-    return World(EmbeddedTable(candidates.table, points[:n]), EmbeddedTable(base.table, points[n : n + p]), guarded, by)
+    given = Rules(**{**NO_RULES.model_dump(), **RULES[rules]})
+    config = make_config(method, seed=seed, rules=given, scores=rng.random(n) if method == "coral" else None)
+    return World(
+        EmbeddedTable(candidates.table, points[:n]),
+        EmbeddedTable(base.table, points[n : n + p]),
+        EmbeddedTable(protected.table, points[n + p :]) if given.protected else rows({}),
+        config,
+    )
+
+
+def ranking_of(world: World, n_samples: int = -1) -> Ranked:
+    return ranking(world.candidates, world.base, world.config, world.protected, n_samples=n_samples)
 
 
 def frame_of(name: str) -> tuple[str, int] | None:
@@ -118,21 +141,23 @@ def frame_of(name: str) -> tuple[str, int] | None:
     return (name.replace(found[1], "#"), int(found[1])) if found else None
 
 
-def allowed(given: World, picks: list[int]) -> list[int]:
+def allowed(world: World, picks: list[int]) -> list[int]:
     """The candidates that may be picked next, by the rules in words."""
-    table, rules = given.candidates.table, given.by.rules
+    rules, columns = world.config.rules, world.candidates.table
+    names, labels, hashes = (columns[key].tolist() for key in ("filename", "weak_label", "content_hash"))
+    counts = Counter(labels[pick] for pick in picks)
+    taken = [frame_of(name) for name in [*world.base.table.filename, *(names[pick] for pick in picks)]]
+    protected_hashes = set(world.protected.table.content_hash)
+    protected = world.protected.embeddings.reshape(-1, 2)
     may = []
-    for row in range(len(table)):
-        limit = rules.balance.get(table.weak_label[row], 99) if isinstance(rules.balance, dict) else rules.balance or 99
-        label_is_full = sum(table.weak_label[pick] == table.weak_label[row] for pick in picks) >= limit
-        own = frame_of(table.filename[row])
-        others = [frame_of(name) for name in [*given.base.table.filename, *table.filename[picks]]]
-        too_near = rules.sequence_gap is not None and any(
-            own and other and own[0] == other[0] and abs(own[1] - other[1]) < rules.sequence_gap for other in others
+    for row, (name, label) in enumerate(zip(names, labels, strict=True)):
+        limit = rules.balance.get(label, 99) if isinstance(rules.balance, dict) else rules.balance or 99
+        own = frame_of(name)
+        is_near_frame = rules.sequence_gap is not None and any(
+            own and other and own[0] == other[0] and abs(own[1] - other[1]) < rules.sequence_gap for other in taken
         )
-        far = np.linalg.norm(given.protected.embeddings.reshape(-1, 2) - given.candidates.embeddings[row], axis=1)
-        is_copy = table.content_hash[row] in set(given.protected.table.content_hash)
-        leaks = is_copy or bool((far < rules.protected_distance).any())
-        if row not in picks and not label_is_full and not too_near and not leaks:
+        far = np.linalg.norm(protected - world.candidates.embeddings[row], axis=1)
+        is_protected = hashes[row] in protected_hashes or bool((far < rules.protected_distance).any())
+        if row not in picks and counts[label] < limit and not is_near_frame and not is_protected:
             may.append(row)
     return may

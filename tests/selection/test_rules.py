@@ -8,7 +8,7 @@ import pytest
 from lines import no_progress
 
 from datapool.core.schema import Rules
-from datapool.selection.rules import excluder, kept_out, near_protected
+from datapool.selection.rules import build_exclude, excluded_by_rules, near_protected
 
 
 def rules(**given: object) -> Rules:
@@ -21,12 +21,12 @@ def images(*names: str, labels: str = "") -> pd.DataFrame:
 
 def told(candidates: pd.DataFrame, base: pd.DataFrame, picks: pd.DataFrame, given: Rules) -> dict[str, str]:
     """Reasons by filename."""
-    out = kept_out(candidates, base, picks, given)
+    out = excluded_by_rules(candidates, base, picks, given)
     assert out.index.is_monotonic_increasing
     return dict(zip(candidates.filename.iloc[out.index], out.reason, strict=True))
 
 
-NO_NEIGHBOR = images()
+NO_IMAGES = images()
 PETS = images("a", "b", "c", "d", "e", labels="xxxyy")
 
 
@@ -36,23 +36,25 @@ PETS = images("a", "b", "c", "d", "e", labels="xxxyy")
 def test_a_label_that_has_its_number_of_picks_gets_no_more():
     given = rules(balance=2)
 
-    assert told(PETS, NO_NEIGHBOR, PETS.iloc[[0, 3]], given) == {}
-    out = kept_out(PETS, NO_NEIGHBOR, PETS.iloc[[0, 3, 2]], given)
+    assert told(PETS, NO_IMAGES, PETS.iloc[[0, 3]], given) == {}
+    out = excluded_by_rules(PETS, NO_IMAGES, PETS.iloc[[0, 3, 2]], given)
     assert out.index.tolist() == [0, 1, 2]
     assert set(out.kind) == {"balance"}
-    assert set(out.reason) == {"label x has its 2 picks"}
+    assert set(out.reason) == {"label x already has its 2 picks"}
 
 
 def test_each_label_may_have_a_limit_of_its_own_or_none():
-    assert told(PETS, NO_NEIGHBOR, PETS, rules(balance={"x": 1})) == dict.fromkeys("abc", "label x has its 1 pick")
-    assert told(PETS, NO_NEIGHBOR, NO_NEIGHBOR, rules(balance={"y": 0, "z": 5})) == dict.fromkeys(
+    assert told(PETS, NO_IMAGES, PETS, rules(balance={"x": 1})) == dict.fromkeys(
+        "abc", "label x already has its 1 pick"
+    )
+    assert told(PETS, NO_IMAGES, NO_IMAGES, rules(balance={"y": 0, "z": 5})) == dict.fromkeys(
         "de", "label y gets no picks"
     )
-    assert told(PETS, NO_NEIGHBOR, PETS, rules(balance={})) == {}
+    assert told(PETS, NO_IMAGES, PETS, rules(balance={})) == {}
 
 
 def test_the_pool_does_not_count_for_balance():
-    assert told(PETS, images("p", "q", labels="xy"), NO_NEIGHBOR, rules(balance=1)) == {}
+    assert told(PETS, images("p", "q", labels="xy"), NO_IMAGES, rules(balance=1)) == {}
 
 
 # --- gaps in sequences -----------------------------------------------------------------------------------------------
@@ -60,7 +62,7 @@ def test_the_pool_does_not_count_for_balance():
 
 def near(name: str, other: str, gap: int = 10) -> str:
     """Why ``name`` is kept out once ``other`` is picked."""
-    return told(images(name), NO_NEIGHBOR, images(other), rules(sequence_gap=gap)).get(name, "")
+    return told(images(name), NO_IMAGES, images(other), rules(sequence_gap=gap)).get(name, "")
 
 
 @pytest.mark.parametrize(
@@ -99,26 +101,26 @@ def test_the_nearest_frame_of_pool_and_picks_is_named():
     given = rules(sequence_gap=10)
     candidates, base = images("f1.jpg", "f5.jpg", "f9.jpg", "f40.jpg"), images("f0.jpg")
 
-    assert told(candidates, base, NO_NEIGHBOR, given) == {
+    assert told(candidates, base, NO_IMAGES, given) == {
         "f1.jpg": "1 frame from f0.jpg, which is in the pool",
         "f5.jpg": "5 frames from f0.jpg, which is in the pool",
         "f9.jpg": "9 frames from f0.jpg, which is in the pool",
     }
     assert told(candidates, base, images("f10.jpg"), given)["f9.jpg"] == "1 frame from f10.jpg, which is picked"
-    assert kept_out(candidates, base, NO_NEIGHBOR, given).kind.tolist() == ["sequence_gap"] * 3
+    assert excluded_by_rules(candidates, base, NO_IMAGES, given).kind.tolist() == ["sequence_gap"] * 3
 
 
 def test_balance_is_named_before_the_gap():
-    out = kept_out(images("f1", "f2"), NO_NEIGHBOR, images("f1"), rules(balance=1, sequence_gap=10))
+    out = excluded_by_rules(images("f1", "f2"), NO_IMAGES, images("f1"), rules(balance=1, sequence_gap=10))
 
     assert out.kind.tolist() == ["balance", "balance"]
 
 
-def test_without_rules_candidates_or_picks_nothing_is_kept_out():
+def test_without_rules_candidates_or_picks_nothing_is_excluded_by_rules():
     for given in (rules(), rules(balance=1), rules(sequence_gap=5), rules(balance=1, sequence_gap=5)):
-        assert told(NO_NEIGHBOR, PETS, PETS, given) == {}
-        assert told(images("f1", "f2"), NO_NEIGHBOR, NO_NEIGHBOR, given) == {}
-    assert excluder(PETS, rules()) is None
+        assert told(NO_IMAGES, PETS, PETS, given) == {}
+        assert told(images("f1", "f2"), NO_IMAGES, NO_IMAGES, given) == {}
+    assert build_exclude(PETS, rules()) is None
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -128,8 +130,8 @@ def test_what_picks_keep_out_one_by_one_is_what_they_keep_out_together(seed):
     candidates["weak_label"] = pd.Series(rng.choice(list("xyz"), len(candidates)), dtype="str")
     base = images("s1/25.jpg", "s9/1.jpg")
     given = rules(balance={"x": 3, "y": 0}, sequence_gap=4)
-    exclude = excluder(candidates, given)
-    out = set(kept_out(candidates, base, NO_NEIGHBOR, given).index)
+    exclude = build_exclude(candidates, given)
+    out = set(excluded_by_rules(candidates, base, NO_IMAGES, given).index)
     picks: list[int] = []
     for row in rng.permutation(len(candidates)):
         if row in out:
@@ -137,7 +139,7 @@ def test_what_picks_keep_out_one_by_one_is_what_they_keep_out_together(seed):
         picks.append(row)
         out |= {*exclude(row).tolist(), row}
 
-        after = kept_out(candidates, base, candidates.iloc[picks], given)
+        after = excluded_by_rules(candidates, base, candidates.iloc[picks], given)
         assert out == {*after.index, *picks}
     labels = candidates.weak_label.iloc[picks].tolist()
     frames = sorted(int(name[3:-4]) for name in [*candidates.filename.iloc[picks], base.filename[0]] if name[0] == "s")

@@ -11,15 +11,17 @@ from lines import (
     RULES,
     ZERO,
     allowed,
-    at,
     cloud,
+    config_with_rules,
     content_hash,
-    how,
+    make_config,
+    make_world,
     no_progress,
+    on_circle,
     pool,
     ranking,
+    ranking_of,
     rows,
-    world,
 )
 
 from datapool.core.schema import StoppingCondition
@@ -52,14 +54,14 @@ def pick(
     ranked: dict[str, float] | None = None,
 ) -> Sampled:
     """Rank as far as ``ranked`` says (all by default) and cut."""
-    by = how(method, normalize=normalize, seed=seed)
+    config = make_config(method, normalize=normalize, seed=seed)
     return sample(
         healthy(candidates) if images is None else images,
         candidates,
         base,
-        ranking(candidates, base, by, **(ranked or {})),
+        ranking(candidates, base, config, **(ranked or {})),
         condition,
-        by,
+        config,
         progress=no_progress,
     )
 
@@ -139,9 +141,9 @@ def test_what_is_left_at_exactly_min_distance_was_beyond_the_number_and_not_cove
 
 def test_weak_labels_widen_distances_and_are_not_stored():
     candidates, base = rows({"a": 3.0, "b": 3.0}, "xy"), pool({"p": 3.0}, "x")
-    by = how(append_weak_labels=True)
-    order = ranking(candidates, base, by)
-    sampled = sample(healthy(candidates), candidates, base, order, stop(1), by, progress=no_progress)
+    config = make_config(append_weak_labels=True)
+    order = ranking(candidates, base, config)
+    sampled = sample(healthy(candidates), candidates, base, order, stop(1), config, progress=no_progress)
 
     assert picked(sampled) == ["b"]
     assert sampled.picks.table.distance.tolist() == pytest.approx([1.0])
@@ -149,21 +151,21 @@ def test_weak_labels_widen_distances_and_are_not_stored():
 
 
 def test_on_the_circle_the_opposite_comes_first():
-    candidates = EmbeddedTable(rows({"near": 0, "opposite": 0, "side": 0}).table, at(10, 180, 90))
-    base = EmbeddedTable(pool({"p": 0}).table, at(0))
+    candidates = EmbeddedTable(rows({"near": 0, "opposite": 0, "side": 0}).table, on_circle(10, 180, 90))
+    base = EmbeddedTable(pool({"p": 0}).table, on_circle(0))
     sampled = pick(candidates, base, stop(min_distance=0.5), normalize=True)
 
     assert picked(sampled) == ["opposite", "side"]
     assert sampled.picks.table.distance.tolist() == pytest.approx([2.0, 2**0.5], abs=1e-6)
     assert sampled.covering_radius == pytest.approx(2 * np.sin(np.radians(5)), abs=1e-6)
-    assert np.array_equal(sampled.picks.embeddings, at(180, 90))  # stored raw
+    assert np.array_equal(sampled.picks.embeddings, on_circle(180, 90))  # stored raw
 
 
 def test_min_distance_zero_keeps_even_copies_and_any_more_drops_them():
-    case_collisions = rows({"a": 5, "b": 5})
+    copies = rows({"a": 5, "b": 5})
 
-    assert picked(pick(case_collisions, pool({}), stop(min_distance=0.0))) == ["a", "b"]
-    assert picked(pick(case_collisions, pool({}), stop(min_distance=1e-9))) == ["a"]
+    assert picked(pick(copies, pool({}), stop(min_distance=0.0))) == ["a", "b"]
+    assert picked(pick(copies, pool({}), stop(min_distance=1e-9))) == ["a"]
 
 
 def test_a_first_image_of_a_pool_is_picked_whatever_the_distance_and_has_none():
@@ -277,46 +279,42 @@ def test_random_picks_tell_their_distances_too():
 # --- rules and methods -----------------------------------------------------------------------------------------------
 
 
-def by_rules(**given: object) -> RankingConfig:
-    return how(rules=NO_RULES.model_copy(update=given))
-
-
 def cut(
     candidates: EmbeddedTable,
     base: EmbeddedTable,
     condition: StoppingCondition,
-    by: RankingConfig,
+    config: RankingConfig,
     *,
     protected: EmbeddedTable | None = None,
     ranked: int = -1,
 ) -> Sampled:
-    order = ranking(candidates, base, by, protected=rows({}) if protected is None else protected, n_samples=ranked)
-    return sample(healthy(candidates), candidates, base, order, condition, by, progress=no_progress)
+    order = ranking(candidates, base, config, protected=rows({}) if protected is None else protected, n_samples=ranked)
+    return sample(healthy(candidates), candidates, base, order, condition, config, progress=no_progress)
 
 
 def test_balance_goes_on_among_the_other_labels_and_says_so():
     # e (17) is y; then b (8) is x and full; a and c, both x, are left at 4 from the next; d is y and 1 from e.
     line = rows({"a": 4, "b": 8, "c": 12, "d": 16, "e": 17}, "xxxyy")
-    sampled = cut(line, ZERO, stop(3), by_rules(balance={"x": 1}))
+    sampled = cut(line, ZERO, stop(3), config_with_rules(balance={"x": 1}))
 
     assert picked(sampled) == ["e", "b", "d"]
     assert sampled.removed[["filename", "kind", "reason", "nearest", "distance"]].to_numpy().tolist() == [
-        ["a", "balance", "label x has its 1 pick", "zero", 4.0],
-        ["c", "balance", "label x has its 1 pick", "b", 4.0],
+        ["a", "balance", "label x already has its 1 pick", "zero", 4.0],
+        ["c", "balance", "label x already has its 1 pick", "b", 4.0],
     ]
     assert sampled.covering_radius == 4.0  # what a rule keeps out is to be covered
     assert sampled.farthest == "a"
 
 
 def test_a_limit_that_was_not_reached_keeps_nobody_out():
-    sampled = cut(rows({"a": 4, "b": 8}, "xx"), ZERO, stop(1), by_rules(balance=2))
+    sampled = cut(rows({"a": 4, "b": 8}, "xx"), ZERO, stop(1), config_with_rules(balance=2))
 
     assert reasons(sampled) == {"a": "beyond n_samples; nearest is zero at distance 4"}
 
 
 def test_an_image_that_is_covered_is_covered_whatever_the_rules():
     line = rows({"a": 4, "b": 8, "c": 12, "d": 16, "e": 17}, "xxxyy")
-    sampled = cut(line, ZERO, stop(min_distance=5), by_rules(balance={"y": 1}))
+    sampled = cut(line, ZERO, stop(min_distance=5), config_with_rules(balance={"y": 1}))
 
     assert picked(sampled) == ["e", "b"]
     assert set(sampled.removed.kind) == {"covered"}
@@ -324,7 +322,7 @@ def test_an_image_that_is_covered_is_covered_whatever_the_rules():
 
 def test_frames_near_a_pick_or_one_of_the_pool_are_left_out_and_say_so():
     line = rows({"f1": 1, "f2": 50, "f5": 100, "f6": 200, "still": 3})
-    sampled = cut(line, pool({"f0": 0}), stop(9), by_rules(sequence_gap=3))
+    sampled = cut(line, pool({"f0": 0}), stop(9), config_with_rules(sequence_gap=3))
 
     assert picked(sampled) == ["f6", "still"]
     assert reasons(sampled) == {
@@ -336,8 +334,8 @@ def test_frames_near_a_pick_or_one_of_the_pool_are_left_out_and_say_so():
 
 
 def test_what_protected_images_keep_out_is_neither_picked_nor_to_be_covered():
-    by = by_rules(protected="test", protected_distance=2.0)
-    sampled = cut(LINE, ZERO, stop(9, 4.5), by, protected=rows({"t": 18}))
+    config = config_with_rules(protected="test", protected_distance=2.0)
+    sampled = cut(LINE, ZERO, stop(9, 4.5), config, protected=rows({"t": 18}))
 
     # d (16) is exactly 2 away from t, e (17) 1.
     assert picked(sampled) == ["d", "b"]
@@ -351,7 +349,9 @@ def test_what_protected_images_keep_out_is_neither_picked_nor_to_be_covered():
 
 
 def test_with_every_candidate_protected_nothing_is_picked():
-    sampled = cut(LINE, ZERO, stop(3), by_rules(protected="test", protected_distance=100.0), protected=rows({"t": 9}))
+    sampled = cut(
+        LINE, ZERO, stop(3), config_with_rules(protected="test", protected_distance=100.0), protected=rows({"t": 9})
+    )
 
     assert picked(sampled) == []
     assert set(sampled.removed.kind) == {"protected"}
@@ -359,18 +359,18 @@ def test_with_every_candidate_protected_nothing_is_picked():
 
 
 def test_rules_that_leave_nothing_to_begin_a_pool_with_are_told():
-    sampled = cut(LINE, pool({}), stop(3), by_rules(balance={".": 0}))
+    sampled = cut(LINE, pool({}), stop(3), config_with_rules(balance={".": 0}))
 
     assert reasons(sampled) == dict.fromkeys("abcde", "label . gets no picks")
     assert sampled.covering_radius == np.inf
 
 
 def test_images_that_a_rule_kept_out_are_listed_as_removed():
-    by = how(
+    config = make_config(
         rules=NO_RULES.model_copy(update={"balance": 1, "sequence_gap": 3, "protected": "t", "protected_distance": 2.0})
     )
     line = rows({"a": 4, "b": 8, "f1": 50, "f2": 60, "z": 99}, "xxyzw")
-    sampled = cut(line, ZERO, stop(9), by, protected=rows({"t": 100}))
+    sampled = cut(line, ZERO, stop(9), config, protected=rows({"t": 100}))
 
     assert dict(zip(sampled.removed.filename, sampled.removed.kind, strict=True)) == {
         "a": "balance",
@@ -384,14 +384,16 @@ def test_images_that_a_rule_kept_out_are_listed_as_removed():
 @pytest.mark.parametrize("given", RULES)
 @pytest.mark.parametrize("method", METHODS)
 def test_a_cut_says_the_same_as_a_separate_run_and_all_of_it_is_true(method, given, seed):
-    made = world(seed, method, given)
+    made = make_world(seed, method, given)
     table, base = made.candidates.table, made.base
-    whole = ranking(made.candidates, base, made.by, protected=made.protected)
+    whole = ranking_of(made)
     for n in (1, 4, len(whole.table)):
-        sampled = sample(healthy(made.candidates), made.candidates, base, whole, stop(n), made.by, progress=no_progress)
-        separate = ranking(made.candidates, base, made.by, protected=made.protected, n_samples=n)
+        sampled = sample(
+            healthy(made.candidates), made.candidates, base, whole, stop(n), made.config, progress=no_progress
+        )
+        separate = ranking_of(made, n)
         again = sample(
-            healthy(made.candidates), made.candidates, base, separate, stop(n), made.by, progress=no_progress
+            healthy(made.candidates), made.candidates, base, separate, stop(n), made.config, progress=no_progress
         )
         assert_same(sampled, again)
 
@@ -412,10 +414,10 @@ def test_a_cut_says_the_same_as_a_separate_run_and_all_of_it_is_true(method, giv
 
 
 def test_a_ranking_that_the_rules_ended_is_not_continued(monkeypatch):
-    by = by_rules(balance=1)
-    order = ranking(LINE, ZERO, by)
+    config = config_with_rules(balance=1)
+    order = ranking(LINE, ZERO, config)
     monkeypatch.setattr(sampling, "extend", None)
-    sampled = sample(healthy(LINE), LINE, ZERO, order, stop(4), by, progress=no_progress)
+    sampled = sample(healthy(LINE), LINE, ZERO, order, stop(4), config, progress=no_progress)
 
     assert picked(sampled) == ["e"]
 
@@ -424,9 +426,9 @@ def test_a_ranking_that_the_rules_ended_is_not_continued(monkeypatch):
 @pytest.mark.parametrize("given", ["no rule", "all rules"])
 def test_with_too_many_pairs_a_neighbor_that_covers_is_named_and_the_radius_is_exact(monkeypatch, method, given):
     for seed in range(4):
-        made = world(seed, method, given)
-        order = ranking(made.candidates, made.base, made.by, protected=made.protected)
-        arguments = (healthy(made.candidates), made.candidates, made.base, order, stop(5), made.by)
+        made = make_world(seed, method, given)
+        order = ranking_of(made)
+        arguments = (healthy(made.candidates), made.candidates, made.base, order, stop(5), made.config)
         few = sample(*arguments, progress=no_progress)
         with monkeypatch.context() as patch:
             patch.setattr(sampling, "PAIRS", 0)

@@ -17,7 +17,7 @@ def here(tmp_path, monkeypatch):
 
 def scores(text: str | bytes, *filenames: str, column: str = "entropy") -> list[float]:
     Path("s.csv").write_bytes(text.encode() if isinstance(text, str) else text)
-    return read_scores("s.csv", column, pd.Series(filenames, dtype="str")).tolist()
+    return read_scores("s.csv", column, filenames=pd.Series(filenames, dtype="str")).tolist()
 
 
 def test_scores_come_in_the_order_asked_for_and_others_are_ignored():
@@ -48,7 +48,7 @@ def test_numbers_are_read_in_full_precision():
 
 
 def test_without_a_file_there_are_no_scores():
-    assert read_scores(None, None, pd.Series(["a"])) is None
+    assert read_scores(None, None, filenames=pd.Series(["a"])) is None
 
 
 def test_an_array_of_its_own_is_given():
@@ -57,7 +57,7 @@ def test_an_array_of_its_own_is_given():
 
 def read_scores_of_two() -> object:
     Path("s.csv").write_text("filename,entropy\na,1\nb,2\n")
-    return read_scores("s.csv", "entropy", pd.Series(["b", "a"]))
+    return read_scores("s.csv", "entropy", filenames=pd.Series(["b", "a"]))
 
 
 WHAT = "a csv of scores has the column filename and a column 'entropy'"
@@ -93,4 +93,4 @@ def test_a_file_that_is_not_there_is_refused():
         DatapoolError,
         match=r"^no\.csv: cannot be read \(No such file or directory\); give a csv as active_learning_scores$",
     ):
-        read_scores("no.csv", "entropy", pd.Series(["a"]))
+        read_scores("no.csv", "entropy", filenames=pd.Series(["a"]))
