@@ -1,7 +1,6 @@
-"""Provide the model of a pool, its own once it has one, else a new one that is trained, given or pretrained; use it.
+"""Provide the model of a pool: its own if it has one, else a new one that is given, pretrained or trained.
 
-Knows checkpoints, params and the base; nothing of how a model is built, trained or applied. torch is imported when a
-model is needed, not before.
+torch takes seconds to import, so it is imported only when a model is needed.
 """
 
 from collections.abc import Sequence
@@ -21,21 +20,23 @@ if TYPE_CHECKING:
     from datapool.model.embedding_model import EmbeddingModel
     from datapool.training.simclr import StepLoss, TrainingResult
 
-_PCA_IMAGES = 2000  # images that the embedding head of a pretrained backbone is fitted to
+_PCA_IMAGES = 2000  # the embedding head of a pretrained backbone is fitted to at most so many images
+
+_RANDOM_WEIGHTS = "random weights"
 
 
 class ProvidedModel(NamedTuple):
-    """What embeds this batch."""
+    """The model that embeds this batch; its checkpoint has been written."""
 
     space: EmbeddingSpace | None
-    """The embedding space, for the lineage; its id is None if there is nothing to train on and no pool. None in a helper
-    process of training on several devices."""
+    """The embedding space, for the lineage. Its id is None if there is neither a pool nor an image to train on. None in a
+    helper process of training on several devices."""
     losses: "Sequence[StepLoss]"
-    """One a training step; empty without training."""
+    """One per training step; empty without training."""
     notes: list[str]
-    """Sentences that the user should read."""
+    """Sentences for the user."""
     is_main_process: bool
-    """False in the helper processes of training on several devices, which wrote nothing and must end."""
+    """False in the helper processes of training on several devices. They wrote nothing and must end."""
 
 
 def provide_model(
@@ -50,29 +51,29 @@ def provide_model(
 ) -> ProvidedModel:
     """Write the checkpoint that embeds this batch.
 
-    A base with a checkpoint is embedded by it, unchanged. For a pool that begins, the model is ``params.checkpoint``, or a
+    The model of the base is used unchanged, if it has one. For a new pool the model is ``params.checkpoint``, or a
     backbone with pretrained weights and a head fitted to the images, or a random backbone; then it is trained on the
-    images if ``enable_training``. Without training a random backbone is refused.
+    images if ``enable_training``. A random backbone without training is refused.
 
     Args:
         base: The pool before this batch.
         images: The candidates.
-        params: ``checkpoint``, ``embeddings``, ``enable_training``, ``seed`` and ``lightly`` count.
+        params: ``checkpoint``, ``embeddings``, ``enable_training``, ``seed`` and ``lightly`` are used.
         checkpoint: File to write: the best model, or the words "no model".
         last: File to write: the model after the last epoch; the best if nothing was trained.
-        scratch_dir: Where an interrupted training is kept, to go on from.
+        scratch_dir: Keeps the state of an interrupted training, from which the next call continues.
         progress: Of the training.
 
     Raises:
-        DatapoolError: If params ask for another model than the base has (both are named), for random weights, or for a
-            checkpoint or csv that cannot be used.
+        DatapoolError: If params ask for another model than that of the base (the message names both), for random weights
+            without training, or for a checkpoint or csv that cannot be used.
     """
     if params.embeddings:
         return _no_model(_csv_space(base, Path(params.embeddings)), checkpoint, last)
     if base.versions and not base.checkpoint:
         raise DatapoolError(
-            f"pool {base.pool!r} was made from an embeddings csv and has no model; give the csv of this batch as "
-            "embeddings, or another datapool.name"
+            f"pool {base.pool!r} was made from an embeddings csv and has no model; set embeddings to a csv of this "
+            "batch, or set another datapool.name"
         )
     if base.checkpoint:
         space = _own_space(base, base.checkpoint, params)
@@ -89,63 +90,78 @@ def provide_model(
 
 def _no_model(space: EmbeddingSpace, checkpoint: Path, last: Path) -> ProvidedModel:
     for path in (checkpoint, last):
-        atomic.write_bytes(path, b"no model\n")  # DVC wants its outputs to exist
+        atomic.write_bytes(path, b"no model\n")  # DVC requires every output of a stage to exist
     return ProvidedModel(space, (), [], is_main_process=True)
 
 
 def _csv_space(base: Base, path: Path) -> EmbeddingSpace:
+    """Return the embedding space of a csv, after checking that it can be that of the base."""
     dimension = csv_dimension(path)
     space = EmbeddingSpace(
         id=f"csv-{dimension}", backbone=None, dimension=dimension, input_size=None, origin="embeddings csv"
     )
     if base.versions:
-        held = embedding_space_of(base.pool, base.versions)
-        if held.id != space.id:
+        recorded = embedding_space_of(base.pool, base.versions)
+        if recorded.id != space.id:
             raise DatapoolError(
                 f"{path}: has embeddings of {dimension} dimensions of unknown origin, but those of pool {base.pool!r} are "
-                f"{_describe(held)}; set embeddings: null to use the pool's own model, or give another datapool.name"
+                f"{_describe(recorded)}; set embeddings: null to use the pool's own model, or set another datapool.name"
             )
     return space
 
 
 def _own_space(base: Base, path: Path, params: Params) -> EmbeddingSpace:
-    """The space of the base, after checking that params ask for no other."""
+    """Return the embedding space of the base, after checking that params ask for no other model."""
     from datapool.model.embedding_model import embedding_space_id, load_checkpoint
 
-    held = embedding_space_of(base.pool, base.versions)
+    recorded = embedding_space_of(base.pool, base.versions)
     model = load_checkpoint(path)
-    if embedding_space_id(model) != held.id:
+    if embedding_space_id(model) != recorded.id:
         raise DatapoolError(
             f"{path}: is not the model of pool {base.pool!r} that the lineage records; "
             "`dvc repro --force --single-item open` takes it from the pool again"
         )
-    where = f"the checkpoint of pool {base.pool!r}"
-    _check_asked_for(model, params.lightly, where, way_out="or give another datapool.name to begin a pool with that")
+    _require_same_settings(
+        model,
+        params.lightly,
+        source=f"the checkpoint of pool {base.pool!r}",
+        remedy="or set another datapool.name to begin a pool with that",
+    )
     if params.checkpoint:
         given = embedding_space_id(load_checkpoint(Path(params.checkpoint)))
-        if given not in (held.id, held.start):
+        if given not in (recorded.id, recorded.start):
             raise DatapoolError(
                 f"params.yaml: checkpoint {params.checkpoint} is model {given[:12]}, but pool {base.pool!r} was made with "
-                f"model {str(held.id)[:12]}, and embeddings of two models cannot be compared; set checkpoint: null, or give "
-                "another datapool.name"
+                f"model {str(recorded.id)[:12]}, and embeddings of two models cannot be compared; set checkpoint: null, or "
+                "set another datapool.name"
             )
-    return held
+    return recorded
 
 
-def _check_asked_for(model: "EmbeddingModel", lightly: Lightly, where: str, *, way_out: str) -> None:
+def _require_same_settings(model: "EmbeddingModel", lightly: Lightly, *, source: str, remedy: str) -> None:
+    """Refuse params that describe another model than this one.
+
+    Args:
+        model: The model of a checkpoint.
+        lightly: The settings.
+        source: Of the model, for the message.
+        remedy: What the user can do besides changing the setting, for the message.
+    """
     from datapool.model.backbones import find_backbone
     from datapool.model.lightly_resnet import is_docker_name
 
-    # As users of Lightly's Docker have it in their settings: "resnet-18".
+    # Settings of Lightly's Docker say "resnet-18" for Lightly's own ResNet; find_backbone finds torchvision's for it.
     is_same = is_docker_name(lightly.model.name, model.backbone_name)
-    name = model.backbone_name if is_same else find_backbone(lightly.model.name).name
-    for key, asked, held in (
-        ("lightly.model.name", name, model.backbone_name),
+    backbone = model.backbone_name if is_same else find_backbone(lightly.model.name).name
+    for key, setting, actual in (
+        ("lightly.model.name", backbone, model.backbone_name),
         ("lightly.model.num_ftrs", lightly.model.num_ftrs, model.dimension),
         ("lightly.collate.input_size", lightly.collate.input_size, model.preprocessing.input_size),
     ):
-        if asked != held:
-            raise DatapoolError(f"params.yaml: {key} is {asked}, but {where} has {held}; set {key}: {held}, {way_out}")
+        if setting != actual:
+            raise DatapoolError(
+                f"params.yaml: {key} is {setting}, but {source} has {actual}; set {key}: {actual}, {remedy}"
+            )
 
 
 def _new_model(
@@ -157,32 +173,25 @@ def _new_model(
     scratch_dir: Path,
     progress: Progress,
 ) -> ProvidedModel:
+    """Make the model of a new pool, and write its checkpoints."""
     from datapool.model.embedding_model import embedding_space_id, save_checkpoint
 
-    start, origin = _start(images, params)
-    best = after_last = start
+    start, origin = _initial_model(images, params)
+    best = after_last_epoch = start
     losses: Sequence[StepLoss] = ()
     notes = [f"new model: {start.backbone_name} with {start.dimension} dimensions, {origin}"]
-    if params.enable_training and (len(images) > 1 or origin == "random weights"):
-        result = _train(start, images, params, scratch_dir, progress)
+    # One image cannot be contrasted. Random weights are useless untrained, so then train_simclr refuses it.
+    if params.enable_training and (len(images) > 1 or origin == _RANDOM_WEIGHTS):
+        result = _train(start, images, params, scratch_dir=scratch_dir, progress=progress)
         if not result.is_main_process:
             return ProvidedModel(None, (), [], is_main_process=False)
-        best, after_last, losses = result.best, result.last, result.step_losses
+        best, after_last_epoch, losses = result.best, result.last, result.step_losses
         origin += f", trained on {len(images)} images for {params.lightly.trainer.max_epochs} epochs"
-        notes.append(
-            f"trained on {len(images)} images; mean loss {result.epoch_losses[0]:.3f} in the first epoch, "
-            f"{min(result.epoch_losses):.3f} in epoch {result.best_epoch + 1}, which is taken; spread {result.spread:.2g}"
-        )
-        if result.collapsed:
-            notes.append(
-                f"WARNING: the model has collapsed: it gives all images nearly the same embedding (spread "
-                f"{result.spread:.2g}), so distances mean little. Lower lightly.optimizer.lr, train longer or on more "
-                "images, or set lightly.model.pretrained: true and enable_training: false"
-            )
+        notes += _training_notes(result, n_images=len(images))
     elif params.enable_training:
-        notes.append("one image only, which SimCLR has nothing to contrast with: the model is used without training")
+        notes.append("the batch has one image, and SimCLR needs two or more: the model is used without training")
     save_checkpoint(best, checkpoint)
-    save_checkpoint(after_last, last)
+    save_checkpoint(after_last_epoch, last)
     space = EmbeddingSpace(
         id=embedding_space_id(best),
         start=embedding_space_id(start),
@@ -194,33 +203,58 @@ def _new_model(
     return ProvidedModel(space, losses, notes, is_main_process=True)
 
 
-def _start(images: Sequence[ImageFile], params: Params) -> "tuple[EmbeddingModel, str]":
-    """The model before training, and where its weights come from."""
-    from datapool.model.embedding import backbone_features
-    from datapool.model.embedding_model import build_model, fit_head, load_checkpoint
+def _training_notes(result: "TrainingResult", *, n_images: int) -> list[str]:
+    notes = [
+        f"trained on {n_images} images; mean loss {result.epoch_losses[0]:.3f} in the first epoch, "
+        f"{min(result.epoch_losses):.3f} in epoch {result.best_epoch + 1}, which is taken; spread {result.spread:.2g}"
+    ]
+    if result.collapsed:
+        notes.append(
+            f"WARNING: the model has collapsed: all images have nearly the same embedding (spread {result.spread:.2g}), so "
+            "distances mean little. Lower lightly.optimizer.lr, train longer or on more images, or set "
+            "lightly.model.pretrained: true and enable_training: false"
+        )
+    return notes
 
-    wanted = params.lightly.model
+
+def _initial_model(images: Sequence[ImageFile], params: Params) -> "tuple[EmbeddingModel, str]":
+    """Return the model before training, and the origin of its weights, which the lineage records."""
+    from datapool.model.embedding_model import build_model, load_checkpoint
+
     if params.checkpoint:
         model = load_checkpoint(Path(params.checkpoint))
-        _check_asked_for(model, params.lightly, f"checkpoint {params.checkpoint}", way_out="or give another checkpoint")
+        _require_same_settings(
+            model, params.lightly, source=f"checkpoint {params.checkpoint}", remedy="or set another checkpoint"
+        )
         return model, "weights of a given checkpoint"
-    trained = wanted.pretrained or wanted.weights is not None
-    if not trained and not params.enable_training:
+    settings = params.lightly.model
+    has_trained_weights = settings.pretrained or settings.weights is not None
+    if not has_trained_weights and not params.enable_training:
         raise DatapoolError(
             "params.yaml: enable_training is false, and there is no checkpoint, no lightly.model.weights and "
-            "lightly.model.pretrained is false, so only random weights are left, which tell nothing; set one of them"
+            "lightly.model.pretrained is false, so only random weights are left, and their embeddings mean nothing; set "
+            "one of them"
         )
     model = build_model(
-        wanted.name,
-        dimension=wanted.num_ftrs,
+        settings.name,
+        dimension=settings.num_ftrs,
         input_size=params.lightly.collate.input_size,
-        pretrained=wanted.pretrained,
-        weights=Path(wanted.weights) if wanted.weights else None,
+        pretrained=settings.pretrained,
+        weights=Path(settings.weights) if settings.weights else None,
         seed=params.seed,
     )
-    if not trained:
-        return model, "random weights"
-    every = -(-len(images) // _PCA_IMAGES)
+    if not has_trained_weights:
+        return model, _RANDOM_WEIGHTS
+    origin = "weights of a given file" if settings.weights else "ImageNet weights"
+    return _with_fitted_head(model, images, params), origin
+
+
+def _with_fitted_head(model: "EmbeddingModel", images: Sequence[ImageFile], params: Params) -> "EmbeddingModel":
+    """Return the model with a head fitted to at most 2,000 images, evenly spaced in their order."""
+    from datapool.model.embedding import backbone_features
+    from datapool.model.embedding_model import fit_head
+
+    every = -(-len(images) // _PCA_IMAGES)  # rounded up
     features = backbone_features(
         model,
         images[::every],
@@ -229,14 +263,14 @@ def _start(images: Sequence[ImageFile], params: Params) -> "tuple[EmbeddingModel
         accelerator=params.lightly.trainer.accelerator,
         progress=None,
     )
-    origin = "weights of a given file" if wanted.weights else "ImageNet weights"
-    return fit_head(model, features, seed=params.seed), origin
+    return fit_head(model, features, seed=params.seed)
 
 
 def _train(
     model: "EmbeddingModel",
     images: Sequence[ImageFile],
     params: Params,
+    *,
     scratch_dir: Path,
     progress: Progress,
 ) -> "TrainingResult":

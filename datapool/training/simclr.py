@@ -1,6 +1,6 @@
 """Train an embedding model on image files without labels: SimCLR, from Lightly's parts, run by Lightning.
 
-Knows models and image files; nothing of pools, batches or weak labels. A run that is killed goes on where it stood.
+A training that was killed continues after its last complete epoch.
 """
 
 import copy
@@ -36,16 +36,16 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 
-_WARM_UP = 0.1  # share of the steps
-_N_SPREAD = 2000  # images that the spread is measured on
+_WARM_UP = 0.1  # share of the steps in which the learning rate rises
+_SPREAD_IMAGES = 2000  # the spread is measured on at most so many images
 _COLLAPSED_BELOW = 1e-4  # embeddings then lie some 0.02 apart; float32 noise makes 1e-7, random weights 1e-3 and more
 
-_LAST = "last.ckpt"
+_STATE_FILE = "last.ckpt"
 
 
 @dataclass(frozen=True)
 class TrainerSettings:
-    """Handed to Lightning's Trainer as they are."""
+    """Arguments of Lightning's Trainer."""
 
     max_epochs: int
     precision: str | int
@@ -61,12 +61,12 @@ class StepLoss(NamedTuple):
     """Counted from 0, like the step."""
     step: int
     loss: float
-    """NT-Xent, mean over the batch and over the devices."""
+    """NT-Xent, mean over the mini-batch and over the devices."""
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """A trained model and how it came about."""
+    """A trained model and the course of its training."""
 
     best: EmbeddingModel
     """After the epoch with the lowest mean loss; on the CPU, float32, eval mode."""
@@ -75,16 +75,15 @@ class TrainingResult:
     best_epoch: int
     """Counted from 0."""
     step_losses: tuple[StepLoss, ...]
-    """One a step, over all epochs, those before an interruption included."""
+    """One per step of all epochs, also of those before an interruption."""
     epoch_losses: tuple[float, ...]
     """Mean loss of each epoch."""
     spread: float
-    """How far the embeddings of ``best`` point apart: 1 minus the length of their mean unit vector. From 0 (all alike)
-    to 1; measured on 2,000 images at most."""
+    """``embedding_spread`` of ``best``, from 0 (all embeddings alike) to 1; measured on 2,000 images at most."""
     collapsed: bool
-    """Spread below 0.0001: the model tells the images apart no more, and no selection should be made with it."""
+    """Spread below 0.0001: the model no longer tells images apart, and should not be used for a selection."""
     is_main_process: bool
-    """False in the helper processes of training on several devices; they must write nothing and end."""
+    """False in the helper processes of training on several devices. They must write nothing and end."""
 
 
 def train_simclr(
@@ -103,38 +102,39 @@ def train_simclr(
     scratch_dir: Path,
     progress: Progress | None,
 ) -> TrainingResult:
-    """Train with SimCLR (Chen et al. 2020): two views of an image shall embed alike, those of other images not.
+    """Train with SimCLR (Chen et al. 2020): two views of an image should embed alike, views of other images should not.
 
-    AdamW (Loshchilov & Hutter 2019), the rate rising over a tenth of the steps and falling as a cosine. An epoch sees
-    every image once, in batches of as equal a size as possible: none has a single image (so three images in batches of
-    two are one batch of three), none is dropped (but for a rest smaller than the number of devices).
+    The optimizer is AdamW (Loshchilov & Hutter 2019). The learning rate rises over a tenth of the steps, then falls as a
+    cosine. An epoch sees every image once, in mini-batches that are as equal as possible. None has a single image (so
+    three images in mini-batches of two make one of three), and none is dropped, except for a rest smaller than the number
+    of devices.
 
-    On the CPU the result depends on the arguments, the number of torch threads and nothing else: not on
-    ``num_workers``, nor on whether the run was killed and started again. After each epoch ``scratch_dir`` holds what a
-    new run with the same arguments goes on from; at the end it is empty.
+    On the CPU the result depends on the arguments and the number of torch threads only: not on ``num_workers``, nor on
+    whether the training was killed and started again. After each epoch ``scratch_dir`` holds the state from which a new
+    call with the same arguments continues. At the end it is empty.
 
-    On several devices Lightning starts the program again for each; ``is_main_process`` tells who may write.
+    On several devices Lightning starts the program once for each; see ``TrainingResult.is_main_process``.
 
     Args:
-        model: Start of the training; stays as it is.
+        model: The start of the training; unchanged afterwards.
         images: Two or more.
         augmentation: How views differ.
         trainer: For Lightning.
-        out_dim: Width of the projection that the loss sees; it is dropped after training.
-        batch_size: Images a step and device, two or more.
-        num_workers: Processes that read and augment images; 0 does it in this one.
-        lr: Highest learning rate.
+        out_dim: Width of the projection that the loss is computed on; the projection is dropped after training.
+        batch_size: Images per step and device, two or more.
+        num_workers: Processes that read and augment images; 0 does it in this process.
+        lr: The highest learning rate.
         weight_decay: Of weight matrices; biases and normalization have none.
         temperature: Of the NT-Xent loss.
         seed: Of the order, the augmentations and the projection head.
-        scratch_dir: For this function only, not to be tracked; made if absent.
+        scratch_dir: For this function only, and not tracked; made if absent.
         progress: Called after each step with steps done, steps in all, and the loss.
 
     Raises:
         DatapoolError: If there are too few images, one cannot be read, Lightning refuses the settings, the loss is not
             finite, memory ran out, or the disk refuses.
     """
-    _check(images, batch_size=batch_size)
+    _require_negatives(images, batch_size=batch_size)
     fingerprint = _fingerprint(
         [asdict(augmentation), asdict(trainer), out_dim, batch_size, lr, weight_decay, temperature, seed],
         [image.content_hash for image in images],
@@ -142,7 +142,7 @@ def train_simclr(
     )
     with _quiet(), torch.random.fork_rng(devices=[]):
         lightning = _make_trainer(trainer, scratch_dir)
-        batches = EpochSampler(
+        sampler = EpochSampler(
             len(images), batch_size=batch_size, n_ranks=lightning.world_size, rank=lightning.global_rank, seed=seed
         )
         module = _SimCLR(
@@ -151,7 +151,7 @@ def train_simclr(
             temperature=temperature,
             lr=lr,
             weight_decay=weight_decay,
-            n_steps=len(batches) * trainer.max_epochs,
+            n_steps=len(sampler) * trainer.max_epochs,
             seed=seed,
             scratch_dir=scratch_dir,
             fingerprint=fingerprint,
@@ -159,12 +159,12 @@ def train_simclr(
         )
         loader: DataLoader[Tensor | DatapoolError] = DataLoader(
             Views(images, augmentation, preprocessing=model.preprocessing, seed=seed),
-            sampler=batches,  # and not batch_sampler, which Lightning does not tell the epoch
+            sampler=sampler,  # not batch_sampler: Lightning calls set_epoch of a sampler only
             batch_size=None,
             num_workers=num_workers,
-            generator=torch.Generator(),  # or it would draw from the global one, at another moment after a restart
+            generator=torch.Generator(),  # the global one would be drawn from at another moment after a restart
         )
-        with explain_out_of_memory(batch_size=batch_size, num_workers=num_workers), _saving_told(scratch_dir):
+        with explain_out_of_memory(batch_size=batch_size, num_workers=num_workers), _explain_disk_error(scratch_dir):
             lightning.fit(module, loader, ckpt_path=_resume_point(scratch_dir, fingerprint), weights_only=True)
         is_main = lightning.is_global_zero
     best, last = copy.deepcopy(model).eval(), copy.deepcopy(model).eval()
@@ -173,19 +173,18 @@ def train_simclr(
     epoch_losses = module.epoch_losses()
     spread = math.nan
     if is_main:
-        some = [images[index] for index in np.linspace(0, len(images) - 1, min(len(images), _N_SPREAD)).astype(int)]
-        spread = embedding_spread(
-            embed(
-                best,
-                some,
-                batch_size=batch_size,
-                num_workers=num_workers,
-                accelerator=trainer.accelerator,
-                known=None,
-                progress=None,
-            ).embeddings
+        sample = np.linspace(0, len(images) - 1, min(len(images), _SPREAD_IMAGES)).astype(int)  # evenly spaced
+        embedded = embed(
+            best,
+            [images[index] for index in sample],
+            batch_size=batch_size,
+            num_workers=num_workers,
+            accelerator=trainer.accelerator,
+            known=None,
+            progress=None,
         )
-        (scratch_dir / _LAST).unlink(missing_ok=True)
+        spread = embedding_spread(embedded.embeddings)
+        (scratch_dir / _STATE_FILE).unlink(missing_ok=True)
     return TrainingResult(
         best=best,
         last=last,
@@ -199,13 +198,16 @@ def train_simclr(
 
 
 def embedding_spread(embeddings: np.ndarray) -> float:
-    """Say how far embeddings point apart: 1 minus their mean resultant length (Mardia & Jupp 2000).
+    """Return how far embeddings point apart: 1 minus their mean resultant length (Mardia & Jupp 2000).
 
     Args:
         embeddings: Shape (n, d), n >= 1, no row zero.
 
     Returns:
-        0 if all point the same way, 1 if they cancel out.
+        0 if all point in the same direction, 1 if they cancel out.
+
+    >>> embedding_spread(np.array([[3.0, 0.0], [-1.0, 0.0]]))
+    1.0
     """
     rows = embeddings.astype(np.float64)
     units = rows / np.linalg.norm(rows, axis=1, keepdims=True)
@@ -236,27 +238,27 @@ class _SimCLR(LightningModule):
         self.scratch_dir, self.fingerprint, self.progress = scratch_dir, fingerprint, progress
         self.losses: list[StepLoss] = []
         self.best_state: dict[str, Tensor] = {}
-        self._epoch: list[Tensor] = []  # losses of the current epoch, still on their device
+        self._losses_of_epoch: list[Tensor] = []  # of the current epoch, still on their device
 
     def on_train_epoch_start(self) -> None:
-        # Dropout and stochastic depth draw from here; so an epoch is the same whether or not the run was interrupted.
+        # Dropout and stochastic depth draw from this generator. Seeded anew, an epoch is the same after an interruption.
         torch.manual_seed(seeds(self.seed, self.current_epoch, self.global_rank)[0])
-        self._epoch = []
+        self._losses_of_epoch = []
 
     def training_step(self, views: Tensor | DatapoolError, batch_index: int) -> Tensor:
         if isinstance(views, DatapoolError):
             raise views
-        # One pass over both views: batch normalization then sees at least four images, whatever the batch.
+        # One pass over both views: batch normalization sees at least four images, even in the smallest mini-batch.
         projections = self.projection_head(self.model(views.flatten(0, 1)))
         first, second = projections.unflatten(0, (-1, 2)).unbind(1)
         loss: Tensor = self.criterion(first, second)
-        self._epoch.append(loss.detach().float())
+        self._losses_of_epoch.append(loss.detach().float())
         if self.progress is not None and self.trainer.is_global_zero:
             self.progress(self.global_step + 1, self.n_steps, f"loss {loss.item():.2f}")
         return loss
 
     def on_train_epoch_end(self) -> None:
-        losses = self.trainer.strategy.reduce(torch.stack(self._epoch), reduce_op="mean").tolist()
+        losses = self.trainer.strategy.reduce(torch.stack(self._losses_of_epoch), reduce_op="mean").tolist()
         if not all(map(math.isfinite, losses)):
             raise DatapoolError(
                 f"training: the loss is not finite in epoch {self.current_epoch}; lower lightly.optimizer.lr "
@@ -267,10 +269,13 @@ class _SimCLR(LightningModule):
         means = self.epoch_losses()
         if means[-1] == min(means):
             self.best_state = {key: value.detach().cpu().clone() for key, value in self.model.state_dict().items()}
-        half_written = self.scratch_dir / "next.ckpt"
-        self.trainer.save_checkpoint(half_written)
+        # One file holds the best weights and the state to continue from, and is renamed when it is complete: a kill at any
+        # moment leaves a consistent pair. Lightning's ModelCheckpoint(save_last, monitor) writes two files, the second one
+        # only after an epoch that was better, and a kill between them leaves a best model that the state does not know.
+        incomplete = self.scratch_dir / "next.ckpt"
+        self.trainer.save_checkpoint(incomplete)
         if self.trainer.is_global_zero:
-            half_written.replace(self.scratch_dir / _LAST)
+            incomplete.replace(self.scratch_dir / _STATE_FILE)
 
     def epoch_losses(self) -> tuple[float, ...]:
         by_epoch: dict[int, list[float]] = {}
@@ -288,38 +293,46 @@ class _SimCLR(LightningModule):
         self.best_state = checkpoint["best_state"]
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        # By shape, not by lightly's get_weight_decay_parameters, which goes by layer type and name: it would decay the layer
+        # scale of ConvNeXt and others, and so change their trained weights.
         matrices = [parameter for parameter in self.parameters() if parameter.ndim > 1]
         vectors = [parameter for parameter in self.parameters() if parameter.ndim <= 1]
         optimizer = torch.optim.AdamW(
             [{"params": matrices, "weight_decay": self.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
             lr=self.lr,
         )
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._relative_rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def _rate(self, step: int) -> float:
-        rising = max(1, round(_WARM_UP * self.n_steps))
-        if step < rising:
-            return (step + 1) / (rising + 1)
-        return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, self.n_steps - rising)))
+    def _relative_rate(self, step: int) -> float:
+        """Return the learning rate of a step as a share of the highest: a linear rise, then half a cosine.
+
+        lightly's CosineWarmupScheduler reaches the peak one step earlier and zero at the last step, which would change
+        the trained weights.
+        """
+        n_rising = max(1, round(_WARM_UP * self.n_steps))
+        if step < n_rising:
+            return (step + 1) / (n_rising + 1)
+        return 0.5 * (1 + math.cos(math.pi * (step - n_rising) / max(1, self.n_steps - n_rising)))
 
 
-def _check(images: Sequence[ImageFile], *, batch_size: int) -> None:
+def _require_negatives(images: Sequence[ImageFile], *, batch_size: int) -> None:
+    """Refuse to train where an image has no other image to be contrasted with."""
     if len(images) < 2:
         raise DatapoolError(
             f"training: images to train on: {len(images)}, but SimCLR contrasts images and needs two or more; add "
-            "images, or give checkpoint, or set enable_training: false with lightly.model.pretrained: true"
+            "images, or set checkpoint, or set enable_training: false with lightly.model.pretrained: true"
         )
     if batch_size < 2:
         raise DatapoolError(
-            f"lightly.loader.batch_size is {batch_size}, but SimCLR contrasts the images of a batch; give at least 2 "
+            f"lightly.loader.batch_size is {batch_size}, but SimCLR contrasts the images of a mini-batch; set at least 2 "
             "for training"
         )
 
 
 def _make_trainer(settings: TrainerSettings, scratch_dir: Path) -> Trainer:
     atomic.refuse_links(scratch_dir)
-    with _saving_told(scratch_dir):
+    with _explain_disk_error(scratch_dir):
         scratch_dir.mkdir(parents=True, exist_ok=True)
     try:
         return Trainer(
@@ -329,7 +342,7 @@ def _make_trainer(settings: TrainerSettings, scratch_dir: Path) -> Trainer:
             enable_checkpointing=False,  # on_train_epoch_end does it
             enable_progress_bar=False,
             enable_model_summary=False,
-            use_distributed_sampler=False,  # Batches shares out
+            use_distributed_sampler=False,  # EpochSampler divides the images among the devices
         )
     except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split())
@@ -337,16 +350,16 @@ def _make_trainer(settings: TrainerSettings, scratch_dir: Path) -> Trainer:
 
 
 @contextmanager
-def _saving_told(scratch_dir: Path) -> Iterator[None]:
-    """Say in a line when the disk refuses to keep what a training goes on from."""
+def _explain_disk_error(scratch_dir: Path) -> Iterator[None]:
+    """Turn the error of a disk that refuses the state of a training into one line with a remedy."""
     try:
         yield
     except OSError as error:
         if error.errno not in atomic.REFUSALS:
             raise
         raise DatapoolError(
-            f"{scratch_dir}: the training cannot be kept ({atomic.reason(error)}); {atomic.remedy(error)}: it goes on after "
-            "the last epoch that was kept"
+            f"{scratch_dir}: the training cannot be saved ({atomic.reason(error)}); {atomic.remedy(error)}: it continues "
+            "after the last epoch that was saved"
         ) from error
 
 
@@ -355,8 +368,8 @@ def _fingerprint(*parts: object) -> str:
 
 
 def _resume_point(scratch_dir: Path, fingerprint: str) -> Path | None:
-    """Find the checkpoint of an interrupted run with the same arguments; one damaged or of another run is ignored."""
-    path = scratch_dir / _LAST
+    """Return the state of an interrupted training with the same arguments; None if it is damaged or of another one."""
+    path = scratch_dir / _STATE_FILE
     if not path.is_file():
         return None
     try:
@@ -368,7 +381,7 @@ def _resume_point(scratch_dir: Path, fingerprint: str) -> Path | None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Lightning's own notes off the terminal, its errors not."""
+    """Silence Lightning's notes and warnings, but not its errors."""
     loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,7 +1,4 @@
-"""What SimCLR trains on: two augmented views of each image, in an order that only a seed decides.
-
-Knows image files and Lightly's transform; nothing of models, losses or how training goes.
-"""
+"""The data of SimCLR: two augmented views of each image, in an order that depends on a seed only."""
 
 import math
 import random
@@ -27,7 +24,7 @@ _BLUR_AT_224 = 2.0  # widest blur in pixels in SimCLR's own setting; smaller ima
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How the two views of an image are made to differ; names and meaning as in Lightly's SimCLRTransform."""
+    """How the two views of an image are augmented; names and meaning as in Lightly's SimCLRTransform."""
 
     cj_prob: float
     cj_strength: float
@@ -44,9 +41,9 @@ class Augmentation:
 
 
 class EpochSampler(Sampler[list[tuple[int, int]]]):
-    """Order of the images: every epoch a new permutation, in batches as equal as possible, shared out to the ranks.
+    """The order of the images: a new permutation in every epoch, divided among the ranks and into equal mini-batches.
 
-    Yields (epoch, index of the image): with these two a worker needs no other state.
+    Yields mini-batches of pairs (epoch, index of the image); a worker process needs no other state to augment them.
     """
 
     def __init__(self, n_images: int, *, batch_size: int, n_ranks: int, rank: int, seed: int) -> None:
@@ -55,28 +52,28 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         self._per_rank = n_images // n_ranks
         if not self._per_rank:
             raise DatapoolError(
-                f"lightly.trainer.devices: {n_ranks} devices in all share {n_images} images; use at most as many "
+                f"lightly.trainer.devices: there are {n_ranks} devices for {n_images} images; use at most as many "
                 "devices as images"
             )
-        fewest = 2 if n_ranks == 1 else 1  # the other ranks' images are negatives as well
-        self._n_batches = max(1, min(math.ceil(self._per_rank / batch_size), self._per_rank // fewest))
+        fewest = 2 if n_ranks == 1 else 1  # images per mini-batch: those of the other ranks are negatives as well
+        self._n_minibatches = max(1, min(math.ceil(self._per_rank / batch_size), self._per_rank // fewest))
 
     def set_epoch(self, epoch: int) -> None:
-        """Lightning calls this before each epoch."""
+        """Set the epoch. Lightning calls this before each one."""
         self._epoch = epoch
 
     def __len__(self) -> int:
-        return self._n_batches
+        return self._n_minibatches
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order = np.random.default_rng([self._seed, self._epoch]).permutation(self._n_images)
         mine = order[self._rank :: self._n_ranks][: self._per_rank]
-        for batch in np.array_split(mine, self._n_batches):
-            yield [(self._epoch, int(index)) for index in batch]
+        for minibatch in np.array_split(mine, self._n_minibatches):
+            yield [(self._epoch, int(index)) for index in minibatch]
 
 
 class Views(Dataset[Tensor | DatapoolError]):
-    """Dataset of batches: two views of each image, which depend on seed, epoch and index only."""
+    """Dataset of mini-batches: two views of each image, which depend on seed, epoch and index only."""
 
     def __init__(
         self, images: Sequence[ImageFile], augmentation: Augmentation, *, preprocessing: Preprocessing, seed: int
@@ -93,28 +90,28 @@ class Views(Dataset[Tensor | DatapoolError]):
     def __len__(self) -> int:
         return len(self._images)
 
-    def __getitem__(self, batch: list[tuple[int, int]]) -> Tensor | DatapoolError:
-        """Give the views, shape (n, 2, 3, input_size, input_size), of n pairs of an epoch and an image's index."""
+    def __getitem__(self, minibatch: list[tuple[int, int]]) -> Tensor | DatapoolError:
+        """Return the views of n pairs (epoch, index of the image), shape (n, 2, 3, input_size, input_size)."""
         views = []
-        for epoch, index in batch:
+        for epoch, index in minibatch:
             image = self._images[index]
             try:
                 pixels = read_rgb(image.path, content_hash=image.content_hash)
             except DatapoolError as error:
-                return error  # raised in a worker it would arrive wrapped in the worker's traceback
+                return error  # raised in a worker process, it would arrive inside that process's traceback
             with _seeded(self._seed, epoch, index):
                 views.append(torch.stack(self._transform(pixels)))
         return torch.stack(views)
 
 
 def seeds(*key: int) -> list[int]:
-    """Give three seeds that only the key decides, unrelated to those of other keys."""
+    """Return three seeds that depend on the key only, unrelated to those of other keys."""
     return [int(word) for word in np.random.SeedSequence(key).generate_state(3)]
 
 
 @contextmanager
 def _seeded(*key: int) -> Iterator[None]:
-    """Seed the three generators that augmentations draw from, and give them back as they were."""
+    """Seed the three generators that augmentations draw from, and restore their states afterwards."""
     for_torch, for_numpy, for_python = seeds(*key)
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):

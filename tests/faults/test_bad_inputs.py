@@ -711,7 +711,7 @@ BAD_CSVS: dict[str, tuple[bytes, str]] = {
     "half a label": (HEADER + b"good.png,1,0,0.5\n", "cannot be read (In CSV column #3: CSV conversion error to int64: invalid value '0.5')" + NO_CSV),
     "no label": (HEADER + b"good.png,1,0,\n", "a label is missing" + NO_CSV),
     "other images": (HEADER + b"../data/good.png,1,0,0\n/etc/passwd,1,0,0\n", "lacks the embeddings of 1 images of the batch, such as 'good.png'; add them, or name the images that it has in relevant_filenames_file"),
-    "another dimension than the pool": (b"filenames,embedding_0,labels\ngood.png,1,0\n", "has embeddings of 1 dimensions of unknown origin, but those of pool 'my_datapool' are of 2 dimensions from a csv; set embeddings: null to use the pool's own model, or give another datapool.name"),
+    "another dimension than the pool": (b"filenames,embedding_0,labels\ngood.png,1,0\n", "has embeddings of 1 dimensions of unknown origin, but those of pool 'my_datapool' are of 2 dimensions from a csv; set embeddings: null to use the pool's own model, or set another datapool.name"),
 }  # fmt: skip
 
 

@@ -163,7 +163,12 @@ def test_global_random_generators_and_the_model_are_left_alone(images: list[Imag
 
     train(images, model=model, max_epochs=1)
 
-    after = embedding_space_id(model), random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    after = (
+        embedding_space_id(model),
+        random.getstate(),
+        np.random.get_state()[1].tolist(),
+        torch.get_rng_state().tolist(),
+    )
     assert after == before
 
 
@@ -228,7 +233,7 @@ def test_devices_share_an_epoch_in_equal_parts():
 
 
 def test_more_devices_than_images_are_refused():
-    with pytest.raises(DatapoolError, match=r"lightly.trainer.devices: 4 devices in all share 3 images"):
+    with pytest.raises(DatapoolError, match=r"lightly.trainer.devices: there are 4 devices for 3 images"):
         plan(3, batch_size=2, n_ranks=4)
 
 
