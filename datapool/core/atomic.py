@@ -55,7 +55,7 @@ def open_regular_file(path: Path) -> BufferedReader:
         OSError: If it cannot be opened, or is a folder, a pipe or a device.
     """
     if path.exists() and not path.is_file():
-        raise OSError(None, "no regular file", str(path))
+        raise OSError(None, "not a regular file", str(path))
     return path.open("rb")
 
 

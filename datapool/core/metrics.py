@@ -89,5 +89,5 @@ def read_metrics(path: Path) -> Metrics:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         raise DatapoolError(
-            f"{path}: does not hold the metrics of a run ({key}: {first['msg']}); `dvc repro` makes it anew"
+            f"{path}: does not hold the metrics of a run ({key}: {first['msg']}); `dvc repro` writes it again"
         ) from error

@@ -1,4 +1,4 @@
-"""params.yaml: read, checked by the schema, and what is wrong with it in one sentence."""
+"""Read params.yaml, check it by the schema, and describe the first mistake in one sentence."""
 
 import difflib
 from collections import Counter
@@ -16,11 +16,15 @@ from datapool.core.schema import STRICT, Params, Section
 
 FILE = Path("params.yaml")
 
-_LONG = 120  # characters of a number that is not written out for the user
+_MAX_DIGITS = 120  # characters of a number that a message writes out
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that is given twice, of which YAML would take the last, and says where a value is not what it claims."""
+    """A safe YAML loader with two more checks.
+
+    It refuses a key that is given twice, of which YAML would take the last one. Its errors name the line of a value that
+    cannot be read, such as the date 2024-13-45.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
@@ -38,7 +42,7 @@ class _Loader(yaml.SafeLoader):
             AttributeError,
             TypeError,
             ArithmeticError,
-        ) as error:  # a date such as 2024-13-45
+        ) as error:
             what = f"{str(node.value)[:40]!r} cannot be read as {node.tag.rpartition(':')[2]}"
             raise yaml.constructor.ConstructorError(None, None, what, node.start_mark) from error
 
@@ -47,8 +51,8 @@ def load_params(path: Path = FILE) -> Params:
     """Read and check params.yaml.
 
     Raises:
-        DatapoolError: For the first thing that is wrong: a key that is unknown (with the nearest known name), missing,
-            of the wrong type or out of range; a file that is absent or no YAML.
+        DatapoolError: For the first mistake: a key that is unknown (with the nearest known name), missing, of the wrong
+            type or out of range; a file that is missing or not YAML.
     """
     return check_params(read_params(path), path)
 
@@ -57,11 +61,11 @@ def read_params(path: Path = FILE) -> dict[str, Any]:
     """Read the keys of params.yaml without checking them.
 
     Raises:
-        DatapoolError: If the file is absent or no YAML, or a key is given twice.
+        DatapoolError: If the file is missing or not YAML, or a key is given twice.
     """
     try:
         if path.exists() and not path.is_file():
-            raise OSError(None, "no regular file")  # it may never end
+            raise OSError(None, "not a regular file")  # reading it may never end
         content = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DatapoolError(f"{path} is not here; run in a workspace, or make one with `datapool init DIR`") from error
@@ -70,27 +74,31 @@ def read_params(path: Path = FILE) -> dict[str, Any]:
     except ValueError as error:
         raise DatapoolError(f"{path}: is not YAML ({error})") from error
     if not isinstance(content, dict):
-        raise DatapoolError(f"{path}: holds no keys; `datapool init DIR` writes a complete one")
+        raise DatapoolError(f"{path}: has no keys; `datapool init DIR` writes a complete one")
     return content
 
 
 def check_params(content: dict[str, Any], path: Path = FILE) -> Params:
-    """Give the content of params.yaml as typed values; ``path`` is for the messages.
+    """Check the content of params.yaml and return it as typed values; ``path`` is for the messages.
 
     Raises:
-        DatapoolError: For the first thing that is wrong: see ``load_params``.
+        DatapoolError: For the first mistake: see ``load_params``.
     """
     try:
         return Params.model_validate(content)
     except ValidationError as error:
         details = error.errors()
-        # An unknown key explains a missing one, so it comes first.
+        # An unknown key comes first, because a misspelled key is missing as well.
         details.sort(key=lambda detail: detail["type"] != "extra_forbidden")
         raise DatapoolError(f"{path}: {_sentence(details[0])}") from error
 
 
 def settings() -> dict[str, FieldInfo]:
-    """Give the schema of every key that takes a value, by its dotted name, in the order of the schema."""
+    """Return the schema of every key that has a value, by its dotted name, in the order of the schema.
+
+    >>> list(settings())[:3]
+    ['input_dir', 'shared_dir', 'output_dir']
+    """
     return _settings(Params, "")
 
 
@@ -106,17 +114,17 @@ def _settings(section: type[BaseModel], prefix: str) -> dict[str, FieldInfo]:
 
 
 def check_setting(key: str, value: object) -> object:
-    """Check one value by itself; what goes with what is for `load_params` to say.
+    """Check one value by itself. Only ``load_params`` checks whether values fit together.
 
     Args:
-        key: A dotted key of `settings`.
-        value: What it should be.
+        key: A dotted key of ``settings``.
+        value: Its new value.
 
     Returns:
-        The value as the schema has it: 1 is 1.0 where any number may stand.
+        The value in the type of the schema: 1 becomes 1.0 for a key of any number.
 
     Raises:
-        DatapoolError: If it is of the wrong type or out of range.
+        DatapoolError: If the value is of the wrong type or out of range.
     """
     field = settings()[key]
     schema: Any = Annotated[field.annotation, Field(), *field.metadata]
@@ -129,67 +137,71 @@ def check_setting(key: str, value: object) -> object:
 
 
 def parse_yaml(text: str) -> object:
-    """Read a text as params.yaml is read.
+    """Parse a text in the same way as params.yaml.
 
     Raises:
         ValueError: If it is not YAML.
     """
     try:
-        return yaml.load(text, _Loader)  # noqa: S506  a safe one
+        return yaml.load(text, _Loader)  # noqa: S506  a subclass of SafeLoader
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(" ".join(str(error).split())[:300]) from error
 
 
 def _sentence(detail: ErrorDetails) -> str:
-    names = [part for part in detail["loc"] if isinstance(part, str) and part.isidentifier() and part.islower()]
-    given, kind = detail["input"], detail["type"]
+    """Return what is wrong with a value, and what it should be, from an error of pydantic."""
+    kind, value, key = detail["type"], detail["input"], ".".join(_keys(detail))
     if kind == "extra_forbidden":
         return _unknown_key([str(part) for part in detail["loc"]])
-    key = ".".join(_known(names))
     if kind == "invalid_key":
-        return f"the key {short_repr(given)} is no text; keys are names such as 'input_dir'"
+        return f"the key {short_repr(value)} is not a string; keys are names such as 'input_dir'"
     if kind == "missing":
-        return f"{'.'.join(names)} is missing; `datapool init` writes a params.yaml with every key"
-    if kind == "value_error" and isinstance(given, dict | Section):
+        return f"{key} is missing; `datapool init` writes a params.yaml with every key"
+    if kind == "value_error" and isinstance(value, dict | Section):  # the schema's own sentence, about several keys
         return f"{key + ': ' if key else ''}{detail['ctx']['error']}"
-    if kind in ("int_type", "float_type") and isinstance(given, str) and _is_number(given):
-        return f"{key} is {given!r}, a text; write {format(Decimal(given), 'f')}"
-    should = str(detail["ctx"]["error"]) if kind == "value_error" else _WORDS.get(kind, detail["msg"])
-    return f"{key} is {short_repr(given)}; it should be {should.removeprefix('Input should be ')}"
+    if kind in ("int_type", "float_type") and isinstance(value, str) and _is_number(value):
+        return f"{key} is {value!r}, a string; write {format(Decimal(value), 'f')}"
+    return f"{key} is {short_repr(value)}; it should be {_expected(detail)}"
 
 
-_WORDS = {
+def _expected(detail: ErrorDetails) -> str:
+    if detail["type"] == "value_error":  # raised by the schema
+        return str(detail["ctx"]["error"])
+    return _EXPECTED_TYPES.get(detail["type"], detail["msg"].removeprefix("Input should be "))
+
+
+_EXPECTED_TYPES = {
     "int_type": "a whole number",
     "float_type": "a number",
     "bool_type": "true or false",
-    "string_type": "a text",
+    "string_type": "a string",
     "model_type": "a section with keys of its own",
 }
 
 
-def _known(names: list[str]) -> list[str]:
-    """Drop what pydantic adds behind the key for the members of a union, such as 'int'."""
+def _keys(detail: ErrorDetails) -> list[str]:
+    """Return the keys that lead to a value. For members of a union, pydantic appends more, such as 'int'."""
     model: Any = Params
-    known = []
-    for name in names:
+    keys: list[str] = []
+    for part in detail["loc"]:
         fields = getattr(model, "model_fields", {})
-        if name not in fields:
+        if part not in fields:
             break
-        known.append(name)
-        model = fields[name].annotation
-    return known
+        keys.append(str(part))
+        model = fields[part].annotation
+    return keys
 
 
 def _unknown_key(parts: list[str]) -> str:
-    model: Any = Params
+    section: Any = Params
     for part in parts[:-1]:
-        model = model.model_fields[part].annotation
-    near = difflib.get_close_matches(parts[-1], model.model_fields, n=1, cutoff=0)
+        section = section.model_fields[part].annotation
+    near = difflib.get_close_matches(parts[-1], section.model_fields, n=1, cutoff=0)
     return f"unknown key {short_repr('.'.join(parts))}; did you mean {'.'.join([*parts[:-1], *near])!r}?"
 
 
 def _is_number(text: str) -> bool:
     try:
-        return 1e-30 < abs(float(text)) < 1e30 and len(text) < _LONG
+        return 1e-30 < abs(float(text)) < 1e30 and len(text) < _MAX_DIGITS
     except ValueError:
         return False

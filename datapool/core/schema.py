@@ -1,8 +1,7 @@
 """What each key of params.yaml may be, and which keys go together.
 
-The only place that knows the file's keys. Values live in params.yaml: there are no defaults here. Comments there say what a
-key does, this schema what it may be. A ``ValueError`` here tells what a value should be; ``params.py`` makes a
-sentence of it.
+This is the only place that lists the keys. It has no defaults: the values are in params.yaml, whose comments explain what
+each key does. The text of a ``ValueError`` raised here completes "it should be …"; ``params.py`` makes the sentence.
 """
 
 import os
@@ -15,8 +14,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from datapool.core.errors import short_repr
 
-_NAME_LENGTH = 100  # characters of a folder's name: a file system takes 255, and names grow by endings
-_TAKEN = frozenset(
+_NAME_LENGTH = 100  # characters of a folder's name: file systems allow 255, and we append endings
+_RESERVED = frozenset(
     {
         ".git",
         ".dvc",
@@ -30,7 +29,7 @@ _TAKEN = frozenset(
         "params.yaml",
     }
 )
-"""What a workspace has besides its data: no place for results."""
+"""The other files and folders of a workspace, where results may not go."""
 _PATH_BYTES, _PART_BYTES = 4096, 255  # Linux's limits
 _DEVICES = frozenset({"con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt") for i in range(1, 10))})
 
@@ -38,29 +37,29 @@ _DEVICES = frozenset({"con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("c
 def _number_of_samples(value: int | float) -> int | float:
     if (isinstance(value, int) and (value == -1 or value >= 1)) or (isinstance(value, float) and 0 < value <= 1):
         return value
-    raise ValueError("a whole number from 1 on, a share above 0 and up to 1 such as 0.1, or -1 for inactive")
+    raise ValueError("a whole number of at least 1, a fraction above 0 and up to 1 such as 0.1, or -1 for inactive")
 
 
 def _balance(value: object) -> object:
     if isinstance(value, dict):
         for label, limit in value.items():
             if not isinstance(label, str):
-                raise ValueError(f"the label {short_repr(label)} is no text; put it in quotes, as in {{'7': 50}}")
+                raise ValueError(f"the label {short_repr(label)} is not a string; put it in quotes, as in {{'7': 50}}")
             if type(limit) is not int or limit < 0:
                 raise ValueError(
-                    f"the limit of {short_repr(label)} is {short_repr(limit)}; it should be a whole number from 0 on"
+                    f"the limit of {short_repr(label)} is {short_repr(limit)}; it should be a whole number of at least 0"
                 )
         return value
     if value is None or (type(value) is int and value >= 1):
         return value
     raise ValueError(
-        "a whole number from 1 on, a number for each label such as {cat: 50, dog: 100}, or null for no limit"
+        "a whole number of at least 1, a number for each label such as {cat: 50, dog: 100}, or null for no limit"
     )
 
 
 def _folder(value: str) -> str:
-    if (top := value.partition("/")[0].lower()) in _TAKEN:
-        raise ValueError(f"a folder of its own, not {top!r}, which a workspace has for something else")
+    if (top := value.partition("/")[0].lower()) in _RESERVED:
+        raise ValueError(f"a folder of its own, not {top!r}, which a workspace uses for something else")
     return _plain(value)
 
 
@@ -71,16 +70,16 @@ def _plain(value: str) -> str:
     if value.isascii() and not value.startswith("-") and all(re.fullmatch(r"[\w.-]*\w[\w.-]*", part) for part in parts):
         return value
     raise ValueError(
-        "a folder below the workspace, of letters, digits, '_', '-', '.' and '/' only, not with '-' in front"
+        "a folder below the workspace, of letters, digits, '_', '-', '.' and '/' only, not beginning with '-'"
     )
 
 
 def pool_name(value: str) -> str:
-    """Give the name of a pool as it is, or raise ValueError with what it should be."""
+    """Return the name of a pool unchanged, or raise a ValueError that describes what it should be."""
     if not value or "/" in value or value.startswith((".", "-")):
         raise ValueError("a plain name without '/' and not starting with '.' or '-'")
     if value.partition(".")[0].lower() in _DEVICES or value.endswith("."):
-        raise ValueError("another name: Windows does not take this one for a folder")
+        raise ValueError("another name: Windows does not allow this one for a folder")
     return _plain(value)
 
 
@@ -101,8 +100,8 @@ def _name(value: str) -> str:
 def _prefix(value: str) -> str:
     if value.startswith("/") or ".." in value.split("/") or not value.isprintable() or len(value) > _NAME_LENGTH:
         raise ValueError(
-            f"a start of file names such as 'week2/' of at most {_NAME_LENGTH} characters, not with '/' in front, '..' or "
-            "control characters"
+            f"a prefix of file names such as 'week2/' of at most {_NAME_LENGTH} characters, not beginning with '/', without "
+            "'..' and control characters"
         )
     return value
 
@@ -120,13 +119,13 @@ STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 
 
 class Section(BaseModel):
-    """A part of params.yaml: exact types, every key given, none besides."""
+    """A part of params.yaml: types are exact, every key is present, and there are no others."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, **STRICT)
 
 
 class StoppingCondition(Section):
-    """When to stop picking: the first condition met ends it; negative is inactive."""
+    """When to stop picking: as soon as one condition is met. A negative value switches a condition off."""
 
     n_samples: NumberOfSamples
     min_distance: float
@@ -143,7 +142,7 @@ class StoppingCondition(Section):
 
 
 class Ranking(Section):
-    """How far ``rank`` orders the candidates, whatever the stopping condition; -1 is inactive."""
+    """How far ``rank`` orders the candidates, independent of the stopping condition; -1 switches a limit off."""
 
     n_samples: Annotated[int, AfterValidator(_number_of_samples)]
     min_distance: float
@@ -151,7 +150,7 @@ class Ranking(Section):
 
 
 class Rules(Section):
-    """What may not be picked, whatever the method."""
+    """Which images may not be picked, with any method."""
 
     balance: Annotated[int | dict[str, int] | None, BeforeValidator(_balance)]
     sequence_gap: Count | None
@@ -160,7 +159,7 @@ class Rules(Section):
 
 
 class Datapool(Section):
-    """The pool that this run reads and extends."""
+    """The pool that a run reads and extends."""
 
     name: Annotated[str, AfterValidator(pool_name)]
     keep_history: bool
@@ -178,7 +177,7 @@ class Model(Section):
 
 
 class Collate(Section):
-    """SimCLR's augmentations; names as in Lightly's configuration."""
+    """SimCLR's augmentations, under the names of Lightly's configuration."""
 
     input_size: Annotated[int, Field(ge=8, le=2048)]
     cj_prob: Probability
@@ -196,14 +195,14 @@ class Collate(Section):
 
 
 class Loader(Section):
-    """How images reach the model; none of it changes a result beyond rounding, but for training's batch size."""
+    """How images are loaded. Apart from the batch size in training, this changes results by rounding only."""
 
     batch_size: Annotated[int, Field(ge=1, le=2**16)]
     num_workers: Annotated[int, Field(ge=0, le=2**10)]
 
 
 class Trainer(Section):
-    """Handed to Lightning's Trainer as they are."""
+    """Arguments of Lightning's Trainer, passed on unchanged."""
 
     max_epochs: Count
     precision: Literal["32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true", 16, 32, 64]
@@ -226,7 +225,7 @@ class Criterion(Section):
 
 
 class Lightly(Section):
-    """Lightly's own sub-keys: model, training and loading."""
+    """The keys that Lightly has too: model, training and loading."""
 
     model: Model
     collate: Collate
@@ -269,12 +268,12 @@ class Params(Section):
         if self.stopping_condition.min_distance > farthest:
             raise ValueError(
                 f"stopping_condition.min_distance is {self.stopping_condition.min_distance:g}, but no two normalized "
-                f"embeddings are more than {farthest:.4g} apart; give less, or set normalize_embeddings: false"
+                f"embeddings are more than {farthest:.4g} apart; give a smaller value, or set normalize_embeddings: false"
             )
         if self.method != "coreset" and self.stopping_condition.min_distance >= 0:
             raise ValueError(
                 f"method is {self.method}, which stopping_condition.min_distance {self.stopping_condition.min_distance:g} "
-                "says nothing about; set min_distance: -1 and n_samples to a number"
+                "cannot stop; set min_distance: -1 and n_samples to a number"
             )
         self._check_scores()
         self._check_protected()
@@ -289,19 +288,19 @@ class Params(Section):
             if _within(a, b) or _within(b, a):
                 remedy = "a folder that holds images only" if one == "input_dir" else "each a folder of its own"
                 raise ValueError(
-                    f"{one} {a!r} and {other} {b!r} lie in one another, and the pipeline writes the latter; give {remedy}"
+                    f"{one} {a!r} and {other} {b!r} overlap, and the pipeline writes to the latter; give {remedy}"
                 )
         for key in ("output_dir", "shared_dir"):
             if not _within(folders[key], "."):
                 raise ValueError(
-                    f"{key} {folders[key]!r} leads out of the workspace by a link, and DVC deletes what lies there; "
+                    f"{key} {folders[key]!r} leads out of the workspace by a link, and DVC would delete the files there; "
                     "remove the link"
                 )
         inside = (path for pattern in ("*", "*/*") for path in sorted(Path(self.output_dir).glob(pattern)))
         link = next((path for path in inside if path.is_symlink() and path.is_dir()), None)
         if link:
             raise ValueError(
-                f"output_dir {self.output_dir!r} holds {str(link)!r}, a link to a folder, and the pipeline writes there; "
+                f"output_dir {self.output_dir!r} contains {str(link)!r}, a link to a folder, and the pipeline writes there; "
                 "remove the link"
             )
 
@@ -326,7 +325,7 @@ class Params(Section):
         if self.normalize_embeddings and self.rules.protected_distance > 2:
             raise ValueError(
                 f"rules.protected_distance is {self.rules.protected_distance:g}, but no two normalized embeddings are more "
-                "than 2 apart, so nothing could be picked; give less, or set normalize_embeddings: false"
+                "than 2 apart, so nothing could be picked; give a smaller value, or set normalize_embeddings: false"
             )
         if os.path.realpath(self.rules.protected) == os.path.realpath(self.input_dir):
             raise ValueError(
@@ -336,5 +335,5 @@ class Params(Section):
 
 
 def _within(path: str, folder: str) -> bool:
-    """Links count as what they lead to; a circle of them is no trouble."""
+    """Return whether a path is in a folder or is that folder, after following links, even circular ones."""
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))

@@ -1,6 +1,6 @@
-"""Tables between stages: Parquet files whose rows may carry an embedding, and lists of file names.
+"""The files between stages: Parquet tables, which may have an embedding per row, csv files, JSON, and lists of file names.
 
-Knows file formats only. The same rows give the same bytes.
+The same content gives the same bytes.
 """
 
 import csv
@@ -22,12 +22,12 @@ from datapool.core import atomic
 from datapool.core.errors import DatapoolError
 
 NAME_BYTES = 2**12
-"""A file name has at most so many bytes of UTF-8: Linux opens no longer path."""
+"""The most bytes of UTF-8 in a file name: Linux opens no longer path."""
 
 _EMBEDDING = "embedding"
-_PIECE = 2**22  # bytes of embeddings in one piece of a file: what is read at a time
-_CSV_ROWS = 2**14  # rows of a csv that are turned into text at a time
-_CSV_BYTES = 2**22  # bytes of a csv that are read at a time
+_PIECE = 2**22  # bytes of embeddings in a row group of a file, which is read as one piece
+_CSV_ROWS = 2**14  # rows of a csv converted to text at a time
+_CSV_BYTES = 2**22  # bytes of a csv read at a time
 _NUMBERS = {"step": pa.int64(), "version": pa.int64(), "rank": pa.int64(), "distance": pa.float64()}
 
 
@@ -35,7 +35,7 @@ class EmbeddedTable(NamedTuple):
     """A table and the embeddings of its rows."""
 
     table: pd.DataFrame
-    """One row a sample; index 0 … n-1."""
+    """One row per sample; index 0 … n-1."""
     embeddings: np.ndarray
     """Shape (n, d), float32, raw: row i belongs to row i of ``table``."""
 
@@ -51,15 +51,15 @@ def read_table(path: Path) -> pd.DataFrame:
     Raises:
         DatapoolError: If the file is damaged.
     """
-    with _whole(path):
+    with _naming(path):
         return _frame(pq.read_table(path))
 
 
 def write_rows(path: Path, *parts: EmbeddedTable) -> None:
-    """Write a table and, as a last column, its float32 embeddings; several parts become one, in their order.
+    """Write a table with its float32 embeddings as the last column. Several parts become one table, in their order.
 
-    An embedding is the bytes of its numbers, not a list of numbers: a list is read ten times slower, and compression
-    would save 7 % of such bytes and take longer than reading them.
+    An embedding is stored as the bytes of its numbers: reading a list of numbers takes ten times as long, and compression
+    would save 7 % and take longer than reading the bytes.
 
     Raises:
         ValueError: If table and embeddings differ in length, or the embeddings in dimension or have none.
@@ -82,7 +82,7 @@ def read_rows(path: Path) -> EmbeddedTable:
     Raises:
         DatapoolError: If the file is damaged.
     """
-    with _whole(path), pq.ParquetFile(path, pre_buffer=False) as file:  # which would hold all of the file in memory
+    with _naming(path), pq.ParquetFile(path, pre_buffer=False) as file:  # True would hold the whole file in memory
         names = file.schema_arrow.names
         dimension = file.schema_arrow.field(_EMBEDDING).type.byte_width // 4
         embeddings = np.empty((file.metadata.num_rows, dimension), dtype=np.float32)
@@ -96,31 +96,31 @@ def read_rows(path: Path) -> EmbeddedTable:
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write arrays of one length, each a column of numbers."""
+    """Write arrays of equal length, each as a column of numbers."""
     _write(path, pa.table(dict(arrays)))
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Read what ``write_arrays`` wrote; types are kept.
+    """Read what ``write_arrays`` wrote, with the same types.
 
     Raises:
         DatapoolError: If the file is damaged.
     """
-    with _whole(path):
+    with _naming(path):
         table = pq.read_table(path)
     return {name: table.column(name).to_numpy() for name in table.column_names}
 
 
 def write_csv(path: Path, table: pd.DataFrame) -> None:
-    """Write ``csv_text`` of a table."""
+    """Write a table as ``csv_text`` formats it."""
     with atomic.replace(path) as temporary, temporary.open("wb") as file:
         file.writelines(csv_text(table))
 
 
 def csv_text(table: pd.DataFrame) -> Iterator[bytes]:
-    """Give a table as csv, piece by piece: texts quoted, lines ending in a line feed, missing values "", UTF-8.
+    """Yield a table as csv, piece by piece: strings quoted, lines ending in a line feed, missing values "", UTF-8.
 
-    Numbers are written as Python writes them: a float as the shortest text that gives it back.
+    Numbers are written as Python writes them: a float has the fewest digits that are read back as the same float.
     """
     yield (",".join(_quoted(name) for name in table.columns) + "\n").encode()
     for start in range(0, len(table), _CSV_ROWS):
@@ -131,9 +131,9 @@ def csv_text(table: pd.DataFrame) -> Iterator[bytes]:
 
 
 def read_csv(path: Path) -> pd.DataFrame:
-    """Read what ``write_csv`` wrote: step, version, rank and distance are numbers, every other column is text as it stands.
+    """Read what ``write_csv`` wrote: step, version, rank and distance as numbers, every other column as strings.
 
-    No text counts as missing: not 'NA', and not the empty one. An empty distance does.
+    No string counts as a missing value, neither 'NA' nor the empty one. An empty distance does.
     """
     with path.open("rb") as file:
         names = next(csv.reader([file.readline().decode()]))
@@ -144,13 +144,13 @@ def read_csv(path: Path) -> pd.DataFrame:
 
 
 def complete_rows(file: BinaryIO) -> Iterator[bytes]:
-    """Give the rows of a csv from here on, some at a time; a line feed between quotes ends none.
+    """Yield the rest of a csv in pieces of complete rows; a line feed between quotes does not end a row.
 
-    Arrow would cut the text into blocks by itself, but where it cuts it loses a line feed after a carriage return.
+    Arrow can cut a file into blocks too, but it loses a line feed between a carriage return and the end of a block.
     """
     while text := file.read(_CSV_BYTES) + file.readline(_CSV_BYTES):
         lines, is_open = [text], text.count(b'"') % 2
-        # A quote that nothing closes must not gather the whole file: the parser then refuses what there is.
+        # If nothing closes a quote, stop before the whole file is in memory; the parser then refuses this piece.
         while is_open and len(lines) <= NAME_BYTES and (line := file.readline(_CSV_BYTES)):
             lines.append(line)
             is_open ^= line.count(b'"') % 2
@@ -158,7 +158,7 @@ def complete_rows(file: BinaryIO) -> Iterator[bytes]:
 
 
 def find_bad_filename(names: pa.Array | pa.ChunkedArray) -> str | None:
-    """Say what is wrong with the file names of a csv that somebody else wrote; None if nothing is."""
+    """Return what is wrong with the file names of a csv that another program wrote; None if nothing is."""
     for what, bad in (
         (f"has a filename of more than {NAME_BYTES} bytes", pc.greater(pc.binary_length(names), NAME_BYTES)),
         ("has a filename with a zero byte in it", pc.match_substring(names, "\0")),
@@ -169,10 +169,10 @@ def find_bad_filename(names: pa.Array | pa.ChunkedArray) -> str | None:
 
 
 def parse_rows(text: bytes, names: Sequence[str], options: arrow_csv.ConvertOptions) -> pa.Table:
-    """Parse whole rows of a csv; ``names`` are those of its columns.
+    """Parse complete rows of a csv without its header; ``names`` are the names of its columns.
 
     Raises:
-        pyarrow.ArrowInvalid: If they are no such rows.
+        pyarrow.ArrowInvalid: If they are not such rows.
     """
     return arrow_csv.read_csv(
         pa.BufferReader(text),
@@ -183,9 +183,9 @@ def parse_rows(text: bytes, names: Sequence[str], options: arrow_csv.ConvertOpti
 
 
 def write_names(path: Path, names: Sequence[str]) -> None:
-    """Write file names, one a line; a name that a line cannot hold (a line break, a quote first) as JSON text."""
+    """Write file names, one per line. A name with a line break, or with a quote in front, becomes a JSON string."""
     text = "\n".join(["", *names, ""])
-    # A byte order mark in front would be taken for one of the file.
+    # A byte order mark at the start of a name would be read as that of the file.
     odd = ("\n\n", '\n"', "\n\ufeff", "\r")
     if any(mark in text for mark in odd) or len(text.splitlines()) != len(names) + 1:
         lines = [
@@ -197,23 +197,16 @@ def write_names(path: Path, names: Sequence[str]) -> None:
 
 
 def read_names(path: Path) -> list[str]:
-    """Read a list of file names as ``write_names`` writes it; empty lines do not count.
+    """Read a list of file names in the format of ``write_names``; empty lines are ignored.
 
     Raises:
-        DatapoolError: If the file cannot be read, is not UTF-8, or has a line that is no name.
+        DatapoolError: If the file cannot be read, is not UTF-8, or has a line that is not a name.
     """
+    data = atomic.read_regular_file(path, remedy="give a text file as relevant_filenames_file")
     try:
-        with atomic.open_regular_file(path) as file:
-            text = file.read().decode("utf-8-sig")
-    except OSError as error:
-        raise DatapoolError(
-            f"{path}: cannot be read as a list of file names ({error.strerror}); give a text file as relevant_filenames_file"
-        ) from error
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DatapoolError(
-            f"{path}: cannot be read as a list of file names (not UTF-8: {error.reason} at byte {error.start}); save it as "
-            "UTF-8"
-        ) from error
+        raise DatapoolError(f"{path}: is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from error
     names = []
     for number, line in enumerate(text.split("\n"), start=1):
         name = line.removesuffix("\r")
@@ -222,7 +215,7 @@ def read_names(path: Path) -> list[str]:
                 name = json.loads(name)
             except json.JSONDecodeError as error:
                 raise DatapoolError(
-                    f"{path}: line {number} begins with a quote but is no JSON text: {name[:100]}"
+                    f"{path}: line {number} begins with a quote but is not a JSON string: {name[:100]}"
                 ) from error
         if name:
             names.append(name)
@@ -230,12 +223,12 @@ def read_names(path: Path) -> list[str]:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write ``json_text``."""
+    """Write JSON as ``json_text`` formats it."""
     atomic.write_bytes(path, json_text(content))
 
 
 def json_text(content: Mapping[str, Any]) -> bytes:
-    """Give JSON that a person can read, keys in the order given."""
+    """Return JSON that a person can read, with the keys in the given order."""
     return (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
@@ -243,33 +236,29 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        DatapoolError: If the file cannot be read or is no JSON object.
+        DatapoolError: If the file cannot be read or is not a JSON object.
     """
-    try:
-        with atomic.open_regular_file(path) as file:
-            data = file.read()
-    except OSError as error:
-        raise DatapoolError(
-            f"{path}: cannot be read ({error.strerror}); `git checkout HEAD -- {path}` brings back its last version"
-        ) from error
-    return parse_json(data, path)
+    return parse_json(atomic.read_regular_file(path, remedy=_from_git(path)), path)
 
 
 def parse_json(data: bytes, path: Path) -> dict[str, Any]:
     """Read a JSON object from the bytes of a file; ``path`` is for messages.
 
     Raises:
-        DatapoolError: If they are no JSON object.
+        DatapoolError: If they are not a JSON object.
     """
-    in_git = f"`git checkout HEAD -- {path}` brings back its last version"
-    remedy = in_git if path.name == "datapools.json" else "`dvc repro` makes it anew"
+    remedy = _from_git(path) if path.name == "datapools.json" else "`dvc repro` writes it again"
     try:
         content = json.loads(data.decode())
-    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, too long a number; brackets in brackets
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, too long a number; too many nested brackets
         raise DatapoolError(f"{path}: is not JSON ({error}); {remedy}") from error
     if not isinstance(content, dict):
-        raise DatapoolError(f"{path}: holds no JSON object; {remedy}")
+        raise DatapoolError(f"{path}: is not a JSON object; {remedy}")
     return content
+
+
+def _from_git(path: Path) -> str:
+    return f"`git checkout HEAD -- {path}` brings back its last version"
 
 
 def _write(path: Path, table: pa.Table) -> None:
@@ -283,18 +272,18 @@ def _write(path: Path, table: pa.Table) -> None:
             "row_group_size": _rows_at_a_time(table.schema.field(_EMBEDDING).type.byte_width // 4),
         }
     with atomic.replace(path) as temporary:
-        # No pandas metadata: it names library versions, and the bytes must depend on the rows only.
+        # Without the metadata of pandas: it has versions of libraries, and the bytes must depend on the rows only.
         pq.write_table(table.replace_schema_metadata(None), temporary, **settings)
 
 
 @contextmanager
-def _whole(path: Path) -> Iterator[None]:
-    """Name the file where Arrow says what is wrong with it."""
+def _naming(path: Path) -> Iterator[None]:
+    """Turn errors of Arrow into one that names the file."""
     try:
         yield
     except (pa.ArrowInvalid, OSError) as error:
         what = " ".join(str(error).split())[:100]
-        if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):  # Arrow's own have none
+        if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):  # Arrow's own errors have no number
             raise DatapoolError(f"{path}: cannot be read ({what}); {atomic.remedy(error)}") from error
         raise DatapoolError(
             f"{path}: is not the table that a stage wrote ({what}); remove it and run `dvc repro`"
@@ -306,7 +295,7 @@ def _rows_at_a_time(dimension: int) -> int:
 
 
 def _arrow(table: pd.DataFrame) -> pa.Table:
-    # In one chunk: the bytes of the file must not depend on how the table came about.
+    # In one chunk: the bytes of the file must not depend on how the table was put together.
     return pa.Table.from_pandas(table, preserve_index=False).combine_chunks()
 
 
@@ -317,8 +306,8 @@ def _frame(table: pa.Table) -> pd.DataFrame:
 
 
 def _column_text(column: pd.Series) -> pa.Array:
-    """Give a column as the texts that stand in a csv."""
-    if column.dtype == "float64":  # as astype does it, in half of the time
+    """Return the cells of a column as they are written to a csv."""
+    if column.dtype == "float64":  # as astype does it, in half the time
         texts = pa.array(map(str, column.tolist()), pa.string(), mask=column.isna().to_numpy())
     else:
         texts = pa.array(column.astype("str"), pa.string())

@@ -121,7 +121,7 @@ def _bytes_of(path: Path) -> bytes:
     """Read a regular file; a FIFO or a device may block for ever, so it is not opened."""
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
-        raise OSError(None, "no regular file")
+        raise OSError(None, "not a regular file")
     if found.st_size > MAX_BYTES:
         raise OSError(None, f"larger than {MAX_BYTES} bytes")
     return path.read_bytes()

@@ -143,7 +143,7 @@ def _value(key: str, text: str) -> object:
     if type(None) in types and text in _NULLS:
         return None
     if types == {str} and text in _NULLS - {"", "''", '""'}:
-        raise DatapoolError(f"{key} is {text}; it should be a text (in quotes if {text} is meant literally)")
+        raise DatapoolError(f"{key} is {text}; it should be a string (in quotes if {text} is meant literally)")
     value = _unquoted(text)
     takes_text_only = types <= {str, type(None)}  # then 007 and True are texts
     try:

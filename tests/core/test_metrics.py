@@ -35,5 +35,5 @@ def test_a_file_that_holds_something_else_is_refused(tmp_path):
     with pytest.raises(DatapoolError) as caught:
         read_metrics(path)
     assert str(caught.value) == (
-        f"{path}: does not hold the metrics of a run (images: Input should be a valid integer); `dvc repro` makes it anew"
+        f"{path}: does not hold the metrics of a run (images: Input should be a valid integer); `dvc repro` writes it again"
     )

@@ -80,7 +80,7 @@ def test_a_misspelt_key_is_told_rather_than_the_one_that_it_left_missing():
 def test_a_number_that_yaml_takes_for_a_text_is_told_as_a_number(text, number):
     # YAML 1.1 wants a dot: 1e-3 is a text, 1.0e-3 a number.
     assert message(lightly__optimizer__weight_decay=text) == (
-        f"params.yaml: lightly.optimizer.weight_decay is '{text}', a text; write {number}"
+        f"params.yaml: lightly.optimizer.weight_decay is '{text}', a string; write {number}"
     )
     assert yaml.safe_load(number) == float(text)
 
@@ -88,15 +88,15 @@ def test_a_number_that_yaml_takes_for_a_text_is_told_as_a_number(text, number):
 def test_the_text_1e_minus_3_really_arrives_as_a_text():
     Path("params.yaml").write_text(SHIPPED.read_text().replace("lr: 0.00003", "lr: 1e-3"))
 
-    with pytest.raises(DatapoolError, match=r"^params\.yaml: lightly\.optimizer\.lr is '1e-3', a text; write 0\.001$"):
+    with pytest.raises(DatapoolError, match=r"^params\.yaml: lightly\.optimizer\.lr is '1e-3', a string; write 0\.001$"):
         load_params()
 
 
-BALANCE = "a whole number from 1 on, a number for each label such as {cat: 50, dog: 100}, or null for no limit"
-SHARE = "a whole number from 1 on, a share above 0 and up to 1 such as 0.1, or -1 for inactive"
-FOLDER = "a folder below the workspace, of letters, digits, '_', '-', '.' and '/' only, not with '-' in front"
+BALANCE = "a whole number of at least 1, a number for each label such as {cat: 50, dog: 100}, or null for no limit"
+SHARE = "a whole number of at least 1, a fraction above 0 and up to 1 such as 0.1, or -1 for inactive"
+FOLDER = "a folder below the workspace, of letters, digits, '_', '-', '.' and '/' only, not beginning with '-'"
 PLAIN = "a plain name without '/' and not starting with '.' or '-'"
-PREFIX = "a start of file names such as 'week2/' of at most 100 characters, not with '/' in front, '..' or control characters"
+PREFIX = "a prefix of file names such as 'week2/' of at most 100 characters, not beginning with '/', without '..' and control characters"
 
 
 @pytest.mark.parametrize(
@@ -108,12 +108,12 @@ PREFIX = "a start of file names such as 'week2/' of at most 100 characters, not 
         ({"stopping_condition__n_samples": 1.5}, f"stopping_condition.n_samples is 1.5; it should be {SHARE}"),
         ({"stopping_condition__n_samples": True}, "stopping_condition.n_samples is true; it should be a whole number"),
         ({"stopping_condition__n_samples": None}, "stopping_condition.n_samples is null; it should be a whole number"),
-        ({"stopping_condition__n_samples": "10"}, "stopping_condition.n_samples is '10', a text; write 10"),
+        ({"stopping_condition__n_samples": "10"}, "stopping_condition.n_samples is '10', a string; write 10"),
         ({"ranking__n_samples": 0.5}, "ranking.n_samples is 0.5; it should be a whole number"),
         ({"stopping_condition": None}, "stopping_condition is null; it should be a section with keys of its own"),
         ({"seed": 1.0}, "seed is 1.0; it should be a whole number"),
         ({"datapool__keep_history": "yes"}, "datapool.keep_history is 'yes'; it should be true or false"),
-        ({"input_dir": None}, "input_dir is null; it should be a text"),
+        ({"input_dir": None}, "input_dir is null; it should be a string"),
         ({"method": "coresett"}, "method is 'coresett'; it should be 'coreset', 'random', 'typical' or 'coral'"),
         ({"datapool__name": "../x"}, f"datapool.name is '../x'; it should be {PLAIN}"),
         ({"datapool__name": ".hidden"}, f"datapool.name is '.hidden'; it should be {PLAIN}"),
@@ -136,14 +136,14 @@ PREFIX = "a start of file names such as 'week2/' of at most 100 characters, not 
         ({"rules__balance": True}, f"rules.balance is true; it should be {BALANCE}"),
         ({"rules__balance": "cat"}, f"rules.balance is 'cat'; it should be {BALANCE}"),
         ({"rules__balance": [50]}, f"rules.balance is [50]; it should be {BALANCE}"),
-        ({"rules__balance": {"cat": 0.5}}, "rules.balance: the limit of 'cat' is 0.5; it should be a whole number from 0 on"),
-        ({"rules__balance": {"cat": -1}}, "rules.balance: the limit of 'cat' is -1; it should be a whole number from 0 on"),
-        ({"rules__balance": {"cat": None}}, "rules.balance: the limit of 'cat' is null; it should be a whole number from 0 on"),
-        ({"rules__balance": {7: 50}}, "rules.balance: the label 7 is no text; put it in quotes, as in {'7': 50}"),
+        ({"rules__balance": {"cat": 0.5}}, "rules.balance: the limit of 'cat' is 0.5; it should be a whole number of at least 0"),
+        ({"rules__balance": {"cat": -1}}, "rules.balance: the limit of 'cat' is -1; it should be a whole number of at least 0"),
+        ({"rules__balance": {"cat": None}}, "rules.balance: the limit of 'cat' is null; it should be a whole number of at least 0"),
+        ({"rules__balance": {7: 50}}, "rules.balance: the label 7 is not a string; put it in quotes, as in {'7': 50}"),
         ({"rules__sequence_gap": 0}, "rules.sequence_gap is 0; it should be greater than or equal to 1"),
         ({"rules__sequence_gap": 1.5}, "rules.sequence_gap is 1.5; it should be a whole number"),
         ({"rules__protected": ""}, "rules.protected is ''; it should be a path, or null where a file may be left out"),
-        ({"rules__protected": ["a", "b"]}, "rules.protected is ['a', 'b']; it should be a text"),
+        ({"rules__protected": ["a", "b"]}, "rules.protected is ['a', 'b']; it should be a string"),
         ({"rules__protected_distance": 0}, "rules.protected_distance is 0; it should be greater than 0"),
         ({"rules__protected_distance": None}, "rules.protected_distance is null; it should be a number"),
         ({"rules": None}, "rules is null; it should be a section with keys of its own"),
@@ -198,7 +198,7 @@ def test_a_distance_from_nothing_to_the_farthest_is_fine(min_distance):
 def test_a_distance_beyond_the_diameter_of_the_unit_sphere_is_refused():
     assert message(stopping_condition__min_distance=2.5) == (
         "params.yaml: stopping_condition.min_distance is 2.5, but no two normalized embeddings are more than 2 apart; "
-        "give less, or set normalize_embeddings: false"
+        "give a smaller value, or set normalize_embeddings: false"
     )
 
 
@@ -218,7 +218,7 @@ SCORES = {"active_learning_scores": "scores.csv", "active_learning_score_column_
 @pytest.mark.parametrize(("method", "needs"), [("random", {}), ("typical", {}), ("coral", SCORES)])
 def test_an_order_in_which_distances_do_not_shrink_knows_no_min_distance(method, needs):
     assert message(method=method, **needs) == (
-        f"params.yaml: method is {method}, which stopping_condition.min_distance 0.1 says nothing about; "
+        f"params.yaml: method is {method}, which stopping_condition.min_distance 0.1 cannot stop; "
         "set min_distance: -1 and n_samples to a number"
     )
     assert load(method=method, **needs, **BY_NUMBER).method == method
@@ -248,7 +248,7 @@ def test_a_limit_for_all_labels_for_some_and_none_are_fine(balance):
 def test_a_protected_distance_that_leaves_nothing_to_pick_is_refused():
     assert message(rules__protected="test", rules__protected_distance=2.5) == (
         "params.yaml: rules.protected_distance is 2.5, but no two normalized embeddings are more than 2 apart, so nothing "
-        "could be picked; give less, or set normalize_embeddings: false"
+        "could be picked; give a smaller value, or set normalize_embeddings: false"
     )
     assert load(rules__protected="test", rules__protected_distance=2.0)
     assert load(rules__protected="test", rules__protected_distance=2.5, normalize_embeddings=False)
@@ -290,10 +290,10 @@ def test_a_plain_prefix_is_fine(prefix):
 @pytest.mark.parametrize(
     ("data", "told"),
     [
-        (b"", r"params\.yaml: holds no keys; `datapool init DIR` writes a complete one"),
-        (b"# nothing\n", r"params\.yaml: holds no keys; .*"),
-        (b"- a\n", r"params\.yaml: holds no keys; .*"),
-        (b"text\n", r"params\.yaml: holds no keys; .*"),
+        (b"", r"params\.yaml: has no keys; `datapool init DIR` writes a complete one"),
+        (b"# nothing\n", r"params\.yaml: has no keys; .*"),
+        (b"- a\n", r"params\.yaml: has no keys; .*"),
+        (b"text\n", r"params\.yaml: has no keys; .*"),
         (b"a: [\n", r"params\.yaml: is not YAML \(while parsing .* line 2, column 1.*\)"),
         (b"a: b: c\n", r"params\.yaml: is not YAML \(.* line 1, column 5.*\)"),
         (b"a: \xff\n", r"params\.yaml: cannot be read \(.*utf-8.*\)"),

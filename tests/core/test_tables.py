@@ -275,9 +275,9 @@ def test_a_list_need_not_end_in_a_line_break():
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b'a.jpg\n"b\n', r"names\.txt: line 2 begins with a quote but is no JSON text: \"b"),
-        ('é'.encode("latin-1"), r"names\.txt: cannot be read as a list of file names \(not UTF-8"),
-        (None, r"names\.txt: cannot be read as a list of file names \(.*No such file"),
+        (b'a.jpg\n"b\n', r"names\.txt: line 2 begins with a quote but is not a JSON string: \"b"),
+        ('é'.encode("latin-1"), r"names\.txt: is not UTF-8 \("),
+        (None, r"names\.txt: cannot be read \(No such file"),
     ],
     ids=["open quote", "Latin-1", "missing"],
 )  # fmt: skip
@@ -312,12 +312,12 @@ def test_json_has_no_nan_and_no_infinity(value):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", r"a\.json: is not JSON \(.*\); `dvc repro` makes it anew$"),
+        (b"", r"a\.json: is not JSON \(.*\); `dvc repro` writes it again$"),
         (b'{"a": 1', r"a\.json: is not JSON \("),
         (b'<<<<<<< HEAD\n{"a": 1}\n=======\n{}\n>>>>>>> other\n', r"a\.json: is not JSON \("),
         (b"\xff\xfe{}", r"a\.json: is not JSON \(.*utf-8"),
-        (b"[1]", r"a\.json: holds no JSON object; `dvc repro` makes it anew"),
-        (b"null", r"a\.json: holds no JSON object"),
+        (b"[1]", r"a\.json: is not a JSON object; `dvc repro` writes it again"),
+        (b"null", r"a\.json: is not a JSON object"),
     ],
     ids=["empty", "cut off", "git conflict", "UTF-16", "list", "null"],
 )

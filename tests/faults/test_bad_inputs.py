@@ -309,7 +309,7 @@ def inspect_bytes(data: bytes) -> Any:
         return inspect(Path(file.name), decode=True)
 
 
-# --- what is no regular file ------------------------------------------------------------------------------------------
+# --- what is not a regular file ------------------------------------------------------------------------------------------
 
 
 def make_socket(path: Path) -> None:
@@ -325,9 +325,9 @@ def make_device(path: Path) -> None:
 
 
 SPECIAL: dict[str, tuple[Callable[[Path], object], str]] = {
-    "FIFO": (os.mkfifo, "cannot be read (no regular file)"),
-    "socket": (make_socket, "cannot be read (no regular file)"),
-    "device": (make_device, "cannot be read (no regular file)"),
+    "FIFO": (os.mkfifo, "cannot be read (not a regular file)"),
+    "socket": (make_socket, "cannot be read (not a regular file)"),
+    "device": (make_device, "cannot be read (not a regular file)"),
     "broken link": (lambda path: path.symlink_to("nowhere.jpg"), "cannot be read (No such file or directory)"),
     "link to itself": (lambda path: path.symlink_to(path.name), "cannot be read (Too many levels of symbolic links)"),
     "link to a link to itself": (lambda path: (path.symlink_to("loop.jpg"), Path("data/loop.jpg").symlink_to("x.jpg")),
@@ -501,7 +501,7 @@ SCANNED = "; passed over: 0 hidden, 0 of other types, "
         (lambda: put(f"{TERMINAL}\udcff.png"), {},
          [f"error: 'data': the file name b'{SHOWN}\\xff.png' is not UTF-8; rename it"]),
         (lambda: put(f"{TERMINAL}.txt", b'"', folder="."), {"relevant_filenames_file": f"{TERMINAL}.txt"},
-         [f"error: {SHOWN}.txt: line 1 begins with a quote but is no JSON text: \""]),
+         [f"error: {SHOWN}.txt: line 1 begins with a quote but is not a JSON string: \""]),
         (lambda: put("names.txt", b"\x1b[2J\rerror: all is lost\n", folder="."), {"relevant_filenames_file": "names.txt"},
          ["error: params.yaml: relevant_filenames_file lists 1 names that are no images of 'data', such as "
           "'\\x1b[2J\\rerror: all is lost'; "]),
@@ -643,16 +643,16 @@ def test_a_batch_with_such_names_is_the_same_batch_whatever_the_prefix(next_batc
         ("circle.csv/x", "params.yaml: input_dir is 'circle.csv/x', which is not there; give a folder of images"),
         ("/dev/zero", "params.yaml: input_dir is '/dev/zero', which is a file; give a folder of images"),
         ("loop", "params.yaml: input_dir is 'loop', which is a file; give a folder of images"),
-        ("pools", "params.yaml: input_dir 'pools' and shared_dir 'pools' lie in one another, and the pipeline writes the "
+        ("pools", "params.yaml: input_dir 'pools' and shared_dir 'pools' overlap, and the pipeline writes to the "
          "latter; give a folder that holds images only"),
-        ("pools/my_datapool", "params.yaml: input_dir 'pools/my_datapool' and shared_dir 'pools' lie in one another, and the "
-         "pipeline writes the latter; give a folder that holds images only"),
-        (".", "params.yaml: input_dir '.' and output_dir 'output' lie in one another, and the pipeline writes the latter; "
+        ("pools/my_datapool", "params.yaml: input_dir 'pools/my_datapool' and shared_dir 'pools' overlap, and the "
+         "pipeline writes to the latter; give a folder that holds images only"),
+        (".", "params.yaml: input_dir '.' and output_dir 'output' overlap, and the pipeline writes to the latter; "
          "give a folder that holds images only"),
-        ("data/../output/x", "params.yaml: input_dir 'data/../output/x' and output_dir 'output' lie in one another, and the "
-         "pipeline writes the latter; give a folder that holds images only"),
-        ("link_to_output", "params.yaml: input_dir 'link_to_output' and output_dir 'output' lie in one another, and the "
-         "pipeline writes the latter; give a folder that holds images only"),
+        ("data/../output/x", "params.yaml: input_dir 'data/../output/x' and output_dir 'output' overlap, and the "
+         "pipeline writes to the latter; give a folder that holds images only"),
+        ("link_to_output", "params.yaml: input_dir 'link_to_output' and output_dir 'output' overlap, and the "
+         "pipeline writes to the latter; give a folder that holds images only"),
     ],
 )  # fmt: skip
 def test_an_input_dir_that_is_no_folder_of_its_own_is_refused(next_batch, input_dir, told):
@@ -764,13 +764,13 @@ def test_good_tables_with_marks_of_other_systems_are_read(merged_batch, data):
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"embeddings": "x"}, "x: cannot be read (no regular file); give an embeddings csv"),
+        ({"embeddings": "x"}, "x: cannot be read (not a regular file); give an embeddings csv"),
         ({"relevant_filenames_file": "x"},
-         "x: cannot be read as a list of file names (no regular file); give a text file as relevant_filenames_file"),
+         "x: cannot be read (not a regular file); give a text file as relevant_filenames_file"),
         ({"method": "coral", "active_learning_scores": "x", "active_learning_score_column_name": "entropy",
           "stopping_condition__min_distance": -1, "stopping_condition__n_samples": 1},
-         "x: cannot be read (no regular file); give a csv as active_learning_scores"),
-        ({"rules__protected": "x"}, "x: cannot be read (no regular file); give an embeddings csv"),
+         "x: cannot be read (not a regular file); give a csv as active_learning_scores"),
+        ({"rules__protected": "x"}, "x: cannot be read (not a regular file); give an embeddings csv"),
     ],
     ids=["embeddings", "names", "scores", "protected"],
 )  # fmt: skip
@@ -823,10 +823,10 @@ def test_a_bad_csv_of_scores_is_refused(next_batch, what):
 
 
 BAD_LISTS: dict[str, tuple[bytes, str]] = {
-    "Latin-1": (b"\xe9.png\n", "cannot be read as a list of file names (not UTF-8: invalid continuation byte at byte 0); save it as UTF-8"),
-    "UTF-16": ("good.png\n".encode("utf-16"), "cannot be read as a list of file names (not UTF-8: invalid start byte at byte 0); save it as UTF-8"),
-    "an open quote": (b'"good.png\n', 'line 1 begins with a quote but is no JSON text: "good.png'),
-    "text after a quote": (b'"a" b\n', 'line 1 begins with a quote but is no JSON text: "a" b'),
+    "Latin-1": (b"\xe9.png\n", "is not UTF-8 (invalid continuation byte at byte 0); save it as UTF-8"),
+    "UTF-16": ("good.png\n".encode("utf-16"), "is not UTF-8 (invalid start byte at byte 0); save it as UTF-8"),
+    "an open quote": (b'"good.png\n', 'line 1 begins with a quote but is not a JSON string: "good.png'),
+    "text after a quote": (b'"a" b\n', 'line 1 begins with a quote but is not a JSON string: "a" b'),
 }  # fmt: skip
 
 
@@ -867,7 +867,7 @@ def test_a_damaged_json_file_is_named(next_batch, data, why):
     run(*BEFORE_THE_POOL)
     put("output/metrics.json", data, folder=".")
 
-    assert refusal("merge") == (f"output/metrics.json: is not JSON ({why}); `dvc repro` makes it anew")
+    assert refusal("merge") == (f"output/metrics.json: is not JSON ({why}); `dvc repro` writes it again")
 
 
 CHANGED = (
@@ -969,7 +969,7 @@ def test_every_key_refuses_what_it_cannot_be(own_params, key, value):
     assert told.startswith(f"params.yaml: {key.replace('__', '.')}") or (
         isinstance(value, dict) and told.startswith(f"params.yaml: unknown key '{key.replace('__', '.')}.Nobody'")
     )
-    assert re.search(r"; it should be |is '.*', a text; write |; did you mean |: the limit of |is no text", told)
+    assert re.search(r"; it should be |is '.*', a string; write |; did you mean |: the limit of |is not a string", told)
 
 
 @pytest.mark.parametrize(
@@ -983,21 +983,21 @@ def test_every_key_refuses_what_it_cannot_be(own_params, key, value):
         ({"seed": 2**31}, "seed is 2147483648; it should be less than 2147483648"),
         ({"lightly__model__name": "x" * 101}, "lightly.model.name is '" + "x" * 101 + "'; it should be String should have at most 100 characters"),
         ({"seed": "1e-99999"}, "seed is '1e-99999'; it should be a whole number"),
-        ({"rules__balance": {"x" * 5000: -1}}, f"rules.balance: the limit of '{'x' * 119} ... is -1; it should be a whole number from 0 on"),
+        ({"rules__balance": {"x" * 5000: -1}}, f"rules.balance: the limit of '{'x' * 119} ... is -1; it should be a whole number of at least 0"),
         ({"x" * 5000: 1}, f"unknown key '{'x' * 119} ...; did you mean 'stopping_condition'?"),
-        ({"shared_dir": "output"}, "output_dir 'output' and shared_dir 'output' lie in one another, and the pipeline writes the latter; give each a folder of its own"),
-        ({"shared_dir": "output/pools"}, "output_dir 'output' and shared_dir 'output/pools' lie in one another, and the pipeline writes the latter; give each a folder of its own"),
-        ({"output_dir": "pools/out"}, "output_dir 'pools/out' and shared_dir 'pools' lie in one another, and the pipeline writes the latter; give each a folder of its own"),
-        ({"output_dir": "data"}, "input_dir 'data' and output_dir 'data' lie in one another, and the pipeline writes the latter; give a folder that holds images only"),
-        *(({"shared_dir": taken}, f"shared_dir is '{taken}'; it should be a folder of its own, not '{taken.split('/')[0].lower()}', which a workspace has for something else")
+        ({"shared_dir": "output"}, "output_dir 'output' and shared_dir 'output' overlap, and the pipeline writes to the latter; give each a folder of its own"),
+        ({"shared_dir": "output/pools"}, "output_dir 'output' and shared_dir 'output/pools' overlap, and the pipeline writes to the latter; give each a folder of its own"),
+        ({"output_dir": "pools/out"}, "output_dir 'pools/out' and shared_dir 'pools' overlap, and the pipeline writes to the latter; give each a folder of its own"),
+        ({"output_dir": "data"}, "input_dir 'data' and output_dir 'data' overlap, and the pipeline writes to the latter; give a folder that holds images only"),
+        *(({"shared_dir": taken}, f"shared_dir is '{taken}'; it should be a folder of its own, not '{taken.split('/')[0].lower()}', which a workspace uses for something else")
           for taken in (".git", ".dvc/cache", ".datapool", "datapool", "stages", "params.yaml", ".GIT/hooks")),
-        ({"output_dir": "-x"}, "output_dir is '-x'; it should be a folder below the workspace, of letters, digits, '_', '-', '.' and '/' only, not with '-' in front"),
-        ({"output_dir": "/tmp/x"}, "output_dir is '/tmp/x'; it should be a folder below the workspace, of letters, digits, '_', '-', '.' and '/' only, not with '-' in front"),
+        ({"output_dir": "-x"}, "output_dir is '-x'; it should be a folder below the workspace, of letters, digits, '_', '-', '.' and '/' only, not beginning with '-'"),
+        ({"output_dir": "/tmp/x"}, "output_dir is '/tmp/x'; it should be a folder below the workspace, of letters, digits, '_', '-', '.' and '/' only, not beginning with '-'"),
         ({"output_dir": "x" * 101}, f"output_dir is '{'x' * 101}'; it should be a name of at most 100 characters"),
         ({"input_dir": "x" * 300}, f"input_dir is '{'x' * 119} ...; it should be a path of less than 4096 bytes, each name in it of at most 255"),
         ({"input_dir": "x/" * 3000}, f"input_dir is '{('x/' * 60)[:119]} ...; it should be a path of less than 4096 bytes, each name in it of at most 255"),
-        ({"filename_prefix": "x" * 101}, f"filename_prefix is '{'x' * 101}'; it should be a start of file names such as 'week2/' of at most 100 characters, not with '/' in front, '..' or control characters"),
-        ({"filename_prefix": "a\n"}, "filename_prefix is 'a\\n'; it should be a start of file names such as 'week2/' of at most 100 characters, not with '/' in front, '..' or control characters"),
+        ({"filename_prefix": "x" * 101}, f"filename_prefix is '{'x' * 101}'; it should be a prefix of file names such as 'week2/' of at most 100 characters, not beginning with '/', without '..' and control characters"),
+        ({"filename_prefix": "a\n"}, "filename_prefix is 'a\\n'; it should be a prefix of file names such as 'week2/' of at most 100 characters, not beginning with '/', without '..' and control characters"),
     ],
     ids=str,
 )  # fmt: skip
@@ -1057,8 +1057,8 @@ def test_the_ranges_of_all_keys_are_found():
 
 
 PLAIN = "a plain name without '/' and not starting with '.' or '-'"
-LETTERS = "a folder below the workspace, of letters, digits, '_', '-', '.' and '/' only, not with '-' in front"
-WINDOWS = "another name: Windows does not take this one for a folder"
+LETTERS = "a folder below the workspace, of letters, digits, '_', '-', '.' and '/' only, not beginning with '-'"
+WINDOWS = "another name: Windows does not allow this one for a folder"
 
 
 @pytest.mark.parametrize(
@@ -1088,10 +1088,10 @@ def test_plain_names_of_pools_are_fine(own_params, name):
 SHIPPED_TEXT = (ROOT / "params.yaml").read_text()
 
 BAD_YAML: dict[str, tuple[bytes, str]] = {
-    "nothing": (b"", "holds no keys; `datapool init DIR` writes a complete one"),
-    "comments": (b"# all\n", "holds no keys; `datapool init DIR` writes a complete one"),
-    "a list": (b"- a\n", "holds no keys; `datapool init DIR` writes a complete one"),
-    "a text": (b"seed\n", "holds no keys; `datapool init DIR` writes a complete one"),
+    "nothing": (b"", "has no keys; `datapool init DIR` writes a complete one"),
+    "comments": (b"# all\n", "has no keys; `datapool init DIR` writes a complete one"),
+    "a list": (b"- a\n", "has no keys; `datapool init DIR` writes a complete one"),
+    "a text": (b"seed\n", "has no keys; `datapool init DIR` writes a complete one"),
     "a tab": (b"seed:\n\tx: 1\n", "is not YAML (while scanning for the next token found character '\\t' that cannot start any token in \"<unicode string>\", line 2, column 1: x: 1 ^)"),
     "an open bracket": (b"seed: [\n", "is not YAML (while parsing a flow node expected the node content, but found '<stream end>' in \"<unicode string>\", line 2, column 1: ^)"),
     "two documents": (b"seed: 1\n---\nseed: 2\n", "is not YAML (expected a single document in the stream in \"<unicode string>\", line 1, column 1: seed: 1 ^ but found another document in \"<unicode string>\", line 2, column 1: --- ^)"),
@@ -1109,11 +1109,11 @@ BAD_YAML: dict[str, tuple[bytes, str]] = {
     "UTF-16": ("seed: 1\n".encode("utf-16"), "cannot be read ('utf-8' codec can't decode byte 0xff in position 0: invalid start byte)"),
     "a git conflict": (b"<<<<<<< HEAD\nseed: 1\n=======\nseed: 2\n>>>>>>> other\n", "is not YAML (mapping values are not allowed here in \"<unicode string>\", line 2, column 5: seed: 1 ^)"),
     "an unknown key": (SHIPPED_TEXT.encode() + b"sead: 2\n", "unknown key 'sead'; did you mean 'seed'?"),
-    "a key that is a date": (SHIPPED_TEXT.encode() + b"2024-01-01: 2\n", "the key \"2024-01-01\" is no text; keys are names such as 'input_dir'"),
-    "a circle of references": (SHIPPED_TEXT.replace("input_dir: data", "input_dir: &a [*a]").encode(), "input_dir is [[[[[[[...]]]]]]]; it should be a text"),
+    "a key that is a date": (SHIPPED_TEXT.encode() + b"2024-01-01: 2\n", "the key \"2024-01-01\" is not a string; keys are names such as 'input_dir'"),
+    "a circle of references": (SHIPPED_TEXT.replace("input_dir: data", "input_dir: &a [*a]").encode(), "input_dir is [[[[[[[...]]]]]]]; it should be a string"),
     "a thousand million laughs": (SHIPPED_TEXT.replace("input_dir: data ", "input_dir: &d [" + "&c [" + "&b [" + "x, " * 999 + "]" + ", *b" * 999 + "]" + ", *c" * 999 + "] ").encode(), "input_dir is [[["),
     "half a surrogate pair": (SHIPPED_TEXT.replace("input_dir: data ", 'input_dir: "\\ud800" ').encode(), "input_dir is '\\ud800'; it should be a path, or null where a file may be left out"),
-    "a key of a section that is no text": (SHIPPED_TEXT.replace("input_dir: data ", "input_dir: {2024-01-01: 1} ").encode(), "input_dir is {datetime.date(2024, 1, 1): 1}; it should be a text"),
+    "a key of a section that is no text": (SHIPPED_TEXT.replace("input_dir: data ", "input_dir: {2024-01-01: 1} ").encode(), "input_dir is {datetime.date(2024, 1, 1): 1}; it should be a string"),
 }  # fmt: skip
 
 
@@ -1137,7 +1137,7 @@ def test_a_params_yaml_that_is_no_file_is_not_opened(tmp_path, monkeypatch, make
     monkeypatch.chdir(tmp_path)
     make("params.yaml")
 
-    with pytest.raises(DatapoolError, match=r"^params\.yaml: cannot be read \(.*no regular file\)$"):
+    with pytest.raises(DatapoolError, match=r"^params\.yaml: cannot be read \(.*not a regular file\)$"):
         load_params()
 
 

@@ -320,7 +320,7 @@ def test_without_the_check_only_what_cannot_be_read_at_all_is_corrupt(tmp_path):
 def test_a_fifo_among_the_images_is_corrupt_and_blocks_nothing(tmp_path):
     os.mkfifo(tmp_path / "a.jpg")
 
-    assert look(tmp_path).images.reason.tolist() == ["cannot be read (no regular file)"]
+    assert look(tmp_path).images.reason.tolist() == ["cannot be read (not a regular file)"]
 
 
 def test_the_table_does_not_depend_on_the_number_of_processes(tmp_path, monkeypatch):

@@ -265,7 +265,7 @@ def test_formats_outside_of_the_list_are_refused_whatever_they_are_called(tmp_pa
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("folder.jpg", "no regular file"),
+        ("folder.jpg", "not a regular file"),
         ("link.jpg", "No such file or directory"),
         ("missing.jpg", "No such file or directory"),
     ],
@@ -289,7 +289,7 @@ def test_a_loop_of_links_is_damage(tmp_path):
 def test_a_fifo_never_blocks(tmp_path, decode):
     os.mkfifo(tmp_path / "a.jpg")
 
-    assert inspect(tmp_path / "a.jpg", decode=decode).damage == "cannot be read (no regular file)"
+    assert inspect(tmp_path / "a.jpg", decode=decode).damage == "cannot be read (not a regular file)"
 
 
 def test_a_link_to_an_image_is_that_image(tmp_path):

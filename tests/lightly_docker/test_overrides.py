@@ -268,8 +268,8 @@ def test_the_table_of_lightlys_keys_names_no_key_of_params_as_gone_and_no_unknow
 # --- mistakes ----------------------------------------------------------------------------------------------------------
 
 MISTAKES = [
-    (["datapool.name=null"], "datapool.name is null; it should be a text (in quotes if null is meant literally)"),
-    (["filename_prefix=None"], "filename_prefix is None; it should be a text (in quotes if None is meant literally)"),
+    (["datapool.name=null"], "datapool.name is null; it should be a string (in quotes if null is meant literally)"),
+    (["filename_prefix=None"], "filename_prefix is None; it should be a string (in quotes if None is meant literally)"),
     (["lightly=3"], "lightly is a section and takes no value; set one of its keys, such as lightly.model.name=VALUE"),
     (["stopping_condition={n_samples: 1}"],
      "stopping_condition is a section and takes no value; set one of its keys, such as stopping_condition.n_samples=VALUE"),
@@ -309,13 +309,13 @@ MISTAKES = [
     (["stopping_condition.min_distance=close"], "stopping_condition.min_distance is 'close'; it should be a number"),
     (["stopping_condition.min_distance=nan"], "stopping_condition.min_distance is NaN; it should be a finite number"),
     (["stopping_condition.n_samples=True"], "stopping_condition.n_samples is true; it should be a whole number"),
-    (["stopping_condition.n_samples=0"], "stopping_condition.n_samples is 0; it should be a whole number from 1 on, a share "),
+    (["stopping_condition.n_samples=0"], "stopping_condition.n_samples is 0; it should be a whole number of at least 1, a share "),
     (["method=Coreset"], "method is 'Coreset'; it should be 'coreset', 'random', 'typical' or 'coral'"),
     (["datapool.name=a/b"], "datapool.name is 'a/b'; it should be a plain name without '/'"),
     (["datapool.name="], "datapool.name is ''; it should be a "),
     (["lightly.trainer.precision=8"], "lightly.trainer.precision is 8; it should be '32-true', "),
-    (["rules.balance={cat:"], "rules.balance is '{cat:'; it should be a whole number from 1 on, "),
-    (["rules.balance={7: 50}"], "rules.balance: the label 7 is no text; put it in quotes"),
+    (["rules.balance={cat:"], "rules.balance is '{cat:'; it should be a whole number of at least 1, "),
+    (["rules.balance={7: 50}"], "rules.balance: the label 7 is not a string; put it in quotes"),
     (["rules.balance={cat: 1, cat: 2}"], "rules.balance is '{cat: 1, cat: 2}'; it should be "),
 ]  # fmt: skip
 

@@ -670,7 +670,7 @@ def test_what_a_line_has_set_and_params_yaml_no_longer_has_is_not_set_back(here)
     ("written", "message"),
     [
         ("", "params.yaml: output_dir is missing; `datapool init` writes a params.yaml with every key"),
-        ("output_dir: 5\n", "params.yaml: output_dir is 5; it should be a text"),
+        ("output_dir: 5\n", "params.yaml: output_dir is 5; it should be a string"),
         (f"output_dir: {'a' * 300}\n", "params.yaml: output_dir is"),
     ],
     ids=["missing", "number", "too long"],

@@ -335,7 +335,7 @@ def test_what_is_no_regular_file_is_named_and_ends_the_checks(pool, path, what):
 
     assert list(checks()) == ["record", "files"]
     assert failed() == {
-        "files": f"{path} cannot be read (no regular file); give read permission, or move it away, then "
+        "files": f"{path} cannot be read (not a regular file); give read permission, or move it away, then "
         "`datapool repair` mends it or says what helps"
     }
 
@@ -347,7 +347,7 @@ def test_a_history_file_that_is_no_regular_file_is_named(pool, what):
     SPECIAL[what](FIRST)
 
     assert failed() == {
-        "history": f"{FIRST} cannot be read (no regular file); give read permission, or move it away, then "
+        "history": f"{FIRST} cannot be read (not a regular file); give read permission, or move it away, then "
         "`datapool repair` makes it anew"
     }
 
@@ -359,7 +359,7 @@ def test_a_record_that_is_no_regular_file_is_named(pool, what):
     SPECIAL[what](FOLDER / "pool.json")
 
     assert failed() == {
-        "record": f"{FOLDER}/pool.json: cannot be read (no regular file); give read permission, then run again"
+        "record": f"{FOLDER}/pool.json: cannot be read (not a regular file); give read permission, then run again"
     }
 
 
@@ -760,7 +760,7 @@ def test_a_damaged_file_of_the_last_run_is_named(pool):
 
     assert list(failed()) == ["reading"]
     assert failed()["reading"].startswith(f"{OUTPUT}/base/base.json: is not JSON (")
-    assert failed()["reading"].endswith("; `dvc repro` makes it anew")
+    assert failed()["reading"].endswith("; `dvc repro` writes it again")
 
 
 def test_only_files_are_of_the_last_run(pool):

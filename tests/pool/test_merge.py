@@ -863,7 +863,7 @@ def test_what_is_no_file_of_a_pool_is_refused_and_not_waited_for(path, make, tmp
     path.unlink()
     make(path)
 
-    with pytest.raises(DatapoolError, match=rf"{path}.*(no regular file|is not here|has \d+ bytes)"):
+    with pytest.raises(DatapoolError, match=rf"{path}.*(not a regular file|is not here|has \d+ bytes)"):
         open_for(B)
     assert [each.is_mended for each in repair(POOLS, LINEAGE)] == [False] if path != LINEAGE else True
 
@@ -1241,9 +1241,9 @@ def test_a_folder_in_the_place_of_a_file_is_told_and_nothing_is_committed(path):
     path.unlink()
     path.mkdir()
 
-    with refused(rf"{path}: .*no regular file|pools/p/ does not hold|{path} is not|{path} has \d+ bytes"):
+    with refused(rf"{path}: .*not a regular file|pools/p/ does not hold|{path} is not|{path} has \d+ bytes"):
         open_for(C)
-    with refused(rf"{path}.*(Is a directory|no regular file)"):
+    with refused(rf"{path}.*(Is a directory|not a regular file)"):
         close(base, picks(B, base))
 
 
