@@ -8,13 +8,20 @@ import shutil
 import struct
 import subprocess
 import sys
+import tempfile
 import zlib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+# Tests run side by side: more threads would only wait for each other. Before numpy and torch are imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
+import warm_python
+from filelock import FileLock
 from PIL import Image
 
 from datapool.core.embeddings_csv import read_csv
@@ -47,18 +54,45 @@ MODEL = {
 }
 
 
+_PRELOADED = "DATAPOOL_TESTS_PRELOADED"  # the folder of the clients, the same for all processes that run tests
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # not in a worker of pytest-xdist, which inherits the variable
+        os.environ[_PRELOADED] = tempfile.mkdtemp(prefix="datapool-tests-")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ[_PRELOADED], ignore_errors=True)
+
+
+@cache
+def preloaded_environment() -> dict[str, str]:
+    """Return ``ENVIRONMENT`` with the preloaded programs of ``warm_python`` first on the PATH; the first call starts them."""
+    folder = Path(os.environ[_PRELOADED])
+    with FileLock(folder / "lock"):
+        if not (folder / "server").exists():
+            warm_python.programs(folder, ENVIRONMENT)
+            _SERVERS.append(warm_python.start(folder, ENVIRONMENT))
+    return {**ENVIRONMENT, "PATH": f"{folder}{os.pathsep}{ENVIRONMENT['PATH']}"}
+
+
+_SERVERS: list[object] = []  # they end with this process
+
+
 class Workspace:
-    """A folder in which ``dvc`` runs."""
+    """A folder in which the real ``dvc`` runs, with a Python that has its libraries loaded already."""
 
     def __init__(self, folder: Path):
         self.folder = folder
 
     def run(self, *command: str, fails: bool = False) -> str:
-        """Run a command; give what it printed."""
+        """Run a command; return what it printed."""
         done = subprocess.run(
             command,
             cwd=self.folder,
-            env=ENVIRONMENT,
+            env=preloaded_environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -137,13 +171,6 @@ def png_claiming(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + data
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let one process run all tests that start from a model: its workspaces take longest to make."""
-    for item in items:
-        if any("model_" in name for name in getattr(item, "fixturenames", ())):
-            item.add_marker(pytest.mark.xdist_group("model"))
-
-
 def write_circle(path: Path, angles: dict[str, float]) -> None:
     """An embeddings csv of points on the unit circle: two of them lie 2 sin(angle between / 2) apart."""
     rows = [f'"{name}",{math.cos(angle)!r},{math.sin(angle)!r},0' for name, angle in angles.items()]
@@ -151,13 +178,32 @@ def write_circle(path: Path, angles: dict[str, float]) -> None:
 
 
 @pytest.fixture(scope="session")
-def weeks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Return a function that makes a folder once for all processes that run tests; others wait until it is made."""
+    is_worker = "PYTEST_XDIST_WORKER" in os.environ
+    root = tmp_path_factory.getbasetemp().parent if is_worker else tmp_path_factory.getbasetemp()
+
+    def make_once(name: str, make: Callable[[Path], object]) -> Path:
+        with FileLock(root / f"{name}.lock"):
+            if not (root / f"{name}.made").exists():
+                make(root / name)
+                (root / f"{name}.made").touch()
+        return root / name
+
+    return make_once
+
+
+@pytest.fixture(scope="session")
+def weeks(once: Callable[..., Path]) -> Path:
     """Three batches: week_1 (14 images: a copy and a damaged one among them), week_2 (10, two known), week_3 (8).
 
     circle.csv has embeddings of all: week_1 lies 0.15 rad apart from 0 on, week_2 0.1 rad apart from 3 on, week_3 0.1 rad
     apart from 5 on.
     """
-    folder = tmp_path_factory.mktemp("weeks")
+    return once("weeks", _write_weeks)
+
+
+def _write_weeks(folder: Path) -> None:
     angles = {}
     for number in range(12):
         name = f"{'cat' if number % 2 else 'dog'}/image_{number:02d}.png"
@@ -176,62 +222,58 @@ def weeks(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / f"week_2/bird/again_{number}.png").write_bytes(known.read_bytes())
         angles[f"bird/again_{number}.png"] = 0.15 * number
     write_circle(folder / "circle.csv", angles)
-    return folder
 
 
-def _workspace(folder: Path, settings: dict[str, Any]) -> Workspace:
+def _new(folder: Path, settings: dict[str, Any]) -> None:
     make_workspace(folder, scm=Scm.OWN)
     made = Workspace(folder)
     made.set(settings)
     made.commit("parameters for tests")
-    return made
 
 
-def _run(before: Workspace, folder: Path, input_dir: Path) -> Workspace:
+def _run(before: Workspace, folder: Path, input_dir: Path) -> None:
     made = before.copy_to(folder)
     made.set({"input_dir": str(input_dir)})
     made.repro()
     made.commit(input_dir.name)
-    return made
 
 
 @pytest.fixture(scope="session")
-def new_workspace(tmp_path_factory: pytest.TempPathFactory, weeks: Path) -> Workspace:
+def new_workspace(once: Callable[..., Path], weeks: Path) -> Workspace:
     """A workspace on week_1 with embeddings on a circle, in which nothing has run yet; committed."""
     settings = {**SETTINGS, "input_dir": str(weeks / "week_1"), "embeddings": str(weeks / "circle.csv")}
-    return _workspace(tmp_path_factory.mktemp("new") / "workspace", settings)
+    return Workspace(once("new", lambda folder: _new(folder, settings)))
 
 
 @pytest.fixture(scope="session")
-def first_week(new_workspace: Workspace, tmp_path_factory: pytest.TempPathFactory, weeks: Path) -> Workspace:
+def first_week(new_workspace: Workspace, once: Callable[..., Path], weeks: Path) -> Workspace:
     """Week 1 has run and is committed."""
-    return _run(new_workspace, tmp_path_factory.mktemp("first") / "workspace", weeks / "week_1")
+    return Workspace(once("first", lambda folder: _run(new_workspace, folder, weeks / "week_1")))
 
 
 @pytest.fixture(scope="session")
-def second_week(first_week: Workspace, tmp_path_factory: pytest.TempPathFactory, weeks: Path) -> Workspace:
+def second_week(first_week: Workspace, once: Callable[..., Path], weeks: Path) -> Workspace:
     """Week 1 and week 2 have run and are committed."""
-    return _run(first_week, tmp_path_factory.mktemp("second") / "workspace", weeks / "week_2")
+    return Workspace(once("second", lambda folder: _run(first_week, folder, weeks / "week_2")))
 
 
 @pytest.fixture(scope="session")
-def new_model_workspace(tmp_path_factory: pytest.TempPathFactory, weeks: Path) -> Workspace:
+def new_model_workspace(once: Callable[..., Path], weeks: Path) -> Workspace:
     """As new_workspace, but with a real model."""
-    return _workspace(tmp_path_factory.mktemp("new") / "model", {**MODEL, "input_dir": str(weeks / "week_1")})
+    settings = {**MODEL, "input_dir": str(weeks / "week_1")}
+    return Workspace(once("new_model", lambda folder: _new(folder, settings)))
 
 
 @pytest.fixture(scope="session")
-def model_first_week(
-    new_model_workspace: Workspace, tmp_path_factory: pytest.TempPathFactory, weeks: Path
-) -> Workspace:
+def model_first_week(new_model_workspace: Workspace, once: Callable[..., Path], weeks: Path) -> Workspace:
     """As first_week, with a real model."""
-    return _run(new_model_workspace, tmp_path_factory.mktemp("first") / "model", weeks / "week_1")
+    return Workspace(once("first_model", lambda folder: _run(new_model_workspace, folder, weeks / "week_1")))
 
 
 @pytest.fixture(scope="session")
-def model_second_week(model_first_week: Workspace, tmp_path_factory: pytest.TempPathFactory, weeks: Path) -> Workspace:
+def model_second_week(model_first_week: Workspace, once: Callable[..., Path], weeks: Path) -> Workspace:
     """As second_week, with a real model."""
-    return _run(model_first_week, tmp_path_factory.mktemp("second") / "model", weeks / "week_2")
+    return Workspace(once("second_model", lambda folder: _run(model_first_week, folder, weeks / "week_2")))
 
 
 @pytest.fixture

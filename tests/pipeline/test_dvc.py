@@ -335,12 +335,12 @@ def test_14_of_a_folder_that_grew_only_the_new_images_are_embedded(new_model_wor
     for number in range(6):
         write_picture(images / f"a_{number}.png", number)
     made.set({"input_dir": str(images), "stopping_condition.n_samples": 2, "stopping_condition.min_distance": -1})
-    assert "6 candidates with embeddings, 0 known from the last run" in made.repro()
+    assert "6 candidates with embeddings, 0 reused from the last run" in made.repro()
 
     for number in range(10):
         write_picture(images / f"b_{number}.png", 100 + number)
     # Two of the six are in the pool; the other four were embedded then.
-    assert "14 candidates with embeddings, 4 known from the last run" in made.repro()
+    assert "14 candidates with embeddings, 4 reused from the last run" in made.repro()
     assert len(made.versions()) == 2
     assert len(made.names()) == 4
 
