@@ -1,10 +1,11 @@
-"""Find the model that made the embeddings of a pool of Lightly's Docker: its checkpoint, if that can be read and gives them.
+"""Find out whether the checkpoint beside a pool of Lightly's Docker is the model that made the pool's embeddings.
 
-Knows checkpoints and a few images of the pool. torch is imported when there is a checkpoint, not before.
+torch is imported only if there is a checkpoint.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from enum import Enum, auto
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,40 +19,77 @@ if TYPE_CHECKING:
     from datapool.model.embedding_model import EmbeddingModel
 
 _INPUT_SIZES = (64, 32, 96, 128, 160, 192, 224, 256)
-"""What a checkpoint is tried with where images are there to tell; in pixels."""
+"""Sizes that are tried where the images can tell which is right, in pixels."""
 
-# Distance between an embedding and that of the csv, as a share of the spread of all of them. Lightly's Docker may have
-# embedded on a GPU, which keeps ten bits of a convolution, and another release of Pillow may resize in another way.
-_SURE, _CLOSE = 0.01, 0.05
+# Deviations of an embedding from that of the csv, as a share of the spread of all embeddings. They need not be zero:
+# Lightly's Docker may have run on a GPU, whose convolutions keep ten bits, and releases of Pillow differ in how they resize.
+_CERTAIN = 0.01
+"""Up to here no other input size needs to be tried."""
+_ROUNDING = 0.05
+"""Up to here the difference may be rounding."""
 
 
-class Model(NamedTuple):
-    """What came of the checkpoint."""
+class Verdict(Enum):
+    """What is known about a checkpoint."""
+
+    MISSING = auto()
+    UNREADABLE = auto()
+    WRONG_DIMENSION = auto()
+    """The embeddings of the csv have another dimension."""
+    UNKNOWN = auto()
+    """A checkpoint of datapool, and no image to compare with."""
+    ASSUMED = auto()
+    """A checkpoint of Lightly, and no image to compare with: it is assumed to have made the embeddings."""
+    REFUTED = auto()
+    """Images of the pool get other embeddings than those of the csv."""
+    CONFIRMED = auto()
+    """Images of the pool get the embeddings of the csv, up to rounding."""
+
+
+@dataclass(frozen=True)
+class _Finding:
+    """A verdict, and what led to it."""
+
+    verdict: Verdict
+    model: "EmbeddingModel | None" = None
+    """The checkpoint, if it could be read, with the input size that fits best."""
+    error: str = ""
+    """Why it could not be read."""
+    deviation: float = np.nan
+    """How far its embeddings lie from those of the csv; see ``_deviation``."""
+
+
+class FoundModel(NamedTuple):
+    """The model of the pool, if there is one, and a sentence about it."""
 
     model: "EmbeddingModel | None"
-    """The one that made the embeddings of the csv, if it could be had."""
     sentence: str
-    """About it, or why there is none."""
 
 
 def find_model(
-    path: Path, embeddings: np.ndarray, pictures: Mapping[int, ImageFile], *, input_size: int | None
-) -> Model:
-    """Read the checkpoint of the pool, and check that it made the embeddings where that can be done.
+    path: Path, embeddings: np.ndarray, images: Mapping[int, ImageFile], *, input_size: int | None
+) -> FoundModel:
+    """Read the checkpoint of a pool, and check that it made the pool's embeddings as far as the images allow.
 
     Args:
-        path: The checkpoint, which need not be there. One of a Lightly ResNet is believed to be the pool's if there is
-            nothing to tell; one of datapool is not.
+        path: The checkpoint, which may be missing. Without images, one of a Lightly ResNet is assumed to be the pool's
+            model, one of datapool is not.
         embeddings: Of the pool, shape (n, d), raw.
-        pictures: Images of the pool by their rows; perhaps none.
-        input_size: What lightly.collate.input_size was, in pixels; None: find out, or take lightly's default.
+        images: Images of the pool by their rows of ``embeddings``; may be empty.
+        input_size: lightly.collate.input_size of Lightly's run, in pixels; None: find it out, or take Lightly's default.
     """
-    without = (
-        "so the pool has no model: set embeddings in params.yaml to an embeddings csv of each new batch, made by the model "
-        "that made these"
-    )
+    finding = _judge(path, embeddings, images, input_size)
+    is_usable = finding.verdict in (Verdict.ASSUMED, Verdict.CONFIRMED)
+    sentence = _sentence(path, finding, dimension=embeddings.shape[1], n_images=len(images), input_size=input_size)
+    return FoundModel(finding.model if is_usable else None, sentence)
+
+
+# --- the verdict -------------------------------------------------------------------------------------------------------
+
+
+def _judge(path: Path, embeddings: np.ndarray, images: Mapping[int, ImageFile], input_size: int | None) -> _Finding:
     if not path.exists():
-        return Model(None, f"{path} is not there, {without}")
+        return _Finding(Verdict.MISSING)
     from datapool.model.embedding_model import load_checkpoint, load_lightly_checkpoint
 
     is_lightlys = True
@@ -61,67 +99,96 @@ def find_model(
         try:
             model, is_lightlys = load_checkpoint(path), False
         except DatapoolError:
-            return Model(None, f"{error}; {without}")
-    dimension, shown = embeddings.shape[1], f"{path} ({model.backbone_name})"
-    if model.dimension != dimension:
-        return Model(
-            None, f"{shown} gives {model.dimension} dimensions, but the csv has {dimension}: another model; {without}"
-        )
-    if not pictures:
-        give = "give --images with images of the pool, and a few will be embedded and compared"
-        if not is_lightlys:
-            return Model(None, f"that {shown} made these embeddings is not certain; {give}. Until then {without}")
-        size = model.preprocessing.input_size
-        why = "as given" if input_size else "which the checkpoint or, if it is silent, lightly's default says"
-        return Model(
-            model,
-            f"{shown} is the model of the pool, with lightly.collate.input_size {size}, {why}. That it made these "
-            f"embeddings was not checked: {give}",
-        )
-    off: dict[int, float] = {}
-    own = model.preprocessing.input_size
-    for size in dict.fromkeys((own, *(_INPUT_SIZES if is_lightlys and not input_size else ()))):
+            return _Finding(Verdict.UNREADABLE, error=str(error))
+    if model.dimension != embeddings.shape[1]:
+        return _Finding(Verdict.WRONG_DIMENSION, model)
+    if not images:
+        return _Finding(Verdict.ASSUMED if is_lightlys else Verdict.UNKNOWN, model)
+    others = _INPUT_SIZES if is_lightlys and not input_size else ()
+    deviation = _fit_input_size(model, embeddings, images, others)
+    return _Finding(Verdict.CONFIRMED if deviation <= _ROUNDING else Verdict.REFUTED, model, deviation=deviation)
+
+
+def _fit_input_size(
+    model: "EmbeddingModel", embeddings: np.ndarray, images: Mapping[int, ImageFile], others: tuple[int, ...]
+) -> float:
+    """Give a model the input size at which its embeddings deviate least from those of the csv; return that deviation.
+
+    Its own input size is tried first, then the others, until one is certain.
+    """
+    deviations: dict[int, float] = {}
+    for size in dict.fromkeys((model.preprocessing.input_size, *others)):
         model.preprocessing = replace(model.preprocessing, input_size=size)
-        off[size] = _off(model, embeddings, pictures)
-        if off[size] <= _SURE:
+        deviations[size] = _deviation(model, embeddings, images)
+        if deviations[size] <= _CERTAIN:
             break
-    best = min(off, key=lambda size: off[size])
-    looked_at = f"{len(pictures)} image{'s' * (len(pictures) > 1)} of the pool, embedded by it at {best} pixels"
-    if off[best] > _CLOSE:
-        return Model(
-            None,
-            f"{shown} did not make these embeddings: {looked_at}, lie {off[best]:.2g} times their spread from those of "
-            f"the csv, and {_CLOSE:g} may be rounding; {without}",
-        )
+    best = min(deviations, key=lambda size: deviations[size])
     model.preprocessing = replace(model.preprocessing, input_size=best)
-    return Model(
-        model,
-        f"{shown} is the model of the pool, with lightly.collate.input_size {best}: {looked_at}, lie {off[best]:.1g} times "
-        "their spread from those of the csv",
-    )
+    return deviations[best]
 
 
-def _off(model: "EmbeddingModel", embeddings: np.ndarray, pictures: Mapping[int, ImageFile]) -> float:
-    """Say how far a model's embeddings lie from those of the csv: the median distance, as a share of their spread."""
+def _deviation(model: "EmbeddingModel", embeddings: np.ndarray, images: Mapping[int, ImageFile]) -> float:
+    """Return the median distance of a model's embeddings from those of the csv, as a share of the spread of the csv's."""
     from datapool.model.embedding import embed
 
-    found = embed(
+    of_model = embed(
         model,
-        list(pictures.values()),
-        batch_size=len(pictures),
+        list(images.values()),
+        batch_size=len(images),
         num_workers=0,
         accelerator="cpu",
         known=None,
         progress=None,
     ).embeddings
-    wide = embeddings.astype(np.float64)
-    spread = np.sqrt(((wide - wide.mean(axis=0)) ** 2).sum(axis=1).mean()) or np.linalg.norm(wide, axis=1).mean()
-    return float(np.median(np.linalg.norm(found - wide[list(pictures)], axis=1)) / spread)
+    of_csv = embeddings.astype(np.float64)
+    spread = np.sqrt(((of_csv - of_csv.mean(axis=0)) ** 2).sum(axis=1).mean())
+    spread = spread or np.linalg.norm(of_csv, axis=1).mean()  # if all embeddings are equal
+    return float(np.median(np.linalg.norm(of_model - of_csv[list(images)], axis=1)) / spread)
+
+
+# --- the sentence ------------------------------------------------------------------------------------------------------
+
+_NO_MODEL = (
+    "the pool has no model: for each new batch, set embeddings in params.yaml to an embeddings csv that was made by the "
+    "model of this pool"
+)
+_ASK_FOR_IMAGES = "give --images with images of the pool, so that a few can be embedded and compared"
+
+
+def _sentence(path: Path, finding: _Finding, *, dimension: int, n_images: int, input_size: int | None) -> str:
+    verdict, model = finding.verdict, finding.model
+    if verdict is Verdict.MISSING:
+        return f"{path} does not exist, so {_NO_MODEL}"
+    if model is None:
+        return f"{finding.error}; so {_NO_MODEL}"
+    checkpoint, size = f"{path} ({model.backbone_name})", model.preprocessing.input_size
+    if verdict is Verdict.WRONG_DIMENSION:
+        return (
+            f"{checkpoint} makes embeddings of {model.dimension} dimensions, but the csv has {dimension}: it is another "
+            f"model, so {_NO_MODEL}"
+        )
+    if verdict is Verdict.UNKNOWN:
+        return f"it is uncertain whether {checkpoint} made these embeddings; {_ASK_FOR_IMAGES}. Until then {_NO_MODEL}"
+    is_the_model = f"{checkpoint} is the model of the pool, with lightly.collate.input_size {size}"
+    if verdict is Verdict.ASSUMED:
+        source = "as given" if input_size else "from the checkpoint or, if it has none, Lightly's default"
+        return f"{is_the_model} ({source}). Whether it made these embeddings was not checked: {_ASK_FOR_IMAGES}"
+    n_compared = f"{n_images} image{'s' * (n_images > 1)} of the pool"
+    compared = f"its embeddings of {n_compared}, at {size} pixels, differ from those of the csv"
+    if verdict is Verdict.CONFIRMED:
+        return f"{is_the_model}: {compared} by {finding.deviation:.1g} times the spread of all embeddings"
+    return (
+        f"{checkpoint} did not make these embeddings: {compared} by {finding.deviation:.2g} times the spread of all "
+        f"embeddings, and rounding explains at most {_ROUNDING:g}; so {_NO_MODEL}"
+    )
+
+
+# --- the embedding space -----------------------------------------------------------------------------------------------
 
 
 def imported_space(model: "EmbeddingModel | None", dimension: int) -> EmbeddingSpace:
     """Return the embedding space that the lineage records for an imported pool."""
-    if model is None:  # as for a pool that is made from an embeddings csv, so that another csv can go on with it
+    if model is None:  # as for embeddings from a csv, so that the next batch can come with a csv too
         return EmbeddingSpace(
             id=f"csv-{dimension}",
             start=None,
@@ -132,10 +199,10 @@ def imported_space(model: "EmbeddingModel | None", dimension: int) -> EmbeddingS
         )
     from datapool.model.embedding_model import embedding_space_id
 
-    space = embedding_space_id(model)
+    space_id = embedding_space_id(model)
     return EmbeddingSpace(
-        id=space,
-        start=space,
+        id=space_id,
+        start=space_id,
         backbone=model.backbone_name,
         dimension=dimension,
         input_size=model.preprocessing.input_size,
@@ -144,7 +211,7 @@ def imported_space(model: "EmbeddingModel | None", dimension: int) -> EmbeddingS
 
 
 def params_of(space: EmbeddingSpace) -> dict[str, Any]:
-    """Give what params.yaml must say to use the model of an embedding space, by dotted key; {} without a model."""
+    """Return the params, by dotted key, with which a run uses the model of an embedding space; {} if it has no model."""
     if space.backbone is None:
         return {}
     return {

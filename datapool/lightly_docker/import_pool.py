@@ -1,7 +1,6 @@
-"""Adopt a pool that Lightly's Docker made: the rows of its datapool_latest.csv become version 1, as they are.
+"""Import a pool that Lightly's Docker made: the rows of its datapool_latest.csv become version 1, as they are.
 
-Its folder is only read. Knows Lightly's files; how a pool is written is in ``pool.py``. torch is imported when there is a
-checkpoint, not before.
+Its folder is only read. torch is imported only if there is a checkpoint.
 """
 
 import os
@@ -24,24 +23,24 @@ from datapool.core.tables import EmbeddedTable
 from datapool.images.batch import safe_name, weak_label
 from datapool.images.decode import ImageFile, inspect
 from datapool.lightly_docker.find_model import find_model, imported_space, params_of
-from datapool.pool import merge as pool
-from datapool.pool import transaction as commit
+from datapool.pool import transaction
 from datapool.pool.agreement import backing_up_before_checkout
 from datapool.pool.lock import locked
+from datapool.pool.merge import label_ids, merge
 
 if TYPE_CHECKING:
     from datapool.model.embedding_model import EmbeddingModel
 
-_LOOKED_AT = 8  # images whose embeddings are compared with those that a checkpoint gives
+_N_COMPARED = 8  # images whose embeddings are compared with those of the csv
 
 
 class Imported(NamedTuple):
-    """What an import did."""
+    """The result of an import."""
 
     notes: list[str]
-    """Sentences that the user should read."""
+    """Sentences for the user."""
     params: dict[str, Any]
-    """What params.yaml must say for the next run to go on with this pool, by dotted key."""
+    """Params, by dotted key, with which the next run uses the model of this pool; {} if it has no model."""
 
 
 def import_pool(
@@ -49,41 +48,37 @@ def import_pool(
 ) -> Imported:
     """Make a pool whose version 1 has the images of Lightly's csv: the same float32 embeddings in the same order.
 
-    All or nothing, as with a merge. Weak labels are the top folders of the file names, as in every batch: the numbers in
-    Lightly's csv count the folders of the run that added an image, so a number may mean two folders, and a folder may have
-    two numbers.
+    All or nothing, as with a merge. Weak labels are the top folders of the filenames, as in every batch: Lightly numbered
+    the folders anew in each run, so in its csv one number may mean two folders, and one folder may have two numbers.
 
     A checkpoint of a Lightly ResNet becomes the pool's model: it gives new images the embeddings that Lightly would have
-    given them, up to rounding. Where ``images`` has images of the pool, a few are embedded, and the checkpoint is taken
-    only if that gives what the csv has. A checkpoint of datapool in the folder is taken only after that.
+    given them, up to rounding. If ``images`` has images of the pool, a few are embedded, and the checkpoint is used only if
+    it gives them the embeddings of the csv. A checkpoint of datapool is used only after this check.
 
     Args:
-        folder: Holds datapool_latest.csv, and perhaps checkpoint_latest.ckpt and history/, which stays where it is.
+        folder: Holds datapool_latest.csv, perhaps checkpoint_latest.ckpt, and perhaps history/, which is not imported.
         pools: Folder of all pools.
         lineage_file: datapools.json.
-        name: Of the pool to make.
-        images: The folder that the file names of the csv start from, if it is still there: images found in it are known by
-            their content from now on, others by their names only.
-        input_size: What lightly.collate.input_size was, in pixels; None: what the checkpoint or the images tell, or else
-            lightly's default.
+        name: Of the new pool.
+        images: The folder to which the filenames of the csv are relative, if it still exists. Images in it are recognized
+            by their content from now on, others by their names only.
+        input_size: lightly.collate.input_size of Lightly's run, in pixels; None: from the checkpoint or the images, else
+            Lightly's default.
 
     Raises:
-        DatapoolError: If there is such a pool already, the csv is missing, no such csv, empty, or has a filename twice or
-            an embedding that is no point of a pool, or as ``pool.merge`` does. No pool was changed.
+        DatapoolError: If there is such a pool already; the csv is missing, invalid or empty, or has a filename twice or
+            an embedding of zeros; or as ``merge``. No pool was changed.
     """
-    try:
-        pool_name(name)
-    except ValueError as error:
-        raise DatapoolError(f"{name!r} is no name of a pool; give {error} as --name") from error
-    with locked(), backing_up_before_checkout(pools, lineage_file) as done:
-        done.extend(commit.recover(pools, lineage_file))
+    _require_valid_name(name)
+    with locked(), backing_up_before_checkout(pools, lineage_file) as recovered:
+        recovered.extend(transaction.recover(pools, lineage_file))
         _require_no_pool(pools, lineage_file, name)
     content = _read(folder)
+    dimension = content.embeddings.shape[1]
     table = _table(content, images)
-    found = find_model(
-        folder / CHECKPOINT, content.embeddings, _pictures(content, table, images), input_size=input_size
-    )
-    space = imported_space(found.model, content.embeddings.shape[1])
+    samples = _sample_images(content, table, images)
+    found = find_model(folder / CHECKPOINT, content.embeddings, samples, input_size=input_size)
+    space = imported_space(found.model, dimension)
     base = Base(name, f"{IMPORTED}:{atomic.sha256(folder / LATEST)}", [], None, empty_base_table(), None)
     provenance = Provenance(
         embedding_space=space,
@@ -92,30 +87,40 @@ def import_pool(
         witness=None,
         parameters=Parameters(method=IMPORTED),
     )
-    with _file_of(found.model) as checkpoint:
+    with _saved(found.model) as checkpoint:
         rows = EmbeddedTable(table, content.embeddings)
-        merged = pool.merge(pools, lineage_file, base, rows, checkpoint, keep_history=True, provenance=provenance)
+        merged = merge(pools, lineage_file, base, rows, checkpoint, keep_history=True, provenance=provenance)
     notes = [
-        *done,
+        *recovered,
         *merged.notes,
-        f"pool {name!r}: version 1 has the {len(table)} images of {folder / LATEST}, with the same "
-        f"{content.embeddings.shape[1]} numbers each and in the same order",
-        *_about_rows(content, table, images),
+        f"pool {name!r}: version 1 has the {len(table)} images of {folder / LATEST}, with the same embeddings of {dimension} "
+        "dimensions in the same order",
+        *_notes_on_rows(content, table, images),
         found.sentence,
     ]
     if (folder / HISTORY).is_dir():
-        notes.append(f"{folder / HISTORY} stays where it is; the history of the pool begins with this version")
-    notes.append("DVC knows of the pool from the next `dvc repro` on")
+        notes.append(f"{folder / HISTORY} was not imported; the history of the pool begins with this version")
+    notes.append("DVC tracks the pool from the next `dvc repro` on")
     return Imported(notes, params_of(space))
 
 
+# --- checks ------------------------------------------------------------------------------------------------------------
+
+
+def _require_valid_name(name: str) -> None:
+    try:
+        pool_name(name)
+    except ValueError as error:
+        raise DatapoolError(f"{name!r} cannot be the name of a pool; give {error} as --name") from error
+
+
 def _require_no_pool(pools: Path, lineage_file: Path, name: str) -> None:
-    known = read_lineage(lineage_file)
-    twin = next((other for other in known if other.casefold() == name.casefold()), None)
-    if twin:
-        problem = f"{lineage_file} knows a pool {twin!r} already; give another name with --name"
+    # A file system may not distinguish names that differ in case only.
+    same = next((other for other in read_lineage(lineage_file) if other.casefold() == name.casefold()), None)
+    if same:
+        problem = f"{lineage_file} has a pool {same!r} already; give another name with --name"
     elif os.path.lexists(pools / name) and not _is_empty_folder(pools / name):
-        problem = f"{pools / name} holds files of a pool that {lineage_file} does not know; move it out of {pools}"
+        problem = f"{pools / name} has files of a pool that {lineage_file} does not have; move it out of {pools}"
     else:
         return
     raise DatapoolError(f"{problem}; nothing was imported")
@@ -125,37 +130,41 @@ def _is_empty_folder(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink() and not any(path.iterdir())
 
 
+# --- rows --------------------------------------------------------------------------------------------------------------
+
+
 def _read(folder: Path) -> EmbeddingsCsv:
+    """Read the csv of Lightly's pool, and check that it can be a pool."""
     path = folder / LATEST
     if not path.exists():
-        what = "holds no datapool_latest.csv" if folder.is_dir() else "is no folder"
+        problem = "has no datapool_latest.csv" if folder.is_dir() else "is not a folder"
         raise DatapoolError(
-            f"{folder}: {what}; give the folder of a pool of Lightly's Docker, which holds datapool_latest.csv, "
+            f"{folder}: {problem}; give the folder of a pool of Lightly's Docker, which has datapool_latest.csv, "
             "checkpoint_latest.ckpt and history/"
         )
     content = read_csv(path)
     if not content.filenames:
-        raise DatapoolError(f"{path}: has no rows, so there is nothing to import; begin a new pool instead")
+        raise DatapoolError(f"{path}: has no rows, so there is nothing to import; start a new pool instead")
     zero = np.flatnonzero(~content.embeddings.any(axis=1))
     if len(zero):
         raise DatapoolError(
             f"{path}: the embedding of {content.filenames[zero[0]]!r} is all zeros and has no direction ({len(zero)} such "
-            "rows); take them out of a copy of the csv, and import that"
+            "rows); remove these rows from a copy of the csv, and import the copy"
         )
     return content
 
 
 def _table(content: EmbeddingsCsv, images: Path | None) -> pd.DataFrame:
-    """Give what ``pool.merge`` takes as picks."""
+    """Return the rows as ``merge`` takes picks."""
     if images is not None and not images.is_dir():
         raise DatapoolError(
-            f"{images}: is no folder; give the folder of the pool's images as --images, or leave it out"
+            f"{images}: is not a folder; give the folder of the pool's images as --images, or leave it out"
         )
     filenames = [safe_name(filename) for filename in content.filenames]
     if len(set(filenames)) < len(filenames):
-        twice = Counter(filenames).most_common(1)[0][0]
+        twice = Counter(filenames).most_common(1)[0][0]  # "./-a.png", beside "-a.png", which safe_name made the same
         raise DatapoolError(
-            f"{LATEST}: {twice!r} and {twice[2:]!r} are the same path; take one out of a copy of the csv"
+            f"{LATEST}: {twice!r} and {twice[2:]!r} are the same path; remove one from a copy of the csv, and import that"
         )
     table = pd.DataFrame(
         {
@@ -170,7 +179,7 @@ def _table(content: EmbeddingsCsv, images: Path | None) -> pd.DataFrame:
 
 
 def _content_hash(filename: str, images: Path | None) -> str:
-    """Give the sha256 of an image, "" if it is not here; a name that leads out of the folder is not followed."""
+    """Return the sha256 of an image, "" if it is not there or its path leads out of the folder."""
     if images is None:
         return ""
     path = Path(os.path.realpath(images / filename))
@@ -178,9 +187,45 @@ def _content_hash(filename: str, images: Path | None) -> str:
     return inspect(path, decode=False).content_hash if is_inside else ""
 
 
+def _notes_on_rows(content: EmbeddingsCsv, table: pd.DataFrame, images: Path | None) -> list[str]:
+    """Return sentences on how images are recognized from now on, and on what differs from Lightly's csv."""
+    notes = []
+    n_found, n_renamed = int((table.content_hash != "").sum()), int((table.filename != content.filenames).sum())
+    n_missing = len(table) - n_found
+    found = "--images was not given" if images is None else f"{n_found} of {len(table)} images are below {images}"
+    if n_missing:
+        notes.append(
+            f"{found}: the content of {n_missing} images is unknown, so a new image with one of their names will count as "
+            "that image"
+        )
+    else:
+        notes.append(f"{found}: all are recognized by their content from now on")
+    if n_renamed:
+        notes.append(
+            f"{n_renamed} of {len(table)} filenames begin with ./ now, since a spreadsheet would take them for formulas"
+        )
+    labels = label_ids(table.weak_label)
+    if table.weak_label.map(labels).tolist() != content.labels:
+        notes.append(f"labels have new numbers, by the {len(labels)} top folders of the filenames")
+    return notes
+
+
+# --- the model ---------------------------------------------------------------------------------------------------------
+
+
+def _sample_images(content: EmbeddingsCsv, table: pd.DataFrame, images: Path | None) -> dict[int, ImageFile]:
+    """Return a few healthy images of the pool, evenly spread over its rows, by their rows."""
+    found = np.flatnonzero(table.content_hash != "")
+    if images is None or not len(found):
+        return {}
+    rows = found[np.unique(np.linspace(0, len(found) - 1, _N_COMPARED).round().astype(int))]
+    files = {row: ImageFile(images / content.filenames[row], table.content_hash[row]) for row in rows.tolist()}
+    return {row: file for row, file in files.items() if not inspect(file.path, decode=True).damage}
+
+
 @contextmanager
-def _file_of(model: "EmbeddingModel | None") -> Iterator[Path | None]:
-    """Write a model to a file that is gone afterwards; without one give None."""
+def _saved(model: "EmbeddingModel | None") -> Iterator[Path | None]:
+    """Yield a temporary file with the checkpoint of a model; None without a model."""
     if model is None:
         yield None
         return
@@ -192,34 +237,3 @@ def _file_of(model: "EmbeddingModel | None") -> Iterator[Path | None]:
         yield path
     finally:
         path.unlink(missing_ok=True)
-
-
-def _about_rows(content: EmbeddingsCsv, table: pd.DataFrame, images: Path | None) -> list[str]:
-    notes = []
-    found, renamed = int((table.content_hash != "").sum()), int((table.filename != content.filenames).sum())
-    where = "--images was not given" if images is None else f"{found} of {len(table)} are below {images}"
-    if found < len(table):
-        notes.append(
-            f"{where}: the content of {len(table) - found} images is not known, so a new image with the name of one of them "
-            "will count as that image"
-        )
-    else:
-        notes.append(f"{where}: all are known by their content from now on")
-    if renamed:
-        notes.append(f"{renamed} file names have ./ in front now, as a spreadsheet would take them for formulas")
-    labels = pool.label_ids(table.weak_label)
-    if table.weak_label.map(labels).tolist() != content.labels:
-        notes.append(
-            f"labels are numbered anew, by the top folders of the file names, of which there are {len(labels)}"
-        )
-    return notes
-
-
-def _pictures(content: EmbeddingsCsv, table: pd.DataFrame, images: Path | None) -> dict[int, ImageFile]:
-    """Give a few images of the pool that can be read, evenly spread over it, by their rows."""
-    here = np.flatnonzero(table.content_hash != "")
-    if images is None or not len(here):
-        return {}
-    some = here[np.unique(np.linspace(0, len(here) - 1, _LOOKED_AT).round().astype(int))]
-    files = {row: ImageFile(images / content.filenames[row], table.content_hash[row]) for row in some.tolist()}
-    return {row: file for row, file in files.items() if not inspect(file.path, decode=True).damage}

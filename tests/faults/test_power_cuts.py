@@ -217,7 +217,9 @@ def test_an_operation_that_fails_is_told_in_one_line_and_leaves_the_old_pool_or_
         else:
             assert "the new version is recorded" in message
             is_broken = error == errno.EIO
-            helps = "find out what is wrong with the disk (`dmesg`)" if is_broken else "make room or give write permission"
+            helps = (
+                "find out what is wrong with the disk (`dmesg`)" if is_broken else "make room or give write permission"
+            )
             assert message.endswith(f"`datapool repair`) finishes it: {helps}, then run again")
             assert found(disk) == new
         check(disk, new, (old, new))

@@ -111,7 +111,9 @@ def test_the_pools_model_gives_images_the_embeddings_that_lightly_gave_them(dock
     wanted = np.array([theirs[name] for name in names], dtype=np.float64)
     assert np.abs(embedded(model, docker.images, names) - wanted).max() < 1e-5 * np.abs(wanted).max()
     assert wanted.std(axis=0).min() > 1e-3  # or all would be alike
-    assert "is the model of the pool, with lightly.collate.input_size 32: 8 images" in about_model(imported)
+    assert "is the model of the pool, with lightly.collate.input_size 32: its embeddings of 8 images" in about_model(
+        imported
+    )
     assert imported.params == {
         "lightly.model.name": "lightly-resnet-9-w0.125",
         "lightly.model.num_ftrs": DIMENSION,
@@ -125,8 +127,8 @@ def test_without_images_lightlys_input_size_is_taken_and_the_doubt_is_told(docke
     imported = adopt(docker, images=False)
 
     assert load_checkpoint(CHECKPOINT).preprocessing.input_size == imported.params["lightly.collate.input_size"] == 64
-    assert "input_size 64, which the checkpoint or, if it is silent, lightly's default says" in about_model(imported)
-    assert "That it made these embeddings was not checked: give --images" in about_model(imported)
+    assert "input_size 64 (from the checkpoint or, if it has none, Lightly's default)" in about_model(imported)
+    assert "Whether it made these embeddings was not checked: give --images" in about_model(imported)
 
 
 def test_an_input_size_that_is_given_is_taken(docker):
@@ -136,7 +138,9 @@ def test_an_input_size_that_is_given_is_taken(docker):
 def test_a_given_input_size_at_which_the_checkpoint_gives_other_embeddings_is_not_taken(docker):
     imported = adopt(docker, input_size=2 * SIZE)
 
-    assert "did not make these embeddings: 8 images of the pool, embedded by it at 64 pixels" in about_model(imported)
+    assert "did not make these embeddings: its embeddings of 8 images of the pool, at 64 pixels, differ" in about_model(
+        imported
+    )
     assert not CHECKPOINT.exists()
 
 
@@ -146,7 +150,7 @@ def test_a_checkpoint_that_did_not_make_the_embeddings_is_left_out_and_the_pool_
     imported = adopt(docker, input_size=SIZE)
 
     assert "did not make these embeddings" in about_model(imported)
-    assert "set embeddings in params.yaml to an embeddings csv of each new batch" in about_model(imported)
+    assert "for each new batch, set embeddings in params.yaml to an embeddings csv" in about_model(imported)
     assert not CHECKPOINT.exists()
     assert imported.params == {}
     assert read_lineage(LINEAGE)["old"][0].embedding_space.id == f"csv-{DIMENSION}"
@@ -155,7 +159,9 @@ def test_a_checkpoint_that_did_not_make_the_embeddings_is_left_out_and_the_pool_
 def test_a_checkpoint_of_another_dimension_is_left_out(docker):
     save_as_lightly(lightly_model(dimension=5), docker.pool / "checkpoint_latest.ckpt")
 
-    assert "gives 5 dimensions, but the csv has 16: another model" in about_model(adopt(docker, images=False))
+    assert "makes embeddings of 5 dimensions, but the csv has 16: it is another model" in about_model(
+        adopt(docker, images=False)
+    )
     assert not CHECKPOINT.exists()
 
 
@@ -164,7 +170,10 @@ def test_a_checkpoint_of_datapool_is_taken_only_where_images_show_that_it_made_t
     model = load_lightly_checkpoint(path, input_size=SIZE)
     save_checkpoint(model, path)
 
-    assert "is not certain; give --images" in about_model(adopt(docker, images=False))
+    assert (
+        f"it is uncertain whether {path} (lightly-resnet-9-w0.125) made these embeddings; give --images"
+        in about_model(adopt(docker, images=False))
+    )
     assert not CHECKPOINT.exists()
 
     found = import_pool(docker.pool, POOLS, LINEAGE, "another", images=docker.images)
@@ -175,7 +184,7 @@ def test_a_checkpoint_of_datapool_is_taken_only_where_images_show_that_it_made_t
 def test_without_a_checkpoint_the_user_is_told_what_is_possible(docker):
     (docker.pool / "checkpoint_latest.ckpt").unlink()
 
-    assert "is not there, so the pool has no model: set embeddings" in about_model(adopt(docker))
+    assert "does not exist, so the pool has no model: for each new batch, set embeddings" in about_model(adopt(docker))
 
 
 def test_the_next_batch_is_embedded_by_lightlys_model_and_appended(docker, capsys):

@@ -97,7 +97,7 @@ def test_weak_labels_are_the_top_folders_numbered_as_they_appear(lightly):
 
     assert samples().weak_label.tolist() == ["dog", "cat", ".", "dog"]
     assert load_embeddings(str(FOLDER / "datapool_latest.csv"))[1] == [0, 1, 2, 0]
-    assert "labels are numbered anew, by the top folders of the file names, of which there are 3" in imported.notes
+    assert "labels have new numbers, by the 3 top folders of the filenames" in imported.notes
 
 
 def test_labels_that_come_out_the_same_are_not_mentioned(lightly):
@@ -132,7 +132,7 @@ def test_a_name_that_a_spreadsheet_takes_for_a_formula_gets_a_path_in_front(ligh
     imported = adopt(lightly)
 
     assert samples().filename.tolist() == ["./=a.png", "b.png"]
-    assert any(note.startswith("1 file names have ./ in front now") for note in imported.notes)
+    assert any(note.startswith("1 of 2 filenames begin with ./ now") for note in imported.notes)
 
 
 def test_other_pools_stay_as_they_are(lightly):
@@ -177,23 +177,23 @@ def test_a_csv_that_cannot_be_a_pool_is_refused(lightly, nothing_changes, text, 
 def test_a_folder_without_csv_is_told_what_it_should_hold(lightly, nothing_changes):
     (lightly / "datapool_latest.csv").unlink()
 
-    with pytest.raises(DatapoolError, match=r"holds no datapool_latest.csv; give the folder of a pool .* and history/"):
+    with pytest.raises(DatapoolError, match=r"has no datapool_latest.csv; give the folder of a pool .* and history/"):
         adopt(lightly)
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path, nothing_changes):
-    with pytest.raises(DatapoolError, match="is no folder; give the folder of a pool of Lightly's Docker"):
+    with pytest.raises(DatapoolError, match="is not a folder; give the folder of a pool of Lightly's Docker"):
         adopt(tmp_path / "nowhere")
 
 
 def test_images_must_be_a_folder(lightly, nothing_changes):
-    with pytest.raises(DatapoolError, match="is no folder; give the folder of the pool's images as --images"):
+    with pytest.raises(DatapoolError, match="is not a folder; give the folder of the pool's images as --images"):
         adopt(lightly, images=Path("nowhere"))
 
 
 @pytest.mark.parametrize("name", ["", "a/b", ".hidden", "-x", "nul"])
 def test_a_name_that_no_pool_can_have_is_refused(lightly, nothing_changes, name):
-    with pytest.raises(DatapoolError, match=r"is no name of a pool; give .* as --name"):
+    with pytest.raises(DatapoolError, match=r"cannot be the name of a pool; give .* as --name"):
         adopt(lightly, name=name)
 
 
@@ -202,7 +202,7 @@ def test_a_pool_that_is_there_is_not_imported_over(lightly, name):
     adopt(lightly)
     before = files(Path())
 
-    with pytest.raises(DatapoolError, match=r"datapools.json knows a pool 'old' already; give another name"):
+    with pytest.raises(DatapoolError, match=r"datapools.json has a pool 'old' already; give another name"):
         adopt(lightly, name=name)
 
     assert files(Path()) == before
@@ -223,7 +223,7 @@ def test_files_that_lie_in_the_place_of_the_pool_are_in_the_way(lightly, nothing
     shutil.copytree(lightly, FOLDER)
 
     with pytest.raises(
-        DatapoolError, match=r"pools/old holds files of a pool that datapools.json does not know; move it"
+        DatapoolError, match=r"pools/old has files of a pool that datapools.json does not have; move it"
     ):
         adopt(lightly)
 
@@ -248,7 +248,9 @@ def test_an_imported_image_that_is_still_there_is_told_by_its_content(lightly, t
     notes = adopt(lightly, images=tmp_path / "images").notes
 
     assert [bool(held) for held in samples().content_hash] == [False, False, False, True]
-    assert any(note.startswith(f"1 of 4 are below {tmp_path / 'images'}: the content of 3 images") for note in notes)
+    assert any(
+        note.startswith(f"1 of 4 images are below {tmp_path / 'images'}: the content of 3 images") for note in notes
+    )
     elsewhere = batch({"elsewhere.png": "content of dog/a.png", "dog/b.png": "unknown"})
     assert rows_in_base(elsewhere, samples()).tolist() == [3, 0]
     with pytest.raises(DatapoolError, match=r"'dog/a.png' of this batch .* has the name of another image in the pool"):
