@@ -25,7 +25,8 @@ from datapool.core.lineage import Version
 from datapool.core.tables import EmbeddedTable
 from datapool.pool import files as pool_files
 from datapool.pool.filesystem import write_hashed
-from datapool.pool.transaction import Store
+from datapool.pool.store import Store
+from datapool.pool.transaction import Transaction
 
 DIMENSION, N_NEW, REPETITIONS = 128, 10_000, 3
 
@@ -80,7 +81,7 @@ def measure(n: int) -> str:
     folder = Path("pools/big")
     folder.mkdir(parents=True)
     Path("datapool.csv").rename(folder / pool_files.LATEST)
-    store = Store(Path("pools"), "big", Path("datapools.json"))
+    transaction = Transaction(Store(Path("pools"), "big", Path("datapools.json")))
     tables.write_csv(folder / pool_files.SAMPLES, first.table)
     version = Version(
         version=1,
@@ -96,8 +97,8 @@ def measure(n: int) -> str:
     for what, run in {
         "first read: hashed and parsed, then kept": lambda: pool_files.read_version(folder, version),
         "second read: hashed, rows from the cache": lambda: pool_files.read_version(folder, version),
-        f"extended by {N_NEW:,} rows": lambda: pool_files.stage_csv(
-            store, pool_files.LATEST, pool_files.text_of(folder, version, first), version, new
+        f"extended by {N_NEW:,} rows": lambda: pool_files.write_csv(
+            transaction, pool_files.LATEST, pool_files.text_of(folder, version, first), version, new
         ),
     }.items():
         print(f"tables: {what}", file=sys.stderr)

@@ -39,7 +39,8 @@ from datapool.core.tables import EmbeddedTable, read_json, read_rows
 from datapool.maintenance import distances as recompute
 from datapool.pool.agreement import known_pools, read_record
 from datapool.pool.files import history_file
-from datapool.pool.transaction import RECORD, DamagedRecordError, Record, Store
+from datapool.pool.store import RECORD, DamagedRecordError, Record, Store
+from datapool.pool.transaction import Transaction
 
 RELATIVE, ABSOLUTE = 1e-8, 1e-7
 """Two distances count as the same if they differ by this share or less and, between normalized embeddings, by this much
@@ -93,7 +94,7 @@ def _checks(store: Store, entry: LineageEntry | None, output: Path, progress: Pr
         return
     record = _record(store)
     yield record
-    if entry is None or versions is None or store.was_stopped():
+    if entry is None or versions is None or Transaction(store).is_unfinished():
         return
     if lacking := sorted({key for version in versions for key in _lacking(version)}):
         yield Check(
@@ -135,7 +136,7 @@ def _lacking(version: Version) -> list[str]:
 
 def _record(store: Store) -> Check:
     """The pool's own record is whole and says what the lineage says, and no merge was stopped half way."""
-    if store.was_stopped():
+    if Transaction(store).is_unfinished():
         stopped = "a merge was stopped half way, or goes on at this moment"
         return Check("record", "fail", f"{stopped}; `datapool repair`, or the next `dvc repro`, finishes it")
     path = store.folder / RECORD

@@ -1,7 +1,7 @@
-"""The lineage: which versions pools have had, and whether the files that are here are those of the last one.
+"""Check that the files of pools are those of the versions that the lineage records, and refuse to go on if they are not.
 
-datapools.json, in git, lists them for every pool; each pool's own record (``commit.py``) lists its own. Knows nothing of
-batches, and changes nothing.
+datapools.json, in git, records all pools; each pool's own record lies beside its files. Nothing is changed here, except that
+files that no version records are copied before a checkout is advised.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,37 +20,29 @@ from datapool.core.lineage import (
     recorded_files,
     recorded_hashes,
 )
-from datapool.pool import transaction as commit
-from datapool.pool.files import RESTORES, history_files
-from datapool.pool.transaction import Store
-
-BACK = f"`git checkout HEAD -- {LINEAGE} dvc.lock && dvc checkout --force` goes back to what git holds"
-"""What helps where a pool's files are of other versions than the lineage records."""
-
-BRING = f"`dvc checkout --force` brings what dvc.lock records (`dvc pull` first in a fresh clone); {BACK}"
-"""What helps where the lineage records later versions than the files are."""
-
-AS_HERE = "where nothing brings them any more, `datapool repair --as-here` records what is here"
-"""What helps besides, where the files are whole."""
+from datapool.pool.files import history_files
+from datapool.pool.hints import HINT_AS_HERE, HINT_DVC_CHECKOUT, HINT_GIT_CHECKOUT, HINT_RESTORE
+from datapool.pool.store import RECORD, DamagedRecordError, Record, Store
+from datapool.pool.transaction import Transaction
 
 
 def known_pools(pools: Path, lineage: Path) -> list[str]:
-    """Name every pool that the lineage, a file in the folder of pools, or a merge that was stopped tells of.
+    """Return the names of all pools that the lineage lists, that have files, or whose merge was stopped.
 
     Raises:
         DatapoolError: If the lineage cannot be read.
     """
-    files = (path for file in (commit.RECORD, *HASH_KEYS) for path in pools.glob(f"*/{file}"))
+    files = (path for file in (RECORD, *HASH_KEYS) for path in pools.glob(f"*/{file}"))
     here = {path.parent.name for path in files if not path.parent.name.startswith(".")}
     stopped = {path.parent.name for path in (atomic.SCRATCH / "commit").glob("*/*")}
     return sorted(here | stopped | read_lineage(lineage).keys())
 
 
-def read_record(store: Store) -> commit.Record | None:
-    """Read a pool's own record; None if it has none.
+def read_record(store: Store) -> Record | None:
+    """Read a pool's own record and check its versions; None if the pool has no record.
 
     Raises:
-        DatapoolError: As ``Store.read``, and if it lists no versions, or other files than those of the last one.
+        DatapoolError: As ``Store.read``, and if it lists no versions, or not the files of the last one.
     """
     record = store.read()
     if record is None:
@@ -63,15 +55,15 @@ def read_record(store: Store) -> commit.Record | None:
     except ValueError as error:
         problem = str(error)
     if problem:
-        raise commit.DamagedRecordError(store.folder / commit.RECORD, problem)
+        raise DamagedRecordError(store.folder / RECORD, problem)
     return record
 
 
 def require_files(pools: Path, lineage: Mapping[str, list[Version]], *, besides: str | None = None) -> None:
-    """Refuse to go on when a pool that the lineage knows has no files here.
+    """Refuse to go on if a pool of the lineage has no files here.
 
     Raises:
-        CheckoutError: With the command that brings them.
+        CheckoutError: With the command that restores them.
     """
     gone = [name for name in lineage if name != besides and not (pools / name / LATEST).exists()]
     if gone:
@@ -83,9 +75,9 @@ def require_files(pools: Path, lineage: Mapping[str, list[Version]], *, besides:
 
 
 def require_sizes(store: Store, lineage: Mapping[str, list[Version]]) -> None:
-    """Refuse a csv of another pool than this that has not the recorded size.
+    """Refuse to go on if the csv of any other pool does not have its recorded size.
 
-    DVC tracks all pools as one, so a run on one of them would take damage of another over into its cache.
+    DVC tracks all pools as one output, so a run on one pool would take a damaged file of another into its cache.
 
     Raises:
         CheckoutError: With the commands that help.
@@ -94,18 +86,18 @@ def require_sizes(store: Store, lineage: Mapping[str, list[Version]]) -> None:
     for name in lineage.keys() - {store.name}:
         path, recorded = pools / name / LATEST, lineage[name][-1].datapool_bytes  # the first pools lack it
         if recorded not in (None, size := path.stat().st_size):
-            require_agreement(Store(pools, name, store.lineage))  # whether it is the lineage that somebody changed
+            require_agreement(Store(pools, name, store.lineage))  # in case datapools.json was changed, not the csv
             raise CheckoutError(
                 f"{path} has {size} bytes, but datapools.json records {recorded} for version {len(lineage[name])}; nothing "
-                f"was changed. {RESTORES}"
+                f"was changed. {HINT_RESTORE}"
             )
 
 
 @contextmanager
 def backing_up_before_checkout(pools: Path, lineage_file: Path) -> Iterator[list[str]]:
-    """Give a list for what is done in the block: a refusal tells it first, and last what it has kept aside.
+    """Run ``back_up_unrecorded`` if the block ends with a CheckoutError, which advises a checkout.
 
-    Before a checkout is advised, ``back_up_unrecorded``.
+    Yields a list for sentences about what the block does. An error message begins with them and ends with what was copied.
     """
     done: list[str] = []
     try:
@@ -118,12 +110,12 @@ def backing_up_before_checkout(pools: Path, lineage_file: Path) -> Iterator[list
 
 
 def back_up_unrecorded(pools: Path, lineage_file: Path) -> str:
-    """Keep aside what no version records, of all pools, for a command that brings one back sets back all of them.
+    """Copy the files that no version records, of all pools: a checkout that restores one pool resets all of them.
 
-    Also what a merge had staged that was stopped, if it could not be finished.
+    The pending files of a stopped merge that could not be finished are copied as well.
 
     Returns:
-        What is kept as what, and what cannot be; "" if there was nothing to keep.
+        What was copied where, and what could not be copied; "" if there was nothing to copy.
     """
     try:
         lineage = read_lineage(lineage_file)
@@ -133,7 +125,7 @@ def back_up_unrecorded(pools: Path, lineage_file: Path) -> str:
     for folder in sorted(pools.glob("*/")):
         known = recorded_hashes(lineage.get(folder.name, []))
         paths = [folder / file for file in (*HASH_KEYS, *history_files(folder))]
-        for path in (*paths, *Store(pools, folder.name, lineage_file).staged_files()):
+        for path in (*paths, *Transaction(Store(pools, folder.name, lineage_file)).pending_files()):
             try:
                 notes += atomic.back_up(path, unless=known)
             except DatapoolError as error:
@@ -142,49 +134,52 @@ def back_up_unrecorded(pools: Path, lineage_file: Path) -> str:
 
 
 def require_agreement(store: Store) -> None:
-    """Refuse a pool whose own record and the lineage tell different things, or of whose files neither tells.
+    """Refuse to go on if a pool's own record and the lineage differ, or neither records the files that are here.
 
-    One that has no record and is in the lineage was made by an older release, or has lost it.
+    A pool without a record that the lineage lists was made by an older release, or has lost its record.
 
     Raises:
         CheckoutError: With the commands that help; also if the record is damaged.
     """
     record, entry = read_record(store), store.entry()
-    is_known = record is not None or entry is not None
-    left = [] if is_known else [path for path in map(store.folder.joinpath, HASH_KEYS) if path.exists()]
-    if left:
-        raise CheckoutError(
-            f"{left[0]} is there, but {store.lineage} knows no pool {store.name!r}; nothing was changed. "
-            f"`dvc checkout --force` brings what belongs to this revision; or move {store.folder} away"
-        )
+    if record is None and entry is None:
+        _require_no_files(store)
     if record is None or record.entry == entry:
         return
     if entry is None:
         raise CheckoutError(
             f"{store.folder} holds a pool that {store.lineage} does not know; nothing was changed. `datapool repair` adds "
-            f"it there; {BACK}; or move {store.folder} away"
+            f"it there; {HINT_GIT_CHECKOUT}; or move {store.folder} away"
         )
     here, there = (parse_entry(each).versions for each in (record.entry, entry))
     are_whole = all(store.holds(*each) for each in record.files.items())
     if are_whole and is_successor(here, there):
-        helps = f"`datapool repair` keeps these files and records them; {BACK}"
+        hint = f"`datapool repair` keeps these files and records them; {HINT_GIT_CHECKOUT}"
     else:
-        helps = f"{BRING}; {AS_HERE}" if are_whole else BRING
-    raise CheckoutError(
-        f"{store.folder / commit.RECORD}: {describe_mismatch(here, there)}; nothing was changed. {helps}"
-    )
+        hint = f"{HINT_DVC_CHECKOUT}; {HINT_AS_HERE}" if are_whole else HINT_DVC_CHECKOUT
+    raise CheckoutError(f"{store.folder / RECORD}: {describe_mismatch(here, there)}; nothing was changed. {hint}")
+
+
+def _require_no_files(store: Store) -> None:
+    """Refuse files of a pool that is recorded nowhere."""
+    for path in map(store.folder.joinpath, HASH_KEYS):
+        if path.exists():
+            raise CheckoutError(
+                f"{path} is there, but {store.lineage} knows no pool {store.name!r}; nothing was changed. "
+                f"`dvc checkout --force` brings what belongs to this revision; or move {store.folder} away"
+            )
 
 
 def describe_mismatch(here: Sequence[Version], there: Sequence[Version]) -> str:
-    """Say that the files here are of other versions than the lineage records."""
+    """Return a clause about files that are of other versions than the lineage records."""
     another = "another " * (len(here) == len(there))
     return f"the files here are version {len(here)} of the pool, {LINEAGE} records {another}version {len(there)}"
 
 
 def is_successor(versions: Sequence[Version], others: Sequence[Version]) -> bool:
-    """Say whether merges may have made these versions from the others: by more of them, or by the last batch again."""
+    """Return whether merges can have made these versions from the others: by adding some, or by the last batch again."""
     k = len(others)
     if len(versions) > k:
         return versions[:k] == others
-    same_batch = len(versions) == k and versions[-1].batch == others[-1].batch
-    return same_batch and versions[:-1] == others[:-1] and versions != others
+    is_same_batch = len(versions) == k and versions[-1].batch == others[-1].batch
+    return is_same_batch and versions[:-1] == others[:-1] and versions != others

@@ -5,6 +5,7 @@ version, and a new batch appends. A pool on disk counts only if it is byte for b
 (datapools.json) records. Knows nothing of models, distances or DVC.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ import pandas as pd
 
 from datapool.core import atomic
 from datapool.core.base import COLUMNS, Base, empty_base_table
-from datapool.core.embeddings_csv import csv_rows
+from datapool.core.embeddings_csv import csv_header, csv_rows
 from datapool.core.errors import DatapoolError
 from datapool.core.lineage import (
     CHECKPOINT,
@@ -29,10 +30,10 @@ from datapool.core.lineage import (
 from datapool.core.tables import EmbeddedTable
 from datapool.images.batch import batch_id, candidates, rows_in_base
 from datapool.pool import files as pool_files
-from datapool.pool import transaction as commit
 from datapool.pool.agreement import backing_up_before_checkout, require_agreement, require_files, require_sizes
 from datapool.pool.lock import locked
-from datapool.pool.transaction import Store
+from datapool.pool.store import Store
+from datapool.pool.transaction import Transaction, recover
 
 
 class Merged(NamedTuple):
@@ -79,7 +80,7 @@ def open_base(
             ``.datapool/backup``.
     """
     with backing_up_before_checkout(pools, lineage_file) as done:
-        done.extend(commit.recover(pools, lineage_file))
+        done.extend(recover(pools, lineage_file))
         base = _open(Store(pools, name, lineage_file), images, base_version)
     return base, [*done, *_told_by_name(images, base)]
 
@@ -159,14 +160,25 @@ def merge(
         ValueError: If picks and base differ in dimension.
     """
     with locked() as require_lock, backing_up_before_checkout(pools, lineage_file) as done:
-        done.extend(commit.recover(pools, lineage_file))
-        store = Store(pools, base.pool, lineage_file, require_lock=require_lock)
-        merged = _merge(store, base, picks, checkpoint, keep_history=keep_history, provenance=provenance)
+        done.extend(recover(pools, lineage_file))
+        transaction = Transaction(Store(pools, base.pool, lineage_file), require_lock=require_lock)
+        merged = _merge(transaction, base, picks, checkpoint, keep_history=keep_history, provenance=provenance)
     return merged._replace(notes=[*done, *merged.notes])
 
 
+class _NewFiles(NamedTuple):
+    """The files of the next version, which the transaction has written or the pool has already."""
+
+    sha256: dict[str, str]
+    """By path below the pool's folder."""
+    csv_size: int
+    """Bytes of datapool_latest.csv."""
+    notes: list[str]
+    """Sentences about files that were kept aside."""
+
+
 def _merge(
-    store: Store,
+    transaction: Transaction,
     base: Base,
     picks: EmbeddedTable,
     checkpoint: Path | None,
@@ -174,73 +186,74 @@ def _merge(
     keep_history: bool,
     provenance: Provenance,
 ) -> Merged:
-    folder, pools = store.folder, store.folder.parent
+    store = transaction.store
+    present = _require_unmoved(store, base, picks)
+    if not len(picks.table) and not base.versions:
+        return _stay_empty(store, base, present)
+    new = EmbeddedTable(_new_rows(base, picks.table), picks.embeddings)
+    labels = label_ids(pd.concat([base.rows.table.weak_label, new.table.weak_label]))
+    notes = _back_up_dropped(store, base, present)
+    with transaction:
+        files = _write_files(transaction, base, new, labels, checkpoint, keep_history=keep_history)
+        remove = sorted({CHECKPOINT, *pool_files.history_files(store.folder)} - files.sha256.keys())
+        foreign = _back_up_foreign(store, files, remove, (*present, *base.versions))
+        versions = [*base.versions, *([_new_version(base, new, files, provenance)] if len(new.table) else [])]
+        entry = LineageEntry(labels=list(labels), versions=versions)
+        transaction.commit(entry.model_dump(), files.sha256, remove=remove)
+    if len(new.table):
+        pool_files.cache_rows(versions[-1], *([base.rows] if base.versions else []), new)
+    return Merged(len(versions), versions[-1].rows, len(new.table), [*files.notes, *foreign, *notes])
+
+
+def _require_unmoved(store: Store, base: Base, picks: EmbeddedTable) -> list[Version]:
+    """Refuse a pool that is no longer the one that the base was taken from; return its versions.
+
+    Raises:
+        DatapoolError: If the versions are neither those of the base, nor with one more from the same batch, nor those that
+            ``datapool.base_version`` drops; or if files of other pools are missing.
+        ValueError: If picks and base differ in dimension.
+    """
     lineage = read_lineage(store.lineage)
-    require_files(pools, lineage, besides=base.pool)
+    require_files(store.folder.parent, lineage, besides=base.pool)
     require_sizes(store, lineage)
     present, k = lineage.get(base.pool, []), len(base.versions)
     if k and len(picks.table) and picks.embeddings.shape[1] != base.rows.embeddings.shape[1]:
         raise ValueError(f"picks of shape {picks.embeddings.shape}, a base of shape {base.rows.embeddings.shape}")
-    own = len(present) == k + 1 and present[k].batch == base.batch
-    if present[:k] != base.versions or not (len(present) == k or own or present[k:] == base.dropped):
+    is_expected = len(present) == k or _is_of_same_batch(base, present) or present[k:] == base.dropped
+    if present[:k] != base.versions or not is_expected:
         require_agreement(store)  # if datapools.json was set back, that is what to mend
         raise DatapoolError(
             f"pool {base.pool!r} has moved on since this run opened it (version {k} then, {len(present)} now); nothing was "
             "changed. Run `dvc repro --force --single-item open`, then `dvc repro`"
         )
-    if not len(picks.table) and not k:
-        if present:
-            raise DatapoolError(
-                f"this batch gives no sample, and without one pool {base.pool!r} would lose its {len(present)} versions; "
-                "nothing was changed. Set the parameters back, or choose another datapool.name"
-            )
-        pools.mkdir(parents=True, exist_ok=True)  # DVC wants its output to exist
-        return Merged(0, 0, 0, [])
+    return present
 
-    new = EmbeddedTable(_new_rows(base, picks.table), picks.embeddings)
-    table = pd.concat([base.rows.table, new.table], ignore_index=True)
-    labels = label_ids(table.weak_label)
-    latest = base.versions[-1] if k else pool_files.version_0(new.embeddings.shape[1])
-    notes = []
-    if not own and len(present) > k:
-        for filename in HASH_KEYS:
-            notes += atomic.back_up(folder / filename, unless=set())
-        notes.append(f"datapool.base_version {k}: the versions {k + 1} to {len(present)} are dropped from the lineage")
-    with store.change():
-        text = pool_files.text_of(folder, latest, base.rows if k else new)
-        earlier = base.versions if len(new.table) else base.versions[:-1]
-        files, kept = pool_files.stage_history(store, earlier if keep_history else [], text)
-        files[SAMPLES] = pool_files.stage_samples(store, latest, base.rows.table, new.table)
-        new_rows = csv_rows(new.table.filename.tolist(), new.embeddings, new.table.weak_label.map(labels).tolist())
-        csv = pool_files.stage_csv(store, LATEST, text, latest, new_rows)
-        files[LATEST] = csv.sha256
-        if checkpoint:
-            files[CHECKPOINT] = pool_files.stage_checkpoint(store, checkpoint)
-        remove = {CHECKPOINT, *pool_files.history_files(folder)} - files.keys()
-        # What is there and neither recorded, nor the base, nor what is written now is somebody's: kept aside.
-        known = {*files.values(), *recorded_hashes((*present, *base.versions))}
-        for file in dict.fromkeys((*HASH_KEYS, *sorted(remove))):
-            kept += atomic.back_up(folder / file, unless=known)
-        notes = [*kept, *notes]
-        versions = list(base.versions)
-        if len(new.table):
-            versions.append(
-                Version(
-                    version=k + 1,
-                    batch=base.batch,
-                    rows=len(table),
-                    new=len(new.table),
-                    **provenance.model_dump(),
-                    datapool_sha256=csv.sha256,
-                    datapool_bytes=csv.size,
-                    samples_sha256=files[SAMPLES],
-                    checkpoint_sha256=files.get(CHECKPOINT),
-                )
-            )
-        store.commit(LineageEntry(labels=list(labels), versions=versions).model_dump(), files, remove=sorted(remove))
-    if len(new.table):
-        pool_files.remember(versions[-1], *([base.rows] if k else []), new)
-    return Merged(len(versions), len(table), len(new.table), notes)
+
+def _is_of_same_batch(base: Base, present: Sequence[Version]) -> bool:
+    """Return whether the pool's one version after the base is of this batch, which replaces it."""
+    k = len(base.versions)
+    return len(present) == k + 1 and present[k].batch == base.batch
+
+
+def _stay_empty(store: Store, base: Base, present: Sequence[Version]) -> Merged:
+    """Make no version of a pool without a base for a batch without picks.
+
+    Raises:
+        DatapoolError: If the pool has versions, which it would lose.
+    """
+    if present:
+        raise DatapoolError(
+            f"this batch gives no sample, and without one pool {base.pool!r} would lose its {len(present)} versions; "
+            "nothing was changed. Set the parameters back, or choose another datapool.name"
+        )
+    store.folder.parent.mkdir(parents=True, exist_ok=True)  # DVC expects its output to exist
+    return Merged(0, 0, 0, [])
+
+
+def _new_rows(base: Base, picks: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows that samples.csv gets for the picks."""
+    new = picks.assign(version=len(base.versions) + 1, batch=base.batch, rank=np.arange(1, len(picks) + 1))
+    return new[list(COLUMNS)].astype(COLUMNS)
 
 
 def label_ids(weak_labels: pd.Series) -> dict[str, int]:
@@ -248,6 +261,58 @@ def label_ids(weak_labels: pd.Series) -> dict[str, int]:
     return {label: number for number, label in enumerate(weak_labels.unique().tolist())}
 
 
-def _new_rows(base: Base, picks: pd.DataFrame) -> pd.DataFrame:
-    new = picks.assign(version=len(base.versions) + 1, batch=base.batch, rank=np.arange(1, len(picks) + 1))
-    return new[list(COLUMNS)].astype(COLUMNS)
+def _back_up_dropped(store: Store, base: Base, present: Sequence[Version]) -> list[str]:
+    """Keep copies of the files of versions that ``datapool.base_version`` drops; return sentences about it."""
+    k = len(base.versions)
+    if len(present) <= k or _is_of_same_batch(base, present):
+        return []
+    kept = [note for file in HASH_KEYS for note in atomic.back_up(store.folder / file, unless=set())]
+    return [*kept, f"datapool.base_version {k}: the versions {k + 1} to {len(present)} are dropped from the lineage"]
+
+
+def _write_files(
+    transaction: Transaction,
+    base: Base,
+    new: EmbeddedTable,
+    labels: Mapping[str, int],
+    checkpoint: Path | None,
+    *,
+    keep_history: bool,
+) -> _NewFiles:
+    """Write all files of the next version; the pool is untouched."""
+    rows = csv_rows(new.table.filename.tolist(), new.embeddings, new.table.weak_label.map(labels).tolist())
+    history, latest = pool_files.History({}, []), base.versions[-1] if base.versions else None
+    if latest:
+        text = pool_files.text_of(transaction.store.folder, latest, base.rows)
+        earlier = base.versions if len(new.table) else base.versions[:-1]
+        history = pool_files.write_history(transaction, earlier if keep_history else [], text)
+    samples = pool_files.write_samples(transaction, latest, base.rows.table, new.table)
+    if latest:
+        csv = pool_files.write_csv(transaction, LATEST, text, latest, rows)
+    else:
+        csv = transaction.write(LATEST, [csv_header(new.embeddings.shape[1])], rows)
+    sha256 = {**history.files, SAMPLES: samples, LATEST: csv.sha256}
+    if checkpoint:
+        sha256[CHECKPOINT] = pool_files.write_checkpoint(transaction, checkpoint)
+    return _NewFiles(sha256, csv.size, history.notes)
+
+
+def _back_up_foreign(store: Store, new: _NewFiles, remove: Sequence[str], recorded: Sequence[Version]) -> list[str]:
+    """Keep copies of files that no version records, before they are replaced or removed; return sentences about it."""
+    known = {*new.sha256.values(), *recorded_hashes(recorded)}
+    files = dict.fromkeys((*HASH_KEYS, *remove))
+    return [note for file in files for note in atomic.back_up(store.folder / file, unless=known)]
+
+
+def _new_version(base: Base, new: EmbeddedTable, files: _NewFiles, provenance: Provenance) -> Version:
+    return Version(
+        version=len(base.versions) + 1,
+        batch=base.batch,
+        rows=len(base.rows.table) + len(new.table),
+        new=len(new.table),
+        **provenance.model_dump(),
+        datapool_sha256=files.sha256[LATEST],
+        datapool_bytes=files.csv_size,
+        samples_sha256=files.sha256[SAMPLES],
+        checkpoint_sha256=files.sha256.get(CHECKPOINT),
+    )

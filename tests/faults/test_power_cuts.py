@@ -15,8 +15,9 @@ from model_disk import FOLDER, File, ModelDisk, PowerCutError
 from tally import count
 
 from datapool.core.errors import DatapoolError
-from datapool.pool import transaction as commit_module
-from datapool.pool.transaction import Store
+from datapool.pool.filesystem import make_folder, write_file
+from datapool.pool.store import Store
+from datapool.pool.transaction import Transaction
 
 CSV, SAMPLES, MODEL = "datapool_latest.csv", "samples.csv", "checkpoint_latest.ckpt"
 FIRST, SECOND = "history/datapool_0001.csv", "history/datapool_0002.csv"
@@ -46,20 +47,20 @@ STORIES = {
 }
 
 
-def store_on(disk: ModelDisk, kind: type[Store] = Store) -> Store:
-    return kind(Path("pools"), "p", Path("datapools.json"), disk=disk)
+def transaction_on(disk: ModelDisk, kind: type[Transaction] = Transaction) -> Transaction:
+    return kind(Store(Path("pools"), "p", Path("datapools.json"), disk=disk))
 
 
-def change(disk: ModelDisk, state: State, kind: type[Store] = Store) -> None:
-    """What a merge does: recover, stage, commit."""
-    store = store_on(disk, kind)
-    store.recover()
-    with store.change():
+def change(disk: ModelDisk, state: State, kind: type[Transaction] = Transaction) -> None:
+    """Do what a merge does: recover, write, commit."""
+    transaction = transaction_on(disk, kind)
+    transaction.recover()
+    with transaction:
         for file, data in state.files.items():
-            if not store.holds(file, sha256(data)):
-                store.stage(file, [data[:2], data[2:]])
+            if not transaction.store.holds(file, sha256(data)):
+                transaction.write(file, [data[:2], data[2:]])
         files = {file: sha256(data) for file, data in state.files.items()}
-        store.commit(state.entry, files, remove=sorted({CSV, SAMPLES, MODEL, FIRST, SECOND} - files.keys()))
+        transaction.commit(state.entry, files, remove=sorted({CSV, SAMPLES, MODEL, FIRST, SECOND} - files.keys()))
 
 
 def disk_with(state: State) -> ModelDisk:
@@ -126,14 +127,14 @@ def check(disk: ModelDisk, new: State, allowed: tuple[State, ...]) -> None:
     """One of the allowed states is there, whole; recovery keeps it and leaves nothing about; a run makes the new one."""
     before = found(disk)
     assert before in allowed
-    store_on(disk).recover()
+    transaction_on(disk).recover()
     assert plain(disk) == before
     change(disk, new)
     assert plain(disk) == new
 
 
 def disks_after_a_stop(
-    old: State, new: State, *, kind: type[Store] = Store, left_out: str | None = None, limit: int = 32
+    old: State, new: State, *, kind: type[Transaction] = Transaction, left_out: str | None = None, limit: int = 32
 ) -> Iterator[tuple[ModelDisk, tuple[State, ...]]]:
     """Every disk after a kill or a power cut at every operation of a change, and which states are allowed on it."""
     rng = random.Random(0)
@@ -183,7 +184,7 @@ def test_a_second_power_cut_during_recovery_loses_nothing_either(old, new, limit
             again = disk.killed()
             again.cut_after = operation
             try:
-                store_on(again).recover()
+                transaction_on(again).recover()
             except PowerCutError:
                 done = False
             else:
@@ -271,57 +272,56 @@ def test_no_fsync_can_be_left_out(story, sync):
     count("changed protocols that were caught", 1)
 
 
-class FilesFirst(Store):
+class FilesFirst(Transaction):
     """Renames the files before the record."""
 
     def commit(self, entry, files, *, remove=()):
         for file, digest in files.items():
-            staged = self._staging / f"{digest[:16]}-{Path(file).name}"
+            staged = self._pending / f"{digest[:16]}-{Path(file).name}"
             if self._disk.exists(staged):
-                commit_module.make_folder(self._disk, (self.folder / file).parent)
-                self._disk.rename(staged, self.folder / file)
+                make_folder(self._disk, (self.store.folder / file).parent)
+                self._disk.rename(staged, self.store.folder / file)
         super().commit(entry, files, remove=remove)
 
 
-class LineageFirst(Store):
+class LineageFirst(Transaction):
     """Writes datapools.json before the record."""
 
     def commit(self, entry, files, *, remove=()):
-        temporary = self._staging / "lineage"
-        commit_module.write_file(self._disk, temporary, [json.dumps({**self._entries(), "p": entry}).encode()])
-        self._disk.rename(temporary, self.lineage)
-        self._disk.sync_folder(self.lineage.parent)
+        temporary = self._pending / "lineage"
+        write_file(self._disk, temporary, [json.dumps({**self.store.entries(), "p": entry}).encode()])
+        self._disk.rename(temporary, self.store.lineage)
+        self._disk.sync_folder(self.store.lineage.parent)
         super().commit(entry, files, remove=remove)
 
 
-class NoNote(Store):
+class NoNote(Transaction):
     """Does not write down which entry of datapools.json a change replaces."""
 
-    def _note(self):
+    def _read_note(self):
         return None
 
 
-class NoteGoesFirst(Store):
+class NoteGoesFirst(Transaction):
     """Forgets that a change goes on before the change is finished."""
 
-    def _finish(self, record, note, *, check):
-        self._disk.unlink(self._staging / "note.json")
-        super()._finish(record, note, check=check)
+    def _finish(self, record, note, *, is_recovery):
+        self._disk.unlink(self._pending / "note.json")
+        super()._finish(record, note, is_recovery=is_recovery)
 
 
-class SweepsStagedFiles(Store):
-    """Takes every staged file for litter."""
+class DiscardsPendingFiles(Transaction):
+    """Discards every pending file."""
 
     def recover(self):
-        self.sweep()
+        self.discard_pending()
         return ""
 
 
-@pytest.mark.parametrize("mutant", [FilesFirst, LineageFirst, NoNote, NoteGoesFirst, SweepsStagedFiles])
+@pytest.mark.parametrize("mutant", [FilesFirst, LineageFirst, NoNote, NoteGoesFirst, DiscardsPendingFiles])
 def test_no_two_steps_can_change_places_and_none_is_idle(mutant, monkeypatch):
-    monkeypatch.setitem(
-        globals(), "store_on", lambda disk, kind=mutant: mutant(Path("pools"), "p", Path("datapools.json"), disk=disk)
-    )
+    make = transaction_on
+    monkeypatch.setitem(globals(), "transaction_on", lambda disk, kind=mutant: make(disk, mutant))
 
     assert any(goes_wrong(*story, kind=mutant, limit=8) for story in STORIES.values())
     count("changed protocols that were caught", 1)
@@ -341,19 +341,19 @@ def test_recovery_makes_the_record_durable_before_it_replaces_a_file(monkeypatch
             again = disk.killed()
             again.cut_after = operation
             with suppress(PowerCutError):
-                store_on(again).recover()
+                transaction_on(again).recover()
             yield from again.after_power_cut(random.Random(0), 16)
 
     for disk in cuts_in_recovery():
         check(disk, TWO, (ONE, TWO))
 
-    def recover_at_once(store: Store) -> str:
-        record, note = store.read(), store._note()
-        if record and note and note["record"] == record.sha256:
-            store._finish(record, note, check=True)
+    def recover_at_once(transaction: Transaction) -> str:
+        record, note = transaction.store.read(), transaction._read_note()
+        if record and note and note.record == record.sha256:
+            transaction._finish(record, note, is_recovery=True)
         return ""
 
-    monkeypatch.setattr(Store, "recover", recover_at_once)
+    monkeypatch.setattr(Transaction, "recover", recover_at_once)
     disks = list(cuts_in_recovery())
     monkeypatch.undo()
     with pytest.raises(AssertionError, match="is nowhere"):

@@ -28,7 +28,8 @@ from datapool.pool.agreement import require_files
 from datapool.pool.filesystem import Disk
 from datapool.pool.lock import locked
 from datapool.pool.merge import Merged, label_ids, merge, open_base
-from datapool.pool.transaction import Store
+from datapool.pool.store import Store
+from datapool.pool.transaction import Transaction
 
 POOLS, LINEAGE, FOLDER = Path("pools"), Path("datapools.json"), Path("pools/p")
 CSV, SAMPLES = FOLDER / "datapool_latest.csv", FOLDER / "samples.csv"
@@ -1142,7 +1143,7 @@ def test_whoever_lost_the_lock_and_then_fails_leaves_what_another_has_staged(rem
     with (
         pytest.raises(KeyboardInterrupt),
         locked() as require_lock,
-        Store(POOLS, "p", LINEAGE, require_lock=require_lock).change(),
+        Transaction(Store(POOLS, "p", LINEAGE), require_lock=require_lock),
     ):
         staged.write_bytes(b"by now another's")
         if removed:
