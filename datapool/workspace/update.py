@@ -7,7 +7,7 @@ two outputs get their new names, and dvc.lock is brought up to date without runn
 import filecmp
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import chdir
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,17 +32,13 @@ from datapool.workspace.template import (
 )
 
 _STATE = atomic.SCRATCH / "update.json"
-"""Exists from the first change of an update to its commit. Holds ``{stage: entry of dvc.lock}`` of a workspace with the flat
-layout, as it was before the update; null in place of the entry if the stage was not up to date. Else it holds ``{}``."""
+"""Exists from the first change of an update to its commit. Holds, of a workspace with the flat layout, which stages were
+up to date before the update: ``{"scan": true, ...}``; ``{}`` otherwise."""
 
 _RENAMED_OUTPUTS = {"passed_over.json": "skipped.json", "surroundings.parquet": "evaluation_sample.parquet"}
 """Outputs of the flat layout, by their names in ``output_dir``, and what they are called now."""
 
-_LOCK = Path("dvc.lock")
 _OLD_BACKUPS = atomic.SCRATCH / "rescued"
-
-_Entry = dict[str, Any]
-"""What dvc.lock records of a stage: its ``cmd``, ``deps``, ``params`` and ``outs``."""
 
 
 class Update(NamedTuple):
@@ -127,8 +123,8 @@ def _is_from_update(folder: Path, path: str) -> bool:
 # --- the move from the flat layout -------------------------------------------------------------------------------------
 
 
-def _begin(folder: Path) -> dict[str, _Entry | None]:
-    """Write ``_STATE``, or read the one of the update that was killed; return what it holds."""
+def _begin(folder: Path) -> dict[str, bool]:
+    """Write ``_STATE``, or read that of the update that was killed; return what it holds."""
     if (folder / _STATE).exists():
         return read_json(folder / _STATE)
     stages = _stages(folder) if _is_flat(folder) else {}
@@ -137,14 +133,20 @@ def _begin(folder: Path) -> dict[str, _Entry | None]:
     return stages
 
 
-def _stages(folder: Path) -> dict[str, _Entry | None]:
-    """Return the entries of dvc.lock, with None for each stage that DVC would run again."""
-    entries = _read_lock(folder)["stages"]
+def _stages(folder: Path) -> dict[str, bool]:
+    """Return for each stage of dvc.lock whether it is up to date."""
+    lock = folder / "dvc.lock"
+    stages = yaml.safe_load(lock.read_text())["stages"] if lock.exists() else {}  # a pipeline that never ran has none
     try:
-        changed = json.loads(run_dvc(folder, "status", "--json"))
+        changes = _changes(folder)
     except DatapoolError:  # such as a params.yaml that dvc.yaml does not fit: nothing is known to be up to date
-        changed = entries
-    return {stage: None if stage in changed else entry for stage, entry in entries.items()}
+        changes = stages
+    return {stage: stage not in changes for stage in stages}
+
+
+def _changes(folder: Path) -> dict[str, list[Any]]:
+    """Return what `dvc status` lists: for each stage that is not up to date, what changed."""
+    return json.loads(run_dvc(folder, "status", "--json"))
 
 
 def _rename_outputs(output: Path) -> None:
@@ -159,48 +161,40 @@ def _rename_outputs(output: Path) -> None:
         ignored.write_text("".join(f"{line}\n" for line in dict.fromkeys(names.get(line, line) for line in lines)))
 
 
-def _record_stages(folder: Path, before: Mapping[str, _Entry | None], output: Path) -> list[str]:
+def _record_stages(folder: Path, stages: Mapping[str, bool], output: Path) -> list[str]:
     """Record in dvc.lock that the outputs of stages that were up to date are those of the new code.
 
-    A stage whose data or params have changed since, because the update was killed in between, gets its old entry back.
-
     Returns:
-        A sentence that names the stages that ``dvc repro`` will run again, if there are any.
+        A sentence that names the stages that `dvc repro` will run again, if there are any.
     """
-    up_to_date = {stage: entry for stage, entry in before.items() if entry is not None}
-    if up_to_date:
-        run_dvc(folder, "commit", "--quiet", "--force", "--no-relink", *up_to_date)
-    lock = _read_lock(folder)
-    renamed = {str(output / old): str(output / new) for old, new in _RENAMED_OUTPUTS.items()}
-    changed = {
-        stage: entry for stage, entry in up_to_date.items() if not _is_same_run(entry, lock["stages"][stage], renamed)
-    }
-    if changed:
-        lock["stages"].update(changed)
-        with chdir(folder):  # where atomic.py expects .datapool
-            atomic.write_bytes(_LOCK, yaml.safe_dump(lock, sort_keys=False).encode())
-    again = [stage for stage in before if stage not in up_to_date or stage in changed]
+    renamed = {str(output / name) for name in _RENAMED_OUTPUTS.values()}
+    changes = _changes(folder)  # more than the code, if an update was killed and the user went on
+    kept = [stage for stage in stages if stages[stage] and _is_move(changes.get(stage, []), renamed)]
+    if kept:
+        # Committing another stage would also tell DVC's run-cache that its old outputs belong to the new params.
+        run_dvc(folder, "commit", "--quiet", "--force", "--no-relink", *kept)
+    again = [stage for stage in stages if stage not in kept]
     if not again:
         return []
     return [f"the next `dvc repro` runs {', '.join(again)} again: they were not up to date before the update"]
 
 
-def _is_same_run(before: _Entry, after: _Entry, renamed: Mapping[str, str]) -> bool:
-    """Return whether two entries of a stage name the same data and params, as far as both name them; code aside."""
-    old, new = _data(before), _data(after)
-    old = {renamed.get(name, name): value for name, value in old.items()}
-    return all(old[name] == new[name] for name in old.keys() & new.keys())
+def _is_move(changes: list[Any], renamed: Collection[str]) -> bool:
+    """Return whether nothing changed for a stage but its code, its command and the names of outputs.
 
-
-def _data(entry: _Entry) -> dict[str, Any]:
-    """Return the hash of every file but code that an entry names, by path, and the value of every parameter, by key."""
-    files = [*entry.get("deps", ()), *entry.get("outs", ())]
-    hashes = {file["path"]: file.get("md5") for file in files if Path(file["path"]).parts[0] not in CODE}
-    params = {f"{file}:{key}": value for file, keys in entry.get("params", {}).items() for key, value in keys.items()}
-    return {**hashes, **params}
-
-
-def _read_lock(folder: Path) -> dict[str, Any]:
-    """Read dvc.lock; a pipeline that has never run has none."""
-    path = folder / _LOCK
-    return yaml.safe_load(path.read_text()) if path.exists() else {"stages": {}}
+    Args:
+        changes: What `dvc status` lists for the stage, such as ``["changed command", {"changed deps": {"dvc.yaml":
+            "modified", "params.yaml": {"seed": "modified"}}}]``.
+        renamed: Paths of outputs that have new names. To DVC they are modified: dvc.lock does not know them.
+    """
+    for change in changes:
+        if isinstance(change, str):
+            continue
+        for path, state in next(iter(change.values())).items():
+            if isinstance(state, dict):  # parameters by key; "new" if the stage did not declare the key before
+                is_known = {*state.values()} == {"new"}
+            else:
+                is_known = Path(path).parts[0] in CODE or path in renamed
+            if not is_known:
+                return False
+    return True

@@ -1,8 +1,8 @@
 """An update brings new code in one commit, is completed if it was killed, and moves the flat layout without running a stage."""
 
+import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from itertools import count
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ENVIRONMENT, Workspace, stages_run
+from conftest import Workspace, stages_run
 
 import datapool
 from datapool.core.errors import DatapoolError
@@ -197,21 +197,26 @@ def interrupt(*_: object) -> None:
 
 # --- killed ------------------------------------------------------------------------------------------------------------
 
-KILLED_AT = """
-import os, sys
-from pathlib import Path
-from datapool.workspace.update import update_workspace
-left = int(sys.argv[1])
-def count(event, arguments):
-    global left
-    within = event == "shutil.copyfile" and str(arguments[0]).endswith(("merge.py", "dvc.yaml"))
-    if within or event in ("os.rename", "shutil.move", "shutil.rmtree", "shutil.copytree"):
-        left -= 1
-        if left < 0:
-            os.kill(os.getpid(), 9)
-sys.addaudithook(count)
-update_workspace(Path())
-"""
+
+def update_and_die(n: int) -> int:
+    """Update the workspace that is the current folder in a process that dies before its n-th change of a file; return how
+    the process ended."""
+    child = os.fork()
+    if not child:
+        left = n
+
+        def count_changes(event: str, arguments: tuple[object, ...]) -> None:
+            nonlocal left
+            within = event == "shutil.copyfile" and str(arguments[0]).endswith(("merge.py", "dvc.yaml"))
+            if within or event in ("os.rename", "shutil.move", "shutil.rmtree", "shutil.copytree"):
+                left -= 1
+                if left < 0:
+                    os.kill(os.getpid(), 9)
+
+        sys.addaudithook(count_changes)
+        update_workspace(Path())
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 @pytest.mark.slow
@@ -220,14 +225,10 @@ def test_an_update_that_was_killed_anywhere_is_completed_by_the_next_run(older, 
     assert code(older.folder) != ours
     for n in count():
         made = older.copy_to(tmp_path / str(n))
-        program = [sys.executable, "-P", "-c", KILLED_AT, str(n)]  # -P: this code, not that of the workspace
-        done = subprocess.run(
-            program, cwd=made.folder, env={**ENVIRONMENT, "PYTHONPATH": str(ROOT)}, capture_output=True, check=False
-        )
-        if done.returncode == 0:
-            break
-        assert done.returncode == -9, done.stderr
         monkeypatch.chdir(made.folder)
+        if (ended := update_and_die(n)) == 0:
+            break
+        assert ended == -9
         docker_run._update_code(lambda _: None)
 
         assert code(made.folder) == ours, n
@@ -275,6 +276,26 @@ def flat(first_week: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Wor
     return made
 
 
+def test_a_stage_is_only_moved_if_nothing_but_code_and_names_changed_for_it():
+    moved = [
+        [],
+        ["changed command"],
+        [{"changed deps": {"None": "modified", "stages/scan.py": "modified", "datapool/core": "modified"}}],
+        [{"changed deps": {"output/new.json": "modified"}}, {"changed outs": {"output/new.json": "modified"}}],
+        [{"changed deps": {"params.yaml": {"shared_dir": "new"}}}],
+    ]
+    changed = [
+        [{"changed deps": {"datapool/core": "modified", "data/week_1": "modified"}}],
+        [{"changed deps": {"data/datapool": "deleted"}}, "changed command"],
+        [{"changed deps": {"params.yaml": {"shared_dir": "new", "seed": "modified"}}}],
+        ["changed command", {"changed outs": {"output/metrics.json": "modified"}}],
+        [{"changed deps": {"datapool/core": "modified"}}, {"changed outs": {"pools": "deleted"}}],
+    ]
+
+    assert [each for each in moved if not update_module._is_move(each, {"output/new.json"})] == []
+    assert [each for each in changed if update_module._is_move(each, {"output/new.json"})] == []
+
+
 NEW_TO_OLD = {"skipped.json": "passed_over.json", "evaluation_sample.parquet": "surroundings.parquet"}
 
 
@@ -312,13 +333,16 @@ def test_a_flat_workspace_is_moved_in_one_commit_and_goes_on_with_its_pool(flat,
 
 
 @pytest.mark.slow
-def test_stages_that_were_not_up_to_date_before_the_move_run_after_it(flat, after):
+def test_stages_that_are_not_up_to_date_run_after_the_move_also_if_it_was_interrupted(flat, after, monkeypatch):
     made = after(flat)
-    made.set({"stopping_condition.min_distance": 0.4})
-    update = update_workspace(made.folder)
+    made.set({"n_example_images": 3})  # which only the report shows
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(update_module, "copy_template", interrupt)
+        update_workspace(made.folder)
+    assert needs_update(made.folder)
+    made.set({"stopping_condition.min_distance": 0.4})  # which sample and merge read
 
-    # merge depends on the setting as well, and the report on every setting.
-    assert update.notes == [
+    assert update_workspace(made.folder).notes == [
         "the next `dvc repro` runs sample, merge, report again: they were not up to date before the update"
     ]
     assert stages_run(made.repro()) == ["sample", "merge", "report"]
@@ -326,39 +350,32 @@ def test_stages_that_were_not_up_to_date_before_the_move_run_after_it(flat, afte
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("place", ["without git", "in a folder of a repository"])
-def test_a_flat_workspace_is_moved_wherever_it_lies(flat, tmp_path, place):
-    made = flat.copy_to(tmp_path / "repository" / "workspace")
+def test_a_flat_workspace_is_moved_without_git(flat, after, tmp_path):
+    made = after(flat)
     shutil.rmtree(made.folder / ".git")
-    if place == "without git":
-        (made.folder / ".dvc/config").write_text("[core]\n    no_scm = true\n")
-    else:
-        repository = Workspace(tmp_path / "repository")
-        repository.run("git", "init", "--quiet")
-        repository.commit("a workspace in a folder")
+    (made.folder / ".dvc/config").write_text("[core]\n    no_scm = true\n")
     before = made.copy_to(tmp_path / "before")
     update_workspace(made.folder)
 
     require_moved(made, before)
-    if place != "without git":
-        assert repository.run("git", "status", "--porcelain") == ""
-        assert repository.run("git", "rev-list", "--count", "HEAD") == "2\n"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("function", ["copy_template", "git_commit"])
-def test_a_move_that_was_interrupted_is_completed_and_notices_what_changed_in_between(
-    flat, after, monkeypatch, function
+def test_a_flat_workspace_in_a_folder_of_a_repository_is_moved_also_if_the_update_was_interrupted(
+    flat, tmp_path, monkeypatch
 ):
-    made = after(flat)
+    repository = Workspace(tmp_path / "repository")
+    made = flat.copy_to(repository.folder / "robots" / "pool")
+    shutil.rmtree(made.folder / ".git")
+    repository.run("git", "init", "--quiet")
+    repository.commit("a workspace in a folder")
+    before = made.copy_to(tmp_path / "before")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(update_module, function, interrupt)
+        patch.setattr(update_module, "git_commit", interrupt)
         update_workspace(made.folder)
     assert needs_update(made.folder)
-    if function == "git_commit":
-        update_workspace(made.folder)
-        require_moved(made, flat)
-        return
-    made.set({"stopping_condition.min_distance": 0.4})
-    assert update_workspace(made.folder).notes[0].startswith("the next `dvc repro` runs sample, merge, report again: ")
-    assert list(yaml.safe_load(made.run("dvc", "status"))) == ["sample", "merge", "report"]
+    update_workspace(made.folder)
+
+    require_moved(made, before)
+    assert repository.run("git", "status", "--porcelain") == ""
+    assert repository.run("git", "rev-list", "--count", "HEAD") == "2\n"
