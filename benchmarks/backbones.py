@@ -3,13 +3,13 @@
     python -m benchmarks.backbones DATA [--stills NAME ...] [--trained]
     python -m benchmarks.backbones --digits [--trained]
 
-DATA holds one folder a batch, each with folders of images: DATA/BATCH/LABEL/FILE, or LABEL/LABEL/FILE. Heads are fitted
+DATA holds one folder per batch, each with folders of images: DATA/BATCH/LABEL/FILE, or LABEL/LABEL/FILE. Heads are fitted
 and models trained on the first batch, as in a pool's first run; all batches are embedded. The score is the share of
 images whose nearest neighbor (1-NN), or most of whose nearest five (5-NN), have the same label: cosine similarity,
 leave-one-out, damaged images and exact duplicates left out. Frames of a video are each other's neighbors, which is too
 easy: ``--stills`` names the top folders that a second score is restricted to. ``--digits`` scores scikit-learn's
-handwritten digits, 600 images of 8 x 8 pixels in one batch, instead. Prints a Markdown table, a row when it is ready;
-"CPU s" is what training cost one core.
+handwritten digits, 600 images of 8 x 8 pixels in one batch, instead. Prints a Markdown
+table row by row; "CPU s" is the CPU time of training on one core.
 """
 
 import argparse
@@ -50,7 +50,7 @@ SEED = 1
 
 
 class Labeled(NamedTuple):
-    """An image and what the score needs to know of it."""
+    """An image, with what the score needs."""
 
     image: ImageFile
     label: str
@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument("data", nargs="?", type=Path, help="folder of batches")
     parser.add_argument("--digits", action="store_true", help="score scikit-learn's digits instead of DATA")
     parser.add_argument("--stills", nargs="*", default=[], help="top folders of the second score")
-    parser.add_argument("--trained", action="store_true", help="the rows that train as well, which take minutes each")
+    parser.add_argument("--trained", action="store_true", help="also the rows with training, which take minutes each")
     arguments = parser.parse_args()
     if not arguments.digits and arguments.data is None:
         parser.error("give a folder of batches, or --digits")
@@ -124,7 +124,7 @@ def main() -> None:
 
 
 def labeled(data: Path) -> Iterator[Labeled]:
-    """Yield the healthy images in the order of their names, each content once."""
+    """Yield the healthy images in the order of their paths, one of each content."""
     seen = set()
     batches = sorted(folder.name for folder in data.iterdir() if folder.is_dir())
     for path in sorted(path for path in data.rglob("*") if path.suffix.lower() in SUFFIXES):
@@ -185,7 +185,7 @@ _features: dict[object, np.ndarray] = {}
 
 
 def features_of(model: EmbeddingModel, images: tuple[ImageFile, ...], *, key: object) -> np.ndarray:
-    """Give the backbone's features, shape (n, model.n_features), computed once for a key and these images."""
+    """Return the features of the backbone, shape (n, model.n_features), computed once per key and images."""
     if (key, images) not in _features:
         _features[key, images] = backbone_features(
             model, images, batch_size=BATCH_SIZE, num_workers=0, accelerator="cpu", progress=None
@@ -194,14 +194,14 @@ def features_of(model: EmbeddingModel, images: tuple[ImageFile, ...], *, key: ob
 
 
 def apply_head(model: EmbeddingModel, features: np.ndarray) -> np.ndarray:
-    """Give the embeddings that the model's head makes of the backbone's features."""
+    """Return the embeddings that the head of the model computes from the features of the backbone."""
     return features @ model.head.weight.detach().numpy().T + model.head.bias.detach().numpy()
 
 
 def train(
     setting: Setting, model: EmbeddingModel, first: list[ImageFile], *, augmentation: Augmentation, scratch: Path
 ) -> EmbeddingModel:
-    """Train on the first batch and give the best model."""
+    """Train on the first batch and return the best model."""
     return train_simclr(
         model,
         first,
@@ -220,13 +220,13 @@ def train(
 
 
 def score(embeddings: np.ndarray, labels: np.ndarray, *, k: int) -> float:
-    """Give the share, in percent, of rows whose k nearest others mostly have their label; ties go to the nearest."""
+    """Return the percentage of rows whose k nearest others mostly have the same label; ties go to the nearest."""
     rows = embeddings.astype(np.float64)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     similarity = rows @ rows.T
     np.fill_diagonal(similarity, -np.inf)
     nearest = labels[np.argsort(-similarity, axis=1, kind="stable")[:, :k]]
-    votes = [Counter(row.tolist()).most_common(1)[0][0] for row in nearest]  # of equals, Counter names the first met
+    votes = [Counter(row.tolist()).most_common(1)[0][0] for row in nearest]  # of equals, Counter returns the first
     return 100 * float(np.mean(np.array(votes) == labels))
 
 

@@ -14,6 +14,7 @@ import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -64,19 +65,24 @@ def main() -> None:
 
 
 def load_engine(checkout: Path) -> Callable[..., Any]:
-    """Return the `k_center` of a checkout, whichever checkout's modules are imported already."""
+    """Return the `k_center` of a checkout, whichever checkout's modules are imported already.
 
-    def forget() -> None:
-        for name in [name for name in sys.modules if name.split(".")[0] == "datapool"]:
-            del sys.modules[name]
+    Raises:
+        FileNotFoundError: If the checkout has no such module.
+    """
 
-    forget()
+    def take_out_modules() -> dict[str, ModuleType]:
+        names = [name for name in sys.modules if name.split(".")[0] == "datapool"]
+        return {name: sys.modules.pop(name) for name in names}
+
+    imported = take_out_modules()
     sys.path.insert(0, str(checkout.resolve()))
     try:
         module = importlib.import_module("datapool.selection.k_center")
     finally:
         sys.path.pop(0)
-        forget()
+        take_out_modules()
+        sys.modules |= imported
     if not Path(module.__file__ or "").is_relative_to(checkout.resolve()):
         raise FileNotFoundError(f"{checkout} has no datapool/selection/k_center.py")
     return module.k_center

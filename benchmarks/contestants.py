@@ -1,7 +1,7 @@
-"""Who is compared: functions that pick k of the rows of an array by farthest-point selection, the first pick being row 0.
+"""The implementations compared: each picks k rows of an array by farthest-point selection, and first row 0.
 
-Each takes the embeddings and k and gives a call that picks; only that call is timed. What a package must do to get
-hold of the embeddings is left out of its time, and whoever runs for less than all k picks does so by ``runs_to``.
+Each takes the embeddings and k, and returns a function that picks. Only that function is timed, so that the conversion of
+the embeddings does not count. ``affordable_picks`` limits the number of picks of slow implementations.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,28 +14,28 @@ from datapool.selection.k_center import Selection, k_center
 
 Picks = Sequence[int] | np.ndarray
 FEWEST = 20
-"""Picks: a run of fewer says nothing."""
+"""Picks of the shortest run that is measured; the time of fewer is mostly overhead."""
 
 
 class Contestant(NamedTuple):
-    """An implementation and how long it may run."""
+    """An implementation, and how long it may run."""
 
     name: str
     package: str
-    """Distribution whose version is named."""
+    """Distribution whose version is reported."""
     module: str
-    """What must be importable."""
+    """The module that must be importable."""
     prepare: Callable[[np.ndarray, int], Callable[[], Picks]]
     most: float
-    """Largest n·d·k of one run: what takes it seconds, or a minute where the time of k cannot be told from fewer picks."""
+    """Largest n·d·k of one run, which takes seconds, or a minute where the time is not linear in k."""
     is_linear: bool
-    """Whether its time is proportional to k, so that fewer picks tell the time of k."""
+    """Whether its time is proportional to k, so that it can be extrapolated from fewer picks."""
     how: str
-    """A few words for the reader."""
+    """Description for the table."""
 
 
-def runs_to(contestant: Contestant, *, n: int, d: int, k: int) -> int:
-    """How many picks it is run for: k if that is affordable, fewer if its time is linear in k, 0 if it is left out."""
+def affordable_picks(contestant: Contestant, *, n: int, d: int, k: int) -> int:
+    """Return how many picks to run: k if that is affordable, fewer if the time is linear in k, 0 to leave it out."""
     if n * d * k <= contestant.most:
         return k
     fewer = int(contestant.most / (n * d))
@@ -46,12 +46,12 @@ def runs_to(contestant: Contestant, *, n: int, d: int, k: int) -> int:
 
 
 def is_installed(contestant: Contestant) -> bool:
-    """Whether it can be imported here."""
+    """Return whether it can be imported here."""
     return find_spec(contestant.module) is not None
 
 
 def select(rows: np.ndarray, k: int, *, pool: np.ndarray | None = None, prefix: Picks = ()) -> Selection:
-    """Pick k rows with datapool, on the processors even beside a GPU: that is what the others run on."""
+    """Pick k rows with datapool, on the processors even if there is a GPU, as the others do."""
     centers = np.empty((0, rows.shape[1]), dtype=np.float32) if pool is None else pool
     return k_center(rows, centers, n_samples=k, min_distance=-1.0, prefix=prefix, device=None)
 
@@ -63,7 +63,7 @@ def _datapool(rows: np.ndarray, k: int) -> Callable[[], Picks]:
 def _mundig(rows: np.ndarray, k: int) -> Callable[[], Picks]:
     from lightly_mundig import Selection as MundigSelection
 
-    selection = MundigSelection()  # it remembers its picks: a new one for every run
+    selection = MundigSelection()  # a new one for every run, as it remembers its picks
     selection.add_diversifying_strategy(rows, 1.0)
     return lambda: selection.run_selection([], len(rows), k)
 
@@ -137,8 +137,14 @@ CONTESTANTS = [
     Contestant(
         "scikit-matter, Voronoi", "skmatter", "skmatter", _voronoi, 2e11, False, "`VoronoiFPS`: one pass, pruned"
     ),
-    Contestant("scikit-matter", "skmatter", "skmatter", _fps, 5e9, True, "`FPS`: one pass a pick"),
-    Contestant("scikit-activeml", "scikit-activeml", "skactiveml", _activeml, 1e9, True, "`CoreSet`: one pass a pick"),
-    Contestant("numpy", "numpy", "numpy", _numpy, 1e10, True, "one pass a pick, float32, written for this comparison"),
-    Contestant("torch", "torch", "torch", _torch, 1e10, True, "one pass a pick, float32, written for this comparison"),
+    Contestant("scikit-matter", "skmatter", "skmatter", _fps, 5e9, True, "`FPS`: one pass per pick"),
+    Contestant(
+        "scikit-activeml", "scikit-activeml", "skactiveml", _activeml, 1e9, True, "`CoreSet`: one pass per pick"
+    ),
+    Contestant(
+        "numpy", "numpy", "numpy", _numpy, 1e10, True, "one pass per pick, float32, written for this comparison"
+    ),
+    Contestant(
+        "torch", "torch", "torch", _torch, 1e10, True, "one pass per pick, float32, written for this comparison"
+    ),
 ]

@@ -1,4 +1,4 @@
-"""Cutting a ready ranking at another min_distance: what ``dvc exp run -S`` asks of ``sampling.sample``."""
+"""Cut a finished ranking at another min_distance, which is what an experiment with ``dvc exp run -S`` does."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,8 +14,8 @@ from datapool.selection.ranking import RankingConfig, rank
 from datapool.selection.sampling import sample
 
 
-def ready_to_cut(case: Case) -> Callable[[int], Any]:
-    """Rank a batch without a pool as far as ``case.k``; give a function that cuts it after so many picks, by distance."""
+def rank_to_cut(case: Case) -> Callable[[int], Any]:
+    """Rank ``case.k`` of a batch without a pool; return a function that cuts the ranking at the distance of a pick."""
     table = pd.DataFrame(
         {
             "filename": [f"camera/{row:08}.jpg" for row in range(case.n)],
@@ -26,7 +26,7 @@ def ready_to_cut(case: Case) -> Callable[[int], Any]:
     )
     images = table.assign(status="ok", reason="").astype("str")
     candidates = EmbeddedTable(table, make(case.kind, case.n, case.d))
-    nobody = EmbeddedTable(
+    empty = EmbeddedTable(
         table.iloc[:0].assign(version=np.empty(0, dtype=np.int64)), np.empty((0, case.d), dtype=np.float32)
     )
     how = RankingConfig(
@@ -38,7 +38,7 @@ def ready_to_cut(case: Case) -> Callable[[int], Any]:
         scores=None,
         rules=Rules(balance=None, sequence_gap=None, protected=None, protected_distance=0.1),
     )
-    ranked = rank(candidates, nobody, nobody, how, n_samples=case.k, min_distance=-1.0, progress=_silent)
+    ranked = rank(candidates, empty, empty, how, n_samples=case.k, min_distance=-1.0, progress=_silent)
 
     def cut(n_picks: int) -> Any:  # noqa: ANN401  only its time counts
         stop = StoppingCondition(
@@ -46,7 +46,7 @@ def ready_to_cut(case: Case) -> Callable[[int], Any]:
             min_distance=float(ranked.table.distance.iloc[n_picks - 1]),
             n_samples_includes_datapool=False,
         )
-        sampled = sample(images, candidates, nobody, ranked, stop, how, progress=_silent)
+        sampled = sample(images, candidates, empty, ranked, stop, how, progress=_silent)
         if len(sampled.picks.table) != n_picks:
             raise RuntimeError(f"{len(sampled.picks.table)} picks, not {n_picks}")
         return sampled

@@ -1,4 +1,4 @@
-"""Embeddings to pick from: made ones from a seed, and those of the demo's images."""
+"""The embeddings to pick from: generated ones, and those of the digits of the demo."""
 
 import hashlib
 import re
@@ -14,14 +14,14 @@ KINDS = {
     "uniform": "uniform in the unit cube",
     "normalized": "the clustered ones divided by their length",
     "digits": "scikit-learn's 1,797 handwritten digits through EfficientNet-Lite0 with ImageNet weights at 64 pixels and "
-    "its first 64 principal components, divided by their length: the one set that no generator made",
+    "its first 64 principal components, divided by their length: the only set that is not generated",
 }
 _CENTERS, _DEVIATION = 100, 0.5
 _BLOCK = 4096
 
 
 def make(kind: str, n: int, d: int, *, seed: int = 0) -> np.ndarray:
-    """Make n embeddings of dimension d, float32, with little more memory than they need themselves."""
+    """Generate n embeddings of dimension d, float32, with little more memory than that of the result."""
     generator = np.random.default_rng(seed)
     if kind == "uniform":
         return generator.random((n, d), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""The machine: what it is, and how fast it reads memory and multiplies at best."""
+"""Describe the machine, and measure how fast it reads memory and multiplies matrices at best."""
 
 import math
 import os
@@ -27,12 +27,12 @@ _REPETITIONS = 5
 
 
 def cores() -> list[int]:
-    """Numbers of the cores that this process may use."""
+    """Return the numbers of the cores that this process may use."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
 def describe(packages: list[str]) -> dict[str, str]:
-    """Say what is measured on: processor, memory, system, and the versions of what takes part."""
+    """Return processor, memory, system and the versions of packages, by name."""
     blas = {
         f"{library['internal_api']} {library['version']}"
         for library in threadpool_info()
@@ -49,9 +49,9 @@ def describe(packages: list[str]) -> dict[str, str]:
 
 
 def busy_seconds() -> tuple[float, float]:
-    """CPU seconds of everybody since the machine started, and of this process and those it waited for; Linux only.
+    """Return the CPU seconds of all processes since the machine started, and of this one and its ended children.
 
-    Everybody's are NaN elsewhere.
+    The former is NaN elsewhere than on Linux.
     """
     own = sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     counters = Path("/proc/stat")
@@ -62,12 +62,12 @@ def busy_seconds() -> tuple[float, float]:
 
 
 def limits(threads: int, *, size: int, side: int) -> dict[str, float]:
-    """Measure the best of some repetitions.
+    """Measure the best speed in several repetitions.
 
     Args:
-        threads: How many threads read and copy; the products use what their library was told.
-        size: Numbers in the array that is read: far more than the caches hold.
-        side: Of the square matrices that are multiplied.
+        threads: How many threads read and copy. The caller limits the threads of the products.
+        size: How many numbers the array that is read has: far more than the caches hold.
+        side: Side of the square matrices that are multiplied.
 
     Returns:
         GB/s of reading (a float32 sum) and copying (bytes read and written), GFLOP/s of the product in float32 and float64.
@@ -88,7 +88,7 @@ def limits(threads: int, *, size: int, side: int) -> dict[str, float]:
 
 
 def peak_memory() -> int:
-    """Most bytes of memory that this process has held at any time."""
+    """Return the largest number of bytes of memory that this process has held."""
     status = Path("/proc/self/status")
     if status.exists():  # ru_maxrss of a Linux process counts what its parent held before it started
         return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) * 1024
@@ -96,7 +96,7 @@ def peak_memory() -> int:
 
 
 def _best(call: Callable[[], Any]) -> float:
-    """Least wall seconds of some calls."""
+    """Return the fewest wall seconds of several calls."""
     seconds = []
     for _ in range(_REPETITIONS):
         start = time.perf_counter()

@@ -1,8 +1,9 @@
-"""One process that measures: its threads are set from outside, before any library has started some.
+"""Measure one section of the benchmark, in a process of its own.
 
     python -m benchmarks.measure SECTION PLAN --threads N --digits FILE --output FILE
 
-Writes what it found as JSON; says on standard error how far it is. ``python -m benchmarks.selection`` starts these.
+Writes the measurements as JSON, and progress to standard error. ``python -m benchmarks.selection`` starts these processes
+with a number of threads in the environment, because libraries read it when they are imported.
 """
 
 import argparse
@@ -18,17 +19,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks import machine
-from benchmarks.contestants import CONTESTANTS, Contestant, Picks, is_installed, runs_to, select
+from benchmarks.contestants import CONTESTANTS, Contestant, Picks, affordable_picks, is_installed, select
 from benchmarks.datasets import embed_digits, make
 from benchmarks.plan import PLANS, Plan, WithPool
 
 _BLOCK = 2048
-_REST = 0.1  # seconds: threads of the library that ran before still spin for a while
-_WARM = (500, 20)  # rows, and dimensions or picks, of a first run that is not counted: imports, thread pools
+_PAUSE = 0.1  # seconds: the threads of the library that ran before still spin for a while
+_WARM_UP = (500, 20)  # rows, and dimensions or picks, of a first run that is not counted: imports, thread pools
 
 
 class Timing(NamedTuple):
-    """What one call took, and what it gave."""
+    """The time and the result of one call."""
 
     cpu: float
     """Seconds over all threads of this process."""
@@ -42,15 +43,15 @@ def main() -> None:
     parser.add_argument("section", choices=[*SECTIONS, "digits", "memory"])
     parser.add_argument("plan", choices=PLANS)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--digits", type=Path, help="embeddings of the digits, which the section `digits` makes")
-    parser.add_argument("--number", type=int, default=0, help="which of the plan's memory measurements")
+    parser.add_argument("--digits", type=Path, help="embeddings of the digits, written by the section `digits`")
+    parser.add_argument("--number", type=int, default=0, help="which of the memory measurements of the plan")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
     plan = PLANS[arguments.plan]
     if arguments.section == "digits":
         np.save(arguments.output, embed_digits(next(case.n for case in plan.cases if case.kind == "digits")))
         return
-    select(make("clustered", *_WARM), _WARM[1])
+    select(make("clustered", *_WARM_UP), _WARM_UP[1])
     if arguments.section == "memory":
         found = memory(plan.memory[arguments.number])
     else:
@@ -59,41 +60,41 @@ def main() -> None:
 
 
 def timed(call: Callable[[], Any]) -> Timing:
-    """Run a call once."""
+    """Run a call once and time it."""
     gc.collect()
-    time.sleep(_REST)
+    time.sleep(_PAUSE)
     cpu, wall = time.process_time(), time.perf_counter()
     result = call()
     return Timing(time.process_time() - cpu, time.perf_counter() - wall, result)
 
 
-def say(text: str) -> None:
-    """Say how far it is."""
+def log(text: str) -> None:
+    """Write a line about progress."""
     print(text, file=sys.stderr, flush=True)
 
 
 def compare(plan: Plan, threads: int, digits: Path) -> list[dict[str, Any]]:
-    """Run all contestants on every case, one after the other, and again; look at what they picked.
+    """Run all contestants on every case, one after the other and repeatedly, and check their picks.
 
-    Gives the fields of a ``results.Compared`` for each case and contestant.
+    Returns the fields of a ``results.Compared`` for each case and contestant.
     """
     found = []
     for case in plan.cases:
         rows = np.load(digits) if case.kind == "digits" else make(case.kind, case.n, case.d)
-        picks_run = {one: runs_to(one, n=case.n, d=case.d, k=case.k) for one in CONTESTANTS}
+        picks_run = {one: affordable_picks(one, n=case.n, d=case.d, k=case.k) for one in CONTESTANTS}
         ready = {one: k for one, k in picks_run.items() if k and is_installed(one)}
         timings: dict[Contestant, list[Timing]] = {one: [] for one in ready}
         spent = dict.fromkeys(ready, 0.0)
         for one, k in ready.items():
-            one.prepare(rows[: _WARM[0]], min(k, _WARM[1]))()
+            one.prepare(rows[: _WARM_UP[0]], min(k, _WARM_UP[1]))()
         for _ in range(plan.repetitions):
             for one, k in ready.items():
                 if spent[one] < plan.patience:
                     runs = {picks: timed(one.prepare(rows, picks)) for picks in ([k] if k == case.k else [k // 2, k])}
                     spent[one] += sum(run.cpu for run in runs.values())
-                    timings[one].append(runs[k] if k == case.k else on_a_line(runs, case.k))
+                    timings[one].append(runs[k] if k == case.k else extrapolate(runs, case.k))
                     taken = f"{runs[k].cpu:.3g} CPU s, {runs[k].wall:.3g} s"
-                    say(f"{case}, threads: {threads}, {one.name}, {k:,} picks: {taken}")
+                    log(f"{case}, threads: {threads}, {one.name}, {k:,} picks: {taken}")
         is_affordable = rows.size * case.k <= plan.textbook
         reference = textbook(rows, case.k) if is_affordable else timings[CONTESTANTS[0]][0].result
         for one, k in picks_run.items():
@@ -106,14 +107,14 @@ def compare(plan: Plan, threads: int, digits: Path) -> list[dict[str, Any]]:
                     "missing": "" if one in ready else "over budget" if is_installed(one) else "not installed",
                     "reference": "the textbook" if is_affordable else CONTESTANTS[0].name,
                     **in_seconds(timings.get(one, [])),
-                    **(look_at_picks(rows, timings[one][0].result, reference[:k]) if one in ready else {}),
+                    **(compare_picks(rows, timings[one][0].result, reference[:k]) if one in ready else {}),
                 }
             )
     return found
 
 
-def on_a_line(runs: dict[int, Timing], k: int) -> Timing:
-    """What k picks would take on a straight line through two runs, by number of picks; the result is the larger one's."""
+def extrapolate(runs: dict[int, Timing], k: int) -> Timing:
+    """Extrapolate two runs, by number of picks, linearly to k picks; the result is that of the larger run."""
     fewer, more = sorted(runs)
     further = (k - more) / (more - fewer)
     cpu, wall = (
@@ -123,8 +124,8 @@ def on_a_line(runs: dict[int, Timing], k: int) -> Timing:
     return Timing(cpu, wall, runs[more].result)
 
 
-def look_at_picks(rows: np.ndarray, picks: Picks, reference: Picks) -> dict[str, Any]:
-    """Say where picks leave the order of the reference, how many are others, and how much larger their radius is."""
+def compare_picks(rows: np.ndarray, picks: Picks, reference: Picks) -> dict[str, Any]:
+    """Return where picks first differ from the reference, how many are not in it, and how much larger their radius is."""
     differs = np.flatnonzero(np.asarray(picks) != np.asarray(reference))
     n_other = len(np.setdiff1d(picks, reference))
     return {
@@ -135,7 +136,7 @@ def look_at_picks(rows: np.ndarray, picks: Picks, reference: Picks) -> dict[str,
 
 
 def textbook(rows: np.ndarray, k: int) -> list[int]:
-    """The picks of greedy k-center as the textbook has it: all distances to each pick, in float64 (Gonzalez 1985)."""
+    """Return the picks of the textbook algorithm: all distances to each pick, in float64 (Gonzalez 1985)."""
     rows = rows.astype(np.float64)
     squared = np.full(len(rows), np.inf)
     picks = [0]
@@ -148,7 +149,7 @@ def textbook(rows: np.ndarray, k: int) -> list[int]:
 
 
 def covering_radius(rows: np.ndarray, picks: Picks) -> float:
-    """Largest distance from a row to its nearest pick, by matrix products in float64."""
+    """Return the largest distance from a row to its nearest pick, computed by matrix products in float64."""
     centers = rows[np.asarray(picks)].astype(np.float64)
     norms = np.einsum("ij,ij->i", centers, centers)
     largest = 0.0
@@ -160,8 +161,8 @@ def covering_radius(rows: np.ndarray, picks: Picks) -> float:
 
 
 def limits(plan: Plan, threads: int, digits: Path) -> dict[str, Any]:
-    """Say what the machine is and what it does at best."""
-    say(f"the machine, threads: {threads}")
+    """Describe the machine and measure its best speeds."""
+    log(f"the machine, threads: {threads}")
     packages = sorted(
         {contestant.package for contestant in CONTESTANTS} | {"scikit-learn", "polars", "pandas", "pyarrow"}
     )
@@ -172,21 +173,21 @@ def limits(plan: Plan, threads: int, digits: Path) -> dict[str, Any]:
 
 
 def repeated(label: str, plan: Plan, threads: int, call: Callable[[], Any]) -> list[Timing]:
-    """Time a call as often as the plan says."""
+    """Time a call as often as the plan demands."""
     timings: list[Timing] = []
     while len(timings) < plan.repetitions and sum(timing.cpu for timing in timings) < plan.patience:
         timings.append(timed(call))
-        say(f"{label}, threads: {threads}: {timings[-1].cpu:.3g} CPU s, {timings[-1].wall:.3g} s")
+        log(f"{label}, threads: {threads}: {timings[-1].cpu:.3g} CPU s, {timings[-1].wall:.3g} s")
     return timings
 
 
 def in_seconds(timings: list[Timing]) -> dict[str, list[float]]:
-    """CPU and wall seconds of each run, for JSON."""
+    """Return CPU and wall seconds of each run, for JSON."""
     return {"cpu": [timing.cpu for timing in timings], "wall": [timing.wall for timing in timings]}
 
 
 def growth(plan: Plan, threads: int, digits: Path) -> dict[str, list[dict[str, Any]]]:
-    """Double n, d and k in turn."""
+    """Measure how the time grows when n, d or k is doubled."""
     found: dict[str, list[dict[str, Any]]] = {}
     for what, cases in plan.growth.items():
         for case in cases:
@@ -197,11 +198,11 @@ def growth(plan: Plan, threads: int, digits: Path) -> dict[str, list[dict[str, A
 
 
 def pools(plan: Plan, threads: int, digits: Path) -> list[dict[str, Any]]:
-    """Pick beside a pool: the first pick, which needs the pool's distances, and k picks."""
+    """Pick with a pool: one pick, which needs the distances to the pool, and k picks."""
     found = []
     for size in plan.pools:
         rows = make("clustered", size.n + size.p, size.d)
-        label = f"{size.n:,} × {size.d} beside a pool of {size.p:,}"
+        label = f"{size.n:,} × {size.d} with a pool of {size.p:,}"
         measured = {
             name: repeated(
                 f"{label}, {k:,} picks", plan, threads, partial(select, rows[size.p :], k, pool=rows[: size.p])
@@ -213,7 +214,7 @@ def pools(plan: Plan, threads: int, digits: Path) -> list[dict[str, Any]]:
 
 
 def resume(plan: Plan, threads: int, digits: Path) -> dict[str, Any]:
-    """Pick k from the start, from the first half and from all but the last hundredth."""
+    """Pick k, of which none, the first half, or all but the last hundredth are known already."""
     case = plan.resume
     rows = make(case.kind, case.n, case.d)
     picks = select(rows, case.k).indices
@@ -228,10 +229,10 @@ def resume(plan: Plan, threads: int, digits: Path) -> dict[str, Any]:
 
 
 def cut(plan: Plan, threads: int, digits: Path) -> dict[str, Any]:
-    """Cut a ready ranking at other distances."""
-    from benchmarks.cut import ready_to_cut
+    """Cut a finished ranking at other distances."""
+    from benchmarks.cut import rank_to_cut
 
-    at = ready_to_cut(plan.cut)
+    at = rank_to_cut(plan.cut)
     runs = []
     for n_picks in (plan.cut.k // 2, plan.cut.k // 10):
         timings = repeated(f"{plan.cut}, cut at {n_picks:,}", plan, threads, partial(at, n_picks))
@@ -240,11 +241,11 @@ def cut(plan: Plan, threads: int, digits: Path) -> dict[str, Any]:
 
 
 def memory(size: WithPool) -> dict[str, Any]:
-    """Say how much more memory picking takes than the embeddings, in a process of its own: a peak never falls."""
+    """Measure how much memory picking takes beyond the embeddings; in a process of its own, as a peak never falls."""
     rows = make("clustered", size.n + size.p, size.d)
     before = machine.peak_memory()
     select(rows[size.p :], size.k, pool=rows[: size.p])
-    say(f"memory of {size.n:,} × {size.d} beside a pool of {size.p:,}, {size.k:,} picks")
+    log(f"memory of {size.n:,} × {size.d} with a pool of {size.p:,}, {size.k:,} picks")
     return {"size": size, "embeddings": rows.nbytes, "more": machine.peak_memory() - before}
 
 

@@ -1,4 +1,4 @@
-"""What is measured in a quick, a standard and a full run."""
+"""The sizes that a quick, a standard and a full run of the benchmark measure."""
 
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ class Case(NamedTuple):
 
 
 class WithPool(NamedTuple):
-    """Pick k of n embeddings of dimension d, clustered, beside a pool of p."""
+    """Pick k of n embeddings of dimension d, clustered, with a pool of p."""
 
     n: int
     p: int
@@ -26,7 +26,7 @@ class WithPool(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What one run measures."""
+    """The measurements of one run."""
 
     cases: list[Case]
     repetitions: int
@@ -35,16 +35,16 @@ class Plan(NamedTuple):
     textbook: float
     """Largest n·d·k for which the picks are compared with the textbook algorithm's."""
     growth: dict[str, list[Case]]
-    """By what is doubled: n, d or k."""
+    """By the size that is doubled: "n", "d" or "k"."""
     resume: Case
     pools: list[WithPool]
     memory: list[WithPool]
     numbers_read: int
-    """float32 numbers in the array that tells the memory's speed."""
+    """float32 numbers in the array that is read to measure the speed of memory."""
     side: int
-    """Of the matrices that tell the speed of products."""
+    """Side of the square matrices that are multiplied to measure the speed of products."""
     cut: Case
-    """What is ranked before it is cut in the middle and at a tenth."""
+    """The ranking that is cut in the middle and at a tenth."""
 
 
 _KINDS = ("clustered", "uniform", "normalized")

@@ -1,11 +1,11 @@
-"""Which method suits which batch: k-center, typical and random picks of digits, scored by what a nearest neighbor learns.
+"""Find which method suits which batch: k-center, typical and random picks of digits, scored by 1-NN accuracy.
 
     python -m benchmarks.regimes
 
-Each batch has some 1,000 of scikit-learn's handwritten digits (vectors of length one), alike or not; so many are picked
-and labeled, and the score is the percentage of the 797 digits outside of it whose nearest pick has their label: mean and
-standard deviation over five batches. Beside it stands what the hint of a run looks at: how many of the batch are covered
-by the pool, and how many redundant.
+Each batch has some 1,000 of scikit-learn's handwritten digits (vectors of length one), with more or fewer that are nearly
+alike. As many as "picks" shows are picked and labeled. The score is the percentage of the 797 digits outside the batch
+whose nearest pick has the same label: mean and standard deviation over five batches. "covered" is the share of the batch
+that the pool covers and "redundant" the share that is redundant; the hint of a run depends on these two.
 
 Writes the table to benchmarks/regimes.md.
 """
@@ -47,7 +47,7 @@ def copies(images: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> 
 
 
 def few_things(share: float, images: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> Batch:
-    """A share of the batch are frames of ten digits, some of which have many: shifted by a pixel, with noise."""
+    """A share of the batch are frames of ten digits, unequally many of each: shifted by a pixel, with noise."""
     n_frames = int(share * N)
     which = rng.choice(10, n_frames, p=rng.dirichlet(np.ones(10)))
     frames = [np.roll(images[i].reshape(8, 8), rng.integers(-1, 2, 2), (0, 1)).ravel() for i in which]
@@ -61,7 +61,7 @@ def few_things(share: float, images: np.ndarray, labels: np.ndarray, rng: np.ran
 
 
 def unequal_labels(images: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> Batch:
-    """Every digit once, but of seven of the ten labels five each."""
+    """Every digit once, but only five of each of seven labels."""
     rank = np.array([(labels[:i] == label).sum() for i, label in enumerate(labels)])
     rows = (labels < 3) | (rank < 5)
     return Batch(images[rows], labels[rows], images[:0], labels[:0])
@@ -78,7 +78,7 @@ def covered(images: np.ndarray, labels: np.ndarray, rng: np.random.Generator) ->
 
 
 def noisy(images: np.ndarray, noise: float, rng: np.random.Generator) -> np.ndarray:
-    """Images with noise added; pixels stay between 0 and 16."""
+    """Return images with noise added; pixels stay between 0 and 16."""
     return np.clip(images + rng.normal(0, noise, images.shape), 0, 16)
 
 
@@ -94,7 +94,7 @@ BATCHES = {
 
 
 def order(method: str, images: np.ndarray, pool: np.ndarray, n_picks: int, seed: int) -> np.ndarray:
-    """The first picks of a method."""
+    """Return the first picks of a method."""
     if method == "coreset":
         return k_center(images, pool, n_samples=n_picks, min_distance=-1.0).indices
     if method == "typical":
@@ -115,10 +115,10 @@ def main() -> None:
             inside, outside = shuffled[:N], shuffled[N:]
             batch = make(digits.data[inside], digits.target[inside], rng)
             images, pool = (unit_rows(rows.astype(np.float32)) for rows in (batch.images, batch.pool))
-            around = measure_sample(images, pool, seed=seed)
-            points = images[around.candidates].astype(np.float64)
+            sampled = measure_sample(images, pool, seed=seed)
+            points = images[sampled.candidates].astype(np.float64)
             close = REDUNDANT * np.median(np.linalg.norm(points[1:] - points[:-1], axis=1))
-            shares.append([(around.to_pool < close).mean(), (around.to_others < close).mean()])
+            shares.append([(sampled.to_pool < close).mean(), (sampled.to_others < close).mean()])
             for (method, k), found_right in scores.items():
                 picks = order(method, images, pool, k, seed)
                 known = np.concatenate([batch.pool_labels, batch.labels[picks]])

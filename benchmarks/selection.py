@@ -1,12 +1,11 @@
-"""How fast the selection is, beside other implementations: writes benchmarks/results.md and its summary into README.md.
+"""Compare the speed of the selection with others: write benchmarks/results.md, and its summary into README.md.
 
     python -m benchmarks.selection              the standard set, some 15 minutes on two cores
     python -m benchmarks.selection --full       all embeddings at all sizes and a million images, more than an hour
     python -m benchmarks.selection --quick      toy sizes, under a minute; prints, writes nothing
 
-Everything is measured in processes of their own, one for a number of threads, so that no library has started threads before
-it is told how many. CPU, with all cores otherwise idle: what else runs makes wall times and products of several threads
-worthless.
+Each number of threads is measured in processes of its own, because libraries read it when they are imported. Run it on a
+machine that is otherwise idle: other work makes wall times, and products on several threads, worthless.
 """
 
 import argparse
@@ -21,13 +20,13 @@ from typing import Any
 
 from benchmarks.machine import THREAD_VARIABLES, busy_seconds, cores
 from benchmarks.plan import PLANS, Case
-from benchmarks.results import Compared, Measurements, whole
+from benchmarks.results import Compared, Measurements, render
 from benchmarks.summary import block_of, summarize
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results.md"
 README = ROOT / "README.md"
-TABLES = "benchmarks.tables"  # prints Markdown, for fewer rows with --quick
+TABLES = "benchmarks.tables"  # prints Markdown; --quick takes fewer rows
 
 
 def main() -> None:
@@ -41,7 +40,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         found = measure(plan, Path(scratch))
     summary = summarize(found)
-    text = whole(found, summary, "make bench" + (" ARGS=--full" if arguments.full else ""))
+    text = render(found, summary, "make bench" + (" ARGS=--full" if arguments.full else ""))
     if arguments.quick:
         print(text)
         return
@@ -52,7 +51,7 @@ def main() -> None:
 
 
 def measure(plan: str, scratch: Path) -> Measurements:
-    """Run all sections of a plan; those that depend on threads with one thread and with all cores."""
+    """Run all sections of a plan, and those that depend on threads with one thread and with all cores."""
     counts = sorted({1, len(cores())})
     start, (all_before, own_before) = time.perf_counter(), busy_seconds()
     digits = scratch / "digits.npy"
@@ -83,7 +82,7 @@ def measure(plan: str, scratch: Path) -> Measurements:
 
 
 def run(module: str, *arguments: str, threads: int) -> str:
-    """Run a module in a process that is held to so many threads and cores; give what it prints."""
+    """Run a module in a process that is limited to as many cores as threads; return what it prints."""
     usable = cores()
     environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(threads))
     command = [sys.executable, "-m", module, *arguments]

@@ -1,9 +1,9 @@
-"""Put fifty batches into one pool, one after the other, and see what the next one costs.
+"""Measure the cost of a batch after fifty others: put them into one pool, one after the other.
 
-Prints Markdown: `python -m benchmarks.soak [--batches 50] [--rows 2000]`. Each batch goes through what the stages open and
-merge do. Beside it: a batch into a pool of as many rows that one batch made. Bytes are what the process asked the kernel to
-read and to write, "reads, writes" how often it asked (/proc/self/io, so Linux only): unlike seconds they do not depend on
-what else the machine does.
+Prints Markdown: `python -m benchmarks.soak [--batches 50] [--rows 2000]`. Each batch goes through the work of the stages
+open and merge. For comparison, the last row adds a batch to a pool with as many rows from a single batch. Bytes are those
+that the process asked the kernel to read and to write, and "reads, writes" are the system calls (/proc/self/io, Linux
+only). Unlike seconds, they do not depend on other work of the machine.
 """
 
 import argparse
@@ -29,7 +29,7 @@ POOLS, LINEAGE, BASE, MODEL = Path("pools"), Path("datapools.json"), Path("base"
 
 
 class Cost(NamedTuple):
-    """What a piece of work took."""
+    """The cost of a piece of work."""
 
     read: int
     """Bytes."""
@@ -46,7 +46,7 @@ class Run(NamedTuple):
     open: Cost
     merge: Cost
     sizes: dict[str, int]
-    """Bytes, by what lies there afterwards."""
+    """Bytes of the files after the run, by name."""
 
 
 def main() -> None:
@@ -61,12 +61,12 @@ def main() -> None:
 
 
 def soak(batches: int, rows: int, *, keep_history: bool) -> str:
-    """Measure all of it, in folders that go afterwards; give two tables as Markdown."""
+    """Measure in temporary folders; return the tables as Markdown."""
     many = in_new_folder(lambda: [run([n], rows, keep_history=keep_history) for n in range(batches + 1)])
     one = in_new_folder(
         lambda: [run(numbers, rows, keep_history=keep_history) for numbers in (range(batches), [batches])]
     )
-    short_repr = sorted({0, *range(9, batches, 10), batches - 1, batches})
+    shown = sorted({0, *range(9, batches, 10), batches - 1, batches})
     names = list(many[0].sizes)
     head = ["run", "open s", "merge s", "MB read", "MB written", "reads, writes", *(f"{name}, MB" for name in names)]
     lines = [
@@ -74,7 +74,7 @@ def soak(batches: int, rows: int, *, keep_history: bool) -> str:
         "",
         _row(head),
         _row(["---"] * len(head)),
-        *(_row([str(n + 1), *_figures(many[n])]) for n in short_repr),
+        *(_row([str(n + 1), *_figures(many[n])]) for n in shown),
         _row([f"2, after one of {batches * rows:,}", *_figures(one[1])]),
     ]
     ratios = " | ".join(f"{name} {ratio:.3f}" for name, ratio in compare(many[-1], one[-1]).items())
@@ -82,7 +82,7 @@ def soak(batches: int, rows: int, *, keep_history: bool) -> str:
 
 
 def compare(one: Run, other: Run) -> dict[str, float]:
-    """Divide what one run took by what the other took."""
+    """Return the ratios of the costs of two runs."""
     return {
         f"{stage}, {what}": getattr(getattr(one, stage), what) / getattr(getattr(other, stage), what)
         for stage in ("open", "merge")
@@ -91,7 +91,7 @@ def compare(one: Run, other: Run) -> dict[str, float]:
 
 
 def in_new_folder(work: Callable[[], list[Run]]) -> list[Run]:
-    """Do some work with an empty folder as current folder."""
+    """Do some work in a new folder."""
     folder, before = tempfile.mkdtemp(), Path.cwd()
     os.chdir(folder)
     try:
@@ -104,7 +104,7 @@ def in_new_folder(work: Callable[[], list[Run]]) -> list[Run]:
 
 
 def run(numbers: range | list[int], rows: int, *, keep_history: bool) -> Run:
-    """Put a batch into the pool that is made of one or several batches by number."""
+    """Add a batch to the pool; it consists of the images of one or several numbers."""
     names = [f"week {number:03d}/image {i:05d}.png" for number in numbers for i in range(rows)]
     print(f"soak: {names[0]}", file=sys.stderr)
     images = pd.DataFrame(
@@ -132,16 +132,16 @@ def run(numbers: range | list[int], rows: int, *, keep_history: bool) -> Run:
 
 
 def cost(work: Callable[[], None]) -> Cost:
-    """Do some work, and say what it took."""
-    before, start = _asked(), time.perf_counter()
+    """Do some work and return its cost."""
+    before, start = _io_counters(), time.perf_counter()
     work()
-    seconds, after = time.perf_counter() - start, _asked()
+    seconds, after = time.perf_counter() - start, _io_counters()
     took = {key: after[key] - before[key] for key in after}
     return Cost(took["rchar"], took["wchar"], took["syscr"] + took["syscw"], seconds)
 
 
 def sizes() -> dict[str, int]:
-    """Bytes of what lies in the workspace."""
+    """Return the sizes of the files of the workspace."""
     folder = POOLS / "pool"
     named = {"datapool_latest.csv": folder / "datapool_latest.csv", "history": folder / "history"}
     named |= {
@@ -158,8 +158,8 @@ def _size(path: Path) -> int:
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
-def _asked() -> dict[str, int]:
-    """What this process has asked the kernel to read and write so far."""
+def _io_counters() -> dict[str, int]:
+    """Return the counters of this process: what it has asked the kernel to read and write so far."""
     lines = Path("/proc/self/io").read_text().splitlines()
     return {key: int(value) for key, value in (line.split(": ") for line in lines)}
 

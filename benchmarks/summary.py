@@ -1,4 +1,4 @@
-"""The main rows of the results and what the other tables come to: what README.md repeats, between two comments."""
+"""Summarize the results: the main rows, and one sentence per other table. README.md repeats this between two comments."""
 
 from benchmarks.contestants import CONTESTANTS
 from benchmarks.plan import Case, WithPool
@@ -8,21 +8,21 @@ from benchmarks.results import (
     Compared,
     Measurements,
     exponents,
-    in_words,
+    format_ratio,
+    format_threads,
     median,
-    quotient,
+    ratio,
     table,
-    times,
 )
 
 BEGIN, END = "<!-- begin: written by make bench -->", "<!-- end: written by make bench -->"
 MAIN = ("clustered", "digits")
-"""Embeddings that have a row; of the others the least and the largest quotient is told."""
+"""Embeddings that have a row. The sentence below gives the range over all."""
 MUNDIG = CONTESTANTS[1].name
 
 
 def summarize(found: Measurements) -> str:
-    """The block with its two comments."""
+    """Return the block with its two comments."""
     fewest, most = min(found.limits), max(found.limits)
     by_measure = [
         ("CPU seconds", "CPU time", "cpu", fewest),
@@ -33,14 +33,14 @@ def summarize(found: Measurements) -> str:
     facts = []
     for title, what, measure, threads in by_measure:
         rows = [_row(found.of(case, threads), case, measure) for case in found.cases if case.kind in MAIN]
-        parts.append(f"{title}, {in_words(threads)}:")
+        parts.append(f"{title}, {format_threads(threads)}:")
         parts.append(table(["picked from", *(one.name for one in CONTESTANTS)], rows))
-        facts.append(f"{what[0].upper()}{what[1:]}, {in_words(threads)}, {_range(found, measure, threads)}.")
+        facts.append(f"{what[0].upper()}{what[1:]}, {format_threads(threads)}, {_range(found, measure, threads)}.")
     facts += [*_exactness(found, fewest), f"The time of datapool grows with {exponents(found.growth)}."]
     for run in found.pools[most]:
         size = WithPool(*run["size"])
         facts.append(
-            f"{size.n:,} × {size.d} beside a pool of {size.p:,}, on the clock, {in_words(most)}: "
+            f"{size.n:,} × {size.d} beside a pool of {size.p:,}, on the clock, {format_threads(most)}: "
             f"{median(run['first'], 'wall')} s to the first pick, {median(run['all'], 'wall')} s to {size.k:,} picks."
         )
     cuts = " and ".join(f"{median(run, 'wall')} s (after {run['picks']:,})" for run in found.cut["runs"])
@@ -52,7 +52,7 @@ def summarize(found: Measurements) -> str:
 
 
 def block_of(text: str) -> str:
-    """The block in a text.
+    """Return the block in a text.
 
     Raises:
         ValueError: If there is none.
@@ -71,26 +71,27 @@ def _row(contestants: dict[str, Compared], case: Case, measure: str) -> list[str
         elif name == OURS:
             cells.append(ours)
         else:
-            cells.append(f"{one.about}{one.seconds(measure)} ({times(one.seconds(measure), ours)})")
+            cells.append(f"{one.about}{one.seconds(measure)} ({format_ratio(one.seconds(measure), ours)})")
     return [str(case), *cells]
 
 
 def _range(found: Measurements, measure: str, threads: int) -> str:
-    """How many times as long others take, over all cases."""
+    """Return how many times as long others take, over all cases."""
     others = [
         (one, found.of(case, threads)[OURS].seconds(measure))
         for case in found.cases
         for name, one in found.of(case, threads).items()
         if name != OURS and not one.missing
     ]
-    others.sort(key=lambda pair: quotient(pair[0].seconds(measure), pair[1]))
+    others.sort(key=lambda pair: ratio(pair[0].seconds(measure), pair[1]))
 
-    def told(pair: tuple[Compared, str]) -> str:
-        return f"{times(pair[0].seconds(measure), pair[1])} ({pair[0].case})"
+    def ratio_of(pair: tuple[Compared, str]) -> str:
+        return f"{format_ratio(pair[0].seconds(measure), pair[1])} ({pair[0].case})"
 
     mundig = [pair for pair in others if pair[0].contestant == MUNDIG]
-    said = f"{MUNDIG} takes from {told(mundig[0])} to {told(mundig[-1])}; " if mundig else ""
-    return f"over all {len(found.cases)} cases: {said}nearest to datapool comes {others[0][0].contestant}, {told(others[0])}"
+    about_mundig = f"{MUNDIG} takes from {ratio_of(mundig[0])} to {ratio_of(mundig[-1])}; " if mundig else ""
+    nearest = f"nearest to datapool comes {others[0][0].contestant}, {ratio_of(others[0])}"
+    return f"over all {len(found.cases)} cases: {about_mundig}{nearest}"
 
 
 def _exactness(found: Measurements, threads: int) -> list[str]:

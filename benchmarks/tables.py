@@ -1,4 +1,4 @@
-"""Measure the files of a large pool: csv text beside polars and pyarrow, a first and a second read, an extension.
+"""Measure the files of a large pool: writing csv compared with polars and pyarrow, a first and a second read, an extension.
 
 Prints Markdown: `python -m benchmarks.tables [--rows 1000000] [--quick]`.
 """
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def measure(n: int) -> str:
-    """Measure everything with ``n`` rows; give two tables as Markdown."""
+    """Measure everything with ``n`` rows; return two tables as Markdown."""
     everything = rows(n + N_NEW)
     first = EmbeddedTable(everything.table[:n], everything.embeddings[:n])
     names, labels = everything.table.filename.tolist(), [0] * len(everything.table)
@@ -68,7 +68,7 @@ def measure(n: int) -> str:
     size = Path("datapool.csv").stat().st_size
     lines = [
         f"Writing {n:,} x {DIMENSION} float32 with names and labels as csv, {size / 1e9:.2f} GB of text; medians "
-        f"of {REPETITIONS} runs. polars and pyarrow are given ready columns, datapool the rows as they are; it also hashes:",
+        f"of {REPETITIONS} runs. polars and pyarrow get finished columns, datapool gets the rows and also hashes:",
         "",
         "| writer | CPU s | wall s | CPU, times pyarrow |",
         "| --- | --- | --- | --- |",
@@ -108,7 +108,7 @@ def measure(n: int) -> str:
 
 
 def rows(n: int) -> EmbeddedTable:
-    """Make up ``n`` samples of a pool."""
+    """Generate ``n`` samples of a pool."""
     rng = np.random.default_rng(0)
     names = pd.Series([f"camera_{i % 7}/2026/frame_{i:08d}.jpg" for i in range(n)], dtype="str")
     table = pd.DataFrame(
@@ -127,20 +127,20 @@ def rows(n: int) -> EmbeddedTable:
 
 
 def arrow(rows: EmbeddedTable) -> pa.Table:
-    """The same content as one Arrow table, a column a dimension."""
+    """Return the same content as an Arrow table, one column per dimension."""
     columns = {f"embedding_{i}": rows.embeddings[:, i].copy() for i in range(DIMENSION)}
     labels = np.zeros(len(rows.table), dtype=np.int64)
     return pa.table({"filenames": pa.array(rows.table.filename, pa.string()), **columns, "labels": labels})
 
 
 def write_ours(path: Path, names: list[str], embeddings: np.ndarray, labels: list[int]) -> None:
-    """Write the csv as the pool does, hashing it on the way."""
+    """Write the csv as a pool does, which hashes it while writing."""
     with path.open("wb") as file:
         write_hashed(file.write, [csv_header(DIMENSION)], csv_rows(names, embeddings, labels))
 
 
 def timed(run: Callable[[], Any]) -> tuple[float, float]:
-    """CPU seconds of this process, and seconds on the clock."""
+    """Return the CPU seconds of this process and the wall seconds of a call."""
     cpu, wall = time.process_time(), time.perf_counter()
     run()
     return time.process_time() - cpu, time.perf_counter() - wall

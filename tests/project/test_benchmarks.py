@@ -1,4 +1,4 @@
-"""The benchmark measures what it says, and its tables hold what a reader can check."""
+"""The benchmark measures what it claims, and its tables hold numbers that a reader can check."""
 
 import re
 import subprocess
@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.contestants import CONTESTANTS, is_installed, runs_to
+from benchmarks import compare_engines, repro
+from benchmarks.contestants import CONTESTANTS, affordable_picks, is_installed
 from benchmarks.datasets import KINDS, make
 from benchmarks.machine import cores
-from benchmarks.measure import Timing, covering_radius, look_at_picks, on_a_line, textbook
+from benchmarks.measure import Timing, compare_picks, covering_radius, extrapolate, textbook
 from benchmarks.plan import FULL, QUICK, STANDARD, Case
-from benchmarks.results import Compared, Measurements, exponents, in_seconds, times, whole
+from benchmarks.results import Compared, Measurements, exponents, format_ratio, format_seconds, render
 from benchmarks.summary import block_of, summarize
 
 ROOT = Path(__file__).parents[2]
@@ -34,11 +35,11 @@ def test_the_covering_radius_is_the_largest_distance_to_the_nearest_pick():
     assert covering_radius(LINE, [0, 2]) == 4.0
 
 
-def test_other_picks_are_counted_and_their_radius_compared():
+def test_picks_that_differ_are_counted_and_their_radius_is_compared():
     # {0, 6} leaves 10 at 4 from it, {0, 10} leaves 6 at 4, {0, 3} leaves 10 at 7.
-    assert look_at_picks(LINE, [0, 2], [0, 2]) == {"first_difference": 0, "n_other": 0, "radius_ratio": 1.0}
-    assert look_at_picks(LINE, [2, 0], [0, 2]) == {"first_difference": 1, "n_other": 0, "radius_ratio": 1.0}
-    assert look_at_picks(LINE, [0, 1], [0, 2]) == {"first_difference": 2, "n_other": 1, "radius_ratio": 7 / 4}
+    assert compare_picks(LINE, [0, 2], [0, 2]) == {"first_difference": 0, "n_other": 0, "radius_ratio": 1.0}
+    assert compare_picks(LINE, [2, 0], [0, 2]) == {"first_difference": 1, "n_other": 0, "radius_ratio": 1.0}
+    assert compare_picks(LINE, [0, 1], [0, 2]) == {"first_difference": 2, "n_other": 1, "radius_ratio": 7 / 4}
 
 
 @pytest.mark.parametrize("one", CONTESTANTS, ids=lambda one: one.name)
@@ -50,17 +51,17 @@ def test_every_contestant_picks_what_the_textbook_picks(one):
     assert list(map(int, one.prepare(rows, 30)())) == textbook(rows, 30)
 
 
-def test_a_slow_one_runs_for_fewer_picks_if_they_tell_its_time_and_is_left_out_if_not():
+def test_a_slow_contestant_runs_fewer_picks_if_its_time_is_linear_and_is_left_out_otherwise():
     slow = contestant("numpy")._replace(most=1e6)
 
-    assert runs_to(slow, n=100, d=10, k=1_000) == 1_000
-    assert runs_to(slow, n=100, d=8, k=5_000) == 1_200  # 1,250 but for two digits
-    assert runs_to(slow, n=1_000, d=100, k=5_000) == 0  # 10 picks say nothing
-    assert runs_to(slow._replace(is_linear=False), n=100, d=8, k=5_000) == 0
+    assert affordable_picks(slow, n=100, d=10, k=1_000) == 1_000
+    assert affordable_picks(slow, n=100, d=8, k=5_000) == 1_200  # 1,250 rounded down to two digits
+    assert affordable_picks(slow, n=1_000, d=100, k=5_000) == 0  # 10 picks are too few
+    assert affordable_picks(slow._replace(is_linear=False), n=100, d=8, k=5_000) == 0
 
 
 @pytest.mark.parametrize("kind", sorted(set(KINDS) - {"digits"}))
-def test_made_embeddings_depend_on_nothing_but_the_seed(kind):
+def test_generated_embeddings_depend_on_nothing_but_the_seed(kind):
     rows = make(kind, 5_000, 4)
 
     assert (rows.shape, rows.dtype) == ((5_000, 4), np.float32)
@@ -72,19 +73,23 @@ def test_normalized_embeddings_have_length_one():
     assert np.allclose(np.linalg.norm(make("normalized", 5_000, 4), axis=1), 1.0, atol=1e-6)
 
 
-def test_times_show_three_digits_and_ratios_are_theirs():
-    assert [in_seconds(value) for value in (0.012345, 1.2345, 12.345, 1234.5)] == ["0.0123", "1.23", "12.3", "1234"]
-    assert [times("12.3", "1.23"), times("1234", "1.00"), times("1.00", "4.00")] == ["10.0×", "1234×", "0.25×"]
+def test_times_show_three_digits_and_ratios_are_those_of_the_times_shown():
+    assert [format_seconds(value) for value in (0.012345, 1.2345, 12.345, 1234.5)] == ["0.0123", "1.23", "12.3", "1234"]
+    assert [format_ratio("12.3", "1.23"), format_ratio("1234", "1.00"), format_ratio("1.00", "4.00")] == [
+        "10.0×",
+        "1234×",
+        "0.25×",
+    ]
 
 
-def test_the_time_of_fewer_picks_is_drawn_on_in_a_straight_line():
-    # 2 s before the first pick and 0.01 s a pick; on the clock twice that.
+def test_the_time_of_fewer_picks_is_extrapolated_linearly():
+    # 2 CPU seconds before the first pick and 0.01 per pick; wall seconds are twice that.
     runs = {100: Timing(3.0, 6.0, "a"), 200: Timing(4.0, 8.0, "b")}
 
-    assert on_a_line(runs, 1_000) == Timing(12.0, 24.0, "b")
+    assert extrapolate(runs, 1_000) == Timing(12.0, 24.0, "b")
 
 
-def test_a_time_that_was_drawn_on_is_marked():
+def test_an_extrapolated_time_is_marked():
     one = Compared(
         Case("uniform", 1_000, 10, 500), 1, "numpy", 100, "", "the textbook", cpu=[1.0, 2.0, 9.0], wall=[1.0]
     )
@@ -99,7 +104,7 @@ def test_the_exponent_is_the_slope_of_log_time():
     assert exponents({"n": runs}) == "n^2.00"
 
 
-def test_the_sizes_asked_for_are_in_the_plans():
+def test_the_plans_contain_the_required_sizes():
     sizes = {(10_000, 128, 1_000), (50_000, 128, 5_000), (200_000, 64, 2_000), (20_000, 512, 10_000)}
 
     assert {case[1:] for case in STANDARD.cases} >= sizes
@@ -108,7 +113,7 @@ def test_the_sizes_asked_for_are_in_the_plans():
 
 
 def measured():
-    """Two cases on 1 and 2 threads: datapool takes 1 and 2 s, lightly-mundig 10 and 30 s and errs, numpy 8 s, drawn on from half the picks."""
+    """Two cases on 1 and 2 threads: datapool takes 1 and 2 s, lightly-mundig 10 and 30 s and errs, numpy 8 s, extrapolated from half the picks."""
     compared = []
     for threads in (1, 2):
         for case, ours, mundig in ((Case("clustered", 10, 2, 4), 1.0, 10.0), (Case("uniform", 10, 2, 4), 2.0, 30.0)):
@@ -137,12 +142,12 @@ def measured():
     )
 
 
-def test_the_summary_says_what_the_measurements_come_to():
+def test_the_summary_states_the_results_of_the_measurements():
     text = summarize(measured())
 
     assert "| 10 × 2, 4 picks, clustered | 1.00 | 10.0 (10.0×) | –, over budget |" in text
     assert "| ≈ 8.00 (8.0×) |" in text
-    assert "| 10 × 2, 4 picks, uniform |" not in text  # no row of its own, but in what follows
+    assert "| 10 × 2, 4 picks, uniform |" not in text  # no row of its own, but part of the ranges
     assert "from 10.0× (10 × 2, 4 picks, clustered) to 15.0× (10 × 2, 4 picks, uniform)" in text
     assert "nearest to datapool comes numpy, 4.0× (10 × 2, 4 picks, uniform)" in text
     assert "in 2 of the 2 cases compared with it" in text
@@ -152,8 +157,8 @@ def test_the_summary_says_what_the_measurements_come_to():
     assert "up to 1.25 times that of the embeddings" in text
 
 
-def test_the_table_of_a_case_has_what_was_measured_and_what_one_pass_a_pick_would_read():
-    rows = rows_below(whole(measured(), "", "make bench"), "### 10 × 2, 4 picks, uniform")
+def test_the_table_of_a_case_has_the_times_and_the_limit_of_one_pass_per_pick():
+    rows = rows_below(render(measured(), "", "make bench"), "### 10 × 2, 4 picks, uniform")
 
     assert rows[0][:5] == ["datapool", "4", "2.00 (2.00 to 2.00)", "1.0×", "2.00 (2.00 to 2.00)"]
     assert rows[1][:4] == ["lightly-mundig", "4", "30.0 (30.0 to 30.0)", "15.0×"]
@@ -162,19 +167,45 @@ def test_the_table_of_a_case_has_what_was_measured_and_what_one_pass_a_pick_woul
     assert rows[7][4] == "0.000000320"  # 10 x 2 numbers of 4 bytes, 4 times, at 1 GB/s
 
 
-def test_what_the_tables_benchmark_prints_ends_the_results():
-    assert whole(measured(), "", "make bench").endswith("## Tables\n\n| rows | seconds |\n")
+def test_the_results_end_with_the_output_of_the_tables_benchmark():
+    assert render(measured(), "", "make bench").endswith("## Tables\n\n| rows | seconds |\n")
+
+
+def test_engines_are_compared_to_the_last_bit():
+    engine = compare_engines.load_engine(ROOT)
+
+    def another(*arguments, **options):
+        found = engine(*arguments, **options)
+        return found._replace(distances=np.nextafter(found.distances, np.inf))
+
+    assert compare_engines.compare(compare_engines.QUICK[0], [engine, engine], 1).endswith("| equal | equal |")
+    assert compare_engines.compare(compare_engines.QUICK[0], [engine, another], 1).endswith("| DIFFERENT | equal |")
+
+
+def test_the_table_of_the_repro_benchmark_has_medians_and_the_median_of_the_ratios():
+    # Ratios of the runs: 1/2, 2/2 and 9/3.
+    text = repro.table({"a no-op": {"this checkout": [1.0, 2.0, 9.0], "old": [2.0, 2.0, 3.0]}})
+
+    assert text.splitlines()[2] == "| a no-op | 2.00 | 2.00 | 1.00 |"
+
+
+def test_the_repro_benchmark_refuses_a_run_of_other_stages():
+    output = "Stage 'scan' didn't change, skipping\nRunning stage 'sample':\n> python -m stages.sample\n"
+
+    repro.require_stages(output, {"sample"})
+    with pytest.raises(RuntimeError, match=r"stages that ran: \['sample'\], expected: \[\]"):
+        repro.require_stages(output, set())
 
 
 def rows_below(text, heading):
-    """The cells of the first table below a heading, without its header."""
+    """Return the cells of the first table below a heading, without its header."""
     lines = text.split(f"{heading}\n", 1)[1].split("\n#", 1)[0].splitlines()
     table = [line for line in lines if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in table[2:]]
 
 
 @pytest.mark.slow
-def test_a_quick_run_has_every_contestant_in_every_case_and_ratios_of_the_numbers_shown():
+def test_a_quick_run_has_every_contestant_in_every_case_and_the_ratios_of_the_times_shown():
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.selection", "--quick"], cwd=ROOT, capture_output=True, text=True, check=True
     )
@@ -191,16 +222,14 @@ def test_a_quick_run_has_every_contestant_in_every_case_and_ratios_of_the_number
                 continue
             for column in range(2, len(row), 5):
                 for time, ratio in ((column, column + 1), (column + 2, column + 3)):
-                    short_repr, fastest = (
-                        float(re.match(r"(?:≈ )?([\d.]+) \(", cells[time])[1]) for cells in (row, ours)
-                    )
-                    assert row[ratio] == times(str(short_repr), str(fastest)), (case, row)
+                    shown, fastest = (float(re.match(r"(?:≈ )?([\d.]+) \(", cells[time])[1]) for cells in (row, ours))
+                    assert row[ratio] == format_ratio(str(shown), str(fastest)), (case, row)
                 assert int(row[column + 4]) == QUICK.repetitions
     exact = rows_below(text, "## Exactness")
     assert {row[0] for row in exact} == {str(case) for case in QUICK.cases}
     assert all(row[2] == "the textbook" and re.fullmatch(r"all \d+ equal", row[3]) for row in exact)
     assert len(rows_below(text, "## Memory")) == len(QUICK.memory)
     assert [row[0] for row in rows_below(text, "## Another min_distance")] == ["50", "10"]
-    assert {row[3] for row in rows_below(text, "## A pool, and going on")} >= {"1 thread"}
+    assert {row[3] for row in rows_below(text, "## With a pool, and from known picks on")} >= {"1 thread"}
     assert "clustered" in block_of(text)
     assert not re.search(r"20\d\d-\d\d|\b(nan|inf)\b", text)
