@@ -1,14 +1,11 @@
-"""The batch: which images lie in a folder, which of them are healthy, which are exact copies.
-
-Knows folders and image files; nothing of pools, embeddings or models.
-"""
+"""Find the images of a batch: which are healthy, which are damaged, which are exact copies, and which may be picked."""
 
 import hashlib
 import os
 import re
 import sys
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
@@ -29,33 +26,33 @@ from datapool.core.progress import Progress
 from datapool.images.decode import SUFFIXES, ImageFile, Inspection, inspect, not_inspected, read_bytes
 
 ROOT_LABEL = "."
-"""Weak label of the images that lie in no folder below input_dir; no folder can be called so."""
+"""Weak label of images directly in input_dir. No folder can have this name."""
 
 LINK_OUT = "link out of input_dir, which is not followed; put a copy of the file in its place"
-"""Why such a link is corrupt."""
+"""The reason of such a link, which counts as corrupt."""
 
-# A spreadsheet takes such a text for a formula, and a command a dash for an option.
+# A spreadsheet reads such a text as a formula, and a command reads a dash as an option.
 _FORMULA = re.compile(r"\s*[=+\-@＝＋－＠]|[\t\r\n]")
-# In DVC's cache, to which DVC may link what it tracks.
+# A file in DVC's cache. DVC may replace the files that it tracks by links to it.
 _DVC_OBJECT = re.compile(r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}$")
 
-_FEW = 64  # images that are looked at sooner than other processes start
+_FEW = 64  # images that are inspected before other processes would have started
 
 
 class Batch(NamedTuple):
-    """What lies in ``input_dir``."""
+    """The content of ``input_dir``."""
 
     images: pd.DataFrame
-    """One row an image, sorted by filename: filename (its name in the pool: ``safe_name`` of prefix and path), path (below
+    """One row per image, sorted by filename: filename (its name in the pool: ``safe_name`` of prefix and path), path (below
     input_dir, with "/"), content_hash (sha256 of the bytes, hex), width, height (pixels, upright; missing if not decoded),
     mode, weak_label (``safe_name`` of the top folder below input_dir), status ("ok", "corrupt" or "duplicate"), reason (why
     it is not ok)."""
     n_hidden: int
-    """Files and folders passed over because their name begins with a dot."""
+    """Files and folders skipped because their name begins with a dot."""
     n_other: int
-    """Files passed over because their name does not end as an image's does, and links to folders."""
+    """Files skipped because their name does not end like that of an image, and links to folders."""
     n_not_relevant: int
-    """Images passed over because the list of relevant file names does not have them."""
+    """Images skipped because they are not in the list of relevant file names."""
 
 
 def scan(
@@ -67,84 +64,68 @@ def scan(
     remove_duplicates: bool,
     progress: Progress,
 ) -> Batch:
-    """Look at every image below ``folder``; damage and copies end up in the table, never end the scan.
+    """Inspect every image below ``folder``. Damaged images and exact copies are rows of the table, not errors.
 
-    Among images with the same bytes the first by filename stays "ok". More than a few files are read by one
-    process a core; the result does not depend on how many.
+    Among images with the same bytes, the first by filename stays "ok". More than a few files are read by one process per
+    core; the result does not depend on their number.
 
     Args:
-        folder: Searched recursively. A link to a file in it, or in DVC's cache, is that file; one to any other file is
-            not opened and "corrupt"; links to folders are not followed.
-        filename_prefix: Put before every path to make the filename.
-        relevant: Paths below ``folder`` to look at, with or without "./" in front; None means all.
-        check_images: Decode every image. Without it a damaged image is found only when it is embedded.
+        folder: Searched recursively. A link to a file in it, or in DVC's cache, counts as that file. A link to any other
+            file is "corrupt" and not opened. Links to folders are not followed.
+        filename_prefix: Put in front of every path to make the filename.
+        relevant: Paths below ``folder`` to inspect, with or without "./" in front; None means all.
+        check_images: Decode every image. Otherwise a damaged image is found only when it is embedded.
         remove_duplicates: Mark exact copies as "duplicate".
         progress: Called after each image.
 
     Raises:
-        DatapoolError: If ``folder`` is no folder, a name is not UTF-8, or ``relevant`` names what is not there.
+        DatapoolError: If ``folder`` is not a folder, a name is not UTF-8, or a name in ``relevant`` is not there.
     """
     if not _is_folder(folder):
         what = "is a file" if os.path.lexists(folder) else "is not there"
         raise DatapoolError(f"params.yaml: input_dir is {str(folder)!r}, which {what}; give a folder of images")
-    found_paths, links, n_hidden, n_other = _find(folder)
-    paths = found_paths
-    if relevant is not None:
-        wanted = set(relevant)
-        paths = [path for path in found_paths if path in wanted or f"./{path}" in wanted]
-        missing = sorted(wanted.difference(found_paths, (f"./{path}" for path in paths)))
-        if missing:
-            raise DatapoolError(
-                f"params.yaml: relevant_filenames_file lists {len(missing)} names that are no images of "
-                f"{str(folder)!r}, such as {missing[0][:200]!r}; a name is the path below input_dir. Remove them"
-            )
+    found = _find(folder)
+    paths = found.paths if relevant is None else _relevant_paths(found.paths, relevant, folder)
     paths = sorted(paths, key=lambda path: safe_name(filename_prefix + path))
-    inside, real_folder = os.path.realpath(folder) + os.sep, cache(os.path.realpath)
-    out = {path for path in links.intersection(paths) if _leads_out(folder / path, inside, real_folder)}
-    looked_at = [path for path in paths if path not in out]
-    looks = iter(_inspect_all(folder, looked_at, decode=check_images, progress=progress))
-    inspections = [not_inspected(LINK_OUT) if path in out else next(looks) for path in paths]
-    images = pd.DataFrame(
-        {
-            "filename": pd.Series([safe_name(filename_prefix + path) for path in paths], dtype="str"),
-            "path": pd.Series(paths, dtype="str"),
-            "content_hash": pd.Series([found.content_hash for found in inspections], dtype="str"),
-            "width": pd.Series([found.width for found in inspections], dtype="Int64"),
-            "height": pd.Series([found.height for found in inspections], dtype="Int64"),
-            "mode": pd.Series([found.mode for found in inspections], dtype="str"),
-            "weak_label": pd.Series([weak_label(path) for path in paths], dtype="str"),
-            "status": pd.Series(["corrupt" if found.damage else "ok" for found in inspections], dtype="str"),
-            "reason": pd.Series([found.damage for found in inspections], dtype="str"),
-        }
+    leading_out = _links_out(folder, sorted(found.links.intersection(paths)))
+    to_inspect = [path for path in paths if path not in leading_out]
+    inspected = dict(
+        zip(to_inspect, _inspect_all(folder, to_inspect, decode=check_images, progress=progress), strict=True)
     )
+    inspections = [not_inspected(LINK_OUT) if path in leading_out else inspected[path] for path in paths]
+    images = _table(paths, inspections, filename_prefix)
     if remove_duplicates:
-        healthy = images[images.status == "ok"]
-        first = healthy.groupby("content_hash").filename.transform("first")
-        copies = first[first != healthy.filename]
-        images.loc[copies.index, "status"] = "duplicate"
-        images.loc[copies.index, "reason"] = "duplicate of " + copies
-    return Batch(images, n_hidden, n_other, len(found_paths) - len(paths))
+        _mark_duplicates(images)
+    return Batch(images, found.n_hidden, found.n_other, len(found.paths) - len(paths))
 
 
 def safe_name(name: str) -> str:
-    """Give a name as what no spreadsheet takes for a formula and no command for an option: "./=a.jpg" for "=a.jpg".
+    """Return a name that no spreadsheet reads as a formula and no command as an option. It names the same path.
 
-    It is the same path. All other names stay as they are.
+    >>> safe_name("=a.jpg"), safe_name("a.jpg")
+    ('./=a.jpg', 'a.jpg')
     """
     return f"./{name}" if _FORMULA.match(name) else name
 
 
 def weak_label(path: str) -> str:
-    """Give the weak label of an image: ``safe_name`` of the top folder of its path below input_dir."""
+    """Return the weak label of an image: ``safe_name`` of the top folder of its path below input_dir.
+
+    >>> weak_label("cat/brown/a.jpg"), weak_label("a.jpg")
+    ('cat', '.')
+    """
     top, separator, _ = path.partition("/")
     return safe_name(top) if separator else ROOT_LABEL
 
 
 def case_collisions(names: Iterable[str]) -> dict[str, str]:
-    """Find names that differ from an earlier one only in case or in how Unicode writes their accents.
+    """Find names that differ from an earlier name only in case or in how Unicode encodes their accents.
 
     Returns:
-        The earlier one, by name.
+        The earlier name, by the later one.
+
+    >>> case_collisions(["a.jpg", "b.jpg", "A.jpg"])
+    {'A.jpg': 'a.jpg'}
     """
     seen: dict[str, str] = {}
     earlier = {name: seen.setdefault(_folded(name), name) for name in names}
@@ -156,9 +137,9 @@ def _folded(name: str) -> str:
 
 
 def batch_id(images: pd.DataFrame) -> str:
-    """Name a batch by its content: sha256 (hex) over the path and content hash of every image, corrupt ones included.
+    """Return the id of a batch: sha256 (hex) over the path and content hash of every image, corrupt ones included.
 
-    The folder's own place and ``filename_prefix`` do not count: the same files elsewhere are the same batch.
+    It does not depend on where the folder is or on ``filename_prefix``: the same files elsewhere are the same batch.
     """
     digest = hashlib.sha256()
     for path, content_hash in sorted(zip(images.path.tolist(), images.content_hash.tolist(), strict=True)):
@@ -167,7 +148,7 @@ def batch_id(images: pd.DataFrame) -> str:
 
 
 def candidates(images: pd.DataFrame, base: pd.DataFrame) -> pd.DataFrame:
-    """Give the rows of ``images`` that may be picked: "ok", and not among the rows of ``base`` (see ``rows_in_base``).
+    """Return the rows of ``images`` that may be picked: those that are "ok" and not in ``base`` (see ``rows_in_base``).
 
     Raises:
         DatapoolError: If a candidate has the filename of a base image with other content. Names both.
@@ -186,10 +167,10 @@ def candidates(images: pd.DataFrame, base: pd.DataFrame) -> pd.DataFrame:
 
 
 def rows_in_base(images: pd.DataFrame, base: pd.DataFrame) -> np.ndarray:
-    """Say at which row of ``base`` each image is, int64; -1 for one that is not there.
+    """Return the row of ``base`` that each image has, int64, shape (len(images),); -1 for an image that is not there.
 
-    It is told by its content. Of an imported image the content may not be known (content_hash ""): that one is told by
-    its filename, as Lightly's Docker did.
+    Images are compared by content. The content of an imported image may be unknown (content_hash ""); such an image is
+    compared by its filename, as Lightly's Docker did.
     """
     rows = np.where(images.content_hash != "", _first_row(images.content_hash, base.content_hash), -1)
     unknown = np.flatnonzero(base.content_hash == "")
@@ -200,30 +181,33 @@ def rows_in_base(images: pd.DataFrame, base: pd.DataFrame) -> np.ndarray:
 
 
 def _first_row(texts: pd.Series, others: pd.Series) -> np.ndarray:
-    """Say for each text where it first is among the others, -1 if nowhere; a million in a blink, unlike with pandas."""
+    """Return the first position of each text among the others, -1 if it is not there. pandas takes seconds for a million."""
     found = pc.index_in(pa.array(texts, pa.large_string()), value_set=pa.array(others, pa.large_string()))
     return pc.fill_null(found, -1).to_numpy(zero_copy_only=False).astype(np.int64)
 
 
 def image_files(images: pd.DataFrame, folder: Path) -> list[ImageFile]:
-    """Say where the images of a table lie and what they hold; ``folder`` is the batch's."""
-    return [ImageFile(folder / path, held) for path, held in zip(images.path, images.content_hash, strict=True)]
+    """Return where the images of a table are and which content they must have; ``folder`` is that of the batch."""
+    return [
+        ImageFile(folder / path, content_hash)
+        for path, content_hash in zip(images.path, images.content_hash, strict=True)
+    ]
 
 
 def copy_images(images: pd.DataFrame, filenames: Iterable[str], folder: Path, target: Path) -> None:
-    """Copy images of the batch, under the names that the pool gives them.
+    """Copy images of the batch to a folder, under their filenames.
 
-    They are copied, not linked: DVC makes the files of its outputs read-only and may link them into its cache, which
-    would take hold of the user's own images.
+    They are copied, not linked: DVC makes the files of its outputs read-only and may move them to its cache, and a link
+    would do so with the user's own images.
 
     Args:
-        images: The batch, as ``scan`` gives it.
+        images: The batch, as ``scan`` returns it.
         filenames: Which of them.
-        folder: The batch's folder.
-        target: Folder to fill; made if absent.
+        folder: The folder of the batch.
+        target: The folder to copy to; made if it is absent.
 
     Raises:
-        DatapoolError: If an image is gone or has changed, or the disk refuses.
+        DatapoolError: If an image is missing or has changed, or the disk refuses.
     """
     rows = images.set_index("filename")
     try:
@@ -237,8 +221,17 @@ def copy_images(images: pd.DataFrame, filenames: Iterable[str], folder: Path, ta
         ) from error
 
 
-def _find(folder: Path) -> tuple[list[str], set[str], int, int]:
-    """Give the paths of images below ``folder``, those of them that are links, and how many are hidden or no images."""
+class _Found(NamedTuple):
+    paths: list[str]
+    """Of images, below the folder, in the order of the disk."""
+    links: set[str]
+    """Those of the paths that are links."""
+    n_hidden: int
+    n_other: int
+
+
+def _find(folder: Path) -> _Found:
+    """Find the images below a folder by the endings of their names, and count the other files."""
     paths: list[str] = []
     links: set[str] = set()
     n_hidden = n_other = 0
@@ -257,19 +250,60 @@ def _find(folder: Path) -> tuple[list[str], set[str], int, int]:
                 paths.append(path)
                 links.update([path] if is_link else [])
     for path in paths:
-        try:
-            path.encode()
-        except UnicodeEncodeError as error:
-            coding = sys.getfilesystemencoding()
-            remedy = "rename it" if coding == "utf-8" else f"rename it, or set PYTHONUTF8=1, as Python expects {coding}"
-            raise DatapoolError(
-                f"{str(folder)!r}: the file name {os.fsencode(path)!r} is not UTF-8; {remedy}"
-            ) from error
-    return paths, links, n_hidden, n_other
+        _require_utf8(path, folder)
+    return _Found(paths, links, n_hidden, n_other)
+
+
+def _require_utf8(path: str, folder: Path) -> None:
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        encoding = sys.getfilesystemencoding()
+        remedy = "rename it" if encoding == "utf-8" else f"rename it, or set PYTHONUTF8=1, as Python expects {encoding}"
+        raise DatapoolError(f"{str(folder)!r}: the file name {os.fsencode(path)!r} is not UTF-8; {remedy}") from error
+
+
+def _relevant_paths(paths: list[str], relevant: Sequence[str], folder: Path) -> list[str]:
+    """Return the paths that a list names, each with or without "./" in front; refuse names that are not among them."""
+    wanted = set(relevant)
+    chosen = [path for path in paths if path in wanted or f"./{path}" in wanted]
+    missing = sorted(wanted.difference(paths, (f"./{path}" for path in chosen)))
+    if missing:
+        raise DatapoolError(
+            f"params.yaml: relevant_filenames_file lists {len(missing)} names that are not images of "
+            f"{str(folder)!r}, such as {missing[0][:200]!r}; a name is the path below input_dir. Remove them"
+        )
+    return chosen
+
+
+def _table(paths: list[str], inspections: list[Inspection], filename_prefix: str) -> pd.DataFrame:
+    """Return the table of a batch before exact copies are marked; see ``Batch.images``."""
+    return pd.DataFrame(
+        {
+            "filename": pd.Series([safe_name(filename_prefix + path) for path in paths], dtype="str"),
+            "path": pd.Series(paths, dtype="str"),
+            "content_hash": pd.Series([found.content_hash for found in inspections], dtype="str"),
+            "width": pd.Series([found.width for found in inspections], dtype="Int64"),
+            "height": pd.Series([found.height for found in inspections], dtype="Int64"),
+            "mode": pd.Series([found.mode for found in inspections], dtype="str"),
+            "weak_label": pd.Series([weak_label(path) for path in paths], dtype="str"),
+            "status": pd.Series(["corrupt" if found.damage else "ok" for found in inspections], dtype="str"),
+            "reason": pd.Series([found.damage for found in inspections], dtype="str"),
+        }
+    )
+
+
+def _mark_duplicates(images: pd.DataFrame) -> None:
+    """Mark every healthy image whose content an earlier row has, in place."""
+    healthy = images[images.status == "ok"]
+    first = healthy.groupby("content_hash").filename.transform("first")
+    copies = first[first != healthy.filename]
+    images.loc[copies.index, "status"] = "duplicate"
+    images.loc[copies.index, "reason"] = "duplicate of " + copies
 
 
 def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """Give what lies in a folder, without holding all of it."""
+    """Yield the entries of a folder, without holding all of them in memory."""
     try:
         with os.scandir(folder) as entries:
             yield from entries
@@ -280,20 +314,27 @@ def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
 def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
-    except OSError:  # a circle of links, a folder above that may not be entered, a name too long
+    except OSError:  # circular links, no permission for a folder above, too long a name
         return False
 
 
-def _leads_out(link: Path, inside: str, real_folder: Callable[[Path], str]) -> bool:
-    # Folder by folder: resolving a million links one by one takes minutes.
-    points_to = link.parent / link.readlink()
-    is_plain = points_to.name != ".." and not points_to.is_symlink()
-    target = f"{real_folder(points_to.parent)}/{points_to.name}" if is_plain else os.path.realpath(link)
-    return not (target.startswith(inside) or _DVC_OBJECT.search(target))
+def _links_out(folder: Path, links: Iterable[str]) -> set[str]:
+    """Return the links that lead out of a folder, other than into DVC's cache."""
+    inside = os.path.realpath(folder) + os.sep
+    real_folder = cache(os.path.realpath)  # once per folder: resolving a million links one by one takes minutes
+    leading_out = set()
+    for path in links:
+        link = folder / path
+        target = link.parent / link.readlink()
+        is_plain = target.name != ".." and not target.is_symlink()
+        real = f"{real_folder(target.parent)}/{target.name}" if is_plain else os.path.realpath(link)
+        if not (real.startswith(inside) or _DVC_OBJECT.search(real)):
+            leading_out.add(path)
+    return leading_out
 
 
 def _inspect_all(folder: Path, paths: list[str], *, decode: bool, progress: Progress) -> list[Inspection]:
-    look = partial(inspect, decode=decode)
+    """Inspect files in the order of ``paths``, in other processes if there are many."""
     files = [folder / path for path in paths]
     inspections: list[Inspection] = []
     with ExitStack() as stack:
@@ -301,24 +342,24 @@ def _inspect_all(folder: Path, paths: list[str], *, decode: bool, progress: Prog
             processes = get_context("forkserver")
             processes.set_forkserver_preload(["datapool.images.decode"])  # imported once, not by each process
             workers = ProcessPoolExecutor(_n_cores(), mp_context=processes, initializer=_end_with_parent)
-            stack.callback(workers.shutdown, cancel_futures=True)  # by itself it would wait for all of them
-            results = workers.map(look, files, chunksize=16)
+            stack.callback(workers.shutdown, cancel_futures=True)  # without it, shutdown waits for all
+            results = workers.map(partial(inspect, decode=decode), files, chunksize=16)
         else:
-            results = map(look, files)
+            results = map(partial(inspect, decode=decode), files)
         try:
             for found in results:
                 inspections.append(found)
                 progress(len(inspections), len(files))
         except BrokenProcessPool as error:
             raise DatapoolError(
-                f"{folder}: a process that reads images was killed, perhaps for want of memory, at "
-                f"{paths[len(inspections)]!r} or soon after; free memory, or take that image out, then run again"
+                f"{folder}: a process that reads images was killed, perhaps because memory ran out, at "
+                f"{paths[len(inspections)]!r} or soon after; free memory, or remove that image, then run again"
             ) from error
     return inspections
 
 
 def _end_with_parent() -> None:
-    """Let a worker end when the process that it works for was killed; by itself it would wait for work for ever."""
+    """Let a worker end when its parent is killed; otherwise it would wait for work forever."""
     parent = parent_process()
     if parent is None:
         return
@@ -331,5 +372,5 @@ def _end_with_parent() -> None:
 
 
 def _n_cores() -> int:
-    """Cores that this process may use, which in a container are fewer than the machine has."""
+    """Return the number of cores that this process may use; in a container, these are fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,7 +1,4 @@
-"""Read image files as upright 8-bit RGB, and say why one cannot be read.
-
-Knows files and pixels; nothing of batches, pools or models. Pillow decodes; files are never trusted.
-"""
+"""Read image files as upright 8-bit RGB, and find out why one cannot be read. Pillow decodes; files are never trusted."""
 
 import hashlib
 import stat
@@ -17,22 +14,22 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from datapool.core.errors import DatapoolError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})
-"""File name endings, in lower case, that make a file an image of the batch."""
+"""Endings of file names, in lower case, that make a file an image of the batch. Also those that git ignores in data/."""
 
 MAX_PIXELS = 89_478_485
-"""An image that claims more (9459 x 9459) is refused before its pixels are unpacked; 24-bit RGB of that is 256 MiB."""
+"""An image whose header states more (9459 x 9459) is refused undecoded; as 24-bit RGB, so many pixels take 256 MiB."""
 
 MAX_BYTES = 2**30
-"""A larger file is refused unread."""
+"""The most bytes of an image file; a larger one is not read."""
 
-_FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # JPEG takes the MPO files of phones as well
+_FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # JPEG includes the MPO files of phones
 
-# What Pillow's decoders raise on damaged files.
+# The errors that Pillow's decoders raise for damaged files.
 _DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, struct.error)
 
 
 class Inspection(NamedTuple):
-    """What is known of an image file without keeping its pixels."""
+    """What is known of an image file without its pixels."""
 
     content_hash: str
     """sha256 of the file's bytes, in hex; empty if the file cannot be read at all."""
@@ -40,13 +37,13 @@ class Inspection(NamedTuple):
     """Pixels, after EXIF orientation; None if not decoded."""
     height: int | None
     mode: str | None
-    """Pillow's name of the pixel format in the file, such as "RGB", "L", "CMYK", "I;16"."""
+    """Pillow's name for the pixel format of the file, such as "RGB", "L", "CMYK", "I;16"."""
     damage: str
     """Why the image cannot be used; empty if it can."""
 
 
 class ImageFile(NamedTuple):
-    """An image to read: where it is and what it must hold."""
+    """An image to read: where it is and which content it must have."""
 
     path: Path
     content_hash: str
@@ -56,7 +53,7 @@ class ImageFile(NamedTuple):
 def inspect(path: Path, *, decode: bool) -> Inspection:
     """Hash a file and, with ``decode``, try to read all of its pixels.
 
-    Never raises for what a file holds: damage is an answer. The same bytes give the same answer.
+    Damage is a result, not an error: the content of a file never makes this raise. The same bytes give the same result.
     """
     try:
         data = _bytes_of(path)
@@ -73,19 +70,19 @@ def inspect(path: Path, *, decode: bool) -> Inspection:
 
 
 def not_inspected(damage: str) -> Inspection:
-    """Give what is known of a file that was not read."""
+    """Return the inspection of a file that was not read."""
     return Inspection("", None, None, None, damage)
 
 
 def read_rgb(path: Path, *, content_hash: str) -> Image.Image:
     """Read an image as upright 8-bit RGB.
 
-    EXIF orientation is applied. Transparency is laid on white. Integers of 16 bits are divided by 257; 32-bit
-    integers and floats are stretched from their minimum (0) to their maximum (255). Of an animation or a
-    multi-page file the first frame counts. Color profiles are ignored.
+    EXIF orientation is applied. Transparent pixels are blended with white. Integers of 16 bits are divided by 257; 32-bit
+    integers and floats are scaled so that their minimum becomes 0 and their maximum 255. Of an animation or a file of
+    several pages, the first frame is read. Color profiles are ignored.
 
     Raises:
-        DatapoolError: If the file is gone, cannot be decoded, or its bytes do not have the sha256 ``content_hash``.
+        DatapoolError: If the file is missing, cannot be decoded, or does not have the sha256 ``content_hash``.
     """
     try:
         return _decode(read_bytes(path, content_hash=content_hash))[1]
@@ -99,7 +96,7 @@ def read_bytes(path: Path, *, content_hash: str) -> bytes:
     """Read a file that was scanned before.
 
     Raises:
-        DatapoolError: If the file is gone, or its bytes do not have the sha256 ``content_hash``.
+        DatapoolError: If the file is missing or does not have the sha256 ``content_hash``.
     """
     try:
         data = _bytes_of(path)
@@ -114,11 +111,11 @@ def read_bytes(path: Path, *, content_hash: str) -> bytes:
 
 
 class _DamagedError(Exception):
-    """The bytes are no image that can be used; the text says why, without anything that changes from run to run."""
+    """The bytes are not a usable image. The text is the reason, and the same in every run."""
 
 
 def _bytes_of(path: Path) -> bytes:
-    """Read a regular file; a FIFO or a device may block for ever, so it is not opened."""
+    """Read a regular file. A FIFO or a device is not opened, because it may block forever."""
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
         raise OSError(None, "not a regular file")
@@ -128,23 +125,23 @@ def _bytes_of(path: Path) -> bytes:
 
 
 def _decode(data: bytes) -> tuple[str, Image.Image]:
-    """Give the mode in the file and the upright RGB image."""
+    """Return the mode of the file, and the image as upright RGB."""
     if not data:
         raise _DamagedError("empty file")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow only warns up to twice its own limit
+        warnings.simplefilter("ignore")  # below twice its limit of pixels, Pillow only warns; we have our own limit
         try:
             with Image.open(BytesIO(data), formats=_FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise _DamagedError(f"decompression bomb: claims more than {MAX_PIXELS} pixels")
                 mode, is_netpbm = image.mode, image.format == "PPM"
                 upright = ImageOps.exif_transpose(image)
-                if is_netpbm and mode == "I":  # so Pillow gives the 16 bits of a PGM
+                if is_netpbm and mode == "I":  # Pillow reads a PGM of 16 bits as 32-bit integers
                     return mode, _gray(np.asarray(upright) / 257)
                 return mode, _to_rgb(upright)
         except Image.DecompressionBombError as error:
             raise _DamagedError(f"decompression bomb: claims more than {MAX_PIXELS} pixels") from error
-        except UnidentifiedImageError as error:  # its text holds a memory address
+        except UnidentifiedImageError as error:  # its text has a memory address
             raise _DamagedError("not an image: no known format") from error
         except MemoryError as error:
             _require_memory()
@@ -154,7 +151,7 @@ def _decode(data: bytes) -> tuple[str, Image.Image]:
 
 
 def _require_memory() -> None:
-    """Tell a header that asks for too much from a machine that has no room: what is healthy must not count as damaged."""
+    """Raise if this machine lacks the memory for any image: then the image may be healthy, and must not count as damaged."""
     try:
         bytearray(4 * MAX_PIXELS)
     except MemoryError as error:

@@ -503,7 +503,7 @@ SCANNED = "; passed over: 0 hidden, 0 of other types, "
         (lambda: put(f"{TERMINAL}.txt", b'"', folder="."), {"relevant_filenames_file": f"{TERMINAL}.txt"},
          [f"error: {SHOWN}.txt: line 1 begins with a quote but is not a JSON string: \""]),
         (lambda: put("names.txt", b"\x1b[2J\rerror: all is lost\n", folder="."), {"relevant_filenames_file": "names.txt"},
-         ["error: params.yaml: relevant_filenames_file lists 1 names that are no images of 'data', such as "
+         ["error: params.yaml: relevant_filenames_file lists 1 names that are not images of 'data', such as "
           "'\\x1b[2J\\rerror: all is lost'; "]),
         (lambda: None, {"input_dir": TERMINAL},
          [f"error: params.yaml: input_dir is '{SHOWN}', which is not there; give a folder of images"]),
@@ -584,7 +584,7 @@ def test_a_list_of_relevant_names_reaches_nothing_but_images_of_the_batch(next_b
     told = refusal()
 
     assert told == (
-        "params.yaml: relevant_filenames_file lists 1 names that are no images of 'data', such as "
+        "params.yaml: relevant_filenames_file lists 1 names that are not images of 'data', such as "
         f"{name[:200]!r}; a name is the path below input_dir. Remove them"
     )
     return None
@@ -1445,8 +1445,8 @@ def test_a_killed_reader_is_one_line_that_says_where(next_batch, monkeypatch):
     told = refusal("scan")
 
     assert told == (
-        "data: a process that reads images was killed, perhaps for want of memory, at '00.png' or soon after; free memory, or "
-        "take that image out, then run again"
+        "data: a process that reads images was killed, perhaps because memory ran out, at '00.png' or soon after; free memory, or "
+        "remove that image, then run again"
     )
 
 

@@ -1,6 +1,6 @@
-"""The scan against real pictures with planted faults, where that collection lies beside the repository.
+"""Scan real pictures with planted faults, if that collection is beside the repository.
 
-884 files in three weekly batches; planted.json tells which are copies and which are damaged. Nothing of it is kept here.
+884 files in three weekly batches; planted.json lists the copies and the damaged files. The repository has none of them.
 """
 
 import json
@@ -21,10 +21,10 @@ IMAGES = Path(__file__).parents[3] / "shared" / "images"
 pytestmark = pytest.mark.skipif(not (IMAGES / "planted.json").exists(), reason=f"{IMAGES} is not here")
 
 HIDDEN = "batch_3/pants/._IMG_0007.jpg"
-"""Planted as damaged; its name begins with a dot, so it is passed over."""
+"""Planted as damaged; its name begins with a dot, so it is skipped."""
 
 UNSEEN = "batch_3/t-shirt/bitrot.jpg"
-"""Visibly broken, but Pillow decodes it without a word."""
+"""Visibly broken, but Pillow decodes it without an error."""
 
 BATCHES = ("batch_1", "batch_2", "batch_3")
 
@@ -52,7 +52,7 @@ def batches() -> dict[str, Batch]:
 
 
 def copies(images: pd.DataFrame) -> Groups:
-    """The groups of equal images that the scan's reasons tell of."""
+    """The groups of equal images, taken from the reasons in the table."""
     found = images[images.status == "duplicate"]
     groups: dict[str, set[str]] = {}
     for filename, reason in zip(found.filename, found.reason, strict=True):
@@ -61,7 +61,7 @@ def copies(images: pd.DataFrame) -> Groups:
     return {frozenset(group) for group in groups.values()}
 
 
-def test_every_file_is_an_image_or_counted_as_passed_over(batches, planted):
+def test_every_file_is_an_image_or_counted_as_skipped(batches, planted):
     n_files = {name: sum(path.is_file() for path in (IMAGES / name).rglob("*")) for name in BATCHES}
 
     assert sum(n_files.values()) == planted["counts"]["files"]
@@ -69,7 +69,7 @@ def test_every_file_is_an_image_or_counted_as_passed_over(batches, planted):
         assert len(batch.images) + batch.n_hidden + batch.n_other == n_files[name]
 
 
-def test_what_is_passed_over_is_what_is_no_image_or_of_another_format(batches, planted):
+def test_the_skipped_files_are_those_of_other_types_and_formats(batches, planted):
     seen = {name for batch in batches.values() for name in batch.images.filename}
     everything = {
         str(path.relative_to(IMAGES)) for name in BATCHES for path in (IMAGES / name).rglob("*") if path.is_file()
@@ -104,7 +104,7 @@ def test_the_planted_copies_within_a_batch_are_found_and_no_other(batches, plant
     assert copies(batches[name].images) == {group for group in within if len(group) > 1}
 
 
-def test_of_each_group_the_first_by_filename_stays(batches):
+def test_of_each_group_of_copies_the_first_by_filename_stays(batches):
     for batch in batches.values():
         status = batch.images.set_index("filename").status
         for group in copies(batch.images):
@@ -129,14 +129,14 @@ def test_batch_after_batch_the_planted_copies_are_known_and_no_other(batches, pl
         pool = pd.concat([pool, new], ignore_index=True)
 
 
-def test_two_names_of_a_photo_under_two_labels_count_as_copies(batches, planted):
+def test_the_same_photo_under_two_labels_counts_as_a_copy(batches, planted):
     for entry in planted["label_conflicts"]:
         name = entry["files"][0].split("/")[0]
 
         assert frozenset(entry["files"]) in copies(batches[name].images)
 
 
-def test_the_nine_orientations_of_a_photo_stand_upright(batches, planted):
+def test_a_photo_stored_in_nine_orientations_is_read_upright(batches, planted):
     images = pd.concat([batch.images for batch in batches.values()]).set_index("filename")
     first, *others = (
         np.asarray(read_rgb(IMAGES / name, content_hash=images.content_hash[name]).resize((12, 8)), dtype=float)
