@@ -1,6 +1,6 @@
-"""Make the picture of the report for the README: `python docs/make_picture.py demo/output/report.html`.
+"""Make the picture of the report for the README: `make demo`, then `python docs/make_picture.py`.
 
-Needs Chromium or Chrome. Run `make demo` first, and look at the picture before you commit it.
+Needs Chromium or Chrome. Takes another report as an argument. Look at the picture before you commit it.
 """
 
 import shutil
@@ -36,7 +36,7 @@ table { font-size: 0.82rem; }
 
 def main() -> None:
     """Take a picture of some sections of a report."""
-    report = Path(sys.argv[1])
+    report = Path(sys.argv[1] if len(sys.argv) > 1 else "demo/output/report.html")
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
     if browser is None:
         sys.exit("error: no Chromium or Chrome is installed; on Debian: apt-get install chromium")

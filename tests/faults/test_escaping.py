@@ -12,7 +12,6 @@ import importlib
 import json
 import math
 import re
-import shlex
 import shutil
 import subprocess
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,7 +21,6 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
-import typer
 import yaml
 from conftest import write_picture
 from tally import count
@@ -108,12 +106,8 @@ def _write_circle(path: Path, angles: dict[str, float]) -> None:
 
 def _run_stages() -> None:
     """What ``dvc repro`` runs, in this process; DVC deletes outputs before."""
-    for name, stage in STAGES.items():
-        command = stage["cmd"].replace("${output_dir}", "output").replace("${shared_dir}", "pools")
-        function = getattr(importlib.import_module(f"stages.{name}"), {"open": "open_base"}.get(name, name))
-        program = typer.Typer()
-        program.command()(function)
-        program(shlex.split(command.split(f"-m stages.{name} ")[1]), standalone_mode=False)
+    for name in STAGES:
+        getattr(importlib.import_module(f"stages.{name}"), name)()
 
 
 # --- a browser --------------------------------------------------------------------------------------------------------
