@@ -15,6 +15,7 @@ def test_principal_components_point_to_where_their_largest_entry_is_positive():
 
     # Along x lie -4, 0, 0, 4 (squares 32), along y -1, 0, 0, 1 (squares 2).
     assert points.tolist() == [[0, -1], [-4, 0], [4, 0], [0, 1]]
+    assert not np.signbit(points[points == 0]).any()  # -0.0 would be other bytes
     assert shares.tolist() == pytest.approx([32 / 34, 2 / 34])
 
 

@@ -330,6 +330,13 @@ def test_no_lower_bound_is_shown_where_the_method_proves_none(inputs):
     assert "No other selection" not in page.text
 
 
+def test_the_smallest_distance_of_a_pick_is_shown(page, inputs):
+    assert "Every pick was at least 10 away from the pool and from the picks before it." in page.text
+
+    metrics = inputs.metrics.model_copy(update={"smallest_pick_distance": None})
+    assert "Every pick was" not in written(inputs._replace(metrics=metrics)).text
+
+
 def test_a_hint_says_how_redundant_the_batch_is(page):
     # near lies 0.5 from a; the usual distance is about 10: two of three are redundant.
     assert "Hint: 67% of the candidates lie closer than" in page.text
