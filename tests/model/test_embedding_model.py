@@ -15,10 +15,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from sklearn.datasets import load_sample_image
 
-from datapool.core.base import Base, empty_base_table
 from datapool.core.errors import DatapoolError
-from datapool.core.lineage import EmbeddingSpace, Version
-from datapool.core.params import load_params
 from datapool.model import torchvision_compat
 from datapool.model.backbones import PRETRAINED_BACKBONE
 from datapool.model.embedding_model import (
@@ -30,9 +27,7 @@ from datapool.model.embedding_model import (
     load_checkpoint,
     save_checkpoint,
 )
-from datapool.training.provide import provide_model
 
-ROOT = Path(__file__).parents[2]
 TINY = "test_efficientnet"  # timm's smallest: 256 features, 0.1 million weights
 
 
@@ -534,17 +529,3 @@ def test_nothing_is_declared_after_torchvision_was_imported(monkeypatch: pytest.
     monkeypatch.setattr(torchvision_compat, "_libraries", [])
 
     assert torchvision_compat.make_importable() == "imported"
-
-
-def test_a_model_in_the_place_of_the_pools_own_is_refused():
-    path = Path("output/base/checkpoint.ckpt")
-    path.parent.mkdir(parents=True)
-    save_checkpoint(tiny(seed=2), path)
-    space = EmbeddingSpace(id=embedding_space_id(tiny()), backbone="tiny", dimension=8, input_size=32)
-    base = Base("p", "batch", [Version.model_construct(embedding_space=space)], None, empty_base_table(), path)
-    new = {"checkpoint": Path("checkpoint.ckpt"), "last": Path("last.ckpt"), "scratch_dir": Path()}
-    with pytest.raises(
-        DatapoolError, match=r"is not the model of pool 'p' .* `dvc repro --force --single-item open` takes"
-    ):
-        provide_model(base, [], load_params(ROOT / "params.yaml"), **new, progress=print)
-    assert not new["checkpoint"].exists()

@@ -1,0 +1,181 @@
+"""The model of a pool: its own if it has one, else a new one; and settings that ask for another are refused."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from datapool.core.base import Base, empty_base_table
+from datapool.core.errors import DatapoolError
+from datapool.core.lineage import EmbeddingSpace, Version
+from datapool.core.schema import Params
+from datapool.images.decode import ImageFile
+from datapool.model.embedding_model import build_model, embedding_space_id, load_checkpoint, save_checkpoint
+from datapool.training.provide import ProvidedModel, provide_model
+
+SHIPPED = Path(__file__).parents[2] / "params.yaml"
+CHECKPOINT, LAST = Path("checkpoint.ckpt"), Path("last.ckpt")
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def tiny(seed: int = 1, *, name: str = "test_efficientnet"):
+    return build_model(name, dimension=8, input_size=32, pretrained=False, weights=None, seed=seed)
+
+
+def pool_with(model, *, recorded=None) -> Base:
+    """A pool of one version, made by ``recorded``, in whose place lies the checkpoint of ``model``."""
+    save_checkpoint(model, Path("base.ckpt"))
+    space_id = embedding_space_id(recorded or model)
+    space = EmbeddingSpace(id=space_id, start=None, backbone=model.backbone_name, dimension=8, input_size=32)
+    version = Version.model_construct(embedding_space=space)
+    return Base("p", "batch", [version], None, empty_base_table(), Path("base.ckpt"))
+
+
+NEW_POOL = Base("p", "batch", [], None, empty_base_table(), None)
+
+
+def image(color: str) -> ImageFile:
+    Image.new("RGB", (40, 40), color).save(f"{color}.png")
+    return ImageFile(Path(f"{color}.png"), hashlib.sha256(Path(f"{color}.png").read_bytes()).hexdigest())
+
+
+def provide(base: Base, images=(), **settings: object) -> ProvidedModel:
+    """Provide the model with the shipped settings but a tiny model; ``lightly__model__name`` is lightly.model.name."""
+    content = yaml.safe_load(SHIPPED.read_text())
+    small = {
+        "lightly__model__name": "test_efficientnet",
+        "lightly__model__num_ftrs": 8,
+        "lightly__model__pretrained": False,
+        "lightly__collate__input_size": 32,
+        "lightly__loader__num_workers": 0,
+        "lightly__trainer__accelerator": "cpu",
+        "lightly__trainer__max_epochs": 1,
+    }
+    for key, value in (small | settings).items():
+        section = content
+        *above, name = key.split("__")
+        for part in above:
+            section = section[part]
+        section[name] = value
+    params = Params.model_validate(content)
+    return provide_model(
+        base, images, params, checkpoint=CHECKPOINT, last=LAST, scratch_dir=Path("scratch"), progress=lambda *_: None
+    )
+
+
+def test_the_pools_own_model_is_used_unchanged():
+    base = pool_with(tiny())
+    provided = provide(base, [image("red")], seed=9)
+
+    assert CHECKPOINT.read_bytes() == LAST.read_bytes() == Path("base.ckpt").read_bytes()
+    assert provided.space == base.versions[0].embedding_space
+    assert provided.losses == ()
+
+
+def test_a_checkpoint_that_the_lineage_does_not_record_is_refused():
+    with pytest.raises(
+        DatapoolError, match=r"is not the model of pool 'p' .* `dvc repro --force --single-item open` takes"
+    ):
+        provide(pool_with(tiny(seed=2), recorded=tiny(seed=1)))
+    assert not CHECKPOINT.exists()
+
+
+def test_settings_that_ask_for_another_model_than_the_pools_are_refused_by_key():
+    base = pool_with(tiny())
+    cases = {
+        "lightly.model.name is resnet18, but the checkpoint of pool 'p' has test_efficientnet; set lightly.model.name: "
+        "test_efficientnet, or set another datapool.name": {"lightly__model__name": "ResNet-18"},
+        "lightly.model.num_ftrs is 9, but the checkpoint of pool 'p' has 8": {"lightly__model__num_ftrs": 9},
+        "lightly.collate.input_size is 33, but the checkpoint": {"lightly__collate__input_size": 33},
+    }
+    for message, settings in cases.items():
+        with pytest.raises(DatapoolError) as caught:
+            provide(base, **settings)
+        assert message in str(caught.value)
+
+
+def test_the_name_that_lightlys_docker_uses_means_lightlys_own_resnet():
+    provide(pool_with(tiny(name="lightly-resnet-9-w0.125")), lightly__model__name="resnet-9")
+
+    assert load_checkpoint(CHECKPOINT).backbone_name == "lightly-resnet-9-w0.125"
+
+
+def test_a_given_checkpoint_that_did_not_make_the_pool_is_refused():
+    save_checkpoint(tiny(seed=2), Path("given.ckpt"))
+    with pytest.raises(DatapoolError, match=r"checkpoint given.ckpt is model .*, but pool 'p' was made with model"):
+        provide(pool_with(tiny()), checkpoint="given.ckpt")
+
+
+def test_a_new_pool_takes_a_given_checkpoint_and_trains_it_only_if_asked_to():
+    save_checkpoint(tiny(), Path("given.ckpt"))
+    images = [image("red"), image("blue")]
+
+    as_it_is = provide(NEW_POOL, images, checkpoint="given.ckpt", enable_training=False)
+    assert CHECKPOINT.read_bytes() == Path("given.ckpt").read_bytes()
+    trained = provide(NEW_POOL, images, checkpoint="given.ckpt", enable_training=True)
+
+    assert as_it_is.space.origin == "weights of a given checkpoint"
+    assert as_it_is.space.id == as_it_is.space.start == trained.space.start == embedding_space_id(tiny())
+    assert trained.space.origin == "weights of a given checkpoint, trained on 2 images for 1 epochs"
+    assert trained.space.id == embedding_space_id(load_checkpoint(CHECKPOINT)) != trained.space.start
+    assert len(trained.losses) == 1
+
+
+def test_one_image_is_not_trained_on_unless_the_weights_are_random():
+    save_checkpoint(tiny(), Path("given.ckpt"))
+
+    provided = provide(NEW_POOL, [image("red")], checkpoint="given.ckpt", enable_training=True)
+    assert provided.notes[1:] == [
+        "the batch has one image, and SimCLR needs two or more: the model is used without training"
+    ]
+    with pytest.raises(DatapoolError, match="images to train on: 1"):
+        provide(NEW_POOL, [image("red")], enable_training=True)
+
+
+def test_random_weights_without_training_are_refused():
+    with pytest.raises(DatapoolError, match="only random weights are left, and their embeddings mean nothing"):
+        provide(NEW_POOL, [image("red"), image("blue")], enable_training=False)
+    assert not CHECKPOINT.exists()
+
+
+def test_a_backbone_with_trained_weights_has_a_head_that_is_fitted_to_the_images():
+    save_checkpoint(tiny(), Path("weights.ckpt"))
+    images = [image("red"), image("blue"), image("lime")]
+
+    provided = provide(NEW_POOL, images, lightly__model__weights="weights.ckpt", enable_training=False)
+
+    axes = load_checkpoint(CHECKPOINT).head.weight.detach().numpy()
+    assert provided.space.origin == "weights of a given file"
+    assert axes @ axes.T == pytest.approx(np.eye(8), abs=1e-5)  # principal axes, unlike random weights
+
+
+def test_without_images_and_without_a_pool_there_is_no_model():
+    provided = provide(NEW_POOL)
+
+    assert CHECKPOINT.read_bytes() == LAST.read_bytes() == b"no model\n"
+    assert provided.space == EmbeddingSpace(id=None, backbone=None, dimension=8, input_size=None, origin=None)
+
+
+def test_embeddings_from_a_csv_of_another_dimension_than_the_pools_are_refused():
+    Path("batch.csv").write_text("filenames,embedding_0,embedding_1,labels\na.png,1,0,0\n")
+    assert provide(NEW_POOL, embeddings="batch.csv").space.id == "csv-2"
+
+    with pytest.raises(
+        DatapoolError, match="has embeddings of 2 dimensions of unknown origin, but those of pool 'p' are"
+    ):
+        provide(pool_with(tiny()), embeddings="batch.csv")
+
+
+def test_a_pool_from_a_csv_has_no_model_for_images():
+    base = pool_with(tiny())._replace(checkpoint=None)
+    with pytest.raises(
+        DatapoolError, match="was made from an embeddings csv and has no model; set embeddings to a csv"
+    ):
+        provide(base, [image("red")])
