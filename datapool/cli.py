@@ -14,8 +14,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     no_args_is_help=True,
     help="Pick the new images that add something, keep them in a growing, DVC-versioned pool. `datapool init` makes a "
-    "workspace; in it, `dvc repro` runs the pipeline with the settings of params.yaml, `datapool verify` checks what the "
-    "pools are said to be, `datapool repair` mends them, and `datapool import` takes over a pool of Lightly's Docker.",
+    "workspace; in it, `dvc repro` runs the pipeline with the settings of params.yaml, `datapool verify` checks the "
+    "pools, `datapool repair` repairs them, and `datapool import` takes over a pool of Lightly's Docker.",
 )
 
 
@@ -87,9 +87,9 @@ def verify(
                 outcomes.append(check.outcome)
     if "fail" in outcomes:
         raise DatapoolError(
-            f"{outcomes.count('fail')} of {len(outcomes)} checks failed; `datapool repair` mends what needs no choice, "
-            "keeps aside what a checkout would overwrite, and says what helps with the rest; of a lineage that "
-            "somebody changed `git log -p datapools.json` tells"
+            f"{outcomes.count('fail')} of {len(outcomes)} checks failed; `datapool repair` repairs what needs no choice, "
+            "backs up what a checkout would overwrite, and names the command that helps with the rest; `git log -p "
+            "datapools.json` shows who changed the lineage"
         )
     say(f"{len(outcomes)} checks, none failed" if outcomes else "datapools.json knows no pool yet")
 
@@ -130,19 +130,19 @@ def import_pool(
     say(f"params.yaml: {', '.join(f'{key}: {value}' for key, value in values.items())}")
 
 
-@app.command(short_help="Mend pools after a crash or an accident.")
+@app.command(short_help="Repair pools after a crash or an accident.")
 def repair(
     as_here: Annotated[
         bool,
-        typer.Option("--as-here", help="Record the files that are here, also where datapools.json goes further."),
+        typer.Option("--as-here", help="Record the existing files also where datapools.json has later versions."),
     ] = False,
 ) -> None:
-    """Mend what can be mended without a choice in the pools of a workspace; run it in the workspace.
+    """Repair what can be repaired without a choice of yours in the pools of a workspace; run it in the workspace.
 
-    A merge that was stopped is finished, or what it left is removed. A lost or damaged record of a pool and files of its
-    history are made anew. A pool that datapools.json does not know, or has not caught up with, is recorded there. For the
-    rest it says which command helps, and the exit code is 1. What it replaces, and what a checkout would overwrite, is kept
-    in .datapool/backup.
+    An interrupted merge is completed, or what it left is removed. A missing or damaged record of a pool and files of its
+    history are written again. A pool that datapools.json does not have, or has with fewer versions, is recorded there. For
+    the rest the command that helps is named, and the exit code is 1. What is replaced, and what a checkout would overwrite,
+    is backed up in .datapool/backup.
 
     `dvc repro` does the first of these by itself.
     """
@@ -151,14 +151,16 @@ def repair(
     from datapool.core.params import load_params
     from datapool.maintenance.repair import repair as repairs_of
 
-    left = total = 0
+    unrepaired = total = 0
     for found in repairs_of(Path(load_params().shared_dir), LINEAGE, as_here=as_here):
-        say(f"{'mended' if found.is_mended else 'left'}  {found.sentence}")
-        left, total = left + (not found.is_mended), total + 1
-    if left:
-        raise DatapoolError(f"{left} of {total} things could not be mended here; each line says which command helps")
+        say(f"{'repaired' if found.is_repaired else 'not repaired'}  {found.sentence}")
+        unrepaired, total = unrepaired + (not found.is_repaired), total + 1
+    if unrepaired:
+        raise DatapoolError(
+            f"{unrepaired} of {total} things could not be repaired here; each line names the command that helps"
+        )
     if not total:
-        say("nothing to mend; `datapool verify` looks at every row and distance")
+        say("nothing to repair; `datapool verify` checks every row and distance")
 
 
 @app.command(short_help="Run a batch with key=value settings, as Lightly's Docker did.")

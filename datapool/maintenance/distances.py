@@ -1,7 +1,7 @@
-"""Distances taken once more, in float64 and from the definition, to check those that the selection recorded.
+"""Compute distances in float64 and from their definition, to check those that the selection recorded.
 
-Shares no code with the selection. A matrix product, less all that its rounding can amount to, tells which pairs cannot be
-the nearest; the distance of every other pair is the length of a difference. Knows nothing of files or pools.
+No code is shared with the selection, so that no error is. A matrix product gives lower bounds on all distances, which
+exclude most pairs; the distance of every other pair is the length of a difference.
 """
 
 from collections.abc import Iterator
@@ -13,10 +13,10 @@ import pandas as pd
 from datapool.core.progress import Progress
 
 NEARLY = 1e-9
-"""Of points whose distances differ by no more than this share, either may be given as the nearest."""
+"""Of two points whose distances differ by no more than this share, either may count as the nearest."""
 
-_LABELS = 2 * float(np.float32(np.sqrt(0.5))) ** 2  # what different weak labels add to a squared distance
-_BLOCK = 2048  # points compared with as many others at a time
+_LABELS = 2 * float(np.float32(np.sqrt(0.5))) ** 2  # added to a squared distance between different weak labels
+_BLOCK = 2048  # rows and columns of a block of distances
 
 
 class Points(NamedTuple):
@@ -25,11 +25,11 @@ class Points(NamedTuple):
     rows: np.ndarray
     """Shape (n, d), float32."""
     labels: np.ndarray | None
-    """Shape (n,): weak labels, if they count."""
+    """Shape (n,): weak labels, if distances depend on them."""
 
 
 def points(embeddings: np.ndarray, labels: pd.Series, *, normalize: bool, append_weak_labels: bool) -> Points:
-    """Make points of embeddings, shape (n, d), float32: of length one (rounded to float32) if ``normalize``."""
+    """Return embeddings, shape (n, d), float32, as points: scaled to unit length, rounded to float32, if ``normalize``."""
     rows = embeddings
     if normalize:
         rows = np.empty_like(embeddings)
@@ -40,7 +40,12 @@ def points(embeddings: np.ndarray, labels: pd.Series, *, normalize: bool, append
 
 
 def between(some: Points, i: np.ndarray, others: Points, j: np.ndarray) -> np.ndarray:
-    """Give the distances of ``some[i]`` and ``others[j]``, pair by pair: shape (len(i),), float64."""
+    """Return the distance between ``some[i[k]]`` and ``others[j[k]]`` for each k: shape (len(i),), float64.
+
+    >>> a, b = Points(np.float32([[0, 0]]), None), Points(np.float32([[3, 4]]), None)
+    >>> between(a, np.array([0]), b, np.array([0])).tolist()
+    [5.0]
+    """
     distances = np.empty(len(i))
     for part in _blocks(0, len(i)):
         squared = ((some.rows[i[part]].astype(np.float64) - others.rows[j[part]]) ** 2).sum(axis=1)
@@ -51,39 +56,49 @@ def between(some: Points, i: np.ndarray, others: Points, j: np.ndarray) -> np.nd
 
 
 def to_nearest(some: Points, others: Points, progress: Progress) -> np.ndarray:
-    """Give the distance of each point to the nearest of the others (NEARLY): shape (n,), float64; inf without others."""
+    """Return the distance from each point to the nearest of the others: shape (n,), float64; inf if there are none.
+
+    A distance is larger than the smallest one by no more than the share NEARLY.
+    """
     return _to_nearest(some, others, progress, first=0, only_before=False)
 
 
-def to_nearest_before(every: Points, first: int, progress: Progress) -> np.ndarray:
-    """Give the distance of each point from ``first`` on to the nearest before it (NEARLY): inf for point 0."""
-    return _to_nearest(every, every, progress, first=first, only_before=True)
+def to_nearest_before(points: Points, first: int, progress: Progress) -> np.ndarray:
+    """Return, for each point from index ``first`` on, the distance to the nearest point before it; see ``to_nearest``.
+
+    Point 0 has none before it; its distance is inf.
+    """
+    return _to_nearest(points, points, progress, first=first, only_before=True)
 
 
 def _to_nearest(some: Points, others: Points, progress: Progress, *, first: int, only_before: bool) -> np.ndarray:
+    """Return the distances of ``some[first:]`` to the nearest of the others, or of the others with a smaller index."""
     n = len(some.rows)
-    # Seen from among the points, far from the origin, products round less.
+    # Products of points round less if the origin is one of them and not far away.
     origin = others.rows[:1].astype(np.float64)
     nearest = np.full(n, np.inf)
     for rows in _blocks(first, n):
-        i = np.arange(rows.start, rows.stop)
-        least = nearest[rows]
+        index = np.arange(rows.start, rows.stop)
+        smallest = nearest[rows]  # a view: what is written to it is written to ``nearest``
         for columns in _blocks(0, rows.stop if only_before else len(others.rows)):
-            bounds = _lower_bounds(some, rows, others, columns, origin)
+            bounds = _lower_bounds(some, rows, others, columns, origin)  # of squared distances; may be below 0
             if only_before:
-                bounds[np.arange(columns.start, columns.stop) >= i[:, None]] = np.inf
-            # Whoever is nearest by the product is near; then whoever may be nearer than that.
+                bounds[np.arange(columns.start, columns.stop) >= index[:, None]] = np.inf
+            # First the pair with the smallest lower bound, which is likely the nearest ...
             likely = bounds.argmin(axis=1)
-            counts = np.isfinite(bounds.min(axis=1))
-            least[counts] = np.minimum(least, between(some, i, others, likely + columns.start))[counts]
-            near, other = np.nonzero(bounds < np.where(least > 0, ((1 - NEARLY) * least) ** 2, -np.inf)[:, None])
-            np.minimum.at(least, near, between(some, near + rows.start, others, other + columns.start))
+            has_other = np.isfinite(bounds.min(axis=1))
+            exact = between(some, index, others, likely + columns.start)
+            smallest[has_other] = np.minimum(smallest, exact)[has_other]
+            # ... then every pair whose lower bound is below that distance.
+            limit = np.where(smallest > 0, ((1 - NEARLY) * smallest) ** 2, -np.inf)
+            row, column = np.nonzero(bounds < limit[:, None])
+            np.minimum.at(smallest, row, between(some, row + rows.start, others, column + columns.start))
         progress(rows.stop - first, n - first)
     return nearest[first:]
 
 
 def _lower_bounds(some: Points, i: slice, others: Points, j: slice, origin: np.ndarray) -> np.ndarray:
-    """Squared distances of all pairs of two blocks by a matrix product, less its rounding."""
+    """Return lower bounds on the squared distances of all pairs of two blocks: a matrix product, less its rounding."""
     a, b = some.rows[i] - origin, others.rows[j] - origin
     # Twice the textbook's bound on a product of d terms and the sums around it (Higham 2002, section 3.1).
     rounding = 4 * (a.shape[1] + 8) * np.finfo(np.float64).eps
@@ -94,5 +109,6 @@ def _lower_bounds(some: Points, i: slice, others: Points, j: slice, origin: np.n
 
 
 def _blocks(start: int, stop: int) -> Iterator[slice]:
+    """Yield consecutive slices of at most _BLOCK indices."""
     for first in range(start, stop, _BLOCK):
         yield slice(first, min(first + _BLOCK, stop))

@@ -1,4 +1,4 @@
-"""What is broken in one of the ways that need no choice is mended to the same bytes; the rest is named with a command."""
+"""What needs no choice is repaired to the same bytes; for the rest the command that helps is named."""
 
 import json
 import os
@@ -39,24 +39,24 @@ BRINGS = (
 )
 
 
-def mended() -> list[str]:
-    """Repair; give what was said, which is that all is well now."""
+def repaired() -> list[str]:
+    """Repair everything; return what was done."""
     found = list(repair(POOLS, LINEAGE))
-    assert all(each.is_mended for each in found)
+    assert all(each.is_repaired for each in found)
     assert list(repair(POOLS, LINEAGE)) == []
     return [each.sentence for each in found]
 
 
-def left() -> str:
-    """Repair; give what is left to do, after which nothing has changed."""
+def unrepaired() -> str:
+    """Return the sentence about what cannot be repaired; nothing has changed then."""
     before = state()
     (found,) = repair(POOLS, LINEAGE)
-    assert not found.is_mended
+    assert not found.is_repaired
     assert state() == before
     return found.sentence
 
 
-def kept_aside() -> set[bytes]:
+def backups() -> set[bytes]:
     return {path.read_bytes() for path in Path(".datapool/backup").iterdir()}
 
 
@@ -68,13 +68,13 @@ def whole(workspace) -> dict[str, bytes]:
     return state()
 
 
-def test_a_good_pool_is_left_as_it_is(whole):
-    assert mended() == []
+def test_an_undamaged_pool_is_not_changed(whole):
+    assert repaired() == []
     assert state() == whole
 
 
 @pytest.mark.parametrize("operation", [3, 35])
-def test_a_merge_that_was_stopped_is_undone_or_finished(workspace, operation):
+def test_an_interrupted_merge_is_undone_or_completed(workspace, operation):
     add(A)
     old, base = state(), open_for(B)
     rows = picks(B, base)
@@ -88,22 +88,22 @@ def test_a_merge_that_was_stopped_is_undone_or_finished(workspace, operation):
         Path(path).write_bytes(data)
     assert killed_at(operation, lambda: close(base, rows))
 
-    (sentence,) = mended()
+    (sentence,) = repaired()
     assert (state(), "is finished" in sentence) in [(old, False), (new, True)]
     assert (state() == new) == (operation > 3)
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"format": 1}', None])
-def test_a_record_that_is_lost_or_damaged_is_written_anew(whole, damage):
+def test_a_record_that_is_missing_or_damaged_is_written_again(whole, damage):
     RECORD.unlink()
     if damage is not None:
         RECORD.write_text(damage)
 
-    (sentence,) = mended()
-    assert sentence.startswith("pools/p/pool.json: written anew; the files are those of version 2 in datapools.json")
+    (sentence,) = repaired()
+    assert sentence.startswith("pools/p/pool.json: written again; the files are those of version 2 in datapools.json")
     assert ("is kept as .datapool/backup/p-" in sentence) == (damage is not None)
     assert state() == whole
-    assert damage is None or kept_aside() == {damage.encode()}
+    assert damage is None or backups() == {damage.encode()}
 
 
 def test_one_changed_letter_in_a_record_is_damage(whole):
@@ -113,11 +113,11 @@ def test_one_changed_letter_in_a_record_is_damage(whole):
     ):
         open_for(C)
 
-    assert len(mended()) == 1
+    assert len(repaired()) == 1
     assert state() == whole
 
 
-def test_history_files_that_are_lost_or_damaged_are_made_anew(whole):
+def test_history_files_that_are_missing_or_damaged_are_written_again(whole):
     add(C)
     three = state()
     (HISTORY / "datapool_0001.csv").unlink()
@@ -125,25 +125,25 @@ def test_history_files_that_are_lost_or_damaged_are_made_anew(whole):
     (HISTORY / "datapool_0002.csv").write_text(text.replace("a1", "a9"))  # of the same size
     os.utime(HISTORY / "datapool_0002.csv", (1, 1))  # and older, as when the clock was set back
 
-    lost, damaged = mended()
-    assert lost == "pools/p/history/datapool_0001.csv: made anew from datapool_latest.csv"
+    lost, damaged = repaired()
+    assert lost == "pools/p/history/datapool_0001.csv: written again from datapool_latest.csv"
     assert damaged.startswith(
-        "pools/p/history/datapool_0002.csv: made anew from datapool_latest.csv. pools/p/history/data"
+        "pools/p/history/datapool_0002.csv: written again from datapool_latest.csv. pools/p/history/data"
     )
     assert state() == three
-    assert kept_aside() == {text.replace("a1", "a9").encode()}
+    assert backups() == {text.replace("a1", "a9").encode()}
 
 
 def test_a_history_that_was_switched_off_stays_off(workspace):
     add(A)
     add(B, keep_history=False)
 
-    assert mended() == []
+    assert repaired() == []
     assert not HISTORY.exists()
 
 
 @pytest.mark.parametrize("version", [None, 1])
-def test_a_lineage_that_does_not_know_the_pool_or_its_last_version_is_brought_up_to_it(whole, version):
+def test_a_lineage_without_the_pool_or_its_last_version_gets_it(whole, version):
     content = json.loads(LINEAGE.read_text())
     if version:
         content["p"]["versions"] = content["p"]["versions"][:version]
@@ -153,15 +153,15 @@ def test_a_lineage_that_does_not_know_the_pool_or_its_last_version_is_brought_up
     with pytest.raises(DatapoolError, match=r"`datapool repair` (adds it there|keeps these files and records them)"):
         open_for(C)
 
-    (sentence,) = mended()
+    (sentence,) = repaired()
     assert sentence.startswith(
         f"datapools.json: pool 'p' is recorded with version 2, as its files are (before: {version or 'not known'})"
     )
     assert state() == whole
-    assert behind in kept_aside()
+    assert behind in backups()
 
 
-def test_files_behind_the_lineage_are_left_to_dvc(whole):
+def test_files_older_than_the_lineage_are_left_to_dvc(whole):
     two = LINEAGE.read_bytes()
     add(C)
     LINEAGE.write_bytes(LINEAGE.read_bytes())
@@ -172,13 +172,13 @@ def test_files_behind_the_lineage_are_left_to_dvc(whole):
     LINEAGE.write_bytes(three)
 
     assert two != three
-    assert left() == (
+    assert unrepaired() == (
         "pools/p/pool.json: the files here are version 2 of the pool, datapools.json records version 3; "
         f"{BRINGS}; where nothing brings them any more, `datapool repair --as-here` records what is here"
     )
 
 
-def test_files_behind_the_lineage_are_recorded_if_so_wished_and_the_lineage_is_kept(whole):
+def test_as_here_records_files_older_than_the_lineage_and_backs_the_lineage_up(whole):
     add(C)
     three = LINEAGE.read_bytes()
     for path, data in whole.items():
@@ -191,9 +191,9 @@ def test_files_behind_the_lineage_are_recorded_if_so_wished_and_the_lineage_is_k
         open_for(C)
     (found,) = repair(POOLS, LINEAGE, as_here=True)
 
-    assert found.is_mended
+    assert found.is_repaired
     assert state() == whole
-    assert three in kept_aside()
+    assert three in backups()
 
 
 @pytest.mark.parametrize("path", [CSV, SAMPLES])
@@ -204,66 +204,66 @@ def test_a_damaged_file_of_the_latest_version_is_left_to_dvc(whole, path, with_r
     if not with_record:
         RECORD.unlink()
 
-    sentence = left()
-    assert sentence.startswith(f"{path}: is not the recorded file, or not here; `dvc checkout --force` restores")
+    sentence = unrepaired()
+    assert sentence.startswith(f"{path}: is not the recorded file, or is missing; `dvc checkout --force` restores")
     assert f"in a fresh clone). {path} is kept as .datapool/backup/p-" in sentence
-    assert kept_aside() == {damaged}
+    assert backups() == {damaged}
 
 
-def test_what_is_left_is_told_last_and_the_edited_files_of_all_pools_are_kept_once(whole):
+def test_what_cannot_be_repaired_comes_last_and_edited_files_of_all_pools_are_backed_up_once(whole):
     add(A, pool="q")
     add(A, pool="r")
     for pool in ("p", "q"):
         Path(f"pools/{pool}/datapool_latest.csv").write_text(f"edited in {pool}")
     Path("pools/r/pool.json").unlink()
-    mended, p, q = repair(POOLS, LINEAGE)
+    repaired, p, q = repair(POOLS, LINEAGE)
 
-    assert (mended.is_mended, mended.sentence[:35]) == (True, "pools/r/pool.json: written anew; th")
-    lost = (
-        "is not the recorded file, or not here; `dvc checkout --force` restores it (`dvc pull` first in a fresh clone)"
-    )
+    assert (repaired.is_repaired, repaired.sentence[:35]) == (True, "pools/r/pool.json: written again; t")
+    lost = "is not the recorded file, or is missing; `dvc checkout --force` restores it (`dvc pull` first in a fresh clone)"
     assert p == (False, f"pools/p/datapool_latest.csv: {lost}")
     assert q.sentence.startswith(f"pools/q/datapool_latest.csv: {lost}")
     for pool in ("p", "q"):
         assert q.sentence.count(f"{pool}/datapool_latest.csv is kept as .datapool/backup/{pool}-") == 1
-    assert kept_aside() == {b"edited in p", b"edited in q"}
+    assert backups() == {b"edited in p", b"edited in q"}
 
 
-def test_a_file_that_cannot_be_read_does_not_end_the_repair_of_other_pools(whole):
+def test_other_pools_are_repaired_beside_an_unreadable_file(whole):
     add(A, pool="q")
     q = state()
     CSV.unlink()
     CSV.symlink_to("/proc/self/mem")  # reading it is an error, for root also
     Path("pools/q/pool.json").unlink()
-    mended, left = repair(POOLS, LINEAGE)
+    repaired, unrepaired = repair(POOLS, LINEAGE)
 
-    assert (mended.is_mended, mended.sentence[:35]) == (True, "pools/q/pool.json: written anew; th")
-    assert left.sentence.startswith("pools/p: cannot be mended (pools/p/datapool_latest.csv: Input/output error; ")
-    assert "pools/p/datapool_latest.csv: cannot be read (Input/output error); give read perm" in left.sentence
+    assert (repaired.is_repaired, repaired.sentence[:35]) == (True, "pools/q/pool.json: written again; t")
+    assert unrepaired.sentence.startswith(
+        "pools/p: cannot be repaired (pools/p/datapool_latest.csv: Input/output error; "
+    )
+    assert "pools/p/datapool_latest.csv: cannot be read (Input/output error); give read perm" in unrepaired.sentence
     assert Path("pools/q/pool.json").read_bytes() == q["pools/q/pool.json"]
 
 
-def test_a_damaged_record_of_a_pool_that_the_lineage_does_not_know_is_left(whole):
+def test_a_damaged_record_of_a_pool_unknown_to_the_lineage_is_not_repaired(whole):
     RECORD.write_text("{")
     LINEAGE.write_text("{}")
 
-    assert left().startswith(
+    assert unrepaired().startswith(
         "pools/p/pool.json: is damaged, and datapools.json does not know pool 'p'; `dvc checkout --fo"
     )
 
 
-def test_files_of_which_neither_a_record_nor_the_lineage_tells_are_left_to_dvc(whole):
+def test_files_without_record_and_lineage_are_left_to_dvc(whole):
     RECORD.unlink()
     LINEAGE.write_text("{}")
 
-    sentence = left()
+    sentence = unrepaired()
     assert sentence.startswith(
-        f"pools/p/pool.json: is not here, and datapools.json does not know pool 'p'; {BRINGS}; or move pools/p away. "
+        f"pools/p/pool.json: is missing, and datapools.json does not know pool 'p'; {BRINGS}; or move pools/p away. "
     )
-    assert kept_aside() == {CSV.read_bytes(), SAMPLES.read_bytes(), (HISTORY / "datapool_0001.csv").read_bytes()}
+    assert backups() == {CSV.read_bytes(), SAMPLES.read_bytes(), (HISTORY / "datapool_0001.csv").read_bytes()}
 
 
-def test_another_batch_under_the_same_number_is_a_choice_and_left(whole):
+def test_another_batch_under_the_same_number_needs_a_choice(whole):
     two = state()
     add(C, base_version=1)  # somebody else's version 2: their datapools.json came by git pull, our files are here
     theirs = LINEAGE.read_bytes()
@@ -271,7 +271,7 @@ def test_another_batch_under_the_same_number_is_a_choice_and_left(whole):
         Path(path).write_bytes(data)
     LINEAGE.write_bytes(theirs)
 
-    assert left().startswith(
+    assert unrepaired().startswith(
         f"pools/p/pool.json: the files here are version 2 of the pool, datapools.json records another version 2; {BRINGS}"
     )
     with pytest.raises(DatapoolError, match=r"`dvc checkout --force` brings what dvc\.lock records"):
@@ -280,32 +280,32 @@ def test_another_batch_under_the_same_number_is_a_choice_and_left(whole):
 
 def test_a_backup_in_the_folder_of_pools_is_no_pool(whole):
     shutil.copytree(FOLDER, POOLS / "p.bak")
-    assert left().startswith("pools/p.bak/pool.json: is the record of pool 'p', so this is a copy or comes from")
+    assert unrepaired().startswith("pools/p.bak/pool.json: is the record of pool 'p', so this is a copy or comes from")
     (POOLS / "p.bak").rename(POOLS / ".p.bak")
 
-    assert mended() == []
+    assert repaired() == []
 
 
-def test_a_record_of_a_later_release_is_left(whole):
+def test_a_record_of_a_later_release_is_not_repaired(whole):
     record = json.loads(RECORD.read_text())
     RECORD.write_text(json.dumps(record | {"format": 2}))
 
-    assert left().startswith("pools/p/pool.json: has format 2, this release reads 1")
+    assert unrepaired().startswith("pools/p/pool.json: has format 2, this release reads 1")
 
 
-def test_a_damaged_record_beside_a_merge_that_was_stopped_is_mended(whole):
+def test_a_damaged_record_beside_an_interrupted_merge_is_repaired(whole):
     base = open_for(C)
     assert killed_at(3, lambda: close(base, picks(C, base)))
     RECORD.write_text("{")
     with pytest.raises(DatapoolError, match="`datapool repair` writes the record anew, or `dvc checkout --force`"):
         open_for(C)
 
-    assert len(mended()) == 1
+    assert len(repaired()) == 1
     assert state() == whole
     assert add(C).version == 3
 
 
-def test_what_was_staged_is_kept_aside_where_a_damaged_record_hides_whether_it_was_committed(workspace):
+def test_pending_files_are_backed_up_if_a_damaged_record_hides_whether_they_were_committed(workspace):
     add(A)
     base, old = open_for(B), state()
     rows = picks(B, base)
@@ -315,23 +315,23 @@ def test_what_was_staged_is_kept_aside_where_a_damaged_record_hides_whether_it_w
     RECORD.write_text("{")
     with pytest.raises(DatapoolError, match=r"is not as it was written; .* is kept as \.datapool/backup/p-"):
         open_for(C)
-    assert staged <= kept_aside()
+    assert staged <= backups()
     shutil.rmtree(".datapool/backup")
 
-    assert len(mended()) == 1
+    assert len(repaired()) == 1
     assert (state(), len(staged)) == (old, 2)  # csv and samples of version 2
-    assert staged <= kept_aside()
+    assert staged <= backups()
 
 
-def test_a_lost_record_does_not_hide_a_damaged_history(whole):
+def test_a_missing_record_does_not_hide_a_damaged_history(whole):
     RECORD.unlink()
     (HISTORY / "datapool_0001.csv").write_text("spoilt")
 
-    assert len(mended()) == 2
+    assert len(repaired()) == 2
     assert state() == whole
 
 
-def test_files_that_are_not_those_of_the_record_are_not_offered_to_be_kept(workspace):
+def test_repair_is_not_advised_for_files_that_differ_from_the_record(workspace):
     add(A)
     base, old = open_for(B), state()
     kill_after_commit(lambda: close(base, picks(B, base)))
@@ -341,20 +341,20 @@ def test_files_that_are_not_those_of_the_record_are_not_offered_to_be_kept(works
         open_for(C)
 
     assert "datapool repair" not in str(caught.value)
-    assert left().startswith(
-        "pools/p/datapool_latest.csv: is not the recorded file, or not here; `dvc checkout --force` re"
+    assert unrepaired().startswith(
+        "pools/p/datapool_latest.csv: is not the recorded file, or is missing; `dvc checkout --force` re"
     )
 
 
-def test_the_command_says_what_it_did_and_ends_with_1_if_something_is_left(whole):
+def test_the_command_prints_what_it_did_and_exits_with_1_if_something_is_not_repaired(whole):
     shutil.copy(ROOT / "params.yaml", ".")
     run = CliRunner().invoke
-    assert run(app, ["repair"]).stdout == "nothing to mend; `datapool verify` looks at every row and distance\n"
+    assert run(app, ["repair"]).stdout == "nothing to repair; `datapool verify` checks every row and distance\n"
     RECORD.unlink()
     done = run(app, ["repair"])
-    assert (done.exit_code, done.stdout[:36]) == (0, "mended  pools/p/pool.json: written a")
+    assert (done.exit_code, done.stdout[:36]) == (0, "repaired  pools/p/pool.json: written")
     CSV.write_text("")
     done = run(app, ["repair"])
 
-    assert (done.exit_code, done.stdout[:40]) == (1, "left  pools/p/datapool_latest.csv: is no")
-    assert str(done.exception) == "1 of 1 things could not be mended here; each line says which command helps"
+    assert (done.exit_code, done.stdout[:48]) == (1, "not repaired  pools/p/datapool_latest.csv: is no")
+    assert str(done.exception) == "1 of 1 things could not be repaired here; each line names the command that helps"

@@ -6,7 +6,6 @@ import importlib
 import inspect
 import json
 import os
-import shlex
 import shutil
 import sys
 import tempfile
@@ -16,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 from conftest import write_picture
 from typer.testing import CliRunner
 
@@ -24,7 +22,8 @@ from datapool.cli import app
 from datapool.core.errors import DatapoolError
 from datapool.core.tables import read_table
 from datapool.maintenance import distances as recompute
-from datapool.maintenance.verify import Check, verify
+from datapool.maintenance.check import Check
+from datapool.maintenance.verify import verify
 from datapool.pool.merge import open_base
 from datapool.selection.ranking import LABEL_DISTANCE
 from datapool.workspace.params_file import set_params
@@ -41,17 +40,11 @@ N_WEEK, DIMENSION = 30, 5
 
 
 def repro(**settings: object) -> None:
-    """Run all stages, with the paths of dvc.yaml."""
+    """Run all stages but the report, in this process."""
     set_params(Path(), {key.replace("__", "."): value for key, value in settings.items()})
-    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-    for name in list(stages)[:-1]:  # no report
-        command = stages[name]["cmd"].replace("${output_dir}", "output").replace("${shared_dir}", "pools")
-        words = shlex.split(command.rpartition("exec python -m ")[2])[1:]
-        module = importlib.import_module(f"stages.{name}")
-        stage = next(f for f in vars(module).values() if inspect.isfunction(f) and f.__module__ == module.__name__)
-        stage(
-            **{option[2:].replace("-", "_"): Path(path) for option, path in zip(words[::2], words[1::2], strict=True)}
-        )
+    for name in ("scan", "open", "train", "embed", "rank", "sample", "merge"):
+        stage = importlib.import_module(f"stages.{name}")
+        next(f for f in vars(stage).values() if inspect.isfunction(f) and f.__module__ == stage.__name__)()
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +78,7 @@ def pool(two_weeks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 @pytest.fixture
 def open_pool(two_weeks: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A copy of the workspace that anybody may enter, as current folder."""
+    """A copy of the workspace that every user may enter, as current folder."""
     with tempfile.TemporaryDirectory() as folder:
         shutil.copytree(two_weeks, folder, dirs_exist_ok=True)
         Path(folder).chmod(0o755)
@@ -95,9 +88,9 @@ def open_pool(two_weeks: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
             path.chmod(0o755)
 
 
-def verify_as_nobody() -> tuple[int, list[str]]:
-    """Run the command in a child process without a superuser's rights; give its exit code and lines."""
-    checks()  # imports what nobody may be unable to read
+def verify_without_rights() -> tuple[int, list[str]]:
+    """Run the command in a child process without a superuser's rights; return its exit code and lines."""
+    checks()  # imports all modules, which another user may not be allowed to read
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
@@ -176,7 +169,7 @@ def test_a_good_pool_passes_every_check(pool):
     )
 
 
-def test_what_passes_is_told_with_its_numbers(pool):
+def test_sentences_of_passed_checks_have_numbers(pool):
     first, second = json.loads(LINEAGE.read_text())["my_datapool"]["versions"]
     found = checks()
     radius = second["covering_radius"]
@@ -278,7 +271,7 @@ def test_blocks_change_nothing(pool, monkeypatch):
 def test_a_pool_that_may_only_be_read_is_verified(open_pool):
     for path in (open_pool, *open_pool.rglob("*")):
         path.chmod(0o555 if path.is_dir() else 0o444)
-    code, lines = verify_as_nobody()
+    code, lines = verify_without_rights()
 
     assert (code, lines[-1]) == (0, "9 checks, none failed")
     assert [line.partition(" ")[0] for line in lines[:-1]] == ["pass"] * 9
@@ -303,23 +296,23 @@ def test_a_file_with_another_hash_is_named(pool, path):
     assert (
         failed()["files"]
         .partition("but version 2 was ")[2]
-        .endswith("…; `datapool repair` mends it or says what helps")
+        .endswith("…; `datapool repair` repairs it or names the command that helps")
     )
 
 
 @pytest.mark.parametrize("path", [LATEST, SAMPLES])
-def test_a_file_that_is_gone_is_named_and_ends_the_checks(pool, path):
+def test_a_missing_file_is_named_and_ends_the_checks(pool, path):
     path.unlink()
 
     assert list(checks()) == ["record", "files"]
-    assert f"{path} is not here; `dvc checkout` brings it" in failed()["files"]
+    assert f"{path} is missing; `dvc checkout` restores it" in failed()["files"]
 
 
-def test_a_pool_that_is_not_here_is_told_as_one(pool):
+def test_a_missing_pool_is_one_failure(pool):
     shutil.rmtree(FOLDER)
 
     assert list(checks().values()) == [
-        ("files", "fail", f"{FOLDER} is not here; `dvc checkout` brings it (`dvc pull` first in a fresh clone)")
+        ("files", "fail", f"{FOLDER} is missing; `dvc checkout` restores it (`dvc pull` first in a fresh clone)")
     ]
 
 
@@ -329,32 +322,32 @@ SPECIAL = {"folder": Path.mkdir, "FIFO": os.mkfifo, "endless device": lambda pat
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("what", SPECIAL)
 @pytest.mark.parametrize("path", [LATEST, SAMPLES])
-def test_what_is_no_regular_file_is_named_and_ends_the_checks(pool, path, what):
+def test_a_file_that_is_not_regular_is_named_and_ends_the_checks(pool, path, what):
     path.unlink()
     SPECIAL[what](path)
 
     assert list(checks()) == ["record", "files"]
     assert failed() == {
         "files": f"{path} cannot be read (not a regular file); give read permission, or move it away, then "
-        "`datapool repair` mends it or says what helps"
+        "`datapool repair` repairs it or names the command that helps"
     }
 
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("what", SPECIAL)
-def test_a_history_file_that_is_no_regular_file_is_named(pool, what):
+def test_a_history_file_that_is_not_regular_is_named(pool, what):
     FIRST.unlink()
     SPECIAL[what](FIRST)
 
     assert failed() == {
         "history": f"{FIRST} cannot be read (not a regular file); give read permission, or move it away, then "
-        "`datapool repair` makes it anew"
+        "`datapool repair` writes it again"
     }
 
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("what", SPECIAL)
-def test_a_record_that_is_no_regular_file_is_named(pool, what):
+def test_a_record_that_is_not_regular_is_named(pool, what):
     (FOLDER / "pool.json").unlink()
     SPECIAL[what](FOLDER / "pool.json")
 
@@ -367,16 +360,16 @@ def test_a_record_that_is_no_regular_file_is_named(pool, what):
 @pytest.mark.parametrize(
     ("path", "check", "helps"),
     [
-        (LATEST, "files", "`datapool repair` mends it or says what helps"),
-        (SAMPLES, "files", "`datapool repair` mends it or says what helps"),
-        (FIRST, "history", "`datapool repair` makes it anew"),
+        (LATEST, "files", "`datapool repair` repairs it or names the command that helps"),
+        (SAMPLES, "files", "`datapool repair` repairs it or names the command that helps"),
+        (FIRST, "history", "`datapool repair` writes it again"),
     ],
 )
 def test_a_file_that_may_not_be_read_is_named(open_pool, path, check, helps):
     if os.geteuid():
         pytest.skip("the parent process must be able to read all")
     path.chmod(0)
-    code, lines = verify_as_nobody()
+    code, lines = verify_without_rights()
 
     assert code == 1
     assert [line for line in lines if line.startswith("fail")] == [
@@ -425,7 +418,7 @@ def test_a_hash_that_was_changed_in_the_lineage_is_seen(pool):
 def test_the_checkpoint_is_compared_if_the_pool_has_one(pool):
     digest = hashlib.sha256(b"weights").hexdigest()
     edit_lineage(lambda versions: [version.update(checkpoint_sha256=digest) for version in versions])
-    assert "checkpoint_latest.ckpt is not here" in failed()["files"]
+    assert "checkpoint_latest.ckpt is missing" in failed()["files"]
 
     (FOLDER / "checkpoint_latest.ckpt").write_bytes(b"weights")
     assert failed() == {}
@@ -442,12 +435,12 @@ def test_a_changed_history_file_is_named(pool):
 
     assert list(failed()) == ["history"]
     assert f"{FIRST} has sha256 " in failed()["history"]
-    assert failed()["history"].endswith("…; `datapool repair` makes it anew")
+    assert failed()["history"].endswith("…; `datapool repair` writes it again")
 
 
 def test_a_history_file_that_is_missing_is_named_and_the_next_batch_can_begin(pool):
     FIRST.unlink()
-    assert failed() == {"history": f"{FIRST} is not here; `datapool repair` makes it anew"}
+    assert failed() == {"history": f"{FIRST} is missing; `datapool repair` writes it again"}
 
     week_3 = read_table(OUTPUT / "images.parquet")[1:].reset_index(drop=True)
     base, notes = open_base(Path("pools"), LINEAGE, "my_datapool", week_3, base_version=None)
@@ -500,7 +493,7 @@ def test_labels_are_numbered_as_the_lineage_lists_them(pool):
     content["my_datapool"]["labels"] = ["dog", "cat"]
     LINEAGE.write_text(json.dumps(content))
     assert failed() == {
-        "record": f"{FOLDER}/pool.json and datapools.json tell different things; `datapool repair` mends it or says what helps",
+        "record": f"{FOLDER}/pool.json and datapools.json differ; `datapool repair` repairs it or names the command that helps",
         "rows": "the labels are not the weak labels, numbered as the lineage lists them",
     }
 
@@ -555,7 +548,7 @@ def test_a_csv_from_another_source_goes_on_with_an_imported_pool(pool):
     ],
     ids=["column", "text", "ragged", "huge"],
 )
-def test_rows_that_are_none_are_told_in_one_line(pool, change, why):
+def test_unreadable_rows_are_named_in_one_line(pool, change, why):
     edit_rows(SAMPLES, change)
 
     assert failed()["rows"].startswith(f"{SAMPLES}: cannot be read ({why}")
@@ -601,7 +594,7 @@ def test_a_lineage_that_lacks_the_labels_is_seen(pool):
     assert failed()["rows"] == "the labels are not the weak labels, numbered as the lineage lists them"
 
 
-def test_a_batch_that_is_no_text_of_unicode_is_seen(pool):
+def test_a_batch_id_that_is_not_unicode_is_seen(pool):
     edit_lineage(lambda versions: versions[1].update(batch="\ud800"))
 
     assert failed() == {
@@ -609,7 +602,7 @@ def test_a_batch_that_is_no_text_of_unicode_is_seen(pool):
     }
 
 
-def test_picks_that_are_said_to_be_imported_are_seen(pool):
+def test_picks_recorded_as_imported_are_seen(pool):
     edit_lineage(lambda versions: versions[1].update(parameters={"method": "imported"}, covering_radius=None))
     name = pd.read_csv(SAMPLES).filename[n_of_version(1)]
 
@@ -751,8 +744,8 @@ def test_another_witness_is_seen(pool):
     assert f"{left_out} lies " in failed()["version 2, candidates"]
     assert "and not at the covering radius" in failed()["version 2, candidates"]
 
-    edit_lineage(lambda versions: versions[1].update(witness="nobody.png"))
-    assert failed()["version 2, candidates"] == "the witness nobody.png is none of the candidates left out"
+    edit_lineage(lambda versions: versions[1].update(witness="unknown.png"))
+    assert failed()["version 2, candidates"] == "the witness unknown.png is none of the candidates left out"
 
 
 def test_a_damaged_file_of_the_last_run_is_named(pool):
@@ -846,7 +839,7 @@ def test_distances_are_taken_pair_by_pair():
     assert recompute.between(some, np.array([0, 1]), others, np.array([0, 0])).tolist() == [1, 18**0.5]
 
 
-def test_points_are_of_length_one_if_so_wished():
+def test_points_have_unit_length_if_normalized():
     labels = pd.Series(["a"])
 
     assert recompute.points(np.float32([[3, 4]]), labels, normalize=True, append_weak_labels=False).rows.tolist() == [
@@ -860,12 +853,12 @@ def test_points_are_of_length_one_if_so_wished():
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
-def test_the_command_says_what_passed(pool):
+def test_the_command_prints_what_passed(pool):
     done = CliRunner().invoke(app, ["verify", "--name", "my_datapool"])
 
     assert done.exit_code == 0
     assert done.stdout.splitlines()[:2] == [
-        "pass  pool 'my_datapool', record: pools/my_datapool/pool.json says what datapools.json says",
+        "pass  pool 'my_datapool', record: pools/my_datapool/pool.json and datapools.json agree",
         "pass  pool 'my_datapool', files: datapool_latest.csv, samples.csv have the hashes that the lineage records",
     ]
     assert done.stdout.splitlines()[-1] == "9 checks, none failed"
@@ -881,13 +874,12 @@ def test_the_command_checks_every_pool_and_fails_with_one(pool):
     assert "pass  pool 'other', files:" in done.stdout
     assert isinstance(done.exception, DatapoolError)
     assert str(done.exception) == (
-        "1 of 15 checks failed; `datapool repair` mends what needs no choice, keeps aside what a checkout would "
-        "overwrite, and says what helps with the rest; of a lineage that somebody changed `git log -p "
-        "datapools.json` tells"
+        "1 of 15 checks failed; `datapool repair` repairs what needs no choice, backs up what a checkout would overwrite, "
+        "and names the command that helps with the rest; `git log -p datapools.json` shows who changed the lineage"
     )
 
 
-def test_an_unknown_pool_is_refused_with_those_that_there_are(pool):
+def test_an_unknown_pool_is_refused_with_the_known_ones(pool):
     with pytest.raises(DatapoolError, match=r"datapools\.json knows no pool 'mine'; it knows 'my_datapool'"):
         checks("mine")
 
@@ -904,15 +896,15 @@ def test_a_pool_that_the_lineage_does_not_know_fails(pool):
 
 
 @pytest.mark.parametrize("file", [LATEST, SAMPLES], ids=str)
-def test_files_of_which_neither_a_record_nor_the_lineage_tells_fail(pool, file):
+def test_files_without_record_and_lineage_fail(pool, file):
     LINEAGE.write_text("{}\n")
     for path in {LATEST, SAMPLES, FOLDER / "pool.json"} - {file}:
         path.unlink()
 
     assert list(checks()) == ["record"]
     assert failed() == {
-        "record": f"{FOLDER}/pool.json is not here, and datapools.json does not know the pool; `datapool repair` mends it or "
-        "says what helps"
+        "record": f"{FOLDER}/pool.json is missing, and datapools.json does not know the pool; `datapool repair` repairs it or "
+        "names the command that helps"
     }
 
 
@@ -922,12 +914,12 @@ def test_a_damaged_record_of_a_pool_that_the_lineage_does_not_know_fails(pool):
 
     assert list(checks()) == ["record"]
     assert failed() == {
-        "record": f"{FOLDER}/pool.json: is not as it was written; `datapool repair` mends it or says what helps"
+        "record": f"{FOLDER}/pool.json: is not as it was written; `datapool repair` repairs it or names the command that helps"
     }
 
 
 @pytest.mark.parametrize("is_committed", [False, True])
-def test_a_first_merge_that_was_stopped_fails(pool, is_committed):
+def test_an_interrupted_first_merge_fails(pool, is_committed):
     LINEAGE.write_text("{}\n")
     (pool / ".datapool/commit/my_datapool").mkdir(exist_ok=True)
     LATEST.rename(pool / ".datapool/commit/my_datapool/0123456789abcdef-datapool_latest.csv")
@@ -937,8 +929,8 @@ def test_a_first_merge_that_was_stopped_fails(pool, is_committed):
 
     assert done.exit_code == 1
     assert done.stdout == (
-        "fail  pool 'my_datapool', record: a merge was stopped half way, or goes on at this moment; `datapool repair`, or "
-        "the next `dvc repro`, finishes it\n"
+        "fail  pool 'my_datapool', record: a merge was interrupted, or is running at this moment; `datapool repair`, or "
+        "the next `dvc repro`, completes it\n"
     )
 
 

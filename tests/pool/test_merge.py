@@ -721,7 +721,7 @@ def test_where_only_the_lineage_was_set_back_since_this_run_opened_the_pool_a_me
         r"pools/p holds a pool that datapools\.json does not know; nothing was changed\. `datapool repair` adds it"
     ):
         close(base, rows)
-    assert [found.is_mended for found in repair(POOLS, LINEAGE)] == [True]
+    assert [found.is_repaired for found in repair(POOLS, LINEAGE)] == [True]
     assert LINEAGE.read_bytes() == committed
     assert close(base, rows).version == 2
 
@@ -866,7 +866,7 @@ def test_what_is_no_file_of_a_pool_is_refused_and_not_waited_for(path, make, tmp
 
     with pytest.raises(DatapoolError, match=rf"{path}.*(not a regular file|is not here|has \d+ bytes)"):
         open_for(B)
-    assert [each.is_mended for each in repair(POOLS, LINEAGE)] == [False] if path != LINEAGE else True
+    assert [each.is_repaired for each in repair(POOLS, LINEAGE)] == [False] if path != LINEAGE else True
 
 
 def test_what_somebody_changed_since_the_pool_was_opened_is_kept_aside():
@@ -1208,7 +1208,7 @@ def test_a_pool_that_comes_from_elsewhere_is_taken_in_under_its_own_name():
     with refused("if it comes from elsewhere, rename it to pools/p, then `datapool repair`$"):
         open_for(A, pool="theirs")
     (POOLS / "theirs").rename(FOLDER)
-    assert [found.is_mended for found in repair(POOLS, LINEAGE)] == [True]
+    assert [found.is_repaired for found in repair(POOLS, LINEAGE)] == [True]
     assert add(B).version == 2
 
 
