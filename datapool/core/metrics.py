@@ -18,7 +18,7 @@ class Metrics(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
     images: int
-    """Images in the batch; each counts in exactly one of the next nine fields but ``candidates``."""
+    """Images in the batch: the sum of the next ten fields without ``candidates``."""
     corrupt: int
     """Files that cannot be decoded."""
     duplicates: int

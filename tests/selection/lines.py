@@ -65,7 +65,7 @@ def ranking(
     protected: EmbeddedTable | None = None,
     **limits: object,
 ) -> Ranked:
-    """Rank as far as ``limits`` says, all by default."""
+    """Rank within the limits given, or all."""
     config, protected = config or make_config(), rows({}) if protected is None else protected
     limits = {"n_samples": -1, "min_distance": -1.0, "progress": no_progress} | limits
     return rank(candidates, base, protected, vectors_of(candidates, base, config), config, **limits)

@@ -1,5 +1,6 @@
 """What a choice is worth beside a random one, and the metrics of a run: points on a line."""
 
+import doctest
 import re
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from lines import NO_RULES, make_config
 
 from datapool.core.metrics import Metrics
 from datapool.core.tables import EmbeddedTable
+from datapool.selection import evaluation
 from datapool.selection import evaluation_sample as module
 from datapool.selection.evaluation import (
     Comparison,
@@ -135,6 +137,10 @@ def test_fewer_are_evaluated_where_picks_are_many_and_they_are_among_those_befor
     assert compared(candidates, "", line(0)).evaluated == 20
     assert compared(candidates, "abcde", line(0)).evaluated == 8  # 80 distances to 5 picks and 5 others
     assert compared(candidates, "abcdefghijklmnopqrst", line(0)).evaluated == 2
+
+
+def test_the_examples_in_the_docstrings_run():
+    assert doctest.testmod(evaluation).failed == 0
 
 
 def test_without_candidates_nothing_is_measured():
@@ -377,10 +383,10 @@ def test_the_certificate_is_true(seed):
 
 def test_the_scores_in_the_readme_are_those_of_the_benchmark():
     root = Path(__file__).parents[2]
-    told = re.findall(r"(?m)^\| ([^|]+) \| (\d\d) \| (\d\d) \| (\d\d) \|$", (root / "README.md").read_text())
+    in_readme = re.findall(r"(?m)^\| ([^|]+) \| (\d\d) \| (\d\d) \| (\d\d) \|$", (root / "README.md").read_text())
     measured = re.findall(
         r"(?m)^\| .* \| 50 \| (\d\d) .* (\d\d) ± .* (\d\d) ±", (root / "benchmarks" / "regimes.md").read_text()
     )
 
-    assert len(told) > 2
-    assert {tuple(scores) for _, *scores in told} <= set(measured)
+    assert len(in_readme) > 2
+    assert {tuple(scores) for _, *scores in in_readme} <= set(measured)

@@ -1,5 +1,8 @@
 """Ranking: the vectors, the four methods, and what the rules exclude, against a slow oracle."""
 
+import doctest
+from pathlib import Path
+
 import numpy as np
 import pytest
 from lines import (
@@ -23,7 +26,9 @@ from lines import (
 )
 
 from datapool.core.errors import DatapoolError
+from datapool.core.params import load_params
 from datapool.core.tables import EmbeddedTable, read_arrays
+from datapool.selection import ranking as module
 from datapool.selection.k_center import random_order
 from datapool.selection.ranking import (
     LABEL_DISTANCE,
@@ -38,6 +43,28 @@ from datapool.selection.ranking import (
     write_trace,
 )
 from datapool.selection.typiclust import typical_order
+
+# --- the config ------------------------------------------------------------------------------------------------------
+
+
+def test_the_config_has_the_parameters_and_the_scores_of_the_candidates(tmp_path):
+    (tmp_path / "scores.csv").write_text("filename,entropy\nb,2\na,1\n")
+    params = load_params(Path(__file__).parents[2] / "params.yaml").model_copy(
+        update={
+            "method": "coral",
+            "active_learning_scores": str(tmp_path / "scores.csv"),
+            "active_learning_score_column_name": "entropy",
+            "normalize_embeddings": False,
+            "append_weak_labels": True,
+            "seed": 7,
+        }
+    )
+    config = RankingConfig.from_params(params, LINE.table.filename[:2])
+
+    assert config.scores.tolist() == [1.0, 2.0]
+    assert config[:5] == ("coral", False, True, 7, params.ranking.n_clusters)
+    assert config.rules == params.rules
+
 
 # --- the vectors -----------------------------------------------------------------------------------------------------
 
@@ -378,3 +405,7 @@ def test_a_ranking_without_candidates_is_empty():
 
             assert len(order.table) == len(order.near_protected) == 0, (method, rules)
             assert not can_be_extended(nothing, world.base, order, config.rules), (method, rules)
+
+
+def test_the_examples_in_the_docstrings_run():
+    assert doctest.testmod(module).failed == 0

@@ -1,4 +1,4 @@
-"""What may not be picked: limits a label, gaps in sequences, nearness to protected images; each rule seen by eye."""
+"""Rules: limits per label, gaps in sequences, distances to protected images, with reasons that can be checked by eye."""
 
 from itertools import pairwise
 
@@ -19,8 +19,8 @@ def images(*names: str, labels: str = "") -> pd.DataFrame:
     return pd.DataFrame({"filename": names, "weak_label": list(labels) or ["."] * len(names)}).astype("str")
 
 
-def told(candidates: pd.DataFrame, base: pd.DataFrame, picks: pd.DataFrame, given: Rules) -> dict[str, str]:
-    """Reasons by filename."""
+def reasons(candidates: pd.DataFrame, base: pd.DataFrame, picks: pd.DataFrame, given: Rules) -> dict[str, str]:
+    """Why candidates are excluded, by filename."""
     out = excluded_by_rules(candidates, base, picks, given)
     assert out.index.is_monotonic_increasing
     return dict(zip(candidates.filename.iloc[out.index], out.reason, strict=True))
@@ -36,7 +36,7 @@ PETS = images("a", "b", "c", "d", "e", labels="xxxyy")
 def test_a_label_that_has_its_number_of_picks_gets_no_more():
     given = rules(balance=2)
 
-    assert told(PETS, NO_IMAGES, PETS.iloc[[0, 3]], given) == {}
+    assert reasons(PETS, NO_IMAGES, PETS.iloc[[0, 3]], given) == {}
     out = excluded_by_rules(PETS, NO_IMAGES, PETS.iloc[[0, 3, 2]], given)
     assert out.index.tolist() == [0, 1, 2]
     assert set(out.kind) == {"balance"}
@@ -44,25 +44,25 @@ def test_a_label_that_has_its_number_of_picks_gets_no_more():
 
 
 def test_each_label_may_have_a_limit_of_its_own_or_none():
-    assert told(PETS, NO_IMAGES, PETS, rules(balance={"x": 1})) == dict.fromkeys(
+    assert reasons(PETS, NO_IMAGES, PETS, rules(balance={"x": 1})) == dict.fromkeys(
         "abc", "label x already has its 1 pick"
     )
-    assert told(PETS, NO_IMAGES, NO_IMAGES, rules(balance={"y": 0, "z": 5})) == dict.fromkeys(
+    assert reasons(PETS, NO_IMAGES, NO_IMAGES, rules(balance={"y": 0, "z": 5})) == dict.fromkeys(
         "de", "label y gets no picks"
     )
-    assert told(PETS, NO_IMAGES, PETS, rules(balance={})) == {}
+    assert reasons(PETS, NO_IMAGES, PETS, rules(balance={})) == {}
 
 
 def test_the_pool_does_not_count_for_balance():
-    assert told(PETS, images("p", "q", labels="xy"), NO_IMAGES, rules(balance=1)) == {}
+    assert reasons(PETS, images("p", "q", labels="xy"), NO_IMAGES, rules(balance=1)) == {}
 
 
 # --- gaps in sequences -----------------------------------------------------------------------------------------------
 
 
 def near(name: str, other: str, gap: int = 10) -> str:
-    """Why ``name`` is kept out once ``other`` is picked."""
-    return told(images(name), NO_IMAGES, images(other), rules(sequence_gap=gap)).get(name, "")
+    """Why ``name`` is excluded once ``other`` is picked."""
+    return reasons(images(name), NO_IMAGES, images(other), rules(sequence_gap=gap)).get(name, "")
 
 
 @pytest.mark.parametrize(
@@ -101,12 +101,12 @@ def test_the_nearest_frame_of_pool_and_picks_is_named():
     given = rules(sequence_gap=10)
     candidates, base = images("f1.jpg", "f5.jpg", "f9.jpg", "f40.jpg"), images("f0.jpg")
 
-    assert told(candidates, base, NO_IMAGES, given) == {
+    assert reasons(candidates, base, NO_IMAGES, given) == {
         "f1.jpg": "1 frame from f0.jpg, which is in the pool",
         "f5.jpg": "5 frames from f0.jpg, which is in the pool",
         "f9.jpg": "9 frames from f0.jpg, which is in the pool",
     }
-    assert told(candidates, base, images("f10.jpg"), given)["f9.jpg"] == "1 frame from f10.jpg, which is picked"
+    assert reasons(candidates, base, images("f10.jpg"), given)["f9.jpg"] == "1 frame from f10.jpg, which is picked"
     assert excluded_by_rules(candidates, base, NO_IMAGES, given).kind.tolist() == ["sequence_gap"] * 3
 
 
@@ -116,15 +116,15 @@ def test_balance_is_named_before_the_gap():
     assert out.kind.tolist() == ["balance", "balance"]
 
 
-def test_without_rules_candidates_or_picks_nothing_is_excluded_by_rules():
+def test_without_rules_candidates_or_picks_nothing_is_excluded():
     for given in (rules(), rules(balance=1), rules(sequence_gap=5), rules(balance=1, sequence_gap=5)):
-        assert told(NO_IMAGES, PETS, PETS, given) == {}
-        assert told(images("f1", "f2"), NO_IMAGES, NO_IMAGES, given) == {}
+        assert reasons(NO_IMAGES, PETS, PETS, given) == {}
+        assert reasons(images("f1", "f2"), NO_IMAGES, NO_IMAGES, given) == {}
     assert build_exclude(PETS, rules()) is None
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_what_picks_keep_out_one_by_one_is_what_they_keep_out_together(seed):
+def test_what_picks_exclude_one_by_one_is_what_they_exclude_together(seed):
     rng = np.random.default_rng(seed)
     candidates = images(*[f"s{n // 20}/{n}.jpg" for n in sorted(rng.choice(60, 30, replace=False))], "no number")
     candidates["weak_label"] = pd.Series(rng.choice(list("xyz"), len(candidates)), dtype="str")
@@ -193,7 +193,7 @@ def test_unknown_contents_are_no_copies_of_each_other():
     assert guarded({"a": 0}, {"p": 49}).empty
 
 
-def test_nobody_protected_or_no_candidate_keeps_nobody_out():
+def test_without_protected_images_or_candidates_nothing_is_near():
     assert guarded({"a": 0}, {}).empty
     assert guarded({}, {"p": 0}).empty
     assert guarded({}, {}).dtypes.astype(str).tolist() == ["str", "str", "str", "float64"]

@@ -53,7 +53,7 @@ def pick(
     seed: int = 1,
     ranked: dict[str, float] | None = None,
 ) -> Sampled:
-    """Rank as far as ``ranked`` says (all by default) and cut."""
+    """Rank within the limits ``ranked``, or all, and cut."""
     config = make_config(method, normalize=normalize, seed=seed)
     return sample(
         healthy(candidates) if images is None else images,

@@ -1,8 +1,7 @@
-"""Scores from a csv: the right number for each image, or one line that says what is wrong with the file."""
+"""Scores from a csv: the right number for each image, or one line that names what is wrong with the file."""
 
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -20,7 +19,7 @@ def scores(text: str | bytes, *filenames: str, column: str = "entropy") -> list[
     return read_scores("s.csv", column, filenames=pd.Series(filenames, dtype="str")).tolist()
 
 
-def test_scores_come_in_the_order_asked_for_and_others_are_ignored():
+def test_scores_have_the_order_of_the_filenames_and_other_rows_are_ignored():
     text = "filename,margin,entropy\nb,9,0.5\nother,9,-1\na,9,2\n"
 
     assert scores(text, "a", "b") == [2.0, 0.5]
@@ -28,11 +27,11 @@ def test_scores_come_in_the_order_asked_for_and_others_are_ignored():
     assert scores(text) == []
 
 
-def test_lightly_s_column_filenames_is_known_and_comes_first():
+def test_the_column_filenames_of_lightly_takes_precedence():
     assert scores("filename,filenames,entropy\nx,a,1\ny,b,2\n", "a", "b") == [1.0, 2.0]
 
 
-def test_names_with_commas_quotes_and_line_breaks_are_themselves():
+def test_names_may_have_commas_quotes_and_line_breaks():
     assert scores('filename,entropy\n"a,""b""\nc.jpg",1\nNA,2\n', 'a,"b"\nc.jpg', "NA") == [1.0, 2.0]
 
 
@@ -53,20 +52,11 @@ def test_without_a_file_there_are_no_scores():
     assert read_scores(None, None, filenames=pd.Series(["a"])) is None
 
 
-def test_an_array_of_its_own_is_given():
-    assert isinstance(read_scores_of_two(), np.ndarray)
-
-
-def read_scores_of_two() -> object:
-    Path("s.csv").write_text("filename,entropy\na,1\nb,2\n")
-    return read_scores("s.csv", "entropy", filenames=pd.Series(["b", "a"]))
-
-
-WHAT = "a csv of scores has the column filename and a column 'entropy'"
+REMEDY = "a csv of scores has the column filename and a column 'entropy'"
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "problem"),
     [
         ("filename,entropy\na,1\n", "lacks 1 images of the batch, such as 'b'; add their scores; "),
         ("filename,entropy\na,1\nb,\n", "the entropy of 'b' is missing, and a score is a finite number, 0 or more; "),
@@ -84,13 +74,13 @@ WHAT = "a csv of scores has the column filename and a column 'entropy'"
     ],
     ids=ascii,
 )  # fmt: skip
-def test_a_file_that_does_not_do_is_refused_in_one_line(text, told):
+def test_an_unusable_file_is_refused_in_one_line(text, problem):
     with pytest.raises(DatapoolError) as caught:
         scores(text, "a", "b")
-    assert str(caught.value) == f"s.csv: {told}{WHAT}"
+    assert str(caught.value) == f"s.csv: {problem}{REMEDY}"
 
 
-def test_a_file_that_is_not_there_is_refused():
+def test_an_absent_file_is_refused():
     with pytest.raises(
         DatapoolError,
         match=r"^no\.csv: cannot be read \(No such file or directory\); give a csv as active_learning_scores$",

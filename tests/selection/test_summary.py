@@ -15,7 +15,7 @@ def metrics(**values: object) -> Metrics:
 # --- what happened ---------------------------------------------------------------------------------------------------
 
 
-def test_the_summary_tells_picks_growth_and_covering_radius():
+def test_the_summary_has_picks_growth_and_covering_radius():
     run = metrics(images=9, candidates=5, picked=2, known=1, pool_before=1, pool_after=3, covering_radius=4.0)
 
     assert summarize(run) == (
@@ -44,14 +44,14 @@ def test_candidates_near_protected_images_are_not_promised_to_be_covered():
     ],
     ids=["no candidate", "no image", "rules"],
 )
-def test_with_nothing_to_pick_the_summary_tells_why(run, summary):
+def test_with_nothing_to_pick_the_summary_has_the_reasons(run, summary):
     assert summarize(run) == summary
 
 
 # --- beside a random choice ------------------------------------------------------------------------------------------
 
 
-def test_the_comparison_tells_both_choices_and_how_many_candidates_were_measured():
+def test_the_comparison_has_both_choices_and_how_many_candidates_were_measured():
     run = metrics(
         candidates=2000, evaluated=1000, covering_radius=3.0, mean_distance=1.0, p99_distance=2.0,
         random_covering_radius=6.0, random_mean_distance=4.0, random_p99_distance=5.0,
