@@ -1,4 +1,4 @@
-"""The command line: ``datapool init``, ``run``, ``demo``, ``import``, ``verify``, ``repair``. Everything else is ``dvc``."""
+"""The command line: ``datapool init``, ``run``, ``demo``, ``import``, ``verify``, ``repair``. The rest is ``dvc``."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,29 +13,32 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     no_args_is_help=True,
-    help="Pick the new images that add something, keep them in a growing, DVC-versioned pool. `datapool init` makes a "
-    "workspace; in it, `dvc repro` runs the pipeline with the settings of params.yaml, `datapool verify` checks the "
-    "pools, `datapool repair` repairs them, and `datapool import` takes over a pool of Lightly's Docker.",
+    help="Pick the images of a batch that differ most from those already chosen, and keep them in a growing pool. `datapool "
+    "init` makes a workspace with git and DVC. In it, `dvc repro` runs the pipeline with the settings of params.yaml, "
+    "`datapool verify` checks the pools against their records, `datapool repair` repairs them, and `datapool import` takes "
+    "over a pool of Lightly's Docker.",
 )
 
 
 @app.command(short_help="Make a workspace, or update one.")
 def init(
     folder: Annotated[Path, typer.Argument(help="The workspace.", show_default="the current folder")] = Path(),
-    update: Annotated[bool, typer.Option("--update", help="Bring newer code into a workspace that exists.")] = False,
+    update: Annotated[
+        bool, typer.Option("--update", help="Bring the code of this release into an existing workspace.")
+    ] = False,
     subdir: Annotated[bool, typer.Option("--subdir", help="Use the git repository around the folder.")] = False,
-    no_git: Annotated[bool, typer.Option("--no-git", help="Do without git; `dvc exp` does not work then.")] = False,
+    no_git: Annotated[bool, typer.Option("--no-git", help="Use no git; `dvc exp` does not work then.")] = False,
 ) -> None:
     """Make a workspace: a folder with its own git and DVC in which `dvc repro` works.
 
-    It carries the code of the pipeline, so that a pool stays tied to the code that made it.
+    It has its own copy of the code, so a pool stays tied to the code that made it.
     """
     from datapool.core.errors import DatapoolError
     from datapool.workspace.create import Scm, make_workspace
     from datapool.workspace.update import update_workspace
 
     if update + subdir + no_git > 1:
-        raise DatapoolError("--update, --subdir and --no-git exclude each other; give one of them")
+        raise DatapoolError("--update, --subdir and --no-git exclude each other; use one of them")
     if update:
         added, notes = update_workspace(folder)
         say(
@@ -48,29 +51,29 @@ def init(
     say(f"{folder} is a workspace. Put images below {folder / 'data'}, then run `dvc repro` in {folder}")
 
 
-@app.command(short_help="Show the pipeline on real images.")
+@app.command(short_help="Run the pipeline on real images.")
 def demo(folder: Annotated[Path, typer.Argument(help="Where to make the workspace.")] = Path("demo")) -> None:
-    """Make a workspace with real images, run the pipeline on two weeks of them and show what happened.
+    """Make a workspace with real images, run the pipeline on two weeks of them and show the results.
 
-    The images are scikit-learn's handwritten digits. No network and no account is needed.
+    The images are the handwritten digits of scikit-learn. This needs no network and no account.
     """
     from datapool.workspace.demo import run_demo
 
     run_demo(folder, say)
 
 
-@app.command(short_help="Check pools against their lineage.")
+@app.command(short_help="Check the pools against their records.")
 def verify(
-    name: Annotated[str | None, typer.Option("--name", help="Which pool.", show_default="every pool")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="The pool to check.", show_default="every pool")] = None,
 ) -> None:
-    """Check that the pools of a workspace are what their lineage says; run it in the workspace.
+    """Check the pools of a workspace against datapools.json; run it in the workspace.
 
-    Files have the recorded hashes; every pick lies as far from its nearest neighbor as recorded, and nothing before it
-    is nearer; the picks of a version lie at least its covering radius apart, which bounds what any choice could reach.
-    While the output folder holds the batch of the latest version: every candidate lies within its covering radius.
+    Files must have the recorded hashes. Every pick must be as far from its nearest neighbor as recorded, with no earlier
+    image nearer. The picks of a version must be at least its covering radius apart, which bounds what any choice could
+    reach. If the output folder has the batch of the latest version, every candidate must be within that radius.
 
-    All distances are taken again, without the code that made the choice. A line a check: pass, fail or skip; the exit
-    code is 1 if one failed. It takes time for large pools: the square of the number of images.
+    All distances are computed again, without the code that made the choice. Each check prints one line: pass, fail or
+    skip. The exit code is 1 if a check failed. The time grows with the square of the number of images.
     """
     from datapool.core.errors import DatapoolError
     from datapool.core.lineage import LINEAGE
@@ -89,30 +92,35 @@ def verify(
         raise DatapoolError(
             f"{outcomes.count('fail')} of {len(outcomes)} checks failed; `datapool repair` repairs what needs no choice, "
             "backs up what a checkout would overwrite, and names the command that helps with the rest; `git log -p "
-            "datapools.json` shows who changed the lineage"
+            "datapools.json` shows every change of the lineage"
         )
-    say(f"{len(outcomes)} checks, none failed" if outcomes else "datapools.json knows no pool yet")
+    say(f"{len(outcomes)} checks, none failed" if outcomes else "datapools.json has no pool yet")
 
 
 @app.command("import", short_help="Take over a pool that Lightly's Docker made.")
 def import_pool(
-    folder: Annotated[Path, typer.Argument(help="Holds datapool_latest.csv; nothing in it is changed.")],
+    folder: Annotated[
+        Path, typer.Argument(help="The pool of Lightly's Docker: a folder with datapool_latest.csv. It is not changed.")
+    ],
     name: Annotated[
-        str | None, typer.Option("--name", help="Of the pool to make.", show_default="the folder's own")
+        str | None, typer.Option("--name", help="Name of the new pool.", show_default="that of the folder")
     ] = None,
     images: Annotated[
-        Path | None, typer.Option("--images", help="The folder that the file names in the csv start from.")
+        Path | None,
+        typer.Option("--images", help="The folder of the images: the file names in the csv are paths below it."),
     ] = None,
     input_size: Annotated[
         int | None,
-        typer.Option(help="What lightly.collate.input_size was.", min=8, max=2048, show_default="found out, or 64"),
+        typer.Option(
+            help="Value of lightly.collate.input_size in its runs.", min=8, max=2048, show_default="detected, or 64"
+        ),
     ] = None,
 ) -> None:
     """Take over a pool that Lightly's Docker made; run it in the workspace.
 
-    Its images become version 1 of a pool, with the same embeddings in the same order, and params.yaml is set so that the
-    next `dvc repro` goes on with it. With --images the images that are still there are known by their content from now on,
-    and its checkpoint is checked: a few of them are embedded, and must get the embeddings that the csv has.
+    Its images become version 1 of a new pool, with the same embeddings in the same order, and params.yaml is set so that
+    the next `dvc repro` continues with it. With --images, the images that still exist are recognized by their content
+    from now on, and the checkpoint is checked: some images are embedded and must get the embeddings of the csv.
     """
     from datapool.core.lineage import LINEAGE
     from datapool.core.params import load_params
@@ -130,21 +138,19 @@ def import_pool(
     say(f"params.yaml: {', '.join(f'{key}: {value}' for key, value in values.items())}")
 
 
-@app.command(short_help="Repair pools after a crash or an accident.")
+@app.command(short_help="Repair the pools after a crash or an accident.")
 def repair(
     as_here: Annotated[
         bool,
-        typer.Option("--as-here", help="Record the existing files also where datapools.json has later versions."),
+        typer.Option("--as-here", help="Record the files as they are here, even if datapools.json has later versions."),
     ] = False,
 ) -> None:
-    """Repair what can be repaired without a choice of yours in the pools of a workspace; run it in the workspace.
+    """Repair what needs no decision of yours in the pools of a workspace; run it in the workspace.
 
-    An interrupted merge is completed, or what it left is removed. A missing or damaged record of a pool and files of its
-    history are written again. A pool that datapools.json does not have, or has with fewer versions, is recorded there. For
-    the rest the command that helps is named, and the exit code is 1. What is replaced, and what a checkout would overwrite,
-    is backed up in .datapool/backup.
-
-    `dvc repro` does the first of these by itself.
+    A merge that was stopped is finished, or its pending files are removed; `dvc repro` does this too. Lost or damaged
+    records and files of the history are written again. A pool or version that is missing in datapools.json is recorded
+    there. For the rest, it names the command that helps, and the exit code is 1. Files that it replaces, or that a checkout
+    would overwrite, are first copied to .datapool/backup.
     """
     from datapool.core.errors import DatapoolError
     from datapool.core.lineage import LINEAGE
@@ -163,25 +169,25 @@ def repair(
         say("nothing to repair; `datapool verify` checks every row and distance")
 
 
-@app.command(short_help="Run a batch with key=value settings, as Lightly's Docker did.")
+@app.command(short_help="Run a batch with key=value overrides, as Lightly's Docker did.")
 def run(
     input_dir: Annotated[Path | None, typer.Option(help="The batch: a folder of images.", show_default=False)] = None,
     shared_dir: Annotated[
-        Path | None, typer.Option(help="The workspace; a folder that is none becomes one.", show_default=False)
+        Path | None, typer.Option(help="The workspace; it is made if the folder is not one yet.", show_default=False)
     ] = None,
     output_dir: Annotated[
         Path | None,
-        typer.Option(help="Gets DATE/TIME/ with the results.", show_default="results stay in the workspace"),
+        typer.Option(help="Folder for the results, in DATE/TIME/.", show_default="results stay in the workspace"),
     ] = None,
     settings: Annotated[
-        list[str] | None, typer.Argument(help="Overrides of params.yaml, such as stopping_condition.min_distance=0.1")
+        list[str] | None, typer.Argument(help="Overrides of params.yaml, such as stopping_condition.min_distance=0.1.")
     ] = None,
 ) -> None:
-    """Pick from a folder of images, add to the pool of a workspace, and write the results to a folder of their own.
+    """Pick from a folder of images, add the picks to the pool of a workspace, and write the results to another folder.
 
-    The line that users of Lightly's Docker know, without Docker: each key=value overrides a line of params.yaml for this
-    run. The workspace gets a git commit, so `git log` and `dvc exp show` in it tell the whole story. sanity_check=True
-    looks at versions, devices and folders and stops; run_directory=NAME names the folder of the results.
+    These are the arguments of Lightly's Docker, without Docker: each key=value overrides a key of params.yaml for this run.
+    The run ends with a git commit in the workspace, so `git log` and `dvc exp show` list all runs. sanity_check=True only
+    checks versions, devices and folders; run_directory=NAME names the folder of the results.
     """
     import os
 
@@ -195,12 +201,13 @@ def run(
         for is_well, sentence in found:
             say(f"{'ok   ' if is_well else 'wrong'}  {sentence}")
         if not all(is_well for is_well, _ in found):
-            raise DatapoolError("a run cannot do with what is marked as wrong above")
+            raise DatapoolError("a run would fail; correct what is marked as wrong above")
         return
     if input_dir is None or shared_dir is None:
         what, option, mount = ("input", "--input-dir", ":ro") if input_dir is None else ("shared", "--shared-dir", "")
         raise DatapoolError(
-            f"no {what} folder: give `datapool run` {option} FOLDER, or a container -v FOLDER:/home/{what}_dir{mount}"
+            f"the {what} folder is missing; add {option} FOLDER to `datapool run`, or -v FOLDER:/home/{what}_dir{mount} to "
+            "a container"
         )
     input_dir, output_dir = input_dir.absolute(), output_dir.absolute() if output_dir else None
     docker_run.require_folders(input_dir, shared_dir, output_dir)

@@ -1,7 +1,4 @@
-"""The terminal: one-line errors and progress bars.
-
-For stages and the command line only; the library itself prints nothing.
-"""
+"""Errors in one line and progress bars, for the stages and the command line. The library itself prints nothing."""
 
 import sys
 import time
@@ -22,8 +19,9 @@ from datapool.lifetime import install_signal_handlers
 
 
 def run(command: Callable[..., Any]) -> None:
-    """Run a function as a program: typer reads its arguments; a DatapoolError, a lack of memory and whatever else the system
-    refuses become one line and exit code 1.
+    """Run a function as a program whose arguments typer reads.
+
+    A DatapoolError, a lack of memory and whatever else the system refuses become one line and exit code 1.
     """
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command()(command)
@@ -31,41 +29,41 @@ def run(command: Callable[..., Any]) -> None:
 
 
 def run_app(app: typer.Typer) -> None:
-    """As ``run``, for an app with commands of its own."""
+    """Run an app of several commands as a program; see ``run``."""
     install_signal_handlers()
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # in the locale C a name may have letters that cannot be written
+        if isinstance(stream, TextIOWrapper):  # with the locale C, not every letter of a name can be encoded
             stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except DatapoolError as error:
-        _refuse(str(error))
+        _exit_with(str(error))
     except OSError as error:
-        if error.errno not in atomic.REFUSALS:  # a mistake of ours
+        if error.errno not in atomic.REFUSALS:  # a bug of ours, not the system's refusal
             raise
-        _refuse(f"{atomic.reason(error)}; {atomic.remedy(error)}")
+        _exit_with(f"{atomic.reason(error)}; {atomic.remedy(error)}")
     except MemoryError as error:
         what = next(iter(str(error).splitlines()), "Python asked for more")
-        _refuse(f"there is not enough memory ({what}); free some, or give fewer images, then run again")
+        _exit_with(f"there is not enough memory ({what}); free some, or give fewer images, then run again")
 
 
-def _refuse(message: str) -> NoReturn:
+def _exit_with(message: str) -> NoReturn:
     print(f"error: {escape_unprintable(message)}", file=sys.stderr)
     sys.exit(1)
 
 
 def say(*lines: str) -> None:
-    """Print lines; what would end one, or disturb a terminal, is escaped."""
+    """Print lines. Characters that would end a line or disturb a terminal are escaped."""
     for line in lines:
         print(escape_unprintable(line), flush=True)
 
 
 @contextmanager
 def progress(what: str) -> Iterator[Progress]:
-    """Show how far ``what`` is: a bar with the time left on a terminal, a line every half minute elsewhere."""
+    """Show how far ``what`` is: a bar with the time left on a terminal, otherwise a line every half minute."""
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _lines(what)
+        yield _line_by_line(what)
         return
     columns = (
         SpinnerColumn(),
@@ -79,7 +77,7 @@ def progress(what: str) -> Iterator[Progress]:
         yield lambda done, total, note="": bar.update(task, completed=done, total=total, note=note)
 
 
-def _lines(what: str) -> Progress:
+def _line_by_line(what: str) -> Progress:
     last = time.monotonic()
 
     def report(done: int, total: int, note: str = "") -> None:

@@ -88,7 +88,9 @@ def test_a_number_that_yaml_takes_for_a_text_is_told_as_a_number(text, number):
 def test_the_text_1e_minus_3_really_arrives_as_a_text():
     Path("params.yaml").write_text(SHIPPED.read_text().replace("lr: 0.00003", "lr: 1e-3"))
 
-    with pytest.raises(DatapoolError, match=r"^params\.yaml: lightly\.optimizer\.lr is '1e-3', a string; write 0\.001$"):
+    with pytest.raises(
+        DatapoolError, match=r"^params\.yaml: lightly\.optimizer\.lr is '1e-3', a string; write 0\.001$"
+    ):
         load_params()
 
 

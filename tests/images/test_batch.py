@@ -240,7 +240,7 @@ def test_progress_is_called_after_each_image(tmp_path):
 def test_only_the_images_in_the_list_are_inspected_and_the_others_are_counted(tmp_path):
     for name in ("a.png", "x/b.png", "x/c.png", "d.png"):
         paint(tmp_path / name)
-    found = look(tmp_path, relevant=["x/c.png", "a.png", "x/c.png"], filename_prefix="p/")
+    found = look(tmp_path, relevant=["x/c.png", "./a.png", "x/c.png"], filename_prefix="p/")
 
     assert found.images.filename.tolist() == ["p/a.png", "p/x/c.png"]
     assert found.n_not_relevant == 2

@@ -875,7 +875,7 @@ def test_the_command_checks_every_pool_and_fails_with_one(pool):
     assert isinstance(done.exception, DatapoolError)
     assert str(done.exception) == (
         "1 of 15 checks failed; `datapool repair` repairs what needs no choice, backs up what a checkout would overwrite, "
-        "and names the command that helps with the rest; `git log -p datapools.json` shows who changed the lineage"
+        "and names the command that helps with the rest; `git log -p datapools.json` shows every change of the lineage"
     )
 
 
@@ -938,7 +938,7 @@ def test_a_workspace_without_pools_has_nothing_to_check(pool):
     LINEAGE.write_text("{}\n")
     shutil.rmtree("pools")
 
-    assert CliRunner().invoke(app, ["verify"]).stdout == "datapools.json knows no pool yet\n"
+    assert CliRunner().invoke(app, ["verify"]).stdout == "datapools.json has no pool yet\n"
 
 
 @pytest.mark.slow

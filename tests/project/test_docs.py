@@ -105,12 +105,12 @@ def test_how_fast_it_is_says_the_readme_in_the_words_of_the_benchmark():
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--help"], "`datapool init` makes a workspace; in it, `dvc repro` runs the pipeline"),
+        (["--help"], "`datapool init` makes a workspace with git and DVC. In it, `dvc repro` runs the pipeline"),
         (["init", "--help"], "Make a workspace: a folder with its own git and DVC in which `dvc repro` works."),
         (["demo", "--help"], "Make a workspace with real images, run the pipeline on two weeks of them"),
         (
             ["verify", "--help"],
-            "Check that the pools of a workspace are what their lineage says; run it in the workspace.",
+            "Check the pools of a workspace against datapools.json; run it in the workspace.",
         ),
         (["--version"], f"datapool {datapool.__version__}"),
     ],
