@@ -26,9 +26,9 @@ from datapool.lightly_docker.import_pool import import_pool
 from datapool.lightly_docker.overrides import Overrides
 from datapool.lightly_docker.results import results_folder, write_config, write_results
 from datapool.pool.lock import locked
-from datapool.workspace import repro
 from datapool.workspace.commands import git_commit
 from datapool.workspace.create import Scm, is_half_made, make_workspace
+from datapool.workspace.repro import remove_stale_lock, run_repro
 from datapool.workspace.template import OWN_FILES
 from datapool.workspace.update import needs_update, update_workspace
 
@@ -95,7 +95,7 @@ def run(overrides: Overrides, input_dir: Path, output_dir: Path | None, show: Ca
         with _logging(results, show) as log:
             for note in overrides.notes:
                 log(note)
-            repro.clear_up()
+            remove_stale_lock()
             _prepare_workspace(log)
             try:
                 with saved_overrides.restore_params_on_error():
@@ -144,7 +144,7 @@ def _run_pipeline(overrides: Overrides, input_dir: Path, results: Path | None, l
                 f"{results}: cannot be written ({error.strerror}); no stage has run. Free some space, then run again"
             ) from error
     log(_device(params))
-    if code := repro.repro(log):
+    if code := run_repro(log):
         state = "is unchanged" if read_lineage(LINEAGE).get(name) == versions else "has its new version already"
         log(f"`dvc repro` ended with {code}; pool {name!r} {state}. Fix what the lines above report, then run again")
         raise _ReproError(code)

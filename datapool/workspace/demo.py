@@ -1,4 +1,4 @@
-"""The demo: a workspace with three weeks of handwritten digits, and the pipeline run on the first two.
+"""Make a workspace with three weeks of handwritten digits, and run the pipeline on the first two.
 
 The images are those of scikit-learn (UCI optdigits, E. Alpaydin and C. Kaynak, CC BY 4.0).
 """
@@ -20,10 +20,10 @@ from datapool.workspace.create import Scm, make_workspace
 from datapool.workspace.params_file import set_params
 
 _WEEKS = 3
-_SIDE = 32  # pixels: 8 in the data set, enlarged
-_SHIFT = 2  # pixels that a near copy is moved by
+_SIDE = 32  # pixels; 8 in the data set
+_SHIFT = 2  # pixels by which a near copy is moved
 
-# Small gray pictures: a small backbone, trained on week 1 from random weights in half a minute, tells them apart better
+# For small gray images a small backbone, trained on week 1 from random weights in half a minute, separates the digits better
 # than ImageNet's weights do (benchmarks/backbones.md).
 _PARAMS: dict[str, Any] = {
     "enable_training": True,
@@ -41,12 +41,12 @@ _PARAMS: dict[str, Any] = {
 
 
 def run_demo(folder: Path, say: Callable[..., None]) -> None:
-    """Make the workspace, run and commit week 1 and week 2, and say what happened.
+    """Make the workspace, run and commit week 1 and week 2, and show what happened.
 
     Args:
-        folder: Must not exist, be empty, or hold a demo: a finished one is left alone, one that was broken off is
-            made anew.
-        say: Gets the lines to show.
+        folder: Must not exist, be empty, or hold a demo. A finished demo is not changed; an interrupted one is made
+            again.
+        say: Called with the lines to show.
 
     Raises:
         DatapoolError: If the folder holds something else, or a step fails.
@@ -54,10 +54,10 @@ def run_demo(folder: Path, say: Callable[..., None]) -> None:
     state = folder / ".datapool" / "demo"
     if state.exists() and state.read_text() == "finished":
         say(f"{folder} holds the finished demo already; remove the folder to see it run again")
-        _say_what_next(folder, say)
+        _show_next_steps(folder, say)
         return
     if folder.exists() and any(folder.iterdir()) and not state.exists():
-        raise DatapoolError(f"{folder} holds something else than a demo; give another folder: datapool demo FOLDER")
+        raise DatapoolError(f"{folder} holds other files than a demo; give another folder: datapool demo FOLDER")
     say(f"making a workspace in {folder} with {_WEEKS} weeks of handwritten digits")
     shutil.rmtree(folder, ignore_errors=True)
     state.parent.mkdir(parents=True)
@@ -72,16 +72,16 @@ def run_demo(folder: Path, say: Callable[..., None]) -> None:
         set_params(folder, {"input_dir": f"data/week_{week}"})
         _call(folder, "dvc", "repro")
         git_commit(folder, f"Week {week}")
-        _say_what_happened(folder, week, say)
+        _show_result(folder, week, say)
     state.write_text("finished")
-    _say_what_next(folder, say)
+    _show_next_steps(folder, say)
 
 
 def write_digits(folder: Path) -> None:
-    """Write scikit-learn's 1,797 digits as PNG files, ``week_1/3/digit_0012.png`` and so on, with something to drop.
+    """Write scikit-learn's 1,797 digits as PNG files: ``week_1/3/digit_0012.png`` and so on.
 
-    Each week has, besides its share of the digits, ten exact copies, ten images that were saved again in another format
-    and ten that were shifted by two pixels; and one file that was cut off.
+    Each week also has images that the pipeline should drop: ten exact copies, ten saved again in another format, ten shifted
+    by two pixels, and one truncated file.
     """
     try:
         from sklearn.datasets import load_digits
@@ -108,24 +108,24 @@ def write_digits(folder: Path) -> None:
 
 
 def _call(folder: Path, *command: str) -> None:
-    """Run a command; what it prints is seen."""
+    """Run a command that prints to the terminal."""
     if subprocess.run(command, cwd=folder, env=environment(), check=False).returncode:
-        raise DatapoolError(f"`{' '.join(command)}` failed in {folder}; what it said stands above")
+        raise DatapoolError(f"`{' '.join(command)}` failed in {folder}; see its messages above")
 
 
-def _say_what_happened(folder: Path, week: int, say: Callable[..., None]) -> None:
-    counts = read_metrics(folder / "output" / "metrics.json")
+def _show_result(folder: Path, week: int, say: Callable[..., None]) -> None:
+    metrics = read_metrics(folder / "output" / "metrics.json")
     say(
         "",
-        f"week {week}: {counts.images} images in, {counts.corrupt} corrupt, {counts.duplicates} exact copies, "
-        f"{counts.known} in the pool already; {counts.picked} of {counts.candidates} candidates picked, "
-        f"{counts.covered} left out as near to the pool or to another pick",
-        f"        the pool has {counts.pool_after} images, and every candidate lies within "
-        f"{counts.covering_radius:.2f} of it (covering radius)",
+        f"week {week}: {metrics.images} images in, {metrics.corrupt} corrupt, {metrics.duplicates} exact copies, "
+        f"{metrics.known} in the pool already; {metrics.picked} of {metrics.candidates} candidates picked, "
+        f"{metrics.covered} left out as near to the pool or to another pick",
+        f"        the pool has {metrics.pool_after} images, and every candidate lies within "
+        f"{metrics.covering_radius:.2f} of it (covering radius)",
     )
 
 
-def _say_what_next(folder: Path, say: Callable[..., None]) -> None:
+def _show_next_steps(folder: Path, say: Callable[..., None]) -> None:
     text = f"""
 The pool     {folder}/pools/my_datapool/datapool_latest.csv, samples.csv (why each image is there), history/
 The report   {folder}/output/report.html

@@ -1,4 +1,4 @@
-"""``dvc repro`` under a program that may be asked to end at any time, as in a container. Works in the current folder."""
+"""Run ``dvc repro`` in the current folder, from a program that may be stopped at any time, as in a container."""
 
 import fcntl
 import os
@@ -16,73 +16,83 @@ from datapool.core import atomic
 from datapool.core.errors import DatapoolError
 from datapool.workspace.commands import environment
 
-_RUN = atomic.SCRATCH / "run"  # there while a run is at work, and after one that was killed; names its DVC
+_RUN = atomic.SCRATCH / "run"  # exists during a run, and after one that was killed; holds the pid and host of its DVC
 _RWLOCK = Path(".dvc") / "tmp" / "rwlock"
-_GRACE, _AGAIN = 8.0, 2.0  # seconds that DVC and its stage have to end, and to react; `docker stop` waits for ten
+_GRACE, _AGAIN = 8.0, 2.0  # seconds until DVC is killed, and between two signals; `docker stop` waits for ten
 
 
-def clear_up() -> None:
-    """Remove the lock that DVC leaves when its container is killed: its pid may be that of somebody else here.
+def remove_stale_lock() -> None:
+    """Remove the lock that DVC leaves when its container is killed.
+
+    DVC itself keeps a lock as long as a process has its pid, and here the pid may belong to an unrelated process.
 
     Raises:
-        DatapoolError: If the DVC of a run that was killed is still at work.
+        DatapoolError: If the DVC of a run that was killed is still running.
     """
     if not os.path.lexists(_RUN):
         return
-    with _marked() as mark:
-        killed = _named(mark).partition(" ")[0]
+    with _run_file() as run:
+        killed = _content(run).partition(" ")[0]
         if _RWLOCK.exists():
-            with _RWLOCK.with_name("rwlock.lock").open("a") as guard:  # under which DVC itself changes it
+            with _RWLOCK.with_name("rwlock.lock").open("a") as guard:  # DVC changes the file under this lock
                 fcntl.flock(guard, fcntl.LOCK_EX)
                 holders = set(re.findall(r'"pid": (\d+)', _RWLOCK.read_text(errors="replace")))
-                if holders <= {killed}:  # else somebody has started another by hand
+                if holders <= {killed}:  # else the user has started another DVC
                     _RWLOCK.unlink()
         _RUN.unlink()
 
 
-def repro(tell: Callable[[str], None]) -> int:
-    """Run ``dvc repro``; when this process is asked to end, DVC and its stage are asked as by Ctrl-C, and waited for."""
-    with _marked() as mark:
-        code = _repro(mark, tell)
+def run_repro(log: Callable[[str], None]) -> int:
+    """Run ``dvc repro`` and return its exit code. When this process is stopped, DVC and its stage get Ctrl-C first.
+
+    Args:
+        log: Called with each line that DVC prints.
+
+    Raises:
+        DatapoolError: If the DVC of a run that was killed is still running.
+    """
+    with _run_file() as run:
+        code = _run_dvc(run, log)
         _RUN.unlink(missing_ok=True)
     return code
 
 
 @contextmanager
-def _marked() -> Iterator[int]:
-    """Hold the mark that a run is at work. The lock on it is the kernel's: a DVC that has inherited it holds it by itself.
+def _run_file() -> Iterator[int]:
+    """Yield a descriptor of ``_RUN`` while holding a lock on it. A DVC that has inherited it keeps the lock on its own.
 
     Raises:
-        DatapoolError: If the DVC of another run holds it.
+        DatapoolError: If the DVC of another run holds the lock.
     """
     atomic.scratch("tmp")
     try:
-        mark = os.open(_RUN, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        run = os.open(_RUN, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     except OSError as error:
         raise DatapoolError(f"{_RUN}: cannot be written ({error.strerror}); remove it, then run again") from error
     try:
-        fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(run, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        who = _named(mark)
-        os.close(mark)
+        pid = _content(run)
+        os.close(run)
         raise DatapoolError(
-            f"{_RUN}: the `dvc repro` of a run that was killed (pid {who or 'unknown'}) is still at work here; nothing was "
+            f"{_RUN}: the `dvc repro` of a run that was killed (pid {pid or 'unknown'}) is still running here; nothing was "
             "done. End it, or wait until it has ended, then run again"
         ) from error
     try:
-        yield mark
+        yield run
     finally:
-        os.close(mark)
+        os.close(run)
 
 
-def _named(mark: int) -> str:
-    """Give the pid and host of the DVC that a mark names."""
-    return os.pread(mark, 300, 0).decode(errors="replace")
+def _content(run: int) -> str:
+    """Return what the run file holds: ``<pid> on <host>`` of its DVC, or nothing."""
+    return os.pread(run, 300, 0).decode(errors="replace")
 
 
-def _repro(mark: int, tell: Callable[[str], None]) -> int:
-    was = signal.getsignal(signal.SIGINT)
-    if was is signal.SIG_IGN:  # in the background of a shell; DVC is to hear our Ctrl-C all the same
+def _run_dvc(run: int, log: Callable[[str], None]) -> int:
+    """Run ``dvc repro`` in a process group of its own, with the run file as one of its open files."""
+    handler = signal.getsignal(signal.SIGINT)
+    if handler is signal.SIG_IGN:  # in the background of a shell; DVC would inherit it, and miss our Ctrl-C
         signal.signal(signal.SIGINT, lambda *_: None)
     dvc = subprocess.Popen(
         [sys.executable, "-m", "dvc", "repro"],
@@ -93,24 +103,24 @@ def _repro(mark: int, tell: Callable[[str], None]) -> int:
         errors="replace",
         env=environment(),
         process_group=0,
-        pass_fds=[mark],
+        pass_fds=[run],
     )
-    signal.signal(signal.SIGINT, was)
+    signal.signal(signal.SIGINT, handler)
     try:
-        with suppress(OSError):  # on a full disk nobody knows its name
-            os.pwrite(mark, f"{dvc.pid} on {socket.gethostname()}".encode(), 0)
+        with suppress(OSError):  # on a full disk the file stays empty
+            os.pwrite(run, f"{dvc.pid} on {socket.gethostname()}".encode(), 0)
         for line in dvc.stdout or ():
-            tell(line.rstrip("\n"))
+            log(line.rstrip("\n"))
         code = dvc.wait()
     except BaseException:
         _end(dvc)
-        tell("stopped; the pool is whole, as it was or as it should become. The same line again goes on")
+        log("stopped; the pool has either its old or its new version, complete. Run the same command again to go on")
         raise
     return code
 
 
 def _end(dvc: subprocess.Popen[str]) -> None:
-    """Press Ctrl-C until it has ended: one may come where it is lost, as a stage starts."""
+    """Send Ctrl-C to DVC and its stage until DVC has ended: while a stage starts, one may get lost. At last kill them."""
     last = time.monotonic() + _GRACE
     while dvc.poll() is None:
         with suppress(ProcessLookupError, subprocess.TimeoutExpired):

@@ -359,11 +359,11 @@ RUN = """
 from datapool import lifetime
 from datapool.workspace import repro
 lifetime.install_signal_handlers()
-repro.clear_up()
-repro.repro(lambda line: print(line, flush=True))
+repro.remove_stale_lock()
+repro.run_repro(lambda line: print(line, flush=True))
 """
 BUSY = (
-    "the `dvc repro` of a run that was killed (pid {} on {}) is still at work here; nothing was done. End it, or wait until "
+    "the `dvc repro` of a run that was killed (pid {} on {}) is still running here; nothing was done. End it, or wait until "
     "it has ended, then run again"
 )
 
@@ -385,7 +385,7 @@ def test_a_dvc_that_outlives_its_run_keeps_its_lock_and_stops_the_next_run(tmp_p
     held = Path(".dvc/tmp/rwlock").read_text()
     dvc = re.search(r'"pid": (\d+)', held)[1]
     try:
-        for command in (repro.clear_up, lambda: repro.repro(print)):
+        for command in (repro.remove_stale_lock, lambda: repro.run_repro(print)):
             with pytest.raises(DatapoolError) as refused:
                 command()
 
@@ -396,7 +396,7 @@ def test_a_dvc_that_outlives_its_run_keeps_its_lock_and_stops_the_next_run(tmp_p
     process.stdout.close()
     with Path(".datapool/run").open() as mark:
         fcntl.flock(mark, fcntl.LOCK_EX)  # it takes a moment to end
-    repro.clear_up()
+    repro.remove_stale_lock()
     assert not Path(".dvc/tmp/rwlock").exists() and not Path(".datapool/run").exists()
 
 
@@ -417,7 +417,7 @@ def test_only_the_lock_of_the_dvc_that_was_killed_is_removed(here, run, lock, st
         Path(folder).mkdir()
     Path(".datapool/run").write_text(run.format(pid=os.getpid()))
     Path(".dvc/tmp/rwlock").write_text(lock.format(pid=os.getpid()))
-    repro.clear_up()
+    repro.remove_stale_lock()
 
     assert Path(".dvc/tmp/rwlock").exists() == stays
     assert not Path(".datapool/run").exists()
@@ -427,7 +427,7 @@ def test_the_mark_of_a_run_is_not_made_through_a_link(here):
     Path(".datapool").mkdir()
     Path(".datapool/run").symlink_to(here / "elsewhere")
     said = r"^\.datapool/run: cannot be written \(Too many levels of symbolic links\); remove it, then run again$"
-    for command in (repro.clear_up, lambda: repro.repro(print)):
+    for command in (repro.remove_stale_lock, lambda: repro.run_repro(print)):
         with pytest.raises(DatapoolError, match=said):
             command()
 
