@@ -93,8 +93,8 @@ def import_pool(
     notes = [
         *recovered,
         *merged.notes,
-        f"pool {name!r}: version 1 has the {len(table)} images of {folder / LATEST}, with the same embeddings of {dimension} "
-        "dimensions in the same order",
+        f"pool {name!r}: version 1 has the {len(table)} images of {folder / LATEST}, with the same embeddings of "
+        f"{dimension} dimensions in the same order",
         *_notes_on_rows(content, table, images),
         found.sentence,
     ]
