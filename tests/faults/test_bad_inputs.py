@@ -615,7 +615,10 @@ def test_a_csv_of_scores_may_name_an_image_with_or_without_the_point_in_front(tm
     monkeypatch.chdir(tmp_path)
     Path("scores.csv").write_text(f"filename,entropy\nb.png,1\n{listed},2\n")
 
-    assert read_scores("scores.csv", "entropy", filenames=pd.Series(["./=a.png", "b.png"], dtype="str")).tolist() == [2.0, 1.0]
+    assert read_scores("scores.csv", "entropy", filenames=pd.Series(["./=a.png", "b.png"], dtype="str")).tolist() == [
+        2.0,
+        1.0,
+    ]
 
 
 def test_a_batch_with_such_names_is_the_same_batch_whatever_the_prefix(next_batch):
