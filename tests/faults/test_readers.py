@@ -1,4 +1,4 @@
-"""Who reads a pool through the library while another process writes it gets one version of it, never parts of two."""
+"""A process that reads a pool while another one writes it gets one version, never parts of two."""
 
 import hashlib
 import os
@@ -14,15 +14,16 @@ from datapool.core.errors import DatapoolError
 from datapool.core.lineage import Provenance, read_lineage
 from datapool.pool.merge import merge, open_base
 
-SECONDS = 4
+SECONDS = 2
 NAMES = ["cat/a1.jpg", "dog/a2.jpg", "dog/a3.jpg"]
 
 
 STOP = Path("stop")
+"""While this file is missing, the writer goes on."""
 
 
 def write_one_version_after_another() -> None:
-    """Run batch A with 1, 2, 3, 1, … picks: each time another csv, samples.csv and checkpoint take the place of the last."""
+    """Merge batch A with 1, 2, 3, 1, … picks: each version replaces the csv, samples.csv and checkpoint of the last one."""
     for n in cycle([1, 2, 3]):
         params = Params("A", n)
         base, _ = open_base(POOLS, LINEAGE, "p", images("A"), base_version=None)
@@ -37,15 +38,15 @@ def changes(seen: list[int]) -> int:
 
 
 def read_again_and_again() -> list[int]:
-    """Give the number of rows of each version read."""
+    """Return the number of rows of each version read."""
     seen, start = [], time.monotonic()
-    # On a busy machine until the writer has written something, at last.
+    # On a busy machine it takes longer until enough versions are written.
     while time.monotonic() < start + SECONDS or (changes(seen) < 4 and time.monotonic() < start + 60):
         opened, _ = open_base(POOLS, LINEAGE, "p", images("C"), base_version=None)
-        time.sleep(0.02)  # the writer goes on; and rows of a large pool take as long to write
+        time.sleep(0.02)  # time for the writer; the rows of a large pool take as long to write
         try:
             write_base(BASE, opened)
-        except DatapoolError as error:  # rather no base than the rows of one version and the model of another
+        except DatapoolError as error:  # refused, rather than the rows of one version with the model of another
             assert "has moved on while it was read; run `dvc repro` again" in str(error)
             continue
         base = read_base(BASE)
@@ -59,11 +60,11 @@ def read_again_and_again() -> list[int]:
         model = base.checkpoint.read_bytes()
         assert model == b"model of %d" % n * 1000
         assert version.checkpoint_sha256 == hashlib.sha256(model).hexdigest()
-        assert read_lineage(LINEAGE).keys() == {"p"}  # without the lock: whole at any moment
+        assert read_lineage(LINEAGE).keys() == {"p"}  # read without the lock: it is whole at any moment
     return seen
 
 
-def test_a_reader_sees_one_version_while_a_writer_goes_on(tmp_path, monkeypatch):
+def test_a_reader_gets_one_version_while_a_writer_replaces_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, "fsync", lambda handle: None)
     LINEAGE.write_text("{}\n")
