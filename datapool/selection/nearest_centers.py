@@ -259,26 +259,31 @@ class NearestCenters:
 
         The new value is an upper bound where one center survives and is certainly nearer, and exact elsewhere.
         """
-        rows = survivors.points
+        rows, numbers = survivors.points, begin + survivors.pair_centers
         # An upper bound held so far may be too large by the tolerance: only what is below even then is certainly nearer.
-        tolerance = np.where(bounds.is_upper_bound[rows], survivors.tolerances, 0.0)
-        is_settled = np.bincount(survivors.pair_points, minlength=len(rows)) == 1
-        is_settled &= survivors.upper_bounds < bounds.squared[rows] - tolerance
-        is_pair_settled = is_settled[survivors.pair_points]
-        numbers = begin + survivors.pair_centers
-        bounds.tighten(
-            rows[is_settled], survivors.upper_bounds[is_settled], numbers[is_pair_settled], is_upper_bound=True
-        )
-        if is_settled.all():
-            return
-        self._refine(bounds, rows[~is_settled])
-        pair_rows, numbers = rows[survivors.pair_points[~is_pair_settled]], numbers[~is_pair_settled]
-        exact, ranks = self.exact(bounds.points[pair_rows], self._vectors(numbers)), self._ranks(numbers)
-        best = _nearest_of_each_row(pair_rows, exact, ranks)
-        pair_rows, exact, ranks, numbers = pair_rows[best], exact[best], ranks[best], numbers[best]
-        known = bounds.squared[pair_rows]
-        is_nearer = (exact < known) | ((exact == known) & (ranks < self._ranks(bounds.centers[pair_rows])))
-        bounds.tighten(pair_rows[is_nearer], exact[is_nearer], numbers[is_nearer], is_upper_bound=False)
+        tolerances = np.where(bounds.is_upper_bound[rows], survivors.tolerances, 0.0)
+        is_single = np.bincount(survivors.pair_points, minlength=len(rows)) == 1
+        is_clear = is_single & (survivors.upper_bounds < bounds.squared[rows] - tolerances)
+        is_pair_clear = is_clear[survivors.pair_points]
+        bounds.tighten(rows[is_clear], survivors.upper_bounds[is_clear], numbers[is_pair_clear], is_upper_bound=True)
+        if not is_clear.all():
+            self._refine(bounds, rows[~is_clear])
+            self._tighten_exactly(bounds, rows[survivors.pair_points[~is_pair_clear]], numbers[~is_pair_clear])
+
+    def _tighten_exactly(self, bounds: _Bounds, rows: np.ndarray, numbers: np.ndarray) -> None:
+        """Compute the distances of pairs of a row of the block and a center, and keep those that decide.
+
+        Args:
+            bounds: The block; the rows that occur have exact values.
+            rows: Shape (m,): a row of the block for each pair.
+            numbers: Shape (m,): the number of a center for each pair.
+        """
+        exact, ranks = self.exact(bounds.points[rows], self._vectors(numbers)), self._ranks(numbers)
+        best = _nearest_of_each_row(rows, exact, ranks)
+        rows, numbers, exact, ranks = rows[best], numbers[best], exact[best], ranks[best]
+        known, known_ranks = bounds.squared[rows], self._ranks(bounds.centers[rows])
+        is_nearer = (exact < known) | ((exact == known) & (ranks < known_ranks))
+        bounds.tighten(rows[is_nearer], exact[is_nearer], numbers[is_nearer], is_upper_bound=False)
 
     def _refine(self, bounds: _Bounds, rows: np.ndarray) -> None:
         """Replace the upper bounds in some rows of a block by exact values."""
