@@ -10,7 +10,7 @@ from benchmarks.datasets import make
 from benchmarks.plan import Case
 from datapool.core.schema import Rules, StoppingCondition
 from datapool.core.tables import EmbeddedTable
-from datapool.selection.ranking import RankingConfig, rank
+from datapool.selection.ranking import RankingConfig, distance_vectors, rank
 from datapool.selection.sampling import sample
 
 
@@ -29,7 +29,7 @@ def rank_to_cut(case: Case) -> Callable[[int], Any]:
     empty = EmbeddedTable(
         table.iloc[:0].assign(version=np.empty(0, dtype=np.int64)), np.empty((0, case.d), dtype=np.float32)
     )
-    how = RankingConfig(
+    config = RankingConfig(
         method="coreset",
         normalize=True,
         append_weak_labels=False,
@@ -38,7 +38,8 @@ def rank_to_cut(case: Case) -> Callable[[int], Any]:
         scores=None,
         rules=Rules(balance=None, sequence_gap=None, protected=None, protected_distance=0.1),
     )
-    ranked = rank(candidates, empty, empty, how, n_samples=case.k, min_distance=-1.0, progress=_silent)
+    vectors = distance_vectors(candidates, empty, normalize=True, append_weak_labels=False)
+    ranked = rank(candidates, empty, empty, vectors, config, n_samples=case.k, min_distance=-1.0, progress=_silent)
 
     def cut(n_picks: int) -> Any:  # noqa: ANN401  only its time counts
         stop = StoppingCondition(
@@ -46,7 +47,7 @@ def rank_to_cut(case: Case) -> Callable[[int], Any]:
             min_distance=float(ranked.table.distance.iloc[n_picks - 1]),
             n_samples_includes_datapool=False,
         )
-        sampled = sample(images, candidates, empty, ranked, stop, how, progress=_silent)
+        sampled = sample(images, candidates, empty, ranked, stop, config, progress=_silent)
         if len(sampled.picks.table) != n_picks:
             raise RuntimeError(f"{len(sampled.picks.table)} picks, not {n_picks}")
         return sampled
