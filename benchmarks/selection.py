@@ -1,4 +1,4 @@
-"""Compare the speed of the selection with others: write benchmarks/results.md, and its summary into README.md.
+"""Compare the speed of the selection with others: write benchmarks/results.md, and its summary into the docs.
 
     python -m benchmarks.selection              the standard set, some 15 minutes on two cores
     python -m benchmarks.selection --full       all embeddings at all sizes and a million images, more than an hour
@@ -21,11 +21,11 @@ from typing import Any
 from benchmarks.machine import THREAD_VARIABLES, busy_seconds, cores
 from benchmarks.plan import PLANS, Case
 from benchmarks.results import Compared, Measurements, render
-from benchmarks.summary import block_of, summarize
+from benchmarks.summary import BEGIN, block_of, summarize
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results.md"
-README = ROOT / "README.md"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]  # one of them repeats the summary
 TABLES = "benchmarks.tables"  # prints Markdown; --quick takes fewer rows
 
 
@@ -44,10 +44,11 @@ def main() -> None:
     if arguments.quick:
         print(text)
         return
-    readme = README.read_text()
     RESULTS.write_text(text)
-    README.write_text(readme.replace(block_of(readme), summary))
-    print(f"{summary}\n\nwritten: {RESULTS}, and this part of it in {README}")
+    page = next(page for page in PAGES if BEGIN in page.read_text())
+    content = page.read_text()
+    page.write_text(content.replace(block_of(content), summary))
+    print(f"{summary}\n\nwritten: {RESULTS}, and this part of it in {page}")
 
 
 def measure(plan: str, scratch: Path) -> Measurements:

@@ -1,4 +1,4 @@
-"""Summarize the results: the main rows, and one sentence per other table. README.md repeats this between two comments."""
+"""Summarize the results: the main rows, and one sentence per other table. The docs repeat it between two comments."""
 
 from benchmarks.contestants import CONTESTANTS
 from benchmarks.plan import Case, WithPool
