@@ -216,10 +216,10 @@ def parse_entry(content: object) -> LineageEntry:
     rows = 0
     for k, version in enumerate(entry.versions, start=1):
         if version.version != k:
-            raise ValueError(f"lists no versions 1, 2, …: the {k}. is {version.version}")
+            raise ValueError(f"does not list the versions 1, 2, …: number {k} is version {version.version}")
         if version.rows != rows + version.new:
             raise ValueError(
-                f"lists no version {k}: {rows} images and {version.new} new ones are not the {version.rows} that it has"
+                f"has an invalid version {k}: {rows} images and {version.new} new ones are not {version.rows}"
             )
         rows = version.rows
     return entry
@@ -230,11 +230,11 @@ def _describe(problem: ErrorDetails) -> str:
     part, *where = problem["loc"] or ("versions",)
     what = "is missing" if problem["type"] == "missing" else f"is {short_repr(problem['input'])}"
     if part != "versions":
-        return f"lists no versions 1, 2, …: its {part} {what}"
+        return f"has invalid {part}: {short_repr(problem['input'])}"
     if not where:
-        return "lists no versions 1, 2, …"
+        return "does not list the versions 1, 2, …"
     k, *keys = where
-    return f"lists no version {int(k) + 1}: its {'.'.join(map(str, keys[:2])) or 'record'} {what}"
+    return f"has an invalid version {int(k) + 1}: its {'.'.join(map(str, keys[:2])) or 'record'} {what}"
 
 
 def embedding_space_of(name: str, versions: Sequence[Version]) -> EmbeddingSpace:

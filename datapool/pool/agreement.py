@@ -51,7 +51,7 @@ def read_record(store: Store) -> Record | None:
     try:
         last = parse_entry(record.entry).versions[-1]
         if not recorded_files(last).items() <= record.files.items():
-            problem = "lists not the files of its last version"
+            problem = "does not list the files of its last version"
     except ValueError as error:
         problem = str(error)
     if problem:
@@ -166,7 +166,7 @@ def _require_no_files(store: Store) -> None:
         if path.exists():
             raise CheckoutError(
                 f"{path} is there, but {store.lineage} knows no pool {store.name!r}; nothing was changed. "
-                f"`dvc checkout --force` brings what belongs to this revision; or move {store.folder} away"
+                f"`dvc checkout --force` restores what belongs to this revision; or move {store.folder} away"
             )
 
 

@@ -80,14 +80,15 @@ def _require_recorded_files(
         found = dict(zip(recorded, digests, strict=True))
     except OSError as error:
         raise CheckoutError(
-            f"{error.filename}: cannot be read ({error.strerror}); give read permission, or `dvc checkout --force` brings it"
+            f"{error.filename}: cannot be read ({error.strerror}); give read permission, or restore it by "
+            "`dvc checkout --force`"
         ) from error
     for path, wanted in recorded.items():
         digest = found[path]
         if digest == wanted:
             continue
         what = "is not the file" if digest else "is not here, but belongs to the pool"
-        begins = f"; its sha256 begins with {digest[:12]} and should with {wanted[:12]}" if digest else ""
+        begins = f"; its sha256 begins with {digest[:12]} but should begin with {wanted[:12]}" if digest else ""
         raise CheckoutError(
             f"{path} {what} that datapools.json records as version {version.version}; nothing was changed. "
             f"{HINT_RESTORE}{begins}"

@@ -1,6 +1,6 @@
-"""What a commit asks of the file system, one method an operation.
+"""The file operations of a transaction, one method per operation.
 
-A test puts a model disk in its place, which knows what a power cut may leave of each. Knows nothing of pools.
+Tests replace them by a model disk, which knows what a power cut may leave of each.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from datapool.core.atomic import flush, open_regular_file, sha256
 
 
 class FileDigest(NamedTuple):
-    """What was written to a file."""
+    """The hashes and the size of a file that was written."""
 
     sha256: str
     """Of the whole file (hex)."""
@@ -28,18 +28,18 @@ class Disk:
     """The file system. Every method raises OSError as the operation does."""
 
     def create(self, path: Path) -> BinaryIO:
-        """Make a file, which must not be there, also not as a link, and open it for writing; nothing is buffered."""
+        """Create a file and open it for unbuffered writing; it must not exist, not even as a link."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
         return open(path, "wb", buffering=0, opener=lambda name, _: os.open(name, flags, 0o644))
 
     def write(self, file: BinaryIO, data: bytes) -> None:
-        """Write all of ``data``; a system call may take less, and says so only by what it gives back."""
+        """Write all of ``data``; a single system call may write less and return how much."""
         left = memoryview(data)
         while left:
             left = left[file.write(left) :]
 
     def fsync(self, file: BinaryIO) -> None:
-        """Make what was written to a file durable, but not its name."""
+        """Make the content of a file durable, but not its name."""
         os.fsync(file.fileno())
 
     def close(self, file: BinaryIO) -> None:
@@ -47,7 +47,7 @@ class Disk:
         file.close()
 
     def rename(self, path: Path, to: Path) -> None:
-        """Give a file another name, in one step: whoever opens ``to`` gets the old file or the new one."""
+        """Rename a file in one step: a process that opens ``to`` gets the old file or the new one."""
         path.replace(to)
 
     def unlink(self, path: Path) -> None:
@@ -63,45 +63,45 @@ class Disk:
         path.rmdir()
 
     def sync_folder(self, path: Path) -> None:
-        """Make the names in a folder durable: files made, renamed into it, removed."""
+        """Make the names in a folder durable: files created, renamed into it, removed."""
         flush(path, os.O_RDONLY | os.O_DIRECTORY)
 
     def read(self, path: Path) -> bytes:
-        """Give the content of a regular file."""
+        """Return the content of a regular file."""
         with open_regular_file(path) as file:
             return file.read()
 
     def names(self, path: Path) -> list[str]:
-        """List a folder, in order of name."""
+        """Return the names in a folder, sorted."""
         return sorted(os.listdir(path))
 
     def exists(self, path: Path) -> bool:
-        """Say whether there is a file or folder of that name."""
+        """Return whether there is a file or folder of that name."""
         return path.exists()
 
     def size(self, path: Path) -> int:
-        """Give the bytes of a file."""
+        """Return the size of a file in bytes."""
         return path.stat().st_size
 
     def is_file(self, path: Path) -> bool:
-        """Say whether a name is a regular file, or a link to one."""
+        """Return whether a name is a regular file, or a link to one."""
         return path.is_file()
 
     def is_writable(self, folder: Path) -> bool:
-        """Say whether names in a folder can be changed."""
+        """Return whether names in a folder can be changed."""
         return os.access(folder, os.W_OK | os.X_OK)
 
     def is_link(self, path: Path) -> bool:
-        """Say whether a name is a symbolic link."""
+        """Return whether a name is a symbolic link."""
         return path.is_symlink()
 
     def sha256(self, path: Path) -> str:
-        """Give the sha256 (hex) of a file."""
+        """Return the sha256 (hex) of a file."""
         return sha256(path)
 
 
 def write_file(disk: Disk, path: Path, *parts: Iterable[bytes]) -> FileDigest:
-    """Make a file of parts, each some pieces of bytes, and make its content durable."""
+    """Create a file from parts, each of several pieces of bytes, and make its content durable."""
     file = disk.create(path)
     try:
         written = write_hashed(partial(disk.write, file), *parts)
@@ -112,7 +112,7 @@ def write_file(disk: Disk, path: Path, *parts: Iterable[bytes]) -> FileDigest:
 
 
 def write_hashed(write: Callable[[bytes], object], *parts: Iterable[bytes]) -> FileDigest:
-    """Write parts, each some pieces of bytes, one after another, and hash them on the way."""
+    """Write parts, each of several pieces of bytes, one after another, and hash them at the same time."""
     digest, before_last, size = hashlib.sha256(), "", 0
     for part in parts:
         before_last = digest.hexdigest()
@@ -124,7 +124,7 @@ def write_hashed(write: Callable[[bytes], object], *parts: Iterable[bytes]) -> F
 
 
 def make_folder(disk: Disk, path: Path) -> None:
-    """Make a folder and those above it, which is not durable yet; it is fine if they are there."""
+    """Create a folder and those above it, if absent; their names are not durable yet."""
     if disk.exists(path):
         return
     make_folder(disk, path.parent)

@@ -1,4 +1,4 @@
-"""One process at a time at the pools of a workspace."""
+"""Let one process at a time work on the pools of a workspace."""
 
 import os
 import socket
@@ -15,10 +15,10 @@ _PATIENCE = 60.0  # seconds; a merge into a pool of a million images takes some 
 
 
 class _Lock(FileLock):
-    """Inherits for the handle of the file that it holds, to which filelock gives no public name."""
+    """A FileLock that writes into its file; a subclass, because filelock has no public name for the file's handle."""
 
     def sign(self, text: str) -> os.stat_result:
-        """Write into the file that is held, whatever has become of its name; tell which file it is."""
+        """Write into the locked file, even if its name was removed or replaced; return which file it is."""
         handle = cast(int, self._context.lock_file_fd)
         os.ftruncate(handle, 0)
         os.pwrite(handle, text.encode(), 0)
@@ -26,25 +26,27 @@ class _Lock(FileLock):
 
 
 class LostLockError(DatapoolError):
-    """The lock's file was removed, so that another process may be at work beside this one."""
+    """The lock's file was removed, so another process may be changing the pools at the same time."""
 
 
 @contextmanager
 def locked(name: str = "lock", *, patience: float = _PATIENCE) -> Iterator[Callable[[], None]]:
     """Let one process at a time read or write the pools of this workspace.
 
-    The lock is the kernel's: it goes with the process that holds it. Its file stays; that one is there means nothing. The
-    block gets a function to call before what cannot be taken back: it raises LostLockError if somebody has removed the file.
+    The kernel holds the lock (flock) and releases it when the process ends. The lock file is never deleted; its existence
+    does not mean that the lock is held. Yields ``require()``, to be called right before a commit: it raises LostLockError
+    if the file was removed meanwhile.
 
     Args:
-        name: Of the lock's file in ``.datapool``: another name is another lock.
+        name: Name of the lock's file in ``.datapool``: another name is another lock.
         patience: Seconds to wait for another process.
 
     Raises:
-        DatapoolError: If another process holds it for longer; names its pid and host.
+        DatapoolError: If another process holds the lock for longer (the message has its pid and host), or files cannot be
+            locked here.
     """
     path = SCRATCH / name
-    lock = _Lock(path, timeout=patience, fallback_to_soft=False)  # which a killed process would hold for ever
+    lock = _Lock(path, timeout=patience, fallback_to_soft=False)  # a soft lock outlives a killed process
     try:
         scratch("commit")
         lock.acquire()

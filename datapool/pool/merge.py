@@ -1,11 +1,11 @@
-"""The pool: a fold over batches. ``open_base`` gives the pool as it stood before a batch, ``merge`` adds the picks.
+"""Fold batches into a pool: ``open_base`` reads the pool as it stood before a batch, ``merge`` adds the picks.
 
-Both are pure: the next pool depends on the base, the picks and the parameters, so the same batch again replaces its own
-version, and a new batch appends. A pool on disk counts only if it is byte for byte the version that the lineage
-(datapools.json) records. Knows nothing of models, distances or DVC.
+The next pool depends on the base, the picks and the parameters only. So the same batch again replaces its own version, and a
+new batch appends one. A pool on disk is accepted only if it is, byte for byte, the version that the lineage (datapools.json)
+records.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,16 +37,16 @@ from datapool.pool.transaction import Transaction, recover
 
 
 class Merged(NamedTuple):
-    """What a merge did."""
+    """The result of a merge."""
 
     version: int
     """The pool's version now; 0 if it has yet to begin."""
     n_samples: int
     """Images in the pool now."""
     n_new: int
-    """Those that this batch added."""
+    """Images that this batch added."""
     notes: list[str]
-    """Sentences that the user should read: files kept aside, versions dropped."""
+    """Sentences for the user: files that were copied to the backup, versions that were dropped."""
 
 
 # --- before the batch --------------------------------------------------------------------------------------------------
@@ -58,35 +58,35 @@ def open_base(
 ) -> tuple[Base, list[str]]:
     """Choose and read the base of a batch.
 
-    The batch that made the pool's latest version gets the version before it: it will be replaced. Any other batch gets
-    the latest: it will be appended to. ``base_version`` k overrides this. A merge that was stopped is finished first, or
-    what it left is removed.
+    For the batch that made the pool's latest version, the base is the version before, because the latest will be replaced.
+    For any other batch it is the latest version. ``base_version`` k overrides this. A merge that was stopped is finished
+    first, or its pending files are removed.
 
     Args:
         pools: Folder of all pools.
         lineage_file: datapools.json.
-        name: Which pool; unknown to the lineage means a new one.
-        images: The batch, as ``batch.scan`` gives it.
-        base_version: 0 … latest, or None for automatic.
+        name: Name of the pool; a new one if the lineage does not know it.
+        images: The batch, as ``batch.scan`` returns it.
+        base_version: 0 … latest; None chooses as above.
 
     Returns:
-        The base, and sentences that the user should read: about merges that were stopped, and about images that are taken
-        for images of the pool by their names alone.
+        The base, and sentences for the user: about merges that were stopped, and about images that count as images of the
+        pool because of their names alone.
 
     Raises:
-        DatapoolError: If another process is at work on the pools, if files are missing, unknown or not what the lineage
-            records, if a candidate has the filename of a base image with other content, or if there is no version
-            ``base_version``. The pool is as it was; a file that the lineage does not know is copied to
+        DatapoolError: If another process is working on the pools; if files are missing, unknown or not what the lineage
+            records; if a candidate has the filename of a base image with other content; or if there is no version
+            ``base_version``. The pool is as it was; a file that the lineage does not record is copied to
             ``.datapool/backup``.
     """
     with backing_up_before_checkout(pools, lineage_file) as done:
         done.extend(recover(pools, lineage_file))
         base = _open(Store(pools, name, lineage_file), images, base_version)
-    return base, [*done, *_told_by_name(images, base)]
+    return base, [*done, *_notes_on_matches_by_name(images, base)]
 
 
-def _told_by_name(images: pd.DataFrame, base: Base) -> list[str]:
-    """Say how many images of a batch count as known for their names alone."""
+def _notes_on_matches_by_name(images: pd.DataFrame, base: Base) -> list[str]:
+    """Return a sentence about the images of a batch that count as known because of their names alone, if there are any."""
     held = rows_in_base(images, base.rows.table)[(images.status == "ok").to_numpy()]
     n = int((base.rows.table.content_hash.iloc[held[held >= 0]] == "").sum())
     return [
@@ -97,33 +97,41 @@ def _told_by_name(images: pd.DataFrame, base: Base) -> list[str]:
 
 def _open(store: Store, images: pd.DataFrame, base_version: int | None) -> Base:
     name, lineage = store.name, read_lineage(store.lineage)
-    twin = next((other for other in lineage if other != name and other.casefold() == name.casefold()), None)
+    _require_distinct_name(name, lineage)
+    require_files(store.folder.parent, lineage)
+    require_sizes(store, lineage)
+    require_agreement(store)
+    versions, batch = lineage.get(name, []), batch_id(images)
+    k = _choose_base(name, versions, batch, base_version)
+    rows = pool_files.read_version(store.folder, versions[-1]) if versions else empty_base_table()
+    n = int((rows.table.version <= k).sum())
+    # An empty base has the same bytes whether the pool has versions yet or not: DVC compares them.
+    rows = EmbeddedTable(rows.table.iloc[:n], rows.embeddings[:n]) if n else empty_base_table()
+    candidates(images, rows.table)  # refuses a name that stands for two images
+    checkpoint = store.folder / CHECKPOINT if k and versions[k - 1].checkpoint_sha256 else None
+    return Base(name, batch, versions[:k], None if base_version is None else versions[k:], rows, checkpoint)
+
+
+def _require_distinct_name(name: str, others: Iterable[str]) -> None:
+    """Refuse a name that differs from another pool's only in case."""
+    twin = next((other for other in others if other != name and other.casefold() == name.casefold()), None)
     if twin:
         raise DatapoolError(
             f"params.yaml: datapool.name is {name!r}, but there is a pool {twin!r}, which is the same folder on some "
             "machines; nothing was changed. Take that name, or one that differs in more than case"
         )
-    require_files(store.folder.parent, lineage)
-    require_sizes(store, lineage)
-    require_agreement(store)
-    folder, versions, batch = store.folder, lineage.get(name, []), batch_id(images)
-    if base_version is not None and base_version > len(versions):
+
+
+def _choose_base(name: str, versions: Sequence[Version], batch: str, base_version: int | None) -> int:
+    """Return the number of the version to start from; 0 for an empty base."""
+    latest = len(versions)
+    if base_version is None:
+        return latest - 1 if versions and versions[-1].batch == batch else latest
+    if base_version > latest:
         raise DatapoolError(
-            f"params.yaml: datapool.base_version is {base_version}, but pool {name!r} has the versions 0 to {len(versions)}"
+            f"params.yaml: datapool.base_version is {base_version}, but pool {name!r} has the versions 0 to {latest}"
         )
-    if base_version is not None:
-        k = base_version
-    elif versions and versions[-1].batch == batch:
-        k = len(versions) - 1
-    else:
-        k = len(versions)
-    rows = pool_files.read_version(folder, versions[-1]) if versions else empty_base_table()
-    n = int((rows.table.version <= k).sum())
-    # An empty base has the same bytes whether the pool has versions yet or not: DVC compares them.
-    rows = EmbeddedTable(rows.table.iloc[:n], rows.embeddings[:n]) if n else empty_base_table()
-    candidates(images, rows.table)  # refuses a name that stands for two images
-    checkpoint = folder / CHECKPOINT if k and versions[k - 1].checkpoint_sha256 else None
-    return Base(name, batch, versions[:k], None if base_version is None else versions[k:], rows, checkpoint)
+    return base_version
 
 
 # --- after the batch ---------------------------------------------------------------------------------------------------
@@ -141,13 +149,13 @@ def merge(
 ) -> Merged:
     """Make the pool that consists of ``base`` and ``picks``, and record it.
 
-    Without picks the pool is the base: no version is made. All files change together or not at all (``commit.py``); a merge
-    that was stopped is finished by the next one, or by the next ``open_base``.
+    Without picks the pool becomes the base again, and no version is added. All files change together or not at all
+    (``transaction.py``). A merge that was stopped is finished by the next one, or by the next ``open_base``.
 
     Args:
         pools: Folder of all pools.
         lineage_file: datapools.json.
-        base: What ``open_base`` gave.
+        base: What ``open_base`` returned.
         picks: The new samples in order of picking: filename, content_hash, distance, nearest, weak_label.
         checkpoint: The model that made the embeddings; None if they came from outside.
         keep_history: Keep every earlier version in ``history/``.
@@ -243,7 +251,7 @@ def _stay_empty(store: Store, base: Base, present: Sequence[Version]) -> Merged:
     """
     if present:
         raise DatapoolError(
-            f"this batch gives no sample, and without one pool {base.pool!r} would lose its {len(present)} versions; "
+            f"nothing of this batch was picked, so pool {base.pool!r} would lose all of its {len(present)} versions; "
             "nothing was changed. Set the parameters back, or choose another datapool.name"
         )
     store.folder.parent.mkdir(parents=True, exist_ok=True)  # DVC expects its output to exist

@@ -84,7 +84,7 @@ def test_records_are_equal_if_their_json_is():
 def test_an_embedding_space_of_a_version_has_an_id():
     space = {"id": None, "backbone": None, "dimension": 2, "input_size": None}
 
-    with pytest.raises(ValueError, match=r"lists no version 1: its embedding_space is "):
+    with pytest.raises(ValueError, match=r"has an invalid version 1: its embedding_space is "):
         parse_entry(in_entry(embedding_space=space))
     assert EmbeddingSpace.model_validate(space).id is None  # of a run without images
 

@@ -248,7 +248,7 @@ class Histories(RuleBasedStateMachine):
 
     def follow(self, said: str, *, times: int) -> None:
         """Do what a message says; where it was said before, the next thing that it names."""
-        if said.startswith("params.yaml: datapool.base_version") or "this batch gives no sample" in said:
+        if said.startswith("params.yaml: datapool.base_version") or "nothing of this batch was picked" in said:
             self.workspace.params = self.workspace.params._replace(base_version=None, n=2)
             return
         commands = ["".join(found) for found in re.findall(r"`([^`]+)`|(move \S+) away", said)]

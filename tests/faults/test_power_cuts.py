@@ -201,7 +201,7 @@ def test_a_second_power_cut_during_recovery_loses_nothing_either(old, new, limit
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT], ids=os.strerror)
 @pytest.mark.parametrize(("old", "new"), STORIES.values(), ids=STORIES)
-def test_an_operation_that_fails_is_told_in_one_line_and_leaves_the_old_pool_or_the_new_one(old, new, error):
+def test_a_failed_operation_is_explained_in_one_line_and_leaves_the_old_pool_or_the_new_one(old, new, error):
     whole = disk_with(old)
     change(whole, new)
     for operation in range(len(whole.done)):
@@ -227,7 +227,7 @@ def test_an_operation_that_fails_is_told_in_one_line_and_leaves_the_old_pool_or_
     count("failed operations of a commit", len(whole.done))
 
 
-def test_a_rename_that_is_reported_as_failed_though_it_was_done_is_no_failure():
+def test_a_rename_that_was_done_but_reported_as_failed_is_no_failure():
     # A network file system does so when the answer to the first try was lost.
     class Forgetful(ModelDisk):
         def rename(self, path: Path, to: Path) -> None:
@@ -319,7 +319,7 @@ class DiscardsPendingFiles(Transaction):
 
 
 @pytest.mark.parametrize("mutant", [FilesFirst, LineageFirst, NoNote, NoteGoesFirst, DiscardsPendingFiles])
-def test_no_two_steps_can_change_places_and_none_is_idle(mutant, monkeypatch):
+def test_no_two_steps_can_be_swapped_and_none_is_needless(mutant, monkeypatch):
     make = transaction_on
     monkeypatch.setitem(globals(), "transaction_on", lambda disk, kind=mutant: make(disk, mutant))
 

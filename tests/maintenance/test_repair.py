@@ -34,7 +34,7 @@ __all__ = ["workspace"]  # a fixture that every test here uses
 ROOT = Path(__file__).parents[2]
 RECORD, HISTORY = FOLDER / "pool.json", FOLDER / "history"
 BRINGS = (
-    "`dvc checkout --force` brings what dvc.lock records (`dvc pull` first in a fresh clone); "
+    "`dvc checkout --force` restores what dvc.lock records (`dvc pull` first in a fresh clone); "
     "`git checkout HEAD -- datapools.json dvc.lock && dvc checkout --force` goes back to what git holds"
 )
 
@@ -174,7 +174,7 @@ def test_files_older_than_the_lineage_are_left_to_dvc(whole):
     assert two != three
     assert unrepaired() == (
         "pools/p/pool.json: the files here are version 2 of the pool, datapools.json records version 3; "
-        f"{BRINGS}; where nothing brings them any more, `datapool repair --as-here` records what is here"
+        f"{BRINGS}; where no checkout restores them, `datapool repair --as-here` records the files that are here"
     )
 
 
@@ -274,7 +274,7 @@ def test_another_batch_under_the_same_number_needs_a_choice(whole):
     assert unrepaired().startswith(
         f"pools/p/pool.json: the files here are version 2 of the pool, datapools.json records another version 2; {BRINGS}"
     )
-    with pytest.raises(DatapoolError, match=r"`dvc checkout --force` brings what dvc\.lock records"):
+    with pytest.raises(DatapoolError, match=r"`dvc checkout --force` restores what dvc\.lock records"):
         open_for(C)
 
 

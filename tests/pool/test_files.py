@@ -266,7 +266,7 @@ def test_rows_are_parsed_once_and_come_back_with_their_types(parsed):
     assert again.embeddings.dtype == np.float32
 
 
-def test_the_base_has_the_same_bytes_from_kept_rows_as_from_the_csv_files():
+def test_the_base_has_the_same_bytes_from_cached_rows_as_from_the_csv_files():
     from datapool.core.base import write_base
 
     add("a", *np.arange(50.0))
@@ -290,7 +290,7 @@ def test_another_samples_csv_beside_the_same_embeddings_is_parsed(parsed):
 
 
 @pytest.mark.parametrize("path", [CSV, SAMPLES], ids=str)
-def test_an_edited_file_is_refused_whatever_is_kept(path):
+def test_an_edited_file_is_refused_whatever_is_cached(path):
     add("a", 1.5)
     assert kept().exists()
     path.write_text(path.read_text().replace("0.5", "0.7"))
@@ -301,12 +301,12 @@ def test_an_edited_file_is_refused_whatever_is_kept(path):
 
 def damage(path: Path) -> list[bytes]:
     data = path.read_bytes()
-    flipped = [data[:i] + bytes([data[i] ^ 1]) + data[i + 1 :] for i in range(0, len(data), 7)]
+    flipped = [data[:i] + bytes([data[i] ^ 1]) + data[i + 1 :] for i in range(0, len(data), -(-len(data) // 24))]
     return [b"", data[:1], data[: len(data) // 2], data[:-1], data + b"x", *flipped]
 
 
 @pytest.mark.parametrize("what", [".parquet", ".sha256"])
-def test_damaged_kept_rows_are_never_believed_and_made_anew(what, parsed):
+def test_damaged_cached_rows_are_never_used_and_are_cached_anew(what, parsed):
     add("a", 1.5)
     rows = read_version(FOLDER, latest())
     path = kept().with_suffix(what)
@@ -323,7 +323,7 @@ def test_damaged_kept_rows_are_never_believed_and_made_anew(what, parsed):
 
 
 @pytest.mark.parametrize("what", [".parquet", ".sha256"])
-def test_half_of_the_kept_rows_is_none(what, parsed):
+def test_cached_rows_without_their_hash_or_a_hash_without_rows_are_ignored(what, parsed):
     add("a", 1.5)
     kept().with_suffix(what).unlink()
 
@@ -339,7 +339,7 @@ def test_another_release_parses_the_files_itself(parsed, monkeypatch):
     assert parsed == [SAMPLES, CSV]
 
 
-def test_of_all_versions_the_rows_of_the_latest_four_are_kept(parsed):
+def test_the_rows_of_the_four_versions_read_last_stay_cached(parsed):
     records = []
     for number, batch in enumerate("abcdef"):
         add(batch, number)
@@ -356,7 +356,7 @@ def test_of_all_versions_the_rows_of_the_latest_four_are_kept(parsed):
         assert bool(parsed) == (batch in "ab")
 
 
-def test_a_merge_does_not_fail_when_its_rows_cannot_be_kept(parsed):
+def test_a_merge_does_not_fail_if_its_rows_cannot_be_cached(parsed):
     Path(".datapool").mkdir()
     CACHE.write_text("a file where the folder should be")
     add("a", 1.5)
@@ -365,7 +365,7 @@ def test_a_merge_does_not_fail_when_its_rows_cannot_be_kept(parsed):
     assert parsed == [SAMPLES, CSV]
 
 
-def test_kept_rows_lie_outside_of_every_output():
+def test_cached_rows_lie_outside_of_every_output():
     add("a", 1.5)
 
     assert kept().is_relative_to(atomic.SCRATCH)

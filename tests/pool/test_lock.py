@@ -63,7 +63,7 @@ def test_the_lock_of_a_process_that_was_killed_is_free_at_once():
             assert not Path("done").exists()
 
 
-def test_a_lock_is_given_back_whatever_happens_inside_and_its_file_stays():
+def test_a_lock_is_released_if_the_block_raises_and_its_file_stays():
     with pytest.raises(RuntimeError), locked():
         raise RuntimeError
     with locked(patience=0):
@@ -72,7 +72,7 @@ def test_a_lock_is_given_back_whatever_happens_inside_and_its_file_stays():
     assert Path(".datapool/lock").exists()  # removed, two processes could hold it, each its own file
 
 
-def test_the_file_of_a_lock_that_nobody_holds_means_nothing():
+def test_the_file_of_a_free_lock_means_nothing():
     Path(".datapool").mkdir()
     Path(".datapool/lock").write_text("pid 1 on elsewhere")
 
@@ -81,7 +81,7 @@ def test_the_file_of_a_lock_that_nobody_holds_means_nothing():
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, lambda path: path.symlink_to("elsewhere")], ids=["folder", "link"])
-def test_what_cannot_be_locked_is_told_in_one_line(make: Callable[[Path], object]):
+def test_what_cannot_be_locked_is_explained_in_one_line(make: Callable[[Path], object]):
     Path(".datapool").mkdir()
     make(Path(".datapool/lock"))
 
@@ -94,7 +94,7 @@ def test_what_cannot_be_locked_is_told_in_one_line(make: Callable[[Path], object
 
 
 @pytest.mark.parametrize("instead", [None, b"pid 1 on elsewhere"], ids=["gone", "another"])
-def test_that_the_file_was_removed_is_told_to_whoever_asks(instead: bytes | None):
+def test_require_raises_if_the_lock_file_was_removed_or_replaced(instead: bytes | None):
     with locked() as require:
         require()
         Path(".datapool/lock").unlink()
@@ -107,7 +107,7 @@ def test_that_the_file_was_removed_is_told_to_whoever_asks(instead: bytes | None
             require()
 
 
-def test_a_file_that_is_removed_as_soon_as_it_is_locked_is_not_taken_for_the_next_one(monkeypatch):
+def test_a_lock_file_removed_right_after_locking_is_not_confused_with_its_successor(monkeypatch):
     monkeypatch.setattr(socket, "gethostname", lambda: Path(".datapool/lock").unlink() or "here")  # as its text is made
     with locked() as require:
         Path(".datapool/lock").write_text("pid 1 on elsewhere")

@@ -5,7 +5,6 @@ import json
 import os
 import re
 import shutil
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partialmethod
@@ -152,7 +151,7 @@ def test_the_first_batch_makes_version_1():
     )  # fmt: skip
 
 
-def test_samples_csv_tells_of_each_row_of_the_pool_where_it_came_from():
+def test_samples_csv_records_where_each_row_of_the_pool_came_from():
     add(A)
     add(B)
     a, b = versions()[0].batch, versions()[1].batch
@@ -168,7 +167,7 @@ def test_samples_csv_tells_of_each_row_of_the_pool_where_it_came_from():
     assert filenames() == ["cat/a1.jpg", "dog/a2.jpg", "ant/b2.jpg", "dog/b1.jpg"]
 
 
-def test_the_lineage_records_counts_and_what_the_caller_tells_and_the_files_hashes():
+def test_the_lineage_records_counts_the_callers_provenance_and_the_files_hashes():
     Path("model.ckpt").write_bytes(b"weights")
     add(A, checkpoint=Path("model.ckpt"))
     add(B, 1, checkpoint=Path("model.ckpt"))
@@ -195,7 +194,7 @@ def test_pools_are_sorted_in_the_lineage_and_leave_each_other_alone():
     assert (POOLS / "z/datapool_latest.csv").read_bytes() == before
 
 
-def test_label_ids_are_given_by_first_appearance_and_stay():
+def test_label_ids_count_first_appearances_and_never_change():
     # Alphabetically "ant" would push "cat" and "dog" on.
     add(A)
     add(B)
@@ -215,7 +214,7 @@ def test_the_checkpoint_is_kept_and_handed_to_the_next_batch():
     assert open_for(A).checkpoint is None  # the base of a first batch is empty
 
 
-def test_a_base_without_checkpoint_removes_the_one_that_lay_in_its_place():
+def test_a_base_without_checkpoint_removes_the_pools_old_checkpoint():
     Path("model.ckpt").write_bytes(b"weights")
     add(A, checkpoint=Path("model.ckpt"))
     open_for(B)
@@ -302,7 +301,7 @@ def test_no_picks_make_no_version_and_leave_every_byte():
     assert state() == before
 
 
-def test_no_picks_on_second_thoughts_take_the_version_back():
+def test_the_same_batch_without_picks_removes_its_version():
     add(A)
     before = state()
     add(B)
@@ -337,7 +336,7 @@ def test_history_can_be_switched_off_and_on_and_its_bytes_are_the_earlier_pools(
 
 
 @pytest.mark.parametrize("size", ["another size", "the same size"])
-def test_a_history_file_that_was_changed_is_made_right_again(size):
+def test_a_changed_history_file_is_written_again(size):
     add(A)
     add(B)
     before, file = state(), FOLDER / "history/datapool_0001.csv"
@@ -434,7 +433,7 @@ def test_base_version_overrides_the_choice():
         assert (len(base.versions), len(base.rows.table), base.dropped) == (k, n, versions()[k:])
 
 
-def test_versions_that_base_version_drops_are_kept_aside_and_told():
+def test_versions_that_base_version_drops_are_backed_up_and_named():
     add(A)
     add(B)
     dropped = CSV.read_bytes(), SAMPLES.read_bytes()
@@ -485,7 +484,7 @@ def test_a_pool_whose_files_are_not_here_is_refused_with_dvc_pull(gone):
         open_for(B)
 
 
-def test_another_pool_of_another_size_is_refused_too_for_dvc_would_take_it_over():
+def test_a_wrong_size_of_another_pools_csv_is_refused_because_dvc_would_cache_it():
     add(A, pool="q")
     base = open_for(B)
     (POOLS / "q/datapool_latest.csv").write_text("cut off")
@@ -506,7 +505,7 @@ def test_a_pool_whose_name_differs_in_case_only_is_refused():
     assert add(B, pool="Streets").version == 1
 
 
-def test_missing_files_of_another_pool_are_refused_too_for_dvc_would_forget_them():
+def test_missing_files_of_another_pool_are_refused_because_dvc_would_forget_them():
     add(A, pool="q")
     add(A, pool="r")
     base = open_for(B)
@@ -631,7 +630,7 @@ LINEAGES = {
 
 
 @pytest.mark.parametrize("text", LINEAGES.values(), ids=LINEAGES)
-def test_a_lineage_that_is_none_is_refused_with_git_checkout(text):
+def test_an_invalid_lineage_is_refused_with_git_checkout(text):
     add(A)
     base = open_for(B)
     LINEAGE.write_text(text)
@@ -642,7 +641,7 @@ def test_a_lineage_that_is_none_is_refused_with_git_checkout(text):
         close(base, picks(B, base))
 
 
-def test_no_lineage_at_all_is_that_of_a_new_workspace():
+def test_an_absent_lineage_counts_as_a_new_workspace():
     LINEAGE.unlink()
     assert read_lineage(LINEAGE) == {}
     add(A)
@@ -664,7 +663,7 @@ def test_the_same_batch_with_one_image_changed_under_its_name_is_refused():
         open_for(A | {"dog/a2.jpg": 9.0})
 
 
-def test_a_name_clash_with_a_version_that_is_dropped_is_none():
+def test_a_name_of_a_dropped_version_can_be_used_again():
     add(A)
     add(B)
     other = {"dog/b1.jpg": 9.0}
@@ -710,7 +709,7 @@ def test_a_pool_that_was_taken_back_is_not_overwritten():
         close(base, rows)
 
 
-def test_where_only_the_lineage_was_set_back_since_this_run_opened_the_pool_a_merge_says_how_to_mend_it():
+def test_a_merge_names_the_remedy_if_only_the_lineage_was_reset_since_the_pool_was_opened():
     add(A)
     base = open_for(B)
     rows = picks(B, base)
@@ -726,7 +725,7 @@ def test_where_only_the_lineage_was_set_back_since_this_run_opened_the_pool_a_me
     assert close(base, rows).version == 2
 
 
-def test_where_record_and_lineage_are_lost_since_this_run_opened_the_pool_a_merge_says_what_brings_them():
+def test_a_merge_names_the_remedy_if_record_and_lineage_were_lost_since_the_pool_was_opened():
     add(A)
     base = open_for(B)
     rows = picks(B, base)
@@ -748,12 +747,12 @@ def test_two_pools_that_both_begin_are_not_mixed():
         close(base, rows)
 
 
-def test_a_first_batch_cannot_take_back_the_whole_pool():
+def test_a_first_batch_without_picks_cannot_remove_the_whole_pool():
     add(A)
     base = open_for(A)
 
     with refused(
-        r"gives no sample, and without one pool 'p' would lose its 1 versions; nothing was changed\. Set the param"
+        r"nothing of this batch was picked, so pool 'p' would lose all of its 1 versions; nothing was changed\. Set the param"
     ):
         close(base, picks(A, base, 0))
 
@@ -792,7 +791,7 @@ def a_record(**changes: object) -> bytes:
     ],
     ids=str,
 )
-def test_a_record_that_leads_out_of_the_pool_or_is_none_is_refused(changes):
+def test_a_record_that_is_invalid_or_leads_out_of_the_pool_is_refused(changes):
     FOLDER.mkdir(parents=True)
     (FOLDER / "pool.json").write_bytes(a_record(**changes))
 
@@ -800,7 +799,7 @@ def test_a_record_that_leads_out_of_the_pool_or_is_none_is_refused(changes):
         open_for(A)
 
 
-def test_a_folder_of_the_pool_that_is_a_link_is_never_written_through_or_cleaned(tmp_path):
+def test_no_file_is_written_or_removed_through_a_link_in_place_of_a_pool_folder(tmp_path):
     # Somebody planted a record, a note and a staged file, which fit together; `sub` leads out of the workspace.
     add(A)
     (tmp_path / "outside").mkdir()
@@ -836,7 +835,7 @@ def test_a_note_that_no_merge_wrote_changes_nothing(changes):
 
 
 @pytest.mark.parametrize("name", ["pools", "backup", "tmp", "commit"])
-def test_a_folder_of_ours_that_is_a_link_is_neither_written_through_nor_swept(name, tmp_path):
+def test_no_file_is_written_or_removed_through_a_link_in_place_of_our_own_folder(name, tmp_path):
     add(A)
     (tmp_path / "outside").mkdir()
     theirs = {f"{letter}.parquet" for letter in "abcdef"} | {f"{letter}.sha256" for letter in "abcdef"}
@@ -858,7 +857,7 @@ def test_a_folder_of_ours_that_is_a_link_is_neither_written_through_nor_swept(na
     "path", [CSV, SAMPLES, FOLDER / "checkpoint_latest.ckpt", FOLDER / "pool.json", LINEAGE], ids=str
 )
 @pytest.mark.timeout(30)
-def test_what_is_no_file_of_a_pool_is_refused_and_not_waited_for(path, make, tmp_path):
+def test_a_pipe_or_device_in_place_of_a_pool_file_is_refused_without_waiting(path, make, tmp_path):
     Path("model.ckpt").write_bytes(b"weights")
     add(A, checkpoint=Path("model.ckpt"))
     path.unlink()
@@ -869,7 +868,7 @@ def test_what_is_no_file_of_a_pool_is_refused_and_not_waited_for(path, make, tmp
     assert [each.is_repaired for each in repair(POOLS, LINEAGE)] == [False] if path != LINEAGE else True
 
 
-def test_what_somebody_changed_since_the_pool_was_opened_is_kept_aside():
+def test_files_edited_since_the_pool_was_opened_are_backed_up():
     Path("model.ckpt").write_bytes(b"weights")
     add(A, checkpoint=Path("model.ckpt"))
     add(B, checkpoint=Path("model.ckpt"))
@@ -903,7 +902,7 @@ def test_rows_of_the_base_that_changed_since_it_was_opened_are_refused():
 
 
 @pytest.mark.parametrize("make", [Path.touch, lambda path: (path.mkdir(), (path / "datapool_0001.csv").mkdir())])
-def test_what_would_refuse_after_the_commit_refuses_before_it(make):
+def test_what_would_fail_after_the_commit_is_refused_before_it(make):
     add(A)
     base = open_for(B)
     make(FOLDER / "history")
@@ -918,7 +917,7 @@ def test_what_would_refuse_after_the_commit_refuses_before_it(make):
 
 
 @pytest.mark.parametrize("name", ["", "..", "a/b", "x" * 300, "a\0b", "con", "\ud800"])
-def test_a_name_that_no_pool_may_have_is_refused_in_the_lineage(name):
+def test_an_invalid_pool_name_in_the_lineage_is_refused(name):
     add(A)
     LINEAGE.write_text(json.dumps(json.loads(LINEAGE.read_text()) | {name: {"labels": [], "versions": [VERSION]}}))
 
@@ -928,7 +927,7 @@ def test_a_name_that_no_pool_may_have_is_refused_in_the_lineage(name):
         open_for(B)
 
 
-def test_rows_of_another_pool_that_git_does_not_know_are_kept_aside_too():
+def test_unrecorded_rows_of_another_pool_are_backed_up_too():
     add(A)
     committed = LINEAGE.read_bytes()
     add(B, pool="q")
@@ -952,28 +951,28 @@ VERSION = {
 }
 
 NO_VERSIONS: dict[str, tuple[object, str]] = {
-    "no list": ("x", "lists no versions 1, 2, …"),
-    "none": ([], "lists no versions 1, 2, …"),
-    "a text": (["x"], "lists no version 1: its record is 'x'"),
-    "nothing of it": ([{}], "lists no version 1: its version is missing"),
-    "a version 2 first": ([VERSION | {"version": 2}], "lists no versions 1, 2, …: the 1. is 2"),
-    "a number with a point": ([VERSION | {"version": 1.0}], "lists no version 1: its version is 1.0"),
-    "rows in words": ([VERSION | {"rows": "two"}], "lists no version 1: its rows is 'two'"),
-    "rows that nobody added": ([VERSION | {"rows": 99}], "lists no version 1: 0 images and 1 new ones are not the 99 that it has"),
-    "new ones not told": ([{k: v for k, v in VERSION.items() if k != "new"}], "lists no version 1: its new is missing"),
-    "a batch of numbers": ([VERSION | {"batch": 7}], "lists no version 1: its batch is 7"),
-    "a short hash": ([VERSION | {"datapool_sha256": "1"}], "lists no version 1: its datapool_sha256 is '1'"),
-    "bytes in words": ([VERSION | {"datapool_bytes": "x"}], "lists no version 1: its datapool_bytes is 'x'"),
+    "no list": ("x", "does not list the versions 1, 2, …"),
+    "none": ([], "does not list the versions 1, 2, …"),
+    "a text": (["x"], "has an invalid version 1: its record is 'x'"),
+    "nothing of it": ([{}], "has an invalid version 1: its version is missing"),
+    "a version 2 first": ([VERSION | {"version": 2}], "does not list the versions 1, 2, …: number 1 is version 2"),
+    "a number with a point": ([VERSION | {"version": 1.0}], "has an invalid version 1: its version is 1.0"),
+    "rows in words": ([VERSION | {"rows": "two"}], "has an invalid version 1: its rows is 'two'"),
+    "rows that nobody added": ([VERSION | {"rows": 99}], "has an invalid version 1: 0 images and 1 new ones are not 99"),
+    "new ones not told": ([{k: v for k, v in VERSION.items() if k != "new"}], "has an invalid version 1: its new is missing"),
+    "a batch of numbers": ([VERSION | {"batch": 7}], "has an invalid version 1: its batch is 7"),
+    "a short hash": ([VERSION | {"datapool_sha256": "1"}], "has an invalid version 1: its datapool_sha256 is '1'"),
+    "bytes in words": ([VERSION | {"datapool_bytes": "x"}], "has an invalid version 1: its datapool_bytes is 'x'"),
     "a space of no dimension": (
         [VERSION | {"embedding_space": {"id": "i", "backbone": None, "input_size": None}}],
-        "lists no version 1: its embedding_space.dimension is missing",
+        "has an invalid version 1: its embedding_space.dimension is missing",
     ),
-    "a radius without end": ([VERSION | {"covering_radius": float("inf")}], "lists no version 1: its covering_radius is Infinity"),
+    "a radius without end": ([VERSION | {"covering_radius": float("inf")}], "has an invalid version 1: its covering_radius is Infinity"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("what", NO_VERSIONS)
-def test_a_lineage_and_a_record_say_of_each_version_what_a_merge_says(what):
+def test_a_lineage_or_record_with_an_invalid_version_is_refused(what):
     # From a stranger: both are consistent with each other, and pool.json has a checksum that fits.
     content, told = NO_VERSIONS[what]
     entry = {"labels": [], "versions": content}
@@ -988,7 +987,7 @@ def test_a_lineage_and_a_record_say_of_each_version_what_a_merge_says(what):
         open_for(A)
 
 
-def test_before_a_checkout_is_advised_what_it_would_overwrite_of_any_pool_is_kept_aside():
+def test_files_of_any_pool_are_backed_up_before_a_checkout_is_advised_that_would_overwrite_them():
     add(A, pool="q")
     committed = LINEAGE.read_bytes()
     add(A | B, pool="q", base_version=0)
@@ -1003,7 +1002,7 @@ def test_before_a_checkout_is_advised_what_it_would_overwrite_of_any_pool_is_kep
     assert {path.read_bytes() for path in Path(".datapool/backup").iterdir()} >= made_since
 
 
-def test_what_merge_refuses_for_a_damaged_record_is_kept_aside_too():
+def test_files_beside_a_damaged_record_are_backed_up_when_merge_refuses():
     add(A)
     base = open_for(B)
     (FOLDER / "pool.json").write_text("{")
@@ -1014,7 +1013,7 @@ def test_what_merge_refuses_for_a_damaged_record_is_kept_aside_too():
     assert [path.read_bytes() for path in Path(".datapool/backup").iterdir()] == [by_hand]
 
 
-def test_what_merge_refuses_for_an_edited_csv_whose_text_is_of_another_release_is_kept_aside_too(monkeypatch):
+def test_an_edited_csv_from_another_release_is_backed_up_when_merge_refuses(monkeypatch):
     add(A)
     add(B)
     base = open_for(C)
@@ -1030,7 +1029,7 @@ def test_what_merge_refuses_for_an_edited_csv_whose_text_is_of_another_release_i
 
 
 @pytest.mark.parametrize("stage", ["open", "merge"])
-def test_a_merge_that_is_finished_is_told_though_another_pool_is_damaged(stage):
+def test_a_finished_merge_is_reported_though_another_pool_is_damaged(stage):
     add(A)
     add(A, pool="q")
     base = open_for(B)
@@ -1047,7 +1046,7 @@ def test_a_merge_that_is_finished_is_told_though_another_pool_is_damaged(stage):
     assert versions()[-1].version == 2
 
 
-def test_what_cannot_be_kept_aside_is_told_and_the_rest_is_kept():
+def test_a_file_that_cannot_be_backed_up_is_named_and_the_others_are_backed_up():
     add(A)
     add(A, pool="q")
     CSV.unlink()
@@ -1066,7 +1065,7 @@ def test_what_cannot_be_kept_aside_is_told_and_the_rest_is_kept():
     assert {path.read_bytes() for path in Path(".datapool/backup").iterdir()} == set(by_hand.values())
 
 
-def test_where_a_pool_is_not_here_what_nobody_records_of_another_is_kept_aside():
+def test_if_a_pool_is_missing_unrecorded_files_of_another_are_backed_up():
     add(A)
     add(A, pool="q")
     (POOLS / "q/datapool_latest.csv").unlink()
@@ -1077,7 +1076,7 @@ def test_where_a_pool_is_not_here_what_nobody_records_of_another_is_kept_aside()
     assert [path.read_bytes() for path in Path(".datapool/backup").iterdir()] == [by_hand]
 
 
-def test_where_a_pool_is_not_the_recorded_one_what_nobody_records_of_another_is_kept_aside():
+def test_if_a_pool_is_not_the_recorded_one_unrecorded_files_of_another_are_backed_up():
     add(A)
     add(A, pool="q")
     by_hand = [CSV, POOLS / "q/datapool_latest.csv"]
@@ -1093,7 +1092,7 @@ def test_a_record_that_lists_other_files_than_its_last_version_is_refused():
     FOLDER.mkdir(parents=True)
     (FOLDER / "pool.json").write_bytes(a_record(entry={"labels": [], "versions": [VERSION]}))
 
-    with refused(r"^pools/p/pool\.json: lists not the files of its last version; nothing was changed\."):
+    with refused(r"^pools/p/pool\.json: does not list the files of its last version; nothing was changed\."):
         open_for(A)
 
 
@@ -1137,7 +1136,7 @@ def test_files_that_change_between_their_hash_and_their_reading_do_not_count(mon
 
 
 @pytest.mark.parametrize("removed", [False, True])
-def test_whoever_lost_the_lock_and_then_fails_leaves_what_another_has_staged(removed):
+def test_a_process_that_lost_the_lock_and_fails_leaves_pending_files_of_another(removed):
     add(A)
     staged = Path(".datapool/commit/p/0123456789abcdef-datapool_latest.csv")
     with (
@@ -1153,6 +1152,7 @@ def test_whoever_lost_the_lock_and_then_fails_leaves_what_another_has_staged(rem
     assert staged.exists() == removed
 
 
+@pytest.mark.slow
 def test_with_its_lock_removed_a_merge_never_mixes_with_another(monkeypatch, tmp_path):
     # Somebody removes .datapool/lock during the n-th file operation of a merge, and another merge runs at that moment.
     outcomes = set()
@@ -1200,7 +1200,7 @@ def test_the_record_of_another_pool_is_refused_as_a_copy():
         open_for(A, pool="q")
 
 
-def test_a_pool_that_comes_from_elsewhere_is_taken_in_under_its_own_name():
+def test_a_pool_from_another_workspace_is_adopted_under_its_own_name():
     add(A)
     LINEAGE.write_text("{}\n")  # of this workspace
     FOLDER.rename(POOLS / "theirs")
@@ -1236,7 +1236,7 @@ def test_a_merge_that_was_stopped_elsewhere_is_left_for_there():
 
 
 @pytest.mark.parametrize("path", [CSV, SAMPLES, FOLDER / "pool.json"], ids=str)
-def test_a_folder_in_the_place_of_a_file_is_told_and_nothing_is_committed(path):
+def test_a_folder_in_place_of_a_file_is_named_and_nothing_is_committed(path):
     add(A)
     base = open_for(B)
     path.unlink()
@@ -1248,7 +1248,7 @@ def test_a_folder_in_the_place_of_a_file_is_told_and_nothing_is_committed(path):
         close(base, picks(B, base))
 
 
-def test_what_lies_in_our_folders_and_is_not_ours_blocks_nothing():
+def test_unknown_files_in_our_folders_block_nothing():
     add(A)
     Path(".datapool/commit/.DS_Store").write_text("x")
     Path(".datapool/tmp/folder").mkdir()
@@ -1307,38 +1307,48 @@ def test_a_link_in_the_place_of_a_folder_of_the_pool_is_refused(link):
 CHANGES = ("create", "write", "fsync", "rename", "unlink", "mkdir", "rmdir", "sync_folder")
 
 
-def killed_at(operation: int, action: Callable[[], object]) -> bool:
-    """Do something in another process that is killed before its n-th change of a file of the pool (from 0).
+class KilledError(BaseException):
+    """Nothing that runs after it reaches the disk, as after a SIGKILL; tests/faults/test_kill.py sends real ones."""
 
-    Gives False if there are not so many.
-    """
-    process = os.fork()
-    if not process:
-        done = []
-        operations = {name: do for name, do in vars(Disk).items() if name in CHANGES}
-        for name, operation_of_disk in operations.items():
 
-            def kill_or_do(disk, *arguments, do=operation_of_disk):
-                if len(done) == operation:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                done.append(arguments)
-                return do(disk, *arguments)
+def run_until(is_killed: Callable[[list[str]], bool], action: Callable[[], object]) -> list[str]:
+    """Run an action whose changes of files fail from the moment that ``is_killed`` of those before; return the changes."""
+    done: list[str] = []
 
-            setattr(Disk, name, kill_or_do)
-        try:
+    def kill_or_do(disk: Disk, *arguments: object, name: str, do: Callable[..., object]) -> object:
+        if is_killed(done):
+            raise KilledError
+        done.append(f"{name} {arguments[-1]}")
+        return do(disk, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in CHANGES:
+            patch.setattr(Disk, name, partialmethod(kill_or_do, name=name, do=getattr(Disk, name)))
+        with suppress(KilledError):
             action()
-        finally:
-            os._exit(0)
-    return os.waitpid(process, 0)[1] == signal.SIGKILL
+    return done
+
+
+def killed_at(operation: int, action: Callable[[], object]) -> bool:
+    """Run an action that is killed before its n-th change of a file of the pool (from 0); return whether it has so many."""
+    was_killed = False
+
+    def is_killed(done: list[str]) -> bool:
+        nonlocal was_killed
+        was_killed = len(done) == operation
+        return was_killed
+
+    run_until(is_killed, action)
+    return was_killed
+
+
+def is_committed(done: list[str]) -> bool:
+    return bool(done) and done[-1] == f"rename {FOLDER / 'pool.json'}"
 
 
 def kill_after_commit(action: Callable[[], object]) -> None:
-    """Do something in another process that is killed when the record is the new one, and no file of the pool is yet."""
-    record = (FOLDER / "pool.json").read_bytes()
-    for operation in count():
-        assert killed_at(operation, action)
-        if (FOLDER / "pool.json").read_bytes() != record:
-            return
+    """Run an action that is killed when the record is the new one, and no file of the pool is yet."""
+    assert is_committed(run_until(is_committed, action))
 
 
 def with_model(**options: object) -> dict[str, object]:
@@ -1346,22 +1356,27 @@ def with_model(**options: object) -> dict[str, object]:
     return {"checkpoint": Path("model.ckpt")} | options
 
 
-def from_here(base: Base, rows: EmbeddedTable) -> Iterator[tuple[dict[str, bytes], dict[str, bytes]]]:
-    """Merge these picks with a kill before each operation in turn, from the same state; gives both states each time."""
+def from_here(
+    base: Base, rows: EmbeddedTable, *, after_commit: bool = False
+) -> Iterator[tuple[dict[str, bytes], dict[str, bytes]]]:
+    """Merge these picks with a kill before each change in turn, from the same state; yield the old and the new state.
+
+    With ``after_commit`` only before the changes that follow the commit.
+    """
     start = Path.cwd()
     before = start.with_name(f"{start.name}-before")
     shutil.copytree(start, before)
-    close(base, rows, **with_model())
+    changes = run_until(lambda _: False, lambda: close(base, rows, **with_model()))
+    assert len(changes) > 20
     whole = state()
-    for operation in count():
+    first = changes.index(f"rename {FOLDER / 'pool.json'}") + 1 if after_commit else 0
+    for operation in range(first, len(changes)):
         os.chdir(start.parent)
         shutil.rmtree(start)
         shutil.copytree(before, start)
         os.chdir(start)
         old = state()
-        if not killed_at(operation, lambda: close(base, rows, **with_model())):
-            assert operation > 20
-            return
+        assert killed_at(operation, lambda: close(base, rows, **with_model()))
         yield old, whole
 
 
@@ -1377,6 +1392,7 @@ STORIES = {
 }
 
 
+@pytest.mark.slow  # the model disk and the real kills of tests/faults imply it
 @pytest.mark.parametrize("story", STORIES.values(), ids=STORIES)
 def test_a_merge_that_is_killed_anywhere_is_finished_by_running_it_again(story):
     story()
@@ -1389,25 +1405,35 @@ def test_a_merge_that_is_killed_anywhere_is_finished_by_running_it_again(story):
         assert list(Path(".datapool/commit/p").iterdir()) == []
 
 
-@pytest.mark.parametrize("story", STORIES.values(), ids=STORIES)
+@pytest.mark.parametrize(
+    "story",
+    [
+        pytest.param(story, marks=[pytest.mark.slow] * (name not in ("first", "append")))
+        for name, story in STORIES.items()
+    ],
+    ids=STORIES,
+)
 def test_after_a_kill_the_next_batch_builds_on_the_old_pool_or_the_new_one(story):
     story()
     base = open_for(B)
+    rows = picks(B, base, 2)
     outcomes = []
 
-    for old, whole in from_here(base, picks(B, base, 2)):
+    for old, whole in from_here(base, rows):
         open_for(C)
         assert state() in (old, whole)
         outcomes.append(state() == whole)
+        close(base, rows, **with_model())
+        assert state() == whole
     assert outcomes == sorted(outcomes)  # from some operation on it is the new one
     assert set(outcomes) == {False, True}
 
 
-def test_a_row_that_somebody_adds_after_a_kill_is_kept_aside_when_the_merge_is_finished():
+def test_a_row_added_by_hand_after_a_kill_is_backed_up_when_the_merge_is_finished():
     add(A)
     base = open_for(B)
     kept = []
-    for old, _ in from_here(base, picks(B, base)):
+    for old, _ in from_here(base, picks(B, base), after_commit=True):
         record = json.loads((FOLDER / "pool.json").read_text())["entry"]
         if CSV.read_bytes() == old[str(CSV)] and len(record["versions"]) == 2:  # committed, the csv not yet replaced
             by_hand = CSV.read_bytes() + b'"x.jpg",9,0.1,0\n'
@@ -1419,12 +1445,12 @@ def test_a_row_that_somebody_adds_after_a_kill_is_kept_aside_when_the_merge_is_f
 
 
 @pytest.mark.parametrize("undo", ["datapools.json", "pools"])
-def test_a_killed_merge_whose_record_or_lineage_was_set_back_meanwhile_is_not_forced_upon_it(undo):
+def test_a_killed_merge_is_not_finished_if_record_or_lineage_was_reset_meanwhile(undo):
     # By `git checkout` or `dvc checkout --force` after the kill.
     add(A)
     lineage = LINEAGE.read_bytes()
     base = open_for(B)
-    for old, _ in from_here(base, picks(B, base)):
+    for old, _ in from_here(base, picks(B, base), after_commit=True):
         if undo == "pools":
             for path in FOLDER.rglob("*"):
                 if path.is_file() and str(path) not in old:
@@ -1437,13 +1463,13 @@ def test_a_killed_merge_whose_record_or_lineage_was_set_back_meanwhile_is_not_fo
         try:
             open_for(C)
         except DatapoolError as error:
-            assert re.search("`datapool repair` keeps these files|`dvc checkout --force` brings what", str(error))
+            assert re.search("`datapool repair` keeps these files|`dvc checkout --force` restores what", str(error))
             assert (LINEAGE.read_bytes() == lineage) == (undo == "datapools.json")
         else:
             assert json.loads(LINEAGE.read_text())["p"] == json.loads((FOLDER / "pool.json").read_text())["entry"]
 
 
-def test_a_refusal_after_a_recovery_tells_of_both():
+def test_a_refusal_after_a_recovery_reports_both():
     add(A)
     base = open_for(B)
     assert killed_at(35, lambda: close(base, picks(B, base)))
@@ -1455,7 +1481,7 @@ def test_a_refusal_after_a_recovery_tells_of_both():
         open_for(C)
 
 
-def test_rows_that_the_lineage_does_not_record_are_kept_aside_and_told():
+def test_rows_that_the_lineage_does_not_record_are_backed_up_and_named():
     add(A)
     recorded = LINEAGE.read_bytes()
     add(B)
@@ -1471,7 +1497,7 @@ def test_rows_that_the_lineage_does_not_record_are_kept_aside_and_told():
     assert {path.read_bytes() for path in Path(".datapool/backup").iterdir()} == longer
 
 
-def test_an_edited_history_is_kept_aside_before_a_command_is_named_that_would_lose_it():
+def test_an_edited_history_is_backed_up_before_a_command_is_advised_that_would_lose_it():
     add(A)
     add(B)
     history = FOLDER / "history/datapool_0001.csv"
@@ -1484,7 +1510,7 @@ def test_an_edited_history_is_kept_aside_before_a_command_is_named_that_would_lo
     assert {path.read_bytes() for path in Path(".datapool/backup").iterdir()} == {by_hand, b"edited"}
 
 
-def test_a_history_that_goes_and_was_edited_after_a_stop_is_kept_aside():
+def test_a_history_edited_after_a_stop_is_backed_up_before_it_is_removed():
     add(A)
     add(B)
     base, history = open_for(C), FOLDER / "history/datapool_0001.csv"
@@ -1507,7 +1533,7 @@ def test_a_file_that_the_disk_cannot_read_is_named():
         pool_files.read_version(FOLDER, versions()[-1])
 
 
-def test_rows_beside_a_damaged_record_are_kept_aside_before_a_command_is_named_that_would_lose_them():
+def test_rows_beside_a_damaged_record_are_backed_up_before_a_command_is_advised_that_would_lose_them():
     add(A)
     by_hand = CSV.read_bytes() + b'"x.jpg",9,0.1,0\n'
     CSV.write_bytes(by_hand)
@@ -1528,7 +1554,7 @@ def test_a_pool_by_a_release_without_records_is_carried_on_and_gets_one():
     assert state() == whole
 
 
-def test_a_merge_never_overwrites_rows_of_somebody_else():
+def test_a_merge_backs_up_unknown_rows_before_it_overwrites_them():
     base = open_for(A)
     FOLDER.mkdir(parents=True)
     CSV.write_text("somebody's\n")
