@@ -1,4 +1,4 @@
-"""A file is replaced whole or not at all, and nothing is left behind."""
+"""A file is replaced whole or not at all, and no temporary file remains."""
 
 import hashlib
 import os
@@ -23,11 +23,11 @@ def files() -> list[str]:
 
 
 @pytest.mark.parametrize("link", [".datapool", ".datapool/tmp"])
-def test_a_link_in_the_place_of_our_own_folder_is_refused_and_nothing_behind_it_is_touched(link):
+def test_a_link_in_place_of_our_own_folder_is_refused_and_its_target_is_not_touched(link):
     Path("elsewhere/tmp").mkdir(parents=True)
     old = Path("elsewhere/tmp/old.txt")
-    old.write_text("somebody's")
-    os.utime(old, (1, 1))  # as old as what we sweep away
+    old.write_text("not ours")
+    os.utime(old, (1, 1))  # old enough to be removed
     Path(link).parent.mkdir(exist_ok=True)
     Path(link).symlink_to(Path("elsewhere").resolve() / ("tmp" if link.endswith("tmp") else "."))
 
@@ -39,7 +39,7 @@ def test_a_link_in_the_place_of_our_own_folder_is_refused_and_nothing_behind_it_
     assert [path.name for path in Path("elsewhere/tmp").iterdir()] == ["old.txt"]
 
 
-def test_what_a_process_left_behind_goes_when_it_is_dead_and_stays_while_it_lives():
+def test_temporary_files_are_removed_once_their_process_has_ended():
     folder = atomic.scratch("tmp")
     process = os.fork()
     if not process:
@@ -56,7 +56,7 @@ def test_what_a_process_left_behind_goes_when_it_is_dead_and_stays_while_it_live
     )
 
 
-def test_what_another_process_sweeps_away_at_the_same_time_is_no_error(monkeypatch):
+def test_a_temporary_file_that_another_process_removes_at_the_same_time_is_no_error(monkeypatch):
     left = atomic.scratch("tmp") / "elsewhere.1.old"
     left.touch()
     is_file = Path.is_file
@@ -80,7 +80,7 @@ def test_writing_makes_the_folders_and_leaves_only_the_file():
     assert files() == ["a/b/c.txt"]
 
 
-def test_writing_replaces_what_was_there_by_a_shorter_text():
+def test_a_longer_file_is_replaced_by_a_shorter_one():
     Path("c.txt").write_bytes(b"something longer")
     atomic.write_bytes(Path("c.txt"), b"new")
 
@@ -149,7 +149,7 @@ def test_the_file_is_on_the_disk_before_it_gets_its_name(monkeypatch):
     assert steps == ["flush", "rename", "flush"]  # the second one is the folder's
 
 
-def test_everybody_may_read_the_file_and_a_read_only_one_is_replaced():
+def test_a_read_only_file_is_replaced_by_one_that_every_user_may_read():
     Path("c.txt").write_bytes(b"old")
     Path("c.txt").chmod(0o444)  # as DVC leaves its outputs
     atomic.write_bytes(Path("c.txt"), b"new")
@@ -158,7 +158,7 @@ def test_everybody_may_read_the_file_and_a_read_only_one_is_replaced():
     assert Path("c.txt").stat().st_mode & 0o777 == 0o644
 
 
-def test_a_link_is_replaced_and_the_file_behind_it_stays():
+def test_a_link_is_replaced_and_its_target_stays():
     # DVC may link an output into its cache; writing through the link would spoil the cache.
     Path("cache").write_bytes(b"old")
     Path("c.txt").symlink_to("cache")
@@ -180,7 +180,7 @@ def test_a_target_that_cannot_be_written_is_named():
     assert files() == ["parent"]
 
 
-def test_a_folder_in_the_place_of_the_file_is_left_alone():
+def test_a_folder_in_place_of_the_file_is_left_alone():
     Path("c.txt").mkdir()
     Path("c.txt/kept").write_bytes(b"kept")
 
@@ -189,7 +189,7 @@ def test_a_folder_in_the_place_of_the_file_is_left_alone():
     assert files() == ["c.txt/kept"]
 
 
-def test_a_full_disk_is_told_and_leaves_the_old_file():
+def test_a_full_disk_is_reported_and_leaves_the_old_file():
     Path("c.txt").write_bytes(b"old")
 
     with (
@@ -204,7 +204,7 @@ def test_a_full_disk_is_told_and_leaves_the_old_file():
     assert files() == ["c.txt"]
 
 
-def test_a_disk_that_refuses_to_clean_up_as_well_is_told_in_one_line(monkeypatch):
+def test_a_disk_that_also_refuses_to_clean_up_is_reported_in_one_line(monkeypatch):
     def refuse(path: Path, missing_ok: bool = False) -> None:
         raise OSError(30, os.strerror(30), str(path))
 
@@ -218,7 +218,7 @@ def test_a_disk_that_refuses_to_clean_up_as_well_is_told_in_one_line(monkeypatch
         raise OSError(28, os.strerror(28))
 
 
-def test_a_disk_that_refuses_to_keep_a_copy_durably_is_told_in_one_line(monkeypatch):
+def test_a_disk_that_refuses_to_flush_a_backup_is_reported_in_one_line(monkeypatch):
     Path("mine.csv").write_bytes(b"mine")
 
     def refuse(path: Path, flags: int) -> None:

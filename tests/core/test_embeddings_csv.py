@@ -1,4 +1,4 @@
-"""Lightly's embeddings csv: every float32 and every file name comes back, here and in Lightly itself."""
+"""Every float32 and every file name is read back from an embeddings csv unchanged, here and by Lightly itself."""
 
 import math
 import unicodedata
@@ -98,17 +98,17 @@ def test_the_file_is_the_one_that_lightly_writes():
         (1e-45, "1e-45"),
     ],
 )
-def test_a_number_is_written_without_what_does_not_count(value, text):
+def test_a_number_is_written_without_superfluous_digits(value, text):
     assert to_csv(["a"], np.array([[value]], dtype=np.float32), [0]).decode().splitlines()[1] == f'"a",{text},0'
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_what_is_no_finite_number_is_a_bug_of_the_caller(value):
+def test_writing_a_value_that_is_not_finite_is_a_bug_of_the_caller(value):
     with pytest.raises(ValueError, match="not a finite number"):
         to_csv(["a", "b"], np.array([[0], [value]], dtype=np.float32), [0, 0])
 
 
-def test_the_text_of_a_row_does_not_depend_on_those_it_is_written_with():
+def test_the_text_of_a_row_does_not_depend_on_the_other_rows():
     embeddings = np.array([[0.5, 2], [1.5, 2.5], [3, 1e20]], dtype=np.float32)
     alone = [b"".join(csv_rows([name], row[None], [0])) for name, row in zip("abc", embeddings, strict=True)]
 
@@ -142,7 +142,7 @@ def test_every_float32_comes_back_bit_for_bit(tmp_path):
     assert read.labels == list(range(len(names)))
 
 
-def test_numbers_are_the_shortest_text_that_comes_back():
+def test_numbers_have_the_fewest_digits_that_are_read_back_unchanged():
     for row in every_exponent().reshape(-1, 1)[::7]:
         _, number, _ = to_csv(["a"], row.reshape(1, 1), [0]).decode().splitlines()[1].split(",")
         digits = len(number.lower().split("e")[0].strip("-").replace(".", "").strip("0"))
@@ -154,16 +154,18 @@ def test_numbers_are_the_shortest_text_that_comes_back():
         assert digits == shortest
 
 
-@pytest.mark.parametrize("name", NAMES, ids=ascii)
-def test_every_file_name_comes_back(name):
-    names = [name, "between.jpg", f"{name}{name}2"]
-    read = parse_csv(to_csv(names, np.eye(3, dtype=np.float32), [0, 1, 2]), Path("e.csv"))
+def test_every_file_name_comes_back():
+    failures = []
+    for name in NAMES:
+        names = [name, "between.jpg", f"{name}{name}2"]
+        read = parse_csv(to_csv(names, np.eye(3, dtype=np.float32), [0, 1, 2]), Path("e.csv"))
+        if (read.filenames, read.labels) != (names, [0, 1, 2]):
+            failures.append((names, read))
 
-    assert read.filenames == names
-    assert read.labels == [0, 1, 2]
+    assert not failures
 
 
-def test_a_name_that_lies_across_the_blocks_of_the_reader_comes_back(monkeypatch):
+def test_names_that_span_two_blocks_of_the_reader_come_back(monkeypatch):
     # Line breaks within names must not end a row where a block ends; by itself Arrow loses some of them there.
     monkeypatch.setattr(tables, "_CSV_BYTES", 1000)
     names = [f'{i}\n,"\r\n{"x" * (i % 97)}.jpg' for i in range(4_000)]
@@ -262,7 +264,7 @@ def test_csv_files_of_other_tools_are_read(data):
     assert (read.filenames, read.embeddings.tolist(), read.labels) == (["a.jpg"], [[0.5]], [2])
 
 
-def test_embedding_columns_are_taken_by_their_number_and_not_by_their_place():
+def test_embedding_columns_are_ordered_by_their_number():
     read = parse_csv(b"filenames,embedding_1,embedding_0,labels\na,1,0,0\n", Path("e.csv"))
 
     assert read.embeddings.tolist() == [[0.0, 1.0]]
@@ -298,7 +300,7 @@ def test_more_than_ten_dimensions_stay_in_order():
     ],
     ids=ascii,
 )  # fmt: skip
-def test_what_is_no_embeddings_csv_is_refused(data, told):
+def test_other_content_than_an_embeddings_csv_is_refused(data, told):
     assert refusal(data) == told
 
 
@@ -338,7 +340,7 @@ def test_the_dimension_is_that_of_the_header_whatever_the_rows_are(tmp_path):
         csv_dimension(tmp_path / "cut.csv")
 
 
-def test_some_rows_come_in_the_order_asked_for(tmp_path):
+def test_some_rows_are_read_in_the_order_of_the_names(tmp_path):
     path = write(tmp_path / "e.csv", ["a", "b", "c"], np.array([[1], [2], [3]], dtype=np.float32), [0, 0, 0])
 
     assert read_csv_rows(path, ["c", "a"]).tolist() == [[3], [1]]

@@ -147,7 +147,7 @@ def test_embeddings_are_stored_as_they_are():
     assert embeddings.tobytes() in Path("rows.parquet").read_bytes()
 
 
-def test_the_bytes_do_not_depend_on_how_the_table_came_about():
+def test_the_bytes_do_not_depend_on_how_the_table_was_put_together():
     n = 60_000  # more than one page of names
     table = pd.DataFrame({"filename": pd.Series([f"{i:040}" for i in range(n)], dtype="str")})
     pieces = pd.concat([table[i : i + 700] for i in range(0, n, 700)])
@@ -224,11 +224,11 @@ def test_a_csv_is_the_text_that_pandas_writes(monkeypatch):
     assert b"".join(csv_text(table[:0])) == text.split("\n")[0].encode() + b"\n"
 
 
-def test_a_csv_of_one_column_has_a_line_a_row():
+def test_a_csv_of_one_column_has_one_line_per_row():
     assert b"".join(csv_text(pd.DataFrame({"step": [1, 2]}))) == b'"step"\n1\n2\n'
 
 
-def test_plain_names_are_written_as_they_are_one_a_line():
+def test_plain_names_are_written_unchanged_one_per_line():
     write_names(Path("names.txt"), ["b.jpg", "a/été 1.jpg"])
 
     assert Path("names.txt").read_bytes() == "b.jpg\na/été 1.jpg\n".encode()
@@ -240,14 +240,17 @@ def test_names_that_a_line_cannot_hold_are_written_as_json():
     assert Path("names.txt").read_text() == '"a\\nb"\n"\\"a\\""\n'
 
 
-@pytest.mark.parametrize("name", ODD_NAMES, ids=ascii)
-def test_every_name_comes_back(name):
-    write_names(Path("names.txt"), [name, "z.jpg", name])
+def test_every_name_comes_back():
+    failures = []
+    for name in ODD_NAMES:
+        write_names(Path("names.txt"), [name, "z.jpg", name])
+        if read_names(Path("names.txt")) != [name, "z.jpg", name]:
+            failures.append(name)
 
-    assert read_names(Path("names.txt")) == [name, "z.jpg", name]
+    assert not failures
 
 
-def test_an_empty_name_among_others_is_told_from_an_empty_line():
+def test_an_empty_name_is_distinguished_from_an_empty_line():
     write_names(Path("names.txt"), ["a", "", "b"])
 
     assert Path("names.txt").read_text() == 'a\n""\nb\n'
@@ -289,7 +292,7 @@ def test_a_list_that_cannot_be_read_is_refused(data, message):
         read_names(Path("names.txt"))
 
 
-def test_only_the_file_that_is_in_git_is_brought_back_by_git():
+def test_only_a_file_that_is_in_git_is_restored_from_git():
     with pytest.raises(DatapoolError, match=r"datapools\.json` brings back its last version$"):
         parse_json(b"{", Path("datapools.json"))
 
@@ -321,7 +324,7 @@ def test_json_has_no_nan_and_no_infinity(value):
     ],
     ids=["empty", "cut off", "git conflict", "UTF-16", "list", "null"],
 )
-def test_what_is_no_json_object_is_refused(data, message):
+def test_other_content_than_a_json_object_is_refused(data, message):
     Path("a.json").write_bytes(data)
 
     with pytest.raises(DatapoolError, match=message):
@@ -383,7 +386,7 @@ def test_a_csv_without_rows_has_numbers_in_step_and_distance():
     assert read.dtypes[["step", "distance"]].tolist() == ["int64", "float64"]
 
 
-def test_a_quote_that_nothing_closes_gathers_no_more_lines_than_a_name_can_have(monkeypatch):
+def test_an_unclosed_quote_collects_no_more_lines_than_a_name_can_have(monkeypatch):
     monkeypatch.setattr(tables, "_CSV_BYTES", 1000)
     pieces = [len(piece) for piece in tables.complete_rows(BytesIO(b'"' + b"x\n" * 100_000))]
 
