@@ -1,12 +1,13 @@
 """Let torchvision's wheel from PyPI import beside a CPU build of torch.
 
-Importing this module does it. It has to come before the first import of torchvision, and so of timm and lightly, in a
-process. Knows nothing of images or models.
+Importing this module is enough. It must come before the first import of torchvision, and so of timm and lightly, in a
+process.
 
-PyPI's torchvision is built for CUDA. Beside a CPU torch its extension library does not load, and the import then ends
-with "operator torchvision::nms does not exist", because torchvision describes two operators that only the extension
-declares. Declared but empty is enough for transforms, models and everything else written in Python; only what needs
-the extension itself (``ops.nms``, ``io.read_image``) stays unusable. Where the extension loads, nothing is done.
+PyPI's torchvision is built for CUDA. Beside a CPU build of torch its extension library does not load. Then importing
+torchvision fails with "operator torchvision::nms does not exist", because it describes two operators that only the
+extension declares. It is enough to declare them without an implementation: transforms, models and all other Python code
+work. Only functions that need the extension (``ops.nms``, ``io.read_image``) do not. Where the extension loads, nothing
+is declared.
 """
 
 import importlib.util
@@ -24,11 +25,11 @@ _libraries: list[torch.library.Library] = []  # declarations last as long as the
 
 
 def make_importable() -> State:
-    """Declare torchvision's operators if its extension library cannot do it.
+    """Declare torchvision's operators if its extension library does not load.
 
     Returns:
-        What was found: "absent" (no torchvision), "imported" (too late, or it went well before), "native" (the
-        extension loads; nothing done), "declared" (done now or by an earlier call).
+        "absent" if there is no torchvision, "imported" if it is imported already, "native" if the extension loads (nothing
+        is declared in these cases), "declared" if the operators are declared, now or by an earlier call.
     """
     if _libraries:
         return "declared"
@@ -47,7 +48,7 @@ def make_importable() -> State:
 
 
 def _loads(package: Path) -> bool:
-    """Load the extension as torchvision itself will in a moment; loading a library twice is harmless."""
+    """Return whether the extension loads. torchvision loads it again a moment later, which is harmless."""
     extensions = [*package.glob("_C*.so"), *package.glob("_C*.pyd")]
     for extension in extensions:
         try:

@@ -1,4 +1,4 @@
-"""Embedding: rows in the order of the images, equal whatever else is embedded, each image once."""
+"""Embedding: rows in the order of the images, each image embedded once, known rows taken over."""
 
 import hashlib
 from pathlib import Path
@@ -175,7 +175,7 @@ def test_an_image_that_has_changed_is_named_in_one_line(
 
 
 @pytest.mark.parametrize(("bias", "problem"), [(torch.nan, "not finite"), (torch.inf, "not finite"), (0.0, "all zero")])
-def test_an_embedding_that_is_no_direction_is_refused_by_file_name(images: list[ImageFile], bias: float, problem: str):
+def test_an_embedding_without_direction_is_refused_by_file_name(images: list[ImageFile], bias: float, problem: str):
     broken = build_model("test_efficientnet", dimension=6, input_size=32, pretrained=False, weights=None, seed=1)
     torch.nn.init.zeros_(broken.head.weight)
     torch.nn.init.constant_(broken.head.bias, bias)
@@ -186,7 +186,7 @@ def test_an_embedding_that_is_no_direction_is_refused_by_file_name(images: list[
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize("accelerator", ["cuda", "tpu"])
-def test_an_accelerator_that_is_not_there_is_refused(model: EmbeddingModel, images: list[ImageFile], accelerator: str):
+def test_an_unavailable_accelerator_is_refused(model: EmbeddingModel, images: list[ImageFile], accelerator: str):
     with pytest.raises(
         DatapoolError, match=f"accelerator is '{accelerator}', which this machine does not have .* auto or cpu"
     ):

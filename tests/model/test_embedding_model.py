@@ -222,7 +222,7 @@ def test_weights_of_a_deeper_relative_are_refused():
         from_weights(Path("deeper.pth"))
 
 
-def test_weights_that_are_no_safetensors_are_refused():
+def test_a_file_that_is_not_safetensors_is_refused():
     Path("weights.safetensors").write_text("<html>not found</html>")
 
     with pytest.raises(DatapoolError, match="not a complete safetensors file"):
@@ -264,7 +264,7 @@ def test_fit_head_does_not_embed_images_that_are_all_alike_as_zero(n: int):
     assert np.linalg.norm(embeddings, axis=1) == pytest.approx(np.full(n, 16.0))  # sqrt(256): nothing is lost
 
 
-def test_fit_head_leaves_its_argument_alone():
+def test_fit_head_does_not_change_its_argument():
     model = tiny()
     before = embedding_space_id(model)
 
@@ -352,7 +352,7 @@ def test_a_checkpoint_whose_tensors_were_on_a_gpu_loads_without_one(monkeypatch:
     assert same_backbone(from_weights(Path("cuda.ckpt")), model)
 
 
-def test_a_link_to_a_checkpoint_is_as_good_as_the_file():
+def test_a_checkpoint_is_loaded_through_a_link():
     save_checkpoint(tiny(), Path("cache"))
     Path("model.ckpt").symlink_to("cache")  # as DVC links what it tracks
 
@@ -415,7 +415,7 @@ def test_code_in_a_file_is_not_executed(bare: bool):
     assert not Path("executed").exists()
 
 
-def test_a_file_that_inflates_is_refused_before_it_is_unpacked(monkeypatch: pytest.MonkeyPatch):
+def test_a_compressed_zip_file_is_refused_before_it_is_unpacked(monkeypatch: pytest.MonkeyPatch):
     with zipfile.ZipFile("bomb.ckpt", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", bytes(5_000_000))
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was unpacked"))

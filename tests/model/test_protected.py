@@ -1,4 +1,4 @@
-"""Protected images: a folder embedded as the batch is, or a csv; or one line that says what is wrong."""
+"""Protected images: a folder that is embedded as the batch is, or a csv; or one line that names what is wrong."""
 
 import hashlib
 from pathlib import Path
@@ -63,7 +63,7 @@ def test_a_folder_is_embedded_by_the_model_of_the_batch(model):
     assert np.array_equal(rows.embeddings, embed(model, images, **settings).embeddings)
 
 
-def test_images_that_were_embedded_in_the_last_run_are_not_embedded_again(model, monkeypatch):
+def test_images_that_the_last_run_embedded_are_not_embedded_again(model, monkeypatch):
     save_checkpoint(model, Path("model.ckpt"))
     draw("test/red.png", "red")
     first = read("test")
@@ -77,7 +77,7 @@ def test_images_that_were_embedded_in_the_last_run_are_not_embedded_again(model,
 CSV = "filenames,embedding_0,embedding_1,labels\nx.jpg,0.5,1,0\ny.jpg,2,3,1\n"
 
 
-def test_a_csv_is_taken_as_it_is_and_knows_no_contents():
+def test_the_rows_of_a_csv_are_unchanged_and_have_no_content_hash():
     Path("test.csv").write_text(CSV)
     rows = read("test.csv", embeddings="batch.csv", dimension=2)
 
@@ -85,26 +85,26 @@ def test_a_csv_is_taken_as_it_is_and_knows_no_contents():
     assert rows.embeddings.tolist() == [[0.5, 1.0], [2.0, 3.0]]
 
 
-def test_nothing_protected_or_no_candidates_reads_nothing():
+def test_nothing_is_read_without_a_setting_or_without_candidates():
     for rows in (read(None), read("nowhere", n_candidates=0)):
         assert len(rows.table) == 0
         assert rows.embeddings.shape == (0, 6)
 
 
-def refuse(where: str, told: str, **options: object) -> None:
+def refuse(where: str, message: str, **options: object) -> None:
     with pytest.raises(DatapoolError) as caught:
         read(where, **options)
-    assert str(caught.value) == told
+    assert str(caught.value) == message
 
 
-def test_what_is_not_there_is_refused():
+def test_a_missing_path_is_refused():
     refuse(
         "tset",
         "params.yaml: rules.protected is 'tset', which is not there; give a folder of images, an embeddings csv, or null",
     )
 
 
-def test_a_folder_without_images_is_refused_for_it_would_protect_nothing():
+def test_a_folder_without_images_is_refused():
     Path("test").mkdir()
     Path("test/notes.txt").write_text("no image")
     refuse(
@@ -114,7 +114,7 @@ def test_a_folder_without_images_is_refused_for_it_would_protect_nothing():
     )
 
 
-def test_a_folder_beside_embeddings_from_a_csv_is_refused_for_there_is_no_model():
+def test_a_folder_is_refused_where_embeddings_come_from_a_csv():
     draw("test/red.png", "red")
     refuse(
         "test",
@@ -133,7 +133,7 @@ def test_a_csv_of_another_dimension_is_refused():
     )
 
 
-def test_a_damaged_protected_image_is_refused_for_nothing_near_it_could_be_found(model):
+def test_a_damaged_protected_image_is_refused_by_name(model):
     save_checkpoint(model, Path("model.ckpt"))
     Path("test").mkdir()
     Path("test/bad.png").write_bytes(b"no image")
