@@ -242,7 +242,7 @@ def oracle(world: World) -> list[str]:
 @pytest.mark.parametrize("method", METHODS)
 def test_the_order_is_that_of_the_method_among_those_that_the_rules_allow(method, rules):
     failures = []
-    for seed in range(3):  # an even one has no pool
+    for seed in range(2):  # 0 has no pool
         world = make_world(seed, method, rules)
         order = ranking_of(world).table.filename.tolist()
         if order != oracle(world) or (rules != "no rule" and len(order) == len(world.candidates.table)):
