@@ -10,14 +10,14 @@ demo: .venv/ready  ## set up, make a workspace in demo/, run two weeks of real i
 	datapool demo demo
 
 test: .venv/ready  ## set up, run all tests
-	python -m pytest -n 2 --dist loadgroup
+	python -m pytest -n auto --dist worksteal
 
 quick: .venv/ready  ## run the tests that take no long
-	python -m pytest -n 2 -m "not slow and not full"
+	python -m pytest -n auto --dist worksteal -m "not slow and not full"
 
 faults: .venv/ready  ## kill it everywhere, feed it everything, and count: some 45 minutes of two quiet cores
 	rm -f .pytest_cache/faults && mkdir -p .pytest_cache
-	FAULTS_TALLY=$(CURDIR)/.pytest_cache/faults python -m pytest -n 2 --dist loadgroup -m "full or not full" tests/faults
+	FAULTS_TALLY=$(CURDIR)/.pytest_cache/faults python -m pytest -n auto --dist worksteal -m "full or not full" tests/faults
 	python tests/faults/summary.py .pytest_cache/faults
 
 image-test:  ## build the image with CPU wheels and run it, without a Docker engine (Linux, root); ARGS=--short for less

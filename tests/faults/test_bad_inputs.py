@@ -212,16 +212,17 @@ BAD_IMAGES: dict[str, tuple[bytes, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("what", BAD_IMAGES)
-def test_a_bad_image_gets_a_row_that_says_why(next_batch, what):
-    data, why = BAD_IMAGES[what]
-    put("bad.jpg", data)
+def test_a_bad_image_gets_a_row_that_says_why(next_batch, subtests):
+    for what, (data, _) in BAD_IMAGES.items():
+        put(f"{what}.jpg", data)
     run("scan")
-    images = read_table(Path("output/images.parquet"))
+    images = read_table(Path("output/images.parquet")).set_index("path")
 
-    assert images.path.tolist() == ["bad.jpg", "good.png"]
-    assert images.status.tolist() == ["corrupt", "ok"]
-    assert images.reason[0].startswith(why.removesuffix(")"))
+    assert images.status.drop("good.png").tolist() == ["corrupt"] * len(BAD_IMAGES)
+    assert images.status["good.png"] == "ok"
+    for what, (_, why) in BAD_IMAGES.items():
+        with subtests.test(what):
+            assert images.reason[f"{what}.jpg"].startswith(why.removesuffix(")"))
 
 
 def test_bad_images_are_explained_and_none_of_them_is_in_the_pool(merged_batch):
@@ -282,16 +283,17 @@ ODD_IMAGES: dict[str, tuple[bytes, tuple[int, int, int]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("what", ODD_IMAGES)
-def test_an_odd_image_is_read_as_people_see_it(next_batch, what):
-    data, color = ODD_IMAGES[what]
-    put("odd.jpg", data)
+def test_an_odd_image_is_read_as_people_see_it(next_batch, subtests):
+    for what, (data, _) in ODD_IMAGES.items():
+        put(f"{what}.jpg", data)
     run("scan")
-    images = read_table(Path("output/images.parquet"))
+    images = read_table(Path("output/images.parquet")).set_index("path")
 
-    assert images.status.tolist() == ["ok", "ok"]
-    shown = read_rgb(Path("data/odd.jpg"), content_hash=images.content_hash[images.path == "odd.jpg"].item())
-    assert (shown.mode, shown.getpixel((0, 0))) == ("RGB", color)
+    for what, (_, color) in ODD_IMAGES.items():
+        with subtests.test(what):
+            assert images.status[f"{what}.jpg"] == "ok"
+            shown = read_rgb(Path(f"data/{what}.jpg"), content_hash=images.content_hash[f"{what}.jpg"])
+            assert (shown.mode, shown.getpixel((0, 0))) == ("RGB", color)
 
 
 def test_a_rotten_byte_that_a_jpeg_cannot_tell_is_another_image():
@@ -921,6 +923,8 @@ KEYS = keys(SHIPPED)
 
 
 def load_refusal(**changes: object) -> str:
+    """Change the shipped params.yaml; return the line with which it is refused."""
+    shutil.copy(ROOT / "params.yaml", "params.yaml")
     write_params(**changes)
     with pytest.raises(DatapoolError) as caught:
         load_params()
@@ -939,11 +943,12 @@ def own_params(tmp_path, monkeypatch):
     count("bad parameters", 1)
 
 
-@pytest.mark.parametrize("key", KEYS)
-def test_every_key_has_to_be_there(own_params, key):
-    assert load_refusal(**{key: GONE}) == (
-        f"params.yaml: {key.replace('__', '.')} is missing; `datapool init` writes a params.yaml with every key"
-    )
+def test_every_key_has_to_be_there(own_params, subtests):
+    for key in KEYS:
+        with subtests.test(key=key):
+            assert load_refusal(**{key: GONE}) == (
+                f"params.yaml: {key.replace('__', '.')} is missing; `datapool init` writes a params.yaml with every key"
+            )
 
 
 def wrong_values() -> Iterator[tuple[str, object]]:
@@ -965,47 +970,49 @@ def wrong_values() -> Iterator[tuple[str, object]]:
             yield from ((key, wrong) for wrong in (True, -5, math.nan, "\0"))
 
 
-@pytest.mark.parametrize(("key", "value"), list(wrong_values()), ids=str)
-def test_every_key_refuses_what_it_cannot_be(own_params, key, value):
-    told = load_refusal(**{key: value})
+def test_every_key_refuses_what_it_cannot_be(own_params, subtests):
+    for key, value in wrong_values():
+        dotted = key.replace("__", ".")
+        with subtests.test(key=dotted, value=value):
+            told = load_refusal(**{key: value})
+            unknown = f"params.yaml: unknown key '{dotted}.Nobody'"
+            assert told.startswith(f"params.yaml: {dotted}") or (isinstance(value, dict) and told.startswith(unknown))
+            assert re.search(
+                r"; it should be |is '.*', a string; write |; did you mean |: the limit of |is not a string", told
+            )
 
-    assert told.startswith(f"params.yaml: {key.replace('__', '.')}") or (
-        isinstance(value, dict) and told.startswith(f"params.yaml: unknown key '{key.replace('__', '.')}.Nobody'")
-    )
-    assert re.search(r"; it should be |is '.*', a string; write |; did you mean |: the limit of |is not a string", told)
+
+OUT_OF_RANGE: list[tuple[dict[str, object], str]] = [
+    ({"lightly__loader__batch_size": 10**6}, "lightly.loader.batch_size is 1000000; it should be less than or equal to 65536"),
+    ({"lightly__loader__num_workers": 10**6}, "lightly.loader.num_workers is 1000000; it should be less than or equal to 1024"),
+    ({"lightly__collate__input_size": 100_000}, "lightly.collate.input_size is 100000; it should be less than or equal to 2048"),
+    ({"lightly__model__num_ftrs": 10**12}, "lightly.model.num_ftrs is 1000000000000; it should be less than or equal to 1000000000"),
+    ({"rules__sequence_gap": 10**30}, "rules.sequence_gap is 1" + "0" * 30 + "; it should be less than or equal to 1000000000"),
+    ({"seed": 2**31}, "seed is 2147483648; it should be less than 2147483648"),
+    ({"lightly__model__name": "x" * 101}, "lightly.model.name is '" + "x" * 101 + "'; it should be String should have at most 100 characters"),
+    ({"seed": "1e-99999"}, "seed is '1e-99999'; it should be a whole number"),
+    ({"rules__balance": {"x" * 5000: -1}}, f"rules.balance: the limit of '{'x' * 119} ... is -1; it should be a whole number of at least 0"),
+    ({"x" * 5000: 1}, f"unknown key '{'x' * 119} ...; did you mean 'stopping_condition'?"),
+    ({"shared_dir": "output"}, "output_dir 'output' and shared_dir 'output' overlap, and the pipeline writes to the latter; give each a folder of its own"),
+    ({"shared_dir": "output/pools"}, "output_dir 'output' and shared_dir 'output/pools' overlap, and the pipeline writes to the latter; give each a folder of its own"),
+    ({"output_dir": "pools/out"}, "output_dir 'pools/out' and shared_dir 'pools' overlap, and the pipeline writes to the latter; give each a folder of its own"),
+    ({"output_dir": "data"}, "input_dir 'data' and output_dir 'data' overlap, and the pipeline writes to the latter; give a folder that holds images only"),
+    *(({"shared_dir": taken}, f"shared_dir is '{taken}'; it should be a folder of its own, not '{taken.split('/')[0].lower()}', which a workspace uses for something else")
+      for taken in (".git", ".dvc/cache", ".datapool", "datapool", "stages", "params.yaml", ".GIT/hooks")),
+    ({"output_dir": "-x"}, "output_dir is '-x'; it should be a folder below the workspace, of letters, digits, '_', '-', '.' and '/' only, not beginning with '-'"),
+    ({"output_dir": "/tmp/x"}, "output_dir is '/tmp/x'; it should be a folder below the workspace, of letters, digits, '_', '-', '.' and '/' only, not beginning with '-'"),
+    ({"output_dir": "x" * 101}, f"output_dir is '{'x' * 101}'; it should be a name of at most 100 characters"),
+    ({"input_dir": "x" * 300}, f"input_dir is '{'x' * 119} ...; it should be a path of less than 4096 bytes, each name in it of at most 255"),
+    ({"input_dir": "x/" * 3000}, f"input_dir is '{('x/' * 60)[:119]} ...; it should be a path of less than 4096 bytes, each name in it of at most 255"),
+    ({"filename_prefix": "x" * 101}, f"filename_prefix is '{'x' * 101}'; it should be a prefix of file names such as 'week2/' of at most 100 characters, not beginning with '/', without '..' and control characters"),
+    ({"filename_prefix": "a\n"}, "filename_prefix is 'a\\n'; it should be a prefix of file names such as 'week2/' of at most 100 characters, not beginning with '/', without '..' and control characters"),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("changes", "told"),
-    [
-        ({"lightly__loader__batch_size": 10**6}, "lightly.loader.batch_size is 1000000; it should be less than or equal to 65536"),
-        ({"lightly__loader__num_workers": 10**6}, "lightly.loader.num_workers is 1000000; it should be less than or equal to 1024"),
-        ({"lightly__collate__input_size": 100_000}, "lightly.collate.input_size is 100000; it should be less than or equal to 2048"),
-        ({"lightly__model__num_ftrs": 10**12}, "lightly.model.num_ftrs is 1000000000000; it should be less than or equal to 1000000000"),
-        ({"rules__sequence_gap": 10**30}, "rules.sequence_gap is 1" + "0" * 30 + "; it should be less than or equal to 1000000000"),
-        ({"seed": 2**31}, "seed is 2147483648; it should be less than 2147483648"),
-        ({"lightly__model__name": "x" * 101}, "lightly.model.name is '" + "x" * 101 + "'; it should be String should have at most 100 characters"),
-        ({"seed": "1e-99999"}, "seed is '1e-99999'; it should be a whole number"),
-        ({"rules__balance": {"x" * 5000: -1}}, f"rules.balance: the limit of '{'x' * 119} ... is -1; it should be a whole number of at least 0"),
-        ({"x" * 5000: 1}, f"unknown key '{'x' * 119} ...; did you mean 'stopping_condition'?"),
-        ({"shared_dir": "output"}, "output_dir 'output' and shared_dir 'output' overlap, and the pipeline writes to the latter; give each a folder of its own"),
-        ({"shared_dir": "output/pools"}, "output_dir 'output' and shared_dir 'output/pools' overlap, and the pipeline writes to the latter; give each a folder of its own"),
-        ({"output_dir": "pools/out"}, "output_dir 'pools/out' and shared_dir 'pools' overlap, and the pipeline writes to the latter; give each a folder of its own"),
-        ({"output_dir": "data"}, "input_dir 'data' and output_dir 'data' overlap, and the pipeline writes to the latter; give a folder that holds images only"),
-        *(({"shared_dir": taken}, f"shared_dir is '{taken}'; it should be a folder of its own, not '{taken.split('/')[0].lower()}', which a workspace uses for something else")
-          for taken in (".git", ".dvc/cache", ".datapool", "datapool", "stages", "params.yaml", ".GIT/hooks")),
-        ({"output_dir": "-x"}, "output_dir is '-x'; it should be a folder below the workspace, of letters, digits, '_', '-', '.' and '/' only, not beginning with '-'"),
-        ({"output_dir": "/tmp/x"}, "output_dir is '/tmp/x'; it should be a folder below the workspace, of letters, digits, '_', '-', '.' and '/' only, not beginning with '-'"),
-        ({"output_dir": "x" * 101}, f"output_dir is '{'x' * 101}'; it should be a name of at most 100 characters"),
-        ({"input_dir": "x" * 300}, f"input_dir is '{'x' * 119} ...; it should be a path of less than 4096 bytes, each name in it of at most 255"),
-        ({"input_dir": "x/" * 3000}, f"input_dir is '{('x/' * 60)[:119]} ...; it should be a path of less than 4096 bytes, each name in it of at most 255"),
-        ({"filename_prefix": "x" * 101}, f"filename_prefix is '{'x' * 101}'; it should be a prefix of file names such as 'week2/' of at most 100 characters, not beginning with '/', without '..' and control characters"),
-        ({"filename_prefix": "a\n"}, "filename_prefix is 'a\\n'; it should be a prefix of file names such as 'week2/' of at most 100 characters, not beginning with '/', without '..' and control characters"),
-    ],
-    ids=str,
-)  # fmt: skip
-def test_a_value_out_of_range_is_refused_with_the_range(own_params, changes, told):
-    assert load_refusal(**changes) == f"params.yaml: {told}"
+def test_a_value_out_of_range_is_refused_with_the_range(own_params, subtests):
+    for changes, told in OUT_OF_RANGE:
+        with subtests.test(changes=changes):
+            assert load_refusal(**changes) == f"params.yaml: {told}"
 
 
 def edges() -> Iterator[tuple[str, object, object]]:
@@ -1039,12 +1046,13 @@ def flat(metadata: tuple[object, ...]) -> Iterator[object]:
 EDGES = list(edges())
 
 
-@pytest.mark.parametrize(("key", "inside", "beyond"), EDGES, ids=str)
-def test_the_edge_of_a_range_is_taken_and_the_next_number_refused(own_params, key, inside, beyond):
-    assert check_setting(key, inside) == inside
-    assert load_refusal(**{key.replace(".", "__"): beyond}).startswith(
-        f"params.yaml: {key} is {beyond!r}; it should be "
-    )
+def test_the_edge_of_a_range_is_taken_and_the_next_number_refused(own_params, subtests):
+    for key, inside, beyond in EDGES:
+        with subtests.test(key=key, beyond=beyond):
+            assert check_setting(key, inside) == inside
+            assert load_refusal(**{key.replace(".", "__"): beyond}).startswith(
+                f"params.yaml: {key} is {beyond!r}; it should be "
+            )
 
 
 def test_the_ranges_of_all_keys_are_found():
@@ -1064,28 +1072,26 @@ LETTERS = "a folder below the workspace, of letters, digits, '_', '-', '.' and '
 WINDOWS = "another name: Windows does not allow this one for a folder"
 
 
-@pytest.mark.parametrize(
-    ("name", "should"),
-    [
-        ("", PLAIN), (".", PLAIN), ("..", PLAIN), ("../x", PLAIN), ("a/b", PLAIN), ("/", PLAIN), ("/etc", PLAIN), (".git", PLAIN),
-        (".hidden", PLAIN), ("-x", PLAIN), ("--force", PLAIN), ("a\\b", LETTERS), ("a b", LETTERS), ("a\nb", LETTERS),
-        ("a\tb", LETTERS), ("\x1b[2J", LETTERS), ("\u202ea", LETTERS), ("été", LETTERS), ("${x}", LETTERS), ("$(x)", LETTERS),
-        ("a;b", LETTERS), ("*", LETTERS), ("~", LETTERS), ("=1+1", LETTERS), ("a:b", LETTERS), ("x" * 300, "a name of at most 100 characters"),
-        ("con", WINDOWS), ("NUL", WINDOWS), ("com1", WINDOWS), ("aux.x", WINDOWS), ("a.", WINDOWS),
-    ],
-    ids=ascii,
-)  # fmt: skip
-def test_a_name_of_a_pool_is_a_plain_one(own_params, name, should):
-    shown = repr(name[:120]) if len(name) <= 120 else repr(name[:120])[:120] + " ..."
-
-    assert load_refusal(datapool__name=name) == f"params.yaml: datapool.name is {shown}; it should be {should}"
+NO_NAMES_OF_POOLS = [
+    ("", PLAIN), (".", PLAIN), ("..", PLAIN), ("../x", PLAIN), ("a/b", PLAIN), ("/", PLAIN), ("/etc", PLAIN), (".git", PLAIN),
+    (".hidden", PLAIN), ("-x", PLAIN), ("--force", PLAIN), ("a\\b", LETTERS), ("a b", LETTERS), ("a\nb", LETTERS),
+    ("a\tb", LETTERS), ("\x1b[2J", LETTERS), ("\u202ea", LETTERS), ("été", LETTERS), ("${x}", LETTERS), ("$(x)", LETTERS),
+    ("a;b", LETTERS), ("*", LETTERS), ("~", LETTERS), ("=1+1", LETTERS), ("a:b", LETTERS), ("x" * 300, "a name of at most 100 characters"),
+    ("con", WINDOWS), ("NUL", WINDOWS), ("com1", WINDOWS), ("aux.x", WINDOWS), ("a.", WINDOWS),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["my_datapool", "A", "a.b-c_1", "x" * 100, "datapool", "none"])
-def test_plain_names_of_pools_are_fine(own_params, name):
-    write_params(datapool__name=name)
+def test_a_name_of_a_pool_is_a_plain_one(own_params, subtests):
+    for name, should in NO_NAMES_OF_POOLS:
+        with subtests.test(name=ascii(name)):
+            shown = repr(name[:120]) if len(name) <= 120 else repr(name[:120])[:120] + " ..."
+            assert load_refusal(datapool__name=name) == f"params.yaml: datapool.name is {shown}; it should be {should}"
 
-    assert load_params().datapool.name == name
+
+def test_plain_names_of_pools_are_fine(own_params):
+    for name in ("my_datapool", "A", "a.b-c_1", "x" * 100, "datapool", "none"):
+        write_params(datapool__name=name)
+        assert load_params().datapool.name == name
 
 
 SHIPPED_TEXT = (ROOT / "params.yaml").read_text()
@@ -1120,18 +1126,17 @@ BAD_YAML: dict[str, tuple[bytes, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.timeout(60)
-@pytest.mark.parametrize("what", BAD_YAML)
-def test_a_file_that_holds_no_params_is_refused(own_params, what):
-    data, told = BAD_YAML[what]
-    Path("params.yaml").write_bytes(data)
-
-    with pytest.raises(DatapoolError) as caught:
-        load_params()
-    assert str(caught.value).startswith(f"params.yaml: {told}")
-    assert len(str(caught.value)) <= max(len(told) + 13, 500)
-    assert "\n" not in str(caught.value)
-    assert not Path("executed").exists()
+@pytest.mark.timeout(120)
+def test_a_file_that_holds_no_params_is_refused(own_params, subtests):
+    for what, (data, told) in BAD_YAML.items():
+        with subtests.test(what):
+            Path("params.yaml").write_bytes(data)
+            with pytest.raises(DatapoolError) as caught:
+                load_params()
+            assert str(caught.value).startswith(f"params.yaml: {told}")
+            assert len(str(caught.value)) <= max(len(told) + 13, 500)
+            assert "\n" not in str(caught.value)
+            assert not Path("executed").exists()
 
 
 @pytest.mark.timeout(60)
@@ -1407,8 +1412,8 @@ def test_an_input_dir_that_is_read_only_is_enough(open_folder):
 LIMITED = """
 import resource
 from pathlib import Path
-from datapool import batch
-from datapool.errors import DatapoolError
+from datapool.core.errors import DatapoolError
+from datapool.images import batch
 size = int(next(line for line in open("/proc/self/status") if line.startswith("VmSize")).split()[1]) * 1024
 resource.setrlimit(resource.RLIMIT_AS, (size + 50_000_000, size + 50_000_000))
 try:
