@@ -28,18 +28,18 @@ def scan() -> None:
     status = found.images.status.value_counts()
     say(
         f"{params.input_dir}: {len(found.images)} images, {status.get('corrupt', 0)} of them corrupt and "
-        f"{status.get('duplicate', 0)} exact copies; skipped: {found.n_hidden} hidden files, {found.n_other} of other "
+        f"{status.get('duplicate', 0)} exact copies; skipped: {found.n_hidden} hidden, {found.n_other} of other "
         f"types, {found.n_not_relevant} not in relevant_filenames_file"
     )
     if links := found.images.filename[found.images.reason == batch.LINK_OUT].tolist():
         say(
-            f"WARNING: {len(links)} links lead out of {params.input_dir} and are not followed, for example {links[0]!r}"
+            f"WARNING: links that lead out of {params.input_dir} are not followed: {len(links)}, for example {links[0]!r}"
         )
     if collisions := batch.case_collisions(found.images.filename):
         one, other = next(iter(collisions.items()))
         say(
-            f"WARNING: {len(collisions)} names differ from another name only in case or accents, for example {one!r} and "
-            f"{other!r}; all images are kept, but some file systems take the two names for one"
+            f"WARNING: names that differ from another name only in case or accents: {len(collisions)}, for example {one!r} "
+            f"and {other!r}; all images are kept, but some file systems take the two names for one"
         )
 
 

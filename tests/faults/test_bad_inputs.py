@@ -386,7 +386,9 @@ def test_links_out_are_told_and_explained(merged_batch, capsys):
         Path("data", name).symlink_to("/etc/passwd")
     run(*ALL)
 
-    assert "\nWARNING: 2 links lead out of data and are not followed, such as 'x.jpg'\n" in capsys.readouterr().out
+    assert (
+        "\nWARNING: links that lead out of data are not followed: 2, for example 'x.jpg'\n" in capsys.readouterr().out
+    )
     assert read_table_csv(Path("output/removed_samples.csv")).reason.tolist() == [batch.LINK_OUT] * 2
     assert b"root:" not in b"".join(contents("output", "pools").values())
 
@@ -486,7 +488,7 @@ def test_a_name_that_grows_too_long_by_the_prefix_is_told_where_images_are_copie
 
 TERMINAL = "\x1b[2J\x1b]0;all is lost\x07\nerror: all is lost"
 SHOWN = "\\x1b[2J\\x1b]0;all is lost\\x07\\nerror: all is lost"
-SCANNED = "; passed over: 0 hidden, 0 of other types, "
+SCANNED = "; skipped: 0 hidden, 0 of other types, "
 
 
 @pytest.mark.parametrize(
@@ -496,10 +498,10 @@ SCANNED = "; passed over: 0 hidden, 0 of other types, "
         (lambda: put(f"{TERMINAL}.png"), {}, [f"data: 2 images, 1 of them corrupt and 0 exact copies{SCANNED}"]),
         (lambda: Path(f"data/{TERMINAL}.png").symlink_to("/dev/zero"), {},
          [f"data: 2 images, 1 of them corrupt and 0 exact copies{SCANNED}",
-          f"WARNING: 1 links lead out of data and are not followed, such as '{SHOWN}.png'"]),
+          f"WARNING: links that lead out of data are not followed: 1, for example '{SHOWN}.png'"]),
         (lambda: [put(f"{TERMINAL}.png"), put(f"{TERMINAL}.PNG")], {},
          [f"data: 3 images, 2 of them corrupt and 0 exact copies{SCANNED}",
-          f"WARNING: 1 names differ from another one only in case or accents, such as '{SHOWN}.png' and '{SHOWN}.PNG'; "]),
+          f"WARNING: names that differ from another name only in case or accents: 1, for example '{SHOWN}.png' and '{SHOWN}.PNG'; "]),
         (lambda: put(f"{TERMINAL}\udcff.png"), {},
          [f"error: 'data': the file name b'{SHOWN}\\xff.png' is not UTF-8; rename it"]),
         (lambda: put(f"{TERMINAL}.txt", b'"', folder="."), {"relevant_filenames_file": f"{TERMINAL}.txt"},
@@ -566,8 +568,8 @@ def test_twins_are_both_kept_and_told(next_batch, capsys, one, other):
     assert {one, other} < set(images.path)
     assert images.status.tolist() == ["ok"] * 3
     assert len(told) == 2
-    assert told[1].startswith("WARNING: 1 names differ from another one only in case or accents, such as ")
-    assert told[1].endswith("; all are kept, but some file systems cannot tell them apart")
+    assert told[1].startswith("WARNING: names that differ from another name only in case or accents: 1, for example ")
+    assert told[1].endswith("; all images are kept, but some file systems take the two names for one")
 
 
 @pytest.mark.parametrize(
@@ -675,10 +677,7 @@ def test_an_input_dir_without_images_makes_no_version_and_says_so(next_batch, ca
     run(*ALL)
     said = capsys.readouterr().out
 
-    assert (
-        "data: 0 images, 0 of them corrupt and 0 exact copies; passed over: 1 hidden, 1 of other types, 0 not in"
-        in said
-    )
+    assert "data: 0 images, 0 of them corrupt and 0 exact copies; skipped: 1 hidden, 1 of other types, 0 not in" in said
     assert "nothing to pick: of 0 images none is a candidate; the pool stays as it is" in said
 
 
