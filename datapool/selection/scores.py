@@ -29,13 +29,7 @@ def read_scores(file: str | None, column: str | None, *, filenames: pd.Series) -
     if file is None or column is None:
         return None
     path = Path(file)
-    try:
-        with atomic.open_regular_file(path) as opened:
-            data = opened.read()
-    except OSError as error:
-        raise DatapoolError(
-            f"{path}: cannot be read ({error.strerror}); give a csv as active_learning_scores"
-        ) from error
+    data = atomic.read_regular_file(path, remedy="give a csv as active_learning_scores")
     try:
         names, scores = _parse(data, column)
         found = scores[_find_rows(names, filenames)]
