@@ -186,7 +186,8 @@ def test_as_here_records_files_older_than_the_lineage_and_backs_the_lineage_up(w
     (HISTORY / "datapool_0002.csv").unlink()
     LINEAGE.write_bytes(three)
     with pytest.raises(
-        DatapoolError, match=r"`dvc checkout --force` .* any more, `datapool repair --as-here` records what"
+        DatapoolError,
+        match=r"`dvc checkout --force` .* no checkout restores them, `datapool repair --as-here` records the",
     ):
         open_for(C)
     (found,) = repair(POOLS, LINEAGE, as_here=True)
