@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.scalarstring import SingleQuotedScalarString
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString, SingleQuotedScalarString
 from yaml import SafeLoader, ScalarNode
 
 from datapool.core import atomic
@@ -53,6 +53,10 @@ def _portable(value: object) -> object:
     if isinstance(value, dict):
         return {_portable(key): _portable(inner) for key, inner in value.items()}
     if isinstance(value, str):
+        if any(
+            break_ in value for break_ in "\x85\u2028\u2029"
+        ):  # line breaks in YAML 1.1, which only these quotes escape
+            return DoubleQuotedScalarString(value)
         is_text = str(SafeLoader("").resolve(ScalarNode, value, (True, False))).endswith(":str")  # type: ignore[no-untyped-call]
         return value if is_text else SingleQuotedScalarString(value)
     if isinstance(value, float) and "." not in repr(value):

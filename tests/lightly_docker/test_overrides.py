@@ -309,7 +309,7 @@ MISTAKES = [
     (["stopping_condition.min_distance=close"], "stopping_condition.min_distance is 'close'; it should be a number"),
     (["stopping_condition.min_distance=nan"], "stopping_condition.min_distance is NaN; it should be a finite number"),
     (["stopping_condition.n_samples=True"], "stopping_condition.n_samples is true; it should be a whole number"),
-    (["stopping_condition.n_samples=0"], "stopping_condition.n_samples is 0; it should be a whole number of at least 1, a share "),
+    (["stopping_condition.n_samples=0"], "stopping_condition.n_samples is 0; it should be a whole number of at least 1, "),
     (["method=Coreset"], "method is 'Coreset'; it should be 'coreset', 'random', 'typical' or 'coral'"),
     (["datapool.name=a/b"], "datapool.name is 'a/b'; it should be a plain name without '/'"),
     (["datapool.name="], "datapool.name is ''; it should be a "),
@@ -453,11 +453,13 @@ def test_any_valid_value_lands_in_the_file(folder, values):
 
 
 def test_texts_and_small_numbers_are_written_so_that_yaml_reads_them_back(folder):
-    # YAML takes these texts for truth values, numbers, dates or nothing, and 1e-05 for a text.
-    for text in ["yes", "on", "1:30", "007", "1_", "null", "~", "=", "2024-01-01"]:
+    # YAML takes these texts for truth values, numbers, dates, nothing or two lines, and 1e-05 for a text.
+    small = 1e-05
+    for text in ["yes", "on", "1:30", "007", "1_", "null", "~", "=", "2024-01-01", "a\x85b", "a\u2028b"]:
+        prefix = text if text.isprintable() else ""  # as the schema demands
         shutil.copy(SHIPPED, folder)
-        small = 1e-05
-        set_params(folder, {"filename_prefix": text, "rules.balance": {text: 3}, "lightly.optimizer.lr": small})
+        set_params(folder, {"filename_prefix": prefix, "rules.balance": {text: 3}, "lightly.optimizer.lr": small})
         params = load_params(folder / "params.yaml")
 
-        assert (params.filename_prefix, params.rules.balance, params.lightly.optimizer.lr) == (text, {text: 3}, small)
+        found = (params.filename_prefix, params.rules.balance, params.lightly.optimizer.lr)
+        assert found == (prefix, {text: 3}, small)

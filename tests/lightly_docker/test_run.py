@@ -518,7 +518,7 @@ def test_a_log_on_a_full_disk_is_reported_once_and_stops_nothing(shared):
 def test_an_error_is_in_the_log(shared):
     output = shared.parent / "empty"
     Path("datapools.json").write_text("[]\n")
-    with pytest.raises(DatapoolError, match="datapools.json"):
+    with pytest.raises(DatapoolError, match=r"^datapools\.json"):
         start(shared.parent, "run_directory=x", output=output)
 
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d error: datapools.json.*\n", (output / "x/log.txt").read_text())
