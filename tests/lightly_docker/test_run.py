@@ -152,7 +152,7 @@ def test_the_first_run_makes_a_workspace_and_the_second_appends_to_its_pool(fold
 
     assert "is a workspace now" in first and "is a workspace now" not in second
     assert not is_half_made(folders.shared)
-    assert [version.rows for version in shared.versions()] == [3, 5]
+    assert [version["rows"] for version in shared.versions()] == [3, 5]
     assert len(shared.names()) == 5
     assert (folders.shared / "my_datapool/history/datapool_0001.csv").exists()
     assert (folders.shared / "my_datapool").readlink() == Path("pools/my_datapool")
@@ -289,7 +289,7 @@ def test_a_run_copes_with_the_lock_of_a_killed_container_edited_params_and_a_fol
     settings = ("stopping_condition.min_distance=-1", "datapool.name=large")
     printed = run(command(grown.folder, weeks / "week_3", *settings))
 
-    assert grown.versions("large")[-1].new == 3
+    assert grown.versions("large")[-1]["new"] == 3
     assert "it is not linked as large" in printed
     assert "large/file" not in grown.run("git", "ls-files")
 
@@ -310,7 +310,7 @@ def test_a_pool_of_lightlys_docker_is_imported_and_its_folder_kept(new_workspace
     assert Path("my_datapool_from_lightly/datapool_latest.csv").read_bytes() == kept
     assert Path("my_datapool").readlink() == Path("pools/my_datapool")
     assert made.names() == ["a.jpg", "b.jpg", "bird/again_11.png", "bird/image_27.png"]
-    assert [version.rows for version in made.versions()] == [2, 4]
+    assert [version["rows"] for version in made.versions()] == [2, 4]
     assert "from_lightly" not in made.run("git", "ls-files")
 
 
