@@ -22,8 +22,8 @@ RUN = """
 from datapool import lifetime
 from datapool.workspace import repro
 lifetime.install_signal_handlers()
-repro.clear_up()
-repro.repro(lambda line: print(line, flush=True))
+repro.remove_stale_lock()
+repro.run_repro(lambda line: print(line, flush=True))
 """
 
 
@@ -52,7 +52,7 @@ def test_a_dvc_that_outlives_its_run_keeps_its_lock_and_stops_the_next_run(here,
     lock = Path(".dvc/tmp/rwlock").read_text()
     dvc = re.search(r'"pid": (\d+)', lock)[1]
     try:
-        for command in (repro.clear_up, lambda: repro.repro(print)):
+        for command in (repro.remove_stale_lock, lambda: repro.run_repro(print)):
             with pytest.raises(DatapoolError, match=rf"{dvc}\b.*{re.escape(socket.gethostname())}"):
                 command()
 
@@ -62,7 +62,7 @@ def test_a_dvc_that_outlives_its_run_keeps_its_lock_and_stops_the_next_run(here,
     process.stdout.close()
     with Path(".datapool/run").open() as mark:
         fcntl.flock(mark, fcntl.LOCK_EX)  # until DVC has ended
-    repro.clear_up()
+    repro.remove_stale_lock()
     assert not Path(".dvc/tmp/rwlock").exists() and not Path(".datapool/run").exists()
 
 
@@ -89,7 +89,7 @@ def test_only_the_lock_of_the_dvc_that_was_killed_is_removed(here):
     for name, (run, lock, stays) in LOCKS.items():
         Path(".datapool/run").write_text(run.format(pid=os.getpid()))
         Path(".dvc/tmp/rwlock").write_text(lock.format(pid=os.getpid()))
-        repro.clear_up()
+        repro.remove_stale_lock()
         if (Path(".dvc/tmp/rwlock").exists(), Path(".datapool/run").exists()) != (stays, False):
             failures.append(name)
 
@@ -99,7 +99,7 @@ def test_only_the_lock_of_the_dvc_that_was_killed_is_removed(here):
 def test_the_mark_of_a_run_is_not_written_through_a_link(here):
     Path(".datapool").mkdir()
     Path(".datapool/run").symlink_to(here / "elsewhere")
-    for command in (repro.clear_up, lambda: repro.repro(print)):
+    for command in (repro.remove_stale_lock, lambda: repro.run_repro(print)):
         with pytest.raises(
             DatapoolError, match=r"^\.datapool/run: cannot be written \(Too many levels of symbolic links\)"
         ):
