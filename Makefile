@@ -1,31 +1,44 @@
-.PHONY: help demo test quick faults image-test check lint bench soak backbones lock audit clean
+.PHONY: help demo backbones docs clean test quick faults image-test check lint bench soak lock audit
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-# The tools of this project report nothing to anybody.
+# No tool of this project reports anything to its makers.
 export DVC_NO_ANALYTICS := true
 
+##@ For users
+
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+	@awk -F ':.*## ' '/^##@ /{printf "\n%s:\n", substr($$0, 5)} /^[a-z-]+:.*## /{printf "  %-11s %s\n", $$1, $$2}' Makefile
 
 demo: .venv/ready  ## set up, make a workspace in demo/, run two weeks of real images through it
 	datapool demo demo
 
-test: .venv/ready  ## set up, run all tests
+backbones: .venv/ready  ## compare models on digits; on your images: make backbones ARGS="FOLDER --trained"
+	python -m benchmarks.backbones $(or $(ARGS),--digits)
+
+docs: .venv/docs  ## build the pages of docs/ as a site in site/, open site/index.html
+	mkdocs build --strict
+
+clean:  ## remove what set-up, demo and docs made
+	rm -rf .venv demo site
+
+##@ For developers
+
+test: .venv/ready  ## run all tests, as CI does
 	python -m pytest -n auto --dist worksteal
 
-quick: .venv/ready  ## run the tests that take no long
+quick: .venv/ready  ## run the quick tests
 	python -m pytest -n auto --dist worksteal -m "not slow and not full"
 
-faults: .venv/ready  ## kill it everywhere, feed it everything, and count: some 45 minutes of two quiet cores
+faults: .venv/ready  ## kill and starve runs at every file operation, some 45 minutes on two idle cores
 	rm -f .pytest_cache/faults && mkdir -p .pytest_cache
 	FAULTS_TALLY=$(CURDIR)/.pytest_cache/faults python -m pytest -n auto --dist worksteal -m "full or not full" tests/faults
 	python tests/faults/summary.py .pytest_cache/faults
 
-image-test:  ## build the image with CPU wheels and run it, without a Docker engine (Linux, root); ARGS=--short for less
+image-test:  ## build and run the CPU image without a Docker engine (Linux, root); faster: ARGS=--short
 	python3 tests/container/check.py $(ARGS)
 
-check: lint test  ## lint and test
+check: lint test  ## run lint and test
 
-lint: .venv/dev  ## style, types, workflows
+lint: .venv/dev  ## check style, types and workflows
 	ruff check .
 	ruff format --check .
 	mypy
@@ -33,24 +46,18 @@ lint: .venv/dev  ## style, types, workflows
 	check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	zizmor --offline --quiet --no-progress .github/workflows
 
-bench: .venv/bench  ## compare the selection with others, some 15 minutes; more than an hour: make bench ARGS=--full
+bench: .venv/bench  ## compare the selection with other implementations, some 15 minutes; ARGS=--full: more than an hour
 	python -m benchmarks.selection $(ARGS)
 
-soak: .venv/ready  ## put 51 batches into one pool and write benchmarks/soak.md, some minutes
+soak: .venv/ready  ## add 51 batches to one pool and write benchmarks/soak.md, some minutes
 	python -m benchmarks.soak > benchmarks/soak.md
 
-backbones: .venv/ready  ## compare backbones on digits; on your images: make backbones ARGS="FOLDER --trained"
-	python -m benchmarks.backbones $(or $(ARGS),--digits)
-
-lock:  ## choose the versions in constraints.txt anew, for CPU and GPU alike
+lock:  ## pin the newest versions in constraints.txt
 	env -u UV_FIND_LINKS .venv/bin/uv pip compile --quiet --upgrade --universal --no-header --no-annotate --python-version 3.11 \
-	  --extra cpu --extra gpu --extra bench --extra dev pyproject.toml --output-file constraints.txt
+	  --extra cpu --extra gpu --extra bench --extra dev --extra docs pyproject.toml --output-file constraints.txt
 
 audit: .venv/ready  ## ask PyPI for known vulnerabilities of the versions in constraints.txt
 	uvx pip-audit --strict --no-deps --disable-pip --progress-spinner off --requirement constraints.txt
-
-clean:  ## remove what set-up and demo made
-	rm -rf .venv demo
 
 .venv/ready: setup.sh pyproject.toml constraints.txt
 	./setup.sh
@@ -62,3 +69,7 @@ clean:  ## remove what set-up and demo made
 .venv/bench: setup.sh pyproject.toml constraints.txt
 	EXTRAS=test,bench ./setup.sh
 	touch .venv/bench
+
+.venv/docs: setup.sh pyproject.toml constraints.txt
+	EXTRAS=test,docs ./setup.sh
+	touch .venv/docs
