@@ -1,124 +1,369 @@
-"""What the documents say is there is there."""
+"""README, the pages of docs/ and the other documents name only what exists: commands, files, keys, stages, links."""
 
 import re
+import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
 import datapool
+from datapool.core.outputs import Outputs
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
-ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text()
+NAMES = [
+    "README.md",
+    "ARCHITECTURE.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md")),
+]
+TEXTS = {name: (ROOT / name).read_text() for name in NAMES}
+README, ARCHITECTURE = TEXTS["README.md"], TEXTS["ARCHITECTURE.md"]
+
+INSIDE_OTHERS = {"error", "persist", "balance", "sequence_gap", "protected", "protected_distance"}
+"""What looks like a key: a message, DVC's own, and keys of ``rules`` in examples of several lines."""
+
+MADE_BY_A_RUN = (
+    "output/",
+    "pools/",
+    "data/",
+    "demo/",
+    "config/",
+    "filenames/",
+    "history/",
+    "plots/",
+    ".datapool/",
+    ".dvc/tmp/",
+    "site/",
+)
+"""Folders that a run, a release or a user makes: their files are not in the repository."""
 
 
 def section(text: str, heading: str) -> str:
-    """The text below a heading, up to the next one of any level."""
+    """Return the text below a heading, up to the next one of any level."""
     return re.split(r"(?m)^#+ ", text.split(f"# {heading}\n", 1)[1])[0]
 
 
 def table_rows(text: str) -> list[str]:
-    return [line for line in text.splitlines() if line.startswith("|")][2:]
+    """Return the rows of the first table of a text, without its head."""
+    table = re.search(r"(?m)^\|.*\n\|.*\n((?:\|.*\n?)*)", text)
+    return table[1].splitlines() if table else []
 
 
-def test_every_path_of_the_file_table_exists():
-    paths = re.findall(r"`([^`]+)`", "\n".join(line.split("|")[1] for line in table_rows(section(README, "Files"))))
+def code_of(text: str) -> list[str]:
+    """Return what a text has between backticks, and each line of its indented blocks."""
+    blocks = re.findall(r"(?m)^ {4}(\S.*)$", text)
+    inline = re.findall(r"`([^`\n]+)`", "\n".join(line for line in text.splitlines() if not line.startswith("    ")))
+    return [*inline, *blocks]
+
+
+def slug(heading: str) -> str:
+    """Return the anchor that GitHub and mkdocs make of a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 130
+
+
+def test_links_lead_to_files_and_headings_that_exist():
+    failures = []
+    for name, text in TEXTS.items():
+        for target in re.findall(r"\]\(([^)\s]+)\)", text):
+            path, _, anchor = target.partition("#")
+            file = (ROOT / name).parent / path if path else ROOT / name
+            if target.startswith("https://"):
+                continue
+            if not file.is_file() or (
+                anchor and anchor not in map(slug, re.findall(r"(?m)^#+ (.*)$", file.read_text()))
+            ):
+                failures.append((name, target))
+            # A page of the site cannot link out of docs/.
+            if name.startswith("docs/") and (ROOT / "docs") not in file.resolve().parents:
+                failures.append((name, target))
+
+    assert not failures
+
+
+def test_the_site_has_every_page_and_no_other():
+    nav = re.findall(r"(?m)^  - .*: (\S+\.md)$", (ROOT / "mkdocs.yml").read_text())
+
+    assert sorted(f"docs/{page}" for page in nav) == [name for name in NAMES if name.startswith("docs/")]
+
+
+def test_every_page_can_be_reached_from_the_readme_and_from_the_first_page():
+    pages = {name.removeprefix("docs/") for name in NAMES if name.startswith("docs/")} - {"index.md"}
+
+    assert pages - {"design.md"} <= set(re.findall(r"\(docs/(\w+\.md)", README))
+    assert pages <= set(re.findall(r"\((\w+\.md)", TEXTS["docs/index.md"]))
+
+
+def test_paths_exist():
+    failures = []
+    for name, text in TEXTS.items():
+        for code in re.findall(r"`([\w.][\w./-]*)`", text):
+            is_path = "/" in code and code.split("/")[0] in {path.name for path in ROOT.iterdir()}
+            if is_path and not code.startswith(MADE_BY_A_RUN) and not (ROOT / code).exists():
+                failures.append((name, code))
+
+    assert not failures
+
+
+def test_every_path_of_the_table_of_files_exists():
+    rows = table_rows(section(README, "What is in this repository"))
+    paths = re.findall(r"`([^`]+)`", "\n".join(row.split("|")[1] for row in rows))
 
     assert len(paths) > 8
     assert [path for path in paths if not (ROOT / path).exists()] == []
 
 
-def test_every_key_that_the_readme_explains_is_in_params():
-    params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    rows = table_rows(section(README, "Settings")) + table_rows(section(README, "Which model"))
-    keys = [key.split(":")[0] for row in rows for key in re.findall(r"`([a-z_.*]+(?:: [^`]*)?)`", row.split("|")[1])]
+def test_outputs_have_the_names_of_the_table_of_outputs():
+    known = {Path(str(path)).name for path in vars(Outputs("output")).values()}
+    known |= {f"{name}.txt" for name in re.findall(r'"(\w+_filenames\w*|sampled_filenames)":', sampling_source())}
+    failures = [
+        (name, path)
+        for name, text in TEXTS.items()
+        for path in re.findall(r"output/([\w./]+\w)", text)
+        if not set(Path(path).parts) <= known | {"plots"}
+    ]
 
-    assert len(keys) > 12
-    for key in keys:
-        value = params
-        for part in key.removesuffix(".*").split("."):
-            assert part in value, key
-            value = value[part]
+    assert not failures
 
 
-def test_every_stage_is_explained_and_its_results_are_its_outputs():
+def sampling_source() -> str:
+    return (ROOT / "datapool" / "selection" / "sampling.py").read_text()
+
+
+def test_every_stage_is_explained_with_its_outputs():
     pipeline = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-    rows = {row.split("|")[1].strip(): row for row in table_rows(section(README, "What one run does"))}
+    rows = {row.split("|")[1].strip(): row for row in table_rows(section(TEXTS["docs/week.md"], "What one run does"))}
 
     assert list(rows) == list(pipeline)
     for stage, row in rows.items():
         named = re.findall(r"`([^`]+)`", row.split("|")[3])
-        written = str(pipeline[stage]["cmd"])
-        assert named
-        assert all(name.rstrip("/") in written or name == "pools/<name>/" for name in named), stage
+        outs = [
+            *pipeline[stage].get("outs", ()),
+            *pipeline[stage].get("plots", ()),
+            *pipeline[stage].get("metrics", ()),
+        ]
+        written = {out if isinstance(out, str) else next(iter(out)) for out in outs}
+        written = {path.removeprefix("${output_dir}/").replace("${shared_dir}", "pools/<name>") for path in written}
+
+        assert {name.rstrip("/") for name in named} == written, stage
 
 
-def test_every_make_target_that_the_documents_name_exists():
-    targets = set(re.findall(r"(?m)^([\w-]+):", (ROOT / "Makefile").read_text()))
-    named = set(re.findall(r"(?:`|    )make ([\w-]+)", README + ARCHITECTURE))
+def params_of(yaml_text: str) -> set[str]:
+    """Return every key of params.yaml, dotted, also those that hold keys."""
+    found = set()
 
-    assert named >= {"demo", "test", "help", "quick"}
-    assert named <= targets
+    def collect(values: dict, prefix: str) -> None:
+        for key, value in values.items():
+            found.add(f"{prefix}{key}")
+            if isinstance(value, dict):
+                collect(value, f"{prefix}{key}.")
+
+    collect(yaml.safe_load(yaml_text), "")
+    return found
 
 
-def test_make_help_lists_every_target():
+def test_keys_that_are_set_are_keys_of_params_yaml():
+    params = params_of((ROOT / "params.yaml").read_text())
+    failures, seen = [], set()
+    for name, text in TEXTS.items():
+        for code in code_of(text):
+            # `method: coreset`, `-S datapool.name=x`, `stopping_condition.min_distance: 0`
+            set_here = re.findall(r"-S ([a-z_.]+)=", code) + re.findall(r"^([a-z_]+(?:\.[a-z_]+)*): ", code)
+            failures += [(name, key) for key in set_here if key not in params | INSIDE_OTHERS]
+            seen |= {*set_here}
+
+    assert not failures
+    assert len(seen) > 10
+
+
+def test_the_keys_that_are_explained_are_keys_of_params_yaml():
+    params = params_of((ROOT / "params.yaml").read_text())
+    rows = table_rows(section(TEXTS["docs/week.md"], "Settings")) + table_rows(
+        section(TEXTS["docs/models.md"], "Which model")
+    )
+    keys = [key.split(":")[0] for row in rows for key in re.findall(r"`([a-z_.*]+(?:: [^`]*)?)`", row.split("|")[1])]
+
+    assert len(keys) > 12
+    assert [key for key in keys if key.removesuffix(".*") not in params] == []
+
+
+def test_every_metric_is_explained():
+    from datapool.core.metrics import Metrics
+
+    explained = set(re.findall(r"`(\w+)`", TEXTS["docs/metrics.md"]))
+
+    assert set(Metrics.model_fields) - explained == set()
+
+
+def test_make_targets_exist_and_help_lists_them_in_two_parts():
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"(?m)^([a-z-]+):", makefile))
+    named = {
+        (name, target) for name, text in TEXTS.items() for target in re.findall(r"(?:`|^ {4})make ([\w-]+)", text, re.M)
+    }
     listed = subprocess.run(
         ["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
-    targets = re.search(r"(?m)^\.PHONY: (.*)$", (ROOT / "Makefile").read_text())
 
-    assert [line.split()[0] for line in listed.splitlines()] == targets[1].split()
+    assert {"demo", "help", "docs", "quick", "faults"} <= {target for _, target in named}
+    assert [one for one in named if one[1] not in targets] == []
+    phony = re.search(r"(?m)^\.PHONY: (.*)$", makefile)[1].split()
+    assert re.findall(r"(?m)^  ([a-z-]+) ", listed) == phony
+    assert re.findall(r"(?m)^(\S.*):$", listed) == ["For users", "For developers"]
+
+
+def test_commands_of_datapool_exist():
+    import typer
+
+    from datapool.cli import app
+
+    commands = typer.main.get_command(app).commands
+    options = {name: {option for one in command.params for option in one.opts} for name, command in commands.items()}
+    failures, seen = [], set()
+    for name, text in TEXTS.items():
+        for code in code_of(text):
+            for words in re.findall(r"(?:^|&& |IMAGE |repro |datapool )datapool ([a-z]+(?: .*)?)", code):
+                command, *rest = shlex.split(re.split(r" && | #", words)[0])
+                if command == "dvc":  # the image called datapool
+                    continue
+                wrong = {word for word in rest if word.startswith("--")} - options.get(command, set())
+                if command not in commands or wrong:
+                    failures.append((name, code))
+                seen.add(command)
+
+    assert not failures
+    assert seen >= {"init", "run", "import", "verify", "repair"}
+
+
+def test_commands_of_dvc_exist():
+    from dvc.cli import DvcParserError
+    from dvc.cli.parser import get_main_parser
+
+    parser = get_main_parser()
+
+    def is_command(words: list[str]) -> bool:
+        try:
+            parser.parse_args(words)
+        except DvcParserError:
+            return False
+        return True
+
+    failures, seen = [], set()
+    for name, text in TEXTS.items():
+        for code in code_of(text):
+            for command in re.findall(r"(?:^|&& |then |online |IMAGE |datapool )dvc ([a-z].*)", code):
+                words = shlex.split(re.split(r" && | #| …", command)[0])
+                # A text may leave out the targets, as in `dvc push` and `dvc add`.
+                if not any(is_command([*words, *targets]) for targets in ((), ("x",), ("x", "y"), ("x=1",))):
+                    failures.append((name, code))
+                seen.add(words[0])
+
+    assert not failures
+    assert seen >= {"repro", "exp", "add", "push", "pull", "checkout", "metrics", "remote"}
 
 
 def test_architecture_has_a_line_on_every_module():
-    named = set(re.findall(r"`(\w+\.py)`", section(ARCHITECTURE, "Modules")))
-    modules = {path.name for path in (ROOT / "datapool").glob("*.py")} - {"__init__.py", "errors.py"}
+    packages = {path.parent.name for path in (ROOT / "datapool").glob("*/__init__.py")}
+    parts = dict(re.findall(r"(?m)^### `datapool/(\w+)`.*\n((?:(?!^#).*\n)*)", ARCHITECTURE))
 
-    assert named == modules
-
-
-MEASURED = [row for row in table_rows(section(README, "Which model")) if re.search(r"\| \d\d\.\d \| \d\d\.\d \|$", row)]
-
-
-@pytest.mark.parametrize("row", MEASURED)
-def test_the_numbers_of_the_readme_are_those_of_the_benchmark(row):
-    _, everything, stills = (cell.strip() for cell in row.strip("|").split("|"))
-    measured = (ROOT / "benchmarks" / "backbones.md").read_text()
-
-    assert any(f"| {everything} |" in line and f"| {stills} |" in line for line in measured.splitlines())
+    assert set(parts) == packages
+    for package, part in {**parts, "": section(ARCHITECTURE, "Beside the packages")}.items():
+        rows = "\n".join(table_rows(part))
+        modules = {path.name for path in (ROOT / "datapool" / package).glob("*.py")} - {"__init__.py"}
+        assert set(re.findall(r"`(\w+\.py)`", rows)) == modules, package
 
 
-def test_how_fast_it_is_says_the_readme_in_the_words_of_the_benchmark():
+def test_architecture_draws_the_arrows_that_the_code_has():
+    from pipeline.test_layout import FLOORS, MODULES, imported
+
+    packages = set().union(*FLOORS)
+    arrows: dict[str, set[str]] = {package: set() for package in packages}
+    for module in MODULES:
+        package = module.split("/")[0].removesuffix(".py")
+        if package in packages:
+            arrows[package] |= {name.split(".")[0] for name in imported(ROOT / "datapool" / module)} & packages - {
+                package
+            }
+    drawn = {
+        start: set(ends.split(", "))
+        for start, ends in re.findall(r"(\w+) -> (\w+(?:, \w+)*)", section(ARCHITECTURE, "Packages"))
+    }
+    floors = {
+        package: int(number)
+        for number, names in re.findall(r"(?m)^ {4}floor (\d) (.*)$", section(ARCHITECTURE, "Packages"))
+        for package in names.split("(")[0].split()
+    }
+
+    assert {
+        package: ends - {"core", "images"} for package, ends in arrows.items() if ends - {"core", "images"}
+    } == drawn
+    assert floors == {package: floor for floor, names in enumerate(FLOORS) for package in names} | {
+        "stages/": len(FLOORS) - 1
+    }
+
+
+def test_the_rooms_of_contributing_are_files_that_exist():
+    rows = table_rows(section(TEXTS["CONTRIBUTING.md"], "Where do I change …"))
+    failures = []
+    for row in rows:
+        for path, name in re.findall(r"`(\w[\w/.]*/[\w./]+\w)`(?:: `(\w+)`)?", row):
+            if not (ROOT / path).exists() or (name and not re.search(rf"\b{name}\b", (ROOT / path).read_text())):
+                failures.append((path, name))
+
+    assert len(rows) == 10
+    assert not failures
+
+
+def measured_rows() -> list[str]:
+    rows = table_rows(section(TEXTS["docs/models.md"], "How the defaults were chosen"))
+    return [row for row in rows if re.search(r"\| \d\d\.\d \| \d\d\.\d \|$", row)]
+
+
+def test_the_numbers_about_models_are_those_of_the_benchmark():
+    measured = (ROOT / "benchmarks" / "backbones.md").read_text().splitlines()
+    failures = []
+    for row in measured_rows():
+        _, everything, stills = (cell.strip() for cell in row.strip("|").split("|"))
+        if not any(f"| {everything} |" in line and f"| {stills} |" in line for line in measured):
+            failures.append(row)
+
+    assert len(measured_rows()) > 5
+    assert not failures
+
+
+def test_the_page_on_speed_has_the_summary_of_the_benchmark():
     results = ROOT / "benchmarks" / "results.md"
     begin, end = "<!-- begin: written by make bench -->", "<!-- end: written by make bench -->"
 
-    def written(text):
+    def written(text: str) -> str:
         return text.split(begin, 1)[1].split(end, 1)[0].strip()
 
     # Without results there are no numbers: the two comments stand alone.
-    assert written(README) == (written(results.read_text()) if results.exists() else "")
+    assert written(TEXTS["docs/speed.md"]) == (written(results.read_text()) if results.exists() else "")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "expected"),
     [
         (["--help"], "`datapool init` makes a workspace with git and DVC. In it, `dvc repro` runs the pipeline"),
         (["init", "--help"], "Make a workspace: a folder with its own git and DVC in which `dvc repro` works."),
         (["demo", "--help"], "Make a workspace with real images, run the pipeline on two weeks of them"),
-        (
-            ["verify", "--help"],
-            "Check the pools of a workspace against datapools.json; run it in the workspace.",
-        ),
+        (["verify", "--help"], "Check the pools of a workspace against datapools.json; run it in the workspace."),
         (["--version"], f"datapool {datapool.__version__}"),
     ],
 )
-def test_the_command_line_explains_itself(arguments, says):
-    program = "from datapool.cli import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", program, *arguments], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+def test_the_command_line_explains_itself(arguments, expected):
+    from typer.testing import CliRunner
 
-    assert says in " ".join(done.stdout.split())
+    from datapool.cli import app
+
+    done = CliRunner().invoke(app, arguments, prog_name="datapool", env={"COLUMNS": "200"})
+
+    assert done.exit_code == 0
+    assert expected in " ".join(re.sub(r"[│╭╮╰╯─]", " ", done.output).split())

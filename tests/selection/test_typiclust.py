@@ -146,7 +146,7 @@ def test_without_faiss_the_error_names_the_package_to_install(monkeypatch):
 
 @pytest.mark.slow  # imports scikit-learn
 def test_few_labels_of_typical_digits_are_worth_more_than_of_far_ones():
-    # 1-NN accuracy with 50 labels, as in the README: some 92 against 86 percent.
+    # 1-NN accuracy with 50 labels, as in docs/methods.md: some 92 against 86 percent.
     from sklearn.datasets import load_digits
 
     from datapool.selection.k_center import k_center
