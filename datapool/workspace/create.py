@@ -49,16 +49,21 @@ _DVC_CONFIG = """\
 _README = """\
 # A datapool workspace
 
-Put new images below `data/`, name the folder in `params.yaml` (`input_dir`), then:
+Put new images below `data/`, name their folder in `params.yaml` (`input_dir: data/week_1`), then:
 
-    dvc repro                                                      # find new images, embed, pick, add to the pool
-    git add --all && git commit --message "week 1"                 # keep this version
-    dvc exp run -S stopping_condition.min_distance=0.2             # try something else on the same batch
-    dvc exp show --only-changed --drop '^(output|data|stages|datapool)'  # compare
+    dvc add data/week_1                        # track the images
+    dvc repro                                  # find new images, embed, pick, add to the pool, write the report
+    git add --all && git commit -m "week 1"    # keep this version
 
-The pool is in `pools/`, the report of the last run in `output/report.html`. `datapool verify` checks the pool. After an
-accident `datapool repair` repairs what it can without a choice of yours, backs up edited files, and names the command that
-helps with the rest. `datapool init --update .` brings newer code.
+* The images to label: `output/filenames/sampled_filenames_excluding_datapool.txt`.
+* The report of the last run: `output/report.html`. The pool: `pools/`.
+* Other settings on the same images replace their picks: `dvc exp run -S stopping_condition.min_distance=0.2`.
+  Compare them: `dvc exp show --only-changed --drop '^(output|data|stages|datapool)'`.
+* Undo a week: `git revert --no-edit HEAD && dvc checkout`.
+* After a crash: `dvc repro`. If it refuses, `datapool repair` repairs what needs no decision of yours, backs up edited
+  files, and names the command for the rest.
+* `datapool verify` checks the pools. `datapool init --update .` brings newer code.
+
 Made by datapool {version}.
 """
 
