@@ -3,6 +3,7 @@
 import re
 import shlex
 import subprocess
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,6 @@ NAMES = [
 ]
 TEXTS = {name: (ROOT / name).read_text() for name in NAMES}
 README, ARCHITECTURE = TEXTS["README.md"], TEXTS["ARCHITECTURE.md"]
-
-INSIDE_OTHERS = {"error", "persist", "balance", "sequence_gap", "protected", "protected_distance"}
-"""What looks like a key: a message, DVC's own, and keys of ``rules`` in examples of several lines."""
 
 MADE_BY_A_RUN = (
     "output/",
@@ -169,17 +167,25 @@ def params_of(yaml_text: str) -> set[str]:
 
 
 def test_keys_that_are_set_are_keys_of_params_yaml():
-    params = params_of((ROOT / "params.yaml").read_text())
+    params = params_of((ROOT / "params.yaml").read_text()) | {"error", "persist"}  # a message, and a key of DVC
     failures, seen = [], set()
     for name, text in TEXTS.items():
-        for code in code_of(text):
-            # `method: coreset`, `-S datapool.name=x`, `stopping_condition.min_distance: 0`
-            set_here = re.findall(r"-S ([a-z_.]+)=", code) + re.findall(r"^([a-z_]+(?:\.[a-z_]+)*): ", code)
-            failures += [(name, key) for key in set_here if key not in params | INSIDE_OTHERS]
-            seen |= {*set_here}
+        # `method: coreset`, `-S datapool.name=x`, `stopping_condition.min_distance: 0`
+        set_here = re.findall(r"-S ([a-z_.]+)=", text) + re.findall(r"`([a-z_]+(?:\.[a-z_]+)*): ", text)
+        failures += [(name, key) for key in set_here if key not in params]
+        seen |= {*set_here}
 
     assert not failures
     assert len(seen) > 10
+
+
+def test_examples_of_methods_and_rules_are_parts_of_params_yaml():
+    params = params_of((ROOT / "params.yaml").read_text())
+    examples = re.findall(r"(?m)(?:^ {4}.*\n)+", TEXTS["docs/methods.md"])
+    keys = set().union(*(params_of(textwrap.dedent(example)) for example in examples))
+
+    assert len(examples) == 4
+    assert {key for key in keys if not key.startswith("rules.balance.")} <= params
 
 
 def test_the_keys_that_are_explained_are_keys_of_params_yaml():
