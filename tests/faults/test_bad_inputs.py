@@ -1503,6 +1503,7 @@ ENVIRONMENTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ENVIRONMENTS)
 def test_the_stages_need_nothing_of_their_environment(merged_batch, tmp_path, monkeypatch, what):
     if what != "the C locale, and Python takes it":  # see the next test

@@ -129,6 +129,7 @@ def test_on_a_read_only_disk_the_pool_stays_and_the_line_says_why(stages, cases,
 PLACES = [".", "pools", ".datapool", "pools/my_datapool", "pools/my_datapool/history"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHANGES)
 def test_without_write_permission_the_pool_stays_and_the_line_says_why(stages, cases, name):
     as_root, refused = os.geteuid() == 0, 0

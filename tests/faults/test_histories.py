@@ -54,6 +54,7 @@ def no_fsync(monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda handle: None)  # what is not flushed survives the end of a process
 
 
+@pytest.mark.slow
 def test_no_history_loses_a_row(no_fsync):
     try_histories(Histories, examples=20, steps=12, derandomize=True, phases=[Phase.generate])
 

@@ -206,6 +206,7 @@ def test_killed_again_while_it_finishes_what_was_killed_it_leaves_the_old_pool_o
 CODES = {"SIGTERM": 143, "SIGINT": 130}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "share"), in_part("SIGINT", of=[*CODES]))
 def test_a_merge_that_is_asked_to_end_leaves_a_whole_pool_and_nothing_half_done(stages, cases, name, share, tmp_path):
     runs = Runs(stages, cases["append"], tmp_path / "workspace")

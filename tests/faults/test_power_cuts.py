@@ -175,6 +175,7 @@ FEW_STORIES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [1, pytest.param(16, marks=pytest.mark.full)])
 @pytest.mark.parametrize(("old", "new"), FEW_STORIES)
 def test_a_second_power_cut_during_recovery_loses_nothing_either(old, new, limit):
@@ -263,6 +264,7 @@ def goes_wrong(old: State, new: State, **how: object) -> bool:
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("story", "sync"),
     [pytest.param(*each, marks=[pytest.mark.full] * ("history" not in each[0])) for each in SYNCS],

@@ -48,6 +48,7 @@ def read(folder: Path) -> small_pools.Files | None:
         return None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seconds", "kills"), WRITERS)
 def test_of_two_writers_each_leaves_a_whole_pool_and_a_reader_sees_no_mixture(writers, cases, seconds, kills, tmp_path):
     # Both merge the second batch: one picks two images, the other one. Between merges they open the batch anew.
