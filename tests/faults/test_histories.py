@@ -56,7 +56,7 @@ def no_fsync(monkeypatch):
 
 @pytest.mark.slow
 def test_no_history_loses_a_row(no_fsync):
-    try_histories(Histories, examples=20, steps=12, derandomize=True, phases=[Phase.generate])
+    try_histories(Histories, examples=10, steps=12, derandomize=True, phases=[Phase.generate])
 
 
 @pytest.mark.slow

@@ -11,13 +11,21 @@ import pytest
 from tally import count
 
 ROOT = Path(__file__).parents[2]
-HELD = """
-import hashlib, os, resource, signal, sys
+LIMITS = """
+import os, resource
 from pathlib import Path
 import numpy as np
+from datapool import terminal
+
+
+def limit_memory(more):
+    size = int(next(line for line in open("/proc/self/status") if line.startswith("VmSize")).split()[1]) * 1024
+    resource.setrlimit(resource.RLIMIT_AS, (size + more, size + more))
+"""
+HELD = LIMITS + """
+import hashlib, signal, sys
 from PIL import Image
 import typer
-from datapool import terminal
 from datapool.images.decode import ImageFile
 from datapool.model import embedding
 from datapool.model.embedding import embed
@@ -51,11 +59,6 @@ def run_train(num_workers=0, progress=None, devices=1):
         num_workers=num_workers, lr=1e-3, weight_decay=1e-4, temperature=0.5, seed=1, scratch_dir=Path("scratch"),
         progress=progress,
     )
-
-
-def limit_memory(more):
-    size = int(next(line for line in open("/proc/self/status") if line.startswith("VmSize")).split()[1]) * 1024
-    resource.setrlimit(resource.RLIMIT_AS, (size + more, size + more))
 
 
 def die_reading(path, **_):
@@ -121,7 +124,8 @@ SHORTAGES = {
 def run(folder: Path, command: str, *, file: str | None = None) -> subprocess.CompletedProcess[str]:
     """Run a command after ``HELD`` in a folder, from a file where it has to be started again."""
     lines = "".join(f"    {line}\n" for line in command.strip().splitlines())
-    script = f"{HELD}\n\ndef command():\n{lines}\n\nterminal.run(command)\n"
+    before = LIMITS if command in (PYTHON_OUT_OF_MEMORY, TOO_MANY_OPEN_FILES) else HELD  # which imports torch
+    script = f"{before}\n\ndef command():\n{lines}\n\nterminal.run(command)\n"
     if file:
         (folder / file).write_text(script)
     environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

@@ -119,7 +119,7 @@ def test_06_experiments_on_a_batch_share_its_base(second_week, after, weeks):
     assert len(narrow) > len(wide)
     experiment("--temp", "--name", "aside", "-S", "stopping_condition.min_distance=0.6")
     assert made.names() == narrow  # a temporary experiment leaves the workspace alone
-    experiment("--queue", "-S", "stopping_condition.min_distance=0.2,0.3")
+    experiment("--queue", "-S", "stopping_condition.min_distance=0.2")
     experiment("--run-all")
 
     table = json.loads(made.run("dvc", "exp", "show", "--json"))
@@ -131,7 +131,7 @@ def test_06_experiments_on_a_batch_share_its_base(second_week, after, weeks):
         for params in [revision["data"]["params"]["params.yaml"]["data"]]
         for metrics in [revision["data"]["metrics"]["output/metrics.json"]["data"]]
     }
-    assert short_repr == dict.fromkeys([0.9, 0.05, 0.6, 0.2, 0.3], len(second_week.names()))
+    assert short_repr == dict.fromkeys([0.9, 0.05, 0.6, 0.2], len(second_week.names()))
 
     made.run("dvc", "exp", "apply", "wide")
     assert made.names() == wide
@@ -384,38 +384,33 @@ def test_two_workspaces_give_the_same_bytes(model_first_week, tmp_path, weeks):
     assert (made.folder / "datapools.json").read_bytes() == (model_first_week.folder / "datapools.json").read_bytes()
 
 
-@pytest.mark.parametrize("what", ["empty", "damaged", "known"])
-def test_a_batch_with_nothing_to_pick_leaves_the_pool_as_it_is(second_week, after, tmp_path, weeks, what):
+def test_a_batch_with_nothing_to_pick_leaves_the_pool_as_it_is(second_week, after, tmp_path, weeks):
     made = after(second_week)
     images = tmp_path / "batch"
     images.mkdir()
-    if what == "damaged":
-        (images / "bad.jpg").write_bytes(b"no image")
-    elif what == "known":
-        held = made.names()[0]
-        (images / "other_name.png").write_bytes((weeks / "week_1" / held).read_bytes())
-
     made.set({"input_dir": str(images)})
-    said = made.repro()
+    known = (weeks / "week_1" / made.names()[0]).read_bytes()
+    for name, data in (("", b""), ("bad.jpg", b"no image"), ("other_name.png", known)):
+        if name:
+            (images / name).write_bytes(data)
+        said = made.repro()
 
-    assert "nothing to pick" in said
-    assert "the pool stays as it is" in said
-    assert made.pool_files() == second_week.pool_files()
-    assert made.versions() == second_week.versions()
+        assert "nothing to pick" in said, name
+        assert "the pool stays as it is" in said, name
+        assert made.pool_files() == second_week.pool_files(), name
+        assert made.versions() == second_week.versions(), name
     assert "up to date" in made.repro()
 
 
-@pytest.mark.parametrize("what", ["empty", "damaged"])
-def test_a_first_batch_with_nothing_to_pick_begins_no_pool_and_the_next_one_does(
-    new_workspace, after, tmp_path, weeks, what
-):
+def test_a_first_batch_with_nothing_to_pick_begins_no_pool_and_the_next_one_does(new_workspace, after, tmp_path, weeks):
     made = after(new_workspace)
     images = tmp_path / "batch"
     images.mkdir()
-    if what == "damaged":
-        (images / "bad.jpg").write_bytes(b"no image")
-
     made.set({"input_dir": str(images)})
+    assert "nothing to pick" in made.repro()
+    assert made.versions() == []
+
+    (images / "bad.jpg").write_bytes(b"no image")
     assert "nothing to pick" in made.repro()
     assert made.versions() == []
     assert "up to date" in made.repro()
@@ -562,9 +557,9 @@ def test_a_killed_training_goes_on_where_it_stood_and_gives_the_same_model(new_m
     made.set(
         {
             "enable_training": True,
-            "lightly.model.name": "resnet10t",
+            "lightly.model.name": "test_efficientnet",
             "lightly.model.pretrained": False,
-            "lightly.trainer.max_epochs": 8,
+            "lightly.trainer.max_epochs": 30,  # the first must not be the last when it is killed
             "lightly.trainer.accelerator": "cpu",
         }
     )
@@ -580,12 +575,11 @@ def test_a_killed_training_goes_on_where_it_stood_and_gives_the_same_model(new_m
     assert not resume_point.exists()
 
 
-@pytest.mark.parametrize("file", ["samples.csv", "datapool_latest.csv"])
-def test_a_killed_merge_is_finished_by_the_next_run(second_week, after, weeks, file):
+def test_a_killed_merge_is_finished_by_the_next_run(second_week, after, weeks):
     made = after(second_week)
     made.set({"input_dir": str(weeks / "week_3")})
     made.repro("sample")
-    path = made.folder / "pools" / "my_datapool" / file
+    path = made.folder / "pools" / "my_datapool" / "datapool_latest.csv"
     before = path.stat().st_ino
 
     start_and_kill(made, "dvc", "repro", when=lambda: path.stat().st_ino != before)
