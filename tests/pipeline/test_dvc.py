@@ -81,6 +81,53 @@ def test_03_an_experiment_with_another_min_distance_ranks_nothing_again(first_we
     assert {"covering_radius", "radius_lower_bound", "witness", "random_mean_distance"} <= set(changed.split())
 
 
+STAGES_OF = {
+    "core/tables.py": set(EVERY_STAGE),
+    "images/batch.py": set(EVERY_STAGE) - {"rank"},
+    "model/embedding.py": {"train", "embed"},
+    "training/simclr.py": {"train"},
+    "pool/merge.py": {"open", "merge"},
+    "selection/k_center.py": {"rank", "sample", "report"},
+    "report/page.py": {"report"},
+    "report/template.html.j2": {"report"},
+    "maintenance/verify.py": set(),
+    "workspace/create.py": set(),
+    "lightly_docker/run.py": set(),
+    "cli.py": set(),
+    "terminal.py": set(),
+    "lifetime.py": set(),
+    "core/__pycache__/tables.cpython-311.pyc": set(),
+    "core/.tables.py.swp": set(),
+}
+"""The stages that an edit of a file of the library runs again."""
+
+EDIT_EACH = """
+import json, sys
+from pathlib import Path
+from dvc.repo import Repo
+
+changed = {}
+for name in sys.argv[1:]:
+    path = Path("datapool", name)
+    before = path.read_bytes() if path.exists() else None
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes((before or b"") + b"\\n")
+    with Repo() as repo:
+        changed[name] = sorted(repo.status())
+    path.write_bytes(before) if before is not None else path.unlink()
+print(json.dumps(changed))
+"""
+
+
+def test_an_edit_of_the_library_runs_the_stages_that_import_its_package(first_week, after):
+    made = after(first_week)
+
+    found = json.loads(made.run("python", "-c", EDIT_EACH, *STAGES_OF).splitlines()[-1])
+
+    assert {name: set(stages) for name, stages in found.items()} == STAGES_OF
+    assert made.run("dvc", "status").strip() == "Data and pipelines are up to date."
+
+
 def test_04_another_batch_is_appended(model_first_week, model_second_week):
     old, new = model_first_week.pool_files(), model_second_week.pool_files()
 
