@@ -67,6 +67,11 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         shutil.rmtree(os.environ[_PRELOADED], ignore_errors=True)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put slow tests first: one that begins when the others end would leave all but one process idle."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @cache
 def preloaded_environment() -> dict[str, str]:
     """Return ``ENVIRONMENT`` with the preloaded programs of ``warm_python`` first on the PATH; the first call starts them."""

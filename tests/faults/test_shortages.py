@@ -22,7 +22,9 @@ def limit_memory(more):
     size = int(next(line for line in open("/proc/self/status") if line.startswith("VmSize")).split()[1]) * 1024
     resource.setrlimit(resource.RLIMIT_AS, (size + more, size + more))
 """
-HELD = LIMITS + """
+HELD = (
+    LIMITS
+    + """
 import hashlib, signal, sys
 from PIL import Image
 import typer
@@ -64,6 +66,7 @@ def run_train(num_workers=0, progress=None, devices=1):
 def die_reading(path, **_):
     os.kill(os.getpid(), signal.SIGKILL)
 """
+)
 EMBED_OUT_OF_MEMORY = """
 limit_memory(200_000_000)
 run_embed(batch_size=60_000)

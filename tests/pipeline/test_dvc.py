@@ -717,6 +717,5 @@ def test_images_in_the_workspace_are_left_to_dvc_and_reach_temporary_experiments
     assert not [
         name for name in made.run("git", "ls-files", "data").split() if not name.endswith((".dvc", ".gitignore"))
     ]
-    made.run("dvc", "exp", "run", "-S", "stopping_condition.min_distance=0.2")
     made.run("dvc", "exp", "run", "--temp", "-S", "stopping_condition.min_distance=0.3")
     assert len(list((made.folder / "data" / "week_1").rglob("*.png"))) == 14

@@ -19,8 +19,8 @@ def left_out(made: Workspace) -> dict[str, str]:
     return dict(zip(removed.filename, removed.kind, strict=True))
 
 
-def test_rules_keep_out_what_they_say_and_a_changed_file_of_protected_images_is_seen(new_workspace, after):
-    made = after(new_workspace)
+def test_rules_keep_out_what_they_say_and_a_changed_file_of_protected_images_is_seen(first_week, after):
+    made = after(first_week)
     write_circle(made.folder / "test.csv", {"t.png": 0.15 * 10})  # 9 and 11 lie 0.15 from it
     rules = {"balance": {"dog": 1, "cat": 3}, "sequence_gap": 5, "protected": "test.csv", "protected_distance": 0.2}
     made.set({**BY_NUMBER, **{f"rules.{key}": value for key, value in rules.items()}})
@@ -59,8 +59,8 @@ def test_rules_that_leave_nothing_to_pick_begin_no_pool(new_workspace, after):
     )
 
 
-def test_scores_weigh_and_a_changed_file_of_scores_is_seen(new_workspace, after):
-    made = after(new_workspace)
+def test_scores_weigh_and_a_changed_file_of_scores_is_seen(first_week, after):
+    made = after(first_week)
     scores = made.folder / "scores.csv"
     made.set({**BY_NUMBER, "stopping_condition.n_samples": 2, "method": "coral"})
     made.set({"active_learning_scores": "scores.csv", "active_learning_score_column_name": "entropy"})
@@ -83,8 +83,8 @@ def test_scores_weigh_and_a_changed_file_of_scores_is_seen(new_workspace, after)
     assert made.pool_files() == before
 
 
-def test_typical_picks_one_of_each_group_and_a_cut_ranks_nothing_again(new_workspace, after):
-    made = after(new_workspace)
+def test_typical_picks_one_of_each_group_and_a_cut_ranks_nothing_again(first_week, after):
+    made = after(first_week)
     # Two groups: 0 to 4 around 0.2, and 5 to 11 around 2.3.
     angles = {name: 0.1 * number if number < 5 else 2 + 0.1 * (number - 5) for number, name in enumerate(NAMES)}
     write_circle(made.folder / "groups.csv", angles)
