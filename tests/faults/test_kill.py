@@ -46,8 +46,8 @@ def cases(stages: Stages, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     return small_pools.make(tmp_path_factory.mktemp("small"), stages)
 
 
-def choose(points: list[Point], share: str) -> list[Point]:
-    """All points; or every ninth of those that change something, and those around the renames into the pool."""
+def choose(points: list[Point], share: str, *, every: int = EVERY) -> list[Point]:
+    """Return all points; or, of those that change something, a few and those around the renames into the pool."""
     if share == "all":
         return points
     telling = [point for point in points if not re.search(r"= -1 E(EXIST|NOENT)", point.text)]
@@ -58,7 +58,7 @@ def choose(points: list[Point], share: str) -> list[Point]:
     ]
     commits = [i for i, point in enumerate(telling) if re.search(r'rename.*, "(pools/|datapools)', point.text)]
     near = {j for i in commits for j in (i, i + 1)}
-    return [point for i, point in enumerate(telling) if i in near or i % EVERY == 0]
+    return [point for i, point in enumerate(telling) if i in near or i % every == 0]
 
 
 @contextmanager
@@ -189,7 +189,7 @@ def test_killed_again_while_it_finishes_what_was_killed_it_leaves_the_old_pool_o
     runs = Runs(stages, first.as_it_is(stage), tmp_path / "workspace", allowed=cases["append"])
     finished = stage == "merge" or committed  # open only finishes or sweeps
     small_pools.assert_same(runs.case.new, cases["append"].new if finished else cases["append"].old)
-    points, problems = choose(runs.points(), share), []
+    points, problems = choose(runs.points(), share, every=4 * EVERY), []
     for point in points:
         with collected(problems, point):
             done = runs.run("signal=SIGKILL", point)
@@ -210,7 +210,7 @@ CODES = {"SIGTERM": 143, "SIGINT": 130}
 @pytest.mark.parametrize(("name", "share"), in_part("SIGINT", of=[*CODES]))
 def test_a_merge_that_is_asked_to_end_leaves_a_whole_pool_and_nothing_half_done(stages, cases, name, share, tmp_path):
     runs = Runs(stages, cases["append"], tmp_path / "workspace")
-    points, problems = choose(runs.points(), share), []
+    points, problems = choose(runs.points(), share, every=4 * EVERY), []
     for point in points:
         with collected(problems, point):
             done = runs.run(f"signal={name}", point)
