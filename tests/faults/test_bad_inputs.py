@@ -491,6 +491,7 @@ SHOWN = "\\x1b[2J\\x1b]0;all is lost\\x07\\nerror: all is lost"
 SCANNED = "; skipped: 0 hidden, 0 of other types, "
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "changes", "lines"),
     [
@@ -1481,6 +1482,7 @@ time.strftime = lambda text, when=None, of=time.strftime: of(text, when or time.
 """
 
 
+@pytest.mark.slow
 def test_no_output_holds_a_time(merged_batch, tmp_path, monkeypatch):
     shutil.copytree(merged_batch, tmp_path / "again")
     run(*ALL, "report")

@@ -110,6 +110,7 @@ def test_too_many_open_files_are_told_and_leave_the_pool(stages, cases, name, tm
     count("limits on open files", refused)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHANGES)
 @pytest.mark.parametrize("place", [".", "pools", ".datapool"])
 def test_on_a_read_only_disk_the_pool_stays_and_the_line_says_why(stages, cases, name, place, tmp_path):
