@@ -4,7 +4,7 @@
 
 OLD_CHECKOUT is the root of another checkout with the same package layout, made by `git worktree add` for example. Both
 engines pick from the same embeddings, in alternation. The table shows the median CPU seconds, the median of the ratios
-of neighboring runs, which what else runs on the machine hardly changes, and whether the results are equal to the last
+of neighboring runs, which other work on the machine hardly affects, and whether the results are equal to the last
 bit. A trace may differ between engines: its neighbors are covering centers, not always the nearest.
 """
 
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def load_engine(checkout: Path) -> Callable[..., Any]:
-    """Return the `k_center` of a checkout, whichever checkout's modules are imported already.
+    """Return the `k_center` of a checkout, even if the modules of another one are imported already.
 
     Raises:
         FileNotFoundError: If the checkout has no such module.

@@ -53,7 +53,7 @@ def busy_seconds() -> tuple[float, float]:
 
     The former is NaN elsewhere than on Linux.
     """
-    own = sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    own = sum(sum(resource.getrusage(which)[:2]) for which in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     counters = Path("/proc/stat")
     if not counters.exists():
         return math.nan, own

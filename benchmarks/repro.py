@@ -88,7 +88,7 @@ def measure(workspaces: dict[str, Path], repetitions: int) -> dict[str, dict[str
 
 
 def require_stages(output: str, stages: set[str]) -> None:
-    """Raise an error unless exactly these stages ran, as the output of DVC says."""
+    """Raise an error unless exactly these stages ran according to the output of DVC."""
     ran = {line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")}
     if ran != stages:
         raise RuntimeError(f"stages that ran: {sorted(ran)}, expected: {sorted(stages)}\n{output}")

@@ -104,7 +104,7 @@ def in_new_folder(work: Callable[[], list[Run]]) -> list[Run]:
 
 
 def run(numbers: range | list[int], rows: int, *, keep_history: bool) -> Run:
-    """Add a batch to the pool; it consists of the images of one or several numbers."""
+    """Add a batch to the pool; the batch has the images of one or several numbers."""
     names = [f"week {number:03d}/image {i:05d}.png" for number in numbers for i in range(rows)]
     print(f"soak: {names[0]}", file=sys.stderr)
     images = pd.DataFrame(

@@ -17,7 +17,7 @@ from benchmarks.results import (
 
 BEGIN, END = "<!-- begin: written by make bench -->", "<!-- end: written by make bench -->"
 MAIN = ("clustered", "digits")
-"""Embeddings that have a row. The sentence below gives the range over all."""
+"""Embeddings that have a row. The sentence below has the range over all."""
 MUNDIG = CONTESTANTS[1].name
 
 

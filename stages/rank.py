@@ -1,4 +1,4 @@
-"""Order the candidates, far beyond the stopping condition."""
+"""Order the candidates, usually further than the stopping condition needs."""
 
 from datapool.core.base import read_base
 from datapool.core.outputs import Outputs
@@ -10,7 +10,7 @@ from datapool.terminal import progress, run, say
 
 
 def rank() -> None:
-    """Order the candidates by method: with coreset, always the one farthest from the pool and those before it.
+    """Order the candidates by the method: for coreset, always the one farthest from the pool and the earlier ones.
 
     Candidates that the rules exclude are skipped.
     """

@@ -1,4 +1,4 @@
-"""Measure what a choice is worth: its covering radius and mean distances, beside those of a random choice of as many images.
+"""Measure how good a choice is: its covering radius and mean distances, compared with a random choice of the same size.
 
 Distances are measured on the evaluation sample, see ``evaluation_sample.py``.
 """
@@ -40,7 +40,7 @@ _NOTHING_MEASURED = DistanceSummary(None, None, None)
 
 
 class Comparison(NamedTuple):
-    """A choice, and a random one of as many candidates for the same pool."""
+    """A choice compared with a random choice of the same size, for the same pool."""
 
     evaluated: int
     """Number of candidates that the distances were measured on."""
@@ -76,7 +76,7 @@ def compare_with_random(
     Args:
         candidates: Sorted by filename.
         picks: Filenames of the choice, in order.
-        sample: That of these candidates.
+        sample: The evaluation sample of these candidates.
         config: Decides between which vectors distances are taken. Its seed decides the random choice, which differs from
             that of ``method: random``.
         progress: Called with the steps done and the steps in all, for the choice, then for the random one.
@@ -119,7 +119,7 @@ def certificate(covering_radius: float, farthest: str, config: RankingConfig) ->
 
     Let R be the covering radius after k picks. The picks and the candidate ``farthest``, which lies at R, are at least R
     apart from each other and from the pool before. So any k new images leave one of these k + 1 at R/2 or farther
-    (Gonzalez 1985; the proof is in ``maintenance/verify.py``).
+    (Gonzalez 1985; the proof is in ``maintenance/certificate.py``).
 
     Args:
         covering_radius: That of the choice.
@@ -149,8 +149,8 @@ def compute_metrics(
         candidates: Sorted by filename.
         base: The pool before this batch.
         sampled: The choice.
-        comparison: Of that choice with a random one.
-        sample: That of these candidates.
+        comparison: The comparison of that choice with a random one.
+        sample: The evaluation sample of these candidates.
         config: How the choice was made.
         min_distance: A candidate closer than this to the pool counts as covered by it. If not above 0, the distance
             that makes a candidate redundant takes its place.
@@ -192,14 +192,14 @@ def compute_metrics(
 
 
 def picks_by_min_distance(curve: pd.DataFrame, *, min_distance: float) -> pd.DataFrame:
-    """Return how many images each of some ten values of ``min_distance`` would pick without a limit on their number.
+    """Return how many images about ten values of ``min_distance`` would pick, without a limit on their number.
 
     The values have three digits and pick from 1 to 90 % of the ranking. ``min_distance`` itself is among them where the
     ranking reaches it.
 
     Args:
         curve: step and distance of a ranking by "coreset", as ``ranking.distance_curve`` returns it.
-        min_distance: The one in use.
+        min_distance: The value in use.
 
     Returns:
         One row per value, largest first: min_distance, picks.

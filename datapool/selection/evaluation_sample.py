@@ -1,7 +1,7 @@
 """Draw candidates at random and measure, before any pick, how near they are to the pool and to other candidates.
 
 Works on plain arrays of vectors, shape (n, d), and on the Euclidean distances between them. The sample is smaller where
-measuring it would take too many distances.
+it would need too many distances.
 """
 
 from typing import NamedTuple
@@ -11,8 +11,8 @@ import numpy as np
 from datapool.core.progress import Progress
 from datapool.selection.k_center import nearest
 
-MOST, FEWEST, FEWEST_PAIRED = 10_000, 1_000, 200
-"""Size of the sample: at most, at least, and at least where each is compared with all other candidates."""
+MAX_SIZE, MIN_SIZE, MIN_PAIRED = 10_000, 1_000, 200
+"""Largest and smallest size of the sample, and the smallest number of its candidates that are compared with all others."""
 PAIRS = 100_000_000
 """Number of distances beyond which the sample becomes smaller."""
 
@@ -45,14 +45,14 @@ def measure_sample(
     order = np.random.default_rng([seed, 1]).permutation(n)[: n_evaluated(n, len(pool))]
     to_pool = nearest(candidates[order], pool, progress=progress).distances
     to_others = np.full(len(order), np.nan)
-    paired = order[: max(FEWEST_PAIRED, PAIRS // max(n, 1))]
+    paired = order[: max(MIN_PAIRED, PAIRS // max(n, 1))]
     to_others[: len(paired)] = _to_nearest_other(candidates, paired, progress)
     return EvaluationSample(order, to_pool, to_others)
 
 
 def n_evaluated(n_candidates: int, n_centers: int) -> int:
     """Return the size of a sample of which every candidate is compared with so many centers."""
-    return min(n_candidates, MOST, max(FEWEST, PAIRS // max(n_centers, 1)))
+    return min(n_candidates, MAX_SIZE, max(MIN_SIZE, PAIRS // max(n_centers, 1)))
 
 
 def _to_nearest_other(candidates: np.ndarray, rows: np.ndarray, progress: Progress | None) -> np.ndarray:

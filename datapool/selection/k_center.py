@@ -45,7 +45,7 @@ class Selection(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """How the distances of the candidates shrank, as far as the selection had to know: m entries in order of discovery.
+    """How the distances of the candidates shrank, as far as they were computed: m entries in the order of computation.
 
     At each step, the last entry of a candidate so far names a center that covers it: at most as far as the distance of the
     next pick, and not necessarily its nearest center. For the candidate that is farthest, it is the nearest.

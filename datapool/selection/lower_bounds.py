@@ -1,7 +1,7 @@
 """Discard, by a matrix product in float32, centers that cannot be the nearest of a point.
 
 This is the filter of filter and refine. A vector gets one more coordinate on each side of the product, so that one dot
-product gives a squared distance:
+product yields a squared distance:
 
     |x - c|² = |x|² + (x, 1) · (-2c, |c|²)
 

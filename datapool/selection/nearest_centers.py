@@ -4,7 +4,7 @@ The textbook compares every point with every center. Three ideas avoid most of t
 
 lazy      A new center can only bring a point nearer, so an old distance is an upper bound. A point is compared with the
           centers that it has not seen only when its distance is requested (``NearestCenters.refresh``).
-filter    A matrix product in float32 gives lower bounds of the squared distances (``lower_bounds``). They discard nearly
+filter    A matrix product in float32 yields lower bounds of the squared distances (``lower_bounds``). They discard nearly
           all centers.
 refine    The distances to the remaining centers are computed as in the textbook, in float64. Where a single center is
           left, even that waits until the distance is requested: until then the point has an upper bound.
@@ -151,8 +151,8 @@ class NearestCenters:
         self._blas = ThreadpoolController().select(user_api="blas")
         self.n_threads = _blas_threads(self._blas) if device is None else 1
         self._block_size, self._tile_size = (_ROWS, _TILE) if device is None else (_ROWS_ON_DEVICE, _TILE_ON_DEVICE)
-        # Center number -> row of ``others``. Each tile takes rows from all over, so that already the first tile gives most
-        # points a small bound.
+        # Center number -> row of ``others``. Each tile has rows from all over ``others``, so that the first tile
+        # already yields small bounds for most points.
         stride = max(1, -(-len(others) // self._tile_size))
         self._row_of = np.concatenate([np.arange(i, len(others), stride, dtype=np.int32) for i in range(stride)])
         self._added = np.empty(0, dtype=np.int32)  # center number - p -> point

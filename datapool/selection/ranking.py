@@ -240,7 +240,7 @@ def neighbor_names(candidates: EmbeddedTable, base: EmbeddedTable, neighbors: np
 
 
 def write_trace(path: Path, trace: Trace) -> None:
-    """Write a trace to a Parquet file, one column per field; that of ``neighbors`` has the British spelling, as always."""
+    """Write a trace to a Parquet file, one column per field; the column of ``neighbors`` keeps its first name."""
     columns = trace._asdict()
     columns["neighbours"] = columns.pop("neighbors")
     write_arrays(path, columns)
@@ -257,7 +257,7 @@ def read_trace(path: Path) -> Trace:
 
 
 def _allowed_at_first(candidates: pd.DataFrame, base: pd.DataFrame, ranked: Ranked, rules: Rules) -> np.ndarray:
-    """Return for each candidate whether it may be picked before anything else is: shape (n,), boolean."""
+    """Return for each candidate whether it may be the first pick: shape (n,), boolean."""
     is_allowed = np.ones(len(candidates), dtype=bool)
     is_allowed[rows_of(candidates, ranked.near_protected.filename)] = False
     is_allowed[excluded_by_rules(candidates, base, candidates.iloc[:0], rules).index] = False

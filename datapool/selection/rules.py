@@ -49,10 +49,10 @@ def excluded_by_rules(candidates: pd.DataFrame, base: pd.DataFrame, picks: pd.Da
 
 
 def build_exclude(candidates: pd.DataFrame, rules: Rules) -> Exclude | None:
-    """Return the function that excludes candidates pick by pick; None if no rule does. It counts: use it for one selection.
+    """Return a function that excludes candidates pick by pick; None if no rule does.
 
-    What it returned for all picks so far, together with ``excluded_by_rules`` for no picks, is ``excluded_by_rules`` for
-    these picks.
+    The function counts picks, so use it for one selection only. The rows that it returned so far, together with those of
+    ``excluded_by_rules`` for no picks, are the rows of ``excluded_by_rules`` for the picks so far.
 
     Args:
         candidates: filename and weak_label; the function's rows are rows of it.

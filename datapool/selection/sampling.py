@@ -88,19 +88,11 @@ def sample(
             min_distance=stop.min_distance,
             progress=progress,
         )
-    too_close = np.flatnonzero(ranked.table.distance.to_numpy() < stop.min_distance)
-    taken = ranked.table.iloc[: min(limit, len(ranked.table), *too_close[:1])]
+    taken = _cut(ranked.table, limit, stop.min_distance)
     picked = rows_of(candidates.table, taken.filename)
-    picks = EmbeddedTable(
-        candidates.table.iloc[picked][["filename", "content_hash", "weak_label"]]
-        .assign(distance=taken.distance.replace(np.inf, np.nan).to_numpy(), nearest=taken.nearest.to_numpy())
-        .reset_index(drop=True),
-        candidates.embeddings[picked],
-    )
-    is_left_out = np.ones(n, dtype=bool)
-    is_left_out[picked] = False
-    is_left_out[rows_of(candidates.table, ranked.near_protected.filename)] = False
-    left_out = np.flatnonzero(is_left_out)
+    picks = _picks(candidates, picked, taken)
+    near_protected = rows_of(candidates.table, ranked.near_protected.filename)
+    left_out = np.delete(np.arange(n), np.concatenate([picked, near_protected]))
     coverage = _coverage(candidates, base, ranked, config, picked, left_out, progress)
     excluded = excluded_by_rules(candidates.table, base.table, picks.table, config.rules)
     removed = pd.concat(
@@ -144,6 +136,21 @@ def _number_of_samples(stop: StoppingCondition, *, n_candidates: int, n_base: in
 def _decides(ranked: Ranked, limit: int, min_distance: float) -> bool:
     """Return whether a stopping condition is met within the ranking."""
     return len(ranked.table) >= limit or bool((ranked.table.distance < min_distance).any())
+
+
+def _cut(ranking: pd.DataFrame, limit: int, min_distance: float) -> pd.DataFrame:
+    """Return the rows of a ranking before the first one that is too close, at most ``limit``."""
+    too_close = np.flatnonzero(ranking.distance.to_numpy() < min_distance)
+    return ranking.iloc[: min(limit, len(ranking), *too_close[:1])]
+
+
+def _picks(candidates: EmbeddedTable, picked: np.ndarray, ranking: pd.DataFrame) -> EmbeddedTable:
+    """Return the picks as ``Sampled.picks``: row i of ``ranking`` is the candidate at row ``picked[i]``."""
+    table = candidates.table.iloc[picked][["filename", "content_hash", "weak_label"]].reset_index(drop=True)
+    distances = ranking.distance.replace(np.inf, np.nan)  # inf: the first image of a pool
+    return EmbeddedTable(
+        table.assign(distance=distances.to_numpy(), nearest=ranking.nearest.to_numpy()), candidates.embeddings[picked]
+    )
 
 
 def _vectors(candidates: EmbeddedTable, base: EmbeddedTable, config: RankingConfig) -> DistanceVectors:

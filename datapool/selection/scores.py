@@ -84,7 +84,7 @@ def _find_rows(names: pd.Index, filenames: pd.Series) -> np.ndarray:
     if names.has_duplicates:
         raise _CsvError(f"has the filename {short_repr(names[names.duplicated()][0])} twice")
     rows = names.get_indexer(pd.Index(filenames))
-    # The pool calls "-a.jpg" "./-a.jpg", see batch.safe_name; a csv need not.
+    # The name of "-a.jpg" in the pool is "./-a.jpg", see batch.safe_name; the csv may have either.
     rows = np.where(rows < 0, names.get_indexer(pd.Index(filenames.str.removeprefix("./"))), rows)
     missing = np.flatnonzero(rows < 0)
     if len(missing):

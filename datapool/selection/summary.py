@@ -1,10 +1,10 @@
-"""Describe the metrics of a run in sentences: what was picked, what that is worth, and which method to try."""
+"""Describe the metrics of a run in sentences: what was picked, how good the choice is, and which method to try."""
 
 from datapool.core.metrics import Metrics
 
 MOSTLY, LITTLE, FEW_PICKS = 0.8, 0.5, 0.1
 """Shares of the candidates. From MOSTLY on, a batch counts as covered or redundant; up to LITTLE it does not count as
-redundant; up to FEW_PICKS, few are picked. Measured: benchmarks/regimes.md."""
+redundant; up to FEW_PICKS, few are picked. Measured: benchmarks/batch_kinds.md."""
 
 
 def summarize(metrics: Metrics) -> str:
@@ -44,7 +44,7 @@ def describe_comparison(metrics: Metrics) -> str:
 def suggest_method(metrics: Metrics, *, method: str, min_distance: float) -> str:
     """Return how much of the batch is new and which method suits it, without a full stop; "" below two candidates.
 
-    A suggestion of what to try, no more: benchmarks/regimes.md shows what it rests on, and where it misleads.
+    A suggestion of what to try, no more: benchmarks/batch_kinds.md shows the evidence, and where it misleads.
 
     Args:
         metrics: Those of the run.

@@ -15,7 +15,7 @@ from datapool.core.progress import Progress
 N_NEIGHBORS = 20
 """From how many neighbors the typicality of an image is computed, as in the paper."""
 
-_POINTS_PER_CLUSTER = 256  # in the sample that k-means sees (faiss's own limit): more of them change little
+_POINTS_PER_CLUSTER = 256  # in the sample for k-means (the limit of faiss itself): more of them change little
 _N_ITERATIONS = 20
 
 
@@ -34,8 +34,8 @@ def typical_order(
     most N_NEIGHBORS, images of the pool included). Of clusters with equally many images so far, the one with more
     members comes first, then the one with the lowest candidate. Of equally typical candidates the lowest comes first.
 
-    The paper leaves out clusters of fewer than five images. On the batches of benchmarks/regimes.py, that gained a point
-    of accuracy at most, and cost up to 40 where labels are rare.
+    The paper leaves out clusters of fewer than five images. On the batches of benchmarks/batch_kinds.py, that gained at most
+    one point of accuracy, and lost up to 40 where labels are rare.
 
     A shorter order is the beginning of a longer one. The order does not depend on the number of threads.
 
@@ -121,7 +121,7 @@ def _spread(candidates: np.ndarray, pool: np.ndarray, clusters: np.ndarray, prog
 
 @contextmanager
 def _independent_of_threads() -> Iterator[None]:
-    """Let faiss compute each distance by itself. In matrix products, rounding depends on how threads share the work."""
+    """Make faiss compute each distance by itself. In matrix products, rounding depends on how threads share the work."""
     try:
         import faiss
     except ImportError as error:

@@ -92,7 +92,7 @@ def test_the_random_choice_shares_the_pool():
 
 
 def test_the_random_choice_is_neither_that_of_method_random_nor_the_evaluation_sample(monkeypatch):
-    monkeypatch.setattr(module, "MOST", 5)
+    monkeypatch.setattr(module, "MAX_SIZE", 5)
     rng = np.random.default_rng(0)
     table = pd.DataFrame({"filename": [f"{i:03d}" for i in range(100)], "weak_label": "."}).astype("str")
     candidates = EmbeddedTable(table, rng.normal(size=(100, 20)).astype(np.float32))
@@ -130,7 +130,7 @@ def test_many_picks_make_a_curve_of_few_steps_that_ends_at_the_cut():
 
 
 def test_fewer_are_evaluated_where_picks_are_many_and_they_are_among_those_before(monkeypatch):
-    monkeypatch.setattr(module, "FEWEST", 2)
+    monkeypatch.setattr(module, "MIN_SIZE", 2)
     monkeypatch.setattr(module, "PAIRS", 80)
     candidates = offered(*range(20))
 
@@ -386,7 +386,7 @@ def test_the_scores_in_the_docs_are_those_of_the_benchmark():
     page = (root / "docs" / "methods.md").read_text()
     on_page = re.findall(r"(?m)^\| ([^|]+) \| (\d\d) \| (\d\d) \| (\d\d) \|$", page)
     measured = re.findall(
-        r"(?m)^\| .* \| 50 \| (\d\d) .* (\d\d) ± .* (\d\d) ±", (root / "benchmarks" / "regimes.md").read_text()
+        r"(?m)^\| .* \| 50 \| (\d\d) .* (\d\d) ± .* (\d\d) ±", (root / "benchmarks" / "batch_kinds.md").read_text()
     )
 
     assert len(on_page) > 2

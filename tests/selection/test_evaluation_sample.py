@@ -50,9 +50,9 @@ def test_the_size_of_blocks_changes_no_distance(monkeypatch):
 
 
 def test_the_sample_is_smaller_where_it_would_take_too_many_distances(monkeypatch):
-    monkeypatch.setattr(module, "MOST", 40)
-    monkeypatch.setattr(module, "FEWEST", 5)
-    monkeypatch.setattr(module, "FEWEST_PAIRED", 2)
+    monkeypatch.setattr(module, "MAX_SIZE", 40)
+    monkeypatch.setattr(module, "MIN_SIZE", 5)
+    monkeypatch.setattr(module, "MIN_PAIRED", 2)
     monkeypatch.setattr(module, "PAIRS", 1000)
     points = line(*range(100))
 
@@ -61,15 +61,15 @@ def test_the_sample_is_smaller_where_it_would_take_too_many_distances(monkeypatc
         assert len(set(found.candidates)) == len(found.candidates)
         return len(found.candidates), int((~np.isnan(found.to_others)).sum())
 
-    assert counts(10) == (40, 10)  # MOST; 1000 pairs with 100 candidates
+    assert counts(10) == (40, 10)  # MAX_SIZE; 1000 pairs with 100 candidates
     assert counts(50) == (20, 10)  # 1000 pairs with a pool of 50
-    assert counts(1000) == (5, 5)  # FEWEST
+    assert counts(1000) == (5, 5)  # MIN_SIZE
     monkeypatch.setattr(module, "PAIRS", 10)
-    assert counts(1) == (10, 2)  # FEWEST_PAIRED
+    assert counts(1) == (10, 2)  # MIN_PAIRED
 
 
 def test_the_seed_decides_which_candidates_are_drawn(monkeypatch):
-    monkeypatch.setattr(module, "MOST", 5)
+    monkeypatch.setattr(module, "MAX_SIZE", 5)
     points = line(*range(20))
     drawn = [measure(points, line(0), seed=seed).candidates.tolist() for seed in (1, 1, *range(2, 30))]
 

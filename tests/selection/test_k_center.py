@@ -115,7 +115,7 @@ KINDS = (
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    """Let a hundred points take the ways of a hundred thousand: many blocks and many tiles."""
+    """Make a hundred points need many blocks and many tiles, as a hundred thousand do."""
     monkeypatch.setattr(nearest_centers, "_ROWS", 12)
     monkeypatch.setattr(nearest_centers, "_TILE", 16)
     monkeypatch.setattr(nearest_centers, "_ROWS_ON_DEVICE", 12)

@@ -1,13 +1,13 @@
 """Find which method suits which batch: k-center, typical and random picks of digits, scored by 1-NN accuracy.
 
-    python -m benchmarks.regimes
+    python -m benchmarks.batch_kinds
 
 Each batch has some 1,000 of scikit-learn's handwritten digits (vectors of length one), with more or fewer that are nearly
 alike. As many as "picks" shows are picked and labeled. The score is the percentage of the 797 digits outside the batch
 whose nearest pick has the same label: mean and standard deviation over five batches. "covered" is the share of the batch
 that the pool covers and "redundant" the share that is redundant; the hint of a run depends on these two.
 
-Writes the table to benchmarks/regimes.md.
+Writes the table to benchmarks/batch_kinds.md.
 """
 
 from pathlib import Path
@@ -133,9 +133,8 @@ def main() -> None:
             facts = [f"{share:.0%}" for share in np.mean(shares, axis=0)]
             lines.append(f"| {' | '.join([name, *facts, str(k), *cells])} |")
             print(lines[-1], flush=True)
-    head = (
-        f"# Which method suits which batch\n\nRun: `python -m benchmarks.regimes`.\n{__doc__.split(chr(10) * 2)[2]}\n\n"
-    )
+    about = __doc__.split("\n\n")[2]
+    head = f"# Which method suits which batch\n\nRun: `python -m benchmarks.batch_kinds`.\n{about}\n\n"
     Path(__file__).with_suffix(".md").write_text(head + "\n".join(lines) + "\n")
 
 
