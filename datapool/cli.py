@@ -1,4 +1,4 @@
-"""The command line: ``datapool init``, ``run``, ``demo``, ``import``, ``verify``, ``repair``. The rest is ``dvc``."""
+"""The command line: ``datapool init``, ``run``, ``demo``, ``import``, ``verify``, ``repair``. ``dvc`` runs the pipeline."""
 
 from pathlib import Path
 from typing import Annotated
@@ -90,7 +90,7 @@ def verify(
                 outcomes.append(check.outcome)
     if "fail" in outcomes:
         raise DatapoolError(
-            f"{outcomes.count('fail')} of {len(outcomes)} checks failed; `datapool repair` repairs what needs no choice, "
+            f"{outcomes.count('fail')} of {len(outcomes)} checks failed; `datapool repair` repairs what needs no decision, "
             "backs up what a checkout would overwrite, and names the command that helps with the rest; `git log -p "
             "datapools.json` shows every change of the lineage"
         )
@@ -198,9 +198,9 @@ def run(
     given = overrides.parse(settings or [])
     if given.sanity_check:
         found = list(sanity.check({"input": input_dir, "shared": shared_dir, "output": output_dir}))
-        for is_well, sentence in found:
-            say(f"{'ok   ' if is_well else 'wrong'}  {sentence}")
-        if not all(is_well for is_well, _ in found):
+        for is_ok, sentence in found:
+            say(f"{'ok   ' if is_ok else 'wrong'}  {sentence}")
+        if not all(is_ok for is_ok, _ in found):
             raise DatapoolError("a run would fail; correct what is marked as wrong above")
         return
     if input_dir is None or shared_dir is None:
@@ -215,9 +215,9 @@ def run(
     raise typer.Exit(docker_run.run(given, input_dir, output_dir, say))
 
 
-def version(wanted: bool) -> None:
-    """Print the version and end."""
-    if wanted:
+def version(is_requested: bool) -> None:
+    """Print the version and exit."""
+    if is_requested:
         say(f"datapool {datapool.__version__}")
         raise typer.Exit
 

@@ -1,4 +1,4 @@
-"""List the batch: which images are there, which are damaged, which are exact copies."""
+"""List the batch: its images, damaged ones and exact copies."""
 
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def scan() -> None:
         one, other = next(iter(collisions.items()))
         say(
             f"WARNING: names that differ from another name only in case or accents: {len(collisions)}, for example {one!r} "
-            f"and {other!r}; all images are kept, but some file systems take the two names for one"
+            f"and {other!r}; all images are kept, but some file systems treat the two names as one"
         )
 
 

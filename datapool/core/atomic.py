@@ -103,13 +103,13 @@ def back_up(path: Path, *, unless: set[str]) -> list[str]:
             flush(folder, os.O_RDONLY)
     except OSError as error:
         raise DatapoolError(
-            f"{kept}: cannot be written ({reason(error)}); {path} is as it was; {remedy(error)}"
+            f"{kept}: cannot be written ({reason(error)}); {path} is unchanged; {remedy(error)}"
         ) from error
-    return [f"{path} is kept as {kept}"]
+    return [f"{path} was copied to {kept}"]
 
 
 def scratch(name: str) -> Path:
-    """Return a folder of ``.datapool``; make it if it is absent.
+    """Return a folder of ``.datapool``; create it if it is absent.
 
     Raises:
         DatapoolError: If it is a link. A repository may contain links, and we would write and delete files elsewhere.
@@ -160,7 +160,7 @@ def replace(path: Path) -> Iterator[Path]:
             flush(each, os.O_RDONLY)
     except OSError as error:
         raise DatapoolError(
-            f"{path}: cannot be written ({error.strerror or error}; {_room()}); it is as it was; {remedy(error)}"
+            f"{path}: cannot be written ({error.strerror or error}; {_free_space()}); it is unchanged; {remedy(error)}"
         ) from error
     finally:
         if temporary is not None:
@@ -176,19 +176,19 @@ REFUSALS = {
 
 
 def reason(error: OSError) -> str:
-    """Return why the disk refused, and how much room there is."""
+    """Return why the disk refused, and how much space is free."""
     where = f"{error.filename}: " if error.filename else ""
-    return f"{where}{error.strerror or error}; {_room()}"
+    return f"{where}{error.strerror or error}; {_free_space()}"
 
 
-def _room() -> str:
+def _free_space() -> str:
     return f"{shutil.disk_usage('.').free / 1e6:,.1f} MB are free"
 
 
 def remedy(error: OSError) -> str:
     """Return what the user can do when the disk has refused to read or write."""
     if error.errno == errno.EXDEV:
-        return "it is on another file system than the workspace; remove the link or mount that leads there"
+        return "it is on a different file system from the workspace; remove the link or mount that leads there"
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return "let this process open more files (`ulimit -n`), then run again"
     if error.errno == errno.EIO:
@@ -199,7 +199,7 @@ def remedy(error: OSError) -> str:
         return "move away what is in its place, then run again"
     if error.errno == errno.ENAMETOOLONG:
         return "give it a shorter name, then run again"
-    return "make room or give write permission, then run again"
+    return "free some space or give write permission, then run again"
 
 
 def _remove_abandoned(folder: Path) -> None:
@@ -216,7 +216,7 @@ def _is_abandoned(temporary: Path) -> bool:
     if host != socket.gethostname() or not pid.isdigit():
         return time.time() - temporary.stat().st_mtime > _ABANDONED_AFTER
     try:
-        os.kill(int(pid), 0)  # signal 0 only asks whether the process exists
+        os.kill(int(pid), 0)  # signal 0 only checks whether the process exists
     except ProcessLookupError:
         return True
     except PermissionError:

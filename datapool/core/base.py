@@ -1,4 +1,4 @@
-"""The base of a batch: the pool as it stood before, as a folder that one stage writes and the others read."""
+"""Write and read the base of a batch: a folder that holds the pool as it stood before."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -17,17 +17,17 @@ COLUMNS = {
     "content_hash": "str",
     "version": "int64",  # the version that added the image
     "batch": "str",  # id of the batch it came in
-    "rank": "int64",  # place in that batch's selection, from 1
-    "distance": "float64",  # when picked, to its nearest neighbor then; none for the first image of a pool
-    "nearest": "str",  # that neighbor's filename
+    "rank": "int64",  # position in the selection of that batch, from 1
+    "distance": "float64",  # to its nearest neighbor when it was picked; missing for the first image of a pool
+    "nearest": "str",  # filename of that neighbor
     "weak_label": "str",
 }
-"""Of samples.csv, and of the table of a pool's rows."""
+"""The columns of samples.csv, and of the table of the rows of a pool, with their types."""
 
 
 IMPORTED = "imported"
-"""Method of a version whose images another program has picked: their ranks are those of its file, they have no distance
-and no nearest, and their content_hash is empty where nobody knows it."""
+"""The method of a version whose images another program picked. Their ranks follow the order of its file, they have neither
+distance nor nearest, and content_hash is empty where the content is unknown."""
 
 
 class Base(NamedTuple):
@@ -36,28 +36,28 @@ class Base(NamedTuple):
     pool: str
     """The pool's name."""
     batch: str
-    """Id of the batch that it was opened for."""
+    """The id of the batch for which it was opened."""
     versions: list[Version]
-    """Lineage of the base: what was accepted up to it; empty for a pool that has yet to begin."""
+    """The versions up to the base, oldest first; empty for a pool without versions."""
     dropped: list[Version] | None
     """With ``datapool.base_version``: the versions after the base, which a merge drops; None if it was not given."""
     rows: EmbeddedTable
-    """One row a sample in the order of datapool_latest.csv; the table has the columns of samples.csv."""
+    """One row per image, in the order of datapool_latest.csv; the table has the columns of samples.csv."""
     checkpoint: Path | None
     """The model that made the embeddings, if the pool has one."""
 
 
 def write_base(folder: Path, base: Base) -> None:
-    """Write a base for the stages that follow: the same base, the same bytes.
+    """Write a base for the stages that follow. Equal bases make equal bytes.
 
     Raises:
-        DatapoolError: If the model that lies in the pool is no longer that of the base, or the disk refuses.
+        DatapoolError: If the checkpoint of the pool is no longer that of the base, or the disk refuses.
     """
     write_rows(folder / "rows.parquet", base.rows)
     if base.checkpoint:
         atomic.copy_file(base.checkpoint, folder / "checkpoint.ckpt")
         if atomic.sha256(folder / "checkpoint.ckpt") != base.versions[-1].checkpoint_sha256:
-            raise DatapoolError(f"pool {base.pool!r} has moved on while it was read; run `dvc repro` again")
+            raise DatapoolError(f"pool {base.pool!r} was changed while it was read; run `dvc repro` again")
     else:
         try:
             (folder / "checkpoint.ckpt").unlink(missing_ok=True)
@@ -78,7 +78,7 @@ def read_base(folder: Path) -> Base:
     """Read what ``write_base`` wrote.
 
     Raises:
-        DatapoolError: If a file cannot be read or is not as it was written.
+        DatapoolError: If a file cannot be read or is damaged or was edited.
     """
     path, checkpoint = folder / "base.json", folder / "checkpoint.ckpt"
     record = read_json(path)
@@ -88,13 +88,13 @@ def read_base(folder: Path) -> Base:
         pool, batch = record["pool"], record["batch"]
     except (KeyError, TypeError, ValidationError) as error:
         raise DatapoolError(
-            f"{path}: is not as it was written; `dvc repro --force --single-item open` makes it anew"
+            f"{path}: is damaged or was edited; `dvc repro --force --single-item open` writes it again"
         ) from error
     rows = read_rows(folder / "rows.parquet")
     return Base(pool, batch, versions, dropped, rows, checkpoint if checkpoint.exists() else None)
 
 
 def empty_base_table() -> EmbeddedTable:
-    """Give the rows of a pool that has yet to begin."""
+    """Return the rows of a pool without versions."""
     table = pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in COLUMNS.items()})
-    return EmbeddedTable(table, np.empty((0, 1), dtype=np.float32))  # zero columns cannot be written
+    return EmbeddedTable(table, np.empty((0, 1), dtype=np.float32))  # a column of no numbers cannot be written

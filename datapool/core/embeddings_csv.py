@@ -196,14 +196,14 @@ def _columns(dimension: int) -> list[str]:
 
 
 def _max_rows(file: BinaryIO, path: Path, dimension: int) -> int:
-    """Read the rest of a file and return how many rows it has at most; names with line breaks make it fewer."""
+    """Read the rest of a file and return how many rows it has at most; fewer if file names contain line breaks."""
     last, n_lines, n_bytes = b"\n", 0, 0
     while block := file.read(_BLOCK):
         last, n_lines = block, n_lines + block.count(b"\n") + block.count(b"\r")
         n_bytes += len(block)
     if not last.endswith(b"\n"):
         raise _refusal(path, _CUT_OFF)
-    # A row has a comma for each number and a line break, so a file of empty lines cannot ask for terabytes.
+    # A row has a comma for each number and a line break, so empty lines cannot make the array take terabytes.
     return min(n_lines, n_bytes // (dimension + 1))
 
 

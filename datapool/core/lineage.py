@@ -96,11 +96,11 @@ class EmbeddingSpace(_JsonObject):
     input_size: int | None
     """Side of the square that images are resized to, in pixels."""
     origin: str | None = None
-    """Where the model comes from, for people."""
+    """Where the model comes from, as a text for readers."""
 
 
 class Parameters(_JsonObject):
-    """The parameters that decided which images a version added; the first pools recorded fewer of them."""
+    """The parameters that decided which images a version added; early releases recorded fewer of them."""
 
     method: str
     stopping_condition: dict[str, int | float | bool] | None = None
@@ -119,7 +119,7 @@ class Parameters(_JsonObject):
 
 
 class Provenance(_JsonObject):
-    """How a version came about; the first pools recorded less of it."""
+    """How a version came about; early releases recorded less of it."""
 
     embedding_space: Annotated[EmbeddingSpace | None, AfterValidator(_has_id)] = None
     covering_radius: _Distance | None = None
@@ -144,7 +144,7 @@ class Version(Provenance):
     """Images that this version added."""
     datapool_sha256: _Sha256
     datapool_bytes: _Count | None = None
-    """Size of datapool_latest.csv; the first pools did not record it."""
+    """Size of datapool_latest.csv; early releases did not record it."""
     samples_sha256: _Sha256
     checkpoint_sha256: _Sha256 | None
     """None if the embeddings came from a csv."""
@@ -154,7 +154,7 @@ class LineageEntry(_JsonObject):
     """The record of one pool."""
 
     labels: list[str] | None = None
-    """The weak labels; the place of each is its number in datapool_latest.csv."""
+    """The weak labels; the position of each is its number in datapool_latest.csv."""
     versions: Annotated[list[Version], Field(min_length=1)]
     """Oldest first."""
 
@@ -263,5 +263,5 @@ def read_embedding_space(path: Path) -> EmbeddingSpace:
     except ValidationError as error:
         key = ".".join(map(str, error.errors()[0]["loc"]))
         raise DatapoolError(
-            f"{path}: {key} is not that of an embedding space; `dvc repro` makes the file anew"
+            f"{path}: {key} is not that of an embedding space; `dvc repro` writes the file again"
         ) from error

@@ -33,7 +33,7 @@ class Outputs:
         self.embeddings = folder / "embeddings.parquet"
         """The candidates with their embeddings."""
         self.protected = folder / "protected.parquet"
-        """The protected images with theirs."""
+        """The protected images with their embeddings."""
         # rank
         self.ranking = folder / "ranking.parquet"
         """The candidates in order, best first."""
@@ -57,7 +57,7 @@ class Outputs:
         self.removed_samples = folder / "removed_samples.csv"
         """Why each other image was not picked."""
         self.coverage = folder / "plots" / "coverage.csv"
-        """Distances to the pool after so many picks, and after as many random ones."""
+        """Distances to the pool by number of picks, for the picks and for random ones."""
         self.metrics = folder / "metrics.json"
         """The run in numbers."""
         # report

@@ -1,6 +1,6 @@
 """The files between stages: Parquet tables, which may have an embedding per row, csv files, JSON, and lists of file names.
 
-The same content gives the same bytes.
+Equal content makes equal bytes.
 """
 
 import csv
@@ -278,7 +278,7 @@ def _write(path: Path, table: pa.Table) -> None:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Turn errors of Arrow into one that names the file."""
+    """Turn an error of Arrow into a DatapoolError that names the file."""
     try:
         yield
     except (pa.ArrowInvalid, OSError) as error:

@@ -29,7 +29,7 @@ ROOT_LABEL = "."
 """Weak label of images directly in input_dir. No folder can have this name."""
 
 LINK_OUT = "link out of input_dir, which is not followed; put a copy of the file in its place"
-"""The reason of such a link, which counts as corrupt."""
+"""The reason for a link to count as corrupt."""
 
 # A spreadsheet reads such a text as a formula, and a command reads a dash as an option.
 _FORMULA = re.compile(r"\s*[=+\-@＝＋－＠]|[\t\r\n]")
@@ -187,7 +187,7 @@ def _first_row(texts: pd.Series, others: pd.Series) -> np.ndarray:
 
 
 def image_files(images: pd.DataFrame, folder: Path) -> list[ImageFile]:
-    """Return where the images of a table are and which content they must have; ``folder`` is that of the batch."""
+    """Return the path and the content hash of each image of a table; ``folder`` is that of the batch."""
     return [
         ImageFile(folder / path, content_hash)
         for path, content_hash in zip(images.path, images.content_hash, strict=True)
@@ -217,7 +217,7 @@ def copy_images(images: pd.DataFrame, filenames: Iterable[str], folder: Path, ta
             (target / filename).write_bytes(data)
     except OSError as error:
         raise DatapoolError(
-            f"{error.filename}: cannot be copied to {target} ({error.strerror}); make room, or set dump_dataset: false"
+            f"{error.filename}: cannot be copied to {target} ({error.strerror}); free some space, or set dump_dataset: false"
         ) from error
 
 
@@ -359,7 +359,7 @@ def _inspect_all(folder: Path, paths: list[str], *, decode: bool, progress: Prog
 
 
 def _end_with_parent() -> None:
-    """Let a worker end when its parent is killed; otherwise it would wait for work forever."""
+    """Make a worker process end when its parent is killed; otherwise it would wait for work forever."""
     parent = parent_process()
     if parent is None:
         return

@@ -17,8 +17,14 @@ from datapool.core.base import IMPORTED
 from datapool.core.lineage import Parameters, Version
 from datapool.core.progress import Progress
 from datapool.core.tables import EmbeddedTable, read_json, read_rows
-from datapool.maintenance import distances as recompute
 from datapool.maintenance.check import Check, check_of
+from datapool.maintenance.distances import (
+    Points,
+    as_points,
+    distances_between,
+    distances_to_nearest,
+    distances_to_nearest_before,
+)
 
 RELATIVE, ABSOLUTE = 1e-8, 1e-7
 """Two distances count as equal if they differ by no more than this share, plus, between normalized embeddings, this amount:
@@ -51,7 +57,7 @@ def check_distances(rows: EmbeddedTable, version: Version, progress: Progress) -
 
     points = _points(EmbeddedTable(table, rows.embeddings[: version.rows]), version)
     recorded = table.distance.to_numpy()[new]
-    found, tolerance = recompute.between(points, new, points, neighbors), _tolerance(version, recorded)
+    found, tolerance = distances_between(points, new, points, neighbors), _tolerance(version, recorded)
     difference = np.abs(found - recorded)
     is_as_recorded = (difference <= tolerance) & np.isfinite(recorded)  # the tolerance of infinity is infinite
     if not is_as_recorded.all():
@@ -59,7 +65,7 @@ def check_distances(rows: EmbeddedTable, version: Version, progress: Progress) -
         pair = f"{filenames[new[i]]} and its nearest {nearest[new[i]]}"
         return Check(name, "fail", f"{pair} lie {found[i]:.9g} apart, but {recorded[i]:.9g} is recorded")
 
-    smallest = recompute.to_nearest_before(points, int(new[0]), progress) if len(new) else found
+    smallest = distances_to_nearest_before(points, int(new[0]), progress) if len(new) else found
     is_nearer = smallest < recorded - tolerance
     if is_nearer.any():
         i = is_nearer.argmax()
@@ -76,7 +82,7 @@ def _check_imported(name: str, table: pd.DataFrame) -> Check:
         return Check(
             name, "fail", f"{invented.iloc[0]} has a distance or a nearest neighbor, which no imported image has"
         )
-    return Check(name, "skip", f"how its {len(table)} images were picked, elsewhere, is not known")
+    return Check(name, "skip", f"its {len(table)} images were imported, and how they were picked is unknown")
 
 
 def check_certificate(rows: EmbeddedTable, version: Version) -> Check:
@@ -108,7 +114,7 @@ def check_certificate(rows: EmbeddedTable, version: Version) -> Check:
 def check_candidates(
     rows: EmbeddedTable, pool: str, versions: list[Version], output: Path, progress: Progress
 ) -> Check:
-    """Check that every candidate of the latest version lies within its covering radius, and that the witness lies at it.
+    """Check that every candidate of the latest version lies within its covering radius, and the witness exactly at it.
 
     Args:
         rows: Every image of the pool, in the order of samples.csv.
@@ -120,9 +126,11 @@ def check_candidates(
     version = versions[-1]
     name = f"version {version.version}, candidates"
     if not _is_output_of(output, pool, versions) or _parameters(version).method == IMPORTED:
-        return Check(name, "skip", f"{output} does not hold its batch, so the candidates left out are not known here")
+        return Check(name, "skip", f"{output} does not hold its batch, so the candidates left out are unknown here")
     if _parameters(version).has_rules():
-        return Check(name, "skip", "with rules the covering radius says nothing of images that could not be picked")
+        return Check(
+            name, "skip", "with rules, candidates that could not be picked may lie outside the covering radius"
+        )
     path, radius = output / "embeddings.parquet", _radius(version)
     candidates = read_rows(path)
     new = range(version.rows - version.new, version.rows)  # rows of the pool
@@ -138,7 +146,7 @@ def check_candidates(
         return check_of(name, [problem], f"all {len(candidates.table)} were picked")
 
     rest = EmbeddedTable(candidates.table.iloc[left], candidates.embeddings[left])
-    distances = recompute.to_nearest(_points(rest, version), _points(rows, version), progress)
+    distances = distances_to_nearest(_points(rest, version), _points(rows, version), progress)
     filenames, tolerance = rest.table.filename.to_numpy(), _tolerance(version, np.array(radius))
     i = distances.argmax()
     if not distances[i] <= radius + tolerance:
@@ -151,7 +159,9 @@ def check_candidates(
     if not distances[i] >= radius - tolerance:
         witness = f"{filenames[i]} lies {distances[i]:.9g} from the pool"
         return Check(name, "fail", f"{witness}, and not at the covering radius {radius:.9g}")
-    sentence = f"all {len(candidates.table)} lie within {radius:.9g} of the pool, and {filenames[i]} lies at it"
+    sentence = (
+        f"all {len(candidates.table)} lie within {radius:.9g} of the pool, and {filenames[i]} lies at that distance"
+    )
     return Check(name, "pass", sentence)
 
 
@@ -164,10 +174,10 @@ def _is_output_of(output: Path, pool: str, versions: list[Version]) -> bool:
     return [base.get(key) for key in ("pool", "batch", "versions")] == [pool, versions[-1].batch, earlier]
 
 
-def _points(rows: EmbeddedTable, version: Version) -> recompute.Points:
+def _points(rows: EmbeddedTable, version: Version) -> Points:
     """Return rows as points, between which distances are taken as they were for the version."""
     parameters = _parameters(version)
-    return recompute.points(
+    return as_points(
         rows.embeddings,
         rows.table.weak_label,
         normalize=bool(parameters.normalize_embeddings),
@@ -176,7 +186,7 @@ def _points(rows: EmbeddedTable, version: Version) -> recompute.Points:
 
 
 def _tolerance(version: Version, distances: np.ndarray) -> np.ndarray:
-    """Return by how much recorded distances may differ from those that are taken again."""
+    """Return by how much recorded distances may differ from those that are computed again."""
     return RELATIVE * distances + (ABSOLUTE if _parameters(version).normalize_embeddings else 0.0)
 
 

@@ -1,7 +1,7 @@
 """Compute distances in float64 and from their definition, to check those that the selection recorded.
 
-No code is shared with the selection, so that no error is. A matrix product gives lower bounds on all distances, which
-exclude most pairs; the distance of every other pair is the length of a difference.
+No code is shared with the selection, so no error is shared either. A matrix product yields lower bounds of all distances,
+which exclude most pairs; the distance of every other pair is the length of a difference.
 """
 
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ class Points(NamedTuple):
     """Shape (n,): weak labels, if distances depend on them."""
 
 
-def points(embeddings: np.ndarray, labels: pd.Series, *, normalize: bool, append_weak_labels: bool) -> Points:
+def as_points(embeddings: np.ndarray, labels: pd.Series, *, normalize: bool, append_weak_labels: bool) -> Points:
     """Return embeddings, shape (n, d), float32, as points: scaled to unit length, rounded to float32, if ``normalize``."""
     rows = embeddings
     if normalize:
@@ -39,11 +39,11 @@ def points(embeddings: np.ndarray, labels: pd.Series, *, normalize: bool, append
     return Points(rows, labels.to_numpy() if append_weak_labels else None)
 
 
-def between(some: Points, i: np.ndarray, others: Points, j: np.ndarray) -> np.ndarray:
+def distances_between(some: Points, i: np.ndarray, others: Points, j: np.ndarray) -> np.ndarray:
     """Return the distance between ``some[i[k]]`` and ``others[j[k]]`` for each k: shape (len(i),), float64.
 
     >>> a, b = Points(np.float32([[0, 0]]), None), Points(np.float32([[3, 4]]), None)
-    >>> between(a, np.array([0]), b, np.array([0])).tolist()
+    >>> distances_between(a, np.array([0]), b, np.array([0])).tolist()
     [5.0]
     """
     distances = np.empty(len(i))
@@ -55,7 +55,7 @@ def between(some: Points, i: np.ndarray, others: Points, j: np.ndarray) -> np.nd
     return distances
 
 
-def to_nearest(some: Points, others: Points, progress: Progress) -> np.ndarray:
+def distances_to_nearest(some: Points, others: Points, progress: Progress) -> np.ndarray:
     """Return the distance from each point to the nearest of the others: shape (n,), float64; inf if there are none.
 
     A distance is larger than the smallest one by no more than the share NEARLY.
@@ -63,10 +63,10 @@ def to_nearest(some: Points, others: Points, progress: Progress) -> np.ndarray:
     return _to_nearest(some, others, progress, first=0, only_before=False)
 
 
-def to_nearest_before(points: Points, first: int, progress: Progress) -> np.ndarray:
-    """Return, for each point from index ``first`` on, the distance to the nearest point before it; see ``to_nearest``.
+def distances_to_nearest_before(points: Points, first: int, progress: Progress) -> np.ndarray:
+    """Return, for each point from index ``first`` on, the distance to the nearest point before it.
 
-    Point 0 has none before it; its distance is inf.
+    Point 0 has none before it; its distance is inf. The accuracy is that of ``distances_to_nearest``.
     """
     return _to_nearest(points, points, progress, first=first, only_before=True)
 
@@ -87,18 +87,18 @@ def _to_nearest(some: Points, others: Points, progress: Progress, *, first: int,
             # First the pair with the smallest lower bound, which is likely the nearest ...
             likely = bounds.argmin(axis=1)
             has_other = np.isfinite(bounds.min(axis=1))
-            exact = between(some, index, others, likely + columns.start)
+            exact = distances_between(some, index, others, likely + columns.start)
             smallest[has_other] = np.minimum(smallest, exact)[has_other]
             # ... then every pair whose lower bound is below that distance.
             limit = np.where(smallest > 0, ((1 - NEARLY) * smallest) ** 2, -np.inf)
             row, column = np.nonzero(bounds < limit[:, None])
-            np.minimum.at(smallest, row, between(some, row + rows.start, others, column + columns.start))
+            np.minimum.at(smallest, row, distances_between(some, row + rows.start, others, column + columns.start))
         progress(rows.stop - first, n - first)
     return nearest[first:]
 
 
 def _lower_bounds(some: Points, i: slice, others: Points, j: slice, origin: np.ndarray) -> np.ndarray:
-    """Return lower bounds on the squared distances of all pairs of two blocks: a matrix product, less its rounding."""
+    """Return lower bounds of the squared distances of all pairs of two blocks: a matrix product, less its rounding."""
     a, b = some.rows[i] - origin, others.rows[j] - origin
     # Twice the textbook's bound on a product of d terms and the sums around it (Higham 2002, section 3.1).
     rounding = 4 * (a.shape[1] + 8) * np.finfo(np.float64).eps

@@ -1,6 +1,6 @@
-"""Repair what can be repaired in a pool without a choice of the user's, and name the command that helps with the rest.
+"""Repair what needs no decision of the user in a pool, and name the command that helps with the rest.
 
-What is replaced is backed up in ``.datapool/backup``.
+Files that are replaced are backed up in ``.datapool/backup``.
 """
 
 from collections.abc import Iterator
@@ -123,7 +123,7 @@ def _repair_record(transaction: Transaction) -> Repair:
     entry = store.entry()
     if entry is None or versions is None:
         problem = (
-            f"{'is damaged' if path.exists() else 'is missing'}, and {store.lineage} does not know pool {store.name!r}"
+            f"{'is damaged' if path.exists() else 'is missing'}, and {store.lineage} does not list pool {store.name!r}"
         )
         return Repair(False, f"{path}: {problem}; {HINT_DVC_CHECKOUT}; or move {store.folder} away")
     files = recorded_files(versions[-1])

@@ -1,6 +1,6 @@
 """Check a pool against its lineage: its record, files and rows here, its distances and certificates in ``certificate``.
 
-Nothing is changed, and every distance is taken again.
+Nothing is changed, and every distance is computed again.
 """
 
 import hashlib
@@ -57,7 +57,7 @@ def verify(pools: Path, lineage: Path, name: str, output: Path, *, progress: Pro
     """
     known = read_entries(lineage)
     if name not in known_pools(pools, lineage):
-        raise DatapoolError(f"{lineage} knows no pool {name!r}; it knows {', '.join(map(repr, known)) or 'none'}")
+        raise DatapoolError(f"{lineage} lists no pool {name!r}; it lists {', '.join(map(repr, known)) or 'none'}")
     store = Store(pools, name, lineage)
     try:
         yield from _checks(store, known.get(name), output, progress)
@@ -128,12 +128,12 @@ def _check_record(store: Store) -> Check:
         return Check("record", "fail", str(error))
     entry = store.entry()
     if record is None and entry is None:
-        return Check("record", "fail", f"{path} is missing, and datapools.json does not know the pool; {_HINT_REPAIR}")
+        return Check("record", "fail", f"{path} is missing, and datapools.json does not list the pool; {_HINT_REPAIR}")
     if record is None:
         reason = "it was lost, or an early release did not write it; `datapool repair` writes it"
         return Check("record", "skip", f"{path} is missing: {reason}")
     if entry is None:
-        unknown = f"{store.folder} holds a pool that datapools.json does not know; `datapool repair` adds it there"
+        unknown = f"{store.folder} holds a pool that datapools.json does not list; `datapool repair` adds it there"
         return Check("record", "fail", unknown)
     problem = f"{path} and datapools.json differ; {_HINT_REPAIR}" * (record.entry != entry)
     return check_of("record", [problem], f"{path} and datapools.json agree")
@@ -145,7 +145,7 @@ def _check_files(folder: Path, latest: Version) -> Check:
     problems = [_problem_of(folder / file, latest.version, digest) for file, digest in hashes.items()]
     if not any(problems):
         size, recorded = (folder / LATEST).stat().st_size, latest.datapool_bytes
-        if recorded not in (None, size):  # the first pools did not record it
+        if recorded not in (None, size):  # early releases did not record it
             problems.append(f"{folder / LATEST} has {size} bytes, the lineage records {recorded}")
     return check_of("files", problems, f"{', '.join(hashes)} have the hashes that the lineage records")
 
@@ -263,7 +263,7 @@ def _label_problems(table: pd.DataFrame, label_ids: Sequence[int], labels: objec
 
 
 def _space_problems(dimension: int, versions: Sequence[Version]) -> Iterator[str]:
-    """Yield where versions record another dimension than the embeddings have, or two spaces or checkpoints."""
+    """Yield where the lineage records another dimension than that of the embeddings, or two spaces or checkpoints."""
     for recorded in sorted({_space(version).dimension for version in versions} - {dimension}):
         yield f"the embeddings have {dimension} dimensions, the lineage records {recorded}"
     for earlier, later in pairwise(versions):

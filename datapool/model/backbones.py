@@ -61,7 +61,7 @@ def find_backbone(name: str) -> Backbone:
     if found is None:
         nearest = difflib.get_close_matches(name.lower(), sorted(known), n=3, cutoff=0)
         raise DatapoolError(
-            f"lightly.model.name is {name!r}, which neither timm nor torchvision knows; nearest: {', '.join(nearest)}"
+            f"lightly.model.name is {name!r}, which neither timm nor torchvision has; nearest: {', '.join(nearest)}"
         )
     return _timm_backbone(found) if timm.is_model(found) else _torchvision_backbone(found)
 

@@ -68,9 +68,9 @@ def require_files(pools: Path, lineage: Mapping[str, list[Version]], *, besides:
     gone = [name for name in lineage if name != besides and not (pools / name / LATEST).exists()]
     if gone:
         raise CheckoutError(
-            f"datapools.json knows the pool{'s' * (len(gone) > 1)} {', '.join(map(repr, gone))}, but {pools}/ does not "
+            f"datapools.json lists the pool{'s' * (len(gone) > 1)} {', '.join(map(repr, gone))}, but {pools}/ does not "
             "hold the files; nothing was changed. Run `dvc pull` (or `dvc checkout --force`), then again; "
-            "`git checkout HEAD -- datapools.json` goes back to the pools that git knows"
+            "`git checkout HEAD -- datapools.json` goes back to the pools that git has"
         )
 
 
@@ -84,7 +84,7 @@ def require_sizes(store: Store, lineage: Mapping[str, list[Version]]) -> None:
     """
     pools = store.folder.parent
     for name in lineage.keys() - {store.name}:
-        path, recorded = pools / name / LATEST, lineage[name][-1].datapool_bytes  # the first pools lack it
+        path, recorded = pools / name / LATEST, lineage[name][-1].datapool_bytes  # early releases did not record it
         if recorded not in (None, size := path.stat().st_size):
             require_agreement(Store(pools, name, store.lineage))  # in case datapools.json was changed, not the csv
             raise CheckoutError(
@@ -120,7 +120,7 @@ def back_up_unrecorded(pools: Path, lineage_file: Path) -> str:
     try:
         lineage = read_lineage(lineage_file)
     except DatapoolError:
-        lineage = {}  # nothing is known to be recorded
+        lineage = {}  # then no file counts as recorded
     notes = []
     for folder in sorted(pools.glob("*/")):
         known = recorded_hashes(lineage.get(folder.name, []))
@@ -134,7 +134,7 @@ def back_up_unrecorded(pools: Path, lineage_file: Path) -> str:
 
 
 def require_agreement(store: Store) -> None:
-    """Refuse to go on if a pool's own record and the lineage differ, or neither records the files that are here.
+    """Refuse to go on if a pool's own record and the lineage differ, or if neither records the files that are here.
 
     A pool without a record that the lineage lists was made by an older release, or has lost its record.
 
@@ -148,7 +148,7 @@ def require_agreement(store: Store) -> None:
         return
     if entry is None:
         raise CheckoutError(
-            f"{store.folder} holds a pool that {store.lineage} does not know; nothing was changed. `datapool repair` adds "
+            f"{store.folder} holds a pool that {store.lineage} does not list; nothing was changed. `datapool repair` adds "
             f"it there; {HINT_GIT_CHECKOUT}; or move {store.folder} away"
         )
     here, there = (parse_entry(each).versions for each in (record.entry, entry))
@@ -165,7 +165,7 @@ def _require_no_files(store: Store) -> None:
     for path in map(store.folder.joinpath, HASH_KEYS):
         if path.exists():
             raise CheckoutError(
-                f"{path} is there, but {store.lineage} knows no pool {store.name!r}; nothing was changed. "
+                f"{path} exists, but {store.lineage} lists no pool {store.name!r}; nothing was changed. "
                 f"`dvc checkout --force` restores what belongs to this revision; or move {store.folder} away"
             )
 
@@ -177,7 +177,7 @@ def describe_mismatch(here: Sequence[Version], there: Sequence[Version]) -> str:
 
 
 def is_successor(versions: Sequence[Version], others: Sequence[Version]) -> bool:
-    """Return whether merges can have made these versions from the others: by adding some, or by the last batch again."""
+    """Return whether merges can have made these versions from the others: by adding some, or by replacing the last one."""
     k = len(others)
     if len(versions) > k:
         return versions[:k] == others

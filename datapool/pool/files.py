@@ -32,7 +32,7 @@ from datapool.pool.store import RECORD, Store
 from datapool.pool.transaction import Transaction
 
 Text = Callable[[Version], Iterable[bytes]]
-"""Returns the csv text of a version in pieces; made for one version of a pool, it also serves those before it."""
+"""Returns the csv text of a version in pieces. A function made for one version also works for every version before it."""
 
 _CACHE = RowCache(atomic.SCRATCH / "pools")
 _PIECE = 2**18  # bytes of a file that are copied at a time
@@ -44,8 +44,8 @@ _PIECE = 2**18  # bytes of a file that are copied at a time
 def read_version(folder: Path, version: Version) -> EmbeddedTable:
     """Read the rows of a recorded version, and refuse files of any other version.
 
-    The files are hashed every time but parsed once: the rows are cached in ``.datapool/pools``. Our lock does not hold back
-    `dvc checkout`, so parsed rows count only if the files are the recorded ones after parsing as well.
+    The files are hashed every time but parsed once: the rows are cached in ``.datapool/pools``. `dvc checkout` ignores our
+    lock, so the files are hashed again after parsing.
 
     Raises:
         DatapoolError: If a file is missing or not the recorded one, or if the files do not have as many rows as the lineage
@@ -71,7 +71,7 @@ def read_version(folder: Path, version: Version) -> EmbeddedTable:
 def _require_recorded_files(
     folder: Path, version: Version, *, meanwhile: Callable[[], EmbeddedTable | None]
 ) -> EmbeddedTable | None:
-    """Refuse files that are not those of a version; return what ``meanwhile`` returns, which runs beside the hashing."""
+    """Refuse files that are not those of a version; call ``meanwhile`` while they are hashed, and return its result."""
     recorded = {folder / file: digest for file, digest in recorded_files(version).items()}
     try:
         with ThreadPoolExecutor() as threads:
@@ -137,7 +137,7 @@ def text_of(folder: Path, version: Version, rows: EmbeddedTable) -> Text:
 
 
 def _beginning(path: Path, version: Version) -> Iterator[bytes]:
-    left = version.datapool_bytes or 0  # the first pools did not record it: their rows are written again
+    left = version.datapool_bytes or 0  # early releases did not record it: the rows are written again
     with path.open("rb") as file:
         while piece := file.read(min(left, _PIECE)):
             left -= len(piece)

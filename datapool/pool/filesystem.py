@@ -1,6 +1,6 @@
 """The file operations of a transaction, one method per operation.
 
-Tests replace them by a model disk, which knows what a power cut may leave of each.
+Tests replace them by a model of a disk, which simulates what a power cut may leave of each.
 """
 
 import hashlib

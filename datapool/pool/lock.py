@@ -1,4 +1,4 @@
-"""Let one process at a time work on the pools of a workspace."""
+"""A lock that one process at a time holds while it works on the pools of a workspace."""
 
 import os
 import socket
@@ -31,7 +31,7 @@ class LostLockError(DatapoolError):
 
 @contextmanager
 def locked(name: str = "lock", *, patience: float = _PATIENCE) -> Iterator[Callable[[], None]]:
-    """Let one process at a time read or write the pools of this workspace.
+    """Hold the lock that one process at a time needs to read or write the pools of this workspace.
 
     The kernel holds the lock (flock) and releases it when the process ends. The lock file is never deleted; its existence
     does not mean that the lock is held. Yields ``require()``, to be called right before a commit: it raises LostLockError

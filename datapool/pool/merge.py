@@ -40,7 +40,7 @@ class Merged(NamedTuple):
     """The result of a merge."""
 
     version: int
-    """The pool's version now; 0 if it has yet to begin."""
+    """The pool's version now; 0 if it has none."""
     n_samples: int
     """Images in the pool now."""
     n_new: int
@@ -65,7 +65,7 @@ def open_base(
     Args:
         pools: Folder of all pools.
         lineage_file: datapools.json.
-        name: Name of the pool; a new one if the lineage does not know it.
+        name: Name of the pool; a new pool if the lineage does not have it.
         images: The batch, as ``batch.scan`` returns it.
         base_version: 0 … latest; None chooses as above.
 
@@ -76,7 +76,7 @@ def open_base(
     Raises:
         DatapoolError: If another process is working on the pools; if files are missing, unknown or not what the lineage
             records; if a candidate has the filename of a base image with other content; or if there is no version
-            ``base_version``. The pool is as it was; a file that the lineage does not record is copied to
+            ``base_version``. The pool is unchanged; a file that the lineage does not record is copied to
             ``.datapool/backup``.
     """
     with backing_up_before_checkout(pools, lineage_file) as done:
@@ -90,7 +90,7 @@ def _notes_on_matches_by_name(images: pd.DataFrame, base: Base) -> list[str]:
     held = rows_in_base(images, base.rows.table)[(images.status == "ok").to_numpy()]
     n = int((base.rows.table.content_hash.iloc[held[held >= 0]] == "").sum())
     return [
-        f"{n} images of this batch have the names of imported images whose content is not known, and count as those; "
+        f"{n} images of this batch have the names of imported images whose content is unknown, and count as those; "
         "removed_samples.csv lists them"
     ] * bool(n)
 
@@ -107,7 +107,7 @@ def _open(store: Store, images: pd.DataFrame, base_version: int | None) -> Base:
     n = int((rows.table.version <= k).sum())
     # An empty base has the same bytes whether the pool has versions yet or not: DVC compares them.
     rows = EmbeddedTable(rows.table.iloc[:n], rows.embeddings[:n]) if n else empty_base_table()
-    candidates(images, rows.table)  # refuses a name that stands for two images
+    candidates(images, rows.table)  # raises if two images have one filename
     checkpoint = store.folder / CHECKPOINT if k and versions[k - 1].checkpoint_sha256 else None
     return Base(name, batch, versions[:k], None if base_version is None else versions[k:], rows, checkpoint)
 
@@ -182,7 +182,7 @@ class _NewFiles(NamedTuple):
     csv_size: int
     """Bytes of datapool_latest.csv."""
     notes: list[str]
-    """Sentences about files that were kept aside."""
+    """Sentences about files that were backed up."""
 
 
 def _merge(
@@ -195,7 +195,7 @@ def _merge(
     provenance: Provenance,
 ) -> Merged:
     store = transaction.store
-    present = _require_unmoved(store, base, picks)
+    present = _require_unchanged(store, base, picks)
     if not len(picks.table) and not base.versions:
         return _stay_empty(store, base, present)
     new = EmbeddedTable(_new_rows(base, picks.table), picks.embeddings)
@@ -213,7 +213,7 @@ def _merge(
     return Merged(len(versions), versions[-1].rows, len(new.table), [*files.notes, *foreign, *notes])
 
 
-def _require_unmoved(store: Store, base: Base, picks: EmbeddedTable) -> list[Version]:
+def _require_unchanged(store: Store, base: Base, picks: EmbeddedTable) -> list[Version]:
     """Refuse a pool that is no longer the one that the base was taken from; return its versions.
 
     Raises:
@@ -229,9 +229,9 @@ def _require_unmoved(store: Store, base: Base, picks: EmbeddedTable) -> list[Ver
         raise ValueError(f"picks of shape {picks.embeddings.shape}, a base of shape {base.rows.embeddings.shape}")
     is_expected = len(present) == k or _is_of_same_batch(base, present) or present[k:] == base.dropped
     if present[:k] != base.versions or not is_expected:
-        require_agreement(store)  # if datapools.json was set back, that is what to mend
+        require_agreement(store)  # has a better message if datapools.json was reverted
         raise DatapoolError(
-            f"pool {base.pool!r} has moved on since this run opened it (version {k} then, {len(present)} now); nothing was "
+            f"pool {base.pool!r} has changed since this run opened it (version {k} then, {len(present)} now); nothing was "
             "changed. Run `dvc repro --force --single-item open`, then `dvc repro`"
         )
     return present

@@ -1,6 +1,6 @@
 """Read what is on disk of one pool: its own record, its entry in datapools.json, and whether a file has a given hash.
 
-Nothing here knows what an entry means: versions and rows are read elsewhere.
+An entry is plain JSON here; versions and rows are read elsewhere.
 """
 
 import hashlib
@@ -22,12 +22,12 @@ _FORMAT = 1
 
 
 class DamagedRecordError(CheckoutError):
-    """A record that is not as it was written. Records of other releases or other pools are not damaged."""
+    """A record that is damaged or was edited; not one of another release or of another pool."""
 
     def __init__(self, path: Path, problem: str) -> None:
         self.problem = problem
         super().__init__(
-            f"{path}: {problem}; nothing was changed. `datapool repair` writes the record anew, or `dvc checkout --force` "
+            f"{path}: {problem}; nothing was changed. `datapool repair` writes the record again, or `dvc checkout --force` "
             "restores the pool as dvc.lock records it"
         )
 
@@ -100,7 +100,7 @@ class Store:
         entry, files = body.get("entry"), body.get("files")
         is_record = isinstance(entry, dict) and isinstance(files, dict) and all(map(_is_hash_of_file, files.items()))
         if not is_record or content.get("sha256") != json_digest(body):
-            raise DamagedRecordError(path, "is not as it was written")
+            raise DamagedRecordError(path, "is damaged or was edited")
         if body.get("pool") != self.name:
             raise self._foreign_record(str(body.get("pool")))
         return Record(self.name, body["entry"], body["files"], content["sha256"])
@@ -140,7 +140,7 @@ def json_digest(content: Mapping[str, Any] | None) -> str:
 def is_pool_file(file: object) -> bool:
     """Return whether a pool may have such a file: in its folder or in ``history/``, which are known not to be links.
 
-    Records and notes may come from strangers.
+    Records and notes are untrusted: a repository from elsewhere may contain them.
     """
     if not isinstance(file, str) or "\0" in file:
         return False

@@ -1,6 +1,6 @@
 """Change the files of a pool together or not at all, whatever stops the process or the machine.
 
-Three things tell the state of a pool: its files, its record ``pools/<name>/pool.json`` (the sha256 of each file and the
+Three things make up the state of a pool: its files, its record ``pools/<name>/pool.json`` (the sha256 of each file and the
 pool's entry in the lineage), and that entry in ``datapools.json``, which is in git. A transaction changes them under a lock:
 
 1. Every new file is written to ``.datapool/commit/<name>/``, with its sha256 in its name, and fsynced. A note beside them
@@ -32,7 +32,7 @@ _NOTE = "note.json"
 
 
 class Note(NamedTuple):
-    """What a transaction writes down before its commit, for whoever has to finish it."""
+    """What a transaction records before its commit, so that it can be finished after a stop."""
 
     record: str
     """Checksum of the new record."""
@@ -59,7 +59,7 @@ def recover(pools: Path, lineage: Path) -> Iterator[str]:
 class Transaction:
     """A change of the files of one pool. Use it under the lock.
 
-    ``write`` and ``commit`` belong into a with statement. If its block raises before the commit, the pool is as it was.
+    ``write`` and ``commit`` belong into a with statement. If its block raises before the commit, the pool is unchanged.
 
         with Transaction(store, require_lock=require_lock) as transaction:
             digest = transaction.write("samples.csv", [text]).sha256
@@ -109,7 +109,7 @@ class Transaction:
                 f"lost. `dvc repro` (or `datapool repair`) finishes it: {remedy(error)}"
             ) from error
         raise DatapoolError(
-            f"{self.store.folder}: the new version cannot be written ({reason(error)}); the pool is as it was; "
+            f"{self.store.folder}: the new version cannot be written ({reason(error)}); the pool is unchanged; "
             f"{remedy(error)}"
         ) from error
 
@@ -135,7 +135,7 @@ class Transaction:
     def commit(self, entry: Mapping[str, Any], files: Mapping[str, str], *, remove: Iterable[str] = ()) -> None:
         """Make the pending files, together with files that the pool has already, the pool.
 
-        Nothing is written if the pool is so already.
+        Nothing is written if the pool is in this state already.
 
         Args:
             entry: The pool's new entry in datapools.json.
@@ -144,34 +144,35 @@ class Transaction:
         """
         store = self.store
         record = Record.new(store.name, entry, files)
-        gone = [file for file in remove if self._disk.is_file(store.folder / file)]
-        now, before = store.read(), store.entry()
-        is_so_already = now is not None and now.sha256 == record.sha256 and before == entry
-        if is_so_already and not self.is_unfinished() and not gone:
+        to_remove = [file for file in remove if self._disk.is_file(store.folder / file)]
+        current, before = store.read(), store.entry()
+        is_unchanged = current is not None and current.sha256 == record.sha256 and before == entry
+        if is_unchanged and not self.is_unfinished() and not to_remove:
             return
-        # 1
+        # Step 1: complete the pending files by the note and the new record.
         make_folder(self._disk, self._pending)
-        replaced = self._hashes_before(now, [*files, *gone])
-        note = Note(record.sha256, str(store.folder.parent), json_digest(before), replaced, gone)
-        self._require_room([*files, *gone])
+        replaced = self._hashes_before(current, [*files, *to_remove])
+        note = Note(record.sha256, str(store.folder.parent), json_digest(before), replaced, to_remove)
+        self._require_writable([*files, *to_remove])
         temporary = self._pending / RECORD
         write_file(self._disk, self._pending / _NOTE, [json_text(note._asdict())])
         write_file(self._disk, temporary, [record.to_json()])
-        self._sync_pending(is_first=now is None)
-        # 2
+        self._sync_pending(is_first=current is None)
+        # Step 2: commit.
         self._require_lock()
         self._replace_record(temporary, record)
-        # 3
+        # Step 3: move the files into the pool, and publish the entry.
         self._finish(record, note, is_recovery=False)
 
-    def _hashes_before(self, now: Record | None, files: Iterable[str]) -> dict[str, str]:
-        hashes = dict(now.files) if now else {}
+    def _hashes_before(self, record: Record | None, files: Iterable[str]) -> dict[str, str]:
+        """Return the sha256 of each file that exists, by its path: as recorded, or else computed."""
+        hashes = dict(record.files) if record else {}
         for file in files:
             if file not in hashes and self._disk.is_file(self.store.folder / file):
                 hashes[file] = self._disk.sha256(self.store.folder / file)
         return hashes
 
-    def _require_room(self, files: Iterable[str]) -> None:
+    def _require_writable(self, files: Iterable[str]) -> None:
         """Refuse before the commit what would fail after it: a folder in the place of a file, a read-only folder.
 
         Raises:
@@ -209,10 +210,10 @@ class Transaction:
     def _is_committed(self) -> bool:
         """Return whether the record is the one that ``commit`` was about to write; True if it cannot be read."""
         try:
-            now = self.store.read()
+            current = self.store.read()
         except (OSError, DatapoolError):
             return bool(self._wanted)
-        return now is not None and now.sha256 == self._wanted
+        return current is not None and current.sha256 == self._wanted
 
     # --- after the commit ----------------------------------------------------------------------------------------------
 
@@ -232,7 +233,7 @@ class Transaction:
                 continue
             if is_recovery and self._disk.sha256(source) != digest:
                 raise CheckoutError(
-                    f"{source}: is not as it was written, so the disk is not to be trusted; "
+                    f"{source}: is damaged, so the disk cannot be trusted; "
                     "`dvc checkout --force` restores the pool as it was before, then run again"
                 )
             was_edited = is_recovery and not self.store.holds(file, note.replaced.get(file, digest))
@@ -307,12 +308,10 @@ class Transaction:
                 f"{store.folder}: a merge that was stopped cannot be finished ({reason(error)}); nothing is lost; "
                 f"{remedy(error)}"
             ) from error
-        return (
-            f"pool {store.name!r}: what a merge that was stopped had begun to write is removed; the pool is as it was"
-        )
+        return f"pool {store.name!r}: the pending files of a merge that was stopped are removed; the pool is unchanged"
 
     def is_unfinished(self) -> bool:
-        """Return whether a change was stopped half way, or goes on at this moment."""
+        """Return whether a change was stopped halfway, or is in progress at this moment."""
         return bool(self._pending_names())
 
     def pending_files(self) -> list[Path]:
@@ -347,7 +346,7 @@ class Transaction:
         is_removal = isinstance(remove, list) and all(map(is_pool_file, remove))
         if not (are_texts and is_removal and isinstance(replaced, dict)):
             raise DatapoolError(
-                f"{path}: no merge wrote this; nothing was changed. Remove {self._pending}, then run again"
+                f"{path}: was not written by a merge; nothing was changed. Remove {self._pending}, then run again"
             )
         return Note(**{key: note[key] for key in Note._fields})
 

@@ -11,7 +11,7 @@ from datapool.core import atomic
 from datapool.core.errors import DatapoolError
 
 CODE = ("dvc.yaml", "None", "stages", "datapool")
-"""What an update replaces. ``datapool`` is last: the version in it tells that all of the code is there."""
+"""What an update replaces. ``datapool`` is last: the version in it shows that the code is complete."""
 
 SETTINGS = ("params.yaml", ".gitattributes", ".dvcignore")
 """What a workspace gets once and its user may edit. An update adds the keys and lines that are missing."""
@@ -92,6 +92,6 @@ def require_lineage(folder: Path) -> None:
         (folder / name).exists() for name in ("dvc.yaml", "stages", "datapool", ".dvc")
     ):
         raise DatapoolError(
-            f"{lineage}: is gone; `git checkout HEAD -- datapools.json` brings back its last version, `datapool repair` "
-            "makes one anew from the pools that are here"
+            f"{lineage}: is missing; `git checkout HEAD -- datapools.json` brings back its last version, `datapool repair` "
+            "makes a new one from the pools that are here"
         )

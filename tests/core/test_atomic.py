@@ -174,7 +174,7 @@ def test_a_target_that_cannot_be_written_is_named():
 
     with pytest.raises(
         DatapoolError,
-        match=r"^parent/c\.txt: cannot be written \(.+; [\d,.]+ MB are free\); it is as it was; move away what is in its place",
+        match=r"^parent/c\.txt: cannot be written \(.+; [\d,.]+ MB are free\); it is unchanged; move away what is in its place",
     ):
         atomic.write_bytes(Path("parent/c.txt"), b"new")
     assert files() == ["parent"]
@@ -229,6 +229,6 @@ def test_a_disk_that_refuses_to_flush_a_backup_is_reported_in_one_line(monkeypat
     with pytest.raises(
         DatapoolError,
         match=r"^\.datapool/backup/workspace-\w{12}-mine\.csv: cannot be written \(Input/output error; [\d,.]+ MB are free\); "
-        r"mine\.csv is as it was; find out what is wrong with the disk",
+        r"mine\.csv is unchanged; find out what is wrong with the disk",
     ):
         atomic.back_up(Path("mine.csv"), unless=set())

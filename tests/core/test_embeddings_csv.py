@@ -64,11 +64,11 @@ def write(path: Path, filenames: list[str], embeddings: np.ndarray, labels: list
 def refusal(data: bytes) -> str:
     with pytest.raises(DatapoolError) as caught:
         parse_csv(data, Path("e.csv"))
-    told = str(caught.value)
+    message = str(caught.value)
     ending = "; an embeddings csv has the columns filenames, embedding_0, …, labels"
-    assert told.endswith(ending)
-    assert "\n" not in told
-    return told.removesuffix(ending)
+    assert message.endswith(ending)
+    assert "\n" not in message
+    return message.removesuffix(ending)
 
 
 def test_the_file_is_the_one_that_lightly_writes():
@@ -277,7 +277,7 @@ def test_more_than_ten_dimensions_stay_in_order():
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "message"),
     [
         (b"", "e.csv: is empty"),
         (b"\n", "e.csv: is empty"),
@@ -300,8 +300,8 @@ def test_more_than_ten_dimensions_stay_in_order():
     ],
     ids=ascii,
 )  # fmt: skip
-def test_other_content_than_an_embeddings_csv_is_refused(data, told):
-    assert refusal(data) == told
+def test_other_content_than_an_embeddings_csv_is_refused(data, message):
+    assert refusal(data) == message
 
 
 @pytest.mark.parametrize(
@@ -318,10 +318,10 @@ def test_other_content_than_an_embeddings_csv_is_refused(data, told):
     ids=["too few values", "too many values", "open quote", "NULs", "a word", "half a label", "Latin-1"],
 )
 def test_a_row_that_cannot_be_read_is_refused(data, why):
-    told = refusal(data)
+    message = refusal(data)
 
-    assert told.startswith("e.csv: cannot be read (")
-    assert why in told
+    assert message.startswith("e.csv: cannot be read (")
+    assert why in message
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -1,4 +1,4 @@
-"""Bad files, each in a few bytes: images, tables and checkpoints that somebody could put into a batch."""
+"""Bad files, each in a few bytes: images, tables and checkpoints that a batch could contain."""
 
 import os
 import pickle
@@ -57,7 +57,7 @@ def flipped(data: bytes, *places: float) -> bytes:
 
 
 class Touch:
-    """What a pickle of this makes whoever loads it without care: a file."""
+    """An object whose pickle creates a file when it is loaded without care."""
 
     def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
         return os.system, ("touch executed",)

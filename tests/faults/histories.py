@@ -55,8 +55,8 @@ class Histories(RuleBasedStateMachine):
         self.workspace = self.kind()
         self.possible: dict[str, set[State]] = {"p": {()}, "q": {()}}  # after a kill, two
         self.known: dict[str, State] = {}  # by the sha256 of samples.csv: csv files of other versions may be alike
-        self.rows: dict[str, set[str]] = {"p": set(), "q": set()}  # which a run has recorded and that nobody took back
-        self.troubled: set[str] = set()  # pools of which somebody changed files: then a run may refuse
+        self.rows: dict[str, set[str]] = {"p": set(), "q": set()}  # recorded by a run and not reverted
+        self.troubled: set[str] = set()  # pools with files changed by hand: then a run may refuse
         self.touched = ""  # the pool of them whose files were touched one by one
         self.elsewhere = b""  # what a person took away from here
         self.is_set_back = False  # whether a person took back what git does not hold, dvc.lock included
@@ -197,7 +197,7 @@ class Histories(RuleBasedStateMachine):
         assert not self.lost()
 
     def lost(self) -> set[str]:
-        """Rows that are neither in a pool, nor where git and dvc.lock know them, nor kept aside."""
+        """Rows that are neither in a pool, nor in a version of git and dvc.lock, nor backed up."""
         everything = [self.elsewhere, *tree(SCRATCH / "backup").values(), *tree(POOLS).values()]
         for lock in (self.workspace.lock, *(revision.lock for revision in self.workspace.commits)):
             everything += lock.pools.values()
@@ -311,9 +311,9 @@ class Histories(RuleBasedStateMachine):
         recorded = [(version["batch"], version["datapool_sha256"]) for version in entry["versions"]]
         assert recorded == [(BATCH_IDS[result[k - 1][0]], sha256(csv(result[:k]))) for k in range(1, len(result) + 1)]
         if record is not None:
-            told = json.loads(record)
-            assert told["entry"] == entry
-            assert told["files"] == {name: sha256(data) for name, data in found.items()}
+            content = json.loads(record)
+            assert content["entry"] == entry
+            assert content["files"] == {name: sha256(data) for name, data in found.items()}
         for state in self.possible[params.pool]:
             self.take_back(state, base)
         self.rows[params.pool] |= {row(result, name) for name in names(result)}
@@ -337,7 +337,7 @@ class Histories(RuleBasedStateMachine):
         return self.known[versions[-1]["samples_sha256"]] if versions else ()
 
     def compare_with_lock(self) -> None:
-        """See whether somebody has changed files, and of which pool."""
+        """Find the pools whose files were changed by hand."""
         for pool in self.possible:
             recorded = {name: data for name, data in self.workspace.lock.pools.items() if name.startswith(f"{pool}/")}
             if recorded != {f"{pool}/{name}": data for name, data in tree(POOLS / pool).items()}:

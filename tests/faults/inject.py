@@ -57,7 +57,7 @@ class Done(NamedTuple):
 
 
 def missing() -> str | None:
-    """Say why no fault can be injected here, if so."""
+    """Return why no fault can be injected here; None if one can."""
     if not (strace := shutil.which("strace")):
         return "strace is not installed"
     tried = subprocess.run([strace, "-qq", "-o", os.devnull, "true"], capture_output=True, text=True, check=False)
@@ -136,12 +136,12 @@ class Stages:
         return self.wait()
 
     def injected(self) -> list[str]:
-        """Give the lines of strace in which a call of the last run was made to fail."""
+        """Return the lines of strace in which a call of the last run was made to fail."""
         trace = (self.scratch / "trace").read_text(errors="replace")
         return [line for line in trace.splitlines() if "(INJECTED)" in line]
 
     def points(self, folder: Path, stage: list[str]) -> list[Point]:
-        """Run a stage without a fault; give its file operations in order: those that fail or change nothing as well."""
+        """Run a stage without a fault; return its file operations in order: those that fail or change nothing as well."""
         done = self.run(folder, stage, inject="")
         assert done.code == 0, done.output
         return list(points((self.scratch / "trace").read_text(errors="replace"), folder))

@@ -1,12 +1,12 @@
-"""A disk that knows what a power cut may leave of it.
+"""A model of a disk that simulates what a power cut may leave of it.
 
-What the kernel was told is there at once. After a cut
+What was written is visible at once. After a cut
 
 * a file that was not fsynced since it was written has its old content, none, half of the new one, zeros, or all of it;
 * of the changes of names that were not made durable by an fsync of their folder, any combination has survived. A rename is
   one change, also between folders, and belongs to the folder that it goes to.
 
-This is more than ext4, xfs or btrfs lose (as in ALICE: Pillai et al., 2014). A kill loses nothing that the kernel was told.
+This is more than ext4, xfs or btrfs lose (as in ALICE: Pillai et al., 2014). A kill loses nothing that was written.
 """
 
 import copy

@@ -179,7 +179,7 @@ def assert_old_or_new(folder: Path, case: Case, *, spare: tuple[str, ...] = ()) 
 
 
 def _is(found: Files, pool: Files) -> bool:
-    """Whether what a record tells is this pool; without a record only the three main files are told."""
+    """Return whether files are those of a pool; without a record only the three main files are compared."""
     if RECORD in found or RECORD in pool:
         return found == pool
     return bool(found) == bool(pool) and found.items() <= pool.items()
@@ -215,7 +215,7 @@ class Runs:
     """Runs of one case, each in a copy of its own."""
 
     def __init__(self, stages: Stages, case: Case, folder: Path, *, allowed: Case | None = None):
-        """Take a folder to copy to; ``allowed`` tells the old and the new pool, if the case does not."""
+        """Take a folder to copy to; ``allowed`` has the old and the new pool, if the case does not."""
         self.stages, self.case, self.folder, self.allowed = stages, case, folder, allowed or case
         self.stage = case.stage[1].removeprefix("stages.")
         self.spare = ("output/base/",) if self.stage == "open" else ()
@@ -257,7 +257,7 @@ class Runs:
 
 
 def assert_one_line(output: str, *others: str) -> None:
-    """Assert that it is told in one line, and no more, what cannot be written: a file of ours, or one of these others."""
+    """Assert that one line, and no more, names the file that cannot be written: one of ours, or of these others."""
     lines = output.splitlines()
     assert "Traceback" not in output, output
     assert [line.startswith("error: ") for line in lines].count(True) == 1, output

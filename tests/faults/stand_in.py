@@ -130,7 +130,7 @@ class Workspace:
         LINEAGE.write_bytes(revision.lineage)
 
     def git_checkout_files(self, *, also_lock: bool) -> None:
-        """``git checkout HEAD -- datapools.json``, perhaps with dvc.lock: of neither if git knows no dvc.lock."""
+        """``git checkout HEAD -- datapools.json``, perhaps with dvc.lock: of neither if git has no dvc.lock."""
         if also_lock and self.head.lock == Lock():
             return
         LINEAGE.write_bytes(self.head.lineage)
@@ -156,7 +156,7 @@ def tree(folder: Path) -> Tree:
 
 
 def put(files: Tree, folder: Path) -> None:
-    """Let a folder hold these files and no others."""
+    """Replace the content of a folder by these files."""
     shutil.rmtree(folder, ignore_errors=True)
     for name, data in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -236,7 +236,7 @@ def _run(stage: str, work: Callable[[], None], kill: tuple[str, int] | None) -> 
 
 
 def die_before_operation(n: int) -> None:
-    """Let SIGKILL end this process before its n-th operation that changes a file or folder, from 0."""
+    """End this process by SIGKILL before its n-th operation that changes a file or folder, from 0."""
     left = n
 
     def operation(*_: Any) -> None:

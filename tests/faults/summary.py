@@ -50,7 +50,7 @@ EXPECTED = (
 
 
 def summary(lines: list[str]) -> str:
-    """Give the table; ``lines`` are those that ``tally.count`` wrote, each after its assertions had passed."""
+    """Return the table; ``lines`` are those that ``tally.count`` wrote, each after its assertions had passed."""
     tried: Counter[str] = Counter()
     for line in map(json.loads, lines):
         tried[line["what"]] += line["tried"]

@@ -90,10 +90,10 @@ def refusal(*stages: str) -> str:
     """Run stages until one refuses; give its line, as a terminal shows it."""
     with pytest.raises(DatapoolError) as caught:
         run(*(stages or ALL))
-    told = str(caught.value)
-    assert "\n" not in told
-    assert len(told) < 1000
-    return told
+    message = str(caught.value)
+    assert "\n" not in message
+    assert len(message) < 1000
+    return message
 
 
 def contents(*names: str) -> dict[str, bytes]:
@@ -478,12 +478,12 @@ def test_a_name_that_grows_too_long_by_the_prefix_is_told_where_images_are_copie
     put(name, encoded(picture(), "PNG"))
     write_circle(Path("circle.csv"), {"week2_good.png": 2.0, f"week2_{name}": 2.5})
     params(filename_prefix="week2_", dump_dataset=True)
-    told = refusal()
+    message = refusal()
 
-    assert told.startswith(
+    assert message.startswith(
         f"output/data/sampled/week2_{name}: cannot be copied to output/data/sampled (File name too long); "
     )
-    assert told.endswith(" set dump_dataset: false")
+    assert message.endswith(" set dump_dataset: false")
 
 
 TERMINAL = "\x1b[2J\x1b]0;all is lost\x07\nerror: all is lost"
@@ -564,13 +564,15 @@ def test_twins_are_both_kept_and_told(next_batch, capsys, one, other):
     put(one, GOOD)
     put(other, encoded(picture(seed=1), "PNG"))
     run("scan")
-    images, told = read_table(Path("output/images.parquet")), capsys.readouterr().out.splitlines()
+    images, message = read_table(Path("output/images.parquet")), capsys.readouterr().out.splitlines()
 
     assert {one, other} < set(images.path)
     assert images.status.tolist() == ["ok"] * 3
-    assert len(told) == 2
-    assert told[1].startswith("WARNING: names that differ from another name only in case or accents: 1, for example ")
-    assert told[1].endswith("; all images are kept, but some file systems take the two names for one")
+    assert len(message) == 2
+    assert message[1].startswith(
+        "WARNING: names that differ from another name only in case or accents: 1, for example "
+    )
+    assert message[1].endswith("; all images are kept, but some file systems treat the two names as one")
 
 
 @pytest.mark.parametrize(
@@ -586,9 +588,9 @@ def test_a_list_of_relevant_names_reaches_nothing_but_images_of_the_batch(next_b
     params(relevant_filenames_file="names.txt")
     if not name:
         return run("scan")  # an empty line is none
-    told = refusal()
+    message = refusal()
 
-    assert told == (
+    assert message == (
         "params.yaml: relevant_filenames_file lists 1 names that are not images of 'data', such as "
         f"{name[:200]!r}; a name is the path below input_dir. Remove them"
     )
@@ -644,7 +646,7 @@ def test_a_batch_with_such_names_is_the_same_batch_whatever_the_prefix(next_batc
 
 
 @pytest.mark.parametrize(
-    ("input_dir", "told"),
+    ("input_dir", "message"),
     [
         ("nowhere", "params.yaml: input_dir is 'nowhere', which is not there; give a folder of images"),
         ("circle.csv", "params.yaml: input_dir is 'circle.csv', which is a file; give a folder of images"),
@@ -663,12 +665,12 @@ def test_a_batch_with_such_names_is_the_same_batch_whatever_the_prefix(next_batc
          "pipeline writes to the latter; give a folder that holds images only"),
     ],
 )  # fmt: skip
-def test_an_input_dir_that_is_no_folder_of_its_own_is_refused(next_batch, input_dir, told):
+def test_an_input_dir_that_is_no_folder_of_its_own_is_refused(next_batch, input_dir, message):
     Path("loop").symlink_to("loop")
     Path("link_to_output").symlink_to("output")
     params(input_dir=input_dir)
 
-    assert refusal() == told
+    assert refusal() == message
 
 
 def test_an_input_dir_without_images_makes_no_version_and_says_so(next_batch, capsys):
@@ -682,7 +684,7 @@ def test_an_input_dir_without_images_makes_no_version_and_says_so(next_batch, ca
     assert "nothing to pick: of 0 images none is a candidate; the pool stays as it is" in said
 
 
-# --- tables that somebody else wrote ----------------------------------------------------------------------------------
+# --- tables that other programs wrote ----------------------------------------------------------------------------------
 
 HEADER = b"filenames,embedding_0,embedding_1,labels\n"
 NO_CSV = "; an embeddings csv has the columns filenames, embedding_0, …, labels"
@@ -722,10 +724,10 @@ BAD_CSVS: dict[str, tuple[bytes, str]] = {
 
 @pytest.mark.parametrize("what", BAD_CSVS)
 def test_a_bad_embeddings_csv_is_refused(next_batch, what):
-    data, told = BAD_CSVS[what]
+    data, message = BAD_CSVS[what]
     put("circle.csv", data, folder=".")
 
-    assert refusal() == f"circle.csv: {told}"
+    assert refusal() == f"circle.csv: {message}"
 
 
 def test_a_zero_vector_has_no_direction(next_batch):
@@ -738,7 +740,7 @@ def test_a_zero_vector_has_no_direction(next_batch):
 
 @pytest.mark.timeout(60)
 def test_a_quote_that_is_never_closed_does_not_gather_the_whole_file(next_batch):
-    # Read a line at a time with all quotes counted anew, these 6 MB took hours.
+    # Read a line at a time with all quotes counted again, these 6 MB took hours.
     put("circle.csv", HEADER + b'"open\n' + b"b.png,1,0,0\n" * 500_000, folder=".")
 
     assert refusal().startswith("circle.csv: cannot be read (CSV parse error: Expected 4 columns, got 1: ")
@@ -767,7 +769,7 @@ def test_good_tables_with_marks_of_other_systems_are_read(merged_batch, data):
     "make", [os.mkfifo, os.mkdir, make_device, link_to_zeros], ids=["FIFO", "folder", "device", "link"]
 )
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"embeddings": "x"}, "x: cannot be read (not a regular file); give an embeddings csv"),
         ({"relevant_filenames_file": "x"},
@@ -779,17 +781,17 @@ def test_good_tables_with_marks_of_other_systems_are_read(merged_batch, data):
     ],
     ids=["embeddings", "names", "scores", "protected"],
 )  # fmt: skip
-def test_what_is_no_file_is_no_table(next_batch, changes, told, make):
+def test_what_is_no_file_is_no_table(next_batch, changes, message, make):
     make("x")
     if make is os.mkdir and "rules__protected" in changes:
-        told = (
+        message = (
             "params.yaml: rules.protected is 'x', a folder, but embeddings come from the csv circle.csv and there is no model "
             "to embed its images; give an embeddings csv of them"
         )
     params(**{key: value for key, value in changes.items() if "__" not in key or "min_" not in key})
     write_params(**changes)
 
-    assert refusal() == told
+    assert refusal() == message
 
 
 NO_SCORES = "; a csv of scores has the column filename and a column 'entropy'"
@@ -819,12 +821,12 @@ BAD_SCORES: dict[str, tuple[bytes, str]] = {
 
 @pytest.mark.parametrize("what", BAD_SCORES)
 def test_a_bad_csv_of_scores_is_refused(next_batch, what):
-    data, told = BAD_SCORES[what]
+    data, message = BAD_SCORES[what]
     put("scores.csv", data, folder=".")
     write_params(method="coral", active_learning_scores="scores.csv", active_learning_score_column_name="entropy")
     write_params(stopping_condition__min_distance=-1, stopping_condition__n_samples=1)
 
-    assert refusal() == f"scores.csv: {told}{NO_SCORES}"
+    assert refusal() == f"scores.csv: {message}{NO_SCORES}"
 
 
 BAD_LISTS: dict[str, tuple[bytes, str]] = {
@@ -837,11 +839,11 @@ BAD_LISTS: dict[str, tuple[bytes, str]] = {
 
 @pytest.mark.parametrize("what", BAD_LISTS)
 def test_a_bad_list_of_names_is_refused(next_batch, what):
-    data, told = BAD_LISTS[what]
+    data, message = BAD_LISTS[what]
     put("names.txt", data, folder=".")
     params(relevant_filenames_file="names.txt")
 
-    assert refusal() == f"names.txt: {told}"
+    assert refusal() == f"names.txt: {message}"
 
 
 @pytest.mark.parametrize("name", ["images.parquet", "base/rows.parquet", "embeddings.parquet", "trace.parquet"])
@@ -850,10 +852,10 @@ def test_a_damaged_table_between_stages_is_named(next_batch, name, damage):
     run(*BEFORE_THE_POOL)
     path = Path("output", name)
     path.write_bytes({"empty": b"", "cut": path.read_bytes()[:-20], "text": b"no table"}[damage])
-    told = refusal("open" if name == "images.parquet" else "sample")
+    message = refusal("open" if name == "images.parquet" else "sample")
 
-    assert told.startswith(f"output/{name}: is not the table that a stage wrote (")
-    assert told.endswith("); remove it and run `dvc repro`")
+    assert message.startswith(f"output/{name}: is not the table that a stage wrote (")
+    assert message.endswith("); remove it and run `dvc repro`")
 
 
 @pytest.mark.parametrize(
@@ -882,7 +884,7 @@ CHANGED = (
 POOL_FILES = {
     "pools/my_datapool/datapool_latest.csv": f"pools/my_datapool/datapool_latest.csv {CHANGED}",
     "pools/my_datapool/samples.csv": f"pools/my_datapool/samples.csv {CHANGED}",
-    "pools/my_datapool/pool.json": "pools/my_datapool/pool.json: is not as it was written; nothing was changed. `datapool",
+    "pools/my_datapool/pool.json": "pools/my_datapool/pool.json: is damaged or was edited; nothing was changed. `datapool",
     "datapools.json": "datapools.json: is not JSON (",
 }
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {
@@ -928,10 +930,10 @@ def load_refusal(**changes: object) -> str:
     write_params(**changes)
     with pytest.raises(DatapoolError) as caught:
         load_params()
-    told = str(caught.value)
-    assert "\n" not in told
-    assert len(told) < 500
-    return told
+    message = str(caught.value)
+    assert "\n" not in message
+    assert len(message) < 500
+    return message
 
 
 @pytest.fixture
@@ -974,11 +976,13 @@ def test_every_key_refuses_what_it_cannot_be(own_params, subtests):
     for key, value in wrong_values():
         dotted = key.replace("__", ".")
         with subtests.test(key=dotted, value=value):
-            told = load_refusal(**{key: value})
+            message = load_refusal(**{key: value})
             unknown = f"params.yaml: unknown key '{dotted}.Nobody'"
-            assert told.startswith(f"params.yaml: {dotted}") or (isinstance(value, dict) and told.startswith(unknown))
+            assert message.startswith(f"params.yaml: {dotted}") or (
+                isinstance(value, dict) and message.startswith(unknown)
+            )
             assert re.search(
-                r"; it should be |is '.*', a string; write |; did you mean |: the limit of |is not a string", told
+                r"; it should be |is '.*', a string; write |; did you mean |: the limit of |is not a string", message
             )
 
 
@@ -1010,9 +1014,9 @@ OUT_OF_RANGE: list[tuple[dict[str, object], str]] = [
 
 
 def test_a_value_out_of_range_is_refused_with_the_range(own_params, subtests):
-    for changes, told in OUT_OF_RANGE:
+    for changes, message in OUT_OF_RANGE:
         with subtests.test(changes=changes):
-            assert load_refusal(**changes) == f"params.yaml: {told}"
+            assert load_refusal(**changes) == f"params.yaml: {message}"
 
 
 def edges() -> Iterator[tuple[str, object, object]]:
@@ -1128,13 +1132,13 @@ BAD_YAML: dict[str, tuple[bytes, str]] = {
 
 @pytest.mark.timeout(120)
 def test_a_file_that_holds_no_params_is_refused(own_params, subtests):
-    for what, (data, told) in BAD_YAML.items():
+    for what, (data, message) in BAD_YAML.items():
         with subtests.test(what):
             Path("params.yaml").write_bytes(data)
             with pytest.raises(DatapoolError) as caught:
                 load_params()
-            assert str(caught.value).startswith(f"params.yaml: {told}")
-            assert len(str(caught.value)) <= max(len(told) + 13, 500)
+            assert str(caught.value).startswith(f"params.yaml: {message}")
+            assert len(str(caught.value)) <= max(len(message) + 13, 500)
             assert "\n" not in str(caught.value)
             assert not Path("executed").exists()
 
@@ -1206,7 +1210,7 @@ BAD_CHECKPOINTS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "NaN": (lambda good: changed(good, lambda c: c["state_dict"]["head.bias"].fill_(math.nan)), "weights are not finite (head.bias); train or fetch them again"),
     "infinity": (lambda good: changed(good, lambda c: c["state_dict"]["head.weight"].fill_(math.inf)), "weights are not finite (head.weight); train or fetch them again"),
     "another architecture": (lambda good: changed(good, lambda c: c.update(backbone="test_efficientnet")), "weights are not those of a test_efficientnet with dimension 8 ("),
-    "no architecture": (lambda good: changed(good, lambda c: c.update(backbone="nonsense")), "asks for a model that cannot be built: lightly.model.name is 'nonsense', which neither timm nor torchvision knows; nearest: "),
+    "no architecture": (lambda good: changed(good, lambda c: c.update(backbone="nonsense")), "asks for a model that cannot be built: lightly.model.name is 'nonsense', which neither timm nor torchvision has; nearest: "),
     "a weight left out": (lambda good: changed(good, lambda c: c["state_dict"].pop("head.bias")), "1 weights are not those of a test_vit with dimension 8 (head.bias); fetch or write the checkpoint again"),
     "a weight too many": (lambda good: changed(good, lambda c: c["state_dict"].update(more=torch.zeros(1))), "1 weights are not those of a test_vit with dimension 8 (more); fetch or write the checkpoint again"),
     "another shape": (lambda good: changed(good, lambda c: c["state_dict"].update({"head.bias": torch.zeros(9)})), "1 weights are not those of a test_vit with dimension 8 (head.bias); fetch or write the checkpoint again"),
@@ -1225,12 +1229,12 @@ BAD_CHECKPOINTS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 @of_models
 @pytest.mark.parametrize("what", BAD_CHECKPOINTS)
 def test_a_bad_checkpoint_is_refused_and_never_executed(next_batch, good_checkpoint, what):
-    make, told = BAD_CHECKPOINTS[what]
+    make, message = BAD_CHECKPOINTS[what]
     put("bad.ckpt", make(good_checkpoint), folder=".")
     write_params(checkpoint="bad.ckpt", embeddings=None, datapool__name="other", **MODEL)
     said = refusal("scan", "open", "train")
 
-    assert told in said
+    assert message in said
     assert said.startswith("bad.ckpt: ")
     assert not Path("executed").exists()
 
@@ -1257,12 +1261,12 @@ def endless() -> dict[str, object]:
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("what", BAD_WEIGHTS)
 def test_bad_weights_are_refused_and_never_executed(next_batch, good_checkpoint, what):
-    make, told = BAD_WEIGHTS[what]
+    make, message = BAD_WEIGHTS[what]
     put("bad.pth", make(good_checkpoint), folder=".")
     write_params(lightly__model__weights="bad.pth", embeddings=None, datapool__name="other", **MODEL)
     said = refusal("scan", "open", "train")
 
-    assert said.startswith(f"bad.pth: {told}")
+    assert said.startswith(f"bad.pth: {message}")
     assert not Path("executed").exists()
 
 
@@ -1326,8 +1330,8 @@ def test_a_protected_image_that_cannot_be_looked_at_is_refused(next_batch, good_
 # --- the machine ------------------------------------------------------------------------------------------------------
 
 
-def as_nobody(work: Callable[[Path], object], folder: Path) -> str:
-    """Do some work in a child process without a superuser's rights; give what it gave, as a text."""
+def as_unprivileged_user(work: Callable[[Path], object], folder: Path) -> str:
+    """Do some work in a child process without a superuser's rights; return its result as a text."""
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
@@ -1379,7 +1383,7 @@ def test_an_image_that_may_not_be_read_gets_a_row(open_folder):
     (open_folder / "b.png").chmod(0)
 
     assert (
-        as_nobody(lambda folder: look(folder).images.reason.tolist(), open_folder)
+        as_unprivileged_user(lambda folder: look(folder).images.reason.tolist(), open_folder)
         == "['', 'cannot be read (Permission denied)']"
     )
 
@@ -1388,16 +1392,16 @@ def test_a_folder_that_may_not_be_read_ends_the_scan_for_it_may_hold_anything(op
     (open_folder / "x").mkdir(mode=0o755)
     (open_folder / "x").chmod(0)
 
-    told = as_nobody(look, open_folder)
-    assert told == f"DatapoolError: {open_folder / 'x'}: the folder cannot be read (Permission denied)"
+    message = as_unprivileged_user(look, open_folder)
+    assert message == f"DatapoolError: {open_folder / 'x'}: the folder cannot be read (Permission denied)"
 
 
 def test_an_input_dir_behind_a_closed_door_is_not_there(open_folder):
     (open_folder / "door/data").mkdir(parents=True)
     (open_folder / "door").chmod(0)
 
-    told = as_nobody(look, open_folder / "door/data")
-    assert told == (
+    message = as_unprivileged_user(look, open_folder / "door/data")
+    assert message == (
         f"DatapoolError: params.yaml: input_dir is '{open_folder / 'door/data'}', which is not there; give a folder of images"
     )
 
@@ -1406,7 +1410,7 @@ def test_an_input_dir_that_is_read_only_is_enough(open_folder):
     (open_folder / "a.png").write_bytes(GOOD)
     open_folder.chmod(0o555)
 
-    assert as_nobody(lambda folder: look(folder).images.status.tolist(), open_folder) == "['ok']"
+    assert as_unprivileged_user(lambda folder: look(folder).images.status.tolist(), open_folder) == "['ok']"
 
 
 LIMITED = """
@@ -1450,9 +1454,9 @@ def test_a_killed_reader_is_one_line_that_says_where(next_batch, monkeypatch):
     for number in range(70):  # enough for processes of their own
         put(f"{number:02d}.png", encoded(picture(seed=number), "PNG"))
     monkeypatch.setattr(batch, "inspect", die)
-    told = refusal("scan")
+    message = refusal("scan")
 
-    assert told == (
+    assert message == (
         "data: a process that reads images was killed, perhaps because memory ran out, at '00.png' or soon after; free memory, or "
         "remove that image, then run again"
     )

@@ -1,4 +1,4 @@
-"""A disk that is full, read-only or somebody else's: the pool stays, one line tells, and the next run makes good."""
+"""A disk that is full, read-only or another user's: the pool stays, one line reports it, and the next run recovers."""
 
 import os
 import shutil
@@ -79,7 +79,7 @@ def test_on_a_full_disk_the_pool_stays_and_with_room_the_next_run_makes_good(sta
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_file_that_may_not_grow_so_large_is_told_and_leaves_the_pool(stages, cases, name, tmp_path):
     runs, refused = Runs(stages, cases[name], tmp_path / "workspace"), 0
-    for size in (450, 700, 1000, 1500, 2000, 3000, 4999):  # the line that tells of it must fit as well
+    for size in (450, 700, 1000, 1500, 2000, 3000, 4999):  # the line that reports it must fit as well
         runs.copy()
         done = runs.check(rlimit_fsize=size)
         if done.code:
@@ -121,7 +121,7 @@ def test_on_a_read_only_disk_the_pool_stays_and_the_line_says_why(stages, cases,
         done = runs.check()
     assert done.code == 1
     small_pools.assert_one_line(done.output)
-    if place == ".":  # elsewhere it may be told that a rename leads to another disk
+    if place == ".":  # elsewhere the message may be that a rename leads to another disk
         assert "Read-only file system" in done.output
     runs.heal()
     count("read-only disks", 1)
@@ -136,7 +136,7 @@ def test_without_write_permission_the_pool_stays_and_the_line_says_why(stages, c
     as_root, refused = os.geteuid() == 0, 0
     places = [place for place in PLACES if (cases[name].before / place).exists()]
     for place in places:
-        with tempfile.TemporaryDirectory() as above:  # nobody may look into pytest's own folder
+        with tempfile.TemporaryDirectory() as above:  # other users may not read pytest's own folder
             Path(above).chmod(0o755)
             runs = Runs(stages, cases[name], Path(above) / "workspace")
             folder = runs.copy()

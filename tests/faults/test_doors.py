@@ -85,7 +85,7 @@ def test_a_model_of_a_hub_is_refused(name, tmp_path, monkeypatch):
     model.save_checkpoint(small, Path("ours.ckpt"))
     torch.save({**torch.load("ours.ckpt", weights_only=True), "backbone": name}, "theirs.ckpt")
 
-    with pytest.raises(DatapoolError, match="which neither timm nor torchvision knows"):
+    with pytest.raises(DatapoolError, match="which neither timm nor torchvision has"):
         model.build_model(name, dimension=2, input_size=160, pretrained=False, weights=None, seed=1)
     with pytest.raises(DatapoolError, match=r"theirs.ckpt: asks for a model that cannot be built: .* neither timm nor"):
         model.load_checkpoint(Path("theirs.ckpt"))

@@ -63,7 +63,7 @@ def choose(points: list[Point], share: str, *, every: int = EVERY) -> list[Point
 
 @contextmanager
 def collected(problems: list[str], point: Point) -> Iterator[None]:
-    """Go on after an assertion that failed, and note at which point it did: one run tells of all."""
+    """Go on after an assertion that failed, and note at which point it did: one run reports all."""
     try:
         yield
     except AssertionError as error:
@@ -91,7 +91,7 @@ def test_killed_at_any_file_operation_it_leaves_the_old_pool_or_the_new_and_the_
 
 
 def durable_order(points: list[Point], folder: Path) -> Iterator[tuple[str, str, set[str]]]:
-    """Give each rename and removal: its call, the name that changes, and what was not durable before it.
+    """Yield each rename and removal: its call, the name that changes, and what was not durable before it.
 
     These are the files that were written and the folders in which a name changed, with no fsync since.
     """
@@ -131,7 +131,7 @@ def test_a_merge_asks_the_kernel_for_every_fsync_that_the_protocol_needs(stages,
             assert due.isdisjoint({pool, f"{pool}/history"})
             seen.append("lineage")
         elif changed == f"{staging}/note.json":
-            assert "." not in due, "datapools.json may be lost, and no note tells to write it again"
+            assert "." not in due, "datapools.json may be lost, and no note has it written again"
             seen.append("note")
     lineage = [] if name == "history goes" else ["lineage"]  # which says the same of this pool as before
     assert [each for each in seen if each != "file"] == ["record", *lineage, "note"]

@@ -1,4 +1,4 @@
-"""``dvc repro`` itself is killed: no stage lives on and writes later, and the next ``dvc repro`` makes good."""
+"""``dvc repro`` itself is killed: no stage lives on and writes later, and the next ``dvc repro`` recovers."""
 
 import re
 import subprocess
@@ -63,7 +63,7 @@ def wait_for_the_end_of_stages(folder: Path) -> None:
     while time.monotonic() < deadline:
         working = []
         for process in Path("/proc").glob("[0-9]*"):
-            with suppress(OSError):  # it ended just now, or is somebody else's
+            with suppress(OSError):  # it ended just now, or belongs to another user
                 if (process / "cwd").readlink() == folder:
                     working.append((process / "cmdline").read_bytes())
         if not working:
@@ -73,7 +73,7 @@ def wait_for_the_end_of_stages(folder: Path) -> None:
 
 
 def check_and_heal(made: Workspace, ready: Ready) -> None:
-    """After dvc was killed: assert that nobody writes any more, that the pool is whole, and that `dvc repro` makes good."""
+    """After dvc was killed: assert that no process writes, that the pool is whole, and that `dvc repro` recovers."""
     at_its_end = small_pools.of_pool(seen(made))
     wait_for_the_end_of_stages(made.folder)
     assert small_pools.of_pool(seen(made)).items() == at_its_end.items(), "a stage wrote after dvc had ended"

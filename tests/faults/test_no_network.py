@@ -24,7 +24,7 @@ DATAPOOL = (sys.executable, "-c", "from datapool.cli import main; main()")
 
 
 def cannot_watch() -> str | None:
-    """Say why the network calls of a process cannot be seen here, if so."""
+    """Return why the network calls of a process cannot be seen here; None if they can."""
     if not shutil.which("strace"):
         return "strace is not installed"
     tried = subprocess.run(["strace", "-qq", "-o", os.devnull, "true"], capture_output=True, text=True, check=False)

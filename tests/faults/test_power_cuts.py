@@ -73,7 +73,7 @@ def disk_with(state: State) -> ModelDisk:
         for folder in (".datapool/commit/p", ".datapool/commit", ".datapool"):  # which anybody may delete between runs
             disk.rmdir(Path(folder))
         disk.sync_folder(Path())
-    for folder in (".datapool", ".datapool/commit"):  # made by whoever takes the lock, and not flushed
+    for folder in (".datapool", ".datapool/commit"):  # made when the lock is taken, and not flushed
         disk.mkdir(Path(folder))
     disk.done = []
     return disk
@@ -216,13 +216,15 @@ def test_a_failed_operation_is_explained_in_one_line_and_leaves_the_old_pool_or_
         message = str(caught.value)
 
         assert "\n" not in message
-        if "the pool is as it was" in message:
+        if "the pool is unchanged" in message:
             assert found(disk) == old
         else:
             assert "the new version is recorded" in message
             is_broken = error == errno.EIO
             helps = (
-                "find out what is wrong with the disk (`dmesg`)" if is_broken else "make room or give write permission"
+                "find out what is wrong with the disk (`dmesg`)"
+                if is_broken
+                else "free some space or give write permission"
             )
             assert message.endswith(f"`datapool repair`) finishes it: {helps}, then run again")
             assert found(disk) == new

@@ -47,7 +47,7 @@ def read_again_and_again() -> list[int]:
         try:
             write_base(BASE, opened)
         except DatapoolError as error:  # refused, rather than the rows of one version with the model of another
-            assert "has moved on while it was read; run `dvc repro` again" in str(error)
+            assert "was changed while it was read; run `dvc repro` again" in str(error)
             continue
         base = read_base(BASE)
         if not base.versions:

@@ -151,12 +151,12 @@ def run(folder: Path, command: str, *, file: str | None = None) -> subprocess.Co
     [pytest.param(what, marks=[pytest.mark.full] * ("of embed" in what or "batch" in what)) for what in SHORTAGES],
 )
 def test_a_shortage_is_told_in_one_line(tmp_path, what):
-    command, told = SHORTAGES[what]
+    command, message = SHORTAGES[what]
     done = run(tmp_path, command)
 
     assert done.returncode == 1, done.stderr
     *above, last = done.stderr.splitlines()
-    assert last.startswith(told)
+    assert last.startswith(message)
     assert [line for line in above if "profiler.py" not in line] == []  # torch warns of what it cannot import any more
     count("shortages of memory, disk and open files", 1)
 
@@ -246,7 +246,7 @@ if result.is_main_process:
 
 
 def processes_of(file: Path) -> list[str]:
-    """The processes that run a script, those included that nobody waits for."""
+    """The processes that run a script, including those without a parent that waits for them."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it has ended meanwhile

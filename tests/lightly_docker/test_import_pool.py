@@ -214,7 +214,7 @@ def test_before_a_checkout_is_advised_an_import_keeps_aside_what_no_version_reco
     Path("pools/other/pool.json").write_text("{")
     Path("pools/other/samples.csv").write_bytes(by_hand := b"by hand")
 
-    with pytest.raises(DatapoolError, match=r"^pools/other/pool\.json: is not as it was written; .* is kept as"):
+    with pytest.raises(DatapoolError, match=r"^pools/other/pool\.json: is damaged or was edited; .* was copied to"):
         adopt(lightly)
     assert [path.read_bytes() for path in Path(".datapool/backup").iterdir()] == [by_hand]
 
@@ -233,7 +233,7 @@ def test_files_that_lie_in_the_place_of_the_pool_are_in_the_way(lightly, nothing
 # --- content ----------------------------------------------------------------------------------------------------------
 
 
-def test_an_imported_image_is_told_by_its_name(lightly):
+def test_an_imported_image_is_recognized_by_its_name(lightly):
     adopt(lightly)
 
     offered = batch({"cat/a.png": "x", "cat/new.png": "y"})
@@ -241,7 +241,7 @@ def test_an_imported_image_is_told_by_its_name(lightly):
     assert candidates(offered, samples()).filename.tolist() == ["cat/new.png"]
 
 
-def test_an_imported_image_that_is_still_there_is_told_by_its_content(lightly, tmp_path):
+def test_an_imported_image_that_still_exists_is_recognized_by_its_content(lightly, tmp_path):
     (tmp_path / "images/dog").mkdir(parents=True)
     (tmp_path / "images/dog/a.png").write_text("content of dog/a.png")
 
@@ -304,7 +304,7 @@ def test_verify_fails_for_an_imported_csv_that_was_edited(lightly):
 
 
 @pytest.mark.parametrize(("old", "new"), [(',2,"",""', ',2,0.5,""'), (',2,"",""', ',2,"","dog/b.png"')])
-def test_verify_fails_for_a_distance_that_nobody_can_know(lightly, old, new):
+def test_verify_fails_for_a_distance_that_cannot_be_known(lightly, old, new):
     adopt(lightly)
     path = FOLDER / "samples.csv"
     assert path.read_text().count(old) == 1

@@ -101,7 +101,7 @@ def test_a_record_that_is_missing_or_damaged_is_written_again(whole, damage):
 
     (sentence,) = repaired()
     assert sentence.startswith("pools/p/pool.json: written again; the files are those of version 2 in datapools.json")
-    assert ("is kept as .datapool/backup/p-" in sentence) == (damage is not None)
+    assert ("was copied to .datapool/backup/p-" in sentence) == (damage is not None)
     assert state() == whole
     assert damage is None or backups() == {damage.encode()}
 
@@ -109,7 +109,7 @@ def test_a_record_that_is_missing_or_damaged_is_written_again(whole, damage):
 def test_one_changed_letter_in_a_record_is_damage(whole):
     RECORD.write_text(RECORD.read_text().replace('"covering_radius": 0.25', '"covering_radius": 0.26', 1))
     with pytest.raises(
-        DatapoolError, match=r"^pools/p/pool\.json: is not as it was written; .*`datapool repair` writes"
+        DatapoolError, match=r"^pools/p/pool\.json: is damaged or was edited; .*`datapool repair` writes"
     ):
         open_for(C)
 
@@ -207,7 +207,7 @@ def test_a_damaged_file_of_the_latest_version_is_left_to_dvc(whole, path, with_r
 
     sentence = unrepaired()
     assert sentence.startswith(f"{path}: is not the recorded file, or is missing; `dvc checkout --force` restores")
-    assert f"in a fresh clone). {path} is kept as .datapool/backup/p-" in sentence
+    assert f"in a fresh clone). {path} was copied to .datapool/backup/p-" in sentence
     assert backups() == {damaged}
 
 
@@ -224,7 +224,7 @@ def test_what_cannot_be_repaired_comes_last_and_edited_files_of_all_pools_are_ba
     assert p == (False, f"pools/p/datapool_latest.csv: {lost}")
     assert q.sentence.startswith(f"pools/q/datapool_latest.csv: {lost}")
     for pool in ("p", "q"):
-        assert q.sentence.count(f"{pool}/datapool_latest.csv is kept as .datapool/backup/{pool}-") == 1
+        assert q.sentence.count(f"{pool}/datapool_latest.csv was copied to .datapool/backup/{pool}-") == 1
     assert backups() == {b"edited in p", b"edited in q"}
 
 
@@ -249,7 +249,7 @@ def test_a_damaged_record_of_a_pool_unknown_to_the_lineage_is_not_repaired(whole
     LINEAGE.write_text("{}")
 
     assert unrepaired().startswith(
-        "pools/p/pool.json: is damaged, and datapools.json does not know pool 'p'; `dvc checkout --fo"
+        "pools/p/pool.json: is damaged, and datapools.json does not list pool 'p'; `dvc checkout --fo"
     )
 
 
@@ -259,14 +259,14 @@ def test_files_without_record_and_lineage_are_left_to_dvc(whole):
 
     sentence = unrepaired()
     assert sentence.startswith(
-        f"pools/p/pool.json: is missing, and datapools.json does not know pool 'p'; {BRINGS}; or move pools/p away. "
+        f"pools/p/pool.json: is missing, and datapools.json does not list pool 'p'; {BRINGS}; or move pools/p away. "
     )
     assert backups() == {CSV.read_bytes(), SAMPLES.read_bytes(), (HISTORY / "datapool_0001.csv").read_bytes()}
 
 
 def test_another_batch_under_the_same_number_needs_a_choice(whole):
     two = state()
-    add(C, base_version=1)  # somebody else's version 2: their datapools.json came by git pull, our files are here
+    add(C, base_version=1)  # version 2 of another user: their datapools.json came by git pull, our files are here
     theirs = LINEAGE.read_bytes()
     for path, data in two.items():
         Path(path).write_bytes(data)
@@ -298,7 +298,7 @@ def test_a_damaged_record_beside_an_interrupted_merge_is_repaired(whole):
     base = open_for(C)
     assert killed_at(3, lambda: close(base, picks(C, base)))
     RECORD.write_text("{")
-    with pytest.raises(DatapoolError, match="`datapool repair` writes the record anew, or `dvc checkout --force`"):
+    with pytest.raises(DatapoolError, match="`datapool repair` writes the record again, or `dvc checkout --force`"):
         open_for(C)
 
     assert len(repaired()) == 1
@@ -314,7 +314,7 @@ def test_pending_files_are_backed_up_if_a_damaged_record_hides_whether_they_were
     assert (CSV.read_bytes(), SAMPLES.read_bytes()) == (old[str(CSV)], old[str(SAMPLES)])
     staged = {path.read_bytes() for path in Path(".datapool/commit/p").glob("*-*.csv")} - {old[str(CSV)]}
     RECORD.write_text("{")
-    with pytest.raises(DatapoolError, match=r"is not as it was written; .* is kept as \.datapool/backup/p-"):
+    with pytest.raises(DatapoolError, match=r"is damaged or was edited; .* was copied to \.datapool/backup/p-"):
         open_for(C)
     assert staged <= backups()
     shutil.rmtree(".datapool/backup")

@@ -21,8 +21,14 @@ from typer.testing import CliRunner
 from datapool.cli import app
 from datapool.core.errors import DatapoolError
 from datapool.core.tables import read_table
-from datapool.maintenance import distances as recompute
 from datapool.maintenance.check import Check
+from datapool.maintenance.distances import (
+    Points,
+    as_points,
+    distances_between,
+    distances_to_nearest,
+    distances_to_nearest_before,
+)
 from datapool.maintenance.verify import verify
 from datapool.pool.merge import open_base
 from datapool.selection.ranking import LABEL_DISTANCE
@@ -126,7 +132,9 @@ def edit_lineage(change: Callable[[list[dict]], None]) -> None:
     content = json.loads(LINEAGE.read_text())
     change(content["my_datapool"]["versions"])
     LINEAGE.write_text(json.dumps(content))
-    (FOLDER / "pool.json").unlink(missing_ok=True)  # as if by a release that wrote none: it would tell at once
+    (FOLDER / "pool.json").unlink(
+        missing_ok=True
+    )  # as from a release without records: a record would reveal the change
 
 
 def edit_rows(path: Path, change: Callable[[list[list[str]]], object], *, hide: bool = True) -> None:
@@ -181,7 +189,7 @@ def test_sentences_of_passed_checks_have_numbers(pool):
         f"covering radius below {radius / 2:.9g}"
     )
     assert found["version 2, candidates"].sentence == (
-        f"all {N_WEEK} lie within {radius:.9g} of the pool, and {second['witness']} lies at it"
+        f"all {N_WEEK} lie within {radius:.9g} of the pool, and {second['witness']} lies at that distance"
     )
 
 
@@ -256,13 +264,13 @@ def test_candidates_are_not_known_after_a_run_that_added_nothing(pool):
     repro(input_dir="week_1")
 
     assert checks()["version 2, candidates"].sentence == (
-        "output does not hold its batch, so the candidates left out are not known here"
+        "output does not hold its batch, so the candidates left out are unknown here"
     )
     assert failed() == {}
 
 
 def test_blocks_change_nothing(pool, monkeypatch):
-    monkeypatch.setattr(recompute, "_BLOCK", 4)
+    monkeypatch.setattr("datapool.maintenance.distances._BLOCK", 4)
 
     assert set(outcomes().values()) == {"pass"}
 
@@ -773,7 +781,7 @@ def test_all_picked_leaves_no_radius(pool):
 # --- distances, the slow way ------------------------------------------------------------------------------------------
 
 
-def cloud(seed: int) -> tuple[recompute.Points, recompute.Points, np.ndarray]:
+def cloud(seed: int) -> tuple[Points, Points, np.ndarray]:
     """Two sets of points, the second first in a matrix of all distances: random, on a lattice, far off, or copies."""
     rng = np.random.default_rng(seed)
     n, m, d = rng.integers(1, 40), rng.integers(1, 20), rng.integers(1, 6)
@@ -787,9 +795,7 @@ def cloud(seed: int) -> tuple[recompute.Points, recompute.Points, np.ndarray]:
     squared = ((rows[:, None].astype(np.float64) - rows[None]) ** 2).sum(axis=2)
     if labels is not None:
         squared += LABEL_DISTANCE * (labels[:, None] != labels[None])
-    parts = [
-        recompute.Points(rows[part], None if labels is None else labels[part]) for part in (slice(m), slice(m, None))
-    ]
+    parts = [Points(rows[part], None if labels is None else labels[part]) for part in (slice(m), slice(m, None))]
     return *parts, np.sqrt(squared)
 
 
@@ -800,54 +806,52 @@ def no_progress(*_: object) -> None:
 @pytest.mark.parametrize("seed", range(16))
 @pytest.mark.parametrize("block", [3, 2048])
 def test_the_nearest_are_those_of_the_whole_matrix(monkeypatch, seed, block):
-    monkeypatch.setattr(recompute, "_BLOCK", block)
+    monkeypatch.setattr("datapool.maintenance.distances._BLOCK", block)
     others, some, distances = cloud(seed)
     m = len(others.rows)
 
-    assert recompute.to_nearest(some, others, no_progress) == pytest.approx(distances[m:, :m].min(axis=1), abs=1e-7)
+    assert distances_to_nearest(some, others, no_progress) == pytest.approx(distances[m:, :m].min(axis=1), abs=1e-7)
 
 
 @pytest.mark.parametrize("seed", range(16))
 @pytest.mark.parametrize("block", [3, 2048])
 def test_only_points_before_count(monkeypatch, seed, block):
-    monkeypatch.setattr(recompute, "_BLOCK", block)
+    monkeypatch.setattr("datapool.maintenance.distances._BLOCK", block)
     others, some, distances = cloud(seed)
-    every = recompute.Points(
+    every = Points(
         np.concatenate([others.rows, some.rows]),
         None if others.labels is None else np.concatenate([others.labels, some.labels]),
     )
     distances[np.triu_indices(len(distances))] = np.inf
     for first in (0, len(others.rows)):
-        found = recompute.to_nearest_before(every, first, no_progress)
+        found = distances_to_nearest_before(every, first, no_progress)
 
         assert found == pytest.approx(distances.min(axis=1)[first:], abs=1e-7)
 
 
 def test_the_nearest_is_found_where_products_are_too_coarse_to_tell():
     # Seen from the first of the others, all lie so far off that squared lengths are rounded to 2; they are 0.01 apart.
-    others = recompute.Points(np.float32([[0, 0], *([1e8, 0.01 * i] for i in range(50))]), None)
-    some = recompute.Points(np.float32([[1e8, 0.01 * i] for i in range(50)]), None)
+    others = Points(np.float32([[0, 0], *([1e8, 0.01 * i] for i in range(50))]), None)
+    some = Points(np.float32([[1e8, 0.01 * i] for i in range(50)]), None)
 
-    assert recompute.to_nearest(some, others, no_progress).tolist() == [0.0] * 50
-    every = recompute.Points(np.concatenate([others.rows, some.rows]), None)
-    assert recompute.to_nearest_before(every, 51, no_progress).tolist() == [0.0] * 50
+    assert distances_to_nearest(some, others, no_progress).tolist() == [0.0] * 50
+    every = Points(np.concatenate([others.rows, some.rows]), None)
+    assert distances_to_nearest_before(every, 51, no_progress).tolist() == [0.0] * 50
 
 
 def test_distances_are_taken_pair_by_pair():
-    some, others = recompute.Points(np.float32([[0, 0], [3, 4]]), None), recompute.Points(np.float32([[0, 1]]), None)
+    some, others = Points(np.float32([[0, 0], [3, 4]]), None), Points(np.float32([[0, 1]]), None)
 
-    assert recompute.between(some, np.array([0, 1]), others, np.array([0, 0])).tolist() == [1, 18**0.5]
+    assert distances_between(some, np.array([0, 1]), others, np.array([0, 0])).tolist() == [1, 18**0.5]
 
 
 def test_points_have_unit_length_if_normalized():
     labels = pd.Series(["a"])
 
-    assert recompute.points(np.float32([[3, 4]]), labels, normalize=True, append_weak_labels=False).rows.tolist() == [
+    assert as_points(np.float32([[3, 4]]), labels, normalize=True, append_weak_labels=False).rows.tolist() == [
         pytest.approx([0.6, 0.8])
     ]
-    assert recompute.points(np.float32([[3, 4]]), labels, normalize=False, append_weak_labels=False).rows.tolist() == [
-        [3, 4]
-    ]
+    assert as_points(np.float32([[3, 4]]), labels, normalize=False, append_weak_labels=False).rows.tolist() == [[3, 4]]
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -874,13 +878,13 @@ def test_the_command_checks_every_pool_and_fails_with_one(pool):
     assert "pass  pool 'other', files:" in done.stdout
     assert isinstance(done.exception, DatapoolError)
     assert str(done.exception) == (
-        "1 of 15 checks failed; `datapool repair` repairs what needs no choice, backs up what a checkout would overwrite, "
+        "1 of 15 checks failed; `datapool repair` repairs what needs no decision, backs up what a checkout would overwrite, "
         "and names the command that helps with the rest; `git log -p datapools.json` shows every change of the lineage"
     )
 
 
 def test_an_unknown_pool_is_refused_with_the_known_ones(pool):
-    with pytest.raises(DatapoolError, match=r"datapools\.json knows no pool 'mine'; it knows 'my_datapool'"):
+    with pytest.raises(DatapoolError, match=r"datapools\.json lists no pool 'mine'; it lists 'my_datapool'"):
         checks("mine")
 
 
@@ -890,7 +894,7 @@ def test_a_pool_that_the_lineage_does_not_know_fails(pool):
 
     assert done.exit_code == 1
     assert done.stdout == (
-        f"fail  pool 'my_datapool', record: {FOLDER} holds a pool that datapools.json does not know; `datapool repair` adds "
+        f"fail  pool 'my_datapool', record: {FOLDER} holds a pool that datapools.json does not list; `datapool repair` adds "
         "it there\n"
     )
 
@@ -903,7 +907,7 @@ def test_files_without_record_and_lineage_fail(pool, file):
 
     assert list(checks()) == ["record"]
     assert failed() == {
-        "record": f"{FOLDER}/pool.json is missing, and datapools.json does not know the pool; `datapool repair` repairs it or "
+        "record": f"{FOLDER}/pool.json is missing, and datapools.json does not list the pool; `datapool repair` repairs it or "
         "names the command that helps"
     }
 
@@ -914,7 +918,7 @@ def test_a_damaged_record_of_a_pool_that_the_lineage_does_not_know_fails(pool):
 
     assert list(checks()) == ["record"]
     assert failed() == {
-        "record": f"{FOLDER}/pool.json: is not as it was written; `datapool repair` repairs it or names the command that helps"
+        "record": f"{FOLDER}/pool.json: is damaged or was edited; `datapool repair` repairs it or names the command that helps"
     }
 
 

@@ -110,8 +110,8 @@ def test_a_vision_transformer_is_built_for_the_input_size():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "resnet-19"}, "'resnet-19', which neither timm nor torchvision knows; nearest: resnet"),
-        ({"name": "hf-hub:someone/model"}, "neither timm nor torchvision knows"),
+        ({"name": "resnet-19"}, "'resnet-19', which neither timm nor torchvision has; nearest: resnet"),
+        ({"name": "hf-hub:someone/model"}, "neither timm nor torchvision has"),
         ({"dimension": 257}, "num_ftrs is 257, but test_efficientnet has 256 features; give at most 256"),
         ({"name": "test_vit", "input_size": 40}, r"does not work with lightly.collate.input_size 40 \(.*\); try"),
     ],

@@ -197,7 +197,7 @@ def test_07_a_clone_without_its_files_refuses_and_after_pull_is_up_to_date(secon
 
     clone.set({"input_dir": str(weeks / "week_3")})
     said = clone.repro(fails=True)
-    assert "error: datapools.json knows the pool 'my_datapool', but pools/ does not hold the files" in said
+    assert "error: datapools.json lists the pool 'my_datapool', but pools/ does not hold the files" in said
     assert "Run `dvc pull`" in said
     assert not (clone.folder / "pools" / "my_datapool").exists()
 

@@ -498,7 +498,7 @@ def test_a_pool_whose_files_are_not_here_is_refused_with_dvc_pull(gone):
     add(A)
     shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
 
-    with refused(r"datapools\.json knows the pool 'p', but pools/ does not hold the files; nothing .* Run `dvc pull`"):
+    with refused(r"datapools\.json lists the pool 'p', but pools/ does not hold the files; nothing .* Run `dvc pull`"):
         open_for(B)
 
 
@@ -529,9 +529,9 @@ def test_missing_files_of_another_pool_are_refused_because_dvc_would_forget_them
     base = open_for(B)
     shutil.rmtree(POOLS)
 
-    with refused(r"knows the pools 'q', 'r', but"):
+    with refused(r"lists the pools 'q', 'r', but"):
         open_for(B)
-    with refused(r"knows the pools 'q', 'r', but"):
+    with refused(r"lists the pools 'q', 'r', but"):
         close(base, picks(B, base))
     require_files(POOLS, {})
 
@@ -626,14 +626,12 @@ def test_a_pool_folder_that_the_lineage_does_not_know_is_refused():
     add(A)
     LINEAGE.write_text("{}")
 
-    with refused(r"pools/p holds a pool that datapools\.json does not know; nothing .*`datapool repair` adds it there"):
+    with refused(r"pools/p holds a pool that datapools\.json does not list; nothing .*`datapool repair` adds it there"):
         open_for(B)
     (FOLDER / "pool.json").unlink()
     for path in (CSV, SAMPLES):
         data = path.read_bytes()
-        with refused(
-            rf"{path} is there, but datapools\.json knows no pool 'p'; nothing was changed\. `dvc checkout --f"
-        ):
+        with refused(rf"{path} exists, but datapools\.json lists no pool 'p'; nothing was changed\. `dvc checkout --f"):
             open_for(B)
         assert data in {each.read_bytes() for each in Path(".datapool/backup").iterdir()}
         path.unlink()
@@ -703,7 +701,7 @@ def test_a_name_of_a_dropped_version_can_be_used_again():
 
 
 MOVED_ON = (
-    r"pool 'p' has moved on since this run opened it \(version 1 then, \d now\); nothing was changed\. Run `dvc repro"
+    r"pool 'p' has changed since this run opened it \(version 1 then, \d now\); nothing was changed\. Run `dvc repro"
 )
 
 
@@ -746,7 +744,7 @@ def test_a_merge_names_the_remedy_if_only_the_lineage_was_reset_since_the_pool_w
     LINEAGE.write_text("{}\n")
 
     with refused(
-        r"pools/p holds a pool that datapools\.json does not know; nothing was changed\. `datapool repair` adds it"
+        r"pools/p holds a pool that datapools\.json does not list; nothing was changed\. `datapool repair` adds it"
     ):
         close(base, rows)
     assert [found.is_repaired for found in repair(POOLS, LINEAGE)] == [True]
@@ -762,7 +760,7 @@ def test_a_merge_names_the_remedy_if_record_and_lineage_were_lost_since_the_pool
     (FOLDER / "pool.json").unlink()
 
     with refused(
-        rf"^{CSV} is there, but datapools\.json knows no pool 'p'; nothing was changed\. `dvc checkout --force`"
+        rf"^{CSV} exists, but datapools\.json lists no pool 'p'; nothing was changed\. `dvc checkout --force`"
     ):
         close(base, rows)
 
@@ -772,7 +770,7 @@ def test_two_pools_that_both_begin_are_not_mixed():
     rows = picks(A, base)
     add(B)
 
-    with refused(r"pool 'p' has moved on since this run opened it \(version 0 then, 1 now\)"):
+    with refused(r"pool 'p' has changed since this run opened it \(version 0 then, 1 now\)"):
         close(base, rows)
 
 
@@ -824,12 +822,12 @@ def test_a_record_that_is_invalid_or_leads_out_of_the_pool_is_refused(changes):
     FOLDER.mkdir(parents=True)
     (FOLDER / "pool.json").write_bytes(a_record(**changes))
 
-    with refused(r"^pools/p/pool\.json: is not as it was written; nothing was changed\."):
+    with refused(r"^pools/p/pool\.json: is damaged or was edited; nothing was changed\."):
         open_for(A)
 
 
 def test_no_file_is_written_or_removed_through_a_link_in_place_of_a_pool_folder(tmp_path):
-    # Somebody planted a record, a note and a staged file, which fit together; `sub` leads out of the workspace.
+    # A planted record, note and pending file, which fit together; `sub` leads out of the workspace.
     add(A)
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside/mine").write_bytes(b"mine")
@@ -841,7 +839,9 @@ def test_no_file_is_written_or_removed_through_a_link_in_place_of_a_pool_folder(
     note = {"record": json.loads((FOLDER / "pool.json").read_text())["sha256"], "pools": "pools", "before": ""}
     Path(".datapool/commit/p/note.json").write_text(json.dumps(note | {"replaced": {}, "remove": ["sub/mine"]}))
 
-    with refused(r"^\.datapool/commit/p/note\.json: no merge wrote this|^pools/p/pool\.json: is not as it was written"):
+    with refused(
+        r"^\.datapool/commit/p/note\.json: was not written by a merge|^pools/p/pool\.json: is damaged or was edited"
+    ):
         open_for(B)
     assert [path.name for path in (tmp_path / "outside").iterdir()] == ["mine"]
 
@@ -858,7 +858,7 @@ def test_a_note_that_no_merge_wrote_changes_nothing(changes):
     Path(".datapool/commit/p/note.json").write_text(json.dumps({k: v for k, v in note.items() if v is not None}))
 
     with refused(
-        r"^\.datapool/commit/p/note\.json: no merge wrote this; nothing was changed\. Remove \.datapool/commit/p"
+        r"^\.datapool/commit/p/note\.json: was not written by a merge; nothing was changed\. Remove \.datapool/commit/p"
     ):
         open_for(B)
 
@@ -938,7 +938,7 @@ def test_what_would_fail_after_the_commit_is_refused_before_it(make):
 
     with refused(
         r"^pools/p: the new version cannot be written \(pools/p/history(: Not|/datapool_0001\.csv: Is) a directory; .*; the pool "
-        r"is as it was; move away what is in its place, then run again$"
+        r"is unchanged; move away what is in its place, then run again$"
     ):
         close(base, picks(B, base))
     shutil.rmtree(FOLDER / "history") if (FOLDER / "history").is_dir() else (FOLDER / "history").unlink()
@@ -961,10 +961,10 @@ def test_unrecorded_rows_of_another_pool_are_backed_up_too():
     committed = LINEAGE.read_bytes()
     add(B, pool="q")
     add(B)
-    LINEAGE.write_bytes(committed)  # the advice is to bring back what git holds, which knows no pool q
+    LINEAGE.write_bytes(committed)  # the advice is to bring back what git holds, which lists no pool q
     rows = {path.read_bytes() for name in "pq" for path in (POOLS / name).glob("*.csv")}
 
-    with refused(r"pools/q/datapool_latest\.csv is kept as \.datapool/backup/q-"):
+    with refused(r"pools/q/datapool_latest\.csv was copied to \.datapool/backup/q-"):
         open_for(C)
     assert {path.read_bytes() for path in Path(".datapool/backup").iterdir()} == rows
 
@@ -987,8 +987,8 @@ NO_VERSIONS: dict[str, tuple[object, str]] = {
     "a version 2 first": ([VERSION | {"version": 2}], "does not list the versions 1, 2, …: number 1 is version 2"),
     "a number with a point": ([VERSION | {"version": 1.0}], "has an invalid version 1: its version is 1.0"),
     "rows in words": ([VERSION | {"rows": "two"}], "has an invalid version 1: its rows is 'two'"),
-    "rows that nobody added": ([VERSION | {"rows": 99}], "has an invalid version 1: 0 images and 1 new ones are not 99"),
-    "new ones not told": ([{k: v for k, v in VERSION.items() if k != "new"}], "has an invalid version 1: its new is missing"),
+    "rows that were not added": ([VERSION | {"rows": 99}], "has an invalid version 1: 0 images and 1 new ones are not 99"),
+    "no number of new ones": ([{k: v for k, v in VERSION.items() if k != "new"}], "has an invalid version 1: its new is missing"),
     "a batch of numbers": ([VERSION | {"batch": 7}], "has an invalid version 1: its batch is 7"),
     "a short hash": ([VERSION | {"datapool_sha256": "1"}], "has an invalid version 1: its datapool_sha256 is '1'"),
     "bytes in words": ([VERSION | {"datapool_bytes": "x"}], "has an invalid version 1: its datapool_bytes is 'x'"),
@@ -1026,7 +1026,7 @@ def test_files_of_any_pool_are_backed_up_before_a_checkout_is_advised_that_would
     told = (
         r"the files here are version 1 of the pool, datapools\.json records another version 1; .*`git checkout HEAD -- "
     )
-    with refused(rf"^pools/q/pool\.json: {told}.* is kept as \.datapool/backup/q-"):
+    with refused(rf"^pools/q/pool\.json: {told}.* was copied to \.datapool/backup/q-"):
         open_for(A)
     assert {path.read_bytes() for path in Path(".datapool/backup").iterdir()} >= made_since
 
@@ -1037,7 +1037,7 @@ def test_files_beside_a_damaged_record_are_backed_up_when_merge_refuses():
     (FOLDER / "pool.json").write_text("{")
     CSV.write_bytes(by_hand := CSV.read_bytes().replace(b"a1.jpg", b"z1.jpg"))
 
-    with refused(r"^pools/p/pool\.json: is not as it was written; .*`dvc checkout --force`.* is kept as"):
+    with refused(r"^pools/p/pool\.json: is damaged or was edited; .*`dvc checkout --force`.* was copied to"):
         close(base, picks(B, base))
     assert [path.read_bytes() for path in Path(".datapool/backup").iterdir()] == [by_hand]
 
@@ -1052,7 +1052,9 @@ def test_an_edited_csv_from_another_release_is_backed_up_when_merge_refuses(monk
     rows = pool_files.csv_rows
     monkeypatch.setattr(pool_files, "csv_rows", lambda *of: (text.replace(b"0.1", b"0.10") for text in rows(*of)))
 
-    with refused(r"would write its numbers in another way; nothing was changed\. `dvc checkout --force`.* is kept as"):
+    with refused(
+        r"would write its numbers in another way; nothing was changed\. `dvc checkout --force`.* was copied to"
+    ):
         close(base, picks(C, base))
     assert by_hand in {path.read_bytes() for path in Path(".datapool/backup").iterdir()}
 
@@ -1069,7 +1071,7 @@ def test_a_finished_merge_is_reported_though_another_pool_is_damaged(stage):
 
     with pytest.raises(
         DatapoolError,
-        match=r"^pool 'p': a merge that was stopped is finished\. pools/q/pool\.json: is not as it was written",
+        match=r"^pool 'p': a merge that was stopped is finished\. pools/q/pool\.json: is damaged or was edited",
     ):
         open_for(C) if stage == "open" else close(base, picks(B, base))
     assert versions()[-1].version == 2
@@ -1087,7 +1089,7 @@ def test_a_file_that_cannot_be_backed_up_is_named_and_the_others_are_backed_up()
 
     told = (
         r"p/datapool_latest\.csv: cannot be read \(Input/output error\)",
-        *(rf"{path} is kept as" for path in by_hand),
+        *(rf"{path} was copied to" for path in by_hand),
     )
     with pytest.raises(DatapoolError, match=".*; ".join(told)):
         open_for(B, pool="q")
@@ -1100,7 +1102,7 @@ def test_if_a_pool_is_missing_unrecorded_files_of_another_are_backed_up():
     (POOLS / "q/datapool_latest.csv").unlink()
     CSV.write_bytes(by_hand := CSV.read_bytes().replace(b"a1.jpg", b"z1.jpg"))
 
-    with refused(r"^datapools\.json knows the pool 'q'.*; `git checkout HEAD -- datapools\.json`.* is kept as"):
+    with refused(r"^datapools\.json lists the pool 'q'.*; `git checkout HEAD -- datapools\.json`.* was copied to"):
         open_for(B)
     assert [path.read_bytes() for path in Path(".datapool/backup").iterdir()] == [by_hand]
 
@@ -1140,7 +1142,7 @@ def test_a_lineage_with_more_rows_than_the_files_is_refused():
 
 
 def test_files_that_change_between_their_hash_and_their_reading_do_not_count(monkeypatch):
-    # `dvc checkout` knows nothing of our lock. Here it brings version 1 back at the worst moment.
+    # `dvc checkout` ignores our lock. Here it brings version 1 back at the worst moment.
     add(A)
     old = {path: path.read_bytes() for path in (CSV, SAMPLES)}
     add(B)
@@ -1183,7 +1185,7 @@ def test_a_process_that_lost_the_lock_and_fails_leaves_pending_files_of_another(
 
 @pytest.mark.slow
 def test_with_its_lock_removed_a_merge_never_mixes_with_another(monkeypatch, tmp_path):
-    # Somebody removes .datapool/lock during the n-th file operation of a merge, and another merge runs at that moment.
+    # .datapool/lock is removed during the n-th file operation of a merge, and another merge runs at that moment.
     outcomes = set()
     for n in count():
         (tmp_path / str(n)).mkdir()
@@ -1306,7 +1308,7 @@ def test_a_note_that_no_merge_wrote_removes_nothing(remove):
     victim.write_text("somebody's")
 
     with refused(
-        r"^\.datapool/commit/p/note\.json: no merge wrote this; nothing was changed\. Remove \.datapool/commit/p"
+        r"^\.datapool/commit/p/note\.json: was not written by a merge; nothing was changed\. Remove \.datapool/commit/p"
     ):
         open_for(B)
     assert victim.exists()
@@ -1517,7 +1519,7 @@ def test_rows_that_the_lineage_does_not_record_are_backed_up_and_named():
     )  # git checkout without dvc checkout: the advice is `dvc checkout --force`, which overwrites
 
     with refused(
-        r"the files here are version 2 of the pool, datapools\.json records version 1; .* is kept as \.datapool"
+        r"the files here are version 2 of the pool, datapools\.json records version 1; .* was copied to \.datapool"
     ):
         open_for(C)
     assert {path.read_bytes() for path in Path(".datapool/backup").iterdir()} == longer
@@ -1565,7 +1567,7 @@ def test_rows_beside_a_damaged_record_are_backed_up_before_a_command_is_advised_
     CSV.write_bytes(by_hand)
     (FOLDER / "pool.json").write_text("{")
 
-    with refused(r"^pools/p/pool\.json: is not as it was written; .* is kept as \.datapool/backup/p-"):
+    with refused(r"^pools/p/pool\.json: is damaged or was edited; .* was copied to \.datapool/backup/p-"):
         open_for(C)
     assert [path.read_bytes() for path in Path(".datapool/backup").iterdir()] == [by_hand]
 
@@ -1596,6 +1598,6 @@ def test_a_chosen_base_does_not_drop_versions_that_came_after_it_was_opened():
     add(C)  # meanwhile there is a version 2
     before = state()
 
-    with refused("pool 'p' has moved on since this run opened it"):
+    with refused("pool 'p' has changed since this run opened it"):
         close(base, picks(B, base))
     assert state() == before

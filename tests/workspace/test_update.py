@@ -137,8 +137,8 @@ def test_a_workspace_without_its_lineage_is_refused_with_the_commands_that_resto
         command()
 
     assert str(refused.value) == (
-        "datapools.json: is gone; `git checkout HEAD -- datapools.json` brings back its last version, `datapool repair` "
-        "makes one anew from the pools that are here"
+        "datapools.json: is missing; `git checkout HEAD -- datapools.json` brings back its last version, `datapool repair` "
+        "makes a new one from the pools that are here"
     )
     workspace.run("git", "checkout", "HEAD", "--", "datapools.json")
     assert update_workspace(Path()).added == ["n_example_images"]
