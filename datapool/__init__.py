@@ -1,3 +1,3 @@
-"""datapool: pick the new images that are worth labelling, and keep them in a growing, versioned pool."""
+"""datapool: pick the new images that are worth labeling, and keep them in a growing, versioned pool."""
 
 __version__ = "0.1.0"

@@ -13,7 +13,7 @@ _SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG, <linux/prctl.h>
 
 
 def install_signal_handlers() -> None:
-    """Let SIGTERM and Ctrl-C end this process with clean-up and without a traceback.
+    """Make SIGTERM and Ctrl-C end this process with clean-up and without a traceback.
 
     In a stage on Linux, the end of its ``dvc`` does the same. Any other command outlives the shell that started it, as it
     does with ``nohup``.

@@ -14,7 +14,7 @@ from datapool.terminal import progress, run, say
 
 
 def embed() -> None:
-    """Embed the candidates, or take their embeddings from a csv; do the same for protected images.
+    """Embed the candidates and the protected images, or take their embeddings from a csv.
 
     An image that the last run embedded with the same model is not embedded again. Without candidates no protected image
     is embedded.

@@ -1,4 +1,4 @@
-"""Show what happened in one HTML file."""
+"""Show the run in one HTML file."""
 
 from datapool.core.base import read_base
 from datapool.core.lineage import LINEAGE, read_embedding_space, read_lineage
@@ -11,7 +11,7 @@ from datapool.terminal import run, say
 
 
 def report() -> None:
-    """Write one HTML file that shows what this run did. It opens in any browser and needs no network."""
+    """Write one HTML file that shows this run. It opens in any browser and needs no network."""
     params = load_params()
     outputs = Outputs(params.output_dir)
     base = read_base(outputs.base)

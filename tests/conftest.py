@@ -283,5 +283,5 @@ def model_second_week(model_first_week: Workspace, once: Callable[..., Path], we
 
 @pytest.fixture
 def after(tmp_path: Path) -> Callable[[Workspace], Workspace]:
-    """Give a copy of a workspace for one test."""
+    """Return a function that copies a workspace for one test."""
     return lambda made: made.copy_to(tmp_path / "workspace")

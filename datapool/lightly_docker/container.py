@@ -97,7 +97,7 @@ def _is_empty(folder: Path) -> bool:
 
 
 def _set_environment(folder: Path) -> None:
-    """Give a user who is unknown in the image a name and a writable home, and DVC a place for its cache of hashes."""
+    """Set a name and a writable home for a user that the image does not have, and a folder for DVC's cache of hashes."""
     home = Path(os.environ.get("HOME") or "/")
     if not os.access(home, os.W_OK):
         home = Path(tempfile.gettempdir()) / f"home-{os.geteuid()}"

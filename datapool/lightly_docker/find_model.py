@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from datapool.model.embedding_model import EmbeddingModel
 
 _INPUT_SIZES = (64, 32, 96, 128, 160, 192, 224, 256)
-"""Sizes that are tried where the images can tell which is right, in pixels."""
+"""Input sizes that are tried if there are images to compare, in pixels."""
 
 # Deviations of an embedding from that of the csv, as a share of the spread of all embeddings. They need not be zero:
 # Lightly's Docker may have run on a GPU, whose convolutions keep ten bits, and releases of Pillow differ in how they resize.
@@ -112,7 +112,7 @@ def _judge(path: Path, embeddings: np.ndarray, images: Mapping[int, ImageFile], 
 def _fit_input_size(
     model: "EmbeddingModel", embeddings: np.ndarray, images: Mapping[int, ImageFile], others: tuple[int, ...]
 ) -> float:
-    """Give a model the input size at which its embeddings deviate least from those of the csv; return that deviation.
+    """Set the input size at which a model's embeddings deviate least from those of the csv; return that deviation.
 
     Its own input size is tried first, then the others, until one is certain.
     """

@@ -48,12 +48,13 @@ def import_pool(
 ) -> Imported:
     """Make a pool whose version 1 has the images of Lightly's csv: the same float32 embeddings in the same order.
 
-    All or nothing, as with a merge. Weak labels are the top folders of the filenames, as in every batch: Lightly numbered
-    the folders anew in each run, so in its csv one number may mean two folders, and one folder may have two numbers.
+    The import succeeds completely or changes nothing, as a merge does. Weak labels are the top folders of the filenames, as
+    in every batch: Lightly numbered the folders again in each run, so in its csv one number may mean two folders, and one
+    folder may have two numbers.
 
-    A checkpoint of a Lightly ResNet becomes the pool's model: it gives new images the embeddings that Lightly would have
-    given them, up to rounding. If ``images`` has images of the pool, a few are embedded, and the checkpoint is used only if
-    it gives them the embeddings of the csv. A checkpoint of datapool is used only after this check.
+    A checkpoint of a Lightly ResNet becomes the pool's model: it computes the embeddings of new images as Lightly did, up to
+    rounding. If ``images`` has images of the pool, a few are embedded, and the checkpoint is used only if these embeddings
+    are those of the csv. A checkpoint of datapool is used only after this check.
 
     Args:
         folder: Holds datapool_latest.csv, perhaps checkpoint_latest.ckpt, and perhaps history/, which is not imported.

@@ -91,7 +91,7 @@ UNSUPPORTED = {
     ),
     "lightly.model.width": Unsupported((1,), "choose the backbone by lightly.model.name, any of timm or torchvision"),
     "lightly.criterion.memory_bank_size": Unsupported((0,), "SimCLR takes its negatives from the mini-batch"),
-    "lightly.loader.shuffle": Unsupported((True,), "training always shuffles the images, anew in each epoch"),
+    "lightly.loader.shuffle": Unsupported((True,), "training always shuffles the images, again in each epoch"),
     "lightly.collate.kernel_size": Unsupported((0.1, None), f"the blur scales with input_size; {_OTHER_AUGMENTATIONS}"),
     "lightly.collate.sigmas": Unsupported(([0.2, 2], None), f"the blur scales with input_size; {_OTHER_AUGMENTATIONS}"),
     "lightly.collate.rr_degrees": Unsupported((None,), "lightly.collate.rr_prob rotates images by 90 degrees"),

@@ -203,7 +203,7 @@ def _run(
     if not images:
         return np.empty((0, model.dimension if with_head else model.n_features), dtype=np.float32)
     device = _device(accelerator)
-    was_training, home = model.training, next(model.parameters()).device
+    was_training, original_device = model.training, next(model.parameters()).device
     outputs: list[np.ndarray] = []
     n_done = 0
     model.eval()
@@ -222,7 +222,7 @@ def _run(
                 if progress is not None:
                     progress(n_done, len(images))
         finally:
-            model.train(was_training).to(home)
+            model.train(was_training).to(original_device)
     return np.concatenate(outputs)
 
 

@@ -1,4 +1,4 @@
-"""Let torchvision's wheel from PyPI import beside a CPU build of torch.
+"""Make torchvision's wheel from PyPI importable beside a CPU build of torch.
 
 Importing this module is enough. It must come before the first import of torchvision, and so of timm and lightly, in a
 process.

@@ -176,7 +176,7 @@ def project(vectors: np.ndarray) -> Projection:
     for i, axis in enumerate(axes[:2]):
         points[:, i] = centered @ axis * np.sign(axis[np.argmax(np.abs(axis))])
         shares[i] = lengths[i] ** 2 / max((lengths**2).sum(), np.finfo(np.float64).tiny)
-    # Processors differ in the last digits only: rounding far above them gives the same page everywhere.
+    # Processors differ in the last digits only: rounding far above them yields the same page everywhere.
     decimals = 4 - int(np.log10(max(np.abs(points).max(), 1e-30)))
     return Projection(np.round(points, decimals) + 0.0, shares)  # + 0.0 makes -0.0 zero
 

@@ -1,8 +1,8 @@
 """Write the report: one HTML file that shows what a run did.
 
-This module collects what the page shows; template.html.j2, style.css and report.js say how. The page loads nothing: its
-pictures and scripts are inside, and a content security policy allows these scripts alone, by their hashes. Equal inputs
-give equal bytes.
+This module collects what the page shows; template.html.j2, style.css and report.js determine how it looks. The page loads
+nothing: its pictures and scripts are inside, and a content security policy allows these scripts alone, by their hashes.
+Equal inputs make equal bytes.
 """
 
 import base64
@@ -93,7 +93,7 @@ class WhatIf(NamedTuple):
 
 
 class Gallery(NamedTuple):
-    """Some images, and which they are."""
+    """Some images with a caption."""
 
     caption: str
     cards: list[Card]

@@ -81,7 +81,7 @@ class TrainingResult:
     spread: float
     """``embedding_spread`` of ``best``, from 0 (all embeddings alike) to 1; measured on 2,000 images at most."""
     collapsed: bool
-    """Spread below 0.0001: the model no longer tells images apart, and should not be used for a selection."""
+    """Spread below 0.0001: the model no longer distinguishes images, and should not be used for a selection."""
     is_main_process: bool
     """False in the helper processes of training on several devices. They must write nothing and end."""
 
@@ -241,7 +241,8 @@ class _SimCLR(LightningModule):
         self._losses_of_epoch: list[Tensor] = []  # of the current epoch, still on their device
 
     def on_train_epoch_start(self) -> None:
-        # Dropout and stochastic depth draw from this generator. Seeded anew, an epoch is the same after an interruption.
+        # Dropout and stochastic depth draw from this generator. It is seeded again, so that an epoch after an interruption
+        # is the same.
         torch.manual_seed(seeds(self.seed, self.current_epoch, self.global_rank)[0])
         self._losses_of_epoch = []
 
@@ -271,7 +272,7 @@ class _SimCLR(LightningModule):
             self.best_state = {key: value.detach().cpu().clone() for key, value in self.model.state_dict().items()}
         # One file holds the best weights and the state to continue from, and is renamed when it is complete: a kill at any
         # moment leaves a consistent pair. Lightning's ModelCheckpoint(save_last, monitor) writes two files, the second one
-        # only after an epoch that was better, and a kill between them leaves a best model that the state does not know.
+        # only after an epoch that was better, and a kill between them leaves a best model that is newer than the state.
         incomplete = self.scratch_dir / "next.ckpt"
         self.trainer.save_checkpoint(incomplete)
         if self.trainer.is_global_zero:

@@ -142,13 +142,13 @@ def _write_readme(path: Path) -> bool:
     text = _README.format(version=datapool.__version__).encode()
     if not os.path.lexists(path):
         path.write_bytes(text)
-    with suppress(OSError):  # a folder, or a link that leads nowhere
+    with suppress(OSError):  # a folder, or a broken link
         return path.read_bytes() == text
     return False
 
 
 def _refuse_files_of_another_repository(folder: Path) -> None:
-    """Refuse a folder of which another git repository tracks files: it would lose sight of them."""
+    """Refuse a folder of which another git repository tracks files: that repository would no longer see them."""
     if not folder.is_dir() or (folder / ".git").exists() or not in_git_repository(folder):
         return
     if tracked := run_command(folder, "git", "ls-files").split("\n")[0]:

@@ -92,7 +92,7 @@ def _content(run: int) -> str:
 def _run_dvc(run: int, log: Callable[[str], None]) -> int:
     """Run ``dvc repro`` in a process group of its own, with the run file as one of its open files."""
     handler = signal.getsignal(signal.SIGINT)
-    if handler is signal.SIG_IGN:  # in the background of a shell; DVC would inherit it, and miss our Ctrl-C
+    if handler is signal.SIG_IGN:  # in the background of a shell; DVC would inherit it, and ignore our Ctrl-C
         signal.signal(signal.SIGINT, lambda *_: None)
     dvc = subprocess.Popen(
         [sys.executable, "-m", "dvc", "repro"],
@@ -120,7 +120,7 @@ def _run_dvc(run: int, log: Callable[[str], None]) -> int:
 
 
 def _end(dvc: subprocess.Popen[str]) -> None:
-    """Send Ctrl-C to DVC and its stage until DVC has ended: while a stage starts, one may get lost. At last kill them."""
+    """Send Ctrl-C to DVC and its stage until DVC has ended, and finally kill them. A stage that starts may miss a signal."""
     last = time.monotonic() + _GRACE
     while dvc.poll() is None:
         with suppress(ProcessLookupError, subprocess.TimeoutExpired):

@@ -150,7 +150,7 @@ def _changes(folder: Path) -> dict[str, list[Any]]:
 
 
 def _rename_outputs(output: Path) -> None:
-    """Give outputs of the flat layout the names that they have now, also where git ignores them."""
+    """Rename outputs of the flat layout, and their lines in .gitignore."""
     for old, new in _RENAMED_OUTPUTS.items():
         if os.path.lexists(output / old):
             (output / old).replace(output / new)
@@ -171,7 +171,7 @@ def _record_stages(folder: Path, stages: Mapping[str, bool], output: Path) -> li
     changes = _changes(folder)  # more than the code, if an update was killed and the user went on
     kept = [stage for stage in stages if stages[stage] and _is_move(changes.get(stage, []), renamed)]
     if kept:
-        # Committing another stage would also tell DVC's run-cache that its old outputs belong to the new params.
+        # Committing another stage would also record in DVC's run-cache that its old outputs belong to the new params.
         run_dvc(folder, "commit", "--quiet", "--force", "--no-relink", *kept)
     again = [stage for stage in stages if stage not in kept]
     if not again:
@@ -185,7 +185,7 @@ def _is_move(changes: list[Any], renamed: Collection[str]) -> bool:
     Args:
         changes: What `dvc status` lists for the stage, such as ``["changed command", {"changed deps": {"dvc.yaml":
             "modified", "params.yaml": {"seed": "modified"}}}]``.
-        renamed: Paths of outputs that have new names. To DVC they are modified: dvc.lock does not know them.
+        renamed: Paths of outputs that have new names. DVC takes them for modified, because dvc.lock does not have them.
     """
     for change in changes:
         if isinstance(change, str):

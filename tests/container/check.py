@@ -51,7 +51,7 @@ QUICK_LINE = [*LINE, *(f"{key}={value}" for key, value in QUICK.items())]
 
 
 class Place(NamedTuple):
-    """An image, and the folders of somebody who uses it."""
+    """An image, and the folders of a user."""
 
     store: engine.Store
     image: engine.Image

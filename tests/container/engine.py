@@ -68,7 +68,7 @@ def install_tools() -> str | None:
 
 @contextlib.contextmanager
 def open_store(folder: Path, *, keep: bool) -> Iterator[Store]:
-    """Give an empty store, which is removed at the end; what a killed run left in its place goes first. Or keep it."""
+    """Yield an empty store and remove it at the end, as well as one that a killed run left; with ``keep`` remove neither."""
     if not keep:
         _remove(folder)
         _mount_disk(folder)
@@ -135,12 +135,12 @@ def build(store: Store, context: Path, settings: Path, name: str, arguments: Map
 
 
 def has(store: Store, name: str) -> bool:
-    """Say whether an image is there."""
+    """Return whether an image exists."""
     return name in buildah(store, "images", "--format", "{{.Name}}").splitlines()
 
 
 def inspect(store: Store, name: str) -> Image:
-    """Read what an image says about itself."""
+    """Read the description of an image."""
     found = json.loads(buildah(store, "inspect", "--type", "image", name))
     config = found["OCIv1"]["config"]
     return Image(
@@ -154,7 +154,7 @@ def inspect(store: Store, name: str) -> Image:
 
 
 def what_reaches_the_builder(store: Store, context: Path) -> list[str]:
-    """Give the files of a build context, as .dockerignore leaves them."""
+    """Return the files of a build context that .dockerignore does not exclude."""
     dockerfile = store.folder / "context.Dockerfile"
     dockerfile.write_text("FROM scratch\nCOPY . /\n")
     buildah(store, "bud", "--isolation=chroot", "--quiet", "--file", dockerfile, "--tag", "context", context)
@@ -268,7 +268,7 @@ def _settings_of_this_machine(folder: Path) -> tuple[dict[str, Path], list[str]]
 
 
 def _of_pip(key: str) -> str:
-    """Give a setting of pip, "" if it has none."""
+    """Return a setting of pip, "" if it has none."""
     if given := os.environ.get(f"PIP_{key.upper().replace('-', '_')}"):
         return given
     done = subprocess.run(
@@ -278,7 +278,7 @@ def _of_pip(key: str) -> str:
 
 
 def _below(pid: int) -> list[int]:
-    """Give the processes that a process has started, and those that these have, parents first."""
+    """Return the descendants of a process, parents first."""
     children = [
         int(child) for file in Path(f"/proc/{pid}/task").glob("*/children") for child in file.read_text().split()
     ]
@@ -286,7 +286,7 @@ def _below(pid: int) -> list[int]:
 
 
 def _mount_disk(folder: Path) -> None:
-    """Give a folder a disk of its own, which is a file, if the machine can.
+    """Mount a disk of its own, which is a file, at a folder, if the machine can.
 
     Where a disk discards each file as it is deleted, an image takes minutes to go; a file is gone at once.
     """

@@ -1,4 +1,4 @@
-"""Find the images of a folder, tell the healthy ones from damaged ones and copies, and tell batches apart."""
+"""Find the images of a folder, distinguish healthy ones from damaged ones and copies, and identify batches."""
 
 import os
 import shutil
@@ -211,18 +211,18 @@ def test_links_into_the_cache_of_dvc_are_followed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("nowhere", "params.yaml: input_dir is '{}', which is not there; give a folder of images"),
         ("a.png", "params.yaml: input_dir is '{}', which is a file; give a folder of images"),
     ],
 )
-def test_an_input_dir_that_is_not_a_folder_is_refused(tmp_path, name, told):
+def test_an_input_dir_that_is_not_a_folder_is_refused(tmp_path, name, message):
     paint(tmp_path / "a.png")
 
     with pytest.raises(DatapoolError) as caught:
         look(tmp_path / name)
-    assert str(caught.value) == told.format(tmp_path / name)
+    assert str(caught.value) == message.format(tmp_path / name)
 
 
 def test_progress_is_called_after_each_image(tmp_path):

@@ -86,10 +86,10 @@ def run_on(places: dict[str, tuple[float, float]], params: Params, *, lineage: s
     how = ordering.RankingConfig(
         "coreset", normalize=False, append_weak_labels=False, seed=1, n_clusters=1, scores=None, rules=params.rules
     )
-    nobody = EmbeddedTable(table.iloc[:0], candidates.embeddings[:0])
+    no_images = EmbeddedTable(table.iloc[:0], candidates.embeddings[:0])
     vectors = ordering.distance_vectors(candidates, base.rows, normalize=False, append_weak_labels=False)
     ranking = ordering.rank(
-        candidates, base.rows, nobody, vectors, how, n_samples=-1, min_distance=-1, progress=no_progress
+        candidates, base.rows, no_images, vectors, how, n_samples=-1, min_distance=-1, progress=no_progress
     )
     stop = params.stopping_condition
     sampled = sampling.sample(found.images, candidates, base.rows, ranking, stop, how, progress=no_progress)
