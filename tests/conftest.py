@@ -1,4 +1,4 @@
-"""A workspace with real small images and the real ``dvc``."""
+"""Fixtures: workspaces with small real images in which the real ``dvc`` runs."""
 
 import json
 import math
@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-# Tests run side by side: more threads would only wait for each other. Before numpy and torch are imported.
+# Tests run in parallel, so more threads would only wait for each other. Set before numpy and torch are imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
@@ -38,13 +38,13 @@ ENVIRONMENT = {
     "GIT_AUTHOR_EMAIL": "test@localhost",
     "GIT_COMMITTER_NAME": "test",
     "GIT_COMMITTER_EMAIL": "test@localhost",
-    "OMP_NUM_THREADS": "1",  # tests run side by side
-    "SHELL": "/bin/sh",  # what DVC takes where SHELL is unset; it does not give way to a last command as bash does
+    "OMP_NUM_THREADS": "1",  # tests run in parallel
+    "SHELL": "/bin/sh",  # the shell of DVC if SHELL is unset; unlike bash it does not replace itself with its last command
 }
 
 SETTINGS = {"stopping_condition.min_distance": 0.5, "n_example_images": 2}
 
-# Pretrained weights and no training: a model in a second.
+# Pretrained weights and no training: the model is ready in a second.
 MODEL = {
     **SETTINGS,
     "lightly.model.num_ftrs": 8,
@@ -54,7 +54,9 @@ MODEL = {
 }
 
 
-_PRELOADED = "DATAPOOL_TESTS_PRELOADED"  # the folder of the clients, the same for all processes that run tests
+_PRELOADED = (
+    "DATAPOOL_TESTS_PRELOADED"  # names the folder of the preloaded programs, which all processes that run tests share
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -68,7 +70,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put slow tests first: one that begins when the others end would leave all but one process idle."""
+    """Put slow tests first, because a slow test at the end would leave all processes but one idle."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
@@ -83,17 +85,17 @@ def preloaded_environment() -> dict[str, str]:
     return {**ENVIRONMENT, "PATH": f"{folder}{os.pathsep}{ENVIRONMENT['PATH']}"}
 
 
-_SERVERS: list[object] = []  # they end with this process
+_SERVERS: list[object] = []  # servers that end with this process
 
 
 class Workspace:
-    """A folder in which the real ``dvc`` runs, with a Python that has its libraries loaded already."""
+    """A folder in which the real ``dvc`` runs, in a Python that has its libraries loaded already."""
 
     def __init__(self, folder: Path):
         self.folder = folder
 
     def run(self, *command: str, fails: bool = False) -> str:
-        """Run a command; return what it printed."""
+        """Run a command and return its output."""
         done = subprocess.run(
             command,
             cwd=self.folder,
@@ -118,7 +120,7 @@ class Workspace:
         self.run("git", "commit", "--quiet", "--allow-empty", "--message", message)
 
     def pool_files(self, name: str = "my_datapool") -> dict[str, bytes]:
-        """Every file of a pool, by its path in the pool's folder."""
+        """Return the files of a pool, by their paths in its folder."""
         folder = self.folder / "pools" / name
         return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
@@ -137,20 +139,20 @@ class Workspace:
 
 
 def stages_run(output: str) -> list[str]:
-    """The stages whose commands ran, in order."""
+    """Return the stages whose commands ran, in order."""
     return re.findall(r"Running stage '(\w+)'", output)
 
 
 GONE = object()
-"""Stands for a key that is taken out."""
+"""The value that stands for a removed key."""
 
 
 def change_settings(content: dict[str, Any], changes: dict[str, object]) -> None:
-    """Change settings unchecked; ``a__b`` is the key a.b, and GONE takes a key out."""
+    """Change settings without checks; ``a__b`` is the key a.b, and the value GONE removes a key."""
     for key, value in changes.items():
-        *above, name = key.split("__")
+        *parents, name = key.split("__")
         section = content
-        for part in above:
+        for part in parents:
             section = section[part]
         if value is GONE:
             del section[name]
@@ -159,14 +161,14 @@ def change_settings(content: dict[str, Any], changes: dict[str, object]) -> None
 
 
 def write_picture(path: Path, seed: int, *, side: int = 32) -> None:
-    """A coarse random pattern in color: pictures of different seeds are far apart for any model."""
+    """Write an image of a coarse random pattern; images of different seeds are far apart for any model."""
     path.parent.mkdir(parents=True, exist_ok=True)
     coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     Image.fromarray(coarse).resize((side, side), Image.Resampling.NEAREST).save(path)
 
 
 def png_claiming(width: int, height: int) -> bytes:
-    """A PNG of some 70 bytes whose header claims a size."""
+    """Return a PNG of some 70 bytes whose header claims this size."""
 
     def chunk(name: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
@@ -177,7 +179,7 @@ def png_claiming(width: int, height: int) -> bytes:
 
 
 def write_circle(path: Path, angles: dict[str, float]) -> None:
-    """An embeddings csv of points on the unit circle: two of them lie 2 sin(angle between / 2) apart."""
+    """Write an embeddings csv of points on the unit circle; two points lie 2 sin(angle between them / 2) apart."""
     rows = [f'"{name}",{math.cos(angle)!r},{math.sin(angle)!r},0' for name, angle in angles.items()]
     path.write_text("\n".join(["filenames,embedding_0,embedding_1,labels", *rows]) + "\n")
 
@@ -200,9 +202,9 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[P
 
 @pytest.fixture(scope="session")
 def weeks(once: Callable[..., Path]) -> Path:
-    """Three batches: week_1 (14 images: a copy and a damaged one among them), week_2 (10, two known), week_3 (8).
+    """Three batches: week_1 (14 images, one a duplicate and one damaged), week_2 (10 images, two of week_1) and week_3 (8).
 
-    circle.csv has embeddings of all: week_1 lies 0.15 rad apart from 0 on, week_2 0.1 rad apart from 3 on, week_3 0.1 rad
+    circle.csv has the embeddings of all: week_1 lies 0.15 rad apart from 0 on, week_2 0.1 rad apart from 3 on, week_3 0.1 rad
     apart from 5 on.
     """
     return once("weeks", _write_weeks)
@@ -222,7 +224,7 @@ def _write_weeks(folder: Path) -> None:
         angles[f"bird/image_{20 + number}.png"] = 3 + 0.1 * number
         write_picture(folder / f"week_3/cat/image_{40 + number}.png", 40 + number)
         angles[f"cat/image_{40 + number}.png"] = 5 + 0.1 * number
-    for number in (1, 11):  # the two ends of week_1: surely picked
+    for number in (1, 11):  # the two ends of the arc of week_1, which are always picked
         known = folder / f"week_1/cat/image_{number:02d}.png"
         (folder / f"week_2/bird/again_{number}.png").write_bytes(known.read_bytes())
         angles[f"bird/again_{number}.png"] = 0.15 * number
@@ -245,39 +247,39 @@ def _run(before: Workspace, folder: Path, input_dir: Path) -> None:
 
 @pytest.fixture(scope="session")
 def new_workspace(once: Callable[..., Path], weeks: Path) -> Workspace:
-    """A workspace on week_1 with embeddings on a circle, in which nothing has run yet; committed."""
+    """A committed workspace for week_1 with the embeddings of circle.csv, in which nothing has run yet."""
     settings = {**SETTINGS, "input_dir": str(weeks / "week_1"), "embeddings": str(weeks / "circle.csv")}
     return Workspace(once("new", lambda folder: _new(folder, settings)))
 
 
 @pytest.fixture(scope="session")
 def first_week(new_workspace: Workspace, once: Callable[..., Path], weeks: Path) -> Workspace:
-    """Week 1 has run and is committed."""
+    """A workspace in which week 1 has run and is committed."""
     return Workspace(once("first", lambda folder: _run(new_workspace, folder, weeks / "week_1")))
 
 
 @pytest.fixture(scope="session")
 def second_week(first_week: Workspace, once: Callable[..., Path], weeks: Path) -> Workspace:
-    """Week 1 and week 2 have run and are committed."""
+    """A workspace in which week 1 and week 2 have run and are committed."""
     return Workspace(once("second", lambda folder: _run(first_week, folder, weeks / "week_2")))
 
 
 @pytest.fixture(scope="session")
 def new_model_workspace(once: Callable[..., Path], weeks: Path) -> Workspace:
-    """As new_workspace, but with a real model."""
+    """A workspace as new_workspace, but with a real model instead of circle.csv."""
     settings = {**MODEL, "input_dir": str(weeks / "week_1")}
     return Workspace(once("new_model", lambda folder: _new(folder, settings)))
 
 
 @pytest.fixture(scope="session")
 def model_first_week(new_model_workspace: Workspace, once: Callable[..., Path], weeks: Path) -> Workspace:
-    """As first_week, with a real model."""
+    """A workspace as first_week, but with a real model."""
     return Workspace(once("first_model", lambda folder: _run(new_model_workspace, folder, weeks / "week_1")))
 
 
 @pytest.fixture(scope="session")
 def model_second_week(model_first_week: Workspace, once: Callable[..., Path], weeks: Path) -> Workspace:
-    """As second_week, with a real model."""
+    """A workspace as second_week, but with a real model."""
     return Workspace(once("second_model", lambda folder: _run(model_first_week, folder, weeks / "week_2")))
 
 

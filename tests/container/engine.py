@@ -1,7 +1,7 @@
-"""Build images and run containers without a Docker engine: buildah in a chroot, on a base made by debootstrap.
+"""Build images and run containers without a Docker engine: buildah in a chroot, on a base image made by debootstrap.
 
-The Dockerfile stays as users get it. What a build needs of this machine (certificates, proxies, a folder of wheels) is mounted.
-Needs Linux and root. Knows nothing of datapool.
+The Dockerfile is the one that users get. What a build needs of this machine (certificates, proxies, a folder of wheels) is
+mounted. Needs Linux and root. Knows nothing of datapool.
 """
 
 import contextlib
@@ -18,29 +18,31 @@ from typing import NamedTuple, Self
 BASE = "docker.io/library/python:3.11-slim"
 TOOLS = ("buildah", "debootstrap")
 SIZE = 12_000_000_000
-"""Bytes that a store may take; the image is there three times while it is built."""
+"""Bytes of disk space for a store; during a build it holds the image three times."""
 
-_OF_BUILDAH = re.compile(r"(?m)^(subprocess exited with status \d+|Error: exit status \d+)\n")  # no engine says so
+_OF_BUILDAH = re.compile(
+    r"(?m)^(subprocess exited with status \d+|Error: exit status \d+)\n"
+)  # lines that no Docker engine prints
 
 
 class EngineError(Exception):
-    """A tool failed; the message has what it said."""
+    """A tool failed; the message contains its output."""
 
 
 class Store(NamedTuple):
-    """Where images and containers are kept."""
+    """The folder of images and containers."""
 
     folder: Path
     driver: str
-    """overlay where the kernel can, else vfs, which copies whole images."""
+    """overlay where the kernel supports it, otherwise vfs, which copies whole images."""
 
 
 class Image(NamedTuple):
-    """What an image says about itself."""
+    """The size and the configuration of an image."""
 
     name: str
     n_bytes: int
-    """As a folder: what goes over a network is compressed."""
+    """Uncompressed size."""
     entrypoint: list[str]
     command: list[str]
     stop_signal: signal.Signals
@@ -48,14 +50,14 @@ class Image(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """A container that has ended."""
+    """The exit code and the output of a container that has ended."""
 
     code: int
     output: str
 
 
 def install_tools() -> str | None:
-    """Install what is missing if root may; give what is in the way, None for nothing."""
+    """Install missing tools. Return why images cannot be built on this machine; None if they can."""
     missing = [tool for tool in TOOLS if not shutil.which(tool)]
     if os.geteuid() != 0:
         return "only root can build in a chroot; try sudo" + f", and install {' and '.join(missing)}" * bool(missing)
@@ -63,12 +65,12 @@ def install_tools() -> str | None:
         for command in (["update", "--quiet"], ["install", "--quiet", "--yes", "--no-install-recommends", *missing]):
             subprocess.run(["apt-get", *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
         missing = [tool for tool in TOOLS if not shutil.which(tool)]
-    return f"{' and '.join(missing)} cannot be had here; install them from Debian or Ubuntu" if missing else None
+    return f"{' and '.join(missing)} cannot be installed here; install them from Debian or Ubuntu" if missing else None
 
 
 @contextlib.contextmanager
 def open_store(folder: Path, *, keep: bool) -> Iterator[Store]:
-    """Yield an empty store and remove it at the end, as well as one that a killed run left; with ``keep`` remove neither."""
+    """Open an empty store and remove it at the end, or with ``keep`` open the kept one. Remove first what a killed run left."""
     if not keep:
         _remove(folder)
         _mount_disk(folder)
@@ -86,7 +88,7 @@ def open_store(folder: Path, *, keep: bool) -> Iterator[Store]:
 
 
 def buildah(store: Store, *arguments: str | Path) -> str:
-    """Run buildah; give what it prints."""
+    """Run buildah and return its output."""
     done = subprocess.run(_buildah(store, *arguments), capture_output=True, text=True, errors="replace", check=False)
     if done.returncode:
         raise EngineError(f"buildah {arguments[0]} ended with {done.returncode}:\n{done.stdout}{done.stderr}"[-8000:])
@@ -94,7 +96,7 @@ def buildah(store: Store, *arguments: str | Path) -> str:
 
 
 def add_base(store: Store, cache: Path) -> None:
-    """Put a Debian with Python into the store under the name that the Dockerfile takes; made once, kept in the cache."""
+    """Add a Debian with Python to the store under the name that the Dockerfile uses. It is made once and cached."""
     base = cache / "bookworm"
     if not base.exists():
         part = cache / "bookworm.part"
@@ -120,11 +122,11 @@ def build(store: Store, context: Path, settings: Path, name: str, arguments: Map
     """Build a Dockerfile.
 
     Args:
-        store: Has the base.
+        store: Contains the base image.
         context: The folder of the Dockerfile.
-        settings: An empty folder for what is mounted.
-        name: Of the image.
-        arguments: Of the build. TORCH_INDEX is that of CPU wheels unless it is given here or pip has a folder of wheels.
+        settings: A folder to make for the mounted settings.
+        name: The name of the image.
+        arguments: Build arguments. TORCH_INDEX is that of CPU wheels unless it is given here or pip has a folder of wheels.
     """
     mounts, wheels = _settings_of_this_machine(settings)
     if not wheels:
@@ -135,12 +137,12 @@ def build(store: Store, context: Path, settings: Path, name: str, arguments: Map
 
 
 def has(store: Store, name: str) -> bool:
-    """Return whether an image exists."""
+    """Return whether the store has an image of this name."""
     return name in buildah(store, "images", "--format", "{{.Name}}").splitlines()
 
 
 def inspect(store: Store, name: str) -> Image:
-    """Read the description of an image."""
+    """Return the size and the configuration of an image."""
     found = json.loads(buildah(store, "inspect", "--type", "image", name))
     config = found["OCIv1"]["config"]
     return Image(
@@ -153,7 +155,7 @@ def inspect(store: Store, name: str) -> Image:
     )
 
 
-def what_reaches_the_builder(store: Store, context: Path) -> list[str]:
+def files_of_context(store: Store, context: Path) -> list[str]:
     """Return the files of a build context that .dockerignore does not exclude."""
     dockerfile = store.folder / "context.Dockerfile"
     dockerfile.write_text("FROM scratch\nCOPY . /\n")
@@ -166,15 +168,15 @@ def what_reaches_the_builder(store: Store, context: Path) -> list[str]:
 
 
 class Container:
-    """A container of its own for one command: no network, its own processes, gone at the end.
+    """A container for one command, without network and with its own process namespace; removed at the end.
 
-    ``buildah run`` ignores an image's entry point, so it is given here, as an engine would do.
+    ``buildah run`` ignores the entry point of an image, so the command line contains it.
     """
 
     def __init__(
         self, store: Store, image: Image, arguments: Sequence[str], mounts: Mapping[str, str], user: int | None
     ):
-        """Start it. ``mounts``: the place inside by the folder outside, with ":ro" behind the place if read-only."""
+        """Start the container. ``mounts`` maps a folder of this machine to a path inside, followed by ":ro" if read-only."""
         self.store, self.image = store, image
         self.name = buildah(store, "from", "--pull-never", image.name)
         words = [f"--volume={host}:{inside}" for host, inside in mounts.items()]
@@ -182,7 +184,7 @@ class Container:
         self.process = subprocess.Popen(
             [
                 *("unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"),
-                # Here tini is not the very first process, buildah is; so it has to ask for the orphans.
+                # The first process is buildah, not tini, so tini must ask for orphaned processes.
                 *_buildah(store, "run", "--isolation=chroot", "--env=TINI_SUBREAPER=1", *words, self.name, "--"),
                 *image.entrypoint,
                 *(arguments or image.command),
@@ -196,7 +198,7 @@ class Container:
         self.output = ""
 
     def wait_for(self, words: str) -> None:
-        """Wait until a line of the output has these words; the end of the output ends it too."""
+        """Wait until a line of the output contains these words, or until the output ends."""
         for line in self.process.stdout or ():
             self.output += line
             if words in line:
@@ -205,29 +207,29 @@ class Container:
     def stop(self, with_signal: signal.Signals | None = None) -> None:
         """Do what ``docker stop`` does first: send the image's stop signal, or another, to the first process."""
         first = self.image.entrypoint[0]
-        for pid in _below(self.process.pid):
-            with contextlib.suppress(OSError):  # it may have ended meanwhile
+        for pid in _descendants(self.process.pid):
+            with contextlib.suppress(OSError):  # the process may have ended meanwhile
                 if Path(f"/proc/{pid}/comm").read_text().strip() == first:
                     os.kill(pid, with_signal or self.image.stop_signal)
                     return
         raise EngineError(f"no process {first} runs in the container")
 
     def kill(self) -> None:
-        """Do what ``docker kill`` does: end all of its processes at once."""
-        for pid in _below(self.process.pid)[:1]:  # the first of its process namespace; the kernel ends the others
+        """Do what ``docker kill`` does: end all processes of the container at once."""
+        for pid in _descendants(self.process.pid)[:1]:  # the first of its process namespace; the kernel ends the others
             os.kill(pid, signal.SIGKILL)
 
     def end(self) -> Ended:
-        """Wait for its end."""
+        """Wait for the end of the container."""
         self.output += self.process.communicate()[0]
         return Ended(self.process.returncode, _OF_BUILDAH.sub("", self.output))
 
     def __enter__(self) -> Self:
-        """Nothing to do."""
+        """Return the container, which already runs."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Remove it, whatever it does."""
+        """Kill the container if it runs, and remove it."""
         if self.process.poll() is None:
             self.kill()
             self.process.wait()
@@ -240,7 +242,7 @@ def _buildah(store: Store, *arguments: str | Path) -> list[str]:
 
 
 def _settings_of_this_machine(folder: Path) -> tuple[dict[str, Path], list[str]]:
-    """Write what pip, uv and apt inside need to know; give what to mount where, and the folders of wheels."""
+    """Write the settings of pip, uv and apt for the build. Return the mounts (path inside -> path here) and the folders of wheels."""
     folder.mkdir(parents=True)
     wheels = [path for path in _of_pip("find-links").split() if Path(path).is_dir()]
     index = _of_pip("index-url")
@@ -268,27 +270,27 @@ def _settings_of_this_machine(folder: Path) -> tuple[dict[str, Path], list[str]]
 
 
 def _of_pip(key: str) -> str:
-    """Return a setting of pip, "" if it has none."""
-    if given := os.environ.get(f"PIP_{key.upper().replace('-', '_')}"):
-        return given
+    """Return a setting of pip, "" if it is not set."""
+    if value := os.environ.get(f"PIP_{key.upper().replace('-', '_')}"):
+        return value
     done = subprocess.run(
         ["python3", "-m", "pip", "config", "get", f"global.{key}"], capture_output=True, text=True, check=False
     )
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-def _below(pid: int) -> list[int]:
-    """Return the descendants of a process, parents first."""
+def _descendants(pid: int) -> list[int]:
+    """Return the ids of all descendants of a process, parents first."""
     children = [
         int(child) for file in Path(f"/proc/{pid}/task").glob("*/children") for child in file.read_text().split()
     ]
-    return children + [below for child in children for below in _below(child)]
+    return children + [pid for child in children for pid in _descendants(child)]
 
 
 def _mount_disk(folder: Path) -> None:
-    """Mount a disk of its own, which is a file, at a folder, if the machine can.
+    """Mount a disk image on a folder if the machine allows it.
 
-    Where a disk discards each file as it is deleted, an image takes minutes to go; a file is gone at once.
+    On a disk that discards each deleted file, removing an image takes minutes; removing the one file of a disk image does not.
     """
     file = folder.with_suffix(".disk")
     for command in (
@@ -302,7 +304,7 @@ def _mount_disk(folder: Path) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Empty the place of a store; what is mounted in it goes first."""
+    """Empty the folder of a store after unmounting everything in it."""
     mounted = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     for point in reversed(mounted):
         if Path(point).is_relative_to(folder):

@@ -1,4 +1,4 @@
-"""The state machine: what a person, a kill and a damaged disk may do to a workspace, and what must hold after each step."""
+"""A state machine of what users, kills and damaged files may do to a workspace, and of what must hold after each step."""
 
 import json
 import os
@@ -8,11 +8,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import assume, note
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from plain_pool import BATCH_IDS, State, choose, csv, expected_files, fold, names, row, samples, sha256
-from stand_in import (
+from fake_dvc import (
     BASE,
     BATCHES,
     LINEAGE,
@@ -25,6 +21,10 @@ from stand_in import (
     put,
     tree,
 )
+from hypothesis import assume, note
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from reference_pool import BATCH_IDS, State, choose, csv, expected_files, fold, names, row, samples, sha256
 
 from datapool.core.errors import DatapoolError
 from datapool.maintenance.repair import repair
@@ -43,7 +43,7 @@ params_of_a_run = st.builds(
 
 
 class Histories(RuleBasedStateMachine):
-    """A person at work on a workspace, whose processes are killed and who damages files."""
+    """A workspace in which a user runs the pipeline, processes are killed, and files are damaged."""
 
     kind: type[Workspace] = Workspace
     runs = kills = refusals = 0
@@ -53,19 +53,19 @@ class Histories(RuleBasedStateMachine):
         self.folder = tempfile.mkdtemp()
         os.chdir(self.folder)
         self.workspace = self.kind()
-        self.possible: dict[str, set[State]] = {"p": {()}, "q": {()}}  # after a kill, two
-        self.known: dict[str, State] = {}  # by the sha256 of samples.csv: csv files of other versions may be alike
-        self.rows: dict[str, set[str]] = {"p": set(), "q": set()}  # recorded by a run and not reverted
-        self.troubled: set[str] = set()  # pools with files changed by hand: then a run may refuse
-        self.touched = ""  # the pool of them whose files were touched one by one
-        self.elsewhere = b""  # what a person took away from here
-        self.is_set_back = False  # whether a person took back what git does not hold, dvc.lock included
+        self.possible: dict[str, set[State]] = {"p": {()}, "q": {()}}  # states of each pool: two after a kill
+        self.known: dict[str, State] = {}  # by the sha256 of samples.csv, which differs between versions; a csv may not
+        self.rows: dict[str, set[str]] = {"p": set(), "q": set()}  # rows that a run recorded and no user removed
+        self.troubled: set[str] = set()  # pools with changed files: a run on them may be refused
+        self.touched = ""  # the pool of which single files were damaged
+        self.elsewhere = b""  # what the user moved out of the workspace
+        self.is_lock_restored = False  # whether the user restored datapools.json and dvc.lock of HEAD
 
     def teardown(self) -> None:
         os.chdir("/")
         shutil.rmtree(self.folder)
 
-    # --- what is done
+    # --- the steps
 
     @initialize(params=params_of_a_run)
     def first_run(self, params: Params) -> None:
@@ -92,7 +92,7 @@ class Histories(RuleBasedStateMachine):
     @rule(params=params_of_a_run, stage=st.sampled_from(["merge", "open"]), operation=st.integers(0, 60))
     def kill(self, params: Params, stage: str, operation: int) -> None:
         self.workspace.params = params
-        self.leave_out_what_cannot_run()
+        self.reset_invalid_params()
         before = {pool: set(states) for pool, states in self.possible.items()}
         try:
             self.reproduce(kill=(stage, operation))
@@ -102,7 +102,7 @@ class Histories(RuleBasedStateMachine):
             for state in before[params.pool]:
                 for base in {choose(state, params), self.base() or choose(state, params)}:
                     self.possible[params.pool].add(self.know(fold(base, params)))
-                    self.take_back(state, base)
+                    self.expect_replacement(state, base)
 
     @rule()
     def commit(self) -> None:
@@ -111,7 +111,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule(back=st.integers(0, 5), also_dvc=st.booleans())
     def checkout(self, back: int, also_dvc: bool) -> None:
-        """``git checkout`` of a revision, and ``dvc checkout``, which one may forget."""
+        """Run ``git checkout`` of a revision and ``dvc checkout``, which a user may forget."""
         self.commit()
         revision = self.revision(back)
         self.workspace.git_checkout(revision)
@@ -122,7 +122,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule(back=st.integers(0, 5))
     def restore_a_backup(self, back: int) -> None:
-        """Put the pools of an earlier revision into place, with neither git nor DVC."""
+        """Restore the pools of an earlier revision without git and DVC."""
         self.commit()
         put(self.revision(back).lock.pools, POOLS)
         self.compare_with_lock()
@@ -130,63 +130,63 @@ class Histories(RuleBasedStateMachine):
     @rule()
     def clone_without_pull(self) -> None:
         self.commit()
-        self.put_away(SCRATCH / "backup")
+        self.move_away(SCRATCH / "backup")
         self.workspace.clone()
         self.possible = {pool: {self.state_in(LINEAGE.read_bytes(), pool)} for pool in self.possible}
         self.compare_with_lock()
 
-    @rule(file=st.sampled_from(FILES), how=st.sampled_from(["a row more", "a byte", "cut", "gone"]))
-    def damage(self, file: str, how: str) -> None:
+    @rule(file=st.sampled_from(FILES), damage=st.sampled_from(["another row", "a byte", "cut off", "removed"]))
+    def damage_a_file(self, file: str, damage: str) -> None:
         path = POOLS / self.workspace.params.pool / file
         assume(path.exists() and (self.touched not in self.troubled or self.touched == self.workspace.params.pool))
         self.touched = self.workspace.params.pool
         data = path.read_bytes()
         middle = len(data) // 2
-        if how == "gone":
+        if damage == "removed":
             path.unlink()
             if not set(FILES) & set(tree(POOLS / self.workspace.params.pool)):
-                self.rows[self.workspace.params.pool].clear()  # a person may remove a pool
-        elif how == "a row more":
+                self.rows[self.workspace.params.pool].clear()  # a user may remove a pool
+        elif damage == "another row":
             path.write_bytes(data + EXTRA.encode())
             if file == "datapool_latest.csv":
                 self.rows[self.workspace.params.pool].add(EXTRA)
-        elif how == "cut":
+        elif damage == "cut off":
             path.write_bytes(data[:middle])
         else:
             path.write_bytes(data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :])
-        self.rows = {pool: rows - self.lost() for pool, rows in self.rows.items()}  # by this very hand
+        self.rows = {pool: rows - self.lost() for pool, rows in self.rows.items()}  # the damage itself may remove rows
         self.troubled.add(self.workspace.params.pool)
 
-    @rule(how=st.sampled_from(["a byte", "conflict", "HEAD", "HEAD with dvc.lock"]))
-    def damage_the_lineage(self, how: str) -> None:
+    @rule(damage=st.sampled_from(["a byte", "conflict", "HEAD", "HEAD with dvc.lock"]))
+    def damage_the_lineage(self, damage: str) -> None:
         text, pool = LINEAGE.read_text(), self.workspace.params.pool
-        if how == "a byte":
+        if damage == "a byte":
             assume(text.startswith("{") and pool in json.loads(text))
             entries = json.loads(text)
             entries[pool]["versions"][-1]["datapool_sha256"] = "0" * 64
             LINEAGE.write_text(json.dumps(entries))
             self.troubled.add(pool)
             return
-        if how == "conflict":
+        if damage == "conflict":
             LINEAGE.write_text(f"<<<<<<< HEAD\n{text}=======\n{text}>>>>>>> theirs\n")
             self.troubled |= self.possible.keys()
         else:
-            self.git_checkout_of_head(also_lock="lock" in how)
+            self.git_checkout_of_head(also_lock="lock" in damage)
 
     @rule()
     def delete_the_scratch_folder(self) -> None:
-        self.put_away(SCRATCH / "backup")
+        self.move_away(SCRATCH / "backup")
         shutil.rmtree(SCRATCH, ignore_errors=True)
-        # A merge that was killed was to be finished with what lay there.
+        # A killed merge needs these files to be finished.
         self.troubled |= {pool for pool, states in self.possible.items() if len(states) > 1}
 
     @rule()
     def run_an_experiment(self) -> None:
         for rows in self.rows.values():
-            rows.discard(EXTRA)  # dvc exp run begins with dvc checkout --force
+            rows.discard(EXTRA)  # `dvc exp run` begins with `dvc checkout --force`
         self.compare_with_lock()
         self.dvc_checkout()
-        if self.is_set_back:  # then this is `git checkout HEAD -- … && dvc checkout --force`
+        if self.is_lock_restored:  # then the step equals `git checkout HEAD -- … && dvc checkout --force`
             self.rows = {pool: rows - self.lost() for pool, rows in self.rows.items()}
         self.reproduce()
 
@@ -197,7 +197,7 @@ class Histories(RuleBasedStateMachine):
         assert not self.lost()
 
     def lost(self) -> set[str]:
-        """Rows that are neither in a pool, nor in a version of git and dvc.lock, nor backed up."""
+        """Return the recorded rows that are neither in a pool, nor in git or dvc.lock, nor in a backup."""
         everything = [self.elsewhere, *tree(SCRATCH / "backup").values(), *tree(POOLS).values()]
         for lock in (self.workspace.lock, *(revision.lock for revision in self.workspace.commits)):
             everything += lock.pools.values()
@@ -205,36 +205,36 @@ class Histories(RuleBasedStateMachine):
         return {row for rows in self.rows.values() for row in rows if row not in text}
 
     def reproduce(self, *, kill: tuple[str, int] | None = None) -> None:
-        """Run; where that is refused, do what the message says, and run again."""
+        """Run the pipeline. If it refuses, do what the message says and run again."""
         type(self).runs += 1
-        self.leave_out_what_cannot_run()
-        heard: list[str] = []
+        self.reset_invalid_params()
+        earlier: list[str] = []
         for _ in range(8):
-            # A merge that was killed is finished, whatever pool it was of, also one that changes the history only.
-            sure = [pool for pool, states in self.possible.items() if len(states) == 1]
-            whole = [pool for pool in sure if not tree(SCRATCH / "commit" / pool)]
-            others = {pool: tree(POOLS / pool) for pool in whole if pool != self.workspace.params.pool}
+            # A run finishes a killed merge of any pool, even one that changes only the history.
+            certain = [pool for pool, states in self.possible.items() if len(states) == 1]
+            finished = [pool for pool in certain if not tree(SCRATCH / "commit" / pool)]
+            others = {pool: tree(POOLS / pool) for pool in finished if pool != self.workspace.params.pool}
             before = tree(POOLS), LINEAGE.read_bytes()
             try:
                 ran = self.workspace.repro(kill=kill)
             except DatapoolError as error:
-                said = str(error)
-                note(said)
+                message = str(error)
+                note(message)
                 type(self).refusals += 1
-                assert self.troubled, said
-                assert "\n" not in said
-                if "nothing was changed" in said and "merge that was stopped" not in said:
+                assert self.troubled, message
+                assert "\n" not in message
+                if "nothing was changed" in message and "merge that was stopped" not in message:
                     assert (tree(POOLS), LINEAGE.read_bytes()) == before
-                self.follow(said, times=heard.count(said))
-                heard.append(said)
+                self.follow(message, times=earlier.count(message))
+                earlier.append(message)
             else:
                 assert all(tree(POOLS / pool) == files for pool, files in others.items())
                 self.check(ran)
                 return
-        pytest.fail(f"what the message says does not help: {said}")
+        pytest.fail(f"the remedy in the message does not help: {message}")
 
-    def leave_out_what_cannot_run(self) -> None:
-        """Set parameters back that are refused for themselves: no such version, or nothing left of the pool."""
+    def reset_invalid_params(self) -> None:
+        """Reset parameters that any run refuses: a missing version, or a run that leaves the pool empty."""
         params = self.workspace.params
         if self.troubled:  # a run on another pool would take the damage into DVC's cache
             params = params._replace(pool=self.touched if self.touched in self.troubled else min(self.troubled))
@@ -246,15 +246,15 @@ class Histories(RuleBasedStateMachine):
                     params = params._replace(n=2)
         self.workspace.params = params
 
-    def follow(self, said: str, *, times: int) -> None:
-        """Do what a message says; where it was said before, the next thing that it names."""
-        if said.startswith("params.yaml: datapool.base_version") or "nothing of this batch was picked" in said:
+    def follow(self, message: str, *, times: int) -> None:
+        """Apply the remedy that a message names; for a message seen before, the next remedy that it names."""
+        if message.startswith("params.yaml: datapool.base_version") or "nothing of this batch was picked" in message:
             self.workspace.params = self.workspace.params._replace(base_version=None, n=2)
             return
-        commands = ["".join(found) for found in re.findall(r"`([^`]+)`|(move \S+) away", said)]
-        assert len(commands) > times, f"what the message says does not help: {said}"
+        commands = ["".join(found) for found in re.findall(r"`([^`]+)`|(move \S+) away", message)]
+        assert len(commands) > times, f"the remedy in the message does not help: {message}"
         for command in commands[times].split(" && "):
-            note(f"{command}, because: {said}")
+            note(f"{command}, because: {message}")
             if command.startswith("dvc checkout"):
                 self.dvc_checkout(force="--force" in command)
             elif command == "dvc pull":
@@ -266,12 +266,12 @@ class Histories(RuleBasedStateMachine):
             elif command == "dvc repro --force --single-item open":
                 self.workspace.repro_open()
             elif command.startswith("move"):
-                self.put_away(Path(command.split()[1]))
+                self.move_away(Path(command.split()[1]))
             else:
-                pytest.fail(f"{said}: what is {command}?")
+                pytest.fail(f"unknown remedy {command}: {message}")
 
     def repair(self, *, as_here: bool) -> None:
-        """``datapool repair``; where that is refused, do what the message says."""
+        """Run ``datapool repair``. If it refuses, do what the message says."""
         try:
             for repaired in repair(POOLS, LINEAGE, as_here=as_here):
                 note(str(repaired))
@@ -286,17 +286,17 @@ class Histories(RuleBasedStateMachine):
 
     def git_checkout_of_head(self, *, also_lock: bool = False) -> None:
         self.workspace.git_checkout_files(also_lock=also_lock)
-        self.is_set_back |= also_lock
+        self.is_lock_restored |= also_lock
         self.allow(self.workspace.head.lineage)
-        self.troubled |= self.possible.keys()  # whatever pool it was done for
+        self.troubled |= self.possible.keys()  # for every pool, as the file records all of them
 
     def allow(self, lineage: bytes) -> None:
-        """A run may from now on build on what this lineage records."""
+        """Allow that the next run builds on what this lineage records."""
         for pool, states in self.possible.items():
             states.add(self.state_in(lineage, pool))
 
     def check(self, ran: list[str]) -> None:
-        """After a run that went well, the pool is the fold over its batches, byte for byte."""
+        """Check after a successful run that the pool is the fold over its batches, byte for byte."""
         params = self.workspace.params
         base = self.base()
         assert base is not None
@@ -315,21 +315,22 @@ class Histories(RuleBasedStateMachine):
             assert content["entry"] == entry
             assert content["files"] == {name: sha256(data) for name, data in found.items()}
         for state in self.possible[params.pool]:
-            self.take_back(state, base)
+            self.expect_replacement(state, base)
         self.rows[params.pool] |= {row(result, name) for name in names(result)}
         self.possible[params.pool] = {result}
         self.troubled.discard(params.pool)
-        self.is_set_back = False
+        self.is_lock_restored = False
 
-    # --- small things
+    # --- helpers
 
     def know(self, state: State) -> State:
+        """Remember a state and its earlier versions by the sha256 of samples.csv."""
         for k in range(len(state) + 1):
             self.known[sha256(samples(state[:k]))] = state[:k]
         return state
 
     def base(self) -> State | None:
-        """What the base in the workspace is; None if there is none for this run."""
+        """Return the state that output/base holds; None if there is no base for this run."""
         params = self.workspace.params
         if self.workspace.lock.opened != (params.batch, params.pool, params.base_version) or not tree(BASE):
             return None
@@ -337,7 +338,7 @@ class Histories(RuleBasedStateMachine):
         return self.known[versions[-1]["samples_sha256"]] if versions else ()
 
     def compare_with_lock(self) -> None:
-        """Find the pools whose files were changed by hand."""
+        """Find the pools whose files differ from dvc.lock."""
         for pool in self.possible:
             recorded = {name: data for name, data in self.workspace.lock.pools.items() if name.startswith(f"{pool}/")}
             if recorded != {f"{pool}/{name}": data for name, data in tree(POOLS / pool).items()}:
@@ -354,12 +355,13 @@ class Histories(RuleBasedStateMachine):
         (state,) = self.possible[pool]
         return state
 
-    def take_back(self, state: State, base: State) -> None:
-        """A batch that runs again with other parameters replaces its own version: these rows may go."""
+    def expect_replacement(self, state: State, base: State) -> None:
+        """Stop expecting the rows of a batch that runs again, because a new run replaces its version."""
         params, k = self.workspace.params, len(base)
         if len(state) == k + 1 and state[k][0] == params.batch:
             self.rows[params.pool] -= {row(state, name) for name in state[k][1]}
 
-    def put_away(self, folder: Path) -> None:
+    def move_away(self, folder: Path) -> None:
+        """Move a folder out of the workspace."""
         self.elsewhere += b"".join(tree(folder).values())
         shutil.rmtree(folder, ignore_errors=True)

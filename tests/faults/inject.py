@@ -1,7 +1,7 @@
-"""Run stages with a fault at a chosen file operation: strace kills them, or lets the call fail, at its n-th time.
+"""Run stages with a fault at a chosen file operation: strace kills the stage or lets the n-th call of a kind fail.
 
-Importing takes a stage two seconds and its work a twentieth of that. So a stage is forked from a process that has the
-imports behind it; strace is attached before it begins, and counts from there.
+A stage takes two seconds to import its libraries and a twentieth of that for its work. So each stage is forked from a
+process that has imported them. strace is attached before the stage begins and counts its calls from there.
 """
 
 import contextlib
@@ -23,13 +23,13 @@ from typing import Any, NamedTuple
 
 import yaml
 
-# Every call that changes a file or a folder; strace skips those with a question mark where the machine has none.
+# Every call that changes a file or a folder. A question mark lets strace ignore a call that the machine does not have.
 _CALLS = """
     openat write pwrite64 writev sendfile copy_file_range ftruncate fsync fdatasync rename renameat renameat2 link linkat
     symlink symlinkat unlink unlinkat mkdir mkdirat rmdir chmod fchmod fchmodat flock
 """
 TRACED = ",".join(f"?{call}" for call in _CALLS.split())
-"""The same, as strace takes it."""
+"""The calls in the form that strace expects."""
 
 
 class Point(NamedTuple):
@@ -37,13 +37,13 @@ class Point(NamedTuple):
 
     call: str
     n: int
-    """The n-th of its kind."""
+    """Its number among the calls of its kind, from 1."""
     text: str
-    """The line of strace."""
+    """Its line in the output of strace."""
 
     @property
     def is_output(self) -> bool:
-        """Whether it is a line for the terminal, not a file."""
+        """Whether the call writes to the terminal, not to a file."""
         return re.search(r"write\([12]<", self.text) is not None
 
 
@@ -51,13 +51,13 @@ class Done(NamedTuple):
     """How a run ended."""
 
     code: int
-    """Exit code; -9 if it was killed."""
+    """Exit code; -9 if the run was killed."""
     output: str
-    """What it said, errors included."""
+    """What the run printed, errors included."""
 
 
-def missing() -> str | None:
-    """Return why no fault can be injected here; None if one can."""
+def why_unavailable() -> str | None:
+    """Return why no fault can be injected on this machine; None if faults can be injected."""
     if not (strace := shutil.which("strace")):
         return "strace is not installed"
     tried = subprocess.run([strace, "-qq", "-o", os.devnull, "true"], capture_output=True, text=True, check=False)
@@ -65,16 +65,16 @@ def missing() -> str | None:
 
 
 def commands(folder: Path) -> dict[str, list[str]]:
-    """Return what dvc.yaml runs for each stage, without ``exec python``: ``-m stages.merge``."""
+    """Return the command of each stage in dvc.yaml, without ``exec python``: ``-m stages.merge``."""
     stages = yaml.safe_load((folder / "dvc.yaml").read_text())["stages"]
     return {name: shlex.split(stage["cmd"].removeprefix("exec python ")) for name, stage in stages.items()}
 
 
 class Stages:
-    """Stages run one after the other, forked from one process that has imported what merge and open need."""
+    """A server that has imported what merge and open need and from which stages are forked, one at a time."""
 
     def __init__(self, code: Path, scratch: Path):
-        """Begin with the modules of the workspace ``code``; ``scratch`` is a folder for what runs print."""
+        """Start the server with the modules of the workspace ``code``; ``scratch`` is a folder for the output of the runs."""
         self.scratch = scratch
         scratch.mkdir(exist_ok=True)
         self.server = subprocess.Popen(
@@ -95,13 +95,13 @@ class Stages:
         self.server.wait(60)
 
     def start(self, folder: Path, *stages: list[str], inject: str | None = None, **limits: Any) -> int:
-        """Start one or more stages in a workspace, one after the other in one process; give its process id.
+        """Start one or more stages in a workspace, one after the other in one process. Return its process id.
 
         Args:
             folder: The workspace.
-            stages: As ``commands`` gives them.
-            inject: The fault, in strace's words (``rename:signal=KILL:when=3``); "" for none, only a trace; None: no strace.
-            limits: ``uid``; ``rlimit_fsize`` in bytes; ``rlimit_nofile``, the files that it may open besides those it has.
+            stages: Their commands, as ``commands`` returns them.
+            inject: The fault in strace's syntax (``rename:signal=KILL:when=3``); "" for a trace without a fault; None for no strace.
+            limits: ``uid``; ``rlimit_fsize`` in bytes; ``rlimit_nofile``, the number of files that it may open besides its own.
         """
         self.tracer = None
         print(
@@ -118,51 +118,51 @@ class Stages:
             self.tracer = subprocess.Popen(
                 [*command, "-o", self.scratch / "trace", "-p", str(pid)], stderr=subprocess.PIPE, text=True
             )
-            said = self.tracer.stderr.readline()
-            assert "attached" in said, said
+            message = self.tracer.stderr.readline()
+            assert "attached" in message, message
         print("go", file=self.server.stdin, flush=True)
         return pid
 
     def wait(self) -> Done:
-        """Wait until what was started has ended."""
+        """Wait until the started process has ended."""
         code = int(self.server.stdout.readline())
         if self.tracer:
             self.tracer.communicate(timeout=60)
         return Done(code, (self.scratch / "output").read_text(errors="replace"))
 
     def run(self, folder: Path, *stages: list[str], inject: str | None = None, **limits: Any) -> Done:
-        """``start`` and ``wait``."""
+        """Start the stages and wait for their end."""
         self.start(folder, *stages, inject=inject, **limits)
         return self.wait()
 
-    def injected(self) -> list[str]:
-        """Return the lines of strace in which a call of the last run was made to fail."""
+    def injected_faults(self) -> list[str]:
+        """Return the lines of strace for the calls of the last run that were made to fail."""
         trace = (self.scratch / "trace").read_text(errors="replace")
         return [line for line in trace.splitlines() if "(INJECTED)" in line]
 
     def points(self, folder: Path, stage: list[str]) -> list[Point]:
-        """Run a stage without a fault; return its file operations in order: those that fail or change nothing as well."""
+        """Run a stage without a fault. Return its file operations in order, including those that fail or change nothing."""
         done = self.run(folder, stage, inject="")
         assert done.code == 0, done.output
         return list(points((self.scratch / "trace").read_text(errors="replace"), folder))
 
 
 def points(trace: str, folder: Path) -> Iterator[Point]:
-    """Find the file operations of a workspace in what strace wrote, with or without -f; opening to read is none."""
+    """Yield the file operations of a workspace from the output of strace, with or without -f, except opening to read."""
     counts: Counter[tuple[str, str]] = Counter()
     for line in trace.splitlines():
         if not (call := re.match(r"(\d+ +|)(\w+)\((.*)", line)):
-            continue  # a thread ends, or a call goes on
+            continue  # a thread ends, or an interrupted call goes on
         thread, name, rest = call.groups()
         counts[thread, name] += 1
         opens_to_read = name == "openat" and not re.search(r"O_CREAT|O_WRONLY|O_RDWR", rest)
-        where = re.search(r'<(/[^>]*)>|"(/[^"]*)"', rest)  # of a file descriptor (-y), or a name
-        elsewhere = where and not (where[1] or where[2]).startswith(str(folder))
-        if not opens_to_read and (not elsewhere or re.match(r"1<", rest)):
+        path = re.search(r'<(/[^>]*)>|"(/[^"]*)"', rest)  # of a file descriptor (-y), or an argument
+        is_elsewhere = path and not (path[1] or path[2]).startswith(str(folder))
+        if not opens_to_read and (not is_elsewhere or re.match(r"1<", rest)):
             yield Point(name, counts[thread, name], line)
 
 
-# --- the process that stages are forked from -----------------------------------------------------------------------------
+# --- the server process --------------------------------------------------------------------------------------------------
 
 
 def _serve() -> None:
@@ -170,50 +170,50 @@ def _serve() -> None:
 
     for name in ("stages.merge", "stages.open"):
         importlib.import_module(name)
-        del sys.modules[name]  # it will run as __main__
-    for name in ("pyarrow.parquet", "pandas", "filelock"):  # imported where they are used
+        del sys.modules[name]  # the stage will run as __main__
+    for name in ("pyarrow.parquet", "pandas", "filelock"):  # which stages import when they use them
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
-    _say("ready")
+    _send("ready")
     for line in sys.stdin:
-        ours, gate = socket.socketpair()
+        ours, theirs = socket.socketpair()
         pid = os.fork()
         if not pid:
             ours.close()
-            _run(json.loads(line), gate)
-        gate.close()
-        ours.recv(1)  # it is there: what it has opened before is not counted
-        _say(str(pid))
+            _run(json.loads(line), theirs)
+        theirs.close()
+        ours.recv(1)  # the child is ready: strace does not count the files that it opened until now
+        _send(str(pid))
         sys.stdin.readline()  # strace is attached
-        with contextlib.suppress(BrokenPipeError):  # killed already
+        with contextlib.suppress(BrokenPipeError):  # the child was killed already
             ours.send(b"x")
         ours.close()
         status = os.waitpid(pid, 0)[1]
-        _say(str(os.waitstatus_to_exitcode(status)))
+        _send(str(os.waitstatus_to_exitcode(status)))
 
 
-def _say(line: str) -> None:
+def _send(line: str) -> None:
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
 
-def _run(request: dict[str, Any], gate: socket.socket) -> None:
-    """In the forked process: wait at the gate, run the stages as ``python -m`` would, and end."""
+def _run(request: dict[str, Any], server: socket.socket) -> None:
+    """Run the stages as ``python -m`` would, in the forked process and after a sign of the server; then end the process."""
     import ctypes
 
-    anybody, may_trace = ctypes.c_ulong(-1), 0x59616D61  # PR_SET_PTRACER_ANY, PR_SET_PTRACER, <linux/prctl.h>
-    ctypes.CDLL(None).prctl(may_trace, anybody)
+    any_process, set_tracer = ctypes.c_ulong(-1), 0x59616D61  # PR_SET_PTRACER_ANY, PR_SET_PTRACER of <linux/prctl.h>
+    ctypes.CDLL(None).prctl(set_tracer, any_process)
     os.chdir(request["folder"])
-    nothing = os.open(os.devnull, os.O_RDONLY)
+    empty = os.open(os.devnull, os.O_RDONLY)
     output = os.open(request["output"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
-    for source, target in ((nothing, 0), (output, 1), (output, 2)):
+    for source, target in ((empty, 0), (output, 1), (output, 2)):
         os.dup2(source, target)
-    os.close(nothing)
+    os.close(empty)
     os.close(output)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's job in the background ignores
-    gate.send(b"x")
-    gate.recv(1)
-    gate.close()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores SIGINT
+    server.send(b"x")
+    server.recv(1)
+    server.close()
     _limit(**request["limits"])
     code: Any = 0
     try:
@@ -229,7 +229,7 @@ def _run(request: dict[str, Any], gate: socket.socket) -> None:
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
-    except BaseException:  # noqa: BLE001  a stage's traceback is what a test looks for
+    except BaseException:  # noqa: BLE001  tests look for a traceback in the output
         traceback.print_exc()
         code = 1
     finally:

@@ -1,12 +1,12 @@
-"""A model of a disk that simulates what a power cut may leave of it.
+"""Model a disk and every state in which a power cut may leave it.
 
-What was written is visible at once. After a cut
+An operation takes effect at once. After a power cut
 
-* a file that was not fsynced since it was written has its old content, none, half of the new one, zeros, or all of it;
-* of the changes of names that were not made durable by an fsync of their folder, any combination has survived. A rename is
-  one change, also between folders, and belongs to the folder that it goes to.
+* a file that was not fsynced since it was written has its old content, no content, half of the new one, zeros, or all of it;
+* of the directory changes that were not made durable by an fsync of their folder, any combination has survived. A rename is
+  one change, also between folders, and belongs to the folder of the new name.
 
-This is more than ext4, xfs or btrfs lose (as in ALICE: Pillai et al., 2014). A kill loses nothing that was written.
+This is more than ext4, xfs or btrfs lose (as in ALICE: Pillai et al., 2014). A kill loses no operation that took effect.
 """
 
 import copy
@@ -24,39 +24,39 @@ FOLDER = "a folder"
 
 
 class PowerCutError(BaseException):
-    """Nothing runs any more: no `except Exception`, no clean-up that reaches the disk."""
+    """The power is cut: no `except Exception` catches it, and no clean-up reaches the disk."""
 
 
 class File:
-    """The content of a file: what was written, and what is durable of it."""
+    """The content of a file: what was written, and what of it is durable."""
 
     def __init__(self, path: str = "") -> None:
         self.path = path
-        """Where it was made."""
+        """The path at which it was created."""
         self.data = b""
         self.durable: bytes | None = None
 
 
 class ModelDisk(Disk):
-    """Folders are dictionaries by path; a name leads to a File or to FOLDER."""
+    """A disk whose folders are dictionaries by path; each maps a name to a File or to FOLDER."""
 
     def __init__(self) -> None:
         self.folders: dict[str, dict[str, object]] = {".": {}}
         self.durable: dict[str, dict[str, object]] = {".": {}}
         self.pending: list[tuple] = []
         self.done: list[str] = []
-        """Every operation so far, as a text."""
+        """The operations so far, each as text."""
         self.cut_after: int | None = None
         self.fails: tuple[int, int] | None = None
-        """Which operation fails (from 0), with which errno."""
-        self.left_out: str | None = None
-        """An fsync that does nothing."""
+        """The operation that fails (from 0) and its errno."""
+        self.skipped_sync: str | None = None
+        """An fsync that has no effect."""
 
     # --- operations ----------------------------------------------------------------------------------------------------
 
     def create(self, path: Path) -> BinaryIO:
         self._do(f"create {path}")
-        folder, name = self._place(path)
+        folder, name = self._locate(path)
         if name in folder:
             raise FileExistsError(17, "File exists", str(path))
         file = File(str(path))
@@ -76,22 +76,22 @@ class ModelDisk(Disk):
 
     def rename(self, path: Path, to: Path) -> None:
         self._do(f"rename {path} {to}")
-        folder, name = self._place(path)
+        folder, name = self._locate(path)
         if name not in folder:
             raise FileNotFoundError(2, "No such file or directory", str(path))
-        self._place(to)
+        self._locate(to)
         self._change(("move", str(to.parent), to.name, folder[name], str(path.parent), name))
 
     def unlink(self, path: Path) -> None:
         self._do(f"unlink {path}")
-        folder, name = self._place(path)
+        folder, name = self._locate(path)
         if name not in folder:
             raise FileNotFoundError(2, "No such file or directory", str(path))
         self._change(("remove", str(path.parent), name))
 
     def mkdir(self, path: Path) -> None:
         self._do(f"mkdir {path}")
-        self._place(path)
+        self._locate(path)
         self.folders[str(path)], self.durable[str(path)] = {}, {}
         self._change(("add", str(path.parent), path.name, FOLDER))
 
@@ -108,7 +108,7 @@ class ModelDisk(Disk):
                 self.pending.remove(change)
 
     def read(self, path: Path) -> bytes:
-        folder, name = self._place(path)
+        folder, name = self._locate(path)
         if not isinstance(folder.get(name), File):
             raise FileNotFoundError(2, "No such file or directory", str(path))
         return folder[name].data
@@ -134,10 +134,10 @@ class ModelDisk(Disk):
     def sha256(self, path: Path) -> str:
         return hashlib.sha256(self.read(path)).hexdigest()
 
-    # --- what happens to it --------------------------------------------------------------------------------------------
+    # --- kills and power cuts ------------------------------------------------------------------------------------------
 
     def files(self) -> dict[str, bytes]:
-        """Every file that can be reached, by its path."""
+        """Return the content of every file that can be reached, by its path."""
         return {
             f"{folder}/{name}".removeprefix("./"): node.data
             for folder, nodes in self.folders.items()
@@ -146,13 +146,13 @@ class ModelDisk(Disk):
         }
 
     def killed(self) -> "ModelDisk":
-        """The disk after a kill: whole, and what was pending still is."""
+        """Return the disk after a kill: nothing is lost, and pending changes are still pending."""
         after = copy.deepcopy(self)
-        after.done, after.cut_after, after.fails, after.left_out = [], None, None, None
+        after.done, after.cut_after, after.fails, after.skipped_sync = [], None, None, None
         return after
 
     def after_power_cut(self, rng: random.Random, limit: int) -> Iterator["ModelDisk"]:
-        """Every disk that may be found after a power cut now; of more than ``limit`` combinations of names a sample."""
+        """Yield every disk that a power cut may leave now, or a sample if there are more than ``limit`` combinations of names."""
         n = len(self.pending)
         if 2**n <= limit:
             choices = list(itertools.product([False, True], repeat=n))
@@ -188,19 +188,19 @@ class ModelDisk(Disk):
                 return False
         return True
 
-    def _place(self, path: Path) -> tuple[dict[str, object], str]:
+    def _locate(self, path: Path) -> tuple[dict[str, object], str]:
         if not self._reachable(str(path.parent)):
             raise FileNotFoundError(2, "No such file or directory", str(path))
         return self.folders[str(path.parent)], path.name
 
     def _do(self, operation: str) -> bool:
-        """Count an operation; give whether it has its effect."""
+        """Count an operation and return whether it takes effect."""
         if self.cut_after is not None and len(self.done) >= self.cut_after:
             raise PowerCutError
         self.done.append(operation)
         if self.fails and len(self.done) - 1 == self.fails[0]:
             raise OSError(self.fails[1], os.strerror(self.fails[1]), operation.split()[1])
-        return operation != self.left_out
+        return operation != self.skipped_sync
 
     def _change(self, change: tuple) -> None:
         _apply(self.folders, change)
@@ -208,12 +208,12 @@ class ModelDisk(Disk):
 
 
 def _apply(folders: dict[str, dict[str, object]], change: tuple) -> None:
-    what, folder, name, *rest = change
-    if what == "remove":
+    kind, folder, name, *rest = change
+    if kind == "remove":
         folders.get(folder, {}).pop(name, None)
         return
     folders.setdefault(folder, {})[name] = rest[0]
-    if what == "move" and folders.get(rest[1], {}).get(rest[2]) is rest[0]:
+    if kind == "move" and folders.get(rest[1], {}).get(rest[2]) is rest[0]:
         del folders[rest[1]][rest[2]]
 
 

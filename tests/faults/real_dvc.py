@@ -1,6 +1,6 @@
-"""The workspace of ``stand_in.py`` with the real git and dvc; says where the two do something else than the stand-in.
+"""The workspace of ``fake_dvc.py`` with the real git and dvc; asserts that these do what the fake does.
 
-Its pipeline has the stages open and merge as dvc.yaml has them, and small ones for scan and sample (``small_stages.py``).
+Its pipeline has the stages open and merge of dvc.yaml, and small ones for scan and sample (``small_stages.py``).
 """
 
 import atexit
@@ -15,14 +15,14 @@ from pathlib import Path
 
 import yaml
 from conftest import ENVIRONMENT
-from stand_in import BASE, LINEAGE, POOLS, Killed, Lock, Params, Revision, Workspace, tree
+from fake_dvc import BASE, LINEAGE, POOLS, Killed, Lock, Params, Revision, Workspace, tree
 
 from datapool.core.errors import DatapoolError
 from datapool.workspace.create import Scm, make_workspace
 from datapool.workspace.params_file import set_params
 
 HERE = Path(__file__).parent
-MINE = {
+SMALL_STAGES = {
     "scan": {
         "cmd": f"{sys.executable} -m small_stages scan",
         "params": ["input_dir"],
@@ -39,19 +39,19 @@ KILLER = """
 import os, sys
 stage, _, n = os.environ.get("FAULTS_KILL", "").partition(" ")
 if stage and f"stages.{stage}" in sys.orig_argv:
-    from stand_in import die_before_operation
+    from fake_dvc import die_before_operation
     die_before_operation(int(n))
 """
 
 
 @cache
 def template() -> Path:
-    """Make a workspace once, for every other to be a copy of."""
+    """Make a workspace of which every other one is a copy."""
     folder = Path(tempfile.mkdtemp()) / "template"
     atexit.register(shutil.rmtree, folder.parent, ignore_errors=True)
     make_workspace(folder, scm=Scm.OWN)
     pipeline = yaml.safe_load((folder / "dvc.yaml").read_text())
-    stages = {"scan": MINE["scan"], "open": pipeline["stages"]["open"], "sample": MINE["sample"]}
+    stages = {"scan": SMALL_STAGES["scan"], "open": pipeline["stages"]["open"], "sample": SMALL_STAGES["sample"]}
     stages["merge"] = pipeline["stages"]["merge"]
     (folder / "dvc.yaml").write_text(yaml.safe_dump({"vars": pipeline["vars"], "stages": stages}, sort_keys=False))
     (folder.parent / "killer").mkdir()
@@ -63,7 +63,7 @@ def template() -> Path:
 
 
 class RealWorkspace(Workspace):
-    """The current folder, in which git and dvc run."""
+    """The current folder as a workspace in which git and dvc run."""
 
     def __init__(self) -> None:
         shutil.copytree(template(), ".", dirs_exist_ok=True, symlinks=True)
@@ -85,24 +85,21 @@ class RealWorkspace(Workspace):
     def repro(self, *, kill: tuple[str, int] | None = None, force: bool = False) -> list[str]:
         params = self.params
         opened = (params.batch, params.pool, params.base_version)
-        wanted = "open" * ((self.lock.opened, self.lock.base) != (opened, tree(BASE)))
+        must_open = (self.lock.opened, self.lock.base) != (opened, tree(BASE))
         arguments = ["dvc", "repro", *["--force"] * force]
         done = _try(*arguments, FAULTS_KILL=f"{kill[0]} {kill[1]}" if kill else "")
         ran = [stage for stage in re.findall(r"Running stage '(\w+)'", done.stdout) if stage in ("open", "merge")]
-        if wanted or force:
-            assert "open" in ran, done.stdout
-        else:
-            assert "open" not in ran, done.stdout
+        assert ("open" in ran) == (must_open or force), done.stdout
         if "open" in ran and (done.returncode == 0 or ran[-1] != "open"):
             self.lock = self.lock._replace(opened=opened, base=tree(BASE))
         if done.returncode:
-            if said := re.findall(r"^error: (.*)$", done.stdout, re.MULTILINE):
-                raise DatapoolError(said[0])
+            if messages := re.findall(r"^error: (.*)$", done.stdout, re.MULTILINE):
+                raise DatapoolError(messages[0])
             assert kill, done.stdout
             raise Killed
         depends = (self.lock.base, params.n, params.keep_history, params.pool)
-        changed = (self.lock.merged, self.lock.pools) != ((depends, LINEAGE.read_bytes()), tree(POOLS))
-        assert "merge" in ran or not changed, done.stdout
+        is_changed = (self.lock.merged, self.lock.pools) != ((depends, LINEAGE.read_bytes()), tree(POOLS))
+        assert "merge" in ran or not is_changed, done.stdout
         self.lock = self.lock._replace(merged=(depends, LINEAGE.read_bytes()), pools=tree(POOLS))
         self.cache |= set(self.lock.pools.values())
         return ran
@@ -133,18 +130,19 @@ class RealWorkspace(Workspace):
 
     def dvc_checkout(self, *, force: bool = True) -> None:
         _try("dvc", "checkout", *["--force"] * force)
-        done = tree(BASE), tree(POOLS)
+        checked_out = tree(BASE), tree(POOLS)
         super().dvc_checkout(force=force)
-        assert done == (tree(BASE), tree(POOLS))
+        assert checked_out == (tree(BASE), tree(POOLS))
 
     def clone(self) -> None:
-        super().clone()  # the cache stays: `dvc pull` of everything that it lacks, which is nothing
+        super().clone()  # the cache of DVC stays, so `dvc pull` would have nothing to fetch
 
 
 def write_params(folder: Path, params: Params) -> None:
+    """Write the parameters of a run into params.yaml."""
     settings = {
         "input_dir": params.batch,
-        "stopping_condition.n_samples": params.n + 1,  # 0 is none that params.yaml may hold
+        "stopping_condition.n_samples": params.n + 1,  # params.yaml may not hold 0
         "stopping_condition.min_distance": 0.0,
         "datapool.name": params.pool,
         "datapool.keep_history": params.keep_history,

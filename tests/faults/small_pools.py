@@ -1,6 +1,6 @@
-"""Small workspaces just before a stage that changes a pool, and what may lie there after a fault.
+"""Make small workspaces that are about to change a pool, and check what a fault may leave in them.
 
-The checks share no code with the library: they hash for themselves, and take the protocol by its word.
+The checks share no code with the library: they compute hashes themselves and follow the documented protocol.
 """
 
 import hashlib
@@ -33,17 +33,17 @@ class Case(NamedTuple):
     before: Path
     """The workspace; copy it."""
     stage: list[str]
-    """As dvc.yaml has it."""
+    """Its command, as in dvc.yaml."""
     old: Files
-    """What is there."""
+    """The files before the stage."""
     new: Files
-    """What is there when the stage has run undisturbed."""
-    kept_aside: set[str]
-    """The names in ``.datapool/backup`` then."""
+    """The files after the stage has run without a fault."""
+    backups: set[str]
+    """The names in ``.datapool/backup`` after that run."""
 
 
 def make(folder: Path, stages: Stages) -> dict[str, Case]:
-    """Make one workspace after another by running ``open`` and ``merge``; give those before each change of a pool."""
+    """Run ``open`` and ``merge`` on one batch after another. Return the workspace before each change of a pool, by a name."""
     made, cases = folder / "made", {}
     (made / "output" / "data").mkdir(parents=True)
     for name in ("params.yaml", "dvc.yaml"):
@@ -51,46 +51,46 @@ def make(folder: Path, stages: Stages) -> dict[str, Case]:
     (made / "datapools.json").write_text("{}\n")
     run = commands(made)
 
-    def ready(what: str, stage: str) -> None:
-        before = folder / what.replace(" ", "_")
+    def add_case(name: str, stage: str) -> None:
+        before = folder / name.replace(" ", "_")
         shutil.copytree(made, before)
         old = files(made)
         done = stages.run(made, run[stage])
         assert done.code == 0, done.output
-        cases[what] = Case(before, run[stage], old, files(made), kept_aside(made))
+        cases[name] = Case(before, run[stage], old, files(made), backups(made))
 
-    _offer(made, week=1)
-    set_params(made, {"datapool.name": "bystander"})
+    _write_batch(made, week=1)
+    set_params(made, {"datapool.name": "other_pool"})
     assert stages.run(made, run["open"], run["merge"]).code == 0
     set_params(made, {"datapool.name": NAME})
-    ready("open before the first batch", "open")
-    ready("first batch", "merge")
-    _offer(made, week=2)
-    ready("open before another batch", "open")
+    add_case("open before the first batch", "open")
+    add_case("first batch", "merge")
+    _write_batch(made, week=2)
+    add_case("open before another batch", "open")
     shutil.copytree(made, folder / "earlier")
-    ready("append", "merge")
-    ready("the same again", "merge")
-    _offer(made, week=2, picked=1)
-    ready("replace", "merge")
+    add_case("append", "merge")
+    add_case("repeated merge", "merge")
+    _write_batch(made, week=2, picked=1)
+    add_case("replace", "merge")
     set_params(made, {"datapool.keep_history": False})
-    ready("history goes", "merge")
-    _offer(made, week=3)
+    add_case("history is removed", "merge")
+    _write_batch(made, week=3)
     (made / "output" / "checkpoint.ckpt").write_bytes(b"another model" * 1000)
     set_params(made, {"datapool.keep_history": True, "datapool.base_version": 0})
-    ready("open on an earlier version", "open")
-    ready("versions are dropped", "merge")
+    add_case("open on an earlier version", "open")
+    add_case("versions are dropped", "merge")
 
-    shutil.rmtree(made)  # a pool of a release that wrote no record
+    shutil.rmtree(made)  # a pool of an old release, which wrote no record
     shutil.move(folder / "earlier", made)
     for record in made.glob("pools/*/pool.json"):
         record.unlink()
-    ready("append to a pool without record", "merge")
+    add_case("append to a pool without a record", "merge")
     shutil.rmtree(made)
     return cases
 
 
-def _offer(made: Path, *, week: int, picked: int = 2) -> None:
-    """Write what the stages before ``open`` and ``merge`` leave: a batch of three images, of which some are picked."""
+def _write_batch(made: Path, *, week: int, picked: int = 2) -> None:
+    """Write the outputs of the other stages: a batch of three images of which some are picked."""
     numbers = [float(10 * week + i) for i in range(3)]
     names = [f"{'ab'[i % 2]}/week {week} {i}.png" for i in range(3)]
     images = pd.DataFrame(
@@ -115,7 +115,7 @@ def _offer(made: Path, *, week: int, picked: int = 2) -> None:
     write_metrics(made / "output" / "metrics.json", metrics)
 
 
-# --- what may lie there ----------------------------------------------------------------------------------------------------
+# --- checks ----------------------------------------------------------------------------------------------------------------
 
 
 def files(folder: Path) -> Files:
@@ -125,19 +125,21 @@ def files(folder: Path) -> Files:
     return {name: path.read_bytes() for name, path in sorted(names.items()) if not name.startswith(".datapool/")}
 
 
-def kept_aside(folder: Path) -> set[str]:
+def backups(folder: Path) -> set[str]:
+    """Return the names in ``.datapool/backup``."""
     return {path.name for path in (folder / ".datapool" / "backup").glob("*")}
 
 
 def of_pool(all_files: Files) -> Files:
+    """Return the files of the pool that the cases change."""
     return {name: data for name, data in all_files.items() if name.startswith(POOL)}
 
 
 def whole_version(folder: Path) -> Files:
-    """Read the pool as its record says: each file from the pool's folder, or from where it is staged.
+    """Read the pool that its record describes: each file from the pool's folder or from its pending file.
 
-    Fails if a file with the recorded sha256 is in neither. A pool without record is what datapools.json says of it; then
-    its history is not among the files.
+    Fails if neither has the recorded sha256. A pool without a record is described by datapools.json, which does not list
+    the history.
     """
     here = files(folder)
     if RECORD in here:
@@ -147,20 +149,20 @@ def whole_version(folder: Path) -> Files:
         last = versions[-1] if versions else {}
         names = {"datapool_latest.csv": "datapool", "samples.csv": "samples", "checkpoint_latest.ckpt": "checkpoint"}
         recorded = {name: last[f"{key}_sha256"] for name, key in names.items() if last.get(f"{key}_sha256")}
-    staged = [path.read_bytes() for path in (folder / ".datapool" / "commit" / NAME).glob("*")]
+    pending = [path.read_bytes() for path in (folder / ".datapool" / "commit" / NAME).glob("*")]
     found = {RECORD: here[RECORD]} if RECORD in here else {}
     for name, digest in recorded.items():
-        versions_of_it = [here[POOL + name], *staged] if POOL + name in here else staged
-        right = [data for data in versions_of_it if hashlib.sha256(data).hexdigest() == digest]
-        assert right, f"{POOL}{name}: nothing has the recorded sha256 {digest}"
-        found[POOL + name] = right[0]
+        candidates = [here[POOL + name], *pending] if POOL + name in here else pending
+        matches = [data for data in candidates if hashlib.sha256(data).hexdigest() == digest]
+        assert matches, f"{POOL}{name}: no file has the recorded sha256 {digest}"
+        found[POOL + name] = matches[0]
     return found
 
 
-def assert_old_or_new(folder: Path, case: Case, *, spare: tuple[str, ...] = ()) -> bool:
-    """Assert that the pool is the old one or the new one, whole, and that nothing else changed; give whether it is new.
+def assert_old_or_new(folder: Path, case: Case, *, ignored: tuple[str, ...] = ()) -> bool:
+    """Assert that the pool is the complete old one or the complete new one and that nothing else changed.
 
-    ``spare`` are the beginnings of paths that the stage may leave half written.
+    ``ignored`` are the beginnings of paths that the stage may leave half written. Return whether the pool is the new one.
     """
     here, found = files(folder), whole_version(folder)
     is_new = _is(found, of_pool(case.new))
@@ -170,7 +172,7 @@ def assert_old_or_new(folder: Path, case: Case, *, spare: tuple[str, ...] = ()) 
             allowed = [case.old[name]] + [case.new[name]] * is_new
         elif name.startswith(POOL):
             allowed = [case.old.get(name), case.new.get(name)]
-        elif name.startswith(spare):
+        elif name.startswith(ignored):
             continue
         else:
             allowed = [case.old.get(name)]
@@ -179,31 +181,31 @@ def assert_old_or_new(folder: Path, case: Case, *, spare: tuple[str, ...] = ()) 
 
 
 def _is(found: Files, pool: Files) -> bool:
-    """Return whether files are those of a pool; without a record only the three main files are compared."""
+    """Return whether the described files are this pool; without a record only the three main files are described."""
     if RECORD in found or RECORD in pool:
         return found == pool
     return bool(found) == bool(pool) and found.items() <= pool.items()
 
 
-def assert_as_undisturbed(folder: Path, case: Case) -> None:
-    """Assert that every byte is that of a run without a fault, and that nothing is left of one."""
+def assert_undisturbed(folder: Path, case: Case) -> None:
+    """Assert that every byte is that of a run without a fault and that no pending or temporary file is left."""
     assert_same(files(folder), case.new)
-    assert kept_aside(folder) == case.kept_aside, f"kept aside: {kept_aside(folder)}, undisturbed {case.kept_aside}"
-    assert not left_behind(folder), f"left behind: {left_behind(folder)}"
+    assert backups(folder) == case.backups, f"backups: {backups(folder)}, without a fault: {case.backups}"
+    assert not leftovers(folder), f"leftovers: {leftovers(folder)}"
 
 
 def assert_same(here: Files, there: Files) -> None:
-    others = [name for name in {*here, *there} if here.get(name) != there.get(name)]
-    assert not others, f"not as undisturbed: {sorted(others)}"
+    different = [name for name in {*here, *there} if here.get(name) != there.get(name)]
+    assert not different, f"different from a run without a fault: {sorted(different)}"
 
 
-def left_behind(folder: Path) -> list[str]:
-    """What lies where only a run that goes on may have something."""
+def leftovers(folder: Path) -> list[str]:
+    """Return the files in the folders that must be empty between runs."""
     scratch = folder / ".datapool"
     return [
         path.relative_to(folder).as_posix()
-        for place in ("tmp", "commit")
-        for path in (scratch / place).rglob("*")
+        for name in ("tmp", "commit")
+        for path in (scratch / name).rglob("*")
         if path.is_file()
     ]
 
@@ -212,13 +214,13 @@ def left_behind(folder: Path) -> list[str]:
 
 
 class Runs:
-    """Runs of one case, each in a copy of its own."""
+    """Runs of one case, each in a fresh copy of its workspace."""
 
     def __init__(self, stages: Stages, case: Case, folder: Path, *, allowed: Case | None = None):
-        """Take a folder to copy to; ``allowed`` has the old and the new pool, if the case does not."""
+        """Set the folder of the copies; ``allowed`` has the old and the new pool if they are not those of the case."""
         self.stages, self.case, self.folder, self.allowed = stages, case, folder, allowed or case
         self.stage = case.stage[1].removeprefix("stages.")
-        self.spare = ("output/base/",) if self.stage == "open" else ()
+        self.ignored = ("output/base/",) if self.stage == "open" else ()
 
     def copy(self) -> Path:
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -228,36 +230,36 @@ class Runs:
         return self.stages.points(self.copy(), self.case.stage)
 
     def run(self, fault: str, point: Point) -> Done:
-        """Run with a fault at a file operation; see ``check``."""
+        """Run in a fresh copy with a fault at a file operation, and check the result as ``check`` does."""
         self.copy()
         return self.check(inject=f"{point.call}:{fault}:when={point.n}")
 
-    def check(self, **how: Any) -> Done:
-        """Run in the copy; assert that the pool is the old or the new one, and all well if the stage says so."""
-        done = self.stages.run(self.folder, self.case.stage, **how)
+    def check(self, **options: Any) -> Done:
+        """Run in the copy. Assert that the pool is the old or the new one, and the new one if the stage succeeds."""
+        done = self.stages.run(self.folder, self.case.stage, **options)
         if done.code == 0:
-            assert_as_undisturbed(self.folder, self.case)
+            assert_undisturbed(self.folder, self.case)
         else:
-            assert_old_or_new(self.folder, self.allowed, spare=self.spare)
+            assert_old_or_new(self.folder, self.allowed, ignored=self.ignored)
         return done
 
-    def heal(self) -> None:
-        """Run once more without a fault; assert that all is as if there had been none."""
+    def recover(self) -> None:
+        """Run again without a fault and assert that the result is as if there had been no fault."""
         done = self.stages.run(self.folder, self.case.stage)
         assert done.code == 0, done.output
-        assert_as_undisturbed(self.folder, self.case)
+        assert_undisturbed(self.folder, self.case)
 
-    def as_it_is(self, stage: str) -> Case:
-        """Take the workspace as the last run left it for a case in which another stage comes next."""
+    def next_case(self, stage: str) -> Case:
+        """Return the case in which a stage runs next in the workspace as the last run left it."""
         command, end = commands(self.folder)[stage], self.folder.with_name("undisturbed")
         shutil.copytree(self.folder, end)
         done = self.stages.run(end, command)
         assert done.code == 0, done.output
-        return Case(self.folder, command, files(self.folder), files(end), kept_aside(end))
+        return Case(self.folder, command, files(self.folder), files(end), backups(end))
 
 
 def assert_one_line(output: str, *others: str) -> None:
-    """Assert that one line, and no more, names the file that cannot be written: one of ours, or of these others."""
+    """Assert that the only error is one line that names a file of the workspace or matches one of the other patterns."""
     lines = output.splitlines()
     assert "Traceback" not in output, output
     assert [line.startswith("error: ") for line in lines].count(True) == 1, output

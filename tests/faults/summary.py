@@ -1,4 +1,4 @@
-"""Print what ``make faults`` tried: one line for each kind of fault, from the file that FAULTS_TALLY names."""
+"""Print what ``make faults`` tried: a line per kind of fault, from the file that FAULTS_TALLY names."""
 
 import json
 import sys
@@ -15,8 +15,8 @@ EXPECTED = (
     "kills of embed",
     "kills of a training on two devices",
     "SIGTERM and Ctrl-C in merge",
-    "refusals of the disk to merge",
-    "refusals of the disk to open",
+    "failed file operations of merge",
+    "failed file operations of open",
     "full disks",
     "limits on the size of a file",
     "limits on open files",
@@ -26,7 +26,7 @@ EXPECTED = (
     "states of the disk after a power cut",
     "states of the disk after a second power cut",
     "failed operations of a commit",
-    "changed protocols that were caught",
+    "weakened protocols that were caught",
     "runs beside another writer",
     "waits for another writer",
     "readers beside a writer: reads of a pool",
@@ -44,21 +44,21 @@ EXPECTED = (
     "names that are markup or scripts, in a browser",
     "names that would be formulas",
     "commands hidden in params.yaml",
-    "commands watched for calls to the network",
+    "commands traced for calls to the network",
 )
-"""Without one of these the table is not the whole: a test that needs strace, root or a browser may have been skipped."""
+"""All kinds of faults. If one is missing, a test that needs strace, root or a browser may have been skipped."""
 
 
 def summary(lines: list[str]) -> str:
-    """Return the table; ``lines`` are those that ``tally.count`` wrote, each after its assertions had passed."""
+    """Return the table of all lines that ``tally.count`` wrote after the assertions had passed."""
     tried: Counter[str] = Counter()
     for line in map(json.loads, lines):
-        tried[line["what"]] += line["tried"]
-    width = max(map(len, (*tried, "in all")))
-    rows = [f"  {what:<{width}}  {number:>9,}" for what, number in sorted(tried.items())]
-    missing = [what for what in EXPECTED if not tried[what]]
-    end = f"none of these lost anything; NOT TRIED here: {', '.join(missing)}" if missing else "none lost anything"
-    return "\n".join([*rows, f"  {'in all':<{width}}  {tried.total():>9,}", end])
+        tried[line["kind"]] += line["tried"]
+    width = max(map(len, (*tried, "total")))
+    rows = [f"  {kind:<{width}}  {number:>9,}" for kind, number in sorted(tried.items())]
+    missing = [kind for kind in EXPECTED if not tried[kind]]
+    result = "no fault lost data" + (f"; NOT TRIED here: {', '.join(missing)}" if missing else "")
+    return "\n".join([*rows, f"  {'total':<{width}}  {tried.total():>9,}", result])
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Everything that could be given to the pipeline and should not: what is said, and that no pool changes by it.
+"""Run the pipeline on bad inputs of every kind: each is refused in one line or listed with a reason, and no pool changes.
 
-A workspace has a pool of one version. Each case puts something bad in the way of the next batch and runs the stages; they
-end with one line for the user, or the batch goes on without the bad file and says why. The bytes of ``pools/`` and
-``datapools.json`` stay the same where a run is refused.
+A workspace has a pool of one version. Each case adds something bad to the next batch and runs the stages. They end with one
+line for the user, or process the batch without the bad file and record the reason. If a run is refused, the bytes of
+``pools/`` and ``datapools.json`` stay the same.
 """
 
 import builtins
@@ -37,16 +37,16 @@ from bad_files import (
     Touch,
     animation,
     bare_pickle,
-    die,
     encoded,
     flipped,
-    packed,
-    picture,
+    inspect_and_get_killed,
+    noise,
     png_with_text,
     saved,
-    sparse,
     tiff_claiming,
-    with_overlap,
+    with_overlapping_entries,
+    write_sparse,
+    zip_bomb,
 )
 from conftest import ENVIRONMENT, GONE, change_settings, png_claiming, write_circle, write_picture
 from PIL import Image
@@ -75,19 +75,19 @@ SETTINGS = {"embeddings": "circle.csv", "stopping_condition.min_distance": 0.1, 
 # --- a workspace whose pool must not change ---------------------------------------------------------------------------
 
 
-def words(stage: str) -> list[str]:
-    """Return what dvc.yaml passes to python for a stage, such as -m stages.scan."""
+def arguments_of(stage: str) -> list[str]:
+    """Return the arguments of python in the command of a stage in dvc.yaml, such as -m stages.scan."""
     return shlex.split(STAGES[stage]["cmd"].removeprefix("exec python "))
 
 
 def run(*stages: str) -> None:
-    """Run stages of the workspace in this process, as dvc.yaml calls them."""
+    """Run stages in this process, in the current folder."""
     for stage in stages:
-        getattr(importlib.import_module(words(stage)[1]), stage)()
+        getattr(importlib.import_module(arguments_of(stage)[1]), stage)()
 
 
 def refusal(*stages: str) -> str:
-    """Run stages until one refuses; give its line, as a terminal shows it."""
+    """Run stages until one refuses, and return its one line."""
     with pytest.raises(DatapoolError) as caught:
         run(*(stages or ALL))
     message = str(caught.value)
@@ -97,14 +97,14 @@ def refusal(*stages: str) -> str:
 
 
 def contents(*names: str) -> dict[str, bytes]:
-    """Every file below these, by its path."""
+    """Return the content of every file below these paths, by its path."""
     paths = [path for name in names for path in (Path(name), *Path(name).rglob("*"))]
     return {str(path): path.read_bytes() for path in sorted(paths) if path.is_file() and not path.is_symlink()}
 
 
 @pytest.fixture(scope="module")
 def first_version(tmp_path_factory) -> Path:
-    """A workspace whose pool has one version, of two images; embeddings of them and of the next batch are in circle.csv."""
+    """A workspace whose pool has one version of two images; circle.csv has their embeddings and that of the next batch."""
     folder = tmp_path_factory.mktemp("first") / "workspace"
     folder.mkdir()
     for name in ("params.yaml", "dvc.yaml"):
@@ -140,13 +140,14 @@ def next_batch(first_version, tmp_path, monkeypatch) -> Iterator[Path]:
 
 @pytest.fixture
 def merged_batch(first_version, tmp_path, monkeypatch) -> Path:
-    """As next_batch, for runs that end well."""
+    """A copy as of next_batch, for runs that succeed and change the pool."""
     shutil.copytree(first_version, tmp_path / "w")
     monkeypatch.chdir(tmp_path / "w")
     return tmp_path / "w"
 
 
 def put(name: str | bytes, data: bytes = b"", *, folder: str = "data") -> None:
+    """Write a file into a folder of the workspace."""
     path = Path(folder, os.fsdecode(name))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
@@ -162,7 +163,7 @@ def params(**values: object) -> None:
 
 
 def write_params(**values: object) -> None:
-    """As ``params``, for values that have to go around the functions that check them."""
+    """Change params.yaml without the checks of ``params``, for invalid values."""
     content = yaml.load(Path("params.yaml").read_text(), QUICK_LOADER)
     change_settings(content, values)
     Path("params.yaml").write_text(yaml.dump(content, Dumper=QUICK_DUMPER, sort_keys=False))
@@ -172,7 +173,7 @@ QUICK_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 QUICK_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
-def test_the_workspace_of_these_tests_takes_a_good_batch(merged_batch):
+def test_the_workspace_of_these_tests_accepts_a_good_batch(merged_batch):
     run(*ALL)
 
     assert read_csv(Path("pools/my_datapool/datapool_latest.csv")).filenames == [
@@ -182,21 +183,21 @@ def test_the_workspace_of_these_tests_takes_a_good_batch(merged_batch):
     ]
 
 
-# --- images that are of no use: a row that says why ---------------------------------------------------------------------
+# --- bad images: a row with the reason ----------------------------------------------------------------------------------
 
 BOMB = "decompression bomb: claims more than 89478485 pixels"
 UNKNOWN = "not an image: no known format"
-GOOD = encoded(picture(), "PNG")
+GOOD = encoded(noise(), "PNG")
 
 BAD_IMAGES: dict[str, tuple[bytes, str]] = {
     "zero bytes": (b"", "empty file"),
     "a text": (b"hello\n", UNKNOWN),
     "a web page": (b"<html>404</html>", UNKNOWN),
     "zeros after a power cut": (bytes(4096), UNKNOWN),
-    "JPEG that lacks its end": (encoded(picture(), "JPEG")[:-200], "cannot be decoded (image file is truncated (134 bytes not processed))"),
+    "JPEG that lacks its end": (encoded(noise(), "JPEG")[:-200], "cannot be decoded (image file is truncated (134 bytes not processed))"),
     "PNG that lacks its end": (GOOD[:-500], "cannot be decoded (image file is truncated)"),
     "PNG that lacks all but its head": (GOOD[:40], UNKNOWN),
-    "PNG with a rotten byte in its pixels": (flipped(GOOD, 0.5), "cannot be decoded (broken data stream when reading image file)"),
+    "PNG with a wrong byte in its pixels": (flipped(GOOD, 0.5), "cannot be decoded (broken data stream when reading image file)"),
     "60000 x 60000 in 74 bytes": (png_claiming(60_000, 60_000), BOMB),
     "2147483647 x 2147483647": (png_claiming(2**31 - 1, 2**31 - 1), BOMB),
     "where Pillow only warns": (png_claiming(9_470, 9_470), BOMB),
@@ -204,28 +205,28 @@ BAD_IMAGES: dict[str, tuple[bytes, str]] = {
     "TIFF bomb": (tiff_claiming(60_000, 60_000), BOMB),
     "no width": (png_claiming(0, 5), UNKNOWN),
     "PNG text bomb": (png_with_text(70_000_000), "cannot be decoded (Decompressed data too large for PngImagePlugin.MAX_TEXT_CHUNK)"),
-    "EPS, which Ghostscript would run": (encoded(picture(), "EPS"), UNKNOWN),
-    "GIF": (encoded(picture(), "GIF"), UNKNOWN),
+    "EPS, which Ghostscript would run": (encoded(noise(), "EPS"), UNKNOWN),
+    "GIF": (encoded(noise(), "GIF"), UNKNOWN),
     "SVG": (b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>', UNKNOWN),
-    "PDF": (encoded(picture(), "PDF"), UNKNOWN),
-    "zip bomb": (packed(1_000_000), UNKNOWN),
+    "PDF": (encoded(noise(), "PDF"), UNKNOWN),
+    "zip bomb": (zip_bomb(1_000_000), UNKNOWN),
 }  # fmt: skip
 
 
-def test_a_bad_image_gets_a_row_that_says_why(next_batch, subtests):
-    for what, (data, _) in BAD_IMAGES.items():
-        put(f"{what}.jpg", data)
+def test_a_bad_image_gets_a_row_with_the_reason(next_batch, subtests):
+    for case, (data, _) in BAD_IMAGES.items():
+        put(f"{case}.jpg", data)
     run("scan")
     images = read_table(Path("output/images.parquet")).set_index("path")
 
     assert images.status.drop("good.png").tolist() == ["corrupt"] * len(BAD_IMAGES)
     assert images.status["good.png"] == "ok"
-    for what, (_, why) in BAD_IMAGES.items():
-        with subtests.test(what):
-            assert images.reason[f"{what}.jpg"].startswith(why.removesuffix(")"))
+    for case, (_, reason) in BAD_IMAGES.items():
+        with subtests.test(case):
+            assert images.reason[f"{case}.jpg"].startswith(reason.removesuffix(")"))
 
 
-def test_bad_images_are_explained_and_none_of_them_is_in_the_pool(merged_batch):
+def test_bad_images_are_listed_with_a_reason_and_none_enters_the_pool(merged_batch):
     for number, (data, _) in enumerate(BAD_IMAGES.values()):
         put(f"bad_{number:02d}.jpg", data + bytes([number]) * bool(data))
     run(*ALL)
@@ -237,7 +238,7 @@ def test_bad_images_are_explained_and_none_of_them_is_in_the_pool(merged_batch):
     assert read_csv(Path("pools/my_datapool/datapool_latest.csv")).filenames[2:] == ["good.png"]
 
 
-def test_a_batch_of_bad_images_alone_makes_no_version_and_says_so(next_batch, capsys):
+def test_a_batch_of_bad_images_only_makes_no_version_and_reports_it(next_batch, capsys):
     shutil.rmtree("data")
     put("bad.jpg")
     run(*ALL)
@@ -247,13 +248,13 @@ def test_a_batch_of_bad_images_alone_makes_no_version_and_says_so(next_batch, ca
 
 
 def test_a_huge_file_is_not_read(next_batch):
-    sparse(Path("data/bad.jpg"), 2**40)
+    write_sparse(Path("data/bad.jpg"), 2**40)
     run("scan")
 
     assert read_table(Path("output/images.parquet")).reason[0] == "cannot be read (larger than 1073741824 bytes)"
 
 
-def test_identical_images_are_one(next_batch):
+def test_of_identical_images_all_but_one_are_duplicates(next_batch):
     for number in range(20):
         put(f"copy_{number:02d}.png", GOOD)
     run("scan")
@@ -265,7 +266,7 @@ def test_identical_images_are_one(next_batch):
 
 RED = Image.new("RGB", (8, 8), "red")
 
-ODD_IMAGES: dict[str, tuple[bytes, tuple[int, int, int]]] = {
+UNUSUAL_IMAGES: dict[str, tuple[bytes, tuple[int, int, int]]] = {
     "animated WebP": (animation("WEBP"), (255, 0, 0)),
     "animated PNG": (animation("PNG"), (255, 0, 0)),
     "TIFF of three pages": (animation("TIFF"), (255, 0, 0)),
@@ -276,32 +277,32 @@ ODD_IMAGES: dict[str, tuple[bytes, tuple[int, int, int]]] = {
     "palette": (encoded(RED.convert("P"), "PNG"), (255, 0, 0)),
     "palette with its only color transparent": (encoded(RED.quantize(2), "PNG", transparency=0), (255, 255, 255)),
     "one bit": (encoded(Image.new("1", (8, 8), 1), "PNG"), (255, 255, 255)),
-    "floats of which some are no numbers": (encoded(Image.fromarray(np.full((8, 8), np.nan, dtype=np.float32)), "TIFF"), (0, 0, 0)),
+    "floats that are NaN": (encoded(Image.fromarray(np.full((8, 8), np.nan, dtype=np.float32)), "TIFF"), (0, 0, 0)),
     "one pixel": (encoded(Image.new("RGB", (1, 1), "red"), "PNG"), (255, 0, 0)),
     "a broken color profile": (encoded(RED, "PNG", icc_profile=b"nonsense"), (255, 0, 0)),
-    "PNG with another ending": (encoded(RED, "PNG"), (255, 0, 0)),
+    "PNG with another suffix": (encoded(RED, "PNG"), (255, 0, 0)),
 }  # fmt: skip
 
 
-def test_an_odd_image_is_read_as_people_see_it(next_batch, subtests):
-    for what, (data, _) in ODD_IMAGES.items():
-        put(f"{what}.jpg", data)
+def test_an_unusual_image_is_read_as_it_is_displayed(next_batch, subtests):
+    for case, (data, _) in UNUSUAL_IMAGES.items():
+        put(f"{case}.jpg", data)
     run("scan")
     images = read_table(Path("output/images.parquet")).set_index("path")
 
-    for what, (_, color) in ODD_IMAGES.items():
-        with subtests.test(what):
-            assert images.status[f"{what}.jpg"] == "ok"
-            shown = read_rgb(Path(f"data/{what}.jpg"), content_hash=images.content_hash[f"{what}.jpg"])
-            assert (shown.mode, shown.getpixel((0, 0))) == ("RGB", color)
+    for case, (_, color) in UNUSUAL_IMAGES.items():
+        with subtests.test(case):
+            assert images.status[f"{case}.jpg"] == "ok"
+            image = read_rgb(Path(f"data/{case}.jpg"), content_hash=images.content_hash[f"{case}.jpg"])
+            assert (image.mode, image.getpixel((0, 0))) == ("RGB", color)
 
 
-def test_a_rotten_byte_that_a_jpeg_cannot_tell_is_another_image():
-    # JPEG has no checksum: what decodes is taken, and has another content hash.
-    whole = encoded(picture(), "JPEG", quality=95)
-    found = [inspect_bytes(data) for data in (whole, flipped(whole, 0.7))]
+def test_a_jpeg_with_a_wrong_byte_that_still_decodes_counts_as_another_image():
+    # JPEG has no checksum: a file that decodes is accepted, and has another content hash.
+    good = encoded(noise(), "JPEG", quality=95)
+    found = [inspect_bytes(data) for data in (good, flipped(good, 0.7))]
 
-    assert [one.damage for one in found] == ["", ""]
+    assert [file.damage for file in found] == ["", ""]
     assert found[0].content_hash != found[1].content_hash
 
 
@@ -311,19 +312,19 @@ def inspect_bytes(data: bytes) -> Any:
         return inspect(Path(file.name), decode=True)
 
 
-# --- what is not a regular file ------------------------------------------------------------------------------------------
+# --- files that are not regular, and links ------------------------------------------------------------------------------
 
 
 def make_socket(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as made:
-        made.bind(path.name)  # a name of a socket is short
+        made.bind(path.name)  # the path of a socket must be short
 
 
 def make_device(path: Path) -> None:
     try:
-        os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 5))  # /dev/zero's numbers
+        os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 5))  # the device numbers of /dev/zero
     except PermissionError:
-        pytest.skip("devices cannot be made here")
+        pytest.skip("this machine does not allow to make devices")
 
 
 SPECIAL: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -347,41 +348,41 @@ SPECIAL: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("check", [True, False], ids=["decoded", "hashed only"])
-@pytest.mark.parametrize("what", SPECIAL)
-def test_what_is_no_file_of_the_batch_is_not_opened(next_batch, monkeypatch, what, check):
-    make, why = SPECIAL[what]
+@pytest.mark.parametrize("case", SPECIAL)
+def test_a_special_file_or_a_link_out_of_the_batch_is_not_opened(next_batch, monkeypatch, case, check):
+    make, reason = SPECIAL[case]
     params(enable_corruptness_check=check)
     with monkeypatch.context() as inside:
-        inside.chdir("data") if what == "socket" else None
-        make(Path("x.jpg") if what == "socket" else Path("data/x.jpg"))
-    opened = watched_opens(monkeypatch)
+        inside.chdir("data") if case == "socket" else None
+        make(Path("x.jpg") if case == "socket" else Path("data/x.jpg"))
+    opened = record_opens(monkeypatch)
     run("scan")
     images = read_table(Path("output/images.parquet")).set_index("path")
 
-    assert (images.status["x.jpg"], images.reason["x.jpg"], images.content_hash["x.jpg"]) == ("corrupt", why, "")
+    assert (images.status["x.jpg"], images.reason["x.jpg"], images.content_hash["x.jpg"]) == ("corrupt", reason, "")
     assert images.status["good.png"] == "ok"
     assert os.path.realpath("data/good.png") in opened
     assert os.path.realpath("data/x.jpg") not in opened
 
 
-def watched_opens(monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """Gather from now on what Python opens, as the path that links lead to."""
+def record_opens(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Return a set to which every file that Python opens from now on is added, by the path without links."""
     opened = set()
 
-    def watched(open_: Callable[..., Any]) -> Callable[..., Any]:
-        def watching(file: object, *arguments: object, **options: object) -> object:
+    def recording(open_: Callable[..., Any]) -> Callable[..., Any]:
+        def open_and_record(file: object, *arguments: object, **options: object) -> object:
             if not isinstance(file, int):
                 opened.add(os.path.realpath(file))
             return open_(file, *arguments, **options)
 
-        return watching
+        return open_and_record
 
     for module in (builtins, io, os):
-        monkeypatch.setattr(module, "open", watched(module.open))
+        monkeypatch.setattr(module, "open", recording(module.open))
     return opened
 
 
-def test_links_out_are_told_and_explained(merged_batch, capsys):
+def test_links_out_of_the_batch_are_reported_and_listed(merged_batch, capsys):
     for name in ("x.jpg", "y.jpg"):
         Path("data", name).symlink_to("/etc/passwd")
     run(*ALL)
@@ -393,7 +394,7 @@ def test_links_out_are_told_and_explained(merged_batch, capsys):
     assert b"root:" not in b"".join(contents("output", "pools").values())
 
 
-def test_a_link_within_is_an_image_of_its_own(next_batch):
+def test_a_link_within_the_batch_is_an_image_of_its_own(next_batch):
     put("cat/a.png", GOOD)
     Path("data/link.png").symlink_to("cat/a.png")
     params(remove_exact_duplicates=False)
@@ -414,7 +415,7 @@ def test_a_link_to_a_folder_is_not_entered(next_batch, target):
     assert read_json(Path("output/skipped.json"))["not_images"] == 2
 
 
-def test_a_folder_called_like_an_image_is_a_folder(next_batch):
+def test_a_folder_named_like_an_image_is_searched_as_a_folder(next_batch):
     put("x.jpg/a.png", GOOD)
     run("scan")
 
@@ -423,31 +424,31 @@ def test_a_folder_called_like_an_image_is_a_folder(next_batch):
 
 # --- names ------------------------------------------------------------------------------------------------------------
 
-KEPT_NAMES = [
+HARMLESS_NAMES = [
     "a\nb.png", "a\r\nb.png", "\x0b.png", "a,b.png", "a;b.png", 'a"b.png', "'a'.png", "a b .png", " .png", "#a.png",
     "a\\b.png", "NA.png", "null.png", "001.png", "1e5.png", "TRUE.png", "nan", "x" * 251 + ".png", "红色 👗.png",
     "\u202egnp.exe.png", "\u200b.png", "\u2028\x85.png", "\ufeffa.png", "été.png", unicodedata.normalize("NFD", "été.png"),
     "A.png", "a.png", "<script>.png", "${x}.png", "$(touch executed).png", "%s.png", "~.png", "*.png", "a'; drop table.png",
 ]  # fmt: skip
-DANGEROUS_NAMES = [
+FORMULA_NAMES = [
     "=cmd|' /C calc'!A0.png", "=1+1.png", "+1.png", "-rf.png", "--help.png", "@SUM(1).png", "\t=1.png", "\r=1.png", "\n=1.png",
     " =1.png", "＝1.png", "=cmd/a.png", "-/a.png",
 ]  # fmt: skip
 
 
 def cells(path: Path) -> list[str]:
-    """Every text of a csv as a spreadsheet would take it, numbers without quotes left out."""
+    """Return the quoted cells of a csv as a spreadsheet reads them."""
     found = re.findall(rb'"((?:[^"]|"")*)"', path.read_bytes())
     return [cell.decode().replace('""', '"') for cell in found]
 
 
 @pytest.mark.parametrize("prefix", ["", "=week/", "-/"])
-def test_every_name_comes_back_and_none_is_a_formula(merged_batch, prefix):
-    names = [name if name.endswith(".png") else f"{name}.png" for name in (*KEPT_NAMES, *DANGEROUS_NAMES)]
+def test_every_name_is_kept_and_no_cell_is_a_formula(merged_batch, prefix):
+    names = [name if name.endswith(".png") else f"{name}.png" for name in (*HARMLESS_NAMES, *FORMULA_NAMES)]
     names += [f"x/{name}" for name in names]
     shutil.rmtree("data")
     for number, name in enumerate(names):
-        put(name, encoded(picture(seed=number + 10), "PNG"))
+        put(name, encoded(noise(seed=number + 10), "PNG"))
     write_circle(
         Path("circle.csv"), {(prefix + name).replace('"', '""'): number / 1000 for number, name in enumerate(names)}
     )
@@ -473,9 +474,9 @@ def test_every_name_comes_back_and_none_is_a_formula(merged_batch, prefix):
     count("odd names", len(names))
 
 
-def test_a_name_that_grows_too_long_by_the_prefix_is_told_where_images_are_copied(next_batch):
+def test_a_name_that_the_prefix_makes_too_long_is_refused_when_images_are_copied(next_batch):
     name = "x" * 247 + ".png"
-    put(name, encoded(picture(), "PNG"))
+    put(name, encoded(noise(), "PNG"))
     write_circle(Path("circle.csv"), {"week2_good.png": 2.0, f"week2_{name}": 2.5})
     params(filename_prefix="week2_", dump_dataset=True)
     message = refusal()
@@ -487,7 +488,7 @@ def test_a_name_that_grows_too_long_by_the_prefix_is_told_where_images_are_copie
 
 
 TERMINAL = "\x1b[2J\x1b]0;all is lost\x07\nerror: all is lost"
-SHOWN = "\\x1b[2J\\x1b]0;all is lost\\x07\\nerror: all is lost"
+ESCAPED = "\\x1b[2J\\x1b]0;all is lost\\x07\\nerror: all is lost"
 SCANNED = "; skipped: 0 hidden, 0 of other types, "
 
 
@@ -499,40 +500,40 @@ SCANNED = "; skipped: 0 hidden, 0 of other types, "
         (lambda: put(f"{TERMINAL}.png"), {}, [f"data: 2 images, 1 of them corrupt and 0 exact copies{SCANNED}"]),
         (lambda: Path(f"data/{TERMINAL}.png").symlink_to("/dev/zero"), {},
          [f"data: 2 images, 1 of them corrupt and 0 exact copies{SCANNED}",
-          f"WARNING: links that lead out of data are not followed: 1, for example '{SHOWN}.png'"]),
+          f"WARNING: links that lead out of data are not followed: 1, for example '{ESCAPED}.png'"]),
         (lambda: [put(f"{TERMINAL}.png"), put(f"{TERMINAL}.PNG")], {},
          [f"data: 3 images, 2 of them corrupt and 0 exact copies{SCANNED}",
-          f"WARNING: names that differ from another name only in case or accents: 1, for example '{SHOWN}.png' and '{SHOWN}.PNG'; "]),
+          f"WARNING: names that differ from another name only in case or accents: 1, for example '{ESCAPED}.png' and '{ESCAPED}.PNG'; "]),
         (lambda: put(f"{TERMINAL}\udcff.png"), {},
-         [f"error: 'data': the file name b'{SHOWN}\\xff.png' is not UTF-8; rename it"]),
+         [f"error: 'data': the file name b'{ESCAPED}\\xff.png' is not UTF-8; rename it"]),
         (lambda: put(f"{TERMINAL}.txt", b'"', folder="."), {"relevant_filenames_file": f"{TERMINAL}.txt"},
-         [f"error: {SHOWN}.txt: line 1 begins with a quote but is not a JSON string: \""]),
+         [f"error: {ESCAPED}.txt: line 1 begins with a quote but is not a JSON string: \""]),
         (lambda: put("names.txt", b"\x1b[2J\rerror: all is lost\n", folder="."), {"relevant_filenames_file": "names.txt"},
          ["error: params.yaml: relevant_filenames_file lists 1 names that are not images of 'data', such as "
           "'\\x1b[2J\\rerror: all is lost'; "]),
         (lambda: None, {"input_dir": TERMINAL},
-         [f"error: params.yaml: input_dir is '{SHOWN}', which is not there; give a folder of images"]),
+         [f"error: params.yaml: input_dir is '{ESCAPED}', which is not there; give a folder of images"]),
     ],
-    ids=["FIFO", "damaged", "link out", "twins", "not UTF-8", "list", "in a list", "input_dir"],
+    ids=["FIFO", "damaged", "link out", "names that collide", "not UTF-8", "list", "in a list", "input_dir"],
 )  # fmt: skip
-def test_a_name_that_would_clear_the_terminal_and_forge_an_error_is_written_out(next_batch, make, changes, lines):
+def test_control_characters_in_a_name_are_escaped_on_the_terminal(next_batch, make, changes, lines):
     make()
     params(**changes)
-    done = in_a_process("scan")
-    said = (done.stdout + done.stderr).splitlines()
+    done = run_in_a_process("scan")
+    printed = (done.stdout + done.stderr).splitlines()
 
     assert [
         character for character in done.stdout + done.stderr if not (character.isprintable() or character == "\n")
     ] == []
-    assert len(said) == len(lines)
-    assert [line[: len(begin)] for line, begin in zip(said, lines, strict=True)] == lines
+    assert len(printed) == len(lines)
+    assert [line[: len(begin)] for line, begin in zip(printed, lines, strict=True)] == lines
     assert done.returncode == lines[0].startswith("error: ")
 
 
-def test_a_folder_called_like_a_formula_is_no_formula_as_a_label_and_keeps_its_limit(merged_batch):
+def test_a_weak_label_that_looks_like_a_formula_is_escaped_and_keeps_its_limit(merged_batch):
     shutil.rmtree("data")
     for number in range(3):
-        put(f"=cmd/{number}.png", encoded(picture(seed=number), "PNG"))
+        put(f"=cmd/{number}.png", encoded(noise(seed=number), "PNG"))
     write_circle(Path("circle.csv"), {f"=cmd/{number}.png": 2.0 + number for number in range(3)})
     params(rules__balance={"=cmd": 1})
     run(*ALL)
@@ -542,7 +543,7 @@ def test_a_folder_called_like_a_formula_is_no_formula_as_a_label_and_keeps_its_l
     assert set(read_table_csv(Path("output/removed_samples.csv")).reason) == {"label ./=cmd already has its 1 pick"}
 
 
-def test_a_name_of_a_protected_csv_is_no_formula_either(merged_batch):
+def test_a_name_in_a_protected_csv_that_looks_like_a_formula_is_escaped(merged_batch):
     write_circle(Path("protected.csv"), {"=cmd": 2.0})
     params(rules__protected="protected.csv")
     run(*ALL)
@@ -558,21 +559,19 @@ def test_a_name_that_is_not_utf_8_is_refused_with_its_bytes(next_batch, name):
 
 
 @pytest.mark.parametrize(
-    ("one", "other"), [("A.png", "a.png"), ("été.png", unicodedata.normalize("NFD", "été.png")), ("ß.png", "SS.png")]
+    ("first", "second"), [("A.png", "a.png"), ("été.png", unicodedata.normalize("NFD", "été.png")), ("ß.png", "SS.png")]
 )
-def test_twins_are_both_kept_and_told(next_batch, capsys, one, other):
-    put(one, GOOD)
-    put(other, encoded(picture(seed=1), "PNG"))
+def test_images_whose_names_collide_are_kept_and_reported(next_batch, capsys, first, second):
+    put(first, GOOD)
+    put(second, encoded(noise(seed=1), "PNG"))
     run("scan")
-    images, message = read_table(Path("output/images.parquet")), capsys.readouterr().out.splitlines()
+    images, lines = read_table(Path("output/images.parquet")), capsys.readouterr().out.splitlines()
 
-    assert {one, other} < set(images.path)
+    assert {first, second} < set(images.path)
     assert images.status.tolist() == ["ok"] * 3
-    assert len(message) == 2
-    assert message[1].startswith(
-        "WARNING: names that differ from another name only in case or accents: 1, for example "
-    )
-    assert message[1].endswith("; all images are kept, but some file systems treat the two names as one")
+    assert len(lines) == 2
+    assert lines[1].startswith("WARNING: names that differ from another name only in case or accents: 1, for example ")
+    assert lines[1].endswith("; all images are kept, but some file systems treat the two names as one")
 
 
 @pytest.mark.parametrize(
@@ -583,11 +582,11 @@ def test_twins_are_both_kept_and_told(next_batch, capsys, one, other):
     ],
     ids=lambda name: ascii(name[:20]),
 )  # fmt: skip
-def test_a_list_of_relevant_names_reaches_nothing_but_images_of_the_batch(next_batch, name):
+def test_a_list_of_relevant_names_accepts_only_images_of_the_batch(next_batch, name):
     Path("names.txt").write_bytes(f"good.png\n{name}\n".encode())
     params(relevant_filenames_file="names.txt")
     if not name:
-        return run("scan")  # an empty line is none
+        return run("scan")  # an empty line is not a name
     message = refusal()
 
     assert message == (
@@ -597,8 +596,8 @@ def test_a_list_of_relevant_names_reaches_nothing_but_images_of_the_batch(next_b
     return None
 
 
-def test_a_name_that_a_list_has_twice_is_one_image(next_batch):
-    put("other.png", encoded(picture(), "PNG"))
+def test_a_name_that_is_listed_several_times_is_one_image(next_batch):
+    put("other.png", encoded(noise(), "PNG"))
     Path("names.txt").write_text("good.png\n" * 3)
     params(relevant_filenames_file="names.txt")
     run("scan")
@@ -608,7 +607,7 @@ def test_a_name_that_a_list_has_twice_is_one_image(next_batch):
 
 
 @pytest.mark.parametrize("listed", ["=a.png", "./=a.png"])
-def test_a_list_may_name_an_image_with_or_without_the_point_in_front(next_batch, listed):
+def test_a_list_may_name_an_image_with_or_without_the_leading_dot_and_slash(next_batch, listed):
     put("=a.png", GOOD)
     Path("names.txt").write_text(f"{listed}\n")
     params(relevant_filenames_file="names.txt")
@@ -618,7 +617,7 @@ def test_a_list_may_name_an_image_with_or_without_the_point_in_front(next_batch,
 
 
 @pytest.mark.parametrize("listed", ["=a.png", "./=a.png"])
-def test_a_csv_of_scores_may_name_an_image_with_or_without_the_point_in_front(tmp_path, monkeypatch, listed):
+def test_a_csv_of_scores_may_name_an_image_with_or_without_the_leading_dot_and_slash(tmp_path, monkeypatch, listed):
     monkeypatch.chdir(tmp_path)
     Path("scores.csv").write_text(f"filename,entropy\nb.png,1\n{listed},2\n")
 
@@ -628,7 +627,7 @@ def test_a_csv_of_scores_may_name_an_image_with_or_without_the_point_in_front(tm
     ]
 
 
-def test_a_batch_with_such_names_is_the_same_batch_whatever_the_prefix(next_batch):
+def test_the_id_of_a_batch_with_such_names_does_not_depend_on_the_prefix(next_batch):
     put("=a.png", GOOD)
     put("0.png", GOOD)
     ids = set()
@@ -665,7 +664,7 @@ def test_a_batch_with_such_names_is_the_same_batch_whatever_the_prefix(next_batc
          "pipeline writes to the latter; give a folder that holds images only"),
     ],
 )  # fmt: skip
-def test_an_input_dir_that_is_no_folder_of_its_own_is_refused(next_batch, input_dir, message):
+def test_an_input_dir_that_is_no_folder_or_overlaps_another_is_refused(next_batch, input_dir, message):
     Path("loop").symlink_to("loop")
     Path("link_to_output").symlink_to("output")
     params(input_dir=input_dir)
@@ -673,33 +672,35 @@ def test_an_input_dir_that_is_no_folder_of_its_own_is_refused(next_batch, input_
     assert refusal() == message
 
 
-def test_an_input_dir_without_images_makes_no_version_and_says_so(next_batch, capsys):
+def test_an_input_dir_without_images_makes_no_version_and_reports_it(next_batch, capsys):
     Path("data/good.png").unlink()
     put(".hidden.png", GOOD)
     put("readme.txt", b"hello")
     run(*ALL)
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
 
-    assert "data: 0 images, 0 of them corrupt and 0 exact copies; skipped: 1 hidden, 1 of other types, 0 not in" in said
-    assert "nothing to pick: of 0 images none is a candidate; the pool stays as it is" in said
+    assert (
+        "data: 0 images, 0 of them corrupt and 0 exact copies; skipped: 1 hidden, 1 of other types, 0 not in" in printed
+    )
+    assert "nothing to pick: of 0 images none is a candidate; the pool stays as it is" in printed
 
 
-# --- tables that other programs wrote ----------------------------------------------------------------------------------
+# --- tables of other programs -----------------------------------------------------------------------------------------
 
 HEADER = b"filenames,embedding_0,embedding_1,labels\n"
 NO_CSV = "; an embeddings csv has the columns filenames, embedding_0, …, labels"
 
 BAD_CSVS: dict[str, tuple[bytes, str]] = {
-    "nothing": (b"", "is empty" + NO_CSV),
+    "empty": (b"", "is empty" + NO_CSV),
     "no header": (b"good.png,1,0,0\n", "lacks the column 'filenames'; it has good.png, 1, 0, 0" + NO_CSV),
     "no filenames": (b"file,embedding_0,labels\na,1,0\n", "lacks the column 'filenames'; it has file, embedding_0, labels" + NO_CSV),
     "no embeddings": (b"filenames,labels\na,0\n", "lacks the column 'embedding_0'; it has filenames, labels" + NO_CSV),
-    "a number left out": (b"filenames,embedding_0,embedding_2,labels\n", "lacks the column 'embedding_1'; it has filenames, embedding_0, embedding_2, labels" + NO_CSV),
+    "a gap in the column numbers": (b"filenames,embedding_0,embedding_2,labels\n", "lacks the column 'embedding_1'; it has filenames, embedding_0, embedding_2, labels" + NO_CSV),
     "no labels": (b"filenames,embedding_0\na,1\n", "lacks the column 'labels'; it has filenames, embedding_0" + NO_CSV),
     "a column twice": (b"filenames,filenames,embedding_0,labels\n", "has the column 'filenames' twice" + NO_CSV),
     "semicolons": (b"filenames;embedding_0;labels\n", "lacks the column 'filenames'; it has filenames;embedding_0;labels" + NO_CSV),
     "UTF-16": ((HEADER + b"good.png,1,0,0\n").decode().encode("utf-16"), "is not UTF-8, perhaps UTF-16; save it as UTF-8" + NO_CSV),
-    "UTF-16 without a mark": (HEADER.decode().encode("utf-16-le"), "is not UTF-8, perhaps UTF-16; save it as UTF-8" + NO_CSV),
+    "UTF-16 without a byte order mark": (HEADER.decode().encode("utf-16-le"), "is not UTF-8, perhaps UTF-16; save it as UTF-8" + NO_CSV),
     "Latin-1 in the header": (b"filenames,embedding_0,labels,\xe9\n", "is not UTF-8; save it as UTF-8" + NO_CSV),
     "Latin-1": (HEADER + b"\xe9.png,1,0,0\n", "cannot be read (In CSV column #0: CSV conversion error to string: invalid UTF8 data)" + NO_CSV),
     "cut off in a row": (HEADER + b"good.png,1,0", "does not end with a line break, so it was cut off" + NO_CSV),
@@ -713,24 +714,24 @@ BAD_CSVS: dict[str, tuple[bytes, str]] = {
     "NaN": (HEADER + b"good.png,nan,0,0\n", "the embedding of 'good.png' has a value that is not a finite number" + NO_CSV),
     "infinity": (HEADER + b"good.png,-inf,0,0\n", "the embedding of 'good.png' has a value that is not a finite number" + NO_CSV),
     "more than a float32 holds": (HEADER + b"good.png,1e39,0,0\n", "the embedding of 'good.png' has a value that is not a finite number" + NO_CSV),
-    "a gap": (HEADER + b"good.png,,0,0\n", "the embedding of 'good.png' has a value that is not a finite number" + NO_CSV),
+    "a missing value": (HEADER + b"good.png,,0,0\n", "the embedding of 'good.png' has a value that is not a finite number" + NO_CSV),
     "a word": (HEADER + b"good.png,one,0,0\n", "cannot be read (In CSV column #1: CSV conversion error to float: invalid value 'one')" + NO_CSV),
-    "half a label": (HEADER + b"good.png,1,0,0.5\n", "cannot be read (In CSV column #3: CSV conversion error to int64: invalid value '0.5')" + NO_CSV),
-    "no label": (HEADER + b"good.png,1,0,\n", "a label is missing" + NO_CSV),
+    "a fraction as label": (HEADER + b"good.png,1,0,0.5\n", "cannot be read (In CSV column #3: CSV conversion error to int64: invalid value '0.5')" + NO_CSV),
+    "a missing label": (HEADER + b"good.png,1,0,\n", "a label is missing" + NO_CSV),
     "other images": (HEADER + b"../data/good.png,1,0,0\n/etc/passwd,1,0,0\n", "lacks the embeddings of 1 images of the batch, such as 'good.png'; add them, or name the images that it has in relevant_filenames_file"),
     "another dimension than the pool": (b"filenames,embedding_0,labels\ngood.png,1,0\n", "has embeddings of 1 dimensions of unknown origin, but those of pool 'my_datapool' are of 2 dimensions from a csv; set embeddings: null to use the pool's own model, or set another datapool.name"),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("what", BAD_CSVS)
-def test_a_bad_embeddings_csv_is_refused(next_batch, what):
-    data, message = BAD_CSVS[what]
+@pytest.mark.parametrize("case", BAD_CSVS)
+def test_a_bad_embeddings_csv_is_refused(next_batch, case):
+    data, message = BAD_CSVS[case]
     put("circle.csv", data, folder=".")
 
     assert refusal() == f"circle.csv: {message}"
 
 
-def test_a_zero_vector_has_no_direction(next_batch):
+def test_an_embedding_of_zeros_is_refused(next_batch):
     put("circle.csv", HEADER + b"good.png,0,0,0\n", folder=".")
 
     assert refusal() == (
@@ -739,15 +740,15 @@ def test_a_zero_vector_has_no_direction(next_batch):
 
 
 @pytest.mark.timeout(60)
-def test_a_quote_that_is_never_closed_does_not_gather_the_whole_file(next_batch):
-    # Read a line at a time with all quotes counted again, these 6 MB took hours.
+def test_an_unclosed_quote_in_a_large_csv_is_refused_quickly(next_batch):
+    # A reader that counts all quotes again at each line would take hours for these 6 MB.
     put("circle.csv", HEADER + b'"open\n' + b"b.png,1,0,0\n" * 500_000, folder=".")
 
     assert refusal().startswith("circle.csv: cannot be read (CSV parse error: Expected 4 columns, got 1: ")
 
 
 @pytest.mark.timeout(60)
-def test_a_wide_header_before_many_line_breaks_asks_for_no_terabytes(next_batch):
+def test_a_wide_header_before_many_empty_lines_is_refused_without_terabytes_of_memory(next_batch):
     columns = ",".join(f"embedding_{column}" for column in range(5_000))
     put("circle.csv", f"filenames,{columns},labels\n".encode() + b"\n" * 10_000_000, folder=".")
 
@@ -757,7 +758,7 @@ def test_a_wide_header_before_many_line_breaks_asks_for_no_terabytes(next_batch)
 @pytest.mark.parametrize(
     "data", [HEADER + b"good.png,0.5,2,0\n", b"\xef\xbb\xbf" + HEADER.replace(b"\n", b"\r\n") + b"good.png,0.5,2,0\r\n"]
 )
-def test_good_tables_with_marks_of_other_systems_are_read(merged_batch, data):
+def test_a_csv_with_a_byte_order_mark_and_windows_line_breaks_is_read(merged_batch, data):
     put("circle.csv", data, folder=".")
     run(*ALL)
 
@@ -781,7 +782,7 @@ def test_good_tables_with_marks_of_other_systems_are_read(merged_batch, data):
     ],
     ids=["embeddings", "names", "scores", "protected"],
 )  # fmt: skip
-def test_what_is_no_file_is_no_table(next_batch, changes, message, make):
+def test_a_table_that_is_no_regular_file_is_refused(next_batch, changes, message, make):
     make("x")
     if make is os.mkdir and "rules__protected" in changes:
         message = (
@@ -797,7 +798,7 @@ def test_what_is_no_file_is_no_table(next_batch, changes, message, make):
 NO_SCORES = "; a csv of scores has the column filename and a column 'entropy'"
 
 BAD_SCORES: dict[str, tuple[bytes, str]] = {
-    "nothing": (b"", "cannot be read (Empty CSV file)"),
+    "empty": (b"", "cannot be read (Empty CSV file)"),
     "no header": (b"good.png,1\n", "lacks the column 'filename'; it has good.png, 1"),
     "other column": (b"filename,margin\ngood.png,1\n", "lacks the column 'entropy'; it has filename, margin"),
     "a column twice": (b"filename,entropy,entropy\ngood.png,1,1\n", "has the column 'entropy' twice"),
@@ -812,16 +813,16 @@ BAD_SCORES: dict[str, tuple[bytes, str]] = {
     "too many values": (b"filename,entropy\ngood.png,1,2\n", "cannot be read (CSV parse error: Row #2: Expected 2 columns, got 3: good.png,1,2)"),
     "a word": (b"filename,entropy\ngood.png,high\n", "cannot be read (In CSV column #1: Row #2: CSV conversion error to double: invalid value 'high')"),
     "a name twice": (b"filename,entropy\ngood.png,1\ngood.png,2\n", "has the filename 'good.png' twice"),
-    "none of this image": (b"filename,entropy\n./data/good.png,1\n", "lacks 1 images of the batch, such as 'good.png'; add their scores"),
-    "a gap": (b"filename,entropy\ngood.png,\n", "the entropy of 'good.png' is missing, and a score is a finite number, 0 or more"),
+    "no score for an image": (b"filename,entropy\n./data/good.png,1\n", "lacks 1 images of the batch, such as 'good.png'; add their scores"),
+    "a missing score": (b"filename,entropy\ngood.png,\n", "the entropy of 'good.png' is missing, and a score is a finite number, 0 or more"),
     "below zero": (b"filename,entropy\ngood.png,-1\n", "the entropy of 'good.png' is -1, and a score is a finite number, 0 or more"),
     "infinity": (b"filename,entropy\ngood.png,1e400\n", "the entropy of 'good.png' is inf, and a score is a finite number, 0 or more"),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("what", BAD_SCORES)
-def test_a_bad_csv_of_scores_is_refused(next_batch, what):
-    data, message = BAD_SCORES[what]
+@pytest.mark.parametrize("case", BAD_SCORES)
+def test_a_bad_csv_of_scores_is_refused(next_batch, case):
+    data, message = BAD_SCORES[case]
     put("scores.csv", data, folder=".")
     write_params(method="coral", active_learning_scores="scores.csv", active_learning_score_column_name="entropy")
     write_params(stopping_condition__min_distance=-1, stopping_condition__n_samples=1)
@@ -837,9 +838,9 @@ BAD_LISTS: dict[str, tuple[bytes, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("what", BAD_LISTS)
-def test_a_bad_list_of_names_is_refused(next_batch, what):
-    data, message = BAD_LISTS[what]
+@pytest.mark.parametrize("case", BAD_LISTS)
+def test_a_bad_list_of_names_is_refused(next_batch, case):
+    data, message = BAD_LISTS[case]
     put("names.txt", data, folder=".")
     params(relevant_filenames_file="names.txt")
 
@@ -848,7 +849,7 @@ def test_a_bad_list_of_names_is_refused(next_batch, what):
 
 @pytest.mark.parametrize("name", ["images.parquet", "base/rows.parquet", "embeddings.parquet", "trace.parquet"])
 @pytest.mark.parametrize("damage", ["empty", "cut", "text"])
-def test_a_damaged_table_between_stages_is_named(next_batch, name, damage):
+def test_a_damaged_table_between_stages_is_refused(next_batch, name, damage):
     run(*BEFORE_THE_POOL)
     path = Path("output", name)
     path.write_bytes({"empty": b"", "cut": path.read_bytes()[:-20], "text": b"no table"}[damage])
@@ -859,7 +860,7 @@ def test_a_damaged_table_between_stages_is_named(next_batch, name, damage):
 
 
 @pytest.mark.parametrize(
-    ("data", "why"),
+    ("data", "reason"),
     [
         (b"", "Expecting value: line 1 column 1 (char 0)"),
         (b"{", "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
@@ -868,13 +869,13 @@ def test_a_damaged_table_between_stages_is_named(next_batch, name, damage):
         (b'{"a": ' + b"9" * 5000 + b"}", "Exceeds the limit (4300 digits) for integer string conversion: value has 5000 "
          "digits; use sys.set_int_max_str_digits() to increase the limit"),
     ],
-    ids=["empty", "cut", "no UTF-8", "deep", "a long number"],
+    ids=["empty", "cut off", "not UTF-8", "deeply nested", "a long number"],
 )  # fmt: skip
-def test_a_damaged_json_file_is_named(next_batch, data, why):
+def test_a_damaged_json_file_is_refused(next_batch, data, reason):
     run(*BEFORE_THE_POOL)
     put("output/metrics.json", data, folder=".")
 
-    assert refusal("merge") == (f"output/metrics.json: is not JSON ({why}); `dvc repro` writes it again")
+    assert refusal("merge") == (f"output/metrics.json: is not JSON ({reason}); `dvc repro` writes it again")
 
 
 CHANGED = (
@@ -894,14 +895,14 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "saved as Latin-1": lambda data: (
         data.replace(b"my_", b"m\xe9_") if b"my_" in data else data.replace(b"cat", b"c\xe9t")
     ),
-    "with a row more": lambda data: data + b'"../../etc/passwd",1,0,0\n',
+    "with another row": lambda data: data + b'"../../etc/passwd",1,0,0\n',
     "with a git conflict": lambda data: b"<<<<<<< HEAD\n" + data + b"=======\n" + data + b">>>>>>> other\n",
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("name", POOL_FILES)
-def test_a_pool_that_was_edited_is_refused_and_left_as_it_is(merged_batch, name, damage):
+def test_an_edited_or_damaged_pool_is_refused_and_left_unchanged(merged_batch, name, damage):
     Path(name).write_bytes(DAMAGE[damage](Path(name).read_bytes()))
     before = contents("pools", "datapools.json")
 
@@ -912,12 +913,12 @@ def test_a_pool_that_was_edited_is_refused_and_left_as_it_is(merged_batch, name,
 # --- params.yaml ------------------------------------------------------------------------------------------------------
 
 
-def keys(section: dict[str, Any], above: str = "") -> dict[str, Any]:
-    """Every key of params.yaml with its value, sections too; ``a__b`` is the key a.b."""
+def keys(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return every key of params.yaml with its value, including sections; ``a__b`` is the key a.b."""
     found = {}
     for name, value in section.items():
-        found[above + name] = value
-        found |= keys(value, f"{above}{name}__") if isinstance(value, dict) else {}
+        found[prefix + name] = value
+        found |= keys(value, f"{prefix}{name}__") if isinstance(value, dict) else {}
     return found
 
 
@@ -925,7 +926,7 @@ KEYS = keys(SHIPPED)
 
 
 def load_refusal(**changes: object) -> str:
-    """Change the shipped params.yaml; return the line with which it is refused."""
+    """Change the shipped params.yaml and return the line with which it is refused."""
     shutil.copy(ROOT / "params.yaml", "params.yaml")
     write_params(**changes)
     with pytest.raises(DatapoolError) as caught:
@@ -938,14 +939,14 @@ def load_refusal(**changes: object) -> str:
 
 @pytest.fixture
 def own_params(tmp_path, monkeypatch):
-    """The shipped params.yaml as that of the current folder."""
+    """A current folder with the shipped params.yaml."""
     monkeypatch.chdir(tmp_path)
     shutil.copy(ROOT / "params.yaml", tmp_path)
     yield
     count("bad parameters", 1)
 
 
-def test_every_key_has_to_be_there(own_params, subtests):
+def test_every_missing_key_is_refused(own_params, subtests):
     for key in KEYS:
         with subtests.test(key=key):
             assert load_refusal(**{key: GONE}) == (
@@ -954,17 +955,17 @@ def test_every_key_has_to_be_there(own_params, subtests):
 
 
 def wrong_values() -> Iterator[tuple[str, object]]:
-    """For every key values of other types, and what is out of any range."""
+    """Yield for every key values of other types and values out of any range."""
     for key, value in KEYS.items():
         yield key, [1]
-        yield key, {"Nobody": []}
+        yield key, {"Unknown": []}
         if isinstance(value, dict):
             yield from ((key, wrong) for wrong in (None, "text", 3))
         elif isinstance(value, bool):
             yield from ((key, wrong) for wrong in (None, "yes", 1))
         elif isinstance(value, int | float):
             yield from ((key, wrong) for wrong in (None, "ten", True, math.nan, math.inf, -math.inf))
-            if not key.endswith("min_distance"):  # below zero it is inactive
+            if not key.endswith("min_distance"):  # a negative min_distance means that it is inactive
                 yield from ((key, wrong) for wrong in (-5, -0.5))
         elif isinstance(value, str):
             yield from ((key, wrong) for wrong in (None, 7, True, "\0"))
@@ -972,12 +973,12 @@ def wrong_values() -> Iterator[tuple[str, object]]:
             yield from ((key, wrong) for wrong in (True, -5, math.nan, "\0"))
 
 
-def test_every_key_refuses_what_it_cannot_be(own_params, subtests):
+def test_every_key_refuses_values_of_other_types_and_out_of_range(own_params, subtests):
     for key, value in wrong_values():
         dotted = key.replace("__", ".")
         with subtests.test(key=dotted, value=value):
             message = load_refusal(**{key: value})
-            unknown = f"params.yaml: unknown key '{dotted}.Nobody'"
+            unknown = f"params.yaml: unknown key '{dotted}.Unknown'"
             assert message.startswith(f"params.yaml: {dotted}") or (
                 isinstance(value, dict) and message.startswith(unknown)
             )
@@ -1013,29 +1014,29 @@ OUT_OF_RANGE: list[tuple[dict[str, object], str]] = [
 ]  # fmt: skip
 
 
-def test_a_value_out_of_range_is_refused_with_the_range(own_params, subtests):
+def test_a_bad_value_is_refused_with_the_values_that_are_allowed(own_params, subtests):
     for changes, message in OUT_OF_RANGE:
         with subtests.test(changes=changes):
             assert load_refusal(**changes) == f"params.yaml: {message}"
 
 
-def edges() -> Iterator[tuple[str, object, object]]:
-    """Of every key with a range each edge: a value at it that is taken, and the nearest one beyond, which is not."""
+def limits() -> Iterator[tuple[str, object, object]]:
+    """Yield for each limit of each key: the key, the last value that is allowed, and the next one, which is not."""
     for key, field in settings().items():
         for kind, constraint in ranges(field.annotation, *field.metadata):
             strict, down = isinstance(constraint, Gt | Lt), isinstance(constraint, Gt | Ge)
-            (edge,) = dataclasses.astuple(constraint)
+            (limit,) = dataclasses.astuple(constraint)
             if kind is int:
-                inside = edge + (1 if down else -1) * strict
+                inside = limit + (1 if down else -1) * strict
                 yield key, inside, inside + (-1 if down else 1)
             else:
                 inner, outer = (math.inf, -math.inf) if down else (-math.inf, math.inf)
-                inside = math.nextafter(edge, inner) if strict else float(edge)
-                yield key, inside, float(edge) if strict else math.nextafter(edge, outer)
+                inside = math.nextafter(limit, inner) if strict else float(limit)
+                yield key, inside, float(limit) if strict else math.nextafter(limit, outer)
 
 
 def ranges(kind: Any, *metadata: object) -> Iterator[tuple[type, Gt | Ge | Lt | Le]]:
-    """Each limit of a number, with the number's type; of a union (a number or null), those of its members."""
+    """Yield the limits of a number, each with the type of the number; for a union, such as a number or null, those of its members."""
     yield from ((kind, limit) for limit in flat(metadata) if isinstance(limit, Gt | Ge | Lt | Le))
     for member in get_args(kind):
         if get_origin(member) is Annotated:
@@ -1043,15 +1044,16 @@ def ranges(kind: Any, *metadata: object) -> Iterator[tuple[type, Gt | Ge | Lt | 
 
 
 def flat(metadata: tuple[object, ...]) -> Iterator[object]:
+    """Yield the metadata with that of pydantic fields unpacked."""
     for item in metadata:
         yield from item.metadata if isinstance(item, FieldInfo) else [item]
 
 
-EDGES = list(edges())
+LIMITS = list(limits())
 
 
-def test_the_edge_of_a_range_is_taken_and_the_next_number_refused(own_params, subtests):
-    for key, inside, beyond in EDGES:
+def test_the_limit_of_a_range_is_accepted_and_the_next_number_refused(own_params, subtests):
+    for key, inside, beyond in LIMITS:
         with subtests.test(key=key, beyond=beyond):
             assert check_setting(key, inside) == inside
             assert load_refusal(**{key.replace(".", "__"): beyond}).startswith(
@@ -1060,7 +1062,7 @@ def test_the_edge_of_a_range_is_taken_and_the_next_number_refused(own_params, su
 
 
 def test_the_ranges_of_all_keys_are_found():
-    assert {edge for edge in EDGES if edge[0] in ("seed", "rules.sequence_gap", "lightly.collate.min_scale")} == {
+    assert {limit for limit in LIMITS if limit[0] in ("seed", "rules.sequence_gap", "lightly.collate.min_scale")} == {
         ("seed", 0, -1),
         ("seed", 2**31 - 1, 2**31),
         ("rules.sequence_gap", 1, 0),
@@ -1068,7 +1070,7 @@ def test_the_ranges_of_all_keys_are_found():
         ("lightly.collate.min_scale", 5e-324, 0.0),
         ("lightly.collate.min_scale", 1.0, 1.0000000000000002),
     }
-    assert len(EDGES) > 40
+    assert len(LIMITS) > 40
 
 
 PLAIN = "a plain name without '/' and not starting with '.' or '-'"
@@ -1076,7 +1078,7 @@ LETTERS = "a folder below the workspace, of letters, digits, '_', '-', '.' and '
 WINDOWS = "another name: Windows does not allow this one for a folder"
 
 
-NO_NAMES_OF_POOLS = [
+BAD_POOL_NAMES = [
     ("", PLAIN), (".", PLAIN), ("..", PLAIN), ("../x", PLAIN), ("a/b", PLAIN), ("/", PLAIN), ("/etc", PLAIN), (".git", PLAIN),
     (".hidden", PLAIN), ("-x", PLAIN), ("--force", PLAIN), ("a\\b", LETTERS), ("a b", LETTERS), ("a\nb", LETTERS),
     ("a\tb", LETTERS), ("\x1b[2J", LETTERS), ("\u202ea", LETTERS), ("été", LETTERS), ("${x}", LETTERS), ("$(x)", LETTERS),
@@ -1085,14 +1087,16 @@ NO_NAMES_OF_POOLS = [
 ]  # fmt: skip
 
 
-def test_a_name_of_a_pool_is_a_plain_one(own_params, subtests):
-    for name, should in NO_NAMES_OF_POOLS:
+def test_a_name_that_no_pool_may_have_is_refused(own_params, subtests):
+    for name, expected in BAD_POOL_NAMES:
         with subtests.test(name=ascii(name)):
-            shown = repr(name[:120]) if len(name) <= 120 else repr(name[:120])[:120] + " ..."
-            assert load_refusal(datapool__name=name) == f"params.yaml: datapool.name is {shown}; it should be {should}"
+            value = repr(name[:120]) if len(name) <= 120 else repr(name[:120])[:120] + " ..."
+            assert (
+                load_refusal(datapool__name=name) == f"params.yaml: datapool.name is {value}; it should be {expected}"
+            )
 
 
-def test_plain_names_of_pools_are_fine(own_params):
+def test_plain_names_of_pools_are_accepted(own_params):
     for name in ("my_datapool", "A", "a.b-c_1", "x" * 100, "datapool", "none"):
         write_params(datapool__name=name)
         assert load_params().datapool.name == name
@@ -1101,7 +1105,7 @@ def test_plain_names_of_pools_are_fine(own_params):
 SHIPPED_TEXT = (ROOT / "params.yaml").read_text()
 
 BAD_YAML: dict[str, tuple[bytes, str]] = {
-    "nothing": (b"", "has no keys; `datapool init DIR` writes a complete one"),
+    "empty": (b"", "has no keys; `datapool init DIR` writes a complete one"),
     "comments": (b"# all\n", "has no keys; `datapool init DIR` writes a complete one"),
     "a list": (b"- a\n", "has no keys; `datapool init DIR` writes a complete one"),
     "a text": (b"seed\n", "has no keys; `datapool init DIR` writes a complete one"),
@@ -1111,29 +1115,29 @@ BAD_YAML: dict[str, tuple[bytes, str]] = {
     "a key twice": (b"seed: 1\nseed: 2\n", "is not YAML (the key 'seed' is given twice in \"<unicode string>\", line 1, column 1: seed: 1 ^)"),
     "a key twice in a section": (b"datapool: {name: a, name: b}\n", "is not YAML (the key 'name' is given twice in \"<unicode string>\", line 1, column 11: datapool: {name: a, name: b} ^)"),
     "code": (b'seed: !!python/object/apply:os.system ["touch executed"]\n', "is not YAML (could not determine a constructor for the tag 'tag:yaml.org,2002:python/object/apply:os.system' in \"<unicode string>\", line 1, column 7: seed: !!python/object/apply:os.system ... ^)"),
-    "a date that is none": (b"seed: 2024-13-45\n", "is not YAML ('2024-13-45' cannot be read as timestamp in \"<unicode string>\", line 1, column 7: seed: 2024-13-45 ^)"),
-    "a number that is none": (b"seed: !!int\n", "is not YAML ('' cannot be read as int in \"<unicode string>\", line 1, column 7: seed: !!int ^)"),
-    "true or false that is neither": (b"seed: !!bool perhaps\n", "is not YAML ('perhaps' cannot be read as bool in \"<unicode string>\", line 1, column 7: seed: !!bool perhaps ^)"),
-    "a time that is none": (b"seed: !!timestamp now\n", "is not YAML ('now' cannot be read as timestamp in \"<unicode string>\", line 1, column 7: seed: !!timestamp now ^)"),
+    "an invalid date": (b"seed: 2024-13-45\n", "is not YAML ('2024-13-45' cannot be read as timestamp in \"<unicode string>\", line 1, column 7: seed: 2024-13-45 ^)"),
+    "an invalid number": (b"seed: !!int\n", "is not YAML ('' cannot be read as int in \"<unicode string>\", line 1, column 7: seed: !!int ^)"),
+    "an invalid boolean": (b"seed: !!bool perhaps\n", "is not YAML ('perhaps' cannot be read as bool in \"<unicode string>\", line 1, column 7: seed: !!bool perhaps ^)"),
+    "an invalid time": (b"seed: !!timestamp now\n", "is not YAML ('now' cannot be read as timestamp in \"<unicode string>\", line 1, column 7: seed: !!timestamp now ^)"),
     "a number of 5000 digits": (b"seed: " + b"9" * 5000 + b"\n", "is not YAML ('9999999999999999999999999999999999999999' cannot be read as int in \"<unicode string>\", line 1, column 7: seed: 999"),
-    "brackets in brackets": (b"seed: " + b"[" * 20_000 + b"\n", "is not YAML (maximum recursion depth exceeded"),
+    "deeply nested brackets": (b"seed: " + b"[" * 20_000 + b"\n", "is not YAML (maximum recursion depth exceeded"),
     "zeros": (b"seed: \0\n", "is not YAML (unacceptable character #x0000: special characters are not allowed in \"<unicode string>\", position 6)"),
     "Latin-1": (b"input_dir: \xe9\n", "cannot be read ('utf-8' codec can't decode byte 0xe9 in position 11: invalid continuation byte)"),
     "UTF-16": ("seed: 1\n".encode("utf-16"), "cannot be read ('utf-8' codec can't decode byte 0xff in position 0: invalid start byte)"),
     "a git conflict": (b"<<<<<<< HEAD\nseed: 1\n=======\nseed: 2\n>>>>>>> other\n", "is not YAML (mapping values are not allowed here in \"<unicode string>\", line 2, column 5: seed: 1 ^)"),
     "an unknown key": (SHIPPED_TEXT.encode() + b"sead: 2\n", "unknown key 'sead'; did you mean 'seed'?"),
     "a key that is a date": (SHIPPED_TEXT.encode() + b"2024-01-01: 2\n", "the key \"2024-01-01\" is not a string; keys are names such as 'input_dir'"),
-    "a circle of references": (SHIPPED_TEXT.replace("input_dir: data", "input_dir: &a [*a]").encode(), "input_dir is [[[[[[[...]]]]]]]; it should be a string"),
-    "a thousand million laughs": (SHIPPED_TEXT.replace("input_dir: data ", "input_dir: &d [" + "&c [" + "&b [" + "x, " * 999 + "]" + ", *b" * 999 + "]" + ", *c" * 999 + "] ").encode(), "input_dir is [[["),
+    "a circular reference": (SHIPPED_TEXT.replace("input_dir: data", "input_dir: &a [*a]").encode(), "input_dir is [[[[[[[...]]]]]]]; it should be a string"),
+    "a billion laughs": (SHIPPED_TEXT.replace("input_dir: data ", "input_dir: &d [" + "&c [" + "&b [" + "x, " * 999 + "]" + ", *b" * 999 + "]" + ", *c" * 999 + "] ").encode(), "input_dir is [[["),
     "half a surrogate pair": (SHIPPED_TEXT.replace("input_dir: data ", 'input_dir: "\\ud800" ').encode(), "input_dir is '\\ud800'; it should be a path, or null where a file may be left out"),
-    "a key of a section that is no text": (SHIPPED_TEXT.replace("input_dir: data ", "input_dir: {2024-01-01: 1} ").encode(), "input_dir is {datetime.date(2024, 1, 1): 1}; it should be a string"),
+    "a key in a section that is a date": (SHIPPED_TEXT.replace("input_dir: data ", "input_dir: {2024-01-01: 1} ").encode(), "input_dir is {datetime.date(2024, 1, 1): 1}; it should be a string"),
 }  # fmt: skip
 
 
 @pytest.mark.timeout(120)
-def test_a_file_that_holds_no_params_is_refused(own_params, subtests):
-    for what, (data, message) in BAD_YAML.items():
-        with subtests.test(what):
+def test_a_params_yaml_without_valid_params_is_refused(own_params, subtests):
+    for case, (data, message) in BAD_YAML.items():
+        with subtests.test(case):
             Path("params.yaml").write_bytes(data)
             with pytest.raises(DatapoolError) as caught:
                 load_params()
@@ -1145,7 +1149,7 @@ def test_a_file_that_holds_no_params_is_refused(own_params, subtests):
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, link_to_zeros], ids=["FIFO", "folder", "device"])
-def test_a_params_yaml_that_is_no_file_is_not_opened(tmp_path, monkeypatch, make):
+def test_a_params_yaml_that_is_no_regular_file_is_refused(tmp_path, monkeypatch, make):
     monkeypatch.chdir(tmp_path)
     make("params.yaml")
 
@@ -1158,7 +1162,7 @@ def test_a_params_yaml_that_is_no_file_is_not_opened(tmp_path, monkeypatch, make
 MODEL = {"lightly__model__name": "test_vit", "lightly__model__num_ftrs": 8, "lightly__collate__input_size": 32}
 
 
-of_models = pytest.mark.xdist_group("model")  # one process imports what takes seconds
+of_models = pytest.mark.xdist_group("model")  # only one process imports torch, which takes seconds
 
 
 @pytest.fixture(scope="module")
@@ -1172,12 +1176,14 @@ def good_checkpoint() -> bytes:
 
 
 def changed(good: bytes, change: Callable[[dict[str, Any]], object]) -> bytes:
+    """Return a checkpoint whose content was changed by a function."""
     content = torch.load(BytesIO(good), weights_only=True)
     change(content)
     return saved(content)
 
 
 def flipped_in_a_tensor(good: bytes) -> bytes:
+    """Return a checkpoint with one byte of its largest tensor inverted."""
     content = torch.load(BytesIO(good), weights_only=True)
     tensor = max(content["state_dict"].values(), key=torch.numel)
     return flipped(good, (good.index(tensor.numpy().tobytes()) + 40) / len(good))
@@ -1202,40 +1208,40 @@ BAD_CHECKPOINTS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "a numpy scalar": (lambda good: changed(good, lambda c: c.update(loss=np.float64(1))), OBJECT.format("numpy._core.multiarray.scalar")),
     "cut off": (lambda good: good[:-1000], CUT),
     "cut off early": (lambda good: good[:1000], CUT),
-    "nothing": (lambda good: b"", "is an empty file; it should be a file of weights, fetch it again"),
+    "empty": (lambda good: b"", "is an empty file; it should be a file of weights, fetch it again"),
     "a web page": (lambda good: b"<html>404</html>", NO_ZIP),
-    "a rotten byte in a tensor": (flipped_in_a_tensor, "is damaged (checksum of "),
-    "a zip bomb": (lambda good: packed(50_000_000), PACKED),
-    "entries that overlap": (with_overlap, PACKED),
+    "a wrong byte in a tensor": (flipped_in_a_tensor, "is damaged (checksum of "),
+    "a zip bomb": (lambda good: zip_bomb(50_000_000), PACKED),
+    "entries that overlap": (with_overlapping_entries, PACKED),
     "NaN": (lambda good: changed(good, lambda c: c["state_dict"]["head.bias"].fill_(math.nan)), "weights are not finite (head.bias); train or fetch them again"),
     "infinity": (lambda good: changed(good, lambda c: c["state_dict"]["head.weight"].fill_(math.inf)), "weights are not finite (head.weight); train or fetch them again"),
     "another architecture": (lambda good: changed(good, lambda c: c.update(backbone="test_efficientnet")), "weights are not those of a test_efficientnet with dimension 8 ("),
-    "no architecture": (lambda good: changed(good, lambda c: c.update(backbone="nonsense")), "asks for a model that cannot be built: lightly.model.name is 'nonsense', which neither timm nor torchvision has; nearest: "),
-    "a weight left out": (lambda good: changed(good, lambda c: c["state_dict"].pop("head.bias")), "1 weights are not those of a test_vit with dimension 8 (head.bias); fetch or write the checkpoint again"),
-    "a weight too many": (lambda good: changed(good, lambda c: c["state_dict"].update(more=torch.zeros(1))), "1 weights are not those of a test_vit with dimension 8 (more); fetch or write the checkpoint again"),
+    "an unknown architecture": (lambda good: changed(good, lambda c: c.update(backbone="nonsense")), "asks for a model that cannot be built: lightly.model.name is 'nonsense', which neither timm nor torchvision has; nearest: "),
+    "a missing weight": (lambda good: changed(good, lambda c: c["state_dict"].pop("head.bias")), "1 weights are not those of a test_vit with dimension 8 (head.bias); fetch or write the checkpoint again"),
+    "an additional weight": (lambda good: changed(good, lambda c: c["state_dict"].update(more=torch.zeros(1))), "1 weights are not those of a test_vit with dimension 8 (more); fetch or write the checkpoint again"),
     "another shape": (lambda good: changed(good, lambda c: c["state_dict"].update({"head.bias": torch.zeros(9)})), "1 weights are not those of a test_vit with dimension 8 (head.bias); fetch or write the checkpoint again"),
     "a shape of 32 TB": (lambda good: changed(good, lambda c: c["state_dict"].update({"head.bias": torch.zeros(1).expand(2**43)})), "1 weights are not those of a test_vit with dimension 8 (head.bias); fetch or write the checkpoint again"),
     "a dimension of 10^9": (lambda good: changed(good, lambda c: c.update(dimension=10**9)), "asks for a model that cannot be built: lightly.model.num_ftrs is 1000000000, but test_vit has 64 features; give at most 64"),
     "an input of 10^9 pixels": (lambda good: changed(good, lambda c: c.update(input_size=10**9)), FIELDS.format(ALL_FIELDS)),
     "a sparse weight": (lambda good: changed(good, lambda c: c["state_dict"].update({"head.weight": c["state_dict"]["head.weight"].to_sparse()})), FIELDS.format(ALL_FIELDS)),
     "a weight without data": (lambda good: changed(good, lambda c: c["state_dict"].update({"head.weight": torch.zeros(8, 64, device="meta")})), FIELDS.format(ALL_FIELDS)),
-    "a field left out": (lambda good: changed(good, lambda c: c.pop("mean")), FIELDS.format(ALL_FIELDS)),
+    "a missing field": (lambda good: changed(good, lambda c: c.pop("mean")), FIELDS.format(ALL_FIELDS)),
     "a later format": (lambda good: changed(good, lambda c: c.update(format=2)), "is a checkpoint of format 2, this datapool reads 1; use the datapool that wrote it, or a newer one"),
-    "of another program": (lambda good: saved({"state_dict": {}}), "is not a checkpoint of datapool; to start from weights of another program, set lightly.model.weights"),
-    "prefixes of DDP": (lambda good: changed(good, lambda c: c.update(state_dict={f"module.{k}": v for k, v in c["state_dict"].items()})), "160 weights are not those of a test_vit with dimension 8 ("),
+    "a checkpoint of another program": (lambda good: saved({"state_dict": {}}), "is not a checkpoint of datapool; to start from weights of another program, set lightly.model.weights"),
+    "prefixes of DistributedDataParallel": (lambda good: changed(good, lambda c: c.update(state_dict={f"module.{k}": v for k, v in c["state_dict"].items()})), "160 weights are not those of a test_vit with dimension 8 ("),
 }  # fmt: skip
 
 
 @of_models
-@pytest.mark.parametrize("what", BAD_CHECKPOINTS)
-def test_a_bad_checkpoint_is_refused_and_never_executed(next_batch, good_checkpoint, what):
-    make, message = BAD_CHECKPOINTS[what]
+@pytest.mark.parametrize("case", BAD_CHECKPOINTS)
+def test_a_bad_checkpoint_is_refused_and_never_executed(next_batch, good_checkpoint, case):
+    make, expected = BAD_CHECKPOINTS[case]
     put("bad.ckpt", make(good_checkpoint), folder=".")
     write_params(checkpoint="bad.ckpt", embeddings=None, datapool__name="other", **MODEL)
-    said = refusal("scan", "open", "train")
+    message = refusal("scan", "open", "train")
 
-    assert message in said
-    assert said.startswith("bad.ckpt: ")
+    assert expected in message
+    assert message.startswith("bad.ckpt: ")
     assert not Path("executed").exists()
 
 
@@ -1243,15 +1249,16 @@ BAD_WEIGHTS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "code": (lambda good: saved({"state_dict": {"a": Touch()}}), OBJECT.format("posix.system")),
     "code in a bare pickle": (lambda good: bare_pickle({"a": Touch()}), OBJECT.format("posix.system")),
     "code in the old format": (lambda good: saved({"a": Touch()}, _use_new_zipfile_serialization=False), OBJECT.format("posix.system")),
-    "a dictionary that holds itself": (lambda good: saved(endless()), "weights do not fit lightly.model.name test_vit: 78 missing or of another shape ("),
+    "a dictionary that contains itself": (lambda good: saved(circular()), "weights do not fit lightly.model.name test_vit: 78 missing or of another shape ("),
     "other weights": (lambda good: saved({"a": torch.zeros(2)}), "weights do not fit lightly.model.name test_vit: 78 missing or of another shape ("),
     "NaN": (lambda good: changed(good, lambda c: next(iter(c["state_dict"].values())).fill_(math.nan)), "weights are not finite ("),
-    "a zip bomb": (lambda good: packed(50_000_000), PACKED),
+    "a zip bomb": (lambda good: zip_bomb(50_000_000), PACKED),
     "the old format cut off": (lambda good: saved({"a": torch.zeros(9)}, _use_new_zipfile_serialization=False)[:-12], "is not a file of weights: torch finds no tensors and plain types in it; fetch it again or give another file"),
 }  # fmt: skip
 
 
-def endless() -> dict[str, object]:
+def circular() -> dict[str, object]:
+    """Return a dictionary that contains itself."""
     content: dict[str, object] = {}
     content["model"] = content
     return content
@@ -1259,19 +1266,19 @@ def endless() -> dict[str, object]:
 
 @of_models
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("what", BAD_WEIGHTS)
-def test_bad_weights_are_refused_and_never_executed(next_batch, good_checkpoint, what):
-    make, message = BAD_WEIGHTS[what]
+@pytest.mark.parametrize("case", BAD_WEIGHTS)
+def test_bad_weights_are_refused_and_never_executed(next_batch, good_checkpoint, case):
+    make, expected = BAD_WEIGHTS[case]
     put("bad.pth", make(good_checkpoint), folder=".")
     write_params(lightly__model__weights="bad.pth", embeddings=None, datapool__name="other", **MODEL)
-    said = refusal("scan", "open", "train")
+    message = refusal("scan", "open", "train")
 
-    assert said.startswith(f"bad.pth: {message}")
+    assert message.startswith(f"bad.pth: {expected}")
     assert not Path("executed").exists()
 
 
 @of_models
-def test_weights_with_the_prefixes_of_ddp_are_taken(next_batch, good_checkpoint):
+def test_weights_with_the_prefixes_of_distributed_data_parallel_are_accepted(next_batch, good_checkpoint):
     prefixed = changed(
         good_checkpoint, lambda c: c.update(state_dict={f"module.{k}": v for k, v in c["state_dict"].items()})
     )
@@ -1285,7 +1292,7 @@ def test_weights_with_the_prefixes_of_ddp_are_taken(next_batch, good_checkpoint)
 @of_models
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(
-    ("make", "what"),
+    ("make", "expected"),
     [
         (os.mkdir, "is a folder; it should be a file of weights (perhaps `dvc pull` is due)"),
         (os.mkfifo, "is not a regular file; it should be a file of weights (perhaps `dvc pull` is due)"),
@@ -1294,19 +1301,19 @@ def test_weights_with_the_prefixes_of_ddp_are_taken(next_batch, good_checkpoint)
         (lambda path: Path(path).symlink_to("/"), "is a folder; it should be a file of weights (perhaps `dvc pull` is due)"),
         (lambda path: Path(path).symlink_to("nowhere"), "is not there; it should be a file of weights (perhaps `dvc pull` is due)"),
         (lambda path: None, "is not there; it should be a file of weights (perhaps `dvc pull` is due)"),
-        (lambda path: sparse(Path(path), 2**40), "is not a checkpoint (it is not a zip file of torch.save); give another file"),
+        (lambda path: write_sparse(Path(path), 2**40), "is not a checkpoint (it is not a zip file of torch.save); give another file"),
     ],
-    ids=["folder", "FIFO", "device", "link to a device", "link to a folder", "broken link", "nothing", "a terabyte of zeros"],
+    ids=["folder", "FIFO", "device", "link to a device", "link to a folder", "broken link", "missing", "a terabyte of zeros"],
 )  # fmt: skip
 @pytest.mark.parametrize("key", ["checkpoint", "lightly__model__weights"])
-def test_a_checkpoint_or_weights_that_are_no_file_are_refused(next_batch, key, make, what):
+def test_a_checkpoint_or_weights_that_are_no_regular_file_are_refused(next_batch, key, make, expected):
     make("x.ckpt")
     write_params(embeddings=None, datapool__name="other", **MODEL)
     write_params(**{key: "x.ckpt"})
-    if key == "lightly__model__weights" and "not a zip file" in what:  # weights may be in torch's old format
-        what = "is not a file of weights: torch finds no tensors and plain types in it; fetch it again or give another file"
+    if key == "lightly__model__weights" and "not a zip file" in expected:  # weights may be in torch's old format
+        expected = "is not a file of weights: torch finds no tensors and plain types in it; fetch it again or give another file"
 
-    assert refusal("scan", "open", "train") == f"x.ckpt: {what}"
+    assert refusal("scan", "open", "train") == f"x.ckpt: {expected}"
 
 
 # --- protected images -------------------------------------------------------------------------------------------------
@@ -1315,35 +1322,35 @@ def test_a_checkpoint_or_weights_that_are_no_file_are_refused(next_batch, key, m
 @of_models
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("target", ["/dev/zero", "/etc/passwd", "nowhere.png"])
-def test_a_protected_image_that_cannot_be_looked_at_is_refused(next_batch, good_checkpoint, target):
+def test_a_protected_image_that_cannot_be_read_is_refused(next_batch, good_checkpoint, target):
     put("m.ckpt", good_checkpoint, folder=".")
     Path("test").mkdir()
     Path("test/x.png").symlink_to(target)
     write_params(checkpoint="m.ckpt", embeddings=None, datapool__name="other", rules__protected="test", **MODEL)
-    why = "cannot be read (No such file or directory)" if target == "nowhere.png" else batch.LINK_OUT
+    reason = "cannot be read (No such file or directory)" if target == "nowhere.png" else batch.LINK_OUT
 
     assert refusal("scan", "open", "train", "embed") == (
-        f"params.yaml: rules.protected is 'test', where 'x.png' cannot be used: {why}; or remove it"
+        f"params.yaml: rules.protected is 'test', where 'x.png' cannot be used: {reason}; or remove it"
     )
 
 
-# --- the machine ------------------------------------------------------------------------------------------------------
+# --- permissions, memory, time and environment ------------------------------------------------------------------------
 
 
-def as_unprivileged_user(work: Callable[[Path], object], folder: Path) -> str:
-    """Do some work in a child process without a superuser's rights; return its result as a text."""
+def without_privileges(work: Callable[[Path], object], folder: Path) -> str:
+    """Call a function in a child process that is not root, and return its result or its error as text."""
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
         try:
             if os.geteuid() == 0:
                 os.setgroups([])
-                os.setgid(65534)
+                os.setgid(65534)  # the user and the group "nobody"
                 os.setuid(65534)
             answer = str(work(folder))
         except DatapoolError as error:
             answer = f"DatapoolError: {error}"
-        except BaseException as error:  # noqa: BLE001  whatever it is, the parent must hear of it
+        except BaseException as error:  # noqa: BLE001  the parent reports any error
             answer = repr(error)
         os.write(writing, answer.encode())
         os._exit(0)
@@ -1356,7 +1363,7 @@ def as_unprivileged_user(work: Callable[[Path], object], folder: Path) -> str:
 
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
-    """A folder that anybody may enter, which tmp_path is not."""
+    """A folder that every user may enter, unlike tmp_path."""
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
     yield folder
@@ -1366,7 +1373,7 @@ def open_folder() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def look(folder: Path) -> batch.Batch:
+def scan(folder: Path) -> batch.Batch:
     return batch.scan(
         folder,
         filename_prefix="",
@@ -1377,40 +1384,40 @@ def look(folder: Path) -> batch.Batch:
     )
 
 
-def test_an_image_that_may_not_be_read_gets_a_row(open_folder):
+def test_an_image_without_read_permission_gets_a_row_with_the_reason(open_folder):
     (open_folder / "a.png").write_bytes(GOOD)
-    (open_folder / "b.png").write_bytes(encoded(picture(seed=1), "PNG"))
+    (open_folder / "b.png").write_bytes(encoded(noise(seed=1), "PNG"))
     (open_folder / "b.png").chmod(0)
 
     assert (
-        as_unprivileged_user(lambda folder: look(folder).images.reason.tolist(), open_folder)
+        without_privileges(lambda folder: scan(folder).images.reason.tolist(), open_folder)
         == "['', 'cannot be read (Permission denied)']"
     )
 
 
-def test_a_folder_that_may_not_be_read_ends_the_scan_for_it_may_hold_anything(open_folder):
+def test_a_folder_without_read_permission_ends_the_scan(open_folder):
     (open_folder / "x").mkdir(mode=0o755)
     (open_folder / "x").chmod(0)
 
-    message = as_unprivileged_user(look, open_folder)
-    assert message == f"DatapoolError: {open_folder / 'x'}: the folder cannot be read (Permission denied)"
+    answer = without_privileges(scan, open_folder)
+    assert answer == f"DatapoolError: {open_folder / 'x'}: the folder cannot be read (Permission denied)"
 
 
-def test_an_input_dir_behind_a_closed_door_is_not_there(open_folder):
-    (open_folder / "door/data").mkdir(parents=True)
-    (open_folder / "door").chmod(0)
+def test_an_input_dir_in_a_folder_without_permission_is_reported_as_missing(open_folder):
+    (open_folder / "closed/data").mkdir(parents=True)
+    (open_folder / "closed").chmod(0)
 
-    message = as_unprivileged_user(look, open_folder / "door/data")
-    assert message == (
-        f"DatapoolError: params.yaml: input_dir is '{open_folder / 'door/data'}', which is not there; give a folder of images"
+    answer = without_privileges(scan, open_folder / "closed/data")
+    assert answer == (
+        f"DatapoolError: params.yaml: input_dir is '{open_folder / 'closed/data'}', which is not there; give a folder of images"
     )
 
 
-def test_an_input_dir_that_is_read_only_is_enough(open_folder):
+def test_a_read_only_input_dir_is_accepted(open_folder):
     (open_folder / "a.png").write_bytes(GOOD)
     open_folder.chmod(0o555)
 
-    assert as_unprivileged_user(lambda folder: look(folder).images.status.tolist(), open_folder) == "['ok']"
+    assert without_privileges(lambda folder: scan(folder).images.status.tolist(), open_folder) == "['ok']"
 
 
 LIMITED = """
@@ -1430,9 +1437,9 @@ except DatapoolError as error:
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS holds on Linux only")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux enforces RLIMIT_AS")
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "line"),
     [
         (png_claiming(60_000, 60_000), f"['{BOMB}']"),
         (encoded(Image.new("L", (9000, 9000)), "PNG"),
@@ -1440,20 +1447,20 @@ except DatapoolError as error:
     ],
     ids=["a bomb", "a healthy image"],
 )  # fmt: skip
-def test_want_of_memory_is_told_and_no_healthy_image_counts_as_damaged(tmp_path, data, said):
+def test_a_lack_of_memory_is_reported_and_no_healthy_image_counts_as_damaged(tmp_path, data, line):
     put("a.png", data, folder=str(tmp_path / "in"))
     environment = {**ENVIRONMENT, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", LIMITED], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
 
-    assert done.stdout == f"{said}\n", done.stderr
+    assert done.stdout == f"{line}\n", done.stderr
 
 
-def test_a_killed_reader_is_one_line_that_says_where(next_batch, monkeypatch):
-    for number in range(70):  # enough for processes of their own
-        put(f"{number:02d}.png", encoded(picture(seed=number), "PNG"))
-    monkeypatch.setattr(batch, "inspect", die)
+def test_a_killed_reader_is_reported_in_one_line_with_the_image(next_batch, monkeypatch):
+    for number in range(70):  # so many images are read in several processes
+        put(f"{number:02d}.png", encoded(noise(seed=number), "PNG"))
+    monkeypatch.setattr(batch, "inspect", inspect_and_get_killed)
     message = refusal("scan")
 
     assert message == (
@@ -1464,7 +1471,7 @@ def test_a_killed_reader_is_one_line_that_says_where(next_batch, monkeypatch):
 
 IN_1970 = """
 import datetime, time
-import pandas, pyarrow.compute, pyarrow.csv, pyarrow.parquet  # whose C code takes the classes as they are
+import pandas, pyarrow.compute, pyarrow.csv, pyarrow.parquet  # their C code takes the classes before they are replaced
 
 class Date(datetime.date):
     @classmethod
@@ -1487,13 +1494,13 @@ time.strftime = lambda text, when=None, of=time.strftime: of(text, when or time.
 
 
 @pytest.mark.slow
-def test_no_output_holds_a_time(merged_batch, tmp_path, monkeypatch):
+def test_no_output_contains_a_time(merged_batch, tmp_path, monkeypatch):
     shutil.copytree(merged_batch, tmp_path / "again")
     run(*ALL, "report")
     monkeypatch.chdir(tmp_path / "again")
     for path in Path().rglob("*"):
         os.utime(path, (0, 0))
-    done = in_a_process(*ALL, "report", before=IN_1970)
+    done = run_in_a_process(*ALL, "report", before=IN_1970)
 
     assert done.returncode == 0, done.stderr
     assert len(results(merged_batch)) > 20
@@ -1501,22 +1508,22 @@ def test_no_output_holds_a_time(merged_batch, tmp_path, monkeypatch):
 
 
 ENVIRONMENTS = {
-    "nothing at all": {},
+    "no variables": {},
     "the C locale": {"LC_ALL": "C", "PATH": os.environ["PATH"]},
-    "the C locale, and Python takes it": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
-    "a home that is not there": {"HOME": "/nowhere"},
-    "a home that cannot be written": {"HOME": "/proc"},
+    "the C locale without the UTF-8 mode of Python": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    "a missing home": {"HOME": "/nowhere"},
+    "a read-only home": {"HOME": "/proc"},
 }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ENVIRONMENTS)
-def test_the_stages_need_nothing_of_their_environment(merged_batch, tmp_path, monkeypatch, what):
-    if what != "the C locale, and Python takes it":  # see the next test
+@pytest.mark.parametrize("case", ENVIRONMENTS)
+def test_the_results_do_not_depend_on_environment_variables(merged_batch, tmp_path, monkeypatch, case):
+    if case != "the C locale without the UTF-8 mode of Python":  # it cannot represent é
         put("été.png", GOOD)
         write_circle(Path("circle.csv"), {"good.png": 2.0, "été.png": 2.5})
     shutil.copytree(merged_batch, tmp_path / "here")
-    done = in_a_process(*ALL, "report", **ENVIRONMENTS[what])
+    done = run_in_a_process(*ALL, "report", **ENVIRONMENTS[case])
     monkeypatch.chdir(tmp_path / "here")
     run(*ALL, "report")
 
@@ -1537,22 +1544,22 @@ for module, *options in json.loads(sys.argv[1]):
 """
 
 
-def in_a_process(*stages: str, before: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run stages one after the other, as ``python -m`` would, in a process with this environment and no more."""
-    command = [sys.executable, "-c", before + CHAIN, json.dumps([words(stage)[1:] for stage in stages])]
+def run_in_a_process(*stages: str, before: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run stages one after the other, as ``python -m`` would, in a new process with only these environment variables."""
+    command = [sys.executable, "-c", before + CHAIN, json.dumps([arguments_of(stage)[1:] for stage in stages])]
     environment = {"PYTHONPATH": str(ROOT), **environment}
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
 def results(folder: Path) -> dict[str, bytes]:
-    """What stages have written in a workspace, by its path in it."""
+    """Return the files that stages have written in a workspace, by their paths in it."""
     with contextlib.chdir(folder):
         return contents("output", "pools", "datapools.json")
 
 
-def test_a_locale_that_cannot_hold_a_name_is_told_with_the_way_out(next_batch):
+def test_a_locale_that_cannot_represent_a_name_is_reported_with_the_remedy(next_batch):
     put("é.png", GOOD)
-    done = in_a_process("scan", **ENVIRONMENTS["the C locale, and Python takes it"])
+    done = run_in_a_process("scan", **ENVIRONMENTS["the C locale without the UTF-8 mode of Python"])
 
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
@@ -1560,9 +1567,9 @@ def test_a_locale_that_cannot_hold_a_name_is_told_with_the_way_out(next_batch):
     )
 
 
-def test_a_refusal_is_one_line_and_exit_code_1_for_a_shell(next_batch):
+def test_a_refusal_is_one_line_on_stderr_and_exit_code_1(next_batch):
     params(input_dir="now\nhere")
-    done = in_a_process("scan")
+    done = run_in_a_process("scan")
 
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "error: params.yaml: input_dir is 'now\\nhere', which is not there; give a folder of images\n"

@@ -1,6 +1,6 @@
-"""Names that are markup or formulas stay text: no script in them runs in the report, and no cell of a table is a formula.
+"""Names that are markup or formulas stay text: no script in a name runs in the report, and no cell of a table is a formula.
 
-The whole pipeline runs on images, folders and a prefix whose names are markup, scripts and commas. A browser then opens the
+The whole pipeline runs on images, folders and a prefix whose names contain markup, scripts and commas. A browser then opens the
 report: once without its content security policy, to test escaping alone, and once with the policy but without escaping.
 """
 
@@ -65,7 +65,7 @@ NAMES = (
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory) -> Path:
-    """A folder in which the pipeline ran on two batches of images with such names; half of the second is not picked."""
+    """A folder in which the pipeline ran on two batches of images with these names; half of the second batch is not picked."""
     folder = tmp_path_factory.mktemp("names")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -104,7 +104,7 @@ def _write_circle(path: Path, angles: dict[str, float]) -> None:
 
 
 def _run_stages() -> None:
-    """Run what ``dvc repro`` runs, in this process."""
+    """Run the stages of ``dvc repro`` in this process."""
     for name in STAGES:
         getattr(importlib.import_module(f"stages.{name}"), name)()
 
@@ -140,7 +140,7 @@ PROBE = """
 
 
 def with_probe(page: str) -> str:
-    """The page with the script above; its policy allows the script by its hash, as it allows the page's own."""
+    """Return the page with the script above. Its policy allows the script by its hash, like the scripts of the page itself."""
     digest = base64.b64encode(hashlib.sha256(PROBE.encode()).digest()).decode()
     page = page.replace("script-src ", f"script-src 'sha256-{digest}' ", 1)
     before, end = page.rsplit("</body>", 1)
@@ -148,12 +148,13 @@ def with_probe(page: str) -> str:
 
 
 def without_policy(page: str) -> str:
+    """Return the page without its content security policy."""
     assert page.count('<meta http-equiv="Content-Security-Policy"') == 1
     return re.sub(r"<meta http-equiv[^>]*>", "", page, count=1)
 
 
 def browse(page: str, folder: Path) -> tuple[dict[str, Any], str]:
-    """Open a page; return what the probe recorded, and the log of the browser."""
+    """Open a page in the browser. Return what the probe recorded, and the log of the browser."""
     file = folder / "page.html"
     file.write_text(with_probe(page), encoding="utf-8")
     options = "--headless --no-sandbox --disable-gpu --virtual-time-budget=30000 --enable-logging=stderr --dump-dom"
@@ -165,13 +166,13 @@ def browse(page: str, folder: Path) -> tuple[dict[str, Any], str]:
 
 
 @pytest.fixture
-def visitors():
-    """A web server on this machine: its address, and the paths that were requested."""
-    called: list[str] = []
+def server():
+    """A web server on this machine: its address and the paths that were requested from it."""
+    requested: list[str] = []
 
-    class Answer(BaseHTTPRequestHandler):
+    class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
-            called.append(self.path)
+            requested.append(self.path)
             self.send_response(404)
             self.send_header("Content-Length", "0")
             self.end_headers()
@@ -179,11 +180,11 @@ def visitors():
         def log_message(self, *_):
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
-    Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", called
-    server.shutdown()
-    server.server_close()
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    Thread(target=http.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{http.server_port}", requested
+    http.shutdown()
+    http.server_close()
 
 
 @needs_browser
@@ -200,17 +201,17 @@ def test_no_script_in_a_name_runs_and_every_name_is_shown_literally(ran, tmp_pat
     assert (seen["handlers"], seen["links"]) == ([], 0)
     assert {"i", "a", "iframe", "object", "form", "base", "extra"}.isdisjoint(seen["tags"])
     assert set(seen["sources"]) == {"data:image/jpeg;base64,"}
-    # In lists: damaged, copies, known. In the map: what has an embedding.
+    # The lists show damaged, duplicate and known images; the map shows the images with an embedding.
     is_listed = removed.kind.isin(["corrupt", "duplicate", "known"])
     assert set(map(escape_unprintable, removed.filename[is_listed])) <= set(seen["codes"])
     assert set(map(escape_unprintable, removed.reason[is_listed])) <= set(seen["cells"])
-    left_out = [
-        escape_unprintable(name) + escape_unprintable(why)
-        for name, why in removed[~is_listed][["filename", "reason"]].to_numpy()
+    not_picked = [
+        escape_unprintable(name) + escape_unprintable(reason)
+        for name, reason in removed[~is_listed][["filename", "reason"]].to_numpy()
     ]
     pooled = [f"{escape_unprintable(PREFIX + name)}in the pool since version 1" for name in NAMES]
     picked = [escape_unprintable(name) for name in images.filename if name not in set(removed.filename)]
-    assert set(left_out) <= set(seen["hovers"])
+    assert set(not_picked) <= set(seen["hovers"])
     assert len(set(pooled) & set(seen["hovers"])) == read_json(ran / "output/metrics.json")["pool_before"]
     assert all(any(hover.startswith(f"{name}pick ") for hover in seen["hovers"]) for name in picked)
     assert set(seen["alts"]) <= set(map(escape_unprintable, images.filename))
@@ -221,20 +222,20 @@ def test_no_script_in_a_name_runs_and_every_name_is_shown_literally(ran, tmp_pat
 
 @needs_browser
 @pytest.mark.slow
-def test_the_page_works_under_its_own_policy(ran, tmp_path):
+def test_the_report_works_with_its_content_security_policy(ran, tmp_path):
     seen, log = browse((ran / "output/report.html").read_text(encoding="utf-8"), tmp_path)
 
-    assert seen["charts"] >= 6  # three charts, each of two layers or more
+    assert seen["charts"] >= 6  # three charts of at least two layers each
     assert len(seen["hovers"]) > len(NAMES)
     assert "Content Security Policy" not in log
 
 
 @needs_browser
 @pytest.mark.slow
-@pytest.mark.parametrize("guarded", [True, False])
-def test_the_policy_alone_stops_every_script_and_every_request(ran, tmp_path, visitors, guarded):
-    # As if a name were not escaped. Without the policy all of this happens, so the test can detect it.
-    address, called = visitors
+@pytest.mark.parametrize("has_policy", [True, False])
+def test_the_policy_alone_stops_every_script_and_every_request(ran, tmp_path, server, has_policy):
+    # The markup stands for a name that is not escaped. Without the policy the attacks succeed, so the test can detect them.
+    address, requested = server
     attack = (
         f"<script>{HARM}</script><img src=x onerror={HARM}><img src={address}/image><script src={address}/script></script>"
         f"<link rel=stylesheet href={address}/style><iframe src={address}/frame></iframe><object data={address}/object></object>"
@@ -242,21 +243,21 @@ def test_the_policy_alone_stops_every_script_and_every_request(ran, tmp_path, vi
     )
     page = (ran / "output/report.html").read_text(encoding="utf-8").replace("<main>", f"<main>{attack}", 1)
 
-    seen, _ = browse(page if guarded else without_policy(page), tmp_path)
+    seen, _ = browse(page if has_policy else without_policy(page), tmp_path)
 
-    if guarded:
-        assert (seen["title"], seen["harm"], called) == ("Pool my_datapool, version 2", "undefined", [])
+    if has_policy:
+        assert (seen["title"], seen["harm"], requested) == ("Pool my_datapool, version 2", "undefined", [])
     else:
         assert (seen["title"], seen["harm"]) == ("harm", "harm")
-        assert {"/image", "/script", "/style", "/frame", "/object", "/background"} <= set(called)
+        assert {"/image", "/script", "/style", "/frame", "/object", "/background"} <= set(requested)
 
 
 # --- csv and text files -----------------------------------------------------------------------------------------------
 
 
 def tables(folder: Path) -> list[Path]:
-    """All csv files that a run wrote."""
-    return sorted(path for top in ("output", "pools") for path in (folder / top).rglob("*.csv"))
+    """Return the csv files that a run wrote."""
+    return sorted(path for name in ("output", "pools") for path in (folder / name).rglob("*.csv"))
 
 
 def test_every_row_of_every_csv_has_as_many_fields_as_its_header(ran):
@@ -274,7 +275,7 @@ def test_every_row_of_every_csv_has_as_many_fields_as_its_header(ran):
         assert {len(row) for row in rows} <= {len(head)}, path
 
 
-def test_csv_and_text_files_have_the_names_unchanged(ran):
+def test_csv_and_text_files_contain_the_names_unchanged(ran):
     images = read_table(ran / "output/images.parquet")
     removed = read_csv(ran / "output/removed_samples.csv")
     picked = read_names(ran / "output/filenames/sampled_filenames_excluding_datapool.txt")

@@ -1,9 +1,9 @@
-"""Random bytes and good files with random damage: a reader returns the content or raises one line that names the file.
+"""Read random bytes and files with random damage: a reader returns the content or raises one line that names the file.
 
-A second or two each. To search longer: FUZZ_EXAMPLES=100000 python -m pytest -n 0 tests/faults/test_fuzz.py
+Each test takes a second or two. To search longer: FUZZ_EXAMPLES=100000 python -m pytest -n 0 tests/faults/test_fuzz.py
 
 Coverage-guided fuzzing (atheris) of the same readers ran once for 100 minutes: 17 million inputs for tables, 67,000 for
-params.yaml, 390,000 for images. Its findings are cases of test_bad_inputs.py and test_embeddings_csv.py.
+params.yaml, 390,000 for images. What it found is among the cases of test_bad_inputs.py and test_embeddings_csv.py.
 """
 
 import copy
@@ -37,18 +37,18 @@ fuzz = settings(
     max_examples=int(os.environ.get("FUZZ_EXAMPLES", "100")),
     deadline=None,
     database=None,
-    derandomize="FUZZ_EXAMPLES" not in os.environ,  # the same cases in every ordinary run
+    derandomize="FUZZ_EXAMPLES" not in os.environ,  # the same cases in each run without the variable
     suppress_health_check=list(HealthCheck),
 )
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
+def in_tmp_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
 def check_refusal(read: Callable[[], object], name: str) -> None:
-    """Accept a value, or an error of one line that begins with the name of the file; anything else is a fault."""
+    """Check that reading returns a value or raises one line that begins with the name of the file."""
     try:
         read()
     except DatapoolError as error:
@@ -58,9 +58,9 @@ def check_refusal(read: Callable[[], object], name: str) -> None:
 
 
 @st.composite
-def damaged(draw: st.DrawFn, wholes: list[bytes]) -> bytes:
-    """A whole file that is cut, spliced, repeated, or has bytes changed."""
-    data = bytearray(draw(st.sampled_from(wholes)))
+def damaged(draw: st.DrawFn, files: list[bytes]) -> bytes:
+    """Draw a file and insert, delete, repeat or change some of its bytes."""
+    data = bytearray(draw(st.sampled_from(files)))
     for _ in range(draw(st.integers(1, 6))):
         at, length = draw(st.integers(0, len(data))), draw(st.integers(0, 20))
         kind = draw(st.sampled_from(["put", "cut", "end", "repeat", "flip"]))
@@ -127,7 +127,7 @@ def test_an_embeddings_csv_is_read_or_refused(data):
     st.integers(1, 3),
     st.randoms(use_true_random=False),
 )
-def test_every_name_and_number_comes_back_from_an_embeddings_csv(names, dimension, random_):
+def test_an_embeddings_csv_keeps_every_name_and_number(names, dimension, random_):
     bits = np.array([random_.getrandbits(31) % 0x7F800000 for _ in range(len(names) * dimension)], dtype=np.uint32)
     embeddings = bits.view(np.float32).reshape(len(names), dimension)
     content = parse_csv(to_csv(names, embeddings, range(len(names))), Path("e.csv"))
@@ -155,7 +155,7 @@ def test_a_list_of_names_and_a_json_file_are_read_or_refused(data):
 
 @fuzz
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1)))
-def test_every_name_comes_back_from_a_list(names):
+def test_a_list_of_names_keeps_every_name(names):
     write_names(Path("names.txt"), names)
 
     assert read_names(Path("names.txt")) == names
@@ -177,12 +177,12 @@ SCALARS = st.one_of(
 VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(SCALARS, inner, max_size=4))
 
 
-def keys(section: dict, above: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    """Every key of params.yaml, sections too, with those above it."""
+def keys(section: dict, parents: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Return every key of params.yaml, including sections, each after the keys of its sections."""
     return [
         key
         for name, value in section.items()
-        for key in [(*above, name), *(keys(value, (*above, name)) if isinstance(value, dict) else [])]
+        for key in [(*parents, name), *(keys(value, (*parents, name)) if isinstance(value, dict) else [])]
     ]
 
 
@@ -190,13 +190,13 @@ def keys(section: dict, above: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
 @given(st.dictionaries(st.sampled_from(keys(CONTENT)), VALUES, min_size=1, max_size=3))
 def test_any_value_of_any_key_is_accepted_or_refused(changes):
     content = copy.deepcopy(CONTENT)
-    for (*above, name), value in changes.items():
+    for (*parents, name), value in changes.items():
         section = content
-        for key in above:
+        for key in parents:
             section = section[key] if isinstance(section, dict) and isinstance(section.get(key), dict) else {}
         section[name] = value
 
-    # Without a file: parsing it takes most of the time, and the next test does that.
+    # No file is parsed: that would take most of the time, and the next test does it.
     check_refusal(lambda: Params.model_dump(check_params(content)), "params.yaml")
 
 
@@ -211,7 +211,7 @@ YAML = st.lists(
 
 @fuzz
 @given(st.one_of(st.binary(), YAML, YAML.map(lambda text: SHIPPED.encode() + text), damaged([SHIPPED.encode()])))
-def test_any_text_is_params_or_refused(data):
+def test_any_text_is_read_as_params_or_refused(data):
     Path("params.yaml").write_bytes(data)
 
     check_refusal(lambda: Params.model_dump(load_params()), "params.yaml")
@@ -229,9 +229,9 @@ def encoded(kind: str, mode: str, **options: object) -> bytes:
 
 EXIF = Image.Exif()
 EXIF[0x0112] = 6
-WHOLE = [
+UNDAMAGED = [
     *(encoded(kind, "RGB") for kind in ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")),
-    *(encoded("TIFF", "RGB", compression=how) for how in ("tiff_lzw", "tiff_deflate", "jpeg", "packbits")),
+    *(encoded("TIFF", "RGB", compression=method) for method in ("tiff_lzw", "tiff_deflate", "jpeg", "packbits")),
     encoded("TIFF", "F"),
     encoded("PNG", "P", transparency=3, exif=EXIF),
     encoded("PNG", "LA"),
@@ -245,8 +245,8 @@ WHOLE = [
 
 
 @fuzz
-@given(st.one_of(st.binary(), damaged(WHOLE)))
-def test_any_bytes_are_an_image_or_damage(data):
+@given(st.one_of(st.binary(), damaged(UNDAMAGED)))
+def test_any_bytes_are_an_image_or_listed_as_damaged(data):
     Path("a.jpg").write_bytes(data)
     found = inspect(Path("a.jpg"), decode=True)
 
@@ -262,8 +262,8 @@ def test_any_bytes_are_an_image_or_damage(data):
 
 def test_the_same_damage_has_the_same_reason():
     source = random.Random(0)
-    for whole in WHOLE:
-        data = bytearray(whole)
+    for file in UNDAMAGED:
+        data = bytearray(file)
         for _ in range(4):
             data[source.randrange(len(data))] ^= 255
         Path("a.jpg").write_bytes(data)

@@ -3,12 +3,12 @@
 import os
 
 import pytest
+from fake_dvc import Params
 from histories import Histories
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import run_state_machine_as_test
 from real_dvc import RealWorkspace
-from stand_in import Params
 from tally import count
 
 

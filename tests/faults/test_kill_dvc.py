@@ -1,4 +1,4 @@
-"""``dvc repro`` itself is killed: no stage lives on and writes later, and the next ``dvc repro`` recovers."""
+"""Kill ``dvc repro`` itself: no stage outlives it and writes later, and the next ``dvc repro`` recovers."""
 
 import re
 import subprocess
@@ -16,20 +16,20 @@ from inject import Point
 from small_pools import Case
 from tally import count
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(why := inject.missing()), reason=why or "")]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(why := inject.why_unavailable()), reason=why or "")]
 
 TRACED = "write,openat,?rename,?unlink,?mkdir,wait4"
 
 
 class Ready(NamedTuple):
-    """A workspace in which ``dvc repro merge`` has one stage to run."""
+    """A workspace in which ``dvc repro merge`` must run one stage."""
 
     before: Workspace
     case: Case
     points: list[Point]
-    """What dvc itself does to files from the moment in which it starts the stage, and waiting for it."""
-    steadily: list[str]
-    """The beginning of a command that opens as many files in every run: what Python has compiled is there and stays."""
+    """The file operations of dvc itself from the start of the stage on, and its waiting for the stage."""
+    with_compiled: list[str]
+    """The beginning of a command that opens the same files in every run, because Python's compiled files are kept."""
 
 
 @pytest.fixture(scope="module")
@@ -38,49 +38,51 @@ def ready(second_week: Workspace, tmp_path_factory: pytest.TempPathFactory) -> R
     before = second_week.copy_to(folder / "before")
     before.set({"stopping_condition.min_distance": 0.0})
     before.repro("sample")
-    steadily = ["env", "--unset=PYTHONDONTWRITEBYTECODE", f"PYTHONPYCACHEPREFIX={folder / 'compiled'}"]
-    before.copy_to(folder / "first").run(*steadily, "dvc", "repro", "merge")
+    with_compiled = ["env", "--unset=PYTHONDONTWRITEBYTECODE", f"PYTHONPYCACHEPREFIX={folder / 'compiled'}"]
+    before.copy_to(folder / "first").run(*with_compiled, "dvc", "repro", "merge")
     undisturbed = before.copy_to(folder / "undisturbed")
     trace = folder / "trace"
     command = ["strace", "-qq", "-y", "-e", f"trace={TRACED}", "-o", str(trace), "dvc", "repro", "merge"]
-    undisturbed.run(*steadily, *command)
-    case = Case(before.folder, [], seen(before), seen(undisturbed), set())
+    undisturbed.run(*with_compiled, *command)
+    case = Case(before.folder, [], workspace_files(before), workspace_files(undisturbed), set())
     assert small_pools.of_pool(case.old) != small_pools.of_pool(case.new)
     points = list(inject.points(trace.read_text(errors="replace"), undisturbed.folder))
     begin = next(i for i, point in enumerate(points) if "Running stage 'merge'" in point.text)
-    return Ready(before, case, points[begin:], steadily)
+    return Ready(before, case, points[begin:], with_compiled)
 
 
-def seen(made: Workspace) -> small_pools.Files:
-    """The files of a workspace besides those of git and DVC."""
+def workspace_files(made: Workspace) -> small_pools.Files:
+    """Return the files of a workspace except those of git and DVC."""
     found = small_pools.files(made.folder).items()
     return {name: data for name, data in found if not name.startswith((".git/", ".dvc/")) and ".pyc" not in name}
 
 
 def wait_for_the_end_of_stages(folder: Path) -> None:
-    """Wait until no process works in a folder."""
+    """Wait until no process has the folder as its current one; fail after ten seconds."""
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
-        working = []
+        running = []
         for process in Path("/proc").glob("[0-9]*"):
-            with suppress(OSError):  # it ended just now, or belongs to another user
+            with suppress(OSError):  # the process has ended, or belongs to another user
                 if (process / "cwd").readlink() == folder:
-                    working.append((process / "cmdline").read_bytes())
-        if not working:
+                    running.append((process / "cmdline").read_bytes())
+        if not running:
             return
         time.sleep(0.02)
-    raise AssertionError(f"lives on without dvc: {working}")
+    raise AssertionError(f"these processes outlive dvc: {running}")
 
 
-def check_and_heal(made: Workspace, ready: Ready) -> None:
-    """After dvc was killed: assert that no process writes, that the pool is whole, and that `dvc repro` recovers."""
-    at_its_end = small_pools.of_pool(seen(made))
+def check_and_recover(made: Workspace, ready: Ready) -> None:
+    """Check after a kill of dvc that no process writes any more, that the pool is whole, and that `dvc repro` recovers."""
+    at_the_kill = small_pools.of_pool(workspace_files(made))
     wait_for_the_end_of_stages(made.folder)
-    assert small_pools.of_pool(seen(made)).items() == at_its_end.items(), "a stage wrote after dvc had ended"
+    assert small_pools.of_pool(workspace_files(made)).items() == at_the_kill.items(), (
+        "a stage wrote after dvc had ended"
+    )
     found = small_pools.whole_version(made.folder)
     assert found in (small_pools.of_pool(ready.case.old), small_pools.of_pool(ready.case.new))
 
-    # DVC writes these two in place. Killed there, it leaves them empty or cut off, and they need a command each.
+    # DVC writes these two files in place. A kill may leave them empty or cut off, and then each needs a command.
     rwlock = made.folder / ".dvc" / "tmp" / "rwlock"
     if rwlock.exists() and not rwlock.read_bytes():
         assert "'.dvc/tmp/rwlock'. JSON structure is corrupted" in made.repro("merge", fails=True)
@@ -88,52 +90,53 @@ def check_and_heal(made: Workspace, ready: Ready) -> None:
     if (made.folder / "dvc.lock").read_bytes() not in (ready.case.old["dvc.lock"], ready.case.new["dvc.lock"]):
         made.run("git", "checkout", "HEAD", "--", "dvc.lock")
     made.repro("merge")
-    small_pools.assert_same(seen(made), ready.case.new)
-    assert small_pools.left_behind(made.folder) == []
+    small_pools.assert_same(workspace_files(made), ready.case.new)
+    assert small_pools.leftovers(made.folder) == []
     assert "up to date" in made.run("dvc", "status", "merge")
 
 
 def run_and_kill(made: Workspace, ready: Ready, point: Point) -> None:
     fault = f"inject={point.call}:signal=SIGKILL:when={point.n}"
     trace = ["strace", "-qq", "-o", "/dev/null", "-e", f"trace={TRACED}", "-e", fault]
-    silent = subprocess.DEVNULL  # with a pipe this would wait for the stage as well
-    command = [*ready.steadily, *trace, "dvc", "repro", "merge"]
+    silent = subprocess.DEVNULL  # with a pipe, run() would also wait for the stage
+    command = [*ready.with_compiled, *trace, "dvc", "repro", "merge"]
     done = subprocess.run(command, cwd=made.folder, env=ENVIRONMENT, stdout=silent, stderr=silent, check=False)
     assert done.returncode in (-9, 137)
 
 
-def is_first(wanted: str) -> Callable[[list[Point]], list[Point]]:
-    return lambda points: [next(point for point in points if re.search(wanted, point.text))]
+def first(pattern: str) -> Callable[[list[Point]], list[Point]]:
+    """Return a function that finds the first point whose line matches."""
+    return lambda points: [next(point for point in points if re.search(pattern, point.text))]
 
 
 MOMENTS = {
-    "when the stage begins": is_first(r"wait4\("),
-    "when the stage has ended": is_first(r"write\(\d+<.*/\.dvc/tmp/lock"),
-    "when dvc.lock is written": is_first(r"write\(\d+<.*/dvc\.lock"),
+    "when the stage begins": first(r"wait4\("),
+    "when the stage has ended": first(r"write\(\d+<.*/\.dvc/tmp/lock"),
+    "when dvc.lock is written": first(r"write\(\d+<.*/dvc\.lock"),
 }
 
 
 @pytest.mark.parametrize(
     "moment", ["when the stage begins", *(pytest.param(m, marks=pytest.mark.full) for m in [*MOMENTS][1:])]
 )
-def test_dvc_killed_leaves_a_whole_pool_and_the_next_repro_makes_good(ready, moment, tmp_path):
+def test_a_killed_dvc_leaves_a_whole_pool_and_the_next_repro_recovers(ready, moment, tmp_path):
     for point in MOMENTS[moment](ready.points):
         made = ready.before.copy_to(tmp_path / "workspace")
         run_and_kill(made, ready, point)
-        check_and_heal(made, ready)
+        check_and_recover(made, ready)
     count("kill points of dvc", 1)
 
 
 @pytest.mark.full
 @pytest.mark.timeout(3600)
-def test_dvc_killed_at_any_of_its_own_file_operations_leaves_a_whole_pool(ready, tmp_path):
+def test_a_kill_at_any_file_operation_of_dvc_itself_leaves_a_whole_pool(ready, tmp_path):
     problems = []
     points = [point for point in ready.points if not re.search(r"O_RDONLY", point.text)]
     for number, point in enumerate(points):
         made = ready.before.copy_to(tmp_path / str(number))
         try:
             run_and_kill(made, ready, point)
-            check_and_heal(made, ready)
+            check_and_recover(made, ready)
         except AssertionError as error:
             problems.append(f"{error} at {point.text[:160]}")
     assert not problems, "\n".join(problems)
@@ -141,7 +144,7 @@ def test_dvc_killed_at_any_of_its_own_file_operations_leaves_a_whole_pool(ready,
 
 
 @pytest.mark.full
-def test_dvc_killed_in_the_middle_of_a_merge_takes_the_stage_along(ready, tmp_path):
+def test_a_kill_of_dvc_during_a_merge_ends_the_stage_too(ready, tmp_path):
     for number in range(6):
         made = ready.before.copy_to(tmp_path / str(number))
         record = made.folder / small_pools.RECORD
@@ -154,19 +157,19 @@ def test_dvc_killed_in_the_middle_of_a_merge_takes_the_stage_along(ready, tmp_pa
             stderr=subprocess.DEVNULL,
         )
         while record.stat().st_ino == before:
-            assert process.poll() is None, "it ended before it could be killed"
+            assert process.poll() is None, "dvc ended before it could be killed"
             time.sleep(0.001)
         time.sleep(0.004 * number)
         process.kill()
         process.wait()
         wait_for_the_end_of_stages(made.folder)
-        check_and_heal(made, ready)
+        check_and_recover(made, ready)
     count("kills of dvc in the middle of a merge", 6)
 
 
 @pytest.mark.full
-def test_a_merge_killed_when_it_runs_by_itself_is_finished_by_dvc_repro(ready, tmp_path):
-    # As a person would start it, interpreter and all; the other tests fork it.
+def test_dvc_repro_finishes_a_killed_merge_that_was_started_without_dvc(ready, tmp_path):
+    # A new interpreter runs the merge, as for a user; the other tests fork it.
     command = ["python", *inject.commands(ready.before.folder)["merge"]]
     trace = ["strace", "-f", "-qq", "-y", "-e", f"trace={inject.TRACED}", "-o", str(tmp_path / "trace")]
     traced = ready.before.copy_to(tmp_path / "traced")
@@ -178,5 +181,5 @@ def test_a_merge_killed_when_it_runs_by_itself_is_finished_by_dvc_repro(ready, t
     for number, point in enumerate(chosen):
         made = ready.before.copy_to(tmp_path / str(number))
         made.run(*trace, "-e", f"inject={point.call}:signal=SIGKILL:when={point.n}", *command, fails=True)
-        check_and_heal(made, ready)
+        check_and_recover(made, ready)
     count("kill points of merge, finished by dvc repro", len(chosen))

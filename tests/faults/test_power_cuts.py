@@ -1,4 +1,4 @@
-"""Power cuts, kills and errors at every operation of a commit, on a disk that loses all that it may lose."""
+"""Power cuts, kills and errors at every operation of a commit, on a disk that loses everything that it may lose."""
 
 import errno
 import hashlib
@@ -21,11 +21,11 @@ from datapool.pool.transaction import Transaction
 
 CSV, SAMPLES, MODEL = "datapool_latest.csv", "samples.csv", "checkpoint_latest.ckpt"
 FIRST, SECOND = "history/datapool_0001.csv", "history/datapool_0002.csv"
-OTHER = {"q": {"version": 7}}  # another pool, which nothing may touch
+OTHER = {"q": {"version": 7}}  # the entry of another pool, which must not change
 
 
 class State(NamedTuple):
-    """A pool as it shall be: its files, and what datapools.json says of it."""
+    """An intended state of a pool: its entry in datapools.json and its files."""
 
     entry: dict | None
     files: dict[str, bytes]
@@ -37,13 +37,13 @@ TWO = State(
     {"version": 2}, {CSV: b"one one one two", SAMPLES: b"samples one two", MODEL: b"weights" * 3, FIRST: ONE.files[CSV]}
 )
 BARE = State({"version": 3}, {CSV: b"three", SAMPLES: b"samples three"})
-SAID_ANEW = State({"version": 1, "radius": 0.25}, ONE.files)
+NEW_ENTRY = State({"version": 1, "radius": 0.25}, ONE.files)
 
-STORIES = {
-    "a pool begins": (NONE, ONE),
-    "a version with a history": (ONE, TWO),
-    "model and history go": (TWO, BARE),
-    "only what is said changes": (ONE, SAID_ANEW),
+CHANGES = {
+    "first version of a pool": (NONE, ONE),
+    "second version with history": (ONE, TWO),
+    "checkpoint and history are removed": (TWO, BARE),
+    "only the entry changes": (ONE, NEW_ENTRY),
 }
 
 
@@ -51,8 +51,8 @@ def transaction_on(disk: ModelDisk, kind: type[Transaction] = Transaction) -> Tr
     return kind(Store(Path("pools"), "p", Path("datapools.json"), disk=disk))
 
 
-def change(disk: ModelDisk, state: State, kind: type[Transaction] = Transaction) -> None:
-    """Do what a merge does: recover, write, commit."""
+def change_pool(disk: ModelDisk, state: State, kind: type[Transaction] = Transaction) -> None:
+    """Change the pool as a merge does: recover, write, commit."""
     transaction = transaction_on(disk, kind)
     transaction.recover()
     with transaction:
@@ -64,22 +64,23 @@ def change(disk: ModelDisk, state: State, kind: type[Transaction] = Transaction)
 
 
 def disk_with(state: State) -> ModelDisk:
+    """Return a disk with this pool, all of it durable."""
     disk = ModelDisk()
     lineage = File()
     lineage.data = lineage.durable = json.dumps(OTHER).encode()
     disk.folders["."]["datapools.json"] = disk.durable["."]["datapools.json"] = lineage
     if state.entry:
-        change(disk, state)
-        for folder in (".datapool/commit/p", ".datapool/commit", ".datapool"):  # which anybody may delete between runs
+        change_pool(disk, state)
+        for folder in (".datapool/commit/p", ".datapool/commit", ".datapool"):  # a user may delete these between runs
             disk.rmdir(Path(folder))
         disk.sync_folder(Path())
-    for folder in (".datapool", ".datapool/commit"):  # made when the lock is taken, and not flushed
+    for folder in (".datapool", ".datapool/commit"):  # taking the lock makes them, without an fsync
         disk.mkdir(Path(folder))
     disk.done = []
     return disk
 
 
-# --- what is looked at ---------------------------------------------------------------------------------------------------
+# --- checks ---------------------------------------------------------------------------------------------------------------
 
 
 def sha256(data: bytes) -> str:
@@ -90,26 +91,26 @@ def parsed(data: bytes) -> dict:
     try:
         return json.loads(data)
     except ValueError as error:
-        raise AssertionError(f"no JSON: {data!r}") from error
+        raise AssertionError(f"not JSON: {data!r}") from error
 
 
-def found(disk: ModelDisk) -> State:
-    """The pool that a reader finds: what the record names, staged or in its place, with the recorded sha256."""
+def recorded_pool(disk: ModelDisk) -> State:
+    """Return the pool that a reader finds: the recorded files, pending or in the pool's folder, with the recorded sha256."""
     files = disk.files()
     if "pools/p/pool.json" not in files:
         return NONE
     record = parsed(files["pools/p/pool.json"])
-    whole = {}
+    complete = {}
     for file, digest in record["files"].items():
-        places = (f".datapool/commit/p/{digest[:16]}-{Path(file).name}", f"pools/p/{file}")
-        contents = {files[place] for place in places if place in files and sha256(files[place]) == digest}
-        assert contents, f"{file} of the recorded version is nowhere"
-        whole[file] = contents.pop()
-    return State(record["entry"], whole)
+        paths = (f".datapool/commit/p/{digest[:16]}-{Path(file).name}", f"pools/p/{file}")
+        contents = {files[path] for path in paths if path in files and sha256(files[path]) == digest}
+        assert contents, f"{file} of the recorded version is lost"
+        complete[file] = contents.pop()
+    return State(record["entry"], complete)
 
 
-def plain(disk: ModelDisk) -> State:
-    """The pool as the names of its files and datapools.json show it; nothing else may lie about."""
+def pool_in_place(disk: ModelDisk) -> State:
+    """Return the pool that its folder and datapools.json hold; fail if they contradict its record or other files are left."""
     files = disk.files()
     lineage = parsed(files.pop("datapools.json"))
     assert {name: lineage[name] for name in OTHER} == OTHER
@@ -124,43 +125,43 @@ def plain(disk: ModelDisk) -> State:
 
 
 def check(disk: ModelDisk, new: State, allowed: tuple[State, ...]) -> None:
-    """One of the allowed states is there, whole; recovery keeps it and leaves nothing about; a run makes the new one."""
-    before = found(disk)
+    """Check that the disk has an allowed state, that recovery keeps it and leaves no other file, and that a run makes the new one."""
+    before = recorded_pool(disk)
     assert before in allowed
     transaction_on(disk).recover()
-    assert plain(disk) == before
-    change(disk, new)
-    assert plain(disk) == new
+    assert pool_in_place(disk) == before
+    change_pool(disk, new)
+    assert pool_in_place(disk) == new
 
 
 def disks_after_a_stop(
-    old: State, new: State, *, kind: type[Transaction] = Transaction, left_out: str | None = None, limit: int = 32
+    old: State, new: State, *, kind: type[Transaction] = Transaction, skipped_sync: str | None = None, limit: int = 32
 ) -> Iterator[tuple[ModelDisk, tuple[State, ...]]]:
-    """Every disk after a kill or a power cut at every operation of a change, and which states are allowed on it."""
+    """Yield every disk after a kill or a power cut at every operation of a change, and the states that are allowed on it."""
     rng = random.Random(0)
     for operation in range(1000):
         disk = disk_with(old)
-        disk.cut_after, disk.left_out = operation, left_out
+        disk.cut_after, disk.skipped_sync = operation, skipped_sync
         try:
-            change(disk, new, kind)
+            change_pool(disk, new, kind)
         except PowerCutError:
             allowed = (old, new)
         else:
-            allowed = (new,)  # it has said so: nothing may take it back
-        disk.cut_after = disk.left_out = None
+            allowed = (new,)  # the merge has reported success: the new version must stay
+        disk.cut_after = disk.skipped_sync = None
         yield disk.killed(), allowed
         for after in disk.after_power_cut(rng, limit):
             yield after, allowed
         if allowed == (new,):
             return
-    raise AssertionError("a change without an end")
+    raise AssertionError("the change does not end")
 
 
 # --- the tests -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("limit", [32, pytest.param(2048, marks=pytest.mark.full)])
-@pytest.mark.parametrize(("old", "new"), STORIES.values(), ids=STORIES)
+@pytest.mark.parametrize(("old", "new"), CHANGES.values(), ids=CHANGES)
 def test_a_power_cut_anywhere_leaves_the_old_pool_or_the_new_one(old, new, limit):
     tried = 0
     for disk, allowed in disks_after_a_stop(old, new, limit=limit):
@@ -170,17 +171,18 @@ def test_a_power_cut_anywhere_leaves_the_old_pool_or_the_new_one(old, new, limit
     count("states of the disk after a power cut", tried)
 
 
-# What the others add is tried with -m full.
-QUICK_STORY = "a version with a history"
-FEW_STORIES = [
-    pytest.param(*story, id=name, marks=[pytest.mark.full] * (name != QUICK_STORY)) for name, story in STORIES.items()
+# With -m full the other changes are tried as well.
+QUICK_CHANGE = "second version with history"
+FEW_CHANGES = [
+    pytest.param(*states, id=name, marks=[pytest.mark.full] * (name != QUICK_CHANGE))
+    for name, states in CHANGES.items()
 ]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("limit", [1, pytest.param(16, marks=pytest.mark.full)])
-@pytest.mark.parametrize(("old", "new"), FEW_STORIES)
-def test_a_second_power_cut_during_recovery_loses_nothing_either(old, new, limit):
+@pytest.mark.parametrize(("old", "new"), FEW_CHANGES)
+def test_a_second_power_cut_during_recovery_leaves_the_old_pool_or_the_new_one(old, new, limit):
     tried, rng = 0, random.Random(0)
     for disk, allowed in disks_after_a_stop(old, new, limit=limit):
         for operation in range(1000):
@@ -203,37 +205,35 @@ def test_a_second_power_cut_during_recovery_loses_nothing_either(old, new, limit
 
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT], ids=os.strerror)
-@pytest.mark.parametrize(("old", "new"), STORIES.values(), ids=STORIES)
-def test_a_failed_operation_is_explained_in_one_line_and_leaves_the_old_pool_or_the_new_one(old, new, error):
-    whole = disk_with(old)
-    change(whole, new)
-    for operation in range(len(whole.done)):
+@pytest.mark.parametrize(("old", "new"), CHANGES.values(), ids=CHANGES)
+def test_a_failed_operation_is_reported_in_one_line_and_leaves_the_old_pool_or_the_new_one(old, new, error):
+    undisturbed = disk_with(old)
+    change_pool(undisturbed, new)
+    for operation in range(len(undisturbed.done)):
         disk = disk_with(old)
         disk.fails = (operation, error)
         with pytest.raises(DatapoolError, match=os.strerror(error)) as caught:
-            change(disk, new)
+            change_pool(disk, new)
         disk.fails = None
         message = str(caught.value)
 
         assert "\n" not in message
         if "the pool is unchanged" in message:
-            assert found(disk) == old
+            assert recorded_pool(disk) == old
         else:
             assert "the new version is recorded" in message
             is_broken = error == errno.EIO
-            helps = (
-                "find out what is wrong with the disk (`dmesg`)"
-                if is_broken
-                else "free some space or give write permission"
+            remedy = (
+                "find out what is wrong with the disk (`dmesg`)" if is_broken else "free some space or give write permission"
             )
-            assert message.endswith(f"`datapool repair`) finishes it: {helps}, then run again")
-            assert found(disk) == new
+            assert message.endswith(f"`datapool repair`) finishes it: {remedy}, then run again")
+            assert recorded_pool(disk) == new
         check(disk, new, (old, new))
-    count("failed operations of a commit", len(whole.done))
+    count("failed operations of a commit", len(undisturbed.done))
 
 
-def test_a_rename_that_was_done_but_reported_as_failed_is_no_failure():
-    # A network file system does so when the answer to the first try was lost.
+def test_a_rename_that_succeeded_but_reports_a_failure_does_not_stop_the_commit():
+    # A network file system reports this when the answer to the first try was lost.
     class Forgetful(ModelDisk):
         def rename(self, path: Path, to: Path) -> None:
             super().rename(path, to)
@@ -242,56 +242,57 @@ def test_a_rename_that_was_done_but_reported_as_failed_is_no_failure():
 
     disk = disk_with(ONE)
     disk.__class__ = Forgetful
-    change(disk, TWO)
+    change_pool(disk, TWO)
 
-    assert plain(disk) == TWO
+    assert pool_in_place(disk) == TWO
 
 
 def syncs_of(old: State, new: State) -> list[str]:
+    """Return the fsyncs of a change, each once."""
     disk = disk_with(old)
-    change(disk, new)
+    change_pool(disk, new)
     return [operation for operation in dict.fromkeys(disk.done) if operation.split()[0] in ("fsync", "sync")]
 
 
-SYNCS = [(name, sync) for name, story in STORIES.items() for sync in syncs_of(*story)]
+SYNCS = [(name, sync) for name, states in CHANGES.items() for sync in syncs_of(*states)]
 
 
-def goes_wrong(old: State, new: State, **how: object) -> bool:
-    """Whether a change that is made in this way loses something in one of the states of the disk."""
-    for disk, allowed in disks_after_a_stop(old, new, **how):
+def loses_data(old: State, new: State, **options: object) -> bool:
+    """Return whether a change with these options loses data in one of the states of the disk."""
+    for disk, allowed in disks_after_a_stop(old, new, **options):
         try:
             check(disk, new, allowed)
         except AssertionError:
             return True
-        except DatapoolError:  # what is refused is not lost
+        except DatapoolError:  # a refusal loses no data
             continue
     return False
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("story", "sync"),
-    [pytest.param(*each, marks=[pytest.mark.full] * (each[0] != QUICK_STORY)) for each in SYNCS],
+    ("name", "sync"),
+    [pytest.param(name, sync, marks=[pytest.mark.full] * (name != QUICK_CHANGE)) for name, sync in SYNCS],
 )
-def test_no_fsync_can_be_left_out(story, sync):
-    assert goes_wrong(*STORIES[story], left_out=sync, limit=8)
-    count("changed protocols that were caught", 1)
+def test_without_any_one_fsync_a_power_cut_loses_data(name, sync):
+    assert loses_data(*CHANGES[name], skipped_sync=sync, limit=8)
+    count("weakened protocols that were caught", 1)
 
 
 class FilesFirst(Transaction):
-    """Renames the files before the record."""
+    """A transaction that renames the files before the record."""
 
     def commit(self, entry, files, *, remove=()):
         for file, digest in files.items():
-            staged = self._pending / f"{digest[:16]}-{Path(file).name}"
-            if self._disk.exists(staged):
+            pending = self._pending / f"{digest[:16]}-{Path(file).name}"
+            if self._disk.exists(pending):
                 make_folder(self._disk, (self.store.folder / file).parent)
-                self._disk.rename(staged, self.store.folder / file)
+                self._disk.rename(pending, self.store.folder / file)
         super().commit(entry, files, remove=remove)
 
 
 class LineageFirst(Transaction):
-    """Writes datapools.json before the record."""
+    """A transaction that writes datapools.json before the record."""
 
     def commit(self, entry, files, *, remove=()):
         temporary = self._pending / "lineage"
@@ -302,14 +303,14 @@ class LineageFirst(Transaction):
 
 
 class NoNote(Transaction):
-    """Does not write down which entry of datapools.json a change replaces."""
+    """A transaction that does not read the note of the entry that a change replaces in datapools.json."""
 
     def _read_note(self):
         return None
 
 
-class NoteGoesFirst(Transaction):
-    """Forgets that a change goes on before the change is finished."""
+class NoteRemovedFirst(Transaction):
+    """A transaction that removes the note before the change is finished."""
 
     def _finish(self, record, note, *, is_recovery):
         self._disk.unlink(self._pending / "note.json")
@@ -317,32 +318,32 @@ class NoteGoesFirst(Transaction):
 
 
 class DiscardsPendingFiles(Transaction):
-    """Discards every pending file."""
+    """A transaction whose recovery discards every pending file."""
 
     def recover(self):
         self.discard_pending()
         return ""
 
 
-@pytest.mark.parametrize("mutant", [FilesFirst, LineageFirst, NoNote, NoteGoesFirst, DiscardsPendingFiles])
-def test_no_two_steps_can_be_swapped_and_none_is_needless(mutant, monkeypatch):
+@pytest.mark.parametrize("mutant", [FilesFirst, LineageFirst, NoNote, NoteRemovedFirst, DiscardsPendingFiles])
+def test_a_protocol_with_its_steps_swapped_or_left_out_loses_data(mutant, monkeypatch):
     make = transaction_on
     monkeypatch.setitem(globals(), "transaction_on", lambda disk, kind=mutant: make(disk, mutant))
 
-    assert any(goes_wrong(*story, kind=mutant, limit=8) for story in STORIES.values())
-    count("changed protocols that were caught", 1)
+    assert any(loses_data(*states, kind=mutant, limit=8) for states in CHANGES.values())
+    count("weakened protocols that were caught", 1)
 
 
 def test_recovery_makes_the_record_durable_before_it_replaces_a_file(monkeypatch):
-    # After a kill between the rename of the record and its fsync. No kill can show it, only a power cut after a recovery.
+    # The case: a kill between the rename of the record and its fsync, then a power cut during or after the recovery.
     def cuts_in_recovery() -> Iterator[ModelDisk]:
         disk = disk_with(ONE)
-        change(disk, TWO)
-        commit = next(i for i, done in enumerate(disk.done) if done.startswith("rename") and done.endswith("pool.json"))
+        change_pool(disk, TWO)
+        commit = next(i for i, step in enumerate(disk.done) if step.startswith("rename") and step.endswith("pool.json"))
         disk = disk_with(ONE)
         disk.cut_after = commit + 1
         with suppress(PowerCutError):
-            change(disk, TWO)
+            change_pool(disk, TWO)
         for operation in range(20):
             again = disk.killed()
             again.cut_after = operation
@@ -362,6 +363,6 @@ def test_recovery_makes_the_record_durable_before_it_replaces_a_file(monkeypatch
     monkeypatch.setattr(Transaction, "recover", recover_at_once)
     disks = list(cuts_in_recovery())
     monkeypatch.undo()
-    with pytest.raises(AssertionError, match="is nowhere"):
+    with pytest.raises(AssertionError, match="is lost"):
         for disk in disks:
             check(disk, TWO, (ONE, TWO))

@@ -1,4 +1,4 @@
-"""A process that reads a pool while another one writes it gets one version, never parts of two."""
+"""A process that reads a pool while another process writes it gets one version, never parts of two."""
 
 import hashlib
 import os
@@ -6,7 +6,7 @@ import time
 from itertools import cycle, pairwise
 from pathlib import Path
 
-from stand_in import BASE, LINEAGE, POOLS, Params, images, picks
+from fake_dvc import BASE, LINEAGE, POOLS, Params, images, picks
 from tally import count
 
 from datapool.core.base import read_base, write_base
@@ -19,11 +19,11 @@ NAMES = ["cat/a1.jpg", "dog/a2.jpg", "dog/a3.jpg"]
 
 
 STOP = Path("stop")
-"""While this file is missing, the writer goes on."""
+"""The writer continues until this file exists."""
 
 
 def write_one_version_after_another() -> None:
-    """Merge batch A with 1, 2, 3, 1, … picks: each version replaces the csv, samples.csv and checkpoint of the last one."""
+    """Merge batch A with 1, 2, 3, 1, … picks: each run replaces the csv, samples.csv and checkpoint of the last one."""
     for n in cycle([1, 2, 3]):
         params = Params("A", n)
         base, _ = open_base(POOLS, LINEAGE, "p", images("A"), base_version=None)
@@ -34,6 +34,7 @@ def write_one_version_after_another() -> None:
 
 
 def changes(seen: list[int]) -> int:
+    """Return how often the version changed between two reads."""
     return sum(one != other for one, other in pairwise(seen))
 
 
@@ -43,7 +44,7 @@ def read_again_and_again() -> list[int]:
     # On a busy machine it takes longer until enough versions are written.
     while time.monotonic() < start + SECONDS or (changes(seen) < 4 and time.monotonic() < start + 60):
         opened, _ = open_base(POOLS, LINEAGE, "p", images("C"), base_version=None)
-        time.sleep(0.02)  # time for the writer; the rows of a large pool take as long to write
+        time.sleep(0.02)  # give the writer time, as the rows of a large pool would
         try:
             write_base(BASE, opened)
         except DatapoolError as error:  # refused, rather than the rows of one version with the model of another
@@ -60,7 +61,7 @@ def read_again_and_again() -> list[int]:
         model = base.checkpoint.read_bytes()
         assert model == b"model of %d" % n * 1000
         assert version.checkpoint_sha256 == hashlib.sha256(model).hexdigest()
-        assert read_lineage(LINEAGE).keys() == {"p"}  # read without the lock: it is whole at any moment
+        assert read_lineage(LINEAGE).keys() == {"p"}  # read without the lock: the file is complete at any moment
     return seen
 
 

@@ -1,4 +1,4 @@
-"""What a batch costs does not grow with the number of batches before it, beyond the pool's own size."""
+"""The cost of a batch depends on the size of the pool, not on the number of batches before it."""
 
 import time
 from pathlib import Path
@@ -17,26 +17,26 @@ BATCHES = 50
 @pytest.mark.parametrize("keep_history", [True, False])
 def test_a_batch_costs_the_same_after_many_versions_as_after_one_of_as_many_rows(keep_history):
     # 30 versions of 100 rows, and one of 3000: the same csv of 2 MB to read and to extend. Lineage and record grow by
-    # half a kilobyte a version.
+    # half a kilobyte per version.
     costs = soak.in_new_folder(lambda: [soak.run([n], 100, keep_history=keep_history) for n in range(31)])
     after_one = soak.in_new_folder(
         lambda: [soak.run(numbers, 100, keep_history=keep_history) for numbers in (range(30), [30])]
     )
 
-    for what, ratio in soak.compare(costs[-1], after_one[-1]).items():
-        assert ratio < 1.1, what
+    for name, ratio in soak.compare(costs[-1], after_one[-1]).items():
+        assert ratio < 1.1, name
     assert costs[-1].sizes[".datapool"] < 4 * costs[-1].sizes["datapool_latest.csv"]
     count("soak: batches into one pool", 31)
 
 
 @pytest.mark.full
 @pytest.mark.timeout(3600)
-def test_fifty_batches_through_dvc(new_workspace, after, tmp_path, record_property):
+def test_the_fiftieth_dvc_repro_takes_no_longer_than_the_first(new_workspace, after, tmp_path, record_property):
     made: Workspace = after(new_workspace)
     names = [f"week_{week:02d}/cat/{week:02d}_{number}.png" for week in range(BATCHES) for number in range(4)]
     for number, name in enumerate(names):
         write_picture(tmp_path / name, number)
-    # All 200 on an arc of 3 rad, in an order that mixes the weeks; none lies nearer to another than 0.01.
+    # All 200 images lie on an arc of 3 rad, in an order that mixes the weeks; no two are closer than 0.01.
     angles = {name.split("/", 1)[1]: 0.015 * (number * 37 % 200) for number, name in enumerate(names)}
     write_circle(tmp_path / "circle.csv", angles)
     made.set({"embeddings": str(tmp_path / "circle.csv"), "stopping_condition.min_distance": 0.01})
@@ -51,6 +51,8 @@ def test_fifty_batches_through_dvc(new_workspace, after, tmp_path, record_proper
     assert len(made.versions()) == BATCHES
     assert len(made.names()) == 4 * BATCHES
     assert len(made.pool_files()) == 3 + BATCHES - 1  # datapool_latest.csv, samples.csv, pool.json, history
-    record_property("seconds of each dvc repro", [round(one, 1) for one in seconds])
-    assert min(seconds[-10:]) < 2 * min(seconds[:10])  # what else runs on the machine only adds
+    record_property("seconds of each dvc repro", [round(value, 1) for value in seconds])
+    assert min(seconds[-10:]) < 2 * min(
+        seconds[:10]
+    )  # the minimum, because other programs on the machine only add time
     count("soak: batches through dvc repro", BATCHES)

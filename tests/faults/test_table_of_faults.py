@@ -9,7 +9,7 @@ from summary import EXPECTED, summary
 from tally import count
 
 
-def test_the_table_adds_up_what_tests_counted(tmp_path, monkeypatch):
+def test_the_table_has_the_sum_of_what_tests_counted(tmp_path, monkeypatch):
     file = tmp_path / "tally"
     monkeypatch.setenv("FAULTS_TALLY", str(file))
     count("kill points", 1200)
@@ -19,20 +19,20 @@ def test_the_table_adds_up_what_tests_counted(tmp_path, monkeypatch):
     assert summary(file.read_text().splitlines()).splitlines()[:3] == [
         "  bad inputs          78",
         "  kill points      1,234",
-        "  in all           1,312",
+        "  total            1,312",
     ]
 
 
-def test_what_was_not_tried_is_told_and_all_is_claimed_of_all_only():
-    lines = [json.dumps({"what": what, "tried": 1}) for what in EXPECTED]
+def test_the_last_line_names_the_kinds_of_faults_that_were_not_tried():
+    lines = [json.dumps({"kind": kind, "tried": 1}) for kind in EXPECTED]
 
-    assert summary(lines).splitlines()[-1] == "none lost anything"
-    assert summary(lines[1:]).splitlines()[-1] == "none of these lost anything; NOT TRIED here: kill points of merge"
+    assert summary(lines).splitlines()[-1] == "no fault lost data"
+    assert summary(lines[1:]).splitlines()[-1] == "no fault lost data; NOT TRIED here: kill points of merge"
     assert summary([]).endswith(f"NOT TRIED here: {', '.join(EXPECTED)}")
 
 
-def test_what_any_test_counts_is_expected():
-    # A part that is known when the test runs only, as in f"kill points of {stage}", may be any text.
+def test_the_expected_kinds_are_those_that_tests_count():
+    # A replacement field, as in f"kill points of {stage}", may be any text.
     counted = [
         node.args[0]
         for path in Path(__file__).parent.glob("test_*.py")
@@ -43,16 +43,16 @@ def test_what_any_test_counts_is_expected():
     patterns = [
         "".join(
             re.escape(part.value) if isinstance(part, ast.Constant) else ".+"
-            for part in getattr(what, "values", [what])
+            for part in getattr(kind, "values", [kind])
         )
-        for what in counted
+        for kind in counted
     ]
 
-    assert [pattern for pattern in patterns if not any(re.fullmatch(pattern, what) for what in EXPECTED)] == []
-    assert [what for what in EXPECTED if not any(re.fullmatch(pattern, what) for pattern in patterns)] == []
+    assert [pattern for pattern in patterns if not any(re.fullmatch(pattern, kind) for kind in EXPECTED)] == []
+    assert [kind for kind in EXPECTED if not any(re.fullmatch(pattern, kind) for pattern in patterns)] == []
 
 
-def test_without_the_variable_nothing_is_counted(tmp_path, monkeypatch):
+def test_nothing_is_counted_without_the_variable(tmp_path, monkeypatch):
     monkeypatch.delenv("FAULTS_TALLY", raising=False)
     monkeypatch.chdir(tmp_path)
     count("kill points", 1)

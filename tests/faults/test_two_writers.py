@@ -1,4 +1,4 @@
-"""Two processes at work on the pools of one workspace, some of them killed: a reader sees whole pools only."""
+"""Two processes write the pools of one workspace, and some are killed: a reader sees only complete pools."""
 
 import random
 import re
@@ -34,24 +34,24 @@ def cases(writers: list[Stages], tmp_path_factory: pytest.TempPathFactory) -> di
 
 
 def read(folder: Path) -> small_pools.Files | None:
-    """Read the pool without a lock; None if it changed meanwhile."""
+    """Read the pool without a lock; None if it changed during the read."""
     record = folder / small_pools.RECORD
     before = record.read_bytes()
     try:
         return small_pools.whole_version(folder)
     except (AssertionError, FileNotFoundError):
         if record.read_bytes() == before:
-            time.sleep(0.05)  # files were on their way from where they are staged
+            time.sleep(0.05)  # pending files were just being renamed
             with suppress(AssertionError, FileNotFoundError):
                 return small_pools.whole_version(folder)
-            assert record.read_bytes() != before, "the pool is not what its record says"
+            assert record.read_bytes() != before, "the files of the pool are not those of its record"
         return None
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("seconds", "kills"), WRITERS)
-def test_of_two_writers_each_leaves_a_whole_pool_and_a_reader_sees_no_mixture(writers, cases, seconds, kills, tmp_path):
-    # Both merge the second batch: one picks two images, the other one. Between merges they open the batch anew.
+def test_a_reader_beside_two_writers_sees_only_complete_versions(writers, cases, seconds, kills, tmp_path):
+    # Both merge the second batch: the first with two picks, the second with one. Between merges they open the batch again.
     two, one, folder, stop = cases["append"], cases["replace"], tmp_path / "workspace", Event()
     shutil.copytree(two.before, folder)
     shutil.copytree(one.before / "output", folder / "output_one")
@@ -62,15 +62,15 @@ def test_of_two_writers_each_leaves_a_whole_pool_and_a_reader_sees_no_mixture(wr
     end = time.monotonic() + seconds
 
     def work(stages: Stages, merge: list[str], open_: list[str], chance: random.Random) -> list[Done]:
-        done = []
+        runs = []
         while time.monotonic() < end:
             pid = stages.start(folder, chance.choice([merge, merge, open_]))
             if kills and chance.random() < 0.5:
                 time.sleep(chance.uniform(0, 0.1))
                 with suppress(ProcessLookupError):
                     kill(pid, signal.SIGKILL)
-            done.append(stages.wait())
-        return done
+            runs.append(stages.wait())
+        return runs
 
     def watch() -> list[small_pools.Files]:
         seen = []
@@ -87,31 +87,31 @@ def test_of_two_writers_each_leaves_a_whole_pool_and_a_reader_sees_no_mixture(wr
             threads.submit(work, writers[1], merge_one, open_one, random.Random(2)),
         ]
         try:
-            done = [done for worker in working for done in worker.result()]
+            runs = [run for worker in working for run in worker.result()]
         finally:
             stop.set()
         seen = watching.result()
 
     allowed = [small_pools.of_pool(files) for files in (two.old, two.new, one.new)]
     assert [pool for pool in seen if pool not in allowed] == []
-    assert len(seen) >= 2  # the one that was there, and what a writer made of it
-    assert {done.code for done in done} <= ({0, -9} if kills else {0}), [
-        x.output for x in done if x.code not in (0, -9)
+    assert len(seen) >= 2  # the first version and at least one of a writer
+    assert {run.code for run in runs} <= ({0, -9} if kills else {0}), [
+        run.output for run in runs if run.code not in (0, -9)
     ]
-    assert sum(done.code == 0 for done in done) > 5
-    assert sum(done.code == -9 for done in done) >= kills
+    assert sum(run.code == 0 for run in runs) > 5
+    assert sum(run.code == -9 for run in runs) >= kills
 
     last = writers[0].run(folder, open_two, merge_two)
     assert last.code == 0, last.output
-    for left in ("output_one", "output/base"):
-        shutil.rmtree(folder / left)
+    for name in ("output_one", "output/base"):
+        shutil.rmtree(folder / name)
     shutil.copytree(two.before / "output" / "base", folder / "output" / "base")
-    small_pools.assert_as_undisturbed(folder, two)
-    count("runs beside another writer", len(done))
+    small_pools.assert_undisturbed(folder, two)
+    count("runs beside another writer", len(runs))
 
 
 @pytest.mark.full
-def test_a_writer_that_waits_too_long_says_who_holds_the_pools(writers, cases, tmp_path):
+def test_a_writer_that_waits_too_long_names_the_process_that_holds_the_lock(writers, cases, tmp_path):
     folder = Path(shutil.copytree(cases["append"].before, tmp_path / "workspace"))
     holder = writers[0].start(folder, cases["append"].stage)
     while holder_of(folder) != holder:
@@ -124,12 +124,13 @@ def test_a_writer_that_waits_too_long_says_who_holds_the_pools(writers, cases, t
     assert refused.code == 1
     small_pools.assert_one_line(refused.output)
     assert f"pid {holder} on {socket.gethostname()}" in refused.output
-    small_pools.assert_as_undisturbed(folder, cases["append"])
+    small_pools.assert_undisturbed(folder, cases["append"])
     count("waits for another writer", 1)
 
 
 def holder_of(folder: Path) -> int | None:
+    """Return the id of the process that holds the lock; None if no process has taken it."""
     with suppress(FileNotFoundError):
-        if said := re.match(r"pid (\d+) ", (folder / ".datapool" / "lock").read_text()):
-            return int(said[1])
+        if match := re.match(r"pid (\d+) ", (folder / ".datapool" / "lock").read_text()):
+            return int(match[1])
     return None

@@ -1,4 +1,4 @@
-"""The packages of the library import each other downwards only, and each says what it knows."""
+"""The packages of the library import only packages below them, and each documents what it knows."""
 
 import ast
 from pathlib import Path
@@ -18,7 +18,7 @@ FLOORS = [
 """The packages, lowest floor first: a package imports packages of lower floors only."""
 
 EDGE = {"terminal", "lifetime"}
-"""What owns the terminal and the process. Only programs may import it: stages, the command line and the container."""
+"""The modules that own the terminal and the process. Only programs import them: stages, the command line and the container."""
 
 PROGRAMS = {"cli.py", "lightly_docker/container.py"}
 
@@ -57,14 +57,14 @@ def test_a_module_imports_packages_of_lower_floors_only(module):
         assert others <= {"core"}
 
 
-def test_every_package_has_its_floor_and_there_is_no_module_beside_them():
-    tops = {module.split("/")[0].removesuffix(".py") for module in MODULES}
+def test_every_package_has_a_floor_and_no_module_lies_outside_the_packages():
+    top_level = {module.split("/")[0].removesuffix(".py") for module in MODULES}
 
-    assert tops == set(FLOOR_OF) | EDGE | {"__init__"}
+    assert top_level == set(FLOOR_OF) | EDGE | {"__init__"}
 
 
 @pytest.mark.parametrize("package", sorted(set(FLOOR_OF) - {"cli"}))
-def test_a_package_begins_with_what_it_knows_and_what_it_does_not(package):
+def test_the_docstring_of_a_package_documents_what_it_knows(package):
     tree = ast.parse((ROOT / "datapool" / package / "__init__.py").read_text())
     docstring = ast.get_docstring(tree)
 
@@ -81,10 +81,10 @@ def test_modules_do_not_import_each_other_in_a_circle():
     }
     finished: set[str] = set()
 
-    def visit(module: str, way: tuple[str, ...]) -> None:
-        assert module not in way, " -> ".join((*way, module))
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, " -> ".join((*path, module))
         for other in sorted(imports.get(module, ())) * (module not in finished):
-            visit(other, (*way, module))
+            visit(other, (*path, module))
         finished.add(module)
 
     for module in imports:

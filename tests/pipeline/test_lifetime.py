@@ -1,4 +1,4 @@
-"""How long a process lives: real processes, whose parents end or which receive a signal."""
+"""The end of commands and stages: real processes whose parents end or which receive a signal."""
 
 import importlib
 import signal
@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux signals a process when its parent ends")
 
-# Says that it is ready, then waits until its parent has ended, and a moment longer.
+# Prints that it is ready, then waits until its parent has ended, and a moment longer.
 COMMAND = """
 import os, time
 from datapool import {module}
@@ -23,23 +23,23 @@ def command():
     while {waits} and time.monotonic() < last:
         time.sleep(0.01)
     time.sleep(0.1)
-    print("lives on", flush=True)
+    print("still running", flush=True)
 """
 PARENT_LIVES = "os.getppid() == parent"
-# As the command line and a stage do.
+# Runs it as the command line and a stage do.
 RUN = COMMAND.format(module="terminal", waits=PARENT_LIVES) + "terminal.run(command)\n"
-# The same without the imports of the command line.
+# The same without the imports of the command line, which take time.
 HANDLE = COMMAND.format(module="lifetime", waits="{waits}") + "lifetime.install_signal_handlers(); command()\n"
 
 SHELL = {}
 DVC = {"DVC_STAGE": "merge"}
 
 
-def start(*command: str, **more: str) -> subprocess.Popen:
+def start(*command: str, **variables: str) -> subprocess.Popen:
     environment = {key: value for key, value in ENVIRONMENT.items() if key != "DVC_STAGE"}
     return subprocess.Popen(
         command,
-        env={**environment, "PYTHONPATH": str(ROOT), **more},
+        env={**environment, "PYTHONPATH": str(ROOT), **variables},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -48,10 +48,10 @@ def start(*command: str, **more: str) -> subprocess.Popen:
 
 
 @on_linux
-@pytest.mark.parametrize(("started_by", "rest"), [(SHELL, "lives on\n"), (DVC, "")], ids=["shell", "dvc"])
+@pytest.mark.parametrize(("started_by", "rest"), [(SHELL, "still running\n"), (DVC, "")], ids=["shell", "dvc"])
 def test_a_command_outlives_the_shell_that_started_it_and_a_stage_does_not_outlive_dvc(started_by, rest):
-    # As after `nohup datapool run … &` and a log-out.
-    shell = start("sh", "-c", '"$0" -c "$1" & read -r until_the_log_out', sys.executable, RUN, **started_by)
+    # The shell ends as after `nohup datapool run … &` and a logout.
+    shell = start("sh", "-c", '"$0" -c "$1" & read -r until_logout', sys.executable, RUN, **started_by)
     assert shell.stdout.readline() == "ready\n"
     shell.stdin.close()
 
@@ -79,14 +79,16 @@ print("adopted by", os.getppid(), flush=True)
 
 
 @on_linux
-@pytest.mark.parametrize("by", ["init", "a subreaper"])
-@pytest.mark.parametrize(("started_by", "lines"), [(SHELL, ["ready", "lives on"]), (DVC, [])], ids=["shell", "dvc"])
-def test_a_stage_that_begins_after_its_dvc_has_ended_ends_whatever_process_adopts_it(by, started_by, lines):
+@pytest.mark.parametrize("adopter", ["init", "a subreaper"])
+@pytest.mark.parametrize(
+    ("started_by", "lines"), [(SHELL, ["ready", "still running"]), (DVC, [])], ids=["shell", "dvc"]
+)
+def test_a_stage_whose_dvc_has_ended_before_it_begins_ends_whichever_process_adopts_it(adopter, started_by, lines):
     command = WAIT_FOR_ADOPTION + HANDLE.format(waits="False")
-    process = start(sys.executable, "-c", ADOPT, by, command, **started_by)
+    process = start(sys.executable, "-c", ADOPT, adopter, command, **started_by)
     subreaper = process.stdout.readline().strip()
     parent = process.stdout.readline().split()[-1]
-    assert (parent == subreaper) == (by == "a subreaper")
+    assert (parent == subreaper) == (adopter == "a subreaper")
 
     assert process.stdout.read().split("\n")[:-1] == lines  # to the end, while the adopting process still lives
     process.stdin.close()
@@ -96,8 +98,8 @@ def test_a_stage_that_begins_after_its_dvc_has_ended_ends_whatever_process_adopt
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
 def test_a_command_that_receives_a_signal_ends_without_a_traceback(sent):
     # A background job of a shell, such as this test may be, ignores SIGINT.
-    hears = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-    process = start(sys.executable, "-c", hears + HANDLE.format(waits=PARENT_LIVES))
+    handle_sigint = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    process = start(sys.executable, "-c", handle_sigint + HANDLE.format(waits=PARENT_LIVES))
     assert process.stdout.readline() == "ready\n"
     process.send_signal(sent)
     rest, _ = process.communicate(timeout=20)
@@ -105,7 +107,7 @@ def test_a_command_that_receives_a_signal_ends_without_a_traceback(sent):
     assert (process.returncode, rest) == (128 + sent, "")
 
 
-def test_a_stage_that_receives_a_signal_while_it_imports_its_libraries_ends_without_a_traceback(tmp_path):
+def test_a_stage_that_receives_a_signal_during_its_imports_ends_without_a_traceback(tmp_path):
     (tmp_path / "pandas.py").write_text('print("importing", flush=True)\nimport time\ntime.sleep(20)\n')
     process = start(sys.executable, "-m", "stages.rank", PYTHONPATH=f"{tmp_path}:{ROOT}")
     assert process.stdout.readline() == "importing\n"
@@ -119,9 +121,9 @@ def test_importing_a_stage_changes_no_signal_handler(monkeypatch):
     for name in [name for name in sys.modules if name.split(".")[0] == "stages"]:
         monkeypatch.delitem(sys.modules, name)
     handled = [signal.SIGTERM, signal.SIGINT]
-    before = [signal.getsignal(each) for each in handled]
+    before = [signal.getsignal(number) for number in handled]
     monkeypatch.setattr(sys, "argv", ["notebook"])
 
     importlib.import_module("stages.rank")
 
-    assert [signal.getsignal(each) for each in handled] == before
+    assert [signal.getsignal(number) for number in handled] == before

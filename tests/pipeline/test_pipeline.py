@@ -1,4 +1,4 @@
-"""dvc.yaml names what each stage depends on and writes, and the light parts stay light."""
+"""dvc.yaml declares everything that a stage reads and writes, and importing datapool stays cheap."""
 
 import ast
 import json
@@ -16,13 +16,13 @@ ROOT = Path(__file__).parents[2]
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 OUTPUTS = Outputs("${output_dir}")
 
-# Paths that appear among the dependencies and outputs of a stage need not be parameters as well. Where the images are is no
-# parameter of what is computed from them: only scan depends on the folder.
+# Paths among the dependencies and outputs of a stage need not be parameters as well. The path of the images changes no result:
+# only scan depends on the folder.
 PATHS = {"input_dir", "output_dir"}
 
 
 def imported_packages(path: Path) -> set[str]:
-    """Return the packages of the library that a file imports, in turn and inside functions."""
+    """Return the packages of the library that a file imports, directly or indirectly, also inside functions."""
     found: set[str] = set()
     waiting, seen = {path}, set()
     while waiting:
@@ -37,7 +37,7 @@ def imported_packages(path: Path) -> set[str]:
 
 
 def attributes_of(name: str, stage: str) -> set[str]:
-    """Return the dotted attributes of a variable that a stage reads; "*" where the variable itself is passed on."""
+    """Return the dotted attributes of a variable that a stage reads, and "*" if it passes on the variable itself."""
     tree = ast.parse((ROOT / "stages" / f"{stage}.py").read_text())
     inner = {node.value for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     found = set()
@@ -68,34 +68,34 @@ def test_deps_name_the_stage_and_every_package_that_can_change_its_output(stage)
 
 
 @pytest.mark.parametrize("stage", PIPELINE)
-def test_deps_and_outs_are_the_files_of_the_table_that_the_stage_uses(stage):
+def test_deps_and_outs_are_the_files_of_outputs_py_that_the_stage_uses(stage):
     declared = paths(stage, "deps", "outs", "metrics", "plots")
-    below_output_dir = {path for path in declared if path.startswith("${output_dir}")}
+    in_output_dir = {path for path in declared if path.startswith("${output_dir}")}
     used = {str(getattr(OUTPUTS, name)) for name in attributes_of("outputs", stage)}
     # DVC tracks the folder ``data`` as one output of the stage that writes it.
     if stage == "sample":
         used = used - {str(OUTPUTS.picks), str(OUTPUTS.sampled_images)} | {str(OUTPUTS.data)}
 
-    assert below_output_dir == used
+    assert in_output_dir == used
 
 
-def test_every_file_of_the_table_is_the_output_of_one_stage():
+def test_every_file_of_outputs_py_is_the_output_of_one_stage():
     written = [path for stage in PIPELINE for path in paths(stage, "outs", "metrics", "plots")]
-    below_data = {str(OUTPUTS.picks), str(OUTPUTS.sampled_images)}
+    in_data = {str(OUTPUTS.picks), str(OUTPUTS.sampled_images)}
 
-    assert sorted({str(path) for path in vars(OUTPUTS).values()} - below_data) == sorted(
+    assert sorted({str(path) for path in vars(OUTPUTS).values()} - in_data) == sorted(
         set(written) - {"${shared_dir}", "datapools.json"}
     )
     assert len(set(written)) == len(written)
 
 
 @pytest.mark.parametrize("stage", PIPELINE)
-def test_a_command_has_no_value_of_the_user_in_it(stage):
+def test_the_command_of_a_stage_contains_no_value_of_the_user(stage):
     # A shell reads the command before any value is checked.
     assert PIPELINE[stage]["cmd"] == f"exec python -m stages.{stage}"
 
 
-def test_the_pipeline_file_can_be_read_at_a_sitting():
+def test_dvc_yaml_is_short():
     lines = (ROOT / "dvc.yaml").read_text().splitlines()
 
     assert len(lines) < 200
@@ -105,9 +105,9 @@ def test_the_pipeline_file_can_be_read_at_a_sitting():
 @pytest.mark.parametrize("stage", sorted(set(PIPELINE) - {"train", "embed", "report"}))
 def test_params_name_every_key_that_the_stage_reads(stage):
     # The output of merge is shared_dir itself.
-    excepted = PATHS | ({"shared_dir"} if stage == "merge" else set())
-    declared = set(PIPELINE[stage].get("params", [])) - excepted
-    read = attributes_of("params", stage) - excepted
+    exceptions = PATHS | ({"shared_dir"} if stage == "merge" else set())
+    declared = set(PIPELINE[stage].get("params", [])) - exceptions
+    read = attributes_of("params", stage) - exceptions
     if "*" in read:  # passed on to RankingConfig.from_params
         read = read - {"*"} | params_read("selection/ranking.py")
 
@@ -138,7 +138,7 @@ def test_params_name_every_key_that_the_library_reads_for_the_stage(stage, modul
         if not any(key == param or key.startswith(param + ".") for param in PIPELINE[stage]["params"])
     }
 
-    # How many processes read the images changes no result.
+    # The number of processes that read images changes no result.
     assert undeclared == {"lightly.loader.num_workers"}
     if stage == "train":
         used = read | {"lightly.model.out_dim"}  # through params.lightly
@@ -151,20 +151,20 @@ def test_report_depends_on_all_of_params():
 
 
 def test_open_and_merge_stay_out_of_the_run_cache():
-    # A base or a pool from DVC's run-cache would be an old one.
+    # DVC's run-cache could restore an outdated base or pool.
     assert {"${output_dir}/base": {"persist": True}} in PIPELINE["open"]["outs"]
     assert {"${shared_dir}": {"persist": True}} in PIPELINE["merge"]["outs"]
 
 
 def imported_by(code: str) -> set[str]:
-    """The top-level packages that are loaded after running code in a new Python."""
+    """Return the top-level packages that are loaded after running code in a new Python."""
     show = f"import sys; {code}; print(' '.join(sys.modules))"
     done = subprocess.run([sys.executable, "-c", show], cwd=ROOT, capture_output=True, text=True, check=True)
     return {name.split(".")[0] for name in done.stdout.split()}
 
 
 def test_torch_is_not_imported_before_it_is_needed():
-    # All in one process: what any of them imports would be seen. The report draws with plotly.
+    # One process imports all, so an import by any of them is detected. The report may import plotly.
     modules = ["datapool", "datapool.cli", *(f"stages.{stage}" for stage in PIPELINE)]
     heavy = {"torch", "lightly", "timm", "torchvision", "pytorch_lightning", "faiss"}
 
@@ -175,8 +175,8 @@ def test_importing_datapool_imports_nothing_heavy():
     assert not imported_by("import datapool") & {"pandas", "pyarrow", "numpy", "PIL", "pydantic"}
 
 
-def test_help_of_a_stage_says_what_it_does():
-    # One process for all stages: a start of Python costs more than the rest.
+def test_the_help_of_a_stage_contains_its_docstring():
+    # One process for all stages, because starting Python takes longer than the rest.
     show = "; ".join(f"from stages.{stage} import {stage}; print(json.dumps(help_of({stage})))" for stage in PIPELINE)
     code = f"""
 import json
@@ -201,7 +201,7 @@ def help_of(command):
         assert " ".join(docstring.split()) in " ".join(json.loads(line).split()), stage
 
 
-def test_the_library_imports_nothing_from_the_stages_and_no_stage_another():
+def test_neither_the_library_nor_a_stage_imports_a_stage():
     for path in [*(ROOT / "datapool").rglob("*.py"), *(ROOT / "stages").glob("*.py")]:
         modules = {
             name

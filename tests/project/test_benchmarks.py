@@ -1,4 +1,4 @@
-"""The benchmark measures what it claims, and its tables hold numbers that a reader can check."""
+"""The benchmarks measure what they claim, and their tables contain numbers that a reader can check."""
 
 import re
 import subprocess
@@ -21,8 +21,8 @@ ROOT = Path(__file__).parents[2]
 LINE = np.array([[0.0], [3.0], [10.0], [6.0]], dtype=np.float32)
 
 
-def contestant(name):
-    return next(one for one in CONTESTANTS if one.name == name)
+def contestant_named(name):
+    return next(contestant for contestant in CONTESTANTS if contestant.name == name)
 
 
 def test_the_textbook_takes_the_farthest_each_time():
@@ -42,17 +42,17 @@ def test_picks_that_differ_are_counted_and_their_radius_is_compared():
     assert compare_picks(LINE, [0, 1], [0, 2]) == {"first_difference": 2, "n_other": 1, "radius_ratio": 7 / 4}
 
 
-@pytest.mark.parametrize("one", CONTESTANTS, ids=lambda one: one.name)
-def test_every_contestant_picks_what_the_textbook_picks(one):
-    if not is_installed(one):
-        pytest.skip(f"{one.package} is not installed")
+@pytest.mark.parametrize("contestant", CONTESTANTS, ids=lambda contestant: contestant.name)
+def test_every_contestant_picks_what_the_textbook_picks(contestant):
+    if not is_installed(contestant):
+        pytest.skip(f"{contestant.package} is not installed")
     rows = make("clustered", 300, 8)
 
-    assert list(map(int, one.prepare(rows, 30)())) == textbook(rows, 30)
+    assert list(map(int, contestant.prepare(rows, 30)())) == textbook(rows, 30)
 
 
-def test_a_slow_contestant_runs_fewer_picks_if_its_time_is_linear_and_is_left_out_otherwise():
-    slow = contestant("numpy")._replace(most=1e6)
+def test_a_slow_contestant_makes_fewer_picks_if_its_time_is_linear_and_is_skipped_otherwise():
+    slow = contestant_named("numpy")._replace(most=1e6)
 
     assert affordable_picks(slow, n=100, d=10, k=1_000) == 1_000
     assert affordable_picks(slow, n=100, d=8, k=5_000) == 1_200  # 1,250 rounded down to two digits
@@ -61,7 +61,7 @@ def test_a_slow_contestant_runs_fewer_picks_if_its_time_is_linear_and_is_left_ou
 
 
 @pytest.mark.parametrize("kind", sorted(set(KINDS) - {"digits"}))
-def test_generated_embeddings_depend_on_nothing_but_the_seed(kind):
+def test_generated_embeddings_depend_only_on_the_seed(kind):
     rows = make(kind, 5_000, 4)
 
     assert (rows.shape, rows.dtype) == ((5_000, 4), np.float32)
@@ -90,12 +90,12 @@ def test_the_time_of_fewer_picks_is_extrapolated_linearly():
 
 
 def test_an_extrapolated_time_is_marked():
-    one = Compared(
+    compared = Compared(
         Case("uniform", 1_000, 10, 500), 1, "numpy", 100, "", "the textbook", cpu=[1.0, 2.0, 9.0], wall=[1.0]
     )
 
-    assert (one.about, one.seconds("cpu"), one.spread("cpu")) == ("≈ ", "2.00", "(1.00 to 9.00)")
-    assert one._replace(k=500).about == ""
+    assert (compared.about, compared.seconds("cpu"), compared.spread("cpu")) == ("≈ ", "2.00", "(1.00 to 9.00)")
+    assert compared._replace(k=500).about == ""
 
 
 def test_the_exponent_is_the_slope_of_log_time():
@@ -113,16 +113,20 @@ def test_the_plans_contain_the_required_sizes():
 
 
 def measured():
-    """Two cases on 1 and 2 threads: datapool takes 1 and 2 s, lightly-mundig 10 and 30 s and errs, numpy 8 s, extrapolated from half the picks."""
+    """Return measurements of two cases on 1 and 2 threads.
+
+    datapool takes 1 and 2 s. lightly-mundig takes 10 and 30 s, and errs in the second case. numpy takes 8 s, extrapolated from
+    half of the picks.
+    """
     compared = []
     for threads in (1, 2):
         for case, ours, mundig in ((Case("clustered", 10, 2, 4), 1.0, 10.0), (Case("uniform", 10, 2, 4), 2.0, 30.0)):
-            for one in CONTESTANTS:
-                seconds = {"datapool": ours, "lightly-mundig": mundig}.get(one.name, 8.0)
-                k = 2 if one.name == "numpy" else 4
-                missing = "" if one.name in ("datapool", "lightly-mundig", "numpy") else "over budget"
-                found = Compared(case, threads, one.name, k, missing, "the textbook", [seconds], [seconds])
-                if one.name == "lightly-mundig" and case.kind == "uniform":
+            for contestant in CONTESTANTS:
+                seconds = {"datapool": ours, "lightly-mundig": mundig}.get(contestant.name, 8.0)
+                k = 2 if contestant.name == "numpy" else 4
+                missing = "" if contestant.name in ("datapool", "lightly-mundig", "numpy") else "over budget"
+                found = Compared(case, threads, contestant.name, k, missing, "the textbook", [seconds], [seconds])
+                if contestant.name == "lightly-mundig" and case.kind == "uniform":
                     found = found._replace(first_difference=3, n_other=1, radius_ratio=1.5)
                 compared.append(found)
     run = {"cpu": [1.0], "wall": [3.0]}
@@ -147,7 +151,7 @@ def test_the_summary_states_the_results_of_the_measurements():
 
     assert "| 10 × 2, 4 picks, clustered | 1.00 | 10.0 (10.0×) | –, over budget |" in text
     assert "| ≈ 8.00 (8.0×) |" in text
-    assert "| 10 × 2, 4 picks, uniform |" not in text  # no row of its own, but part of the ranges
+    assert "| 10 × 2, 4 picks, uniform |" not in text  # not shown as a row, but included in the ranges
     assert "from 10.0× (10 × 2, 4 picks, clustered) to 15.0× (10 × 2, 4 picks, uniform)" in text
     assert "nearest to datapool comes numpy, 4.0× (10 × 2, 4 picks, uniform)" in text
     assert "in 2 of the 2 cases compared with it" in text
@@ -157,7 +161,7 @@ def test_the_summary_states_the_results_of_the_measurements():
     assert "up to 1.25 times that of the embeddings" in text
 
 
-def test_the_table_of_a_case_has_the_times_and_the_limit_of_one_pass_per_pick():
+def test_the_table_of_a_case_has_the_times_and_the_minimum_time_to_read_the_embeddings_once_per_pick():
     rows = rows_below(render(measured(), "", "make bench"), "### 10 × 2, 4 picks, uniform")
 
     assert rows[0][:5] == ["datapool", "4", "2.00 (2.00 to 2.00)", "1.0×", "2.00 (2.00 to 2.00)"]
@@ -174,12 +178,12 @@ def test_the_results_end_with_the_output_of_the_tables_benchmark():
 def test_engines_are_compared_to_the_last_bit():
     engine = compare_engines.load_engine(ROOT)
 
-    def another(*arguments, **options):
+    def inexact(*arguments, **options):
         found = engine(*arguments, **options)
         return found._replace(distances=np.nextafter(found.distances, np.inf))
 
     assert compare_engines.compare(compare_engines.QUICK[0], [engine, engine], 1).endswith("| equal | equal |")
-    assert compare_engines.compare(compare_engines.QUICK[0], [engine, another], 1).endswith("| DIFFERENT | equal |")
+    assert compare_engines.compare(compare_engines.QUICK[0], [engine, inexact], 1).endswith("| DIFFERENT | equal |")
 
 
 def test_the_table_of_the_repro_benchmark_has_medians_and_the_median_of_the_ratios():
@@ -189,7 +193,7 @@ def test_the_table_of_the_repro_benchmark_has_medians_and_the_median_of_the_rati
     assert text.splitlines()[2] == "| a no-op | 2.00 | 2.00 | 1.00 |"
 
 
-def test_the_repro_benchmark_refuses_a_run_of_other_stages():
+def test_the_repro_benchmark_raises_if_other_stages_ran_than_expected():
     output = "Stage 'scan' didn't change, skipping\nRunning stage 'sample':\n> python -m stages.sample\n"
 
     repro.require_stages(output, {"sample"})
@@ -205,7 +209,7 @@ def rows_below(text, heading):
 
 
 @pytest.mark.slow
-def test_a_quick_run_has_every_contestant_in_every_case_and_the_ratios_of_the_times_shown():
+def test_a_quick_run_lists_every_contestant_in_every_case_with_the_ratios_of_the_times_shown():
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.selection", "--quick"], cwd=ROOT, capture_output=True, text=True, check=True
     )
@@ -213,11 +217,11 @@ def test_a_quick_run_has_every_contestant_in_every_case_and_the_ratios_of_the_ti
 
     for case in QUICK.cases:
         rows = rows_below(text, f"### {case}")
-        assert [row[0] for row in rows[:-1]] == [one.name for one in CONTESTANTS]
+        assert [row[0] for row in rows[:-1]] == [contestant.name for contestant in CONTESTANTS]
         ours = rows[0]
         assert [len(row) for row in rows] == [2 + 5 * len({1, len(cores())})] * len(rows)
-        for row, one in zip(rows[:-1], CONTESTANTS, strict=True):
-            if not is_installed(one):
+        for row, contestant in zip(rows[:-1], CONTESTANTS, strict=True):
+            if not is_installed(contestant):
                 assert row[2] == "–, not installed"
                 continue
             for column in range(2, len(row), 5):

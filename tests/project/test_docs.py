@@ -1,4 +1,4 @@
-"""README, the pages of docs/ and the other documents name only what exists: commands, files, keys, stages, links."""
+"""README, the pages of docs/ and the other documents mention only commands, files, keys, stages and links that exist."""
 
 import re
 import shlex
@@ -23,7 +23,7 @@ NAMES = [
 TEXTS = {name: (ROOT / name).read_text() for name in NAMES}
 README, ARCHITECTURE = TEXTS["README.md"], TEXTS["ARCHITECTURE.md"]
 
-MADE_BY_A_RUN = (
+GENERATED = (
     "output/",
     "pools/",
     "data/",
@@ -51,7 +51,7 @@ def table_rows(text: str) -> list[str]:
 
 
 def code_of(text: str) -> list[str]:
-    """Return what a text has between backticks, and each line of its indented blocks."""
+    """Return the inline code of a text and each line of its indented blocks."""
     blocks = re.findall(r"(?m)^ {4}(\S.*)$", text)
     inline = re.findall(r"`([^`\n]+)`", "\n".join(line for line in text.splitlines() if not line.startswith("    ")))
     return [*inline, *blocks]
@@ -85,25 +85,25 @@ def test_links_lead_to_files_and_headings_that_exist():
     assert not failures
 
 
-def test_the_site_has_every_page_and_no_other():
+def test_the_navigation_of_the_site_lists_exactly_the_pages_of_docs():
     nav = re.findall(r"(?m)^  - .*: (\S+\.md)$", (ROOT / "mkdocs.yml").read_text())
 
     assert sorted(f"docs/{page}" for page in nav) == [name for name in NAMES if name.startswith("docs/")]
 
 
-def test_every_page_can_be_reached_from_the_readme_and_from_the_first_page():
+def test_every_page_is_linked_from_the_readme_and_from_the_first_page():
     pages = {name.removeprefix("docs/") for name in NAMES if name.startswith("docs/")} - {"index.md"}
 
     assert pages - {"design.md"} <= set(re.findall(r"\(docs/(\w+\.md)", README))
     assert pages <= set(re.findall(r"\((\w+\.md)", TEXTS["docs/index.md"]))
 
 
-def test_paths_exist():
+def test_paths_in_the_documents_exist():
     failures = []
     for name, text in TEXTS.items():
         for code in re.findall(r"`([\w.][\w./-]*)`", text):
             is_path = "/" in code and code.split("/")[0] in {path.name for path in ROOT.iterdir()}
-            if is_path and not code.startswith(MADE_BY_A_RUN) and not (ROOT / code).exists():
+            if is_path and not code.startswith(GENERATED) and not (ROOT / code).exists():
                 failures.append((name, code))
 
     assert not failures
@@ -117,7 +117,7 @@ def test_every_path_of_the_table_of_files_exists():
     assert [path for path in paths if not (ROOT / path).exists()] == []
 
 
-def test_outputs_have_the_names_of_the_table_of_outputs():
+def test_output_files_in_the_documents_have_the_names_of_outputs_py():
     known = {Path(str(path)).name for path in vars(Outputs("output")).values()}
     known |= {f"{name}.txt" for name in re.findall(r'"(\w+_filenames\w*|sampled_filenames)":', sampling_source())}
     failures = [
@@ -153,7 +153,7 @@ def test_every_stage_is_explained_with_its_outputs():
 
 
 def params_of(yaml_text: str) -> set[str]:
-    """Return every key of params.yaml, dotted, also those that hold keys."""
+    """Return every dotted key of params.yaml, including sections."""
     found = set()
 
     def collect(values: dict, prefix: str) -> None:
@@ -166,7 +166,7 @@ def params_of(yaml_text: str) -> set[str]:
     return found
 
 
-def test_keys_that_are_set_are_keys_of_params_yaml():
+def test_keys_that_commands_and_examples_set_are_keys_of_params_yaml():
     params = params_of((ROOT / "params.yaml").read_text()) | {"error", "persist"}  # a message, and a key of DVC
     failures, seen = [], set()
     for name, text in TEXTS.items():
@@ -179,7 +179,7 @@ def test_keys_that_are_set_are_keys_of_params_yaml():
     assert len(seen) > 10
 
 
-def test_examples_of_methods_and_rules_are_parts_of_params_yaml():
+def test_examples_of_methods_and_rules_contain_only_keys_of_params_yaml():
     params = params_of((ROOT / "params.yaml").read_text())
     examples = re.findall(r"(?m)(?:^ {4}.*\n)+", TEXTS["docs/methods.md"])
     keys = set().union(*(params_of(textwrap.dedent(example)) for example in examples))
@@ -188,7 +188,7 @@ def test_examples_of_methods_and_rules_are_parts_of_params_yaml():
     assert {key for key in keys if not key.startswith("rules.balance.")} <= params
 
 
-def test_the_keys_that_are_explained_are_keys_of_params_yaml():
+def test_the_keys_that_the_tables_explain_are_keys_of_params_yaml():
     params = params_of((ROOT / "params.yaml").read_text())
     rows = table_rows(section(TEXTS["docs/week.md"], "Settings")) + table_rows(
         section(TEXTS["docs/models.md"], "Which model")
@@ -207,7 +207,7 @@ def test_every_metric_is_explained():
     assert set(Metrics.model_fields) - explained == set()
 
 
-def test_make_targets_exist_and_help_lists_them_in_two_parts():
+def test_make_targets_exist_and_make_help_lists_them_in_two_parts():
     makefile = (ROOT / "Makefile").read_text()
     targets = set(re.findall(r"(?m)^([a-z-]+):", makefile))
     named = {
@@ -218,7 +218,7 @@ def test_make_targets_exist_and_help_lists_them_in_two_parts():
     ).stdout
 
     assert {"demo", "help", "docs", "quick", "faults"} <= {target for _, target in named}
-    assert [one for one in named if one[1] not in targets] == []
+    assert [(name, target) for name, target in named if target not in targets] == []
     phony = re.search(r"(?m)^\.PHONY: (.*)$", makefile)[1].split()
     assert re.findall(r"(?m)^  ([a-z-]+) ", listed) == phony
     assert re.findall(r"(?m)^(\S.*):$", listed) == ["For users", "For developers"]
@@ -230,13 +230,17 @@ def test_commands_of_datapool_exist():
     from datapool.cli import app
 
     commands = typer.main.get_command(app).commands
-    options = {name: {option for one in command.params for option in one.opts} for name, command in commands.items()}
+    options = {
+        name: {option for param in command.params for option in param.opts} for name, command in commands.items()
+    }
     failures, seen = [], set()
     for name, text in TEXTS.items():
         for code in code_of(text):
             for words in re.findall(r"(?:^|&& |IMAGE |repro |datapool )datapool ([a-z]+(?: .*)?)", code):
-                command, *rest = shlex.split(re.split(r" && | #", words)[0].rstrip("\\"))  # a command may go on
-                if command == "dvc":  # the image called datapool
+                command, *rest = shlex.split(
+                    re.split(r" && | #", words)[0].rstrip("\\")
+                )  # a line may end in a backslash
+                if command == "dvc":  # here datapool is the name of the image
                     continue
                 wrong = {word for word in rest if word.startswith("--")} - options.get(command, set())
                 if command not in commands or wrong:
@@ -265,7 +269,7 @@ def test_commands_of_dvc_exist():
         for code in code_of(text):
             for command in re.findall(r"(?:^|&& |then |online |IMAGE |datapool )dvc ([a-z].*)", code):
                 words = shlex.split(re.split(r" && | #| …", command)[0])
-                # A text may leave out the targets, as in `dvc push` and `dvc add`.
+                # A document may leave out the targets of a command, as in `dvc push` and `dvc add`.
                 if not any(is_command([*words, *targets]) for targets in ((), ("x",), ("x", "y"), ("x=1",))):
                     failures.append((name, code))
                 seen.add(words[0])
@@ -274,7 +278,7 @@ def test_commands_of_dvc_exist():
     assert seen >= {"repro", "exp", "add", "push", "pull", "checkout", "metrics", "remote"}
 
 
-def test_architecture_has_a_line_on_every_module():
+def test_architecture_md_lists_every_module():
     packages = {path.parent.name for path in (ROOT / "datapool").glob("*/__init__.py")}
     parts = dict(re.findall(r"(?m)^### `datapool/(\w+)`.*\n((?:(?!^#).*\n)*)", ARCHITECTURE))
 
@@ -285,7 +289,7 @@ def test_architecture_has_a_line_on_every_module():
         assert set(re.findall(r"`(\w+\.py)`", rows)) == modules, package
 
 
-def test_architecture_draws_the_arrows_that_the_code_has():
+def test_architecture_md_draws_the_imports_between_packages():
     from pipeline.test_layout import FLOORS, MODULES, imported
 
     packages = set().union(*FLOORS)
@@ -314,7 +318,7 @@ def test_architecture_draws_the_arrows_that_the_code_has():
     }
 
 
-def test_the_rooms_of_contributing_are_files_that_exist():
+def test_the_files_and_names_in_the_table_of_contributing_md_exist():
     rows = table_rows(section(TEXTS["CONTRIBUTING.md"], "Where do I change …"))
     failures = []
     for row in rows:
@@ -327,11 +331,12 @@ def test_the_rooms_of_contributing_are_files_that_exist():
 
 
 def measured_rows() -> list[str]:
+    """Return the rows of docs/models.md that contain measurements."""
     rows = table_rows(section(TEXTS["docs/models.md"], "How the defaults were chosen"))
     return [row for row in rows if re.search(r"\| \d\d\.\d \| \d\d\.\d \|$", row)]
 
 
-def test_the_numbers_about_models_are_those_of_the_benchmark():
+def test_the_measurements_in_models_md_are_those_of_the_benchmark():
     measured = (ROOT / "benchmarks" / "backbones.md").read_text().splitlines()
     failures = []
     for row in measured_rows():
@@ -343,14 +348,14 @@ def test_the_numbers_about_models_are_those_of_the_benchmark():
     assert not failures
 
 
-def test_the_page_on_speed_has_the_summary_of_the_benchmark():
+def test_speed_md_contains_the_summary_of_the_benchmark():
     results = ROOT / "benchmarks" / "results.md"
     begin, end = "<!-- begin: written by make bench -->", "<!-- end: written by make bench -->"
 
     def written(text: str) -> str:
         return text.split(begin, 1)[1].split(end, 1)[0].strip()
 
-    # Without results there are no numbers: the two comments stand alone.
+    # Without results there is nothing between the two comments.
     assert written(TEXTS["docs/speed.md"]) == (written(results.read_text()) if results.exists() else "")
 
 
@@ -364,7 +369,7 @@ def test_the_page_on_speed_has_the_summary_of_the_benchmark():
         (["--version"], f"datapool {datapool.__version__}"),
     ],
 )
-def test_the_command_line_explains_itself(arguments, expected):
+def test_the_help_of_the_command_line_explains_each_command(arguments, expected):
     from typer.testing import CliRunner
 
     from datapool.cli import app

@@ -1,6 +1,6 @@
-"""compose.yaml and the workflows: what can be said without Docker and GitHub.
+"""compose.yaml and the workflows of GitHub Actions, as far as they can be tested without Docker and GitHub.
 
-`make lint` checks them by the schemas of GitHub and Compose, and for what is known to be unsafe.
+`make lint` checks them against the schemas of GitHub and Compose and for known security problems.
 """
 
 import os
@@ -30,7 +30,7 @@ def step_of(job: dict, name: str) -> dict:
 
 
 @pytest.mark.parametrize("step", [step for _, step in RUNS], ids=[name for name, _ in RUNS])
-def test_every_script_is_bash_and_takes_what_others_may_write_from_the_environment_only(step):
+def test_every_script_is_valid_bash_and_contains_no_expression_of_github(step):
     done = subprocess.run(["bash", "-n"], input=step["run"], text=True, capture_output=True, check=False)
 
     assert (done.returncode, done.stderr) == (0, "")
@@ -38,7 +38,7 @@ def test_every_script_is_bash_and_takes_what_others_may_write_from_the_environme
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)
-def test_a_workflow_may_read_at_most_unless_a_job_says_why(name):
+def test_a_workflow_may_only_read_except_in_jobs_with_a_comment_on_why(name):
     assert WORKFLOWS[name]["permissions"] in ({}, {"contents": "read"})
     for job in WORKFLOWS[name]["jobs"].values():
         assert job["timeout-minutes"] > 0
@@ -46,15 +46,15 @@ def test_a_workflow_may_read_at_most_unless_a_job_says_why(name):
     assert all("#" in line for line in text.splitlines() if ": write" in line)
 
 
-def test_no_checkout_leaves_a_token_behind():
+def test_no_checkout_keeps_its_token():
     checkouts = [step for _, _, step in STEPS if step.get("uses", "").startswith("actions/checkout@")]
 
     assert len(checkouts) >= len(WORKFLOWS)
     assert all(step["with"]["persist-credentials"] is False for step in checkouts)
 
 
-def test_a_fork_never_runs_on_the_runner_and_nothing_runs_before_it_is_set_up():
-    triggers = DATAPOOL[True]  # YAML 1.1 reads `on` so
+def test_the_runner_runs_no_fork_and_nothing_before_it_is_configured():
+    triggers = DATAPOOL[True]  # YAML 1.1 reads the key `on` as true
 
     assert set(triggers) == {"pull_request", "workflow_dispatch"}  # pull_request_target would have the secrets
     assert "vars.DATAPOOL_IMAGE != '' &&" in RUN["if"]
@@ -65,7 +65,7 @@ def test_two_runs_never_extend_one_pool_at_once():
     assert DATAPOOL["concurrency"] == {"group": "datapool", "cancel-in-progress": False}
 
 
-def test_only_what_talks_to_the_remote_has_its_secrets_and_a_network():
+def test_only_commands_that_use_the_remote_get_its_secrets_and_a_network():
     for step in RUN["steps"]:
         for line in step.get("run", "").replace("\\\n", "").splitlines():
             if "docker run" in line:
@@ -95,7 +95,7 @@ def test_the_services_mount_what_the_image_expects():
     assert {name for name, service in services.items() if service["network_mode"] != "none"} == {"online"}
 
 
-# Takes the place of docker: the command runs where it is, as it would in the container.
+# A stand-in for docker: it runs the command directly, as the container would.
 STUB = """\
 #!/usr/bin/env bash
 echo "$*" >> "$CALLS"
@@ -110,7 +110,7 @@ exec "$@"
 
 
 class Runner:
-    """A self-hosted runner: a clone in which the steps of the workflow run, one after another."""
+    """A self-hosted runner: a clone in which the steps of the workflow run one after the other."""
 
     def __init__(self, folder: Path, url: Path, branch: str, base: str):
         self.folder, self.calls = folder / "clone", folder / "calls"
@@ -128,7 +128,7 @@ class Runner:
         subprocess.run(["git", "clone", "--quiet", "--branch", branch, url, self.folder], check=True)
 
     def step(self, name: str) -> str:
-        """Run a step as GitHub runs one with ``shell: bash``."""
+        """Run a step as GitHub does with ``shell: bash``."""
         script = step_of(RUN, name)["run"]
         done = subprocess.run(
             ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", script],
@@ -145,7 +145,7 @@ class Runner:
 
 @pytest.fixture(scope="module")
 def on_github(first_week, tmp_path_factory, weeks):
-    """Week 1 on main; a branch with the images of week 2. Gives the repository and the commit of main."""
+    """A repository with week 1 on main and a branch with the images of week 2, and the commit of main."""
     folder = tmp_path_factory.mktemp("github")
     made: Workspace = first_week.copy_to(folder / "workspace")
     made.run("dvc", "remote", "add", "--default", "store", str(folder / "store"))
@@ -163,14 +163,14 @@ def on_github(first_week, tmp_path_factory, weeks):
 
 
 @pytest.mark.slow
-def test_the_workflow_appends_a_batch_and_commits_what_it_did(on_github, tmp_path):
+def test_the_workflow_appends_a_batch_and_commits_the_result(on_github, tmp_path):
     url, base = on_github
     first = Runner(tmp_path / "first", url, "week/2", base)
 
-    said = "".join(first.step(step["name"]) for step in RUN["steps"] if "run" in step and "if" not in step)
+    output = "".join(first.step(step["name"]) for step in RUN["steps"] if "run" in step and "if" not in step)
 
-    assert "Running stage 'merge'" in said
-    assert "none failed" in said  # datapool verify
+    assert "Running stage 'merge'" in output
+    assert "none failed" in output  # datapool verify
     report = (first.folder / "report.md").read_text()
     assert report.startswith("## datapool\n\n### Metrics\n\n| Path ")
     assert "| output/metrics.json | pool_after " in report
@@ -180,23 +180,23 @@ def test_the_workflow_appends_a_batch_and_commits_what_it_did(on_github, tmp_pat
     assert "--gpus all" in next(line for line in calls.splitlines() if line.endswith("image dvc repro"))
     assert "--volume /store:/store image dvc pull --allow-missing" in calls
 
-    # What another clone sees: the commit, and by `dvc pull` the pool that belongs to it.
+    # Another clone gets the commit, and with `dvc pull` its pool.
     second = Runner(tmp_path / "second", url, "week/2", base)
-    there = Workspace(second.folder)
-    log = there.run("git", "log", "-2", "--format=%s, %an")
+    workspace = Workspace(second.folder)
+    log = workspace.run("git", "log", "-2", "--format=%s, %an")
     assert log.splitlines() == ["Run datapool, github-actions[bot]", "week 2, test"]
-    assert [version["version"] for version in there.versions()] == [1, 2]
+    assert [version["version"] for version in workspace.versions()] == [1, 2]
     second.step("Pull images and pool")
     assert "Data and pipelines are up to date." in second.step("Run the pipeline")
     assert "nothing changed" in second.step("Commit dvc.lock, datapools.json and metrics")
 
 
 @pytest.mark.slow
-def test_a_branch_that_moved_on_is_not_overwritten(on_github, tmp_path):
+def test_a_branch_with_a_newer_commit_is_not_overwritten(on_github, tmp_path):
     url, base = on_github
     late = Runner(tmp_path / "late", url, "week/2", base)
     other = Workspace(Runner(tmp_path / "other", url, "week/2", base).folder)
-    other.commit("somebody was faster")
+    other.commit("a newer commit")
     other.run("git", "push", "--quiet")
     (late.folder / "params.yaml").open("a").write("# changed\n")
 

@@ -1,4 +1,4 @@
-"""Doors into the machine other than images and tables: what a clone of a workspace could bring with it."""
+"""Harmful content of a cloned workspace other than images and tables: params.yaml, names of models, links."""
 
 import json
 import re
@@ -21,9 +21,9 @@ STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 
 @pytest.fixture
 def with_params(tmp_path, monkeypatch):
-    """A folder with the code, and params.yaml as given."""
+    """Return a function that writes params.yaml with changed values into a folder that has the code."""
 
-    def make(**values: str) -> None:
+    def write(**values: str) -> None:
         text = (ROOT / "params.yaml").read_text()
         for key, value in values.items():
             text = re.sub(rf"(?m)^{key}:.*$", lambda _, key=key, value=value: f"{key}: {json.dumps(value)}", text)
@@ -32,14 +32,14 @@ def with_params(tmp_path, monkeypatch):
     for name in ("datapool", "stages"):
         (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
-    return make
+    return write
 
 
-def test_no_command_of_the_pipeline_has_a_value_of_params_yaml_in_it():
+def test_no_command_of_dvc_yaml_contains_a_value_of_params_yaml():
     assert [stage for stage in STAGES.values() if "$" in stage["cmd"]] == []
 
 
-def test_a_folder_with_a_command_in_its_name_is_refused(with_params):
+def test_a_folder_whose_name_contains_a_shell_command_is_refused(with_params):
     for value in (
         "out$(touch in)",
         "out`touch in`",
@@ -59,13 +59,13 @@ def test_a_folder_with_a_command_in_its_name_is_refused(with_params):
 @pytest.mark.slow
 @pytest.mark.parametrize("key", ["output_dir", "shared_dir"])
 def test_dvc_repro_runs_no_command_from_params_yaml(first_week, after, key):
-    there = after(first_week)
-    there.set({key: "folder$(touch in)"})
+    workspace = after(first_week)
+    workspace.set({key: "folder$(touch in)"})
 
-    output = there.repro(fails=True)
+    output = workspace.repro(fails=True)
 
     assert f"error: params.yaml: {key} is 'folder$(touch in)'; it should be a folder below the workspace" in output
-    assert not (there.folder / "in").exists()
+    assert not (workspace.folder / "in").exists()
     count("commands hidden in params.yaml", 1)
 
 
@@ -75,7 +75,7 @@ def test_dvc_repro_runs_no_command_from_params_yaml(first_week, after, key):
 @pytest.mark.parametrize(
     "name", ["hf-hub:timm/resnet18.a1_in1k", "hf_hub:timm/resnet18", "local-dir:/etc", "torch.hub"]
 )
-def test_a_model_of_a_hub_is_refused(name, tmp_path, monkeypatch):
+def test_the_name_of_a_model_on_a_hub_is_refused(name, tmp_path, monkeypatch):
     import torch
 
     from datapool.model import embedding_model as model
@@ -95,7 +95,7 @@ def test_a_model_of_a_hub_is_refused(name, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["params.yaml", "datapools.json", "None"])
-def test_a_workspace_is_not_made_through_a_link_that_leads_nowhere_yet(tmp_path, name):
+def test_no_workspace_is_made_through_a_link_whose_target_is_missing(tmp_path, name):
     (tmp_path / "workspace").mkdir()
     (tmp_path / "workspace" / name).symlink_to(tmp_path / "elsewhere")
 
@@ -133,20 +133,20 @@ def test_results_are_not_written_through_a_link_in_the_output_folder(with_params
     ):
         load_params()
     path.unlink()
-    path.symlink_to(tmp_path / "params.yaml")  # as DVC makes them with cache.type: symlink
+    path.symlink_to(tmp_path / "params.yaml")  # a link to a file, as DVC makes with cache.type: symlink
     load_params()
 
 
 # --- SECURITY.md ------------------------------------------------------------------------------------------------------
 
 
-def test_every_promise_of_security_md_has_tests_that_exist():
+def test_every_promise_of_security_md_names_tests_that_exist():
     promises = (ROOT / "SECURITY.md").read_text().split("## What is promised")[1].split("\n## ")[0]
     rows = [row for row in promises.splitlines() if row.startswith("|")][2:]
-    written = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    code = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
 
     assert len(rows) >= 12
     for row in rows:
         tests = re.findall(r"`(test_\w+)`", row)
         assert tests, row
-        assert [test for test in tests if f"def {test}(" not in written] == []
+        assert [test for test in tests if f"def {test}(" not in code] == []

@@ -1,12 +1,12 @@
-"""The pool, said plainly: a fold over batches in Python's own types, and the bytes that its files must have.
+"""A reference model of a pool: a fold over batches in Python's built-in types, and the bytes that its files must have.
 
-A state of a pool is a tuple of versions; a version is a batch and the names that were picked. Shares no code with the library
-but the name of a batch.
+A state of a pool is a tuple of versions; a version is a batch and the names of its picks. Shares no code with the library
+except the id of a batch.
 """
 
 import hashlib
 
-from stand_in import BATCHES, MODEL, Params, Tree, content_hash, images
+from fake_dvc import BATCHES, MODEL, Params, Tree, content_hash, images
 
 from datapool.images.batch import batch_id
 
@@ -20,34 +20,38 @@ def names(state: State) -> list[str]:
 
 
 def choose(state: State, params: Params) -> State:
-    """The base of a run."""
+    """Return the base of a run."""
     if params.base_version is not None:
         return state[: params.base_version]
     return state[:-1] if state and state[-1][0] == params.batch else state
 
 
 def fold(base: State, params: Params) -> State:
-    """The pool after a run."""
-    held = {number(base, name) for name in names(base)}
-    new = [name for name in sorted(BATCHES[params.batch]) if BATCHES[params.batch][name] not in held][: params.n]
+    """Return the pool after a run."""
+    in_base = {number(base, name) for name in names(base)}
+    new = [name for name in sorted(BATCHES[params.batch]) if BATCHES[params.batch][name] not in in_base][: params.n]
     return (*base, (params.batch, tuple(new))) if new else base
 
 
 def number(state: State, name: str) -> int:
+    """Return the number that stands for the content of an image."""
     return next(BATCHES[batch][name] for batch, picked in state if name in picked)
 
 
 def csv(state: State) -> bytes:
+    """Return the content of datapool_latest.csv."""
     labels = list(dict.fromkeys(name.split("/")[0] for name in names(state)))
     rows = [f"{row(state, name)}{labels.index(name.split('/')[0])}" for name in names(state)]
     return "\n".join(["filenames,embedding_0,embedding_1,labels", *rows, ""]).encode()
 
 
 def row(state: State, name: str) -> str:
+    """Return the row of an image in datapool_latest.csv, without its label."""
     return f'"{name}",{number(state, name)},0.1,'
 
 
 def samples(state: State) -> bytes:
+    """Return the content of samples.csv."""
     lines = ['"filename","content_hash","version","batch","rank","distance","nearest","weak_label"']
     for version, (batch, picked) in enumerate(state, start=1):
         for rank, name in enumerate(picked, start=1):
@@ -60,6 +64,7 @@ def samples(state: State) -> bytes:
 
 
 def expected_files(state: State, pool: str, *, keep_history: bool) -> Tree:
+    """Return the files that the folder of a pool must hold, without its record pool.json."""
     if not state:
         return {}
     files = {"datapool_latest.csv": csv(state), "samples.csv": samples(state)}

@@ -1,8 +1,9 @@
-"""A workspace in which git and DVC are a few dictionaries, so that a run takes 50 ms.
+"""A fake of git and DVC made of a few dictionaries, so that a run takes 50 ms.
 
-They do with files what the two do: dvc.lock holds what each stage depended on and what it made; a stage runs again if one of
-these has changed; ``dvc checkout`` puts back what dvc.lock records, ``git checkout`` datapools.json, params.yaml and dvc.lock.
-Only the stages that touch a pool are there, open and merge; picks are the first n candidates by name.
+It does to files what git and DVC do. dvc.lock holds the dependencies and the outputs of each stage, and a stage runs again
+if one of these has changed. ``dvc checkout`` restores what dvc.lock records; ``git checkout`` restores datapools.json,
+params.yaml and dvc.lock. The pipeline has only the stages that change a pool, open and merge. The picks are the first n
+candidates by name.
 """
 
 import hashlib
@@ -31,16 +32,16 @@ BATCHES = {
     "A": {"cat/a1.jpg": 1, "dog/a2.jpg": 2, "dog/a3.jpg": 3},
     "B": {"ant/b1.jpg": 4, "dog/b2.jpg": 5, "dog/b3.jpg": 6},
     "C": {"cat/c1.jpg": 7},
-    "D": {"ant/d1.jpg": 8, "cat/a1.jpg": 1, "cat/d2.jpg": 9},  # one image of A again
+    "D": {"ant/d1.jpg": 8, "cat/a1.jpg": 1, "cat/d2.jpg": 9},  # contains an image of A
 }
-"""Batches: filename -> the first of two numbers of the embedding, which stands for the content too."""
+"""Each batch: filename -> the first of the two numbers of its embedding, which also stands for its content."""
 
 Tree = dict[str, bytes]
-"""Every file of a folder, by its path in it."""
+"""The files of a folder, by their paths in it."""
 
 
 class Params(NamedTuple):
-    """params.yaml."""
+    """The content of params.yaml."""
 
     batch: str = "A"
     n: int = 2
@@ -50,20 +51,20 @@ class Params(NamedTuple):
 
 
 class Lock(NamedTuple):
-    """dvc.lock, and what the cache holds for it."""
+    """The content of dvc.lock, and the files that the cache holds for it."""
 
     opened: tuple[Any, ...] | None = None
-    """What open depended on."""
+    """The dependencies of open."""
     base: Tree = {}  # noqa: RUF012
-    """What open made."""
+    """The output of open."""
     merged: tuple[Any, ...] | None = None
-    """What merge depended on, and datapools.json, which git keeps."""
+    """The dependencies of merge, and datapools.json, which git keeps."""
     pools: Tree = {}  # noqa: RUF012
-    """What merge made."""
+    """The output of merge."""
 
 
 class Revision(NamedTuple):
-    """A commit of git."""
+    """A git commit."""
 
     params: Params
     lineage: bytes
@@ -71,11 +72,11 @@ class Revision(NamedTuple):
 
 
 class Killed(Exception):  # noqa: N818
-    """A stage was killed; its process is gone."""
+    """The process of a stage was killed."""
 
 
 class Workspace:
-    """The current folder, which is empty at first."""
+    """The current folder as a workspace; it must be empty at first."""
 
     def __init__(self) -> None:
         self.params: Params = Params()
@@ -87,13 +88,13 @@ class Workspace:
         self.head = self.commits[0]
 
     def repro(self, *, kill: tuple[str, int] | None = None) -> list[str]:
-        """Run the stages that must run; give their names.
+        """Run the stages that must run and return their names.
 
         Args:
-            kill: A stage and before which of its operations on files its process is killed.
+            kill: A stage, and the number of the file operation before which its process is killed.
 
         Raises:
-            DatapoolError: What a stage says.
+            DatapoolError: If a stage refuses.
             Killed: If a stage was killed.
         """
         params, ran = self.params, []
@@ -111,26 +112,26 @@ class Workspace:
         return ran
 
     def repro_force(self) -> list[str]:
-        """``dvc repro --force``."""
+        """Do what ``dvc repro --force`` does."""
         self.lock = self.lock._replace(opened=None, merged=None)
         return self.repro()
 
     def repro_open(self) -> None:
-        """``dvc repro --force --single-item open``."""
+        """Do what ``dvc repro --force --single-item open`` does."""
         self.lock = self.lock._replace(opened=None)
 
     def commit(self) -> None:
-        """``git commit --all``."""
+        """Do what ``git commit --all`` does."""
         self.head = Revision(self.params, LINEAGE.read_bytes(), self.lock)
         self.commits.append(self.head)
 
     def git_checkout(self, revision: Revision) -> None:
-        """``git checkout`` of a revision."""
+        """Do what ``git checkout`` of a revision does."""
         self.head, self.params, self.lock = revision, revision.params, revision.lock
         LINEAGE.write_bytes(revision.lineage)
 
     def git_checkout_files(self, *, also_lock: bool) -> None:
-        """``git checkout HEAD -- datapools.json``, perhaps with dvc.lock: of neither if git has no dvc.lock."""
+        """Do what ``git checkout HEAD -- datapools.json [dvc.lock]`` does: nothing if HEAD lacks one of the files."""
         if also_lock and self.head.lock == Lock():
             return
         LINEAGE.write_bytes(self.head.lineage)
@@ -138,25 +139,25 @@ class Workspace:
             self.lock = self.head.lock
 
     def dvc_checkout(self, *, force: bool = True) -> None:
-        """``dvc checkout``, which removes what dvc.lock does not know; what is not in the cache only with ``--force``."""
+        """Do what ``dvc checkout`` does: with files that are not in the cache it needs ``--force`` to replace them."""
         if not force and not self.cache.issuperset(tree(POOLS).values()):
             return
         put(self.lock.base, BASE)
         put(self.lock.pools, POOLS)
 
     def clone(self) -> None:
-        """``git clone`` of what is committed, and on in the clone."""
+        """Turn the folder into a fresh ``git clone`` of what is committed."""
         for folder in (POOLS, BASE, SCRATCH):
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def tree(folder: Path) -> Tree:
-    """Read every file of a folder; none if it is absent."""
+    """Read the files of a folder; no files if the folder is missing."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def put(files: Tree, folder: Path) -> None:
-    """Replace the content of a folder by these files."""
+    """Replace the content of a folder with these files."""
     shutil.rmtree(folder, ignore_errors=True)
     for name, data in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -164,7 +165,7 @@ def put(files: Tree, folder: Path) -> None:
 
 
 def images(batch: str) -> pd.DataFrame:
-    """What ``batch.scan`` gives for a batch."""
+    """Return the table that ``batch.scan`` makes of a batch."""
     names = sorted(BATCHES[batch])
     return pd.DataFrame(
         {
@@ -189,7 +190,7 @@ def _open(params: Params) -> None:
 
 def _merge(params: Params) -> None:
     base = read_base(BASE)
-    # Pool q has embeddings from outside, and no model.
+    # Pool q has embeddings from a csv and no model.
     checkpoint = Path("model.ckpt") if params.pool == "p" else None
     provenance = Provenance(covering_radius=0.25)
     merge(
@@ -198,17 +199,18 @@ def _merge(params: Params) -> None:
 
 
 def picks(params: Params, base: Base) -> EmbeddedTable:
+    """Return the picks of a run: the first n candidates by name."""
     table = candidates(images(params.batch), base.rows.table)[: params.n]
     numbers = [BATCHES[params.batch][name] for name in table.filename]
-    begins = not len(base.rows.table)
+    is_first_batch = not len(base.rows.table)
     table = table[["filename", "content_hash", "weak_label"]].assign(
-        distance=[np.nan if begins and i == 0 else 1 / (i + 3) for i in range(len(table))],
-        nearest=["" if begins and i == 0 else "near, by" for i in range(len(table))],
+        distance=[np.nan if is_first_batch and i == 0 else 1 / (i + 3) for i in range(len(table))],
+        nearest=["" if is_first_batch and i == 0 else "near, by" for i in range(len(table))],
     )
     return EmbeddedTable(table, np.array([[number, 0.1] for number in numbers], dtype=np.float32).reshape(-1, 2))
 
 
-# --- a stage in a process of its own, and its end ----------------------------------------------------------------------
+# --- a stage in a process that is killed -------------------------------------------------------------------------------
 
 
 def _run(stage: str, work: Callable[[], None], kill: tuple[str, int] | None) -> None:
@@ -223,7 +225,7 @@ def _run(stage: str, work: Callable[[], None], kill: tuple[str, int] | None) -> 
             work()
             code = 0
         except DatapoolError as error:
-            Path("said").write_text(str(error))
+            Path("message").write_text(str(error))
             code = 1
         finally:
             os._exit(code)
@@ -231,12 +233,12 @@ def _run(stage: str, work: Callable[[], None], kill: tuple[str, int] | None) -> 
     if code == -signal.SIGKILL:
         raise Killed
     if code == 1:
-        raise DatapoolError(Path("said").read_text())
+        raise DatapoolError(Path("message").read_text())
     assert code == 0
 
 
 def die_before_operation(n: int) -> None:
-    """End this process by SIGKILL before its n-th operation that changes a file or folder, from 0."""
+    """Arrange that SIGKILL ends this process before its n-th operation (from 0) that changes a file or a folder."""
     left = n
 
     def operation(*_: Any) -> None:
@@ -251,4 +253,4 @@ def die_before_operation(n: int) -> None:
             operation()
 
     sys.addaudithook(hook)
-    os.fsync = operation  # what is not flushed survives the end of a process
+    os.fsync = operation  # a killed process loses nothing that it has written, flushed or not
