@@ -1,4 +1,4 @@
-"""Any history of runs, kills, checkouts and edits: a pool stays what a plain fold over its batches gives, and no row is lost."""
+"""After any history of runs, kills, checkouts and edits a pool equals the fold over its batches, and no row is lost."""
 
 import os
 
@@ -13,7 +13,7 @@ from tally import count
 
 
 class HistoriesWithDvc(Histories):
-    """The same with the real git and dvc."""
+    """The state machine with the real git and dvc."""
 
     kind = RealWorkspace
 
@@ -35,23 +35,25 @@ def try_histories(machine: type[Histories], *, examples: int, steps: int, **opti
     assert machine.runs > examples
     assert machine.kills
     assert machine.refusals
-    tally(machine, "random histories" if machine is Histories else "random histories through dvc")
+    tally(machine, "random histories" if machine is Histories else "random histories with dvc")
 
 
-def tally(machine: type[Histories], what: str) -> None:
-    count(f"{what}: runs", machine.runs)
-    count(f"{what}: stages killed", machine.kills)
-    count(f"{what}: refusals whose advice was followed", machine.refusals)
+def tally(machine: type[Histories], kind: str) -> None:
+    count(f"{kind}: runs", machine.runs)
+    count(f"{kind}: stages killed", machine.kills)
+    count(f"{kind}: refusals whose remedy was applied", machine.refusals)
 
 
 @pytest.fixture(autouse=True)
-def in_no_workspace(monkeypatch):
+def outside_of_workspaces(monkeypatch):
     monkeypatch.chdir("/")
 
 
 @pytest.fixture
 def no_fsync(monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda handle: None)  # what is not flushed survives the end of a process
+    monkeypatch.setattr(
+        os, "fsync", lambda handle: None
+    )  # a killed process loses nothing that it has written, flushed or not
 
 
 @pytest.mark.slow
@@ -63,21 +65,21 @@ def test_no_history_loses_a_row(no_fsync):
 def test_a_killed_merge_and_a_forgotten_dvc_checkout_lose_no_row():
     @settings(max_examples=1, deadline=None, database=None, phases=[Phase.generate])
     @given(st.just(HistoriesWithDvc))
-    def history(machine: type[Histories]) -> None:
+    def check_history(machine: type[Histories]) -> None:
         machine.runs = machine.kills = machine.refusals = 0
-        one = machine()
-        one.run(Params("A"))
-        one.kill(Params("B"), "merge", 45)
-        one.run(Params("C"))
-        assert [version for version, _ in one.only_state("p")] == ["A", "B", "C"]  # it was killed after the commit
-        one.checkout(back=1, also_dvc=False)
-        one.run(Params("D"))
-        one.no_row_is_lost()
-        one.teardown()
+        history = machine()
+        history.run(Params("A"))
+        history.kill(Params("B"), "merge", 45)
+        history.run(Params("C"))
+        assert [version for version, _ in history.only_state("p")] == ["A", "B", "C"]  # the kill came after the commit
+        history.checkout(back=1, also_dvc=False)
+        history.run(Params("D"))
+        history.no_row_is_lost()
+        history.teardown()
 
-    history()
+    check_history()
     assert (HistoriesWithDvc.kills, HistoriesWithDvc.refusals) == (1, 1)
-    tally(HistoriesWithDvc, "histories through dvc")
+    tally(HistoriesWithDvc, "random histories with dvc")
 
 
 @pytest.mark.full

@@ -224,7 +224,9 @@ def test_a_failed_operation_is_reported_in_one_line_and_leaves_the_old_pool_or_t
             assert "the new version is recorded" in message
             is_broken = error == errno.EIO
             remedy = (
-                "find out what is wrong with the disk (`dmesg`)" if is_broken else "free some space or give write permission"
+                "find out what is wrong with the disk (`dmesg`)"
+                if is_broken
+                else "free some space or give write permission"
             )
             assert message.endswith(f"`datapool repair`) finishes it: {remedy}, then run again")
             assert recorded_pool(disk) == new

@@ -1,4 +1,4 @@
-"""Too little memory, disk, open files or luck: one line says what helps, and nothing else is left to clean up."""
+"""Shortages of memory, disk or open files, and killed processes: one line names the remedy, and the next run recovers."""
 
 import signal
 import subprocess
@@ -22,7 +22,7 @@ def limit_memory(more):
     size = int(next(line for line in open("/proc/self/status") if line.startswith("VmSize")).split()[1]) * 1024
     resource.setrlimit(resource.RLIMIT_AS, (size + more, size + more))
 """
-HELD = (
+PREAMBLE = (
     LIMITS
     + """
 import hashlib, signal, sys
@@ -38,7 +38,7 @@ from datapool.training.views import Augmentation
 images = []
 for i in range(8):
     path = Path(f"{i}.png")
-    if not path.exists():  # in training on two devices the second process comes later
+    if not path.exists():  # in a training on two devices the second process finds the files
         Image.fromarray(np.random.default_rng(i).integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(path)
     images.append(ImageFile(path, hashlib.sha256(path.read_bytes()).hexdigest()))
 model = build_model("test_efficientnet", dimension=8, input_size=32, pretrained=False, weights=None, seed=1)
@@ -63,7 +63,7 @@ def run_train(num_workers=0, progress=None, devices=1):
     )
 
 
-def die_reading(path, **_):
+def read_and_get_killed(path, **_):
     os.kill(os.getpid(), signal.SIGKILL)
 """
 )
@@ -72,12 +72,12 @@ limit_memory(200_000_000)
 run_embed(batch_size=60_000)
 """
 EMBED_KILLED = """
-embedding.read_rgb = die_reading
+embedding.read_rgb = read_and_get_killed
 run_embed(num_workers=1)
 """
 TRAIN_KILLED = """
 import datapool.training.views
-datapool.training.views.read_rgb = die_reading
+datapool.training.views.read_rgb = read_and_get_killed
 run_train(num_workers=1)
 """
 TRAIN_ON_A_FULL_DISK = """
@@ -94,10 +94,10 @@ from datapool.core.tables import read_csv
 Path("table.csv").write_text("filename\\na.jpg\\n")
 resource.setrlimit(resource.RLIMIT_NOFILE, (50, 50))
 with suppress(OSError):
-    taken = []
+    handles = []
     while True:
-        taken.append(open(os.devnull))
-taken.pop()
+        handles.append(open(os.devnull))
+handles.pop()
 read_csv(Path("table.csv"))
 """
 SHORTAGES = {
@@ -125,15 +125,15 @@ SHORTAGES = {
 
 
 def run(folder: Path, command: str, *, file: str | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a command after ``HELD`` in a folder, from a file where it has to be started again."""
+    """Run a command after ``PREAMBLE`` in a folder, from a file if its process starts further ones."""
     lines = "".join(f"    {line}\n" for line in command.strip().splitlines())
-    before = LIMITS if command in (PYTHON_OUT_OF_MEMORY, TOO_MANY_OPEN_FILES) else HELD  # which imports torch
+    before = LIMITS if command in (PYTHON_OUT_OF_MEMORY, TOO_MANY_OPEN_FILES) else PREAMBLE  # which imports torch
     script = f"{before}\n\ndef command():\n{lines}\n\nterminal.run(command)\n"
     if file:
         (folder / file).write_text(script)
     environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     if "RLIMIT_FSIZE" in command:
-        environment["PYTHONDONTWRITEBYTECODE"] = "1"  # or what Python keeps of a module it imports would be cut off
+        environment["PYTHONDONTWRITEBYTECODE"] = "1"  # the limit would cut off the compiled files of imported modules
     return subprocess.run(
         [sys.executable, str(folder / file)] if file else [sys.executable, "-c", script],
         cwd=folder,
@@ -147,23 +147,24 @@ def run(folder: Path, command: str, *, file: str | None = None) -> subprocess.Co
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits as Linux has them")
 @pytest.mark.parametrize(
-    "what",
-    [pytest.param(what, marks=[pytest.mark.full] * ("of embed" in what or "batch" in what)) for what in SHORTAGES],
+    "case",
+    [pytest.param(case, marks=[pytest.mark.full] * ("of embed" in case or "batch" in case)) for case in SHORTAGES],
 )
-def test_a_shortage_is_told_in_one_line(tmp_path, what):
-    command, message = SHORTAGES[what]
+def test_a_shortage_is_reported_in_one_line(tmp_path, case):
+    command, beginning = SHORTAGES[case]
     done = run(tmp_path, command)
 
     assert done.returncode == 1, done.stderr
     *above, last = done.stderr.splitlines()
-    assert last.startswith(message)
-    assert [line for line in above if "profiler.py" not in line] == []  # torch warns of what it cannot import any more
+    assert last.startswith(beginning)
+    # torch warns of modules that it can no longer import.
+    assert [line for line in above if "profiler.py" not in line] == []
     count("shortages of memory, disk and open files", 1)
 
 
 @pytest.mark.full
 @pytest.mark.skipif(sys.platform != "linux", reason="limits as Linux has them")
-def test_a_training_that_found_the_disk_full_goes_on_from_the_last_epoch_that_was_kept(tmp_path):
+def test_a_training_stopped_by_a_full_disk_resumes_from_the_last_saved_epoch(tmp_path):
     full = "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))"
     then = "run_train(progress=lambda done, *_: print('step', done, flush=True) or (done == 3 and eval(FULL)))"
     done = run(tmp_path, f"global FULL\nFULL = {full!r}\n{then}")
@@ -192,10 +193,10 @@ embedded = embed_with_cache(
 np.save("rows.npy", embedded.embeddings)
 print("known", embedded.n_known)
 """
-WHOLE = "killed_at = None"
+NO_FAULT = "killed_at = None"
 KILLS_OF_EMBED = {
-    "between two batches": ("killed_at = 4", ["embedded 2", "embedded 4"]),
-    "while it keeps its rows": (
+    "between two mini-batches": ("killed_at = 4", ["embedded 2", "embedded 4"]),
+    "while it writes its cache": (
         "killed_at = None\n"
         "tables.pq.write_table = lambda table, path, **_: path.write_bytes(b'PAR1 and no more') and kill()",
         ["embedded 2", "embedded 4", "embedded 6", "embedded 8"],
@@ -205,18 +206,18 @@ KILLS_OF_EMBED = {
 
 @pytest.mark.full
 @pytest.mark.parametrize("when", KILLS_OF_EMBED)
-def test_a_killed_embed_leaves_nothing_half_embedded_and_the_next_run_embeds_all(tmp_path, when):
-    fault, said = KILLS_OF_EMBED[when]
+def test_the_run_after_a_killed_embed_has_the_embeddings_of_an_undisturbed_run(tmp_path, when):
+    fault, lines = KILLS_OF_EMBED[when]
     results = []
-    for name, how in (("killed", fault), ("killed", WHOLE), ("killed", WHOLE), ("other", WHOLE)):
+    for name, injected in (("killed", fault), ("killed", NO_FAULT), ("killed", NO_FAULT), ("other", NO_FAULT)):
         (tmp_path / name).mkdir(exist_ok=True)
         rows = tmp_path / name / "rows.npy"
         rows.unlink(missing_ok=True)
-        done = run(tmp_path / name, EMBED.format(fault=how))
+        done = run(tmp_path / name, EMBED.format(fault=injected))
         results.append((done.returncode, done.stdout.splitlines(), rows.exists() and rows.read_bytes()))
     killed, again, once_more, undisturbed = results
 
-    assert killed == (-signal.SIGKILL, said, False)
+    assert killed == (-signal.SIGKILL, lines, False)
     assert again == undisturbed
     assert undisturbed[:2] == (0, ["embedded 2", "embedded 4", "embedded 6", "embedded 8", "known 0"])
     assert once_more == (0, ["known 8"], undisturbed[2])
@@ -233,7 +234,7 @@ starts = simclr._SimCLR.on_train_epoch_start
 
 def start(module):
     if module.global_rank == {victim} and module.current_epoch == 1:
-        while not Path("scratch/last.ckpt").exists():  # the other one may still be about to name it so
+        while not Path("scratch/last.ckpt").exists():  # the other process may not have renamed it yet
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGKILL)
     starts(module)
@@ -246,10 +247,10 @@ if result.is_main_process:
 
 
 def processes_of(file: Path) -> list[str]:
-    """The processes that run a script, including those without a parent that waits for them."""
+    """Return the ids of the processes that run a script, including orphaned ones."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it has ended meanwhile
+        with suppress(OSError):  # the process has ended meanwhile
             if str(file).encode() in (process / "cmdline").read_bytes().split(b"\0"):
                 found.append(process.name)
     return found
@@ -258,7 +259,7 @@ def processes_of(file: Path) -> list[str]:
 @pytest.mark.full
 @pytest.mark.skipif(sys.platform != "linux", reason="processes as Linux shows them")
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_training_on_two_devices_ends_with_the_first_that_is_killed_and_goes_on_in_the_next_run(tmp_path, victim):
+def test_a_training_on_two_devices_ends_when_one_process_is_killed_and_the_next_run_resumes_it(tmp_path, victim):
     results = []
     for name, killed in (("killed", victim), ("killed", None), ("other", None)):
         (tmp_path / name).mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""What must hold when the real ``dvc`` runs the pipeline: the numbered behaviors of the design, one test each."""
+"""The behavior of the pipeline when the real ``dvc`` runs it; the numbers are those of the behaviors in the design."""
 
 import contextlib
 import json
@@ -36,48 +36,48 @@ def test_01_the_first_run_makes_a_pool(model_first_week):
     assert [version["rows"] for version in model_first_week.versions()] == [len(model_first_week.names())]
 
 
-def test_02_again_is_up_to_date_and_clean(first_week, after):
-    made = after(first_week)
+def test_02_a_repeated_run_is_up_to_date_and_changes_no_file(first_week, after):
+    workspace = after(first_week)
 
-    assert "Data and pipelines are up to date." in made.repro()
-    assert made.run("dvc", "status").strip() == "Data and pipelines are up to date."
-    assert made.run("git", "status", "--porcelain") == ""
+    assert "Data and pipelines are up to date." in workspace.repro()
+    assert workspace.run("dvc", "status").strip() == "Data and pipelines are up to date."
+    assert workspace.run("git", "status", "--porcelain") == ""
 
 
-def test_the_picks_are_those_that_one_sees_on_the_circle(first_week):
-    # Candidates at 0.15 n rad, n = 0 … 11; by filename cat/image_01 is first, then the far end, then the middle.
+def test_the_picks_on_a_circle_are_those_computed_by_hand(first_week):
+    # The candidates lie at 0.15 n rad, n = 0 … 11. The picks: the first by filename, then the far end, then the middle.
     assert first_week.names() == ["cat/image_01.png", "cat/image_11.png", "dog/image_06.png"]
-    # n = 3 and 4 lie 0.3 rad from the nearest pick, as do 8 and 9: 2 sin(0.3 / 2) with n = 3 and 4 as well.
+    # The candidates 3, 4, 8 and 9 are the farthest from their nearest picks: 0.3 rad, a distance of 2 sin(0.3 / 2).
     assert first_week.metrics()["covering_radius"] == pytest.approx(2 * math.sin(0.3 / 2))
 
 
-def test_03_another_min_distance_runs_the_cut_only_and_replaces(first_week, after):
-    made = after(first_week)
-    before = made.names()
+def test_03_another_min_distance_ranks_nothing_again_and_replaces_the_version(first_week, after):
+    workspace = after(first_week)
+    before = workspace.names()
 
-    made.set({"stopping_condition.min_distance": 0.0})
-    assert stages_run(made.repro()) == ["sample", "merge", "report"]
-    everything = made.names()
-    assert len(everything) == 12  # every candidate: not the old picks and then all
+    workspace.set({"stopping_condition.min_distance": 0.0})
+    assert stages_run(workspace.repro()) == ["sample", "merge", "report"]
+    everything = workspace.names()
+    assert len(everything) == 12  # every candidate once: the new version replaces the old one
     assert everything[: len(before)] == before
 
-    made.set({"stopping_condition.min_distance": SETTINGS["stopping_condition.min_distance"]})
-    made.repro()
-    assert made.pool_files() == first_week.pool_files()
+    workspace.set({"stopping_condition.min_distance": SETTINGS["stopping_condition.min_distance"]})
+    workspace.repro()
+    assert workspace.pool_files() == first_week.pool_files()
 
 
 def test_03_an_experiment_with_another_min_distance_ranks_nothing_again(first_week, after):
-    made = after(first_week)
-    ranking = (made.folder / "output" / "ranking.parquet").stat().st_mtime_ns
+    workspace = after(first_week)
+    ranking = (workspace.folder / "output" / "ranking.parquet").stat().st_mtime_ns
 
-    said = made.run("dvc", "exp", "run", "-S", "stopping_condition.min_distance=0.25")
+    output = workspace.run("dvc", "exp", "run", "-S", "stopping_condition.min_distance=0.25")
 
-    assert stages_run(said) == ["sample", "merge", "report"]
-    assert (made.folder / "output" / "ranking.parquet").stat().st_mtime_ns == ranking
-    # 0.3 rad from the three picks of 0.5 there is one more in each of the two gaps.
-    assert made.names()[:3] == first_week.names()
-    assert len(made.names()) == 5
-    changed = made.run("dvc", "metrics", "diff", "HEAD")
+    assert stages_run(output) == ["sample", "merge", "report"]
+    assert (workspace.folder / "output" / "ranking.parquet").stat().st_mtime_ns == ranking
+    # At 0.25 each of the two gaps between the three picks of 0.5 has one more pick.
+    assert workspace.names()[:3] == first_week.names()
+    assert len(workspace.names()) == 5
+    changed = workspace.run("dvc", "metrics", "diff", "HEAD")
     assert {"covering_radius", "radius_lower_bound", "witness", "random_mean_distance"} <= set(changed.split())
 
 
@@ -120,12 +120,12 @@ print(json.dumps(changed))
 
 
 def test_an_edit_of_the_library_runs_the_stages_that_import_its_package(first_week, after):
-    made = after(first_week)
+    workspace = after(first_week)
 
-    found = json.loads(made.run("python", "-c", EDIT_EACH, *STAGES_OF).splitlines()[-1])
+    found = json.loads(workspace.run("python", "-c", EDIT_EACH, *STAGES_OF).splitlines()[-1])
 
     assert {name: set(stages) for name, stages in found.items()} == STAGES_OF
-    assert made.run("dvc", "status").strip() == "Data and pipelines are up to date."
+    assert workspace.run("dvc", "status").strip() == "Data and pipelines are up to date."
 
 
 def test_04_another_batch_is_appended(model_first_week, model_second_week):
@@ -140,65 +140,65 @@ def test_04_another_batch_is_appended(model_first_week, model_second_week):
     assert [version["version"] for version in model_second_week.versions()] == [1, 2]
 
 
-def test_05_back_to_the_first_batch_loses_nothing(second_week, after, weeks):
-    made = after(second_week)
+def test_05_a_run_on_the_first_batch_again_loses_nothing(second_week, after, weeks):
+    workspace = after(second_week)
 
-    made.set({"input_dir": str(weeks / "week_1")})
-    assert "nothing to add" in made.repro()
+    workspace.set({"input_dir": str(weeks / "week_1")})
+    assert "nothing to add" in workspace.repro()
 
-    assert made.pool_files() == second_week.pool_files()
-    assert made.versions() == second_week.versions()
+    assert workspace.pool_files() == second_week.pool_files()
+    assert workspace.versions() == second_week.versions()
 
 
 def test_06_experiments_on_a_batch_share_its_base(second_week, after, weeks):
-    made = after(second_week)
-    made.set({"input_dir": str(weeks / "week_3")})
-    made.commit("week 3 is next")
+    workspace = after(second_week)
+    workspace.set({"input_dir": str(weeks / "week_3")})
+    workspace.commit("set week 3")
 
     def experiment(*arguments: str) -> None:
-        made.run("dvc", "exp", "run", *arguments)
+        workspace.run("dvc", "exp", "run", *arguments)
 
     experiment("--name", "wide", "-S", "stopping_condition.min_distance=0.9")
-    wide = made.names()
+    wide = workspace.names()
     experiment("--name", "narrow", "-S", "stopping_condition.min_distance=0.05")
-    narrow = made.names()
+    narrow = workspace.names()
     assert narrow[: len(wide)] == wide
     assert len(narrow) > len(wide)
-    experiment("--temp", "--name", "aside", "-S", "stopping_condition.min_distance=0.6")
-    assert made.names() == narrow  # a temporary experiment leaves the workspace alone
+    experiment("--temp", "--name", "temporary", "-S", "stopping_condition.min_distance=0.6")
+    assert workspace.names() == narrow  # a temporary experiment leaves the workspace alone
     experiment("--queue", "-S", "stopping_condition.min_distance=0.2")
     experiment("--run-all")
 
-    table = json.loads(made.run("dvc", "exp", "show", "--json"))
-    short_repr = {
+    table = json.loads(workspace.run("dvc", "exp", "show", "--json"))
+    pool_before = {
         params["stopping_condition"]["min_distance"]: metrics["pool_before"]
         for branch in table
-        for found in branch.get("experiments") or []
-        for revision in found["revs"]
+        for entry in branch.get("experiments") or []
+        for revision in entry["revs"]
         for params in [revision["data"]["params"]["params.yaml"]["data"]]
         for metrics in [revision["data"]["metrics"]["output/metrics.json"]["data"]]
     }
-    assert short_repr == dict.fromkeys([0.9, 0.05, 0.6, 0.2], len(second_week.names()))
+    assert pool_before == dict.fromkeys([0.9, 0.05, 0.6, 0.2], len(second_week.names()))
 
-    made.run("dvc", "exp", "apply", "wide")
-    assert made.names() == wide
-    made.commit("week 3, wide")
-    assert "up to date" in made.repro()
-    assert made.run("git", "status", "--porcelain") == ""
+    workspace.run("dvc", "exp", "apply", "wide")
+    assert workspace.names() == wide
+    workspace.commit("week 3, wide")
+    assert "up to date" in workspace.repro()
+    assert workspace.run("git", "status", "--porcelain") == ""
 
 
-def test_07_a_clone_without_its_files_refuses_and_after_pull_is_up_to_date(second_week, after, tmp_path, weeks):
-    made = after(second_week)
-    made.run("dvc", "remote", "add", "--default", "shelf", str(tmp_path / "shelf"))
-    made.commit("a remote")
-    made.run("dvc", "push")
-    made.run("git", "clone", "--quiet", ".", str(tmp_path / "clone"))
+def test_07_a_clone_refuses_to_run_before_dvc_pull_and_is_up_to_date_after_it(second_week, after, tmp_path, weeks):
+    workspace = after(second_week)
+    workspace.run("dvc", "remote", "add", "--default", "store", str(tmp_path / "store"))
+    workspace.commit("a remote")
+    workspace.run("dvc", "push")
+    workspace.run("git", "clone", "--quiet", ".", str(tmp_path / "clone"))
     clone = Workspace(tmp_path / "clone")
 
     clone.set({"input_dir": str(weeks / "week_3")})
-    said = clone.repro(fails=True)
-    assert "error: datapools.json lists the pool 'my_datapool', but pools/ does not hold the files" in said
-    assert "Run `dvc pull`" in said
+    output = clone.repro(fails=True)
+    assert "error: datapools.json lists the pool 'my_datapool', but pools/ does not hold the files" in output
+    assert "Run `dvc pull`" in output
     assert not (clone.folder / "pools" / "my_datapool").exists()
 
     clone.run("git", "checkout", "--quiet", ".")
@@ -207,103 +207,105 @@ def test_07_a_clone_without_its_files_refuses_and_after_pull_is_up_to_date(secon
     assert clone.pool_files() == second_week.pool_files()
 
 
-def test_08_an_older_revision_is_whole_and_can_be_built_on(first_week, second_week, after, weeks):
-    made = after(second_week)
+def test_08_an_older_revision_restores_its_pool_and_later_runs_extend_it(first_week, second_week, after, weeks):
+    workspace = after(second_week)
 
-    made.run("git", "checkout", "--quiet", "HEAD~1")
-    refused = made.set({"input_dir": str(weeks / "week_3")}) or made.repro(fails=True)
+    workspace.run("git", "checkout", "--quiet", "HEAD~1")
+    refused = workspace.set({"input_dir": str(weeks / "week_3")}) or workspace.repro(fails=True)
     assert "the files here are version 2 of the pool, datapools.json records version 1; nothing was changed" in refused
     assert (
         "`git checkout HEAD -- datapools.json dvc.lock && dvc checkout --force` goes back to what git holds" in refused
     )
 
-    made.run("git", "add", "--all")  # of what is staged `git checkout -- dvc.lock` would keep
-    made.run("git", "checkout", "--quiet", "HEAD", "--", "datapools.json", "dvc.lock")
-    made.run("dvc", "checkout", "--force")
-    made.run("git", "checkout", "--quiet", "HEAD", "--", "params.yaml")
-    assert made.pool_files() == first_week.pool_files()
-    assert stages_run(made.repro()) == []
-    made.set({"input_dir": str(weeks / "week_3")})
-    made.repro()
-    assert made.names()[: len(first_week.names())] == first_week.names()
-    assert len(made.versions()) == 2
+    workspace.run(
+        "git", "add", "--all"
+    )  # staged changes need HEAD in the next command: `git checkout -- dvc.lock` would keep them
+    workspace.run("git", "checkout", "--quiet", "HEAD", "--", "datapools.json", "dvc.lock")
+    workspace.run("dvc", "checkout", "--force")
+    workspace.run("git", "checkout", "--quiet", "HEAD", "--", "params.yaml")
+    assert workspace.pool_files() == first_week.pool_files()
+    assert stages_run(workspace.repro()) == []
+    workspace.set({"input_dir": str(weeks / "week_3")})
+    workspace.repro()
+    assert workspace.names()[: len(first_week.names())] == first_week.names()
+    assert len(workspace.versions()) == 2
 
 
 def test_09_a_forced_run_gives_the_same_bytes(model_second_week, after):
-    made = after(model_second_week)
+    workspace = after(model_second_week)
 
-    assert stages_run(made.repro("--force")) == EVERY_STAGE
-    assert made.pool_files() == model_second_week.pool_files()
-    assert made.run("git", "status", "--porcelain") == ""
-
-
-def test_09_a_forced_run_of_the_first_batch_changes_nothing_either(first_week, after):
-    made = after(first_week)
-
-    assert stages_run(made.repro("--force")) == EVERY_STAGE
-    assert made.pool_files() == first_week.pool_files()
-    assert made.run("git", "status", "--porcelain") == ""  # dvc.lock records the same base
+    assert stages_run(workspace.repro("--force")) == EVERY_STAGE
+    assert workspace.pool_files() == model_second_week.pool_files()
+    assert workspace.run("git", "status", "--porcelain") == ""
 
 
-def test_09_opening_the_first_batch_again_does_not_train_again(first_week, after):
-    made = after(first_week)
+def test_09_a_forced_run_of_the_first_batch_changes_nothing(first_week, after):
+    workspace = after(first_week)
 
-    assert stages_run(made.repro("--single-item", "--force", "open")) == ["open"]
-    assert stages_run(made.repro()) == []
-
-
-def test_10_back_from_another_pool_nothing_is_trained_or_embedded_again(first_week, after):
-    made = after(first_week)
-    made.set({"datapool.name": "other"})
-    made.repro()
-
-    made.set({"datapool.name": "my_datapool"})
-
-    # The base is the one of before, so DVC takes all that depends on it from its run-cache.
-    assert stages_run(made.repro()) == ["open", "merge", "report"]
-    assert made.pool_files() == first_week.pool_files()
+    assert stages_run(workspace.repro("--force")) == EVERY_STAGE
+    assert workspace.pool_files() == first_week.pool_files()
+    assert workspace.run("git", "status", "--porcelain") == ""  # dvc.lock records the same base
 
 
-def test_10_pools_live_side_by_side(first_week, after, tmp_path):
-    made = after(first_week)
-    mine = made.pool_files()
-    made.set({"datapool.name": "other", "stopping_condition.min_distance": 0.9})
-    made.repro()
-    made.commit("another pool")
-    other = made.pool_files("other")
-    made.set({"datapool.name": "my_datapool", "stopping_condition.min_distance": 0.5})
-    made.repro()
-    made.commit("back")
-    assert made.pool_files() == mine
-    assert made.pool_files("other") == other
+def test_09_a_forced_open_of_the_first_batch_runs_no_other_stage_again(first_week, after):
+    workspace = after(first_week)
 
-    made.run("dvc", "remote", "add", "--default", "shelf", str(tmp_path / "shelf"))
-    made.commit("a remote")
-    made.run("dvc", "push")
-    made.run("dvc", "gc", "--workspace", "--force")
-    made.run("git", "clone", "--quiet", ".", str(tmp_path / "clone"))
+    assert stages_run(workspace.repro("--single-item", "--force", "open")) == ["open"]
+    assert stages_run(workspace.repro()) == []
+
+
+def test_10_a_return_from_another_pool_trains_and_embeds_nothing_again(first_week, after):
+    workspace = after(first_week)
+    workspace.set({"datapool.name": "other"})
+    workspace.repro()
+
+    workspace.set({"datapool.name": "my_datapool"})
+
+    # The base is unchanged, so DVC restores everything that depends on it from its run-cache.
+    assert stages_run(workspace.repro()) == ["open", "merge", "report"]
+    assert workspace.pool_files() == first_week.pool_files()
+
+
+def test_10_two_pools_in_one_workspace_are_independent(first_week, after, tmp_path):
+    workspace = after(first_week)
+    first = workspace.pool_files()
+    workspace.set({"datapool.name": "other", "stopping_condition.min_distance": 0.9})
+    workspace.repro()
+    workspace.commit("another pool")
+    other = workspace.pool_files("other")
+    workspace.set({"datapool.name": "my_datapool", "stopping_condition.min_distance": 0.5})
+    workspace.repro()
+    workspace.commit("back")
+    assert workspace.pool_files() == first
+    assert workspace.pool_files("other") == other
+
+    workspace.run("dvc", "remote", "add", "--default", "store", str(tmp_path / "store"))
+    workspace.commit("a remote")
+    workspace.run("dvc", "push")
+    workspace.run("dvc", "gc", "--workspace", "--force")
+    workspace.run("git", "clone", "--quiet", ".", str(tmp_path / "clone"))
     clone = Workspace(tmp_path / "clone")
     clone.run("dvc", "pull")
-    assert clone.pool_files() == mine
+    assert clone.pool_files() == first
     assert clone.pool_files("other") == other
     assert "up to date" in clone.repro()
 
 
-def test_11_history_goes_and_comes_back(second_week, after):
-    made = after(second_week)
+def test_11_the_history_can_be_turned_off_and_on_again(second_week, after):
+    workspace = after(second_week)
 
-    made.set({"datapool.keep_history": False})
-    assert stages_run(made.repro()) == ["merge", "report"]
-    assert "history/datapool_0001.csv" not in made.pool_files()
-    assert not (made.folder / "pools/my_datapool/history").exists()
+    workspace.set({"datapool.keep_history": False})
+    assert stages_run(workspace.repro()) == ["merge", "report"]
+    assert "history/datapool_0001.csv" not in workspace.pool_files()
+    assert not (workspace.folder / "pools/my_datapool/history").exists()
 
-    made.set({"datapool.keep_history": True})
-    made.repro()
-    assert made.pool_files() == second_week.pool_files()
+    workspace.set({"datapool.keep_history": True})
+    workspace.repro()
+    assert workspace.pool_files() == second_week.pool_files()
 
 
 @pytest.mark.parametrize(
-    ("values", "named"),
+    ("values", "message"),
     [
         (
             {"lightly.model.num_ftrs": 16},
@@ -320,45 +322,45 @@ def test_11_history_goes_and_comes_back(second_week, after):
     ],
     ids=["num_ftrs", "backbone", "input_size"],
 )
-def test_12_another_model_is_refused_once_there_is_a_base(model_second_week, after, values, named):
-    made = after(model_second_week)
+def test_12_another_model_is_refused_for_a_pool_with_a_base(model_second_week, after, values, message):
+    workspace = after(model_second_week)
 
-    made.set({**values, "enable_training": True})
-    said = made.repro(fails=True)
+    workspace.set({**values, "enable_training": True})
+    output = workspace.repro(fails=True)
 
-    assert named in said
-    assert stages_run(said)[-1] == "train"
-    assert made.pool_files() == model_second_week.pool_files()
+    assert message in output
+    assert stages_run(output)[-1] == "train"
+    assert workspace.pool_files() == model_second_week.pool_files()
 
 
-def test_12_another_checkpoint_is_refused_once_there_is_a_base_and_begins_a_pool_without(
+def test_12_another_checkpoint_is_refused_for_a_pool_with_a_base_and_starts_a_pool_without(
     model_first_week, model_second_week, after
 ):
-    made = after(model_first_week)
-    before = made.pool_files()
-    # The base of week 1 is empty, so its version is made anew with another dimension.
-    made.set({"lightly.model.num_ftrs": 4})
-    made.repro()
-    assert len(made.versions()) == 1
-    assert made.versions()[0]["embedding_space"]["dimension"] == 4
-    given = made.folder.parent / "given.ckpt"
-    shutil.copy(made.folder / "pools/my_datapool/checkpoint_latest.ckpt", given)
-    given_space = made.versions()[0]["embedding_space"]["id"]
+    workspace = after(model_first_week)
+    before = workspace.pool_files()
+    # The base of week 1 is empty, so another dimension replaces its version.
+    workspace.set({"lightly.model.num_ftrs": 4})
+    workspace.repro()
+    assert len(workspace.versions()) == 1
+    assert workspace.versions()[0]["embedding_space"]["dimension"] == 4
+    given = workspace.folder.parent / "given.ckpt"
+    shutil.copy(workspace.folder / "pools/my_datapool/checkpoint_latest.ckpt", given)
+    given_space = workspace.versions()[0]["embedding_space"]["id"]
 
-    two_weeks = Workspace(model_second_week.copy_to(made.folder.parent / "two").folder)
+    two_weeks = Workspace(model_second_week.copy_to(workspace.folder.parent / "two").folder)
     two_weeks.set({"checkpoint": str(given)})
-    said = two_weeks.repro(fails=True)
-    held = model_second_week.versions()[0]["embedding_space"]["id"]
+    output = two_weeks.repro(fails=True)
+    pool_space = model_second_week.versions()[0]["embedding_space"]["id"]
     assert (
-        f"checkpoint {given} is model {given_space[:12]}, but pool 'my_datapool' was made with model {held[:12]}"
-        in said
+        f"checkpoint {given} is model {given_space[:12]}, but pool 'my_datapool' was made with model {pool_space[:12]}"
+        in output
     )
     assert two_weeks.pool_files() == model_second_week.pool_files()
     assert before == model_first_week.pool_files()
 
 
-def test_13_a_read_only_input_dir_outside_is_left_alone(new_workspace, after, tmp_path):
-    made = after(new_workspace)
+def test_13_a_read_only_input_dir_outside_of_the_workspace_is_not_changed(new_workspace, after, tmp_path):
+    workspace = after(new_workspace)
     images = tmp_path / "elsewhere" / "images"
     for number in range(4):
         write_picture(images / f"{number}.png", number)
@@ -367,121 +369,125 @@ def test_13_a_read_only_input_dir_outside_is_left_alone(new_workspace, after, tm
     before = sorted((path.name, path.stat().st_mtime_ns, path.stat().st_mode) for path in images.iterdir())
 
     write_circle(tmp_path / "given.csv", {f"{number}.png": number for number in range(4)})
-    made.set({"input_dir": str(images), "embeddings": str(tmp_path / "given.csv"), "dump_dataset": True})
-    made.repro()
+    workspace.set({"input_dir": str(images), "embeddings": str(tmp_path / "given.csv"), "dump_dataset": True})
+    workspace.repro()
 
     assert sorted((path.name, path.stat().st_mtime_ns, path.stat().st_mode) for path in images.iterdir()) == before
-    dumped = sorted(path.name for path in (made.folder / "output/data/sampled").iterdir())
-    assert dumped == sorted(made.names())
+    dumped = sorted(path.name for path in (workspace.folder / "output/data/sampled").iterdir())
+    assert dumped == sorted(workspace.names())
     images.chmod(0o755)
 
 
-def test_14_of_a_folder_that_grew_only_the_new_images_are_embedded(new_model_workspace, after, tmp_path):
-    made = after(new_model_workspace)
+def test_14_only_the_new_images_of_a_grown_folder_are_embedded(new_model_workspace, after, tmp_path):
+    workspace = after(new_model_workspace)
     images = tmp_path / "growing"
     for number in range(6):
         write_picture(images / f"a_{number}.png", number)
-    made.set({"input_dir": str(images), "stopping_condition.n_samples": 2, "stopping_condition.min_distance": -1})
-    assert "6 candidates with embeddings, 0 reused from the last run" in made.repro()
+    workspace.set({"input_dir": str(images), "stopping_condition.n_samples": 2, "stopping_condition.min_distance": -1})
+    assert "6 candidates with embeddings, 0 reused from the last run" in workspace.repro()
 
     for number in range(10):
         write_picture(images / f"b_{number}.png", 100 + number)
-    # Two of the six are in the pool; the other four were embedded then.
-    assert "14 candidates with embeddings, 4 reused from the last run" in made.repro()
-    assert len(made.versions()) == 2
-    assert len(made.names()) == 4
+    # Two of the six are in the pool; the embeddings of the other four are reused.
+    assert "14 candidates with embeddings, 4 reused from the last run" in workspace.repro()
+    assert len(workspace.versions()) == 2
+    assert len(workspace.names()) == 4
 
 
 def test_15_a_workspace_can_be_a_folder_of_a_git_repository(tmp_path, weeks):
     repository = Workspace(tmp_path)
     repository.run("git", "init", "--quiet")
     make_workspace(tmp_path / "robots" / "pool", scm=Scm.SURROUNDING)
-    made = Workspace(tmp_path / "robots" / "pool")
-    made.set({**SETTINGS, "input_dir": str(weeks / "week_1"), "embeddings": str(weeks / "circle.csv")})
+    workspace = Workspace(tmp_path / "robots" / "pool")
+    workspace.set({**SETTINGS, "input_dir": str(weeks / "week_1"), "embeddings": str(weeks / "circle.csv")})
 
-    assert stages_run(made.repro()) == EVERY_STAGE
-    made.commit("week 1")
-    made.run("dvc", "exp", "run", "-S", "stopping_condition.min_distance=0")
+    assert stages_run(workspace.repro()) == EVERY_STAGE
+    workspace.commit("week 1")
+    workspace.run("dvc", "exp", "run", "-S", "stopping_condition.min_distance=0")
 
-    assert len(made.names()) == 12
+    assert len(workspace.names()) == 12
     assert repository.run("git", "rev-list", "--count", "HEAD").strip() == "2"
 
 
 def test_15_a_workspace_works_without_git(tmp_path, weeks):
     make_workspace(tmp_path / "plain", scm=Scm.NONE)
-    made = Workspace(tmp_path / "plain")
-    made.set({**SETTINGS, "input_dir": str(weeks / "week_1"), "embeddings": str(weeks / "circle.csv")})
+    workspace = Workspace(tmp_path / "plain")
+    workspace.set({**SETTINGS, "input_dir": str(weeks / "week_1"), "embeddings": str(weeks / "circle.csv")})
 
-    assert stages_run(made.repro()) == EVERY_STAGE
-    assert "up to date" in made.repro()
-    made.set({"input_dir": str(weeks / "week_2")})
-    made.repro()
+    assert stages_run(workspace.repro()) == EVERY_STAGE
+    assert "up to date" in workspace.repro()
+    workspace.set({"input_dir": str(weeks / "week_2")})
+    workspace.repro()
 
-    assert len(made.versions()) == 2
-    assert not (made.folder / ".git").exists()
+    assert len(workspace.versions()) == 2
+    assert not (workspace.folder / ".git").exists()
 
 
 def test_two_workspaces_give_the_same_bytes(model_first_week, tmp_path, weeks):
     make_workspace(tmp_path / "again", scm=Scm.OWN)
-    made = Workspace(tmp_path / "again")
-    made.set({**MODEL, "input_dir": str(weeks / "week_1")})
-    made.repro()
+    workspace = Workspace(tmp_path / "again")
+    workspace.set({**MODEL, "input_dir": str(weeks / "week_1")})
+    workspace.repro()
 
-    assert made.pool_files() == model_first_week.pool_files()
-    assert (made.folder / "datapools.json").read_bytes() == (model_first_week.folder / "datapools.json").read_bytes()
+    assert workspace.pool_files() == model_first_week.pool_files()
+    assert (workspace.folder / "datapools.json").read_bytes() == (
+        model_first_week.folder / "datapools.json"
+    ).read_bytes()
 
 
-def test_a_batch_with_nothing_to_pick_leaves_the_pool_as_it_is(second_week, after, tmp_path, weeks):
-    made = after(second_week)
+def test_a_batch_with_nothing_to_pick_leaves_the_pool_unchanged(second_week, after, tmp_path, weeks):
+    workspace = after(second_week)
     images = tmp_path / "batch"
     images.mkdir()
-    made.set({"input_dir": str(images)})
-    known = (weeks / "week_1" / made.names()[0]).read_bytes()
+    workspace.set({"input_dir": str(images)})
+    known = (weeks / "week_1" / workspace.names()[0]).read_bytes()
     for name, data in (("", b""), ("bad.jpg", b"no image"), ("other_name.png", known)):
         if name:
             (images / name).write_bytes(data)
-        said = made.repro()
+        output = workspace.repro()
 
-        assert "nothing to pick" in said, name
-        assert "the pool stays as it is" in said, name
-        assert made.pool_files() == second_week.pool_files(), name
-        assert made.versions() == second_week.versions(), name
-    assert "up to date" in made.repro()
+        assert "nothing to pick" in output, name
+        assert "the pool stays as it is" in output, name
+        assert workspace.pool_files() == second_week.pool_files(), name
+        assert workspace.versions() == second_week.versions(), name
+    assert "up to date" in workspace.repro()
 
 
-def test_a_first_batch_with_nothing_to_pick_begins_no_pool_and_the_next_one_does(new_workspace, after, tmp_path, weeks):
-    made = after(new_workspace)
+def test_a_first_batch_with_nothing_to_pick_makes_no_pool_and_the_next_batch_does(
+    new_workspace, after, tmp_path, weeks
+):
+    workspace = after(new_workspace)
     images = tmp_path / "batch"
     images.mkdir()
-    made.set({"input_dir": str(images)})
-    assert "nothing to pick" in made.repro()
-    assert made.versions() == []
+    workspace.set({"input_dir": str(images)})
+    assert "nothing to pick" in workspace.repro()
+    assert workspace.versions() == []
 
     (images / "bad.jpg").write_bytes(b"no image")
-    assert "nothing to pick" in made.repro()
-    assert made.versions() == []
-    assert "up to date" in made.repro()
+    assert "nothing to pick" in workspace.repro()
+    assert workspace.versions() == []
+    assert "up to date" in workspace.repro()
 
-    made.set({"input_dir": str(weeks / "week_1")})
-    made.repro()
-    assert len(made.versions()) == 1
+    workspace.set({"input_dir": str(weeks / "week_1")})
+    workspace.repro()
+    assert len(workspace.versions()) == 1
 
 
-def test_a_list_of_relevant_names_is_followed_when_it_changes(new_workspace, after, tmp_path):
-    made = after(new_workspace)
+def test_a_changed_list_of_relevant_names_runs_the_pipeline_again(new_workspace, after, tmp_path):
+    workspace = after(new_workspace)
     listed = tmp_path / "names.txt"
     listed.write_text("cat/image_01.png\ndog/image_02.png\n")
-    made.set({"relevant_filenames_file": str(listed), "stopping_condition.min_distance": 0.0})
-    made.repro()
-    assert sorted(made.names()) == ["cat/image_01.png", "dog/image_02.png"]
+    workspace.set({"relevant_filenames_file": str(listed), "stopping_condition.min_distance": 0.0})
+    workspace.repro()
+    assert sorted(workspace.names()) == ["cat/image_01.png", "dog/image_02.png"]
 
     listed.write_text("cat/image_01.png\ndog/image_04.png\n")
-    assert "scan" in stages_run(made.repro())
-    assert sorted(made.names()) == ["cat/image_01.png", "dog/image_02.png", "dog/image_04.png"]
+    assert "scan" in stages_run(workspace.repro())
+    assert sorted(workspace.names()) == ["cat/image_01.png", "dog/image_02.png", "dog/image_04.png"]
 
 
 def test_embeddings_from_a_csv_need_no_model(first_week, new_workspace, after, tmp_path):
-    made = after(new_workspace)
+    workspace = after(new_workspace)
     given = tmp_path / "given.csv"
     given.write_text(
         "filenames,embedding_0,embedding_1,labels\n"
@@ -489,84 +495,84 @@ def test_embeddings_from_a_csv_need_no_model(first_week, new_workspace, after, t
     )
     listed = tmp_path / "names.txt"
     listed.write_text("cat/image_01.png\ncat/image_03.png\ncat/image_05.png\n")
-    made.set({"embeddings": str(given), "relevant_filenames_file": str(listed)})
+    workspace.set({"embeddings": str(given), "relevant_filenames_file": str(listed)})
 
-    made.repro()
+    workspace.repro()
 
-    assert made.names() == ["cat/image_01.png", "cat/image_03.png"]  # 05 is 0.001 away from 01
-    assert "checkpoint_latest.ckpt" not in made.pool_files()
+    assert workspace.names() == ["cat/image_01.png", "cat/image_03.png"]  # 05 is 0.001 away from 01
+    assert "checkpoint_latest.ckpt" not in workspace.pool_files()
 
 
-def test_misspelt_keys_are_refused_even_when_nothing_else_changed(first_week, after):
-    made = after(first_week)
-    path = made.folder / "params.yaml"
+def test_a_misspelled_key_is_refused_even_if_nothing_else_changed(first_week, after):
+    workspace = after(first_week)
+    path = workspace.folder / "params.yaml"
     path.write_text(path.read_text() + "\nmehtod: random\n")
 
-    said = made.repro(fails=True)
+    output = workspace.repro(fails=True)
 
-    assert "error: params.yaml: unknown key 'mehtod'; did you mean 'method'?" in said
-    assert made.pool_files() == first_week.pool_files()
+    assert "error: params.yaml: unknown key 'mehtod'; did you mean 'method'?" in output
+    assert workspace.pool_files() == first_week.pool_files()
 
 
-def test_a_name_that_stands_for_two_images_is_refused_and_a_prefix_helps(first_week, after, tmp_path):
-    made = after(first_week)
-    name = made.names()[0]
+def test_a_name_of_two_different_images_is_refused_and_a_prefix_resolves_it(first_week, after, tmp_path):
+    workspace = after(first_week)
+    name = workspace.names()[0]
     write_picture(tmp_path / "batch" / name, 999)
 
-    made.set({"input_dir": str(tmp_path / "batch")})
-    said = made.repro(fails=True)
-    assert f"error: '{name}' of this batch (content " in said
-    assert "Set filename_prefix in params.yaml" in said
-    assert made.pool_files() == first_week.pool_files()
+    workspace.set({"input_dir": str(tmp_path / "batch")})
+    output = workspace.repro(fails=True)
+    assert f"error: '{name}' of this batch (content " in output
+    assert "Set filename_prefix in params.yaml" in output
+    assert workspace.pool_files() == first_week.pool_files()
 
-    made.set({"filename_prefix": "week2/"})
-    made.repro()
-    assert f"week2/{name}" in made.names()
+    workspace.set({"filename_prefix": "week2/"})
+    workspace.repro()
+    assert f"week2/{name}" in workspace.names()
 
 
 @pytest.mark.parametrize("input_dir", ["nowhere", "README.md"])
-def test_an_input_dir_that_is_no_folder_of_images_is_named(new_workspace, after, input_dir):
-    made = after(new_workspace)
+def test_an_input_dir_that_is_no_folder_is_refused_by_name(new_workspace, after, input_dir):
+    workspace = after(new_workspace)
 
-    made.set({"input_dir": input_dir})
+    workspace.set({"input_dir": input_dir})
 
-    assert input_dir in made.repro(fails=True)
-    assert not (made.folder / "pools").exists()
+    assert input_dir in workspace.repro(fails=True)
+    assert not (workspace.folder / "pools").exists()
 
 
-def test_update_brings_code_and_missing_parameters(first_week, after):
-    made = after(first_week)
-    path = made.folder / "params.yaml"
+def test_an_update_adds_missing_parameters_and_replaces_the_code(first_week, after):
+    workspace = after(first_week)
+    path = workspace.folder / "params.yaml"
     path.write_text(
         "".join(line for line in path.read_text().splitlines(True) if not line.startswith("n_example_images"))
     )
-    (made.folder / "datapool" / "gone.py").write_text("old = True\n")
-    made.commit("an older workspace")
+    (workspace.folder / "datapool" / "gone.py").write_text("old = True\n")
+    workspace.commit("an older workspace")
 
-    assert update_workspace(made.folder).added == ["n_example_images"]
+    assert update_workspace(workspace.folder).added == ["n_example_images"]
 
-    assert not (made.folder / "datapool" / "gone.py").exists()
+    assert not (workspace.folder / "datapool" / "gone.py").exists()
     assert "n_example_images: 24" in path.read_text()
-    assert made.run("git", "log", "-1", "--format=%s").startswith("Update to datapool")
-    assert made.pool_files() == first_week.pool_files()
+    assert workspace.run("git", "log", "-1", "--format=%s").startswith("Update to datapool")
+    assert workspace.pool_files() == first_week.pool_files()
 
 
 @pytest.mark.parametrize("name", ["datapool", "dvc.yaml", "params.yaml"])
 def test_an_update_never_writes_through_a_link(first_week, after, tmp_path, name):
-    made = after(first_week)
+    workspace = after(first_week)
     elsewhere = tmp_path / "elsewhere"
-    (made.folder / name).rename(elsewhere)
-    (made.folder / name).symlink_to(elsewhere)
+    (workspace.folder / name).rename(elsewhere)
+    (workspace.folder / name).symlink_to(elsewhere)
 
     with pytest.raises(
         DatapoolError, match=rf"{name}: is a link to /.*elsewhere, and an update would write through it; no"
     ):
-        update_workspace(made.folder)
+        update_workspace(workspace.folder)
 
 
-def stages_alive(folder: Path) -> list[str]:
-    """Command lines of the stages that run in a workspace."""
-    alive = []
+def running_stages(folder: Path) -> list[str]:
+    """Return the command lines of the stages that run in a workspace."""
+    running = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             arguments = (process / "cmdline").read_bytes().split(b"\0")
@@ -574,34 +580,34 @@ def stages_alive(folder: Path) -> list[str]:
                 any(argument.startswith(b"stages.") for argument in arguments)
                 and (process / "cwd").readlink() == folder
             ):
-                alive.append(b" ".join(arguments).decode())
-    return alive
+                running.append(b" ".join(arguments).decode())
+    return running
 
 
-def start_and_kill(made: Workspace, *command: str, when: Callable[[], bool]) -> None:
+def start_and_kill(workspace: Workspace, *command: str, when: Callable[[], bool]) -> None:
     """Start a command, SIGKILL it as soon as ``when`` holds, and wait until its stages have ended as well."""
     process = subprocess.Popen(
-        command, cwd=made.folder, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+        command, cwd=workspace.folder, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
     )
     deadline = time.monotonic() + 300
     while not when():
-        assert process.poll() is None, "it ended before it could be killed"
+        assert process.poll() is None, "the command ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    assert stages_alive(made.folder)
+    assert running_stages(workspace.folder)
     process.kill()
     process.wait()
-    deadline = time.monotonic() + 5  # sooner than a stage would end by itself
+    deadline = time.monotonic() + 5  # less time than a stage takes
     while time.monotonic() < deadline:
-        if not stages_alive(made.folder):
+        if not running_stages(workspace.folder):
             return
         time.sleep(0.05)
-    raise AssertionError("a stage went on without its parent")
+    raise AssertionError("a stage outlived its parent")
 
 
-def test_a_killed_training_goes_on_where_it_stood_and_gives_the_same_model(new_model_workspace, after, tmp_path):
-    made = after(new_model_workspace)
-    made.set(
+def test_a_killed_training_resumes_and_results_in_the_same_model(new_model_workspace, after, tmp_path):
+    workspace = after(new_model_workspace)
+    workspace.set(
         {
             "enable_training": True,
             "lightly.model.name": "test_efficientnet",
@@ -610,50 +616,50 @@ def test_a_killed_training_goes_on_where_it_stood_and_gives_the_same_model(new_m
             "lightly.trainer.accelerator": "cpu",
         }
     )
-    undisturbed = made.copy_to(tmp_path / "undisturbed")
+    undisturbed = workspace.copy_to(tmp_path / "undisturbed")
     undisturbed.repro("merge")
 
-    resume_point = made.folder / ".datapool" / "training" / "last.ckpt"
-    start_and_kill(made, "dvc", "repro", "merge", when=resume_point.exists)
+    resume_point = workspace.folder / ".datapool" / "training" / "last.ckpt"
+    start_and_kill(workspace, "dvc", "repro", "merge", when=resume_point.exists)
     assert resume_point.exists()
-    made.repro("merge")
+    workspace.repro("merge")
 
-    assert made.pool_files() == undisturbed.pool_files()
+    assert workspace.pool_files() == undisturbed.pool_files()
     assert not resume_point.exists()
 
 
 def test_a_killed_merge_is_finished_by_the_next_run(second_week, after, weeks):
-    made = after(second_week)
-    made.set({"input_dir": str(weeks / "week_3")})
-    made.repro("sample")
-    path = made.folder / "pools" / "my_datapool" / "datapool_latest.csv"
+    workspace = after(second_week)
+    workspace.set({"input_dir": str(weeks / "week_3")})
+    workspace.repro("sample")
+    path = workspace.folder / "pools" / "my_datapool" / "datapool_latest.csv"
     before = path.stat().st_ino
 
-    start_and_kill(made, "dvc", "repro", when=lambda: path.stat().st_ino != before)
-    made.repro()
+    start_and_kill(workspace, "dvc", "repro", when=lambda: path.stat().st_ino != before)
+    workspace.repro()
 
-    assert len(made.versions()) == 3
-    assert len(made.names()) == made.metrics()["pool_after"]
-    assert made.names()[: len(second_week.names())] == second_week.names()
-    assert "up to date" in made.repro()
+    assert len(workspace.versions()) == 3
+    assert len(workspace.names()) == workspace.metrics()["pool_after"]
+    assert workspace.names()[: len(second_week.names())] == second_week.names()
+    assert "up to date" in workspace.repro()
 
 
-def test_a_pool_that_cannot_be_written_is_named_and_stays_as_it_is(second_week, after):
-    made = after(second_week)
-    folder = made.folder / "pools" / "my_datapool"
+def test_a_pool_that_cannot_be_written_is_reported_and_stays_unchanged(second_week, after):
+    workspace = after(second_week)
+    folder = workspace.folder / "pools" / "my_datapool"
     lock, unlock = (("chattr", "+i"), ("chattr", "-i")) if os.geteuid() == 0 else (("chmod", "a-w"), ("chmod", "u+w"))
     if subprocess.run([*lock, folder], check=False, capture_output=True).returncode:
         pytest.skip(f"{lock[0]} does not work here, so no folder can be made read-only")
     try:
-        made.set({"stopping_condition.min_distance": 0.0})
-        said = made.repro(fails=True)
+        workspace.set({"stopping_condition.min_distance": 0.0})
+        output = workspace.repro(fails=True)
     finally:
         subprocess.run([*unlock, folder], check=True)
 
-    assert "error: pools/my_datapool: the new version cannot be written (" in said
-    assert made.pool_files() == second_week.pool_files()
-    made.repro()
-    assert len(made.names()) > len(second_week.names())
+    assert "error: pools/my_datapool: the new version cannot be written (" in output
+    assert workspace.pool_files() == second_week.pool_files()
+    workspace.repro()
+    assert len(workspace.names()) > len(second_week.names())
 
 
 @pytest.mark.parametrize(
@@ -667,23 +673,23 @@ def test_a_pool_that_cannot_be_written_is_named_and_stays_as_it_is(second_week, 
     ],
     ids=["a value changed", "cut off", "a name twice", "NaN", "another dimension"],
 )
-def test_a_pool_csv_that_is_not_the_recorded_one_is_refused(second_week, after, weeks, damage):
-    made = after(second_week)
-    path = made.folder / "pools" / "my_datapool" / "datapool_latest.csv"
+def test_a_csv_of_the_pool_that_differs_from_the_recorded_one_is_refused(second_week, after, weeks, damage):
+    workspace = after(second_week)
+    path = workspace.folder / "pools" / "my_datapool" / "datapool_latest.csv"
     damaged = damage(path.read_bytes())
     path.unlink()
     path.write_bytes(damaged)
 
-    made.set({"input_dir": str(weeks / "week_3")})
-    said = made.repro(fails=True)
+    workspace.set({"input_dir": str(weeks / "week_3")})
+    output = workspace.repro(fails=True)
 
-    assert "error: pools/my_datapool/datapool_latest.csv" in said
-    assert "is not the file that datapools.json records as version 2; nothing was changed" in said
+    assert "error: pools/my_datapool/datapool_latest.csv" in output
+    assert "is not the file that datapools.json records as version 2; nothing was changed" in output
     assert path.read_bytes() == damaged
 
-    made.run("git", "checkout", "--quiet", ".")
-    made.run("dvc", "checkout", "--force")
-    assert made.pool_files() == second_week.pool_files()
+    workspace.run("git", "checkout", "--quiet", ".")
+    workspace.run("dvc", "checkout", "--force")
+    assert workspace.pool_files() == second_week.pool_files()
 
 
 class Malicious:
@@ -692,30 +698,30 @@ class Malicious:
 
 
 @pytest.mark.parametrize("content", [b"no checkpoint", pickle.dumps(Malicious())], ids=["text", "code"])
-def test_a_checkpoint_that_is_none_is_refused_and_nothing_in_it_runs(new_model_workspace, after, tmp_path, content):
-    made = after(new_model_workspace)
+def test_an_invalid_checkpoint_is_refused_and_not_executed(new_model_workspace, after, tmp_path, content):
+    workspace = after(new_model_workspace)
     (tmp_path / "given.ckpt").write_bytes(content)
 
-    made.set({"checkpoint": str(tmp_path / "given.ckpt")})
-    said = made.repro(fails=True)
+    workspace.set({"checkpoint": str(tmp_path / "given.ckpt")})
+    output = workspace.repro(fails=True)
 
-    assert f"error: {tmp_path / 'given.ckpt'}: is not a checkpoint" in said
-    assert not (made.folder / "executed").exists()
-    assert not (made.folder / "pools").exists()
+    assert f"error: {tmp_path / 'given.ckpt'}: is not a checkpoint" in output
+    assert not (workspace.folder / "executed").exists()
+    assert not (workspace.folder / "pools").exists()
 
 
-def test_images_in_the_workspace_are_left_to_dvc_and_reach_temporary_experiments(new_workspace, after, weeks):
-    made = after(new_workspace)
+def test_images_in_the_workspace_are_tracked_by_dvc_and_available_to_temporary_experiments(new_workspace, after, weeks):
+    workspace = after(new_workspace)
     for week in ("week_1", "week_2"):
-        shutil.copytree(weeks / week, made.folder / "data" / week)
-    made.run("dvc", "add", "--quiet", "data/week_1")
-    made.set({"input_dir": "data/week_1"})
-    made.repro()
-    made.commit("week 1")
+        shutil.copytree(weeks / week, workspace.folder / "data" / week)
+    workspace.run("dvc", "add", "--quiet", "data/week_1")
+    workspace.set({"input_dir": "data/week_1"})
+    workspace.repro()
+    workspace.commit("week 1")
 
-    # week_2 was not added, and git takes none of its images by accident.
+    # week_2 was not added to DVC, and git does not track its images by accident.
     assert not [
-        name for name in made.run("git", "ls-files", "data").split() if not name.endswith((".dvc", ".gitignore"))
+        name for name in workspace.run("git", "ls-files", "data").split() if not name.endswith((".dvc", ".gitignore"))
     ]
-    made.run("dvc", "exp", "run", "--temp", "-S", "stopping_condition.min_distance=0.3")
-    assert len(list((made.folder / "data" / "week_1").rglob("*.png"))) == 14
+    workspace.run("dvc", "exp", "run", "--temp", "-S", "stopping_condition.min_distance=0.3")
+    assert len(list((workspace.folder / "data" / "week_1").rglob("*.png"))) == 14
