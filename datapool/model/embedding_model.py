@@ -186,6 +186,8 @@ def _principal_axes(features: np.ndarray, *, mean: np.ndarray, n_axes: int, seed
 
     The sign of an axis is arbitrary, so each is turned to have its largest entry positive.
     """
+    # By the scatter matrix, which needs no second copy of the features. Other arithmetic, such as that of the report's
+    # map, would change the bytes of checkpoints.
     width = features.shape[1]
     scatter = np.zeros((width, width))
     for start in range(0, len(features), _ROWS_AT_A_TIME):

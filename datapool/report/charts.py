@@ -170,6 +170,7 @@ def project(vectors: np.ndarray) -> Projection:
     The sign of a component is such that its entry of largest magnitude is positive. Coordinates are rounded to about
     five digits of the largest one.
     """
+    # Not by the scatter matrix, as the embedding head is fitted: here there are few images in many dimensions.
     centered = vectors.astype(np.float64) - vectors.mean(axis=0, dtype=np.float64)
     _, lengths, axes = np.linalg.svd(centered, full_matrices=False)
     points, shares = np.zeros((len(vectors), 2)), np.zeros(2)
