@@ -72,6 +72,7 @@ def update_workspace(folder: Path) -> Update:
             f"{folder}: {', '.join(changed[:5])}: changed since the last commit; nothing was done. "
             "Commit them or set them back, then run again"
         )
+    is_resumed = (folder / _STATE).exists()
     stages = _begin(folder)
     added = add_missing_params(folder / "params.yaml", template("params.yaml"))
     _rename_outputs(folder / output)
@@ -79,7 +80,11 @@ def update_workspace(folder: Path) -> Update:
         copy_template(name, folder)
     add_missing_lines(folder / ".dvcignore", template(".dvcignore").read_text())
     notes = _record_stages(folder, stages, output) if stages else []
-    git_commit(folder, f"Update to datapool {datapool.__version__}", [*OWN_FILES, ignored_outputs])
+    # Only what the update changed: an experiment that is not committed yet stays so, all of it.
+    changed = [*CODE, ".dvcignore", *["params.yaml"] * (bool(added) or is_resumed)]
+    if stages:
+        changed = [*OWN_FILES, ignored_outputs]
+    git_commit(folder, f"Update to datapool {datapool.__version__}", changed)
     (folder / _STATE).unlink()
     if (folder / _OLD_BACKUPS).exists():
         notes.append(

@@ -76,6 +76,26 @@ def test_code_and_missing_parameters_are_brought_in_one_commit(workspace):
     assert not needs_update(workspace.folder)
 
 
+def test_an_experiment_that_is_not_committed_stays_so(workspace):
+    update_workspace(workspace.folder)
+    files = ("params.yaml", "datapools.json", "dvc.lock")
+    (workspace.folder / "params.yaml").open("a").write("# tried\n")
+    (workspace.folder / "datapools.json").write_text("{ }\n")
+    (workspace.folder / "dvc.lock").write_text("schema: '2.0'\n")
+    before = [(workspace.folder / name).read_bytes() for name in files]
+    commits = workspace.run("git", "rev-list", "--count", "HEAD")
+
+    update_workspace(workspace.folder)  # of code that is there already
+
+    assert workspace.run("git", "rev-list", "--count", "HEAD") == commits
+    assert [(workspace.folder / name).read_bytes() for name in files] == before
+    (workspace.folder / "stages/scan.py").write_text("an older stage\n")
+    workspace.run("git", "commit", "--quiet", "--message", "older code", "stages/scan.py")
+    update_workspace(workspace.folder)
+    changed = workspace.run("git", "show", "--format=", "--name-only", "HEAD").split()
+    assert changed == ["stages/scan.py"]
+
+
 @pytest.mark.parametrize("within", [".", "robots/pool"])
 def test_uncommitted_changes_are_refused_and_nothing_is_changed(older, tmp_path, within):
     repository = Workspace(tmp_path / "repository")
