@@ -10,6 +10,7 @@ Tests of starting, killing and signals use the real programs.
 """
 
 import contextlib
+import gc
 import json
 import os
 import runpy
@@ -96,6 +97,9 @@ def _serve(address: str) -> None:
     # The workspace has its own: what is tested is never preloaded.
     for name in [name for name in sys.modules if name.split(".")[0] == "datapool"]:
         del sys.modules[name]
+    # The collector of a forked process would walk over all that is loaded here, and so copy it page by page.
+    gc.collect()
+    gc.freeze()
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(f"{address}.new")
     listener.listen(64)
