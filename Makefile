@@ -23,14 +23,14 @@ clean:  ## remove what set-up, demo and docs made
 ##@ For developers
 
 test: .venv/ready  ## run all tests, as CI does
-	python -m pytest -n auto --dist loadgroup
+	python -m pytest -n auto --dist worksteal
 
 quick: .venv/ready  ## run the quick tests
-	python -m pytest -n auto --dist loadgroup -m "not slow and not full"
+	python -m pytest -n auto --dist worksteal -m "not slow and not full"
 
 faults: .venv/ready  ## kill and starve runs at every file operation, some 45 minutes on two idle cores
 	rm -f .pytest_cache/faults && mkdir -p .pytest_cache
-	FAULTS_TALLY=$(CURDIR)/.pytest_cache/faults python -m pytest -n auto --dist loadgroup -m "full or not full" tests/faults
+	FAULTS_TALLY=$(CURDIR)/.pytest_cache/faults python -m pytest -n auto --dist worksteal -m "full or not full" tests/faults
 	python tests/faults/summary.py .pytest_cache/faults
 
 image-test:  ## build and run the CPU image without a Docker engine (Linux, root); faster: ARGS=--short

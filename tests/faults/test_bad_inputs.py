@@ -1162,9 +1162,6 @@ def test_a_params_yaml_that_is_no_regular_file_is_refused(tmp_path, monkeypatch,
 MODEL = {"lightly__model__name": "test_vit", "lightly__model__num_ftrs": 8, "lightly__collate__input_size": 32}
 
 
-of_models = pytest.mark.xdist_group("model")  # only one process imports torch, which takes seconds
-
-
 @pytest.fixture(scope="module")
 def good_checkpoint() -> bytes:
     from datapool.model.embedding_model import build_model, save_checkpoint
@@ -1232,7 +1229,6 @@ BAD_CHECKPOINTS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 }  # fmt: skip
 
 
-@of_models
 @pytest.mark.parametrize("case", BAD_CHECKPOINTS)
 def test_a_bad_checkpoint_is_refused_and_never_executed(next_batch, good_checkpoint, case):
     make, expected = BAD_CHECKPOINTS[case]
@@ -1264,7 +1260,6 @@ def circular() -> dict[str, object]:
     return content
 
 
-@of_models
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("case", BAD_WEIGHTS)
 def test_bad_weights_are_refused_and_never_executed(next_batch, good_checkpoint, case):
@@ -1277,7 +1272,6 @@ def test_bad_weights_are_refused_and_never_executed(next_batch, good_checkpoint,
     assert not Path("executed").exists()
 
 
-@of_models
 def test_weights_with_the_prefixes_of_distributed_data_parallel_are_accepted(next_batch, good_checkpoint):
     prefixed = changed(
         good_checkpoint, lambda c: c.update(state_dict={f"module.{k}": v for k, v in c["state_dict"].items()})
@@ -1289,7 +1283,6 @@ def test_weights_with_the_prefixes_of_distributed_data_parallel_are_accepted(nex
     assert read_json(Path("output/space.json"))["origin"] == "weights of a given file"
 
 
-@of_models
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(
     ("make", "expected"),
@@ -1319,7 +1312,6 @@ def test_a_checkpoint_or_weights_that_are_no_regular_file_are_refused(next_batch
 # --- protected images -------------------------------------------------------------------------------------------------
 
 
-@of_models
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("target", ["/dev/zero", "/etc/passwd", "nowhere.png"])
 def test_a_protected_image_that_cannot_be_read_is_refused(next_batch, good_checkpoint, target):

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import pickle
 import re
 import shutil
 import signal
@@ -30,8 +31,6 @@ from datapool.lightly_docker.results import results_folder
 from datapool.pool.lock import locked
 from datapool.workspace.create import is_half_made
 from datapool.workspace.params_file import set_params
-
-pytestmark = pytest.mark.xdist_group("lightly_run")  # one worker makes the workspaces
 
 ROOT = Path(__file__).parents[2]
 ARGUMENTS = (
@@ -84,26 +83,6 @@ class Folders(NamedTuple):
     output: Path
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory, weeks: Path) -> Folders:
-    """A shared folder in which `datapool init` was killed, with embeddings of all weeks and a file of the user's."""
-    folder = tmp_path_factory.mktemp("runs")
-    shared, output = folder / "shared", folder / "output"
-    for path in (shared / "datapool", shared / ".dvc", shared / ".datapool", output):
-        path.mkdir(parents=True)
-    (shared / ".datapool/init").touch()
-    (shared / "circle.csv").write_bytes((weeks / "circle.csv").read_bytes())
-    (shared / "large.bin").write_bytes(b"mine")
-    return Folders(shared, output)
-
-
-@pytest.fixture(scope="module")
-def first(folders: Folders, weeks: Path) -> str:
-    """What the first run prints."""
-    settings = ("stopping_condition.min_distance=0.5", "run_directory=week_1")
-    return run(command(folders.shared, weeks / "week_1", *settings, output=folders.output))
-
-
 class Stopped(NamedTuple):
     code: int
     printed: str
@@ -113,27 +92,69 @@ class Stopped(NamedTuple):
     """The files of the pool before and after."""
 
 
+class Runs(NamedTuple):
+    """Two runs on one shared folder, of which the second was stopped and started again."""
+
+    folders: Folders
+    first: str
+    """What the first run prints."""
+    stopped: Stopped
+    """The second run, with other images and another stopping condition, stopped by SIGTERM when it ranks."""
+    second: str
+    """What the same command prints after the stop."""
+
+
 SECOND = ("stopping_condition.n_samples=2", "stopping_condition.min_distance=-1")
 
 
 @pytest.fixture(scope="module")
-def stopped(folders: Folders, weeks: Path, first: str) -> Stopped:
-    """The second run, with other images and another stopping condition, stopped by SIGTERM when it ranks."""
+def runs(once: Callable[..., Path], weeks: Path) -> Runs:
+    """Made once for all workers."""
+    return pickle.loads((once("lightly_runs", lambda folder: _make_runs(folder, weeks)) / "runs.pickle").read_bytes())
+
+
+def _make_runs(folder: Path, weeks: Path) -> None:
+    # A shared folder in which `datapool init` was killed, with embeddings of all weeks and a file of the user's.
+    folders = Folders(folder / "shared", folder / "output")
+    for path in (folders.shared / "datapool", folders.shared / ".dvc", folders.shared / ".datapool", folders.output):
+        path.mkdir(parents=True)
+    (folders.shared / ".datapool/init").touch()
+    (folders.shared / "circle.csv").write_bytes((weeks / "circle.csv").read_bytes())
+    (folders.shared / "large.bin").write_bytes(b"mine")
+    settings = ("stopping_condition.min_distance=0.5", "run_directory=week_1")
+    first = run(command(folders.shared, weeks / "week_1", *settings, output=folders.output))
+
     set_params(folders.shared, {"seed": 7})  # an edit by hand
     workspace, before = Workspace(folders.shared), (folders.shared / "params.yaml").read_bytes()
     pool = workspace.pool_files()
     # SIGINT is ignored, as in a background job of a script.
     words = command(folders.shared, weeks / "week_2", *SECOND)
     code, printed = stop_at_rank(words, signal.SIGTERM, shell="trap '' INT")
-    return Stopped(
-        code, printed, (before, (folders.shared / "params.yaml").read_bytes()), (pool, workspace.pool_files())
-    )
+    after = (folders.shared / "params.yaml").read_bytes()
+    stopped = Stopped(code, printed, (before, after), (pool, workspace.pool_files()))
+
+    second = run(command(folders.shared, weeks / "week_2", *SECOND, output=folders.output))
+    (folder / "runs.pickle").write_bytes(pickle.dumps(Runs(folders, first, stopped, second)))
 
 
 @pytest.fixture(scope="module")
-def second(folders: Folders, weeks: Path, stopped: Stopped) -> str:
-    """What the same command prints after the stop."""
-    return run(command(folders.shared, weeks / "week_2", *SECOND, output=folders.output))
+def folders(runs: Runs) -> Folders:
+    return runs.folders
+
+
+@pytest.fixture(scope="module")
+def first(runs: Runs) -> str:
+    return runs.first
+
+
+@pytest.fixture(scope="module")
+def stopped(runs: Runs) -> Stopped:
+    return runs.stopped
+
+
+@pytest.fixture(scope="module")
+def second(runs: Runs) -> str:
+    return runs.second
 
 
 @pytest.mark.slow

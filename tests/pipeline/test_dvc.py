@@ -254,18 +254,6 @@ def test_09_a_forced_open_of_the_first_batch_runs_no_other_stage_again(first_wee
     assert stages_run(workspace.repro()) == []
 
 
-def test_10_a_return_from_another_pool_trains_and_embeds_nothing_again(first_week, after):
-    workspace = after(first_week)
-    workspace.set({"datapool.name": "other"})
-    workspace.repro()
-
-    workspace.set({"datapool.name": "my_datapool"})
-
-    # The base is unchanged, so DVC restores everything that depends on it from its run-cache.
-    assert stages_run(workspace.repro()) == ["open", "merge", "report"]
-    assert workspace.pool_files() == first_week.pool_files()
-
-
 def test_10_two_pools_in_one_workspace_are_independent(first_week, after, tmp_path):
     workspace = after(first_week)
     first = workspace.pool_files()
@@ -274,7 +262,8 @@ def test_10_two_pools_in_one_workspace_are_independent(first_week, after, tmp_pa
     workspace.commit("another pool")
     other = workspace.pool_files("other")
     workspace.set({"datapool.name": "my_datapool", "stopping_condition.min_distance": 0.5})
-    workspace.repro()
+    # The base is unchanged, so DVC restores all that depends on it from its run-cache: nothing is trained again.
+    assert stages_run(workspace.repro()) == ["open", "merge", "report"]
     workspace.commit("back")
     assert workspace.pool_files() == first
     assert workspace.pool_files("other") == other
@@ -304,31 +293,13 @@ def test_11_the_history_can_be_turned_off_and_on_again(second_week, after):
     assert workspace.pool_files() == second_week.pool_files()
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        (
-            {"lightly.model.num_ftrs": 16},
-            "lightly.model.num_ftrs is 16, but the checkpoint of pool 'my_datapool' has 8",
-        ),
-        (
-            {"lightly.model.name": "resnet18"},
-            "lightly.model.name is resnet18, but the checkpoint of pool 'my_datapool' has",
-        ),
-        (
-            {"lightly.collate.input_size": 64},
-            "lightly.collate.input_size is 64, but the checkpoint of pool 'my_datapool'",
-        ),
-    ],
-    ids=["num_ftrs", "backbone", "input_size"],
-)
-def test_12_another_model_is_refused_for_a_pool_with_a_base(model_second_week, after, values, message):
+def test_12_another_model_is_refused_for_a_pool_with_a_base(model_second_week, after):
     workspace = after(model_second_week)
 
-    workspace.set({**values, "enable_training": True})
+    workspace.set({"lightly.model.num_ftrs": 16, "enable_training": True})
     output = workspace.repro(fails=True)
 
-    assert message in output
+    assert "lightly.model.num_ftrs is 16, but the checkpoint of pool 'my_datapool' has 8" in output
     assert stages_run(output)[-1] == "train"
     assert workspace.pool_files() == model_second_week.pool_files()
 
@@ -441,9 +412,8 @@ def test_a_batch_with_nothing_to_pick_leaves_the_pool_unchanged(second_week, aft
     images.mkdir()
     workspace.set({"input_dir": str(images)})
     known = (weeks / "week_1" / workspace.names()[0]).read_bytes()
-    for name, data in (("", b""), ("bad.jpg", b"no image"), ("other_name.png", known)):
-        if name:
-            (images / name).write_bytes(data)
+    for name, data in (("bad.jpg", b"no image"), ("other_name.png", known)):
+        (images / name).write_bytes(data)
         output = workspace.repro()
 
         assert "nothing to pick" in output, name
@@ -460,10 +430,6 @@ def test_a_first_batch_with_nothing_to_pick_makes_no_pool_and_the_next_batch_doe
     images = tmp_path / "batch"
     images.mkdir()
     workspace.set({"input_dir": str(images)})
-    assert "nothing to pick" in workspace.repro()
-    assert workspace.versions() == []
-
-    (images / "bad.jpg").write_bytes(b"no image")
     assert "nothing to pick" in workspace.repro()
     assert workspace.versions() == []
     assert "up to date" in workspace.repro()
@@ -662,21 +628,10 @@ def test_a_pool_that_cannot_be_written_is_reported_and_stays_unchanged(second_we
     assert len(workspace.names()) > len(second_week.names())
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda data: data.replace(b"0.", b"1.", 1),
-        lambda data: data[:-40],
-        lambda data: data + data.splitlines(keepends=True)[-1],
-        lambda data: data.replace(b",1.", b",nan", 1) if b",1." in data else data.replace(b"0.", b"nan", 1),
-        lambda data: b"filenames,embedding_0,labels\n" + b'"x.png",1,0\n',
-    ],
-    ids=["a value changed", "cut off", "a name twice", "NaN", "another dimension"],
-)
-def test_a_csv_of_the_pool_that_differs_from_the_recorded_one_is_refused(second_week, after, weeks, damage):
+def test_a_csv_of_the_pool_that_differs_from_the_recorded_one_is_refused(second_week, after, weeks):
     workspace = after(second_week)
     path = workspace.folder / "pools" / "my_datapool" / "datapool_latest.csv"
-    damaged = damage(path.read_bytes())
+    damaged = path.read_bytes().replace(b"0.", b"1.", 1)
     path.unlink()
     path.write_bytes(damaged)
 

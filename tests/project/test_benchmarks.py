@@ -208,7 +208,7 @@ def rows_below(text, heading):
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in table[2:]]
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_quick_run_lists_every_contestant_in_every_case_with_the_ratios_of_the_times_shown():
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.selection", "--quick"], cwd=ROOT, capture_output=True, text=True, check=True
