@@ -58,10 +58,10 @@ def no_fsync(monkeypatch):
 
 @pytest.mark.slow
 def test_no_history_loses_a_row(no_fsync):
-    try_histories(Histories, examples=10, steps=12, derandomize=True, phases=[Phase.generate])
+    try_histories(Histories, examples=5, steps=12, derandomize=True, phases=[Phase.generate])
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_killed_merge_and_a_forgotten_dvc_checkout_lose_no_row():
     @settings(max_examples=1, deadline=None, database=None, phases=[Phase.generate])
     @given(st.just(HistoriesWithDvc))

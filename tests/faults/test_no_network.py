@@ -103,7 +103,7 @@ def test_a_connection_and_a_name_lookup_are_detected(network_calls_of, tmp_path)
     assert network_calls_of(tmp_path, sys.executable, "-c", resolve) != []
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_pipeline_opens_no_socket_when_it_trains_a_model(network_calls_of, new_model_workspace, after):
     workspace = after(new_model_workspace)
     workspace.set({"enable_training": True, "lightly.trainer.max_epochs": 1})
