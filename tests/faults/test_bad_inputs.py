@@ -847,6 +847,7 @@ def test_a_bad_list_of_names_is_refused(next_batch, case):
     assert refusal() == f"names.txt: {message}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["images.parquet", "base/rows.parquet", "embeddings.parquet", "trace.parquet"])
 @pytest.mark.parametrize("damage", ["empty", "cut", "text"])
 def test_a_damaged_table_between_stages_is_refused(next_batch, name, damage):
@@ -859,6 +860,7 @@ def test_a_damaged_table_between_stages_is_refused(next_batch, name, damage):
     assert message.endswith("); remove it and run `dvc repro`")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
@@ -1229,6 +1231,7 @@ BAD_CHECKPOINTS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", BAD_CHECKPOINTS)
 def test_a_bad_checkpoint_is_refused_and_never_executed(next_batch, good_checkpoint, case):
     make, expected = BAD_CHECKPOINTS[case]
@@ -1260,6 +1263,7 @@ def circular() -> dict[str, object]:
     return content
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("case", BAD_WEIGHTS)
 def test_bad_weights_are_refused_and_never_executed(next_batch, good_checkpoint, case):
@@ -1283,6 +1287,7 @@ def test_weights_with_the_prefixes_of_distributed_data_parallel_are_accepted(nex
     assert read_json(Path("output/space.json"))["origin"] == "weights of a given file"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(
     ("make", "expected"),

@@ -15,7 +15,10 @@ from inject import Stages
 from small_pools import Case, Runs
 from tally import count
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="mounts, limits and users as Linux has them")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="mounts, limits and users as Linux has them"),
+]
 
 PAGE = 4096
 UNPRIVILEGED = 65534  # the user and the group "nobody"

@@ -14,7 +14,7 @@ from inject import Point, Stages
 from small_pools import Case, Runs
 from tally import count
 
-pytestmark = [pytest.mark.skipif(bool(why := inject.why_unavailable()), reason=why or "")]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(why := inject.why_unavailable()), reason=why or "")]
 
 STEP = 9  # one of so many points is tried, and those around the commit; with -m full all points
 CHANGES = [
