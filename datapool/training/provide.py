@@ -30,13 +30,11 @@ class ProvidedModel(NamedTuple):
 
     space: EmbeddingSpace | None
     """The embedding space, for the lineage. Its id is None if there is neither a pool nor an image to train on. None in a
-    helper process of training on several devices."""
+    helper process of training on several devices, which wrote nothing and must end."""
     losses: "Sequence[StepLoss]"
     """One per training step; empty without training."""
     notes: list[str]
     """Sentences for the user."""
-    is_main_process: bool
-    """False in the helper processes of training on several devices. They wrote nothing and must end."""
 
 
 def provide_model(
@@ -80,7 +78,7 @@ def provide_model(
         atomic.copy_file(base.checkpoint, checkpoint)
         atomic.copy_file(base.checkpoint, last)
         notes = [f"pool {base.pool!r} has its model already: it is used as it is, training is skipped"]
-        return ProvidedModel(space, (), notes, is_main_process=True)
+        return ProvidedModel(space, (), notes)
     if not images:
         dimension = params.lightly.model.num_ftrs
         space = EmbeddingSpace(id=None, backbone=None, dimension=dimension, input_size=None, origin=None)
@@ -91,7 +89,7 @@ def provide_model(
 def _no_model(space: EmbeddingSpace, checkpoint: Path, last: Path) -> ProvidedModel:
     for path in (checkpoint, last):
         atomic.write_bytes(path, b"no model\n")  # DVC requires every output of a stage to exist
-    return ProvidedModel(space, (), [], is_main_process=True)
+    return ProvidedModel(space, (), [])
 
 
 def _csv_space(base: Base, path: Path) -> EmbeddingSpace:
@@ -184,7 +182,7 @@ def _new_model(
     if params.enable_training and (len(images) > 1 or origin == _RANDOM_WEIGHTS):
         result = _train(start, images, params, scratch_dir=scratch_dir, progress=progress)
         if not result.is_main_process:
-            return ProvidedModel(None, (), [], is_main_process=False)
+            return ProvidedModel(None, (), [])
         best, after_last_epoch, losses = result.best, result.last, result.step_losses
         origin += f", trained on {len(images)} images for {params.lightly.trainer.max_epochs} epochs"
         notes += _training_notes(result, n_images=len(images))
@@ -200,7 +198,7 @@ def _new_model(
         input_size=best.preprocessing.input_size,
         origin=origin,
     )
-    return ProvidedModel(space, losses, notes, is_main_process=True)
+    return ProvidedModel(space, losses, notes)
 
 
 def _training_notes(result: "TrainingResult", *, n_images: int) -> list[str]:
