@@ -80,11 +80,11 @@ def update_workspace(folder: Path) -> Update:
         copy_template(name, folder)
     add_missing_lines(folder / ".dvcignore", template(".dvcignore").read_text())
     notes = _record_stages(folder, stages, output) if stages else []
-    # Only what the update changed: an experiment that is not committed yet stays so, all of it.
-    changed = [*CODE, ".dvcignore", *["params.yaml"] * (bool(added) or is_resumed)]
     if stages:
-        changed = [*OWN_FILES, ignored_outputs]
-    git_commit(folder, f"Update to datapool {datapool.__version__}", changed)
+        to_commit = [*OWN_FILES, ignored_outputs]
+    else:  # only what the update changed: an experiment that is not committed yet stays so, all of it
+        to_commit = [*CODE, ".dvcignore", *["params.yaml"] * (bool(added) or is_resumed)]
+    git_commit(folder, f"Update to datapool {datapool.__version__}", to_commit)
     (folder / _STATE).unlink()
     if (folder / _OLD_BACKUPS).exists():
         notes.append(
