@@ -153,9 +153,9 @@ def _run_pipeline(overrides: Overrides, input_dir: Path, results: Path | None, l
 
 def _publish(overrides: Overrides, params: Params, results: Path | None, log: Log) -> None:
     """Link the pool, write the results, and commit the run."""
-    name, output = params.datapool.name, Path(params.output_dir)
+    name, outputs = params.datapool.name, Outputs(params.output_dir)
     version = len(read_lineage(LINEAGE).get(name, []))
-    metrics = read_metrics(Outputs(output).metrics)
+    metrics = read_metrics(outputs.metrics)
     problem = _link_pool(Path(name), Path(params.shared_dir))
     pool = Path.cwd() / (Path(params.shared_dir) / name if problem else name)
     summary = f"{name}: version {version}, {metrics.picked} of {metrics.candidates} candidates picked"
@@ -163,10 +163,10 @@ def _publish(overrides: Overrides, params: Params, results: Path | None, log: Lo
     if problem:
         log(problem)
     if results:
-        write_results(output, LINEAGE, params, results)
+        write_results(Path(params.output_dir), LINEAGE, params, results)
         log(f"results: {results}, report: {results / 'report.html'}")
     link = [name] if Path(name).is_symlink() else []  # a folder of this name is the user's
-    of_stages = [f"{output}/metrics.json", f"{output}/.gitignore", f"{output}/plots/.gitignore"]
+    of_stages = [str(outputs.metrics), f"{params.output_dir}/.gitignore", f"{outputs.coverage.parent}/.gitignore"]
     try:
         message = "\n".join([summary, "", *_arguments(overrides)]).strip()
         paths = [*OWN_FILES, str(saved_overrides.OVERRIDES), *of_stages, *link]

@@ -15,6 +15,7 @@ import pandas as pd
 
 from datapool.core.base import IMPORTED
 from datapool.core.lineage import Parameters, Version
+from datapool.core.outputs import Outputs
 from datapool.core.progress import Progress
 from datapool.core.tables import EmbeddedTable, read_json, read_rows
 from datapool.maintenance.check import Check, check_of
@@ -131,7 +132,7 @@ def check_candidates(
         return Check(
             name, "skip", "with rules, candidates that could not be picked may lie outside the covering radius"
         )
-    path, radius = output / "embeddings.parquet", _radius(version)
+    path, radius = Outputs(output).embeddings, _radius(version)
     candidates = read_rows(path)
     new = range(version.rows - version.new, version.rows)  # rows of the pool
     picked = pd.Index(candidates.table.filename).get_indexer(pd.Index(rows.table.filename.iloc[new]))  # of candidates
@@ -167,8 +168,9 @@ def check_candidates(
 
 def _is_output_of(output: Path, pool: str, versions: list[Version]) -> bool:
     """Return whether the output folder holds the run that made the latest version."""
-    path = output / "base" / "base.json"
-    if not path.is_file() or not (output / "embeddings.parquet").is_file():
+    outputs = Outputs(output)
+    path = outputs.base / "base.json"
+    if not path.is_file() or not outputs.embeddings.is_file():
         return False
     base, earlier = read_json(path), [each.model_dump() for each in versions[:-1]]
     return [base.get(key) for key in ("pool", "batch", "versions")] == [pool, versions[-1].batch, earlier]

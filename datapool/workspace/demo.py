@@ -15,6 +15,7 @@ from PIL import Image
 
 from datapool.core.errors import DatapoolError
 from datapool.core.metrics import read_metrics
+from datapool.core.outputs import Outputs
 from datapool.workspace.commands import environment, git_commit
 from datapool.workspace.create import Scm, make_workspace
 from datapool.workspace.params_file import set_params
@@ -114,7 +115,7 @@ def _call(folder: Path, *command: str) -> None:
 
 
 def _show_result(folder: Path, week: int, say: Callable[..., None]) -> None:
-    metrics = read_metrics(folder / "output" / "metrics.json")
+    metrics = read_metrics(Outputs(folder / "output").metrics)
     say(
         "",
         f"week {week}: {metrics.images} images in, {metrics.corrupt} corrupt, {metrics.duplicates} exact copies, "
