@@ -23,17 +23,11 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+# torchvision_compat comes before what imports torchvision; the rest of the library is not preloaded.
 PRELOADED = ("dvc.cli", "dvc.repo", "dvc.commands.repro", "dvc.commands.experiments", "dvc.commands.checkout", "pandas",
     "pyarrow.parquet", "pyarrow.csv", "pydantic", "typer", "rich.progress", "ruamel.yaml", "filelock", "PIL.Image",
-    "plotly.offline", "faiss", "threadpoolctl")  # fmt: skip
-WITH_TORCH = (
-    "datapool.model.torchvision_compat",
-    "timm",
-    "torchvision",
-    "lightly.loss",
-    "lightly.transforms",
-    "pytorch_lightning",
-)
+    "plotly.offline", "faiss", "threadpoolctl", "datapool.model.torchvision_compat", "timm", "torchvision",
+    "lightly.loss", "lightly.transforms", "pytorch_lightning")  # fmt: skip
 _SAME = ("PYTHON", "LC_", "LANG", "LD_", "OMP_")  # beginnings of variables that count when a Python starts
 
 _CLIENT = """\
@@ -92,7 +86,7 @@ def start(folder: Path, environment: Mapping[str, str]) -> subprocess.Popen[byte
 
 
 def _serve(address: str) -> None:
-    for name in (*PRELOADED, *WITH_TORCH):
+    for name in PRELOADED:
         __import__(name)
     # The workspace has its own: what is tested is never preloaded.
     for name in [name for name in sys.modules if name.split(".")[0] == "datapool"]:
