@@ -18,9 +18,7 @@ def rank() -> None:
     outputs = Outputs(params.output_dir)
     candidates, base = read_rows(outputs.embeddings), read_base(outputs.base).rows
     config = ranking.RankingConfig.from_params(params, candidates.table.filename)
-    vectors = ranking.distance_vectors(
-        candidates, base, normalize=config.normalize, append_weak_labels=config.append_weak_labels
-    )
+    vectors = config.vectors(candidates, base)
     with progress("measuring a random sample") as report:
         evaluation_sample = measure_sample(*vectors, seed=params.seed, progress=report)
     with progress("ranking") as report:

@@ -15,7 +15,7 @@ from datapool.core.progress import Progress
 from datapool.core.tables import EmbeddedTable
 from datapool.selection.evaluation_sample import EvaluationSample, n_evaluated
 from datapool.selection.k_center import nearest
-from datapool.selection.ranking import RankingConfig, distance_vectors, has_rules
+from datapool.selection.ranking import RankingConfig, has_rules
 from datapool.selection.sampling import Sampled
 
 REDUNDANT = 0.2
@@ -90,11 +90,9 @@ def compare_with_random(
     chosen = pd.Index(candidates.table.filename).get_indexer(pd.Index(picks))
     random = np.random.default_rng([config.seed, 2]).permutation(n)[:k]
     rows = np.concatenate([evaluated, chosen, random])
-    vectors = distance_vectors(
+    vectors = config.vectors(
         EmbeddedTable(candidates.table.iloc[rows], candidates.embeddings[rows]),
         EmbeddedTable(candidates.table.iloc[:0], candidates.embeddings[:0]),
-        normalize=config.normalize,
-        append_weak_labels=config.append_weak_labels,
     ).candidates
     points, chosen_vectors, random_vectors = np.split(vectors, [len(evaluated), len(evaluated) + k])
     steps = np.unique([0, *np.geomspace(1, max(k, 1), _N_STEPS).round().astype(int)])[: k + 1]

@@ -65,6 +65,10 @@ class RankingConfig(NamedTuple):
             rules=params.rules,
         )
 
+    def vectors(self, candidates: EmbeddedTable, base: EmbeddedTable) -> "DistanceVectors":
+        """Compute ``distance_vectors`` with these settings."""
+        return distance_vectors(candidates, base, normalize=self.normalize, append_weak_labels=self.append_weak_labels)
+
 
 class DistanceVectors(NamedTuple):
     """The vectors between which distances are taken, float32."""

@@ -14,11 +14,9 @@ from datapool.core.tables import EmbeddedTable
 from datapool.images.batch import rows_in_base
 from datapool.selection.k_center import NO_NEIGHBOR, Coverage, coverage_after, k_center, nearest
 from datapool.selection.ranking import (
-    DistanceVectors,
     Ranked,
     RankingConfig,
     can_be_extended,
-    distance_vectors,
     extend,
     has_trace,
     neighbor_names,
@@ -82,7 +80,7 @@ def sample(
             candidates,
             base,
             ranked,
-            _vectors(candidates, base, config),
+            config.vectors(candidates, base),
             config,
             n_samples=limit,
             min_distance=stop.min_distance,
@@ -153,10 +151,6 @@ def _picks(candidates: EmbeddedTable, picked: np.ndarray, ranking: pd.DataFrame)
     )
 
 
-def _vectors(candidates: EmbeddedTable, base: EmbeddedTable, config: RankingConfig) -> DistanceVectors:
-    return distance_vectors(candidates, base, normalize=config.normalize, append_weak_labels=config.append_weak_labels)
-
-
 def _coverage(
     candidates: EmbeddedTable,
     base: EmbeddedTable,
@@ -185,7 +179,7 @@ def _coverage(
     if not has_few_pairs and has_trace(config):
         of_all = coverage_after(ranked.trace, n_candidates=len(candidates.table), n_picks=len(picked))
         return Coverage(of_all.distances[left_out], of_all.neighbors[left_out])
-    vectors = _vectors(candidates, base, config)
+    vectors = config.vectors(candidates, base)
     points, centers = vectors.candidates[left_out], np.concatenate([vectors.pool, vectors.candidates[picked]])
     if has_few_pairs:
         distances, found = nearest(points, centers, progress=progress)
