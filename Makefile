@@ -2,6 +2,8 @@
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # No tool of this project reports anything to its makers.
 export DVC_NO_ANALYTICS := true
+# Keep what Python compiles: otherwise each of the many processes of the tests compiles the library anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 ##@ For users
 

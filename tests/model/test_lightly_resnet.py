@@ -12,7 +12,6 @@ import pytest
 import torch
 from lightly_models import lightly_model, save_as_lightly
 from PIL import Image
-from sklearn.datasets import load_sample_image
 
 from datapool.core.errors import DatapoolError
 from datapool.model import lightly_resnet
@@ -27,9 +26,7 @@ from datapool.model.embedding_model import (
 from datapool.model.weights import read_torch_file
 
 # isort: split
-from lightly.transforms.torchvision_v2_compatibility import torchvision_transforms as transforms
 from omegaconf import OmegaConf
-from pytorch_lightning.callbacks import ModelCheckpoint
 
 
 @pytest.fixture(autouse=True)
@@ -73,6 +70,9 @@ def test_a_checkpoint_from_before_lightly_1_0_6_is_read():
 
 
 def test_images_are_prepared_as_lightly_does_up_to_rounding():
+    from lightly.transforms.torchvision_v2_compatibility import torchvision_transforms as transforms
+    from sklearn.datasets import load_sample_image
+
     image = Image.fromarray(load_sample_image("flower.jpg"))
     theirs = transforms.Compose(
         [
@@ -116,6 +116,7 @@ def test_code_in_a_checkpoint_is_refused_and_does_not_run(function):
 
 def test_objects_of_an_old_lightning_beside_the_weights_are_not_run():
     from pytorch_lightning import seed_everything
+    from pytorch_lightning.callbacks import ModelCheckpoint
 
     model = lightly_model()
     beside = {"callbacks": {ModelCheckpoint: {"best": 0.5}}, "hyper_parameters": Calls(seed_everything, 7)}

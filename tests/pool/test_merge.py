@@ -1436,11 +1436,8 @@ def test_a_merge_that_is_killed_anywhere_is_finished_by_running_it_again(story):
         assert list(Path(".datapool/commit/p").iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    "story",
-    [pytest.param(story, marks=[pytest.mark.slow] * (name != "append")) for name, story in STORIES.items()],
-    ids=STORIES,
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("story", STORIES.values(), ids=STORIES)
 def test_after_a_kill_the_next_batch_builds_on_the_old_pool_or_the_new_one(story):
     story()
     base = open_for(B)

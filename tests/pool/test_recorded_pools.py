@@ -3,9 +3,11 @@
 import json
 from pathlib import Path
 
+import pytest
 from recorded_pools import make_pools
 
 
+@pytest.mark.slow
 def test_pools_have_the_bytes_that_were_recorded_with_an_earlier_release(tmp_path):
     # Recorded at fcf2200, before the library was divided into packages. A change here changes users' pools.
     recorded = json.loads(Path(__file__).with_name("recorded_pools.json").read_text())

@@ -175,6 +175,7 @@ def test_the_results_end_with_the_output_of_the_tables_benchmark():
     assert render(measured(), "", "make bench").endswith("## Tables\n\n| rows | seconds |\n")
 
 
+@pytest.mark.slow
 def test_engines_are_compared_to_the_last_bit():
     engine = compare_engines.load_engine(ROOT)
 
