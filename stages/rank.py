@@ -34,10 +34,11 @@ def rank() -> None:
         )
     write_table(outputs.ranking, ranked.table)
     ranking.write_trace(outputs.trace, ranked.trace)
-    write_table(outputs.near_protected, ranked.near_protected)
+    write_table(outputs.excluded, ranked.excluded)
     write_csv(outputs.selection_curve, ranking.distance_curve(ranked.table))
     write_arrays(outputs.evaluation_sample, evaluation_sample._asdict())
-    excluded = f"; protected images exclude {len(ranked.near_protected)}" if params.rules.protected else ""
+    n_protected = int((ranked.excluded.kind == "protected").sum())
+    excluded = f"; protected images exclude {n_protected}" if params.rules.protected else ""
     say(
         f"ranked {len(ranked.table)} of {len(candidates.table)} candidates against {len(base.table)} images of the "
         f"pool{excluded}"

@@ -22,7 +22,7 @@ def sample() -> None:
     images, candidates = read_table(outputs.images), read_rows(outputs.embeddings)
     base = read_base(outputs.base).rows
     config = RankingConfig.from_params(params, candidates.table.filename)
-    ranked = Ranked(read_table(outputs.ranking), read_trace(outputs.trace), read_table(outputs.near_protected))
+    ranked = Ranked(read_table(outputs.ranking), read_trace(outputs.trace), read_table(outputs.excluded))
     evaluation_sample = EvaluationSample(**read_arrays(outputs.evaluation_sample))
     with progress("sampling") as report:
         sampled = sampling.sample(images, candidates, base, ranked, stop, config, progress=report)

@@ -88,8 +88,9 @@ class Ranked(NamedTuple):
     trace: Trace
     """Which center covers each candidate at every step; numbers are rows of the candidates and of the base. Empty unless
     ``has_trace``."""
-    near_protected: pd.DataFrame
-    """The candidates that protected images exclude, as ``rules.near_protected`` returns them."""
+    excluded: pd.DataFrame
+    """The candidates that are excluded before anything is picked, and count as neither picked nor covered: one row per
+    image with the columns ``rules.EXCLUDED``."""
 
 
 def has_trace(config: RankingConfig) -> bool:
@@ -263,7 +264,7 @@ def read_trace(path: Path) -> Trace:
 def _allowed_at_first(candidates: pd.DataFrame, base: pd.DataFrame, ranked: Ranked, rules: Rules) -> np.ndarray:
     """Return for each candidate whether it may be the first pick: shape (n,), boolean."""
     is_allowed = np.ones(len(candidates), dtype=bool)
-    is_allowed[rows_of(candidates, ranked.near_protected.filename)] = False
+    is_allowed[rows_of(candidates, ranked.excluded.filename)] = False
     is_allowed[excluded_by_rules(candidates, base, candidates.iloc[:0], rules).index] = False
     return is_allowed
 

@@ -13,7 +13,9 @@ from datapool.selection.k_center import nearest
 
 _NUMBER = r"(?s)^(?P<head>.*?)(?P<frame>[0-9]{1,18})(?P<tail>[^0-9/]*)$"  # 18 digits fit into int64
 
-_NEAR_PROTECTED = {"filename": "str", "reason": "str", "nearest": "str", "distance": "float64"}
+EXCLUDED = {"filename": "str", "kind": "str", "reason": "str", "nearest": "str", "distance": "float64"}
+"""The columns of a table of candidates that are excluded before anything is picked, with their types. ``nearest`` is the
+image because of which, ``distance`` the distance to it."""
 
 Exclude = Callable[[int], np.ndarray]
 """Called with each pick in turn, a row of the candidates; returns the rows that may not be picked any more."""
@@ -88,11 +90,11 @@ def near_protected(
         progress: Called with the steps done and the steps in all.
 
     Returns:
-        One row per such candidate, in the order of ``candidates``: filename, reason (a sentence), nearest (the protected
-        image), distance (to it; 0 for the same bytes).
+        One row per such candidate, in the order of ``candidates``, with the columns ``EXCLUDED``: kind "protected", reason
+        (a sentence), nearest (the protected image), distance (to it; 0 for the same bytes).
     """
     if candidates.empty or protected.empty:
-        return pd.DataFrame(columns=list(_NEAR_PROTECTED)).astype(_NEAR_PROTECTED)
+        return pd.DataFrame(columns=list(EXCLUDED)).astype(EXCLUDED)
     found = nearest(vectors, protected_vectors, progress=progress)
     by_hash = protected[protected.content_hash != ""].drop_duplicates("content_hash").set_index("content_hash").filename
     copy_of = candidates.content_hash.map(by_hash)
@@ -101,11 +103,12 @@ def near_protected(
     table = pd.DataFrame(
         {
             "filename": candidates.filename.to_numpy()[rows],
+            "kind": "protected",
             "reason": "",
             "nearest": protected.filename.to_numpy()[found.indices[rows]],
             "distance": found.distances[rows],
         }
-    ).astype(_NEAR_PROTECTED)
+    ).astype(EXCLUDED)
     table.loc[is_copy[rows], "nearest"] = copy_of[is_copy].to_numpy()
     table.loc[is_copy[rows], "distance"] = 0.0
     reasons = [

@@ -89,15 +89,15 @@ def sample(
     taken = _cut(ranked.table, limit, stop.min_distance)
     picked = rows_of(candidates.table, taken.filename)
     picks = _picks(candidates, picked, taken)
-    near_protected = rows_of(candidates.table, ranked.near_protected.filename)
-    left_out = np.delete(np.arange(n), np.concatenate([picked, near_protected]))
+    excluded = rows_of(candidates.table, ranked.excluded.filename)
+    left_out = np.delete(np.arange(n), np.concatenate([picked, excluded]))
     coverage = _coverage(candidates, base, ranked, config, picked, left_out, progress)
-    excluded = excluded_by_rules(candidates.table, base.table, picks.table, config.rules)
+    by_rules = excluded_by_rules(candidates.table, base.table, picks.table, config.rules)
     removed = pd.concat(
         [
             _explain_other_images(images, base),
-            _explain_left_out(candidates, base, left_out, coverage, excluded, stop.min_distance),
-            ranked.near_protected.assign(kind="protected"),
+            _explain_left_out(candidates, base, left_out, coverage, by_rules, stop.min_distance),
+            ranked.excluded,
         ]
     )
     farthest = coverage.distances.argmax() if len(left_out) else None

@@ -344,8 +344,9 @@ def test_weak_labels_play_no_part_in_what_is_near_a_protected_image():
     order = ranking(rows({"a": 3.5, "b": 9}, "xy"), ZERO, config, protected=rows({"t": 4.0}))
 
     assert order.table.filename.tolist() == ["b"]
-    assert order.near_protected.to_dict("list") == {
+    assert order.excluded.to_dict("list") == {
         "filename": ["a"],
+        "kind": ["protected"],
         "reason": ["0.5 from t, which is protected"],
         "nearest": ["t"],
         "distance": [0.5],
@@ -403,7 +404,7 @@ def test_a_ranking_without_candidates_is_empty():
             nothing = EmbeddedTable(world.candidates.table.iloc[:0], np.empty((0, 1), dtype=np.float32))
             order = ranking(nothing, world.base, config, protected=world.protected)
 
-            assert len(order.table) == len(order.near_protected) == 0, (method, rules)
+            assert len(order.table) == len(order.excluded) == 0, (method, rules)
             assert not can_be_extended(nothing, world.base, order, config.rules), (method, rules)
 
 

@@ -172,6 +172,7 @@ def test_nothing_nearer_than_the_distance_to_a_protected_image_may_be_picked():
 
     assert near.to_dict("list") == {
         "filename": ["c", "d"],
+        "kind": ["protected"] * 2,
         "reason": ["1.5 from p, which is protected"] * 2,
         "nearest": ["p", "p"],
         "distance": [1.5, 1.5],
@@ -183,6 +184,7 @@ def test_a_copy_of_a_protected_image_may_not_be_picked_wherever_its_embedding_li
 
     assert near.to_dict("list") == {
         "filename": ["b"],
+        "kind": ["protected"],
         "reason": ["same bytes as q, which is protected"],
         "nearest": ["q"],
         "distance": [0.0],
@@ -196,4 +198,4 @@ def test_unknown_contents_are_no_copies_of_each_other():
 def test_without_protected_images_or_candidates_nothing_is_near():
     assert guarded({"a": 0}, {}).empty
     assert guarded({}, {"p": 0}).empty
-    assert guarded({}, {}).dtypes.astype(str).tolist() == ["str", "str", "str", "float64"]
+    assert guarded({}, {}).dtypes.astype(str).tolist() == ["str", "str", "str", "str", "float64"]
