@@ -3,12 +3,14 @@
 from pathlib import Path
 
 from datapool.core.base import read_base
-from datapool.core.lineage import LINEAGE, Parameters, Provenance, read_embedding_space
+from datapool.core.lineage import LINEAGE, Offered, Parameters, Provenance, read_embedding_space
 from datapool.core.metrics import read_metrics
 from datapool.core.outputs import Outputs
 from datapool.core.params import load_params
-from datapool.core.tables import read_rows
+from datapool.core.tables import read_rows, read_table
 from datapool.pool.merge import merge as merge_picks
+from datapool.pool.merge import with_paths
+from datapool.selection.summary import describe_stop, suggest_method, summarize
 from datapool.terminal import run, say
 
 
@@ -16,12 +18,13 @@ def merge() -> None:
     """Write the pool that consists of the base and the picks, its history and its lineage."""
     params = load_params()
     outputs = Outputs(params.output_dir)
+    stop = params.stopping_condition
     space, metrics = read_embedding_space(outputs.space), read_metrics(outputs.metrics)
     merged = merge_picks(
         Path(params.shared_dir),
         LINEAGE,
         read_base(outputs.base),
-        read_rows(outputs.picks),
+        with_paths(read_rows(outputs.picks), read_table(outputs.images)),
         outputs.checkpoint if space.backbone else None,
         keep_history=params.datapool.keep_history,
         provenance=Provenance(
@@ -31,7 +34,7 @@ def merge() -> None:
             witness=metrics.witness,
             parameters=Parameters(
                 method=params.method,
-                stopping_condition=params.stopping_condition.model_dump(),
+                stopping_condition=stop.model_dump(),
                 normalize_embeddings=params.normalize_embeddings,
                 append_weak_labels=params.append_weak_labels,
                 active_learning_score_column_name=params.active_learning_score_column_name,
@@ -41,10 +44,24 @@ def merge() -> None:
                 protected_distance=params.rules.protected_distance if params.rules.protected else None,
                 seed=params.seed,
             ),
+            offered=Offered(
+                input_dir=params.input_dir,
+                filename_prefix=params.filename_prefix,
+                images=metrics.images,
+                corrupt=metrics.corrupt,
+                duplicates=metrics.duplicates,
+                known=metrics.known,
+                candidates=metrics.candidates,
+                share_covered_by_pool=metrics.share_covered_by_pool,
+                hint=suggest_method(metrics, method=params.method, min_distance=stop.min_distance),
+            ),
         ),
     )
     for note in merged.notes:
         say(note)
+    say(summarize(metrics))  # printed by sample too, but DVC may have taken its outputs from the cache
+    if why_it_stopped := describe_stop(metrics, stop):
+        say(why_it_stopped)
     say(
         f"pool {params.datapool.name!r}: version {merged.version}, {merged.n_samples} images, {merged.n_new} of them new"
         if merged.n_new

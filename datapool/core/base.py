@@ -21,8 +21,23 @@ COLUMNS = {
     "distance": "float64",  # to its nearest neighbor when it was picked; missing for the first image of a pool
     "nearest": "str",  # filename of that neighbor
     "weak_label": "str",
+    "path": "str",  # below the input_dir of that batch; "" if it is unknown
 }
 """The columns of samples.csv, and of the table of the rows of a pool, with their types."""
+
+ADDED_LATER = frozenset({"path"})
+"""The columns that a pool lacks if an earlier release began it. It stays without: versions extend the bytes of its first."""
+
+
+def columns_of(table: pd.DataFrame) -> dict[str, str]:
+    """Return the columns of samples.csv that the rows of a pool have, with their types.
+
+    Raises:
+        KeyError: If a column is missing that every pool has.
+    """
+    if missing := [name for name in COLUMNS if name not in table and name not in ADDED_LATER]:
+        raise KeyError(missing[0])
+    return {name: kind for name, kind in COLUMNS.items() if name in table}
 
 
 IMPORTED = "imported"

@@ -78,6 +78,7 @@ def _has_id(space: "EmbeddingSpace | None") -> "EmbeddingSpace | None":
 
 _Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 _Count = Annotated[int, Field(ge=1)]
+_WholeNumber = Annotated[int, Field(ge=0)]
 _Number = Annotated[float, WrapValidator(_as_written)]
 _Distance = Annotated[float, Field(ge=0), WrapValidator(_as_written)]
 
@@ -118,6 +119,24 @@ class Parameters(_JsonObject):
         return any(rule is not None for rule in (self.balance, self.sequence_gap, self.protected_distance))
 
 
+class Offered(_JsonObject):
+    """What a batch offered to the pool: what nothing shows any more once the images are gone."""
+
+    input_dir: str
+    """As in params.yaml at that time."""
+    filename_prefix: str
+    images: _WholeNumber
+    corrupt: _WholeNumber
+    duplicates: _WholeNumber
+    known: _WholeNumber
+    """Images that the pool had already."""
+    candidates: _WholeNumber
+    share_covered_by_pool: _Distance | None = None
+    """As in metrics.json."""
+    hint: str = ""
+    """The sentence at the end of the run on which method suits the batch; "" if there was none."""
+
+
 class Provenance(_JsonObject):
     """How a version came about; early releases recorded less of it."""
 
@@ -129,6 +148,7 @@ class Provenance(_JsonObject):
     witness: str | None = None
     """Filename of the candidate at the covering radius."""
     parameters: Parameters | None = None
+    offered: Offered | None = None
 
 
 class Version(Provenance):

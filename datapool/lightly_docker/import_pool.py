@@ -174,6 +174,7 @@ def _table(content: EmbeddingsCsv, images: Path | None) -> pd.DataFrame:
             "distance": np.nan,
             "nearest": "",
             "weak_label": [weak_label(filename) for filename in content.filenames],
+            "path": content.filenames,
         }
     )
     return table.astype({name: kind for name, kind in COLUMNS.items() if name in table})

@@ -13,7 +13,7 @@ from typing import cast
 import pandas as pd
 
 from datapool.core.atomic import sha256
-from datapool.core.base import COLUMNS, IMPORTED
+from datapool.core.base import IMPORTED, columns_of
 from datapool.core.embeddings_csv import parse_csv
 from datapool.core.errors import DatapoolError
 from datapool.core.lineage import (
@@ -220,7 +220,8 @@ def _read_rows(folder: Path) -> tuple[EmbeddedTable, list[int]]:
     """
     content = parse_csv((folder / LATEST).read_bytes(), folder / LATEST)
     try:
-        table = pd.read_csv(folder / SAMPLES, dtype=str, keep_default_na=False)[list(COLUMNS)]
+        table = pd.read_csv(folder / SAMPLES, dtype=str, keep_default_na=False)
+        table = table[list(columns_of(table))]
         table = table.assign(distance=table.distance.replace("", "nan"))
         table = table.astype({"version": "int64", "rank": "int64", "distance": "float64"})
     except (KeyError, OverflowError, ValueError) as error:

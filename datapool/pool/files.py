@@ -19,7 +19,7 @@ import pandas as pd
 
 from datapool import __version__
 from datapool.core import atomic
-from datapool.core.base import COLUMNS
+from datapool.core.base import columns_of
 from datapool.core.embeddings_csv import csv_header, csv_rows
 from datapool.core.embeddings_csv import read_csv as read_embeddings
 from datapool.core.errors import CheckoutError, DatapoolError
@@ -54,8 +54,9 @@ def read_version(folder: Path, version: Version) -> EmbeddedTable:
     rows = _require_recorded_files(folder, version, meanwhile=lambda: _CACHE.read(_cache_key(version)))
     is_cached = rows is not None
     if rows is None:
-        table = read_csv(folder / SAMPLES)[list(COLUMNS)].astype(COLUMNS)
-        rows = EmbeddedTable(table, read_embeddings(folder / LATEST).embeddings)
+        table = read_csv(folder / SAMPLES)
+        columns = columns_of(table)
+        rows = EmbeddedTable(table[list(columns)].astype(columns), read_embeddings(folder / LATEST).embeddings)
         _require_recorded_files(folder, version, meanwhile=lambda: None)
     if not len(rows.table) == len(rows.embeddings) == version.rows:
         raise CheckoutError(

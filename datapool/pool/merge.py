@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from datapool.core import atomic
-from datapool.core.base import COLUMNS, Base, empty_base_table
+from datapool.core.base import COLUMNS, Base, columns_of, empty_base_table
 from datapool.core.embeddings_csv import csv_header, csv_rows
 from datapool.core.errors import DatapoolError
 from datapool.core.lineage import (
@@ -156,7 +156,8 @@ def merge(
         pools: Folder of all pools.
         lineage_file: datapools.json.
         base: What ``open_base`` returned.
-        picks: The new samples in order of picking: filename, content_hash, distance, nearest, weak_label.
+        picks: The new samples in order of picking: filename, content_hash, distance, nearest, weak_label; path, if it is
+            known (``with_paths``).
         checkpoint: The model that made the embeddings; None if they came from outside.
         keep_history: Keep every earlier version in ``history/``.
         provenance: What the lineage records of this version besides counts and hashes.
@@ -261,7 +262,22 @@ def _stay_empty(store: Store, base: Base, present: Sequence[Version]) -> Merged:
 def _new_rows(base: Base, picks: pd.DataFrame) -> pd.DataFrame:
     """Return the rows that samples.csv gets for the picks."""
     new = picks.assign(version=len(base.versions) + 1, batch=base.batch, rank=np.arange(1, len(picks) + 1))
-    return new[list(COLUMNS)].astype(COLUMNS)
+    if "path" not in new:
+        new["path"] = ""
+    columns = columns_of(base.rows.table) if base.versions else COLUMNS
+    return new[list(columns)].astype(columns)
+
+
+def with_paths(picks: EmbeddedTable, images: pd.DataFrame) -> EmbeddedTable:
+    """Return picks with a column ``path``: where below input_dir each one is.
+
+    Args:
+        picks: Rows with a filename.
+        images: The batch, as ``batch.scan`` returns it.
+    """
+    path_of = images.set_index("filename").path
+    paths = path_of.reindex(picks.table.filename).fillna("").astype("str")
+    return EmbeddedTable(picks.table.assign(path=paths.to_numpy()), picks.embeddings)
 
 
 def label_ids(weak_labels: pd.Series) -> dict[str, int]:

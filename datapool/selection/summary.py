@@ -1,6 +1,7 @@
 """Describe the metrics of a run in sentences: what was picked, how good the choice is, and which method to try."""
 
 from datapool.core.metrics import Metrics
+from datapool.core.schema import StoppingCondition
 
 MOSTLY, LITTLE, FEW_PICKS = 0.8, 0.5, 0.1
 """Shares of the candidates. From MOSTLY on, a batch counts as covered or redundant; up to LITTLE it does not count as
@@ -26,6 +27,31 @@ def summarize(metrics: Metrics) -> str:
         f"to {metrics.pool_after} images; every candidate{except_protected} lies within "
         f"{metrics.covering_radius:.4g} of it"
     )
+
+
+def describe_stop(metrics: Metrics, stop: StoppingCondition) -> str:
+    """Return why no more images were picked, without a full stop; "" if there were no candidates.
+
+    Args:
+        metrics: Those of the run.
+        stop: The stopping condition in use.
+    """
+    if not metrics.candidates:
+        return ""
+    excluded = metrics.over_balance + metrics.in_sequence_gap + metrics.near_protected
+    if metrics.beyond_limit:
+        why = f"stopped at stopping_condition.n_samples {stop.n_samples:g}"
+    elif metrics.covered:
+        why = (
+            f"stopped because every candidate that is left lies closer than stopping_condition.min_distance "
+            f"{stop.min_distance:g} to the pool"
+        )
+    else:
+        why = "every candidate that the rules allow was picked" if excluded else "every candidate was picked"
+    share = metrics.share_covered_by_pool
+    if share is None or not metrics.pool_before:
+        return why
+    return f"{why}; the pool covered {share:.0%} of the candidates before"
 
 
 def describe_comparison(metrics: Metrics) -> str:

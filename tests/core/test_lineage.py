@@ -95,6 +95,15 @@ def test_parameters_have_rules_if_one_limited_the_picks():
         assert Parameters.model_validate({"method": "coreset", **rule}).has_rules()
 
 
+def test_what_a_batch_offered_is_counted_in_whole_numbers():
+    counts = {"images": 3, "corrupt": 0, "duplicates": 1, "known": 0, "candidates": 2}
+    offered = {"input_dir": "data/week_1", "filename_prefix": "", **counts}
+
+    assert parse_entry(in_entry(offered=offered)).versions[0].offered.candidates == 2
+    with pytest.raises(ValueError, match=r"has an invalid version 1: its offered.corrupt is -1"):
+        parse_entry(in_entry(offered={**offered, "corrupt": -1}))
+
+
 def test_a_file_that_is_no_embedding_space_is_refused(tmp_path):
     path = tmp_path / "space.json"
     path.write_text('{"id": "x", "backbone": null, "dimension": 0, "input_size": null}')

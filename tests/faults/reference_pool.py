@@ -52,13 +52,13 @@ def row(state: State, name: str) -> str:
 
 def samples(state: State) -> bytes:
     """Return the content of samples.csv."""
-    lines = ['"filename","content_hash","version","batch","rank","distance","nearest","weak_label"']
+    lines = ['"filename","content_hash","version","batch","rank","distance","nearest","weak_label","path"']
     for version, (batch, picked) in enumerate(state, start=1):
         for rank, name in enumerate(picked, start=1):
             distance, nearest = ('""', "") if (version, rank) == (1, 1) else (1 / (rank + 2), "near, by")
             lines.append(
                 f'"{name}","{content_hash(BATCHES[batch][name])}",{version},"{BATCH_IDS[batch]}",{rank},{distance},'
-                f'"{nearest}","{name.split("/")[0]}"'
+                f'"{nearest}","{name.split("/")[0]}",""'
             )
     return "\n".join([*lines, ""]).encode()
 

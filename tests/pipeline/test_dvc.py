@@ -66,6 +66,36 @@ def test_03_another_min_distance_ranks_nothing_again_and_replaces_the_version(fi
     assert workspace.pool_files() == first_week.pool_files()
 
 
+def test_the_result_is_printed_by_merge_if_dvc_takes_that_of_sample_from_its_cache(second_week, after):
+    workspace = after(second_week)
+    workspace.set({"stopping_condition.min_distance": 0.25})
+    workspace.repro()
+    workspace.set({"stopping_condition.min_distance": SETTINGS["stopping_condition.min_distance"]})
+    output = workspace.repro()
+
+    assert "Stage 'sample' is cached" in output
+    assert f"picked {second_week.versions()[1]['new']} of 8 candidates (known already: 2): the pool grows from 3" in output
+    assert "lies closer than stopping_condition.min_distance 0.5 to the pool; the pool covered 0% of the" in output
+
+
+def test_the_same_images_elsewhere_change_nothing_but_the_name_of_their_folder(second_week, after, weeks, tmp_path):
+    workspace = after(second_week)
+    shutil.copytree(weeks / "week_2", tmp_path / "moved")
+    before = workspace.versions()
+    workspace.set({"input_dir": str(tmp_path / "moved")})
+
+    assert stages_run(workspace.repro()) == ["scan", "merge", "report"]
+    assert before[1]["offered"]["input_dir"] == str(weeks / "week_2")
+    before[1]["offered"]["input_dir"] = str(tmp_path / "moved")
+    assert workspace.versions() == before
+    files = workspace.pool_files()
+    assert {name for name, data in files.items() if data != second_week.pool_files()[name]} == {"pool.json"}
+    assert "path" in files["samples.csv"].decode().splitlines()[0]
+    assert files["samples.csv"].decode().splitlines()[-1].endswith(',"bird","bird/image_20.png"')
+    workspace.repro("--force")
+    assert workspace.pool_files() == files
+
+
 def test_03_an_experiment_with_another_min_distance_ranks_nothing_again(first_week, after):
     workspace = after(first_week)
     ranking = (workspace.folder / "output" / "ranking.parquet").stat().st_mtime_ns

@@ -26,7 +26,7 @@ from datapool.pool import files as pool_files
 from datapool.pool.agreement import require_files
 from datapool.pool.filesystem import Disk
 from datapool.pool.lock import locked
-from datapool.pool.merge import Merged, label_ids, merge, open_base
+from datapool.pool.merge import Merged, label_ids, merge, open_base, with_paths
 from datapool.pool.store import Store
 from datapool.pool.transaction import Transaction
 
@@ -153,18 +153,38 @@ def test_the_first_batch_makes_version_1():
 
 def test_samples_csv_records_where_each_row_of_the_pool_came_from():
     add(A)
-    add(B)
+    base = open_for(B)
+    elsewhere = images(B).assign(path=["2025/ant.jpg", "2025/dog.jpg"])
+    close(base, with_paths(picks(B, base), elsewhere))
     a, b = versions()[0].batch, versions()[1].batch
     hashes = {name: content_hash(number) for name, number in (A | B).items()}
 
     assert SAMPLES.read_text().splitlines() == [
-        '"filename","content_hash","version","batch","rank","distance","nearest","weak_label"',
-        f'"cat/a1.jpg","{hashes["cat/a1.jpg"]}",1,"{a}",1,"","","cat"',
-        f'"dog/a2.jpg","{hashes["dog/a2.jpg"]}",1,"{a}",2,0.25,"near, by","dog"',
-        f'"ant/b2.jpg","{hashes["ant/b2.jpg"]}",2,"{b}",1,0.3333333333333333,"near, by","ant"',
-        f'"dog/b1.jpg","{hashes["dog/b1.jpg"]}",2,"{b}",2,0.25,"near, by","dog"',
+        '"filename","content_hash","version","batch","rank","distance","nearest","weak_label","path"',
+        f'"cat/a1.jpg","{hashes["cat/a1.jpg"]}",1,"{a}",1,"","","cat",""',  # the caller gave no paths
+        f'"dog/a2.jpg","{hashes["dog/a2.jpg"]}",1,"{a}",2,0.25,"near, by","dog",""',
+        f'"ant/b2.jpg","{hashes["ant/b2.jpg"]}",2,"{b}",1,0.3333333333333333,"near, by","ant","2025/ant.jpg"',
+        f'"dog/b1.jpg","{hashes["dog/b1.jpg"]}",2,"{b}",2,0.25,"near, by","dog","2025/dog.jpg"',
     ]
-    assert filenames() == ["cat/a1.jpg", "dog/a2.jpg", "ant/b2.jpg", "dog/b1.jpg"]
+    assert filenames() == [*A, "ant/b2.jpg", "dog/b1.jpg"]
+
+
+def test_a_pool_of_an_earlier_release_goes_on_without_the_columns_that_it_lacks():
+    add(A)
+    samples = "".join(line.removesuffix(',"path"\n').removesuffix(',""\n') + "\n" for line in SAMPLES.open())
+    assert "path" not in samples
+    SAMPLES.write_text(samples)
+    lineage = json.loads(LINEAGE.read_text())
+    lineage["p"]["versions"][0]["samples_sha256"] = hashlib.sha256(samples.encode()).hexdigest()
+    LINEAGE.write_text(json.dumps(lineage))
+    (FOLDER / "pool.json").unlink()
+    base = open_for(B)
+    close(base, with_paths(picks(B, base), images(B)))
+    add(C)
+
+    assert SAMPLES.read_text().startswith(samples)
+    assert [len(line.split(",")) for line in SAMPLES.read_text().replace("near, by", "near").splitlines()] == [8] * 6
+    assert open_for({}).rows.table.columns.tolist() == samples.splitlines()[0].replace('"', "").split(",")
 
 
 def test_the_lineage_records_counts_the_callers_provenance_and_the_files_hashes():

@@ -3,7 +3,8 @@
 import pytest
 
 from datapool.core.metrics import Metrics
-from datapool.selection.summary import describe_comparison, suggest_method, summarize
+from datapool.core.schema import StoppingCondition
+from datapool.selection.summary import describe_comparison, describe_stop, suggest_method, summarize
 
 
 def metrics(**values: object) -> Metrics:
@@ -46,6 +47,35 @@ def test_candidates_near_protected_images_are_not_promised_to_be_covered():
 )
 def test_with_nothing_to_pick_the_summary_has_the_reasons(run, summary):
     assert summarize(run) == summary
+
+
+# --- why the selection ended ------------------------------------------------------------------------------------------
+
+THRESHOLD = StoppingCondition(n_samples=-1, min_distance=0.25, n_samples_includes_datapool=False)
+LIMIT = StoppingCondition(n_samples=3, min_distance=-1, n_samples_includes_datapool=False)
+
+
+@pytest.mark.parametrize(
+    ("run", "stop", "sentence"),
+    [
+        (
+            metrics(candidates=9, picked=3, covered=6),
+            THRESHOLD,
+            "stopped because every candidate that is left lies closer than stopping_condition.min_distance 0.25 to the pool",
+        ),
+        (
+            metrics(candidates=9, picked=3, beyond_limit=6, pool_before=2, share_covered_by_pool=1 / 3),
+            LIMIT,
+            "stopped at stopping_condition.n_samples 3; the pool covered 33% of the candidates before",
+        ),
+        (metrics(candidates=3, picked=3), LIMIT, "every candidate was picked"),
+        (metrics(candidates=4, picked=3, near_protected=1), LIMIT, "every candidate that the rules allow was picked"),
+        (metrics(images=4, known=4), LIMIT, ""),
+    ],
+    ids=["threshold", "limit", "all", "all that rules allow", "no candidates"],
+)
+def test_the_end_of_the_selection_has_its_reason(run, stop, sentence):
+    assert describe_stop(run, stop) == sentence
 
 
 # --- beside a random choice ------------------------------------------------------------------------------------------
