@@ -38,7 +38,6 @@ def describe_stop(metrics: Metrics, stop: StoppingCondition) -> str:
     """
     if not metrics.candidates:
         return ""
-    excluded = metrics.over_balance + metrics.in_sequence_gap + metrics.near_protected
     if metrics.beyond_limit:
         why = f"stopped at stopping_condition.n_samples {stop.n_samples:g}"
     elif metrics.covered:
@@ -47,7 +46,8 @@ def describe_stop(metrics: Metrics, stop: StoppingCondition) -> str:
             f"{stop.min_distance:g} to the pool"
         )
     else:
-        why = "every candidate that the rules allow was picked" if excluded else "every candidate was picked"
+        allowed = " that the rules allow" * (metrics.picked < metrics.candidates)
+        why = f"every candidate{allowed} was picked"
     share = metrics.share_covered_by_pool
     if share is None or not metrics.pool_before:
         return why

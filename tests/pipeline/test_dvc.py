@@ -74,7 +74,9 @@ def test_the_result_is_printed_by_merge_if_dvc_takes_that_of_sample_from_its_cac
     output = workspace.repro()
 
     assert "Stage 'sample' is cached" in output
-    assert f"picked {second_week.versions()[1]['new']} of 8 candidates (known already: 2): the pool grows from 3" in output
+    assert (
+        f"picked {second_week.versions()[1]['new']} of 8 candidates (known already: 2): the pool grows from 3" in output
+    )
     assert "lies closer than stopping_condition.min_distance 0.5 to the pool; the pool covered 0% of the" in output
 
 
