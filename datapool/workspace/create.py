@@ -12,10 +12,10 @@ from pathlib import Path
 import datapool
 from datapool.core import atomic
 from datapool.core.errors import DatapoolError
-from datapool.images.decode import SUFFIXES
 from datapool.workspace.commands import git_commit, in_git_repository, run_command, run_dvc
 from datapool.workspace.template import (
     CODE,
+    IGNORED_DATA,
     OWN_FILES,
     SETTINGS,
     add_missing_lines,
@@ -37,14 +37,13 @@ _GITIGNORE = """\
 /.dvc/config.local
 __pycache__/
 /.venv/
-# Images are tracked by DVC (`dvc add data/week_1`) or not at all.
-# By suffix: DVC would not see .dvc files in an ignored folder.
 """
 
 _DVC_CONFIG = """\
     analytics = false
     check_update = false
 """
+_AUTOSTAGE = "    autostage = true\n"  # `git commit` takes what `dvc add` and `dvc repro` wrote; there must be a git
 
 _README = """\
 # A datapool workspace
@@ -111,24 +110,19 @@ def make_workspace(folder: Path, *, scm: Scm) -> None:
         copy_template(name, folder)
     (folder / "data").mkdir(exist_ok=True)
     (folder / "datapools.json").write_text(_NO_POOLS)
-    add_missing_lines(folder / ".gitignore", _GITIGNORE + "".join(f"{each}\n" for each in image_patterns()))
+    add_missing_lines(folder / ".gitignore", _GITIGNORE + IGNORED_DATA)
     has_own_readme = _write_readme(folder / "README.md")
     if scm is Scm.OWN and not (folder / ".git").exists():
         run_command(folder, "git", "init", "--quiet")
     options = {Scm.OWN: [], Scm.SURROUNDING: ["--subdir"], Scm.NONE: ["--no-scm"]}[scm]
     run_dvc(folder, "init", "--quiet", "--force", *options)
     config = folder / ".dvc" / "config"
-    config.write_text((config.read_text() or "[core]\n") + _DVC_CONFIG)  # what `dvc config` would write, in no time
+    settings = _DVC_CONFIG + ("" if scm is Scm.NONE else _AUTOSTAGE)
+    config.write_text((config.read_text() or "[core]\n") + settings)  # what `dvc config` would write, in no time
     if scm is not Scm.NONE:
         paths = [*OWN_FILES, *["README.md"] * has_own_readme]
         git_commit(folder, f"Start a datapool workspace (datapool {datapool.__version__})", paths)
     begun.unlink()
-
-
-def image_patterns() -> list[str]:
-    """Return the lines of .gitignore for images below data/, in any case: ``/data/**/*.[pP][nN][gG]`` and so on."""
-    endings = ("".join(f"[{letter}{letter.upper()}]" for letter in suffix[1:]) for suffix in sorted(SUFFIXES))
-    return [f"/data/**/*.{each}" for each in endings]
 
 
 def is_half_made(folder: Path) -> bool:

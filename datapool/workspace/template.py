@@ -20,6 +20,16 @@ OWN_FILES = (*CODE, *SETTINGS, "datapools.json", "dvc.lock", ".gitignore", ".dvc
 """What a workspace has in git besides what stages and its user add."""
 
 
+IGNORED_DATA = """\
+# Below data/, git has the .dvc files only. The rest is tracked by DVC (`dvc add data/week_1`) or not at all.
+/data/**
+!/data/**/
+!/data/**/*.dvc
+!/data/**/.gitignore
+"""
+"""Lines of .gitignore. Folders are not ignored: git and DVC would not look for .dvc files in them."""
+
+
 def template(name: str) -> Path:
     """Return the original of a file or folder: the package itself, the files packed into it, or its checkout."""
     package = Path(datapool.__file__).parent

@@ -1,6 +1,5 @@
 """A workspace is made with its first commit; nothing of the user's is overwritten, and nothing is written through a link."""
 
-import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -8,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from datapool.core.errors import DatapoolError
-from datapool.images.decode import SUFFIXES
 from datapool.workspace import create
-from datapool.workspace.create import Scm, image_patterns, make_workspace
-from datapool.workspace.template import CODE, add_missing_lines
+from datapool.workspace.create import Scm, make_workspace
+from datapool.workspace.template import CODE, IGNORED_DATA, add_missing_lines
 
 ROOT = Path(__file__).parents[2]
 
@@ -52,7 +50,9 @@ def test_an_interrupted_workspace_is_made_again_and_git_tracks_its_own_files_onl
     assert {"README.md", "params.yaml", "None", "dvc.yaml", ".dvcignore", ".gitignore", "datapools.json"} <= {*tracked}
     assert {"stages/scan.py", "datapool/core/lineage.py", ".dvc/config"} <= {*tracked}
     assert "notes.txt" not in tracked
-    assert Path(".dvc/config").read_text() == "[core]\n    analytics = false\n    check_update = false\n"
+    assert Path(".dvc/config").read_text() == (
+        "[core]\n    analytics = false\n    check_update = false\n    autostage = true\n"
+    )
     assert not Path(".datapool/init").exists()
 
 
@@ -69,13 +69,25 @@ def test_a_readme_is_ours_if_we_wrote_it(here, victim):
     assert [path.name for path in victim.parent.iterdir()] == ["bashrc"]
 
 
-def test_git_ignores_the_images_of_every_format_that_a_batch_may_have():
-    patterns = image_patterns()
-    listed = [line for line in (ROOT / ".gitignore").read_text().splitlines() if line.startswith("/data/**/*")]
+def test_git_adds_nothing_of_data_but_what_dvc_writes_for_it(here):
+    make_workspace(Path(), scm=Scm.OWN)
+    week = Path("data") / "week 2" / "été"
+    week.mkdir(parents=True)
+    for name in (".DS_Store", "a.gif", "labels.csv", "a.PNG", "no_ending", "a.dvc.txt", "a.tmp"):
+        (week / name).touch()
+        (Path("data") / name).touch()
+    for name in ("data/.gitignore", "data/week_1.dvc", "data/week 2/part.dvc", "data/week 2/.gitignore"):
+        Path(name).touch()
+    subprocess.run(["git", "add", "--all"], check=True)
+    listed = subprocess.run(["git", "ls-files", "-z", "data"], capture_output=True, text=True, check=True).stdout
 
-    assert sorted(patterns) == sorted(listed)
-    assert "/data/**/*.[pP][nN][gG]" in patterns
-    assert {re.sub(r"\[(.)(.)\]", r"\1", pattern).removeprefix("/data/**/*") for pattern in patterns} == SUFFIXES
+    assert listed.split("\0")[:-1] == [
+        "data/.gitignore",
+        "data/week 2/.gitignore",
+        "data/week 2/part.dvc",
+        "data/week_1.dvc",
+    ]
+    assert IGNORED_DATA in (ROOT / ".gitignore").read_text()
 
 
 def test_only_missing_lines_are_added_to_a_list_of_ignored_files(here):
