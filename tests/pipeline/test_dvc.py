@@ -251,7 +251,7 @@ def test_07_a_clone_refuses_to_run_before_dvc_pull_and_is_up_to_date_after_it(se
     assert "Run `dvc pull`" in output
     assert not (clone.folder / "pools" / "my_datapool").exists()
 
-    clone.run("git", "checkout", "--quiet", ".")
+    clone.run("git", "checkout", "--quiet", "HEAD", "--", ".")
     clone.run("dvc", "pull")
     assert stages_run(clone.repro()) == []
     assert clone.pool_files() == second_week.pool_files()
@@ -697,7 +697,7 @@ def test_a_csv_of_the_pool_that_differs_from_the_recorded_one_is_refused(second_
     assert "is not the file that datapools.json records as version 2; nothing was changed" in output
     assert path.read_bytes() == damaged
 
-    workspace.run("git", "checkout", "--quiet", ".")
+    workspace.run("git", "checkout", "--quiet", "HEAD", "--", ".")
     workspace.run("dvc", "checkout", "--force")
     assert workspace.pool_files() == second_week.pool_files()
 

@@ -1,0 +1,43 @@
+"""What README teaches, done with the real git and DVC: the week's folder is added, committed and shared, and nothing else is."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import Workspace
+
+ODD = ("week 2 'été'", 'semaine "3"')
+
+
+@pytest.mark.slow
+def test_folders_of_later_weeks_stay_out_of_git_until_dvc_tracks_them_and_are_shared_then(
+    new_workspace, after, tmp_path, weeks
+):
+    workspace = after(new_workspace)
+    for name in ("week_1", *ODD):
+        folder = workspace.folder / "data" / name
+        shutil.copytree(weeks / "week_2", folder)
+        for other in (".DS_Store", "anim.gif", "labels.csv"):
+            (folder / other).touch()
+    workspace.run("dvc", "remote", "add", "--quiet", "--default", "store", str(tmp_path / "store"))
+    workspace.run("dvc", "add", "--quiet", "data/week_1")
+    workspace.commit("week 1")  # by `git add --all`
+    assert workspace.run("git", "ls-files", "data").split() == ["data/.gitignore", "data/week_1.dvc"]
+
+    workspace.run("dvc", "add", "--quiet", *(f"data/{name}" for name in ODD))
+    workspace.run("git", "commit", "--quiet", "--message", "staged by DVC")
+    assert workspace.run("git", "status", "--porcelain") == ""
+    assert workspace.run("dvc", "push").endswith("files pushed\n")
+    workspace.run("git", "clone", "--quiet", ".", str(tmp_path / "clone"))
+    clone = Workspace(tmp_path / "clone")
+    clone.run("dvc", "pull", "--quiet", *(f"data/{name}.dvc" for name in ("week_1", *ODD)))  # the pipeline has not run
+
+    for name in ("week_1", *ODD):
+        assert files(clone.folder / "data" / name) == files(workspace.folder / "data" / name), name
+        assert "labels.csv" in files(clone.folder / "data" / name)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """The files that DVC tracks of a folder: all but those of .dvcignore."""
+    paths = (path for path in folder.rglob("*") if path.is_file() and path.name != ".DS_Store")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
