@@ -15,7 +15,8 @@ def open() -> None:
     """Read the pool and write the base of this batch.
 
     A new batch builds on the pool's latest version. The batch that made the latest version builds on the one before,
-    so that it replaces its own result. datapool.base_version overrides the choice.
+    so that it replaces its own result, and so does a corrected state of it that datapool.replaces names.
+    datapool.base_version overrides the choice.
     """
     params = load_params()
     outputs = Outputs(params.output_dir)
@@ -25,6 +26,7 @@ def open() -> None:
         params.datapool.name,
         read_table(outputs.images),
         base_version=params.datapool.base_version,
+        replaces=params.datapool.replaces,
     )
     for note in notes:
         say(note)

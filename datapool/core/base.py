@@ -60,6 +60,8 @@ class Base(NamedTuple):
     """One row per image, in the order of datapool_latest.csv; the table has the columns of samples.csv."""
     checkpoint: Path | None
     """The model that made the embeddings, if the pool has one."""
+    replaces: tuple[str, ...] = ()
+    """``datapool.replaces``: ids of batches, or their beginnings, whose versions this batch replaces."""
 
 
 def write_base(folder: Path, base: Base) -> None:
@@ -84,6 +86,7 @@ def write_base(folder: Path, base: Base) -> None:
         "pool": base.pool,
         "batch": base.batch,
         "dropped": None if base.dropped is None else [version.model_dump() for version in base.dropped],
+        "replaces": list(base.replaces),
         "versions": [version.model_dump() for version in base.versions],
     }
     write_json(folder / "base.json", record)
@@ -100,13 +103,13 @@ def read_base(folder: Path) -> Base:
     try:
         versions = [Version.model_validate(version) for version in record["versions"]]
         dropped = record["dropped"] and [Version.model_validate(version) for version in record["dropped"]]
-        pool, batch = record["pool"], record["batch"]
+        pool, batch, replaces = record["pool"], record["batch"], tuple(record["replaces"])
     except (KeyError, TypeError, ValidationError) as error:
         raise DatapoolError(
             f"{path}: is damaged or was edited; `dvc repro --force --single-item open` writes it again"
         ) from error
     rows = read_rows(folder / "rows.parquet")
-    return Base(pool, batch, versions, dropped, rows, checkpoint if checkpoint.exists() else None)
+    return Base(pool, batch, versions, dropped, rows, checkpoint if checkpoint.exists() else None, replaces)
 
 
 def empty_base_table() -> EmbeddedTable:

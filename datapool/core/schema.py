@@ -57,6 +57,17 @@ def _balance(value: object) -> object:
     )
 
 
+def _batch_ids(value: object) -> object:
+    """Check ids of batches, or their beginnings, as datapools.json has them."""
+    ids = value if isinstance(value, list) else [value]
+    if value is None or all(isinstance(each, str) and re.fullmatch("[0-9a-f]{12,64}", each) for each in ids):
+        return value
+    raise ValueError(
+        "the id of a batch in datapools.json, or its first 12 or more digits, in quotes, such as '3f0a1b2c4d5e'; a list of "
+        "ids; or null for none"
+    )
+
+
 def _folder(value: str) -> str:
     if (top := value.partition("/")[0].lower()) in _RESERVED:
         raise ValueError(f"a folder of its own, not {top!r}, which a workspace uses for something else")
@@ -164,6 +175,7 @@ class Datapool(Section):
     name: Annotated[str, AfterValidator(pool_name)]
     keep_history: bool
     base_version: Annotated[int, Field(ge=0)] | None
+    replaces: Annotated[str | list[str] | None, BeforeValidator(_batch_ids)]
 
 
 class Model(Section):

@@ -54,13 +54,20 @@ class Merged(NamedTuple):
 
 @locked()
 def open_base(
-    pools: Path, lineage_file: Path, name: str, images: pd.DataFrame, *, base_version: int | None
+    pools: Path,
+    lineage_file: Path,
+    name: str,
+    images: pd.DataFrame,
+    *,
+    base_version: int | None,
+    replaces: str | list[str] | None = None,
 ) -> tuple[Base, list[str]]:
     """Choose and read the base of a batch.
 
     For the batch that made the pool's latest version, the base is the version before, because the latest will be replaced.
-    For any other batch it is the latest version. ``base_version`` k overrides this. A merge that was stopped is finished
-    first, or its pending files are removed.
+    For any other batch it is the latest version. If the batch is a corrected state of those that ``replaces`` names, it
+    is the version before theirs, as long as theirs are the latest. ``base_version`` k overrides this. A merge that was
+    stopped is finished first, or its pending files are removed.
 
     Args:
         pools: Folder of all pools.
@@ -68,6 +75,7 @@ def open_base(
         name: Name of the pool; a new pool if the lineage does not have it.
         images: The batch, as ``batch.scan`` returns it.
         base_version: 0 … latest; None chooses as above.
+        replaces: The id of a batch, or the beginning of one, or several.
 
     Returns:
         The base, and sentences for the user: about merges that were stopped, and about images that count as images of the
@@ -81,7 +89,8 @@ def open_base(
     """
     with backing_up_before_checkout(pools, lineage_file) as done:
         done.extend(recover(pools, lineage_file))
-        base = _open(Store(pools, name, lineage_file), images, base_version)
+        ids = (replaces,) if isinstance(replaces, str) else tuple(replaces or ())
+        base = _open(Store(pools, name, lineage_file), images, base_version, ids)
     return base, [*done, *_notes_on_matches_by_name(images, base)]
 
 
@@ -95,21 +104,24 @@ def _notes_on_matches_by_name(images: pd.DataFrame, base: Base) -> list[str]:
     ] * bool(n)
 
 
-def _open(store: Store, images: pd.DataFrame, base_version: int | None) -> Base:
+def _open(store: Store, images: pd.DataFrame, base_version: int | None, replaces: tuple[str, ...]) -> Base:
     name, lineage = store.name, read_lineage(store.lineage)
     _require_distinct_name(name, lineage)
     require_files(store.folder.parent, lineage)
     require_sizes(store, lineage)
     require_agreement(store)
     versions, batch = lineage.get(name, []), batch_id(images)
-    k = _choose_base(name, versions, batch, base_version)
+    k = _choose_base(name, versions, batch, base_version, replaces)
     rows = pool_files.read_version(store.folder, versions[-1]) if versions else empty_base_table()
+    if base_version is None:
+        _require_common_images(images, rows.table, versions[k:], replaces)
     n = int((rows.table.version <= k).sum())
     # An empty base has the same bytes whether the pool has versions yet or not: DVC compares them.
     rows = EmbeddedTable(rows.table.iloc[:n], rows.embeddings[:n]) if n else empty_base_table()
     candidates(images, rows.table)  # raises if two images have one filename
     checkpoint = store.folder / CHECKPOINT if k and versions[k - 1].checkpoint_sha256 else None
-    return Base(name, batch, versions[:k], None if base_version is None else versions[k:], rows, checkpoint)
+    dropped = None if base_version is None else versions[k:]
+    return Base(name, batch, versions[:k], dropped, rows, checkpoint, replaces)
 
 
 def _require_distinct_name(name: str, others: Iterable[str]) -> None:
@@ -122,16 +134,40 @@ def _require_distinct_name(name: str, others: Iterable[str]) -> None:
         )
 
 
-def _choose_base(name: str, versions: Sequence[Version], batch: str, base_version: int | None) -> int:
+def _choose_base(
+    name: str, versions: Sequence[Version], batch: str, base_version: int | None, replaces: Sequence[str]
+) -> int:
     """Return the number of the version to start from; 0 for an empty base."""
     latest = len(versions)
     if base_version is None:
-        return latest - 1 if versions and versions[-1].batch == batch else latest
+        k = latest - 1 if versions and versions[-1].batch == batch else latest
+        while k and _is_replaced(versions[k - 1], replaces):
+            k -= 1
+        return k
     if base_version > latest:
         raise DatapoolError(
             f"params.yaml: datapool.base_version is {base_version}, but pool {name!r} has the versions 0 to {latest}"
         )
     return base_version
+
+
+def _require_common_images(
+    images: pd.DataFrame, rows: pd.DataFrame, versions: Iterable[Version], replaces: Sequence[str]
+) -> None:
+    """Refuse to replace a version of which the batch has no image: it is no corrected state of that version's batch."""
+    for version in versions:
+        is_common = rows.content_hash[rows.version == version.version].isin(images.content_hash)
+        if _is_replaced(version, replaces) and not is_common.any():
+            raise DatapoolError(
+                f"params.yaml: datapool.replaces names batch {version.batch[:12]}, but this batch has none of the "
+                f"{len(is_common)} images that version {version.version} has from it, so it is no corrected state of that "
+                "batch; nothing was changed. Set datapool.replaces: null to append"
+            )
+
+
+def _is_replaced(version: Version, replaces: Iterable[str]) -> bool:
+    """Return whether ``datapool.replaces`` names the batch of a version."""
+    return any(version.batch.startswith(each) for each in replaces)
 
 
 # --- after the batch ---------------------------------------------------------------------------------------------------
@@ -239,9 +275,11 @@ def _require_unchanged(store: Store, base: Base, picks: EmbeddedTable) -> list[V
 
 
 def _is_of_same_batch(base: Base, present: Sequence[Version]) -> bool:
-    """Return whether the pool's one version after the base is of this batch, which replaces it."""
-    k = len(base.versions)
-    return len(present) == k + 1 and present[k].batch == base.batch
+    """Return whether each version of the pool after the base is of this batch, or of one that it is a corrected state of."""
+    later = present[len(base.versions) :]
+    is_own = [version.batch == base.batch for version in later]
+    are_replaced = [_is_replaced(version, base.replaces) for version in later]
+    return bool(later) and sum(is_own) <= 1 and all(np.logical_or(is_own, are_replaced))
 
 
 def _stay_empty(store: Store, base: Base, present: Sequence[Version]) -> Merged:

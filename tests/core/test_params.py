@@ -100,6 +100,10 @@ SHARE = "a whole number of at least 1, a fraction above 0 and up to 1 such as 0.
 FOLDER = "a folder below the workspace, of letters, digits, '_', '-', '.' and '/' only, not beginning with '-'"
 PLAIN = "a plain name without '/' and not starting with '.' or '-'"
 PREFIX = "a prefix of file names such as 'week2/' of at most 100 characters, not beginning with '/', without '..' and control characters"
+BATCH = (
+    "the id of a batch in datapools.json, or its first 12 or more digits, in quotes, such as '3f0a1b2c4d5e'; a list of ids; or "
+    "null for none"
+)
 
 
 BAD_VALUES = [
@@ -120,6 +124,8 @@ BAD_VALUES = [
     ({"datapool__name": ".hidden"}, f"datapool.name is '.hidden'; it should be {PLAIN}"),
     ({"datapool__name": "a/b"}, f"datapool.name is 'a/b'; it should be {PLAIN}"),
     ({"datapool__name": ".."}, f"datapool.name is '..'; it should be {PLAIN}"),
+    ({"datapool__replaces": 123456789012}, f"datapool.replaces is 123456789012; it should be {BATCH}"),
+    ({"datapool__replaces": ["3f0a1b2c4d5e", "3f0a"]}, f"datapool.replaces is ['3f0a1b2c4d5e', '3f0a']; it should be {BATCH}"),
     ({"datapool__base_version": -1}, "datapool.base_version is -1; it should be greater than or equal to 0"),
     ({"output_dir": "/out"}, f"output_dir is '/out'; it should be {FOLDER}"),
     ({"output_dir": "../out"}, f"output_dir is '../out'; it should be {FOLDER}"),

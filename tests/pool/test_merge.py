@@ -68,9 +68,11 @@ def content_hash(number: float) -> str:
     return hashlib.sha256(str(number).encode()).hexdigest()
 
 
-def open_for(batch: Batch, pool: str = "p", base_version: int | None = None) -> Base:
+def open_for(
+    batch: Batch, pool: str = "p", base_version: int | None = None, replaces: str | list[str] | None = None
+) -> Base:
     """Open the base of a batch and hand it on through its files, as the stages do."""
-    base = open_base(POOLS, LINEAGE, pool, images(batch), base_version=base_version)[0]
+    base = open_base(POOLS, LINEAGE, pool, images(batch), base_version=base_version, replaces=replaces)[0]
     write_base(Path("base"), base)
     return read_base(Path("base"))
 
@@ -93,11 +95,12 @@ def add(
     *,
     pool: str = "p",
     base_version: int | None = None,
+    replaces: str | list[str] | None = None,
     keep_history: bool = True,
     checkpoint: Path | None = None,
 ) -> Merged:
     """Run a batch: open, pick the first n, merge."""
-    base = open_for(batch, pool, base_version)
+    base = open_for(batch, pool, base_version, replaces)
     return close(base, picks(batch, base, n), keep_history=keep_history, checkpoint=checkpoint)
 
 
@@ -337,6 +340,41 @@ def test_a_first_batch_without_picks_begins_no_pool():
     assert merged == Merged(version=0, n_samples=0, n_new=0, notes=[])
     assert POOLS.is_dir()  # DVC wants its output to exist
     assert state() == {"datapools.json": b"{}\n"}
+
+
+def test_a_corrected_batch_replaces_the_version_of_the_state_that_replaces_names():
+    add(A)
+    add(B)
+    corrected = {"ant/b2 new name.jpg": 4.0, "dog/b9.jpg": 9.0}  # b2 has a new name, b1 is gone, b9 is new
+    b = versions()[1].batch
+    merged = add(corrected, replaces=b[:12])
+    once = state()
+
+    assert merged == Merged(version=2, n_samples=4, n_new=2, notes=[])
+    assert filenames() == [*A, "ant/b2 new name.jpg", "dog/b9.jpg"]
+    add(corrected, replaces=b[:12])  # a name that is left in params.yaml changes nothing
+    assert state() == once
+    add(C, replaces=b[:12])
+    assert len(versions()) == 3
+
+
+def test_a_batch_can_replace_the_versions_of_several():
+    add(A)
+    add(B)
+    add(C)
+    ids = [version.batch for version in versions()]
+    merged = add(B | C, replaces=ids[1:])
+
+    assert merged == Merged(version=2, n_samples=5, n_new=3, notes=[])
+    assert filenames() == [*A, "ant/b2.jpg", "cat/c1.jpg", "dog/b1.jpg"]
+
+
+def test_a_batch_without_an_image_of_the_version_that_it_should_replace_is_refused():
+    add(A)
+    add(B)
+    b = versions()[1].batch
+    with refused(f"datapool.replaces names batch {b[:12]}, but this batch has none of the 2 images that version 2 has"):
+        add(C, replaces=b)
 
 
 def test_history_can_be_switched_off_and_on_and_its_bytes_are_the_earlier_pools():
