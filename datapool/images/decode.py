@@ -4,14 +4,17 @@ import hashlib
 import stat
 import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from datapool.core.errors import DatapoolError
+from datapool.images.pixels import Ranges, Spread, Values, read_values, to_rgb
+from datapool.images.tiff import read_tiff
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})
 """Endings of file names, in lower case, that make a file an image of the batch. Also those that git ignores in data/."""
@@ -24,8 +27,13 @@ MAX_BYTES = 2**30
 
 _FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # JPEG includes the MPO files of phones
 
-# The errors that Pillow's decoders raise for damaged files.
-_DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, struct.error)
+_REASON = 200  # characters of a decoder's error that are shown: some decoders quote a whole table of tags
+
+# The errors that decoders raise for damaged files.
+_DAMAGE = (
+    OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, struct.error,
+    RuntimeError, AttributeError, AssertionError,  # of tifffile and imagecodecs
+)  # fmt: skip
 
 
 class Inspection(NamedTuple):
@@ -37,9 +45,12 @@ class Inspection(NamedTuple):
     """Pixels, after EXIF orientation; None if not decoded."""
     height: int | None
     mode: str | None
-    """Pillow's name for the pixel format of the file, such as "RGB", "L", "CMYK", "I;16"."""
+    """Pillow's name for the pixel format of the file, such as "RGB", "L" or "CMYK"; for more than 8 bits the kind of image,
+    such as "uint16 gray"."""
     damage: str
     """Why the image cannot be used; empty if it can."""
+    spread: Spread | None = None
+    """The values that an image of more than 8 bits uses; None for other images."""
 
 
 class ImageFile(NamedTuple):
@@ -48,10 +59,12 @@ class ImageFile(NamedTuple):
     path: Path
     content_hash: str
     """sha256 of the file's bytes, in hex."""
+    ranges: Ranges = {}  # noqa: RUF012  only read
+    """The values that become black and white in an image of more than 8 bits, by its kind."""
 
 
 def inspect(path: Path, *, decode: bool) -> Inspection:
-    """Hash a file and, with ``decode``, try to read all of its pixels.
+    """Hash a file and, with ``decode``, try to read all of its pixels. Those of more than 8 bits are read in any case.
 
     Damage is a result, not an error: the content of a file never makes this raise. The same bytes give the same result.
     """
@@ -61,12 +74,13 @@ def inspect(path: Path, *, decode: bool) -> Inspection:
         return not_inspected(f"cannot be read ({error.strerror})")
     content_hash = hashlib.sha256(data).hexdigest()
     if not decode:
-        return Inspection(content_hash, None, None, None, "")
+        return Inspection(content_hash, None, None, None, "", _spread_of(data))
     try:
-        mode, image = _decode(data)
+        decoded = _decode(data, {})
     except _DamagedError as error:
         return Inspection(content_hash, None, None, None, str(error))
-    return Inspection(content_hash, image.width, image.height, mode, "")
+    spread = decoded.values.spread() if decoded.values else None
+    return Inspection(content_hash, *decoded.image.size, decoded.mode, "", spread)
 
 
 def not_inspected(damage: str) -> Inspection:
@@ -74,18 +88,18 @@ def not_inspected(damage: str) -> Inspection:
     return Inspection("", None, None, None, damage)
 
 
-def read_rgb(path: Path, *, content_hash: str) -> Image.Image:
+def read_rgb(path: Path, *, content_hash: str, ranges: Ranges = {}) -> Image.Image:  # noqa: B006  only read
     """Read an image as upright 8-bit RGB.
 
-    EXIF orientation is applied. Transparent pixels are blended with white. Integers of 16 bits are divided by 257; 32-bit
-    integers and floats are scaled so that their minimum becomes 0 and their maximum 255. Of an animation or a file of
-    several pages, the first frame is read. Color profiles are ignored.
+    Orientation is applied. Transparent pixels are blended with white. Of values of more than 8 bits, the range of the
+    image's kind is scaled to 0 … 255, or the values that the image uses if ``ranges`` has no such kind. Of an animation or a
+    file of several pages, the first frame is read. Color profiles are ignored.
 
     Raises:
         DatapoolError: If the file is missing, cannot be decoded, or does not have the sha256 ``content_hash``.
     """
     try:
-        return _decode(read_bytes(path, content_hash=content_hash))[1]
+        return _decode(read_bytes(path, content_hash=content_hash), ranges).image
     except _DamagedError as error:
         raise DatapoolError(
             f"{path}: {error}; set enable_corruptness_check: true to leave such files out, or remove it"
@@ -124,21 +138,52 @@ def _bytes_of(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _decode(data: bytes) -> tuple[str, Image.Image]:
-    """Return the mode of the file, and the image as upright RGB."""
+class _Decoded(NamedTuple):
+    mode: str
+    image: Image.Image
+    """Upright, RGB."""
+    values: Values | None
+    """Before they became 8 bits; None if Pillow decoded the file."""
+
+
+def _decode(data: bytes, ranges: Ranges) -> _Decoded:
     if not data:
         raise _DamagedError("empty file")
+    with _explaining_damage():
+        if values := _read_values(data):
+            return _Decoded(values.kind or "RGB", values.to_rgb(ranges), values)
+        with Image.open(BytesIO(data), formats=_FORMATS) as image:
+            _check_size(*image.size)
+            return _Decoded(image.mode, to_rgb(ImageOps.exif_transpose(image)), None)
+
+
+def _spread_of(data: bytes) -> Spread | None:
+    """Return the values that an image of more than 8 bits uses; None for other images and for damaged ones."""
+    try:
+        with _explaining_damage():
+            values = _read_values(data)
+            return values.spread() if values else None
+    except _DamagedError:
+        return None
+
+
+def _read_values(data: bytes) -> Values | None:
+    """Return the pixels of a file that Pillow cannot read, or not with all of its bits; None for other files."""
+    return read_tiff(data, _check_size) or read_values(data, _check_size)
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise _DamagedError(f"decompression bomb: claims more than {MAX_PIXELS} pixels")
+
+
+@contextmanager
+def _explaining_damage() -> Iterator[None]:
+    """Turn what decoders raise into a _DamagedError."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # below twice its limit of pixels, Pillow only warns; we have our own limit
         try:
-            with Image.open(BytesIO(data), formats=_FORMATS) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise _DamagedError(f"decompression bomb: claims more than {MAX_PIXELS} pixels")
-                mode, is_netpbm = image.mode, image.format == "PPM"
-                upright = ImageOps.exif_transpose(image)
-                if is_netpbm and mode == "I":  # Pillow reads a PGM of 16 bits as 32-bit integers
-                    return mode, _gray(np.asarray(upright) / 257)
-                return mode, _to_rgb(upright)
+            yield
         except Image.DecompressionBombError as error:
             raise _DamagedError(f"decompression bomb: claims more than {MAX_PIXELS} pixels") from error
         except UnidentifiedImageError as error:  # its text has a memory address
@@ -147,7 +192,8 @@ def _decode(data: bytes) -> tuple[str, Image.Image]:
             _require_memory()
             raise _DamagedError("cannot be decoded (asks for more memory than its pixels need)") from error
         except _DAMAGE as error:
-            raise _DamagedError(f"cannot be decoded ({error or type(error).__name__})") from error
+            what = " ".join(str(error).split())[:_REASON] or type(error).__name__
+            raise _DamagedError(f"cannot be decoded ({what})") from error
 
 
 def _require_memory() -> None:
@@ -158,23 +204,3 @@ def _require_memory() -> None:
         raise DatapoolError(
             "there is not enough memory to decode an image; free some, or give the process more, then run again"
         ) from error
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        return _gray(np.asarray(image).astype(np.float64) / 257)
-    if image.mode in ("I", "F"):
-        values = np.asarray(image).astype(np.float64)
-        finite = values[np.isfinite(values)]
-        low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
-        values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
-        return _gray((values - low) * (255 / (high - low)) if high > low else values * 0)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
-
-
-def _gray(values: np.ndarray) -> Image.Image:
-    return Image.fromarray(np.rint(values).astype(np.uint8)).convert("RGB")

@@ -14,9 +14,11 @@ from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -227,6 +229,13 @@ def encoded(kind: str, mode: str, **options: object) -> bytes:
     return file.getvalue()
 
 
+def encoded_tiff(**options: object) -> bytes:
+    noise = np.random.default_rng(0).integers(0, 1024, (9, 12), dtype=np.uint16)
+    file = BytesIO()
+    tifffile.imwrite(file, noise, photometric="minisblack", **options)
+    return file.getvalue()
+
+
 EXIF = Image.Exif()
 EXIF[0x0112] = 6
 UNDAMAGED = [
@@ -241,6 +250,13 @@ UNDAMAGED = [
     encoded("JPEG", "L", progressive=True),
     encoded("WEBP", "RGBA", exif=EXIF, save_all=True, append_images=[Image.new("RGBA", (12, 9))]),
     encoded("BMP", "P"),
+    encoded_tiff(),
+    encoded_tiff(bigtiff=True, compression="zlib", predictor=True),
+    encoded_tiff(tile=(16, 16), compression="lzw"),
+    encoded_tiff(bitspersample=10),
+    imagecodecs.png_encode(np.random.default_rng(0).integers(0, 65536, (9, 12, 4), dtype=np.uint16)),
+    b"P6 2 1 1023\n" + bytes(12),
+    b"P3 # text\n2 1 1023 1 2 3 4 5 6",
 ]
 
 

@@ -35,13 +35,14 @@ def picture(width: int = 32, height: int = 24) -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
-def read(path: Path) -> Image.Image:
-    return read_rgb(path, content_hash=hashlib.sha256(path.read_bytes()).hexdigest())
+def read(path: Path, **ranges: tuple[float, float]) -> Image.Image:
+    of_kinds = {kind.replace("_", " "): values for kind, values in ranges.items()}
+    return read_rgb(path, content_hash=hashlib.sha256(path.read_bytes()).hexdigest(), ranges=of_kinds)
 
 
-def pixels(path: Path) -> list[list[tuple[int, ...]]]:
-    """Rows of RGB triples, from the top."""
-    image = read(path)
+def pixels(path: Path, **ranges: tuple[float, float]) -> list[list[tuple[int, ...]]]:
+    """Rows of RGB triples, from the top; ``ranges`` by kind of image, as in uint16_gray=(0, 65535)."""
+    image = read(path, **ranges)
     assert image.mode == "RGB"
     return [[tuple(map(int, pixel)) for pixel in row] for row in np.asarray(image)]
 
@@ -56,14 +57,14 @@ def damage(path: Path) -> str:
 def test_a_healthy_image_has_a_hash_a_size_a_mode_and_no_damage(tmp_path):
     path = save(tmp_path / "a.png", Image.new("RGB", (5, 3), RED))
 
-    assert inspect(path, decode=True) == (hashlib.sha256(path.read_bytes()).hexdigest(), 5, 3, "RGB", "")
+    assert inspect(path, decode=True) == (hashlib.sha256(path.read_bytes()).hexdigest(), 5, 3, "RGB", "", None)
 
 
 def test_without_decoding_only_the_hash_is_known_and_damage_is_not_noticed(tmp_path):
     path = tmp_path / "a.jpg"
     path.write_bytes(b"no image")
 
-    assert inspect(path, decode=False) == (hashlib.sha256(b"no image").hexdigest(), None, None, None, "")
+    assert inspect(path, decode=False) == (hashlib.sha256(b"no image").hexdigest(), None, None, None, "", None)
 
 
 @pytest.mark.parametrize(
@@ -116,27 +117,27 @@ def test_exif_orientation_is_applied_to_jpeg_files_too(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["png", "tiff", "pgm"])
-def test_sixteen_bit_gray_is_divided_by_257(tmp_path, suffix):
+def test_the_whole_range_of_sixteen_bits_is_divided_by_257(tmp_path, suffix):
     # 128 * 257 = 32896, and 65535 = 255 * 257; Pillow alone would clip at 255.
     image = Image.fromarray(np.array([[0, 257, 32896, 65535]], dtype=np.uint16))
     path = save(tmp_path / f"a.{suffix}", image)
 
-    assert pixels(path) == [[(0,) * 3, (1,) * 3, (128,) * 3, (255,) * 3]]
+    assert pixels(path, uint16_gray=(0, 65535)) == [[(0,) * 3, (1,) * 3, (128,) * 3, (255,) * 3]]
 
 
 def test_sixteen_bit_gray_is_rounded_to_the_nearest(tmp_path):
     image = Image.fromarray(np.array([[128, 129]], dtype=np.uint16))  # 0.498 and 0.502 of a step
 
-    assert pixels(save(tmp_path / "a.png", image)) == [[BLACK, (1,) * 3]]
+    assert pixels(save(tmp_path / "a.png", image), uint16_gray=(0, 65535)) == [[BLACK, (1,) * 3]]
 
 
-def test_floats_are_scaled_from_their_minimum_to_their_maximum(tmp_path):
+def test_without_a_range_floats_are_scaled_from_their_minimum_to_their_maximum(tmp_path):
     image = Image.fromarray(np.array([[-1.0, 0.0, 1.0]], dtype=np.float32))
 
     assert pixels(save(tmp_path / "a.tiff", image)) == [[BLACK, (128,) * 3, WHITE]]
 
 
-def test_integers_of_32_bits_are_scaled_and_a_constant_image_is_black(tmp_path):
+def test_without_a_range_integers_of_32_bits_are_scaled_and_a_constant_image_is_black(tmp_path):
     image = Image.fromarray(np.array([[100_000, 200_000]], dtype=np.int32))
     flat = Image.fromarray(np.array([[7, 7]], dtype=np.int32))
 
@@ -274,7 +275,7 @@ def test_a_folder_a_broken_link_and_a_missing_file_are_damage(tmp_path, name, wh
     (tmp_path / "folder.jpg").mkdir()
     (tmp_path / "link.jpg").symlink_to("nowhere.jpg")
 
-    assert inspect(tmp_path / name, decode=True) == ("", None, None, None, f"cannot be read ({why})")
+    assert inspect(tmp_path / name, decode=True) == ("", None, None, None, f"cannot be read ({why})", None)
 
 
 def test_a_loop_of_links_is_damage(tmp_path):
