@@ -1,7 +1,10 @@
 """Read params.yaml, check it by the schema, and describe the first mistake in one sentence."""
 
 import difflib
+import re
 from collections import Counter
+from collections.abc import Sequence
+from datetime import date
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,14 +19,29 @@ from datapool.core.schema import STRICT, Params, Section
 
 FILE = Path("params.yaml")
 
+_TAG = "tag:yaml.org,2002:"
+
+_PLAIN = {
+    "null": r"~|null|Null|NULL|",
+    "bool": r"true|True|TRUE|false|False|FALSE",
+    "int": r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+",
+    "float": r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+    "timestamp": r"[0-9]{4}-[0-9]{2}-[0-9]{2}|[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}([Tt]|[ \t]+)[0-9]{1,2}:[0-9]{2}:[0-9]{2}"
+    r"(\.[0-9]*)?([ \t]*(Z|[-+][0-9]{1,2}(:[0-9]{2})?))?",
+    "merge": "<<",
+}
+"""Which values without quotes are no strings: the first pattern that fits the whole value decides."""
+
 _MAX_DIGITS = 120  # characters of a number that a message writes out
 
 
 class _Loader(yaml.SafeLoader):
-    """A safe YAML loader with two more checks.
+    """A safe loader that reads plain values as the core schema of YAML 1.2 does, and so as DVC writes them.
 
-    It refuses a key that is given twice, of which YAML would take the last one. Its errors name the line of a value that
-    cannot be read, such as the date 2024-13-45.
+    PyYAML reads YAML 1.1: 1e-05 is a string there, 012 is ten, 1:30 is ninety, yes is true. Dates are none of the core
+    schema's values, but DVC refuses them, so they stay dates, which no key accepts. Two more checks: a key that is given
+    twice is refused, of which YAML would take the last one, and errors name the line of a value that cannot be read, such
+    as the date 2024-13-45.
     """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -44,7 +62,19 @@ class _Loader(yaml.SafeLoader):
             ArithmeticError,
         ) as error:
             what = f"{str(node.value)[:40]!r} cannot be read as {node.tag.rpartition(':')[2]}"
+            if node.tag == f"{_TAG}timestamp":
+                what = f"{node.value!r} is no date; put it in quotes if it is a name"
             raise yaml.constructor.ConstructorError(None, None, what, node.start_mark) from error
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        text = self.construct_scalar(node)
+        return int(text, base=0) if text[:2] in ("0o", "0x") else int(text)
+
+
+_Loader.yaml_implicit_resolvers = {
+    None: [(f"{_TAG}{kind}", re.compile(rf"(?:{pattern})\Z")) for kind, pattern in _PLAIN.items()]
+}
+_Loader.add_constructor(f"{_TAG}int", _Loader.construct_yaml_int)
 
 
 def load_params(path: Path = FILE) -> Params:
@@ -148,11 +178,21 @@ def parse_yaml(text: str) -> object:
         raise ValueError(" ".join(str(error).split())[:300]) from error
 
 
+def is_plain_text(text: str) -> bool:
+    """Return whether a text without quotes is read as a string, and not as a number, a date or the like.
+
+    >>> [text for text in ("data", "yes", "1e-05", "2026-11-30") if is_plain_text(text)]
+    ['data', 'yes']
+    """
+    return not any(pattern.match(text) for _, pattern in _Loader.yaml_implicit_resolvers[None])
+
+
 def _sentence(detail: ErrorDetails) -> str:
     """Return what is wrong with a value, and what it should be, from an error of pydantic."""
     kind, value, key = detail["type"], detail["input"], ".".join(_keys(detail))
     if kind == "extra_forbidden":
-        return _unknown_key([str(part) for part in detail["loc"]])
+        sections = {name.rpartition(".")[0] for name in settings()} | {"lightly"}
+        return unknown_key(".".join(map(str, detail["loc"])), [*settings(), *sorted(sections - {""})])
     if kind == "invalid_key":
         return f"the key {short_repr(value)} is not a string; keys are names such as 'input_dir'"
     if kind == "missing":
@@ -161,6 +201,10 @@ def _sentence(detail: ErrorDetails) -> str:
         return f"{key + ': ' if key else ''}{detail['ctx']['error']}"
     if kind in ("int_type", "float_type") and isinstance(value, str) and _is_number(value):
         return f"{key} is {value!r}, a string; write {format(Decimal(value), 'f')}"
+    if kind == "string_type" and isinstance(value, bool | int | float | date):
+        # Its text is not known any more: 012 was read as 12.
+        shown = f"{value}, a date" if isinstance(value, date) else f"{short_repr(value)}, not a string"
+        return f"{key} is {shown}; put it in quotes if it is a name"
     return f"{key} is {short_repr(value)}; it should be {_expected(detail)}"
 
 
@@ -192,12 +236,21 @@ def _keys(detail: ErrorDetails) -> list[str]:
     return keys
 
 
-def _unknown_key(parts: list[str]) -> str:
-    section: Any = Params
-    for part in parts[:-1]:
-        section = section.model_fields[part].annotation
-    near = difflib.get_close_matches(parts[-1], section.model_fields, n=1, cutoff=0)
-    return f"unknown key {short_repr('.'.join(parts))}; did you mean {'.'.join([*parts[:-1], *near])!r}?"
+def unknown_key(key: str, known: Sequence[str]) -> str:
+    """Return the sentence about an unknown key, with the known one that has the most similar last part.
+
+    A key without its section names every key of that last part.
+
+    >>> unknown_key("min_distance", ["dump_dataset", "stopping_condition.min_distance", "ranking.min_distance"])
+    "unknown key 'min_distance'; did you mean 'stopping_condition.min_distance' or 'ranking.min_distance'?"
+    """
+
+    def similarity(other: str) -> tuple[float, ...]:
+        pairs = zip(reversed(key.rpartition(".")), reversed(other.rpartition(".")), strict=True)
+        return tuple(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
+
+    nearest = [other for other in known if other.endswith(f".{key}")] or [max(known, key=similarity)]
+    return f"unknown key {short_repr(key)}; did you mean {' or '.join(map(repr, nearest))}?"
 
 
 def _is_number(text: str) -> bool:

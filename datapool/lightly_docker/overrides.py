@@ -12,7 +12,7 @@ from types import UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from datapool.core.errors import DatapoolError, short_repr
-from datapool.core.params import check_setting, parse_yaml, settings
+from datapool.core.params import check_setting, parse_yaml, settings, unknown_key
 from datapool.lightly_docker.lightly_keys import FOLDERS, RENAMED, UNSUPPORTED, is_ignored, known_keys
 
 _GPUS, _DEVICES, _ACCELERATOR = "lightly.trainer.gpus", "lightly.trainer.devices", "lightly.trainer.accelerator"
@@ -123,9 +123,8 @@ def _unknown(key: str) -> str:
     in_section = [name for name in known if name.startswith(f"{key}.")]
     if in_section:
         return f"{key} is a section and takes no value; set one of its keys, such as {in_section[0]}=VALUE"
-    same_end = [name for name in known if name.endswith(f".{key}")]
-    nearest = same_end or difflib.get_close_matches(key, known, n=1, cutoff=0)
-    return f"unknown key {short_repr(key)}; did you mean {' or '.join(map(repr, nearest))}?"
+    above = [name for name in known if key.startswith(f"{name}.")]  # rules.balance, of rules.balance.cat
+    return unknown_key(key, above or known)
 
 
 # --- values ------------------------------------------------------------------------------------------------------------

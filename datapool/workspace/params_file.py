@@ -1,4 +1,4 @@
-"""Edit params.yaml of a workspace as a user would: comments, quotes and order stay."""
+"""Edit params.yaml of a workspace as `dvc exp run -S` does: comments and order stay, and no other line changes."""
 
 from collections.abc import Mapping
 from contextlib import chdir
@@ -8,9 +8,9 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString, SingleQuotedScalarString
-from yaml import SafeLoader, ScalarNode
 
 from datapool.core import atomic
+from datapool.core.params import is_plain_text
 
 
 def set_params(folder: Path, values: Mapping[str, Any]) -> None:
@@ -21,7 +21,7 @@ def set_params(folder: Path, values: Mapping[str, Any]) -> None:
         section = params
         for each in sections:
             section = section[each]
-        section[name] = _portable(value)
+        section[name] = _readable(value)
     _write(params, folder / "params.yaml")
 
 
@@ -48,19 +48,16 @@ def add_missing_params(path: Path, defaults: Path) -> list[str]:
     return added
 
 
-def _portable(value: object) -> object:
-    """Write a value so that YAML 1.1 and 1.2 read the same: quotes for the text 'yes', a dot in the number 1e-05."""
+def _readable(value: object) -> object:
+    """Return a value with quotes where its text could be read as something else, by us or by the reader that DVC uses."""
     if isinstance(value, dict):
-        return {_portable(key): _portable(inner) for key, inner in value.items()}
+        return {_readable(key): _readable(inner) for key, inner in value.items()}
     if isinstance(value, str):
         if any(
             break_ in value for break_ in "\x85\u2028\u2029"
         ):  # line breaks in YAML 1.1, which only these quotes escape
             return DoubleQuotedScalarString(value)
-        is_text = str(SafeLoader("").resolve(ScalarNode, value, (True, False))).endswith(":str")  # type: ignore[no-untyped-call]
-        return value if is_text else SingleQuotedScalarString(value)
-    if isinstance(value, float) and "." not in repr(value):
-        return _yaml().load(repr(value).replace("e", ".0e"))
+        return value if is_plain_text(value) else SingleQuotedScalarString(value)
     return value
 
 
@@ -73,9 +70,7 @@ def _write(params: object, path: Path) -> None:
 
 
 def _yaml() -> YAML:
-    """Return a YAML reader and writer that keeps comments, quotes, nulls and long lines."""
+    """Return a reader and writer of YAML with the settings of DVC's (``dvc.utils.serialize``)."""
     yaml = YAML()
-    yaml.preserve_quotes = True
-    yaml.representer.add_representer(type(None), lambda to, _: to.represent_scalar("tag:yaml.org,2002:null", "null"))
-    yaml.width = 200
+    yaml.default_flow_style = False
     return yaml

@@ -1,6 +1,7 @@
 """The shipped params.yaml loads, and every mistake in one is refused in one line: key, value, and what it should be."""
 
 import copy
+from datetime import date, datetime
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import yaml
 from conftest import GONE, change_settings
 
 from datapool.core.errors import DatapoolError
-from datapool.core.params import check_params, load_params
+from datapool.core.params import check_params, load_params, parse_yaml
 from datapool.core.schema import Params
 
 SHIPPED = Path(__file__).parents[2] / "params.yaml"
@@ -47,7 +48,12 @@ def test_the_shipped_params_load_and_every_key_is_in_the_file():
     [
         ({"lightly__optimizer__learning_rate": 0.1}, "'lightly.optimizer.learning_rate'"),
         ({"methods": "coreset"}, "'methods'; did you mean 'method'"),
-        ({"min_distance": 0.1}, "'min_distance'"),
+        ({"min_distance": 0.1}, "'min_distance'; did you mean 'stopping_condition.min_distance' or 'ranking.min_distance'"),
+        ({"lr": 0.1}, "'lr'; did you mean 'lightly.optimizer.lr'"),
+        ({"lightly__lr": 0.1}, "'lightly.lr'; did you mean 'lightly.optimizer.lr'"),
+        ({"pool": {"name": "x"}}, "'pool'; did you mean 'datapool'"),
+        ({"num_worker": 2}, "'num_worker'; did you mean 'lightly.loader.num_workers'"),
+        ({"optimizer": {"lr": 1}}, "'optimizer'; did you mean 'lightly.optimizer'"),
         ({"stopping_condition__n_sample": 1},
          "'stopping_condition.n_sample'; did you mean 'stopping_condition.n_samples'"),
         ({"lightly__model__num_features": 1}, "'lightly.model.num_features'; did you mean 'lightly.model.num_ftrs'"),
@@ -69,6 +75,7 @@ def test_a_misspelled_key_is_reported_rather_than_the_missing_one():
 @pytest.mark.parametrize(
     ("text", "number"),
     [
+        ("1_000", "1000"),
         ("1e-3", "0.001"),
         ("1e-7", "0.0000001"),
         ("1e-12", "0.000000000001"),
@@ -78,21 +85,75 @@ def test_a_misspelled_key_is_reported_rather_than_the_missing_one():
         ("0.5", "0.5"),
     ],
 )
-def test_a_number_that_yaml_reads_as_a_string_is_suggested_as_a_number(text, number):
-    # YAML 1.1 requires a dot: 1e-3 is a string, 1.0e-3 a number.
+def test_a_number_that_is_a_string_is_suggested_as_a_number(text, number):
+    # All but 1_000 are strings only in quotes.
     assert message(lightly__optimizer__weight_decay=text) == (
         f"params.yaml: lightly.optimizer.weight_decay is '{text}', a string; write {number}"
     )
     assert yaml.safe_load(number) == float(text)
 
 
-def test_yaml_reads_1e_minus_3_as_a_string():
-    Path("params.yaml").write_text(SHIPPED.read_text().replace("lr: 0.00003", "lr: 1e-3"))
+PLAIN_VALUES = {
+    # Numbers, also as DVC and Python write them.
+    "1e-05": 1e-05, "1E5": 1e5, "1e5": 1e5, "1.5e+3": 1500.0, ".5": 0.5, "-.5e1": -5.0, "5.": 5.0, "+1": 1, "-0": 0,
+    "012": 12, "0o17": 15, "0x1F": 31, "10": 10, "1.0": 1.0, ".inf": float("inf"), "-.INF": -float("inf"),
+    "true": True, "FALSE": False, "null": None, "~": None, "": None, "NULL": None,
+    # Strings, which YAML 1.1 reads as something else, or nearly numbers.
+    **{text: text for text in (
+        "yes", "no", "on", "off", "y", "N", "1_000", "0b11", "1:30", "190:20:30.5", "0o8", "-0x1F", "1e", "e5", ".", "+", "-.",
+        "1.2.3", "tRUE", "nULL", "inf", "nan", "2026-11", "2026-11-30a", "=", "<",
+    )},
+    # Dates, which DVC refuses. No key is one, so that the message can say so.
+    "2026-11-30": date(2026, 11, 30), "2001-1-2 3:04:05": datetime(2001, 1, 2, 3, 4, 5),
+}  # fmt: skip
 
-    with pytest.raises(
-        DatapoolError, match=r"^params\.yaml: lightly\.optimizer\.lr is '1e-3', a string; write 0\.001$"
-    ):
+
+def test_values_without_quotes_are_read_as_in_yaml_1_2():
+    found = {text: parse_yaml(f"key: {text}\n")["key"] for text in PLAIN_VALUES}
+
+    assert {text: (type(value), value) for text, value in found.items()} == {
+        text: (type(value), value) for text, value in PLAIN_VALUES.items()
+    }
+    assert parse_yaml("{012: 1, yes: 2, '3': 3}") == {12: 1, "yes": 2, "3": 3}
+    assert parse_yaml("a: &a {b: 1}\nc: {<<: *a}\n")["c"] == {"b": 1}
+
+
+def test_a_small_number_as_dvc_writes_it_is_accepted():
+    Path("params.yaml").write_text(SHIPPED.read_text().replace("lr: 0.00003", "lr: 1e-05"))
+
+    assert load_params().lightly.optimizer.lr == 0.00001
+
+
+def test_a_name_that_yaml_takes_for_something_else_needs_quotes():
+    told = "{key} is {shown}; put it in quotes if it is a name"
+    cases = {
+        ("input_dir", "2026-11-30"): "2026-11-30, a date",
+        ("datapool.name", "2024"): "2024, not a string",
+        ("datapool.name", "1e3"): "1000.0, not a string",
+        ("filename_prefix", "true"): "true, not a string",
+        ("checkpoint", "7"): "7, not a string",
+        ("rules.protected", "2026-11-30 10:00:00"): "2026-11-30 10:00:00, a date",
+        ("lightly.model.name", "50"): "50, not a string",
+    }
+    failures = []
+    for (key, text), shown in cases.items():
+        with pytest.raises(DatapoolError) as caught:
+            load(**{key.replace(".", "__"): parse_yaml(text)})
+        failures += [str(caught.value)] * (str(caught.value) != f"params.yaml: {told.format(key=key, shown=shown)}")
+        load(**{key.replace(".", "__"): parse_yaml(f"'{text}'")})
+
+    assert not failures
+
+
+def test_a_date_that_does_not_exist_is_refused_with_its_line_and_the_remedy():
+    Path("params.yaml").write_text("seed: 1\ninput_dir: 2024-13-45\n")
+    with pytest.raises(DatapoolError) as caught:
         load_params()
+
+    assert str(caught.value) == (
+        "params.yaml: is not YAML ('2024-13-45' is no date; put it in quotes if it is a name in \"<unicode string>\", line 2, "
+        "column 12: input_dir: 2024-13-45 ^)"
+    )
 
 
 BALANCE = "a whole number of at least 1, a number for each label such as {cat: 50, dog: 100}, or null for no limit"
@@ -116,6 +177,7 @@ BAD_VALUES = [
     ({"stopping_condition__n_samples": "10"}, "stopping_condition.n_samples is '10', a string; write 10"),
     ({"ranking__n_samples": 0.5}, "ranking.n_samples is 0.5; it should be a whole number"),
     ({"stopping_condition": None}, "stopping_condition is null; it should be a section with keys of its own"),
+    ({"seed": "1e-99999"}, "seed is '1e-99999'; it should be a whole number"),
     ({"seed": 1.0}, "seed is 1.0; it should be a whole number"),
     ({"datapool__keep_history": "yes"}, "datapool.keep_history is 'yes'; it should be true or false"),
     ({"input_dir": None}, "input_dir is null; it should be a string"),

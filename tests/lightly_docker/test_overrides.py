@@ -12,7 +12,7 @@ from hypothesis import settings as trials
 from hypothesis import strategies as st
 
 from datapool.core.errors import DatapoolError
-from datapool.core.params import check_setting, load_params, settings
+from datapool.core.params import check_setting, load_params, parse_yaml, settings
 from datapool.lightly_docker import lightly_keys, overrides
 from datapool.lightly_docker.overrides import Overrides, parse
 from datapool.workspace.params_file import set_params
@@ -447,15 +447,15 @@ def test_any_valid_value_lands_in_the_file(folder, values):
     valid = {key: value for key, value in values.items() if is_valid(key, value)}
     set_params(folder, valid)
 
-    content = yaml.safe_load((folder / "params.yaml").read_text())
+    content = parse_yaml((folder / "params.yaml").read_text())
     in_file = flat(content) | {"rules.balance": content["rules"]["balance"]}
     assert {key: in_file[key] for key in valid} == valid
 
 
 def test_texts_and_small_numbers_are_written_so_that_yaml_reads_them_back(folder):
-    # YAML takes these texts for truth values, numbers, dates, nothing or two lines, and 1e-05 for a text.
+    # Some reader of YAML takes these texts for truth values, numbers, dates, nothing or two lines, and 1e-05 for a text.
     small = 1e-05
-    for text in ["yes", "on", "1:30", "007", "1_", "null", "~", "=", "2024-01-01", "a\x85b", "a\u2028b"]:
+    for text in ["yes", "on", "1:30", "007", "1_", "null", "~", "=", "2024-01-01", ".5e3", "0o7", "a\x85b", "a\u2028b"]:
         prefix = text if text.isprintable() else ""  # as the schema demands
         shutil.copy(SHIPPED, folder)
         set_params(folder, {"filename_prefix": prefix, "rules.balance": {text: 3}, "lightly.optimizer.lr": small})

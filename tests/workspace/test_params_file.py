@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from dvc.utils.hydra import apply_overrides
 
 from datapool.core.errors import DatapoolError
+from datapool.core.params import load_params
 from datapool.workspace.params_file import add_missing_params, set_params
 
 ROOT = Path(__file__).parents[2]
@@ -31,13 +33,30 @@ def test_values_are_set_and_every_other_line_stays(here):
     assert sorted(changed) == ["min_distance: 0.25", "seed: 3"]
 
 
+def test_a_key_that_dvc_sets_changes_one_line_as_does_one_that_we_set(here):
+    before = Path("params.yaml").read_text().splitlines()
+    for number, values in enumerate(
+        ({"seed": 3}, {"lightly.optimizer.lr": 1e-05}, {"filename_prefix": "yes"}), start=1
+    ):
+        ((key, value),) = values.items()
+        apply_overrides("params.yaml", [f"{key}={value}"])
+        by_dvc = Path("params.yaml").read_text()
+        set_params(Path(), values)
+        lines = Path("params.yaml").read_text().splitlines()
+
+        assert sum(line != old for line, old in zip(lines, before, strict=True)) == number
+        assert Path("params.yaml").read_text() == by_dvc
+    params = load_params()
+    assert (params.seed, params.lightly.optimizer.lr, params.filename_prefix) == (3, 1e-05, "yes")
+
+
 def test_missing_keys_are_added_with_their_defaults_and_named(here):
     Path("mine.yaml").write_text("# mine\nseed: 5\nrules:\n  balance: 2  # kept\n")
     Path("defaults.yaml").write_text("seed: 1\nrules:\n  balance: null\n  sequence_gap: null\nname: pool\n")
 
     assert add_missing_params(Path("mine.yaml"), Path("defaults.yaml")) == ["rules.sequence_gap", "name"]
     assert Path("mine.yaml").read_text() == (
-        "# mine\nseed: 5\nrules:\n  balance: 2  # kept\n  sequence_gap: null\nname: pool\n"
+        "# mine\nseed: 5\nrules:\n  balance: 2  # kept\n  sequence_gap:\nname: pool\n"
     )
     assert add_missing_params(Path("mine.yaml"), Path("defaults.yaml")) == []
 
