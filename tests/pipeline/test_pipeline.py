@@ -84,7 +84,7 @@ def test_every_file_of_outputs_py_is_the_output_of_one_stage():
     in_data = {str(OUTPUTS.picks), str(OUTPUTS.sampled_images)}
 
     assert sorted({str(path) for path in vars(OUTPUTS).values()} - in_data) == sorted(
-        set(written) - {"${shared_dir}", "datapools.json"}
+        set(written) - {"${shared_dir}${optional}", "datapools.json"}
     )
     assert len(set(written)) == len(written)
 
@@ -153,7 +153,7 @@ def test_report_depends_on_all_of_params():
 def test_open_and_merge_stay_out_of_the_run_cache():
     # DVC's run-cache could restore an outdated base or pool.
     assert {"${output_dir}/base": {"persist": True}} in PIPELINE["open"]["outs"]
-    assert {"${shared_dir}": {"persist": True}} in PIPELINE["merge"]["outs"]
+    assert {"${shared_dir}${optional}": {"persist": True}} in PIPELINE["merge"]["outs"]
 
 
 def imported_by(code: str) -> set[str]:

@@ -147,7 +147,9 @@ def test_every_stage_is_explained_with_its_outputs():
             *pipeline[stage].get("metrics", ()),
         ]
         written = {out if isinstance(out, str) else next(iter(out)) for out in outs}
-        written = {path.removeprefix("${output_dir}/").replace("${shared_dir}", "pools/<name>") for path in written}
+        written = {
+            path.removeprefix("${output_dir}/").replace("${shared_dir}${optional}", "pools/<name>") for path in written
+        }
 
         assert {name.rstrip("/") for name in named} == written, stage
 

@@ -1,5 +1,6 @@
 """What README teaches, done with the real git and DVC: the week's folder is added, committed and shared, and nothing else is."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -35,6 +36,42 @@ def test_folders_of_later_weeks_stay_out_of_git_until_dvc_tracks_them_and_are_sh
     for name in ("week_1", *ODD):
         assert files(clone.folder / "data" / name) == files(workspace.folder / "data" / name), name
         assert "labels.csv" in files(clone.folder / "data" / name)
+
+
+@pytest.mark.slow
+def test_an_experiment_changes_one_line_of_params_yaml_also_with_a_small_number(new_workspace, after):
+    # DVC writes 0.00001 as 1e-05.
+    workspace = after(new_workspace)
+    for argument, line in (
+        ("lightly.optimizer.lr=0.00001", "lr: 1e-05"),
+        ("n_example_images=3", "n_example_images: 3"),
+    ):
+        workspace.run("dvc", "exp", "run", "-S", argument)
+
+        changed = workspace.run("git", "diff", "--unified=0", "HEAD", "--", "params.yaml").splitlines()
+        added = [each.split("#")[0].strip("+ ") for each in changed if re.match(r"\+[^+]", each)]
+        assert added == [line]
+        assert len([each for each in changed if re.match(r"-[^-]", each)]) == 1
+        workspace.commit(argument)
+    assert len(workspace.names()) > 0
+
+
+@pytest.mark.slow
+def test_a_number_as_a_name_is_refused_with_the_quotes_that_it_needs(new_workspace, after):
+    workspace = after(new_workspace)
+    (workspace.folder / "2024").symlink_to(workspace.folder / "data")
+    params = workspace.folder / "params.yaml"
+    text = params.read_text()
+    told = "error: params.yaml: {} is 2024, not a string; put it in quotes if it is a name"
+    for key, changed in {
+        "datapool.name": text.replace("name: my_datapool", "name: 2024"),
+        "input_dir": re.sub(r"(?m)^input_dir: \S+", "input_dir: 2024", text),
+        "shared_dir": text.replace("shared_dir: pools", "shared_dir: 2024"),
+    }.items():
+        assert changed != text
+        params.write_text(changed)
+
+        assert told.format(key) in workspace.repro(fails=True)
 
 
 def files(folder: Path) -> dict[str, bytes]:
