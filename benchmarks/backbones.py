@@ -47,6 +47,7 @@ COLUMNS = (
 )  # fmt: skip
 BATCH_SIZE = 64
 SEED = 1
+MAX_PIXELS = 200_000_000
 
 
 class Labeled(NamedTuple):
@@ -129,10 +130,10 @@ def labeled(data: Path) -> Iterator[Labeled]:
     batches = sorted(folder.name for folder in data.iterdir() if folder.is_dir())
     for path in sorted(path for path in data.rglob("*") if path.suffix.lower() in SUFFIXES):
         batch, *folders, _ = path.relative_to(data).parts
-        found = inspect(path, decode=True)
+        found = inspect(path, check="tolerant", max_pixels=MAX_PIXELS)
         if not found.damage and found.content_hash not in seen:
             seen.add(found.content_hash)
-            yield Labeled(ImageFile(path, found.content_hash), "/".join(folders), batch == batches[0])
+            yield Labeled(ImageFile(path, found.content_hash, MAX_PIXELS), "/".join(folders), batch == batches[0])
 
 
 def write_digits(folder: Path) -> Path:

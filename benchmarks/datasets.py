@@ -50,7 +50,7 @@ def embed_digits(n: int) -> np.ndarray:
             (path for path in Path(scratch).rglob("*.png") if re.fullmatch(r"digit_\d+", path.stem)),
             key=lambda path: path.stem,
         )[:n]
-        images = [ImageFile(path, hashlib.sha256(path.read_bytes()).hexdigest()) for path in files]
+        images = [ImageFile(path, hashlib.sha256(path.read_bytes()).hexdigest(), max_pixels=10**8) for path in files]
         model = build_model(
             PRETRAINED_BACKBONE, dimension=min(64, n - 1), input_size=64, pretrained=True, weights=None, seed=0
         )

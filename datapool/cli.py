@@ -127,9 +127,15 @@ def import_pool(
     from datapool.lightly_docker import import_pool as lightly_pool
     from datapool.workspace.params_file import set_params
 
-    pool = name or folder.resolve().name
+    pool, params = name or folder.resolve().name, load_params()
     imported = lightly_pool.import_pool(
-        folder, Path(load_params().shared_dir), LINEAGE, pool, images=images, input_size=input_size
+        folder,
+        Path(params.shared_dir),
+        LINEAGE,
+        pool,
+        images=images,
+        input_size=input_size,
+        max_pixels=params.images.max_pixels,
     )
     for note in imported.notes:
         say(note)

@@ -18,7 +18,8 @@ def scan() -> None:
             Path(params.input_dir),
             filename_prefix=params.filename_prefix,
             relevant=read_names(Path(listed)) if listed else None,
-            check_images=params.enable_corruptness_check,
+            check=params.corrupt if params.enable_corruptness_check else "none",
+            max_pixels=params.images.max_pixels,
             remove_duplicates=params.remove_exact_duplicates,
             progress=report,
         )

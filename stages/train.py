@@ -22,7 +22,8 @@ def train() -> None:
     params = load_params()
     outputs = Outputs(params.output_dir)
     base = read_base(outputs.base)
-    images = image_files(candidates(read_table(outputs.images), base.rows.table), Path(params.input_dir))
+    rows = candidates(read_table(outputs.images), base.rows.table)
+    images = image_files(rows, Path(params.input_dir), max_pixels=params.images.max_pixels)
     with progress("training") as report:
         provided = provide_model(
             base,

@@ -29,6 +29,8 @@ from datapool.core.lineage import read_lineage
 from datapool.workspace.create import Scm, make_workspace
 from datapool.workspace.params_file import set_params
 
+MAX_PIXELS = 200_000_000  # images.max_pixels as it is shipped
+
 PROGRAMS = Path(sys.executable).parent
 ENVIRONMENT = {
     **os.environ,

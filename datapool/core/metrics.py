@@ -11,8 +11,8 @@ from datapool.core.tables import read_json, write_json
 class Metrics(BaseModel):
     """What happened to a batch, in numbers; None where there is no number. Distances are those of the selection.
 
-    The fields are the keys of ``metrics.json``, in its order. None has the name of a key of params.yaml:
-    ``dvc exp show`` has one column per name.
+    The fields are the keys of ``metrics.json``, in its order. None but ``corrupt`` has the name of a key
+    of params.yaml: ``dvc exp show`` puts the file in front of such a name.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)

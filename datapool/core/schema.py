@@ -169,6 +169,12 @@ class Rules(Section):
     protected_distance: Positive
 
 
+class Images(Section):
+    """How the pixels of image files are read."""
+
+    max_pixels: Count
+
+
 class Datapool(Section):
     """The pool that a run reads and extends."""
 
@@ -256,6 +262,7 @@ class Params(Section):
     relevant_filenames_file: PathText | None
     filename_prefix: Annotated[str, AfterValidator(_prefix)]
     enable_corruptness_check: bool
+    corrupt: Literal["strict", "tolerant"]
     remove_exact_duplicates: bool
     enable_training: bool
     checkpoint: PathText | None
@@ -268,6 +275,7 @@ class Params(Section):
     stopping_condition: StoppingCondition
     ranking: Ranking
     rules: Rules
+    images: Images
     datapool: Datapool
     dump_dataset: bool
     n_example_images: Annotated[int, Field(ge=0)]

@@ -5,7 +5,7 @@ import os
 import re
 import sys
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 
 from datapool.core.errors import DatapoolError
 from datapool.core.progress import Progress
-from datapool.images.decode import SUFFIXES, ImageFile, Inspection, inspect, not_inspected, read_bytes
+from datapool.images.decode import SUFFIXES, Check, ImageFile, Inspection, inspect, not_inspected, read_bytes
 
 ROOT_LABEL = "."
 """Weak label of images directly in input_dir. No folder can have this name."""
@@ -33,8 +33,9 @@ LINK_OUT = "link out of input_dir, which is not followed; put a copy of the file
 
 # A spreadsheet reads such a text as a formula, and a command reads a dash as an option.
 _FORMULA = re.compile(r"\s*[=+\-@＝＋－＠]|[\t\r\n]")
-# A file in DVC's cache. DVC may replace the files that it tracks by links to it.
-_DVC_OBJECT = re.compile(r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}$")
+# A file in DVC's cache, named by its md5 hash. DVC may replace the files that it tracks by links to it. The cache of DVC 3
+# has them in files/md5, that of DVC 2 directly in its folder, wherever that is.
+_DVC_OBJECT = re.compile(r"/[0-9a-f]{2}/[0-9a-f]{30}$")
 
 _FEW = 64  # images that are inspected before other processes would have started
 
@@ -60,7 +61,8 @@ def scan(
     *,
     filename_prefix: str,
     relevant: Sequence[str] | None,
-    check_images: bool,
+    check: Check,
+    max_pixels: int,
     remove_duplicates: bool,
     progress: Progress,
 ) -> Batch:
@@ -74,7 +76,8 @@ def scan(
             file is "corrupt" and not opened. Links to folders are not followed.
         filename_prefix: Put in front of every path to make the filename.
         relevant: Paths below ``folder`` to inspect, with or without "./" in front; None means all.
-        check_images: Decode every image. Otherwise a damaged image is found only when it is embedded.
+        check: How to look for damage. With "none", a damaged image is found only when it is embedded.
+        max_pixels: An image whose header states more is refused undecoded.
         remove_duplicates: Mark exact copies as "duplicate".
         progress: Called after each image.
 
@@ -89,9 +92,8 @@ def scan(
     paths = sorted(paths, key=lambda path: safe_name(filename_prefix + path))
     leading_out = _links_out(folder, sorted(found.links.intersection(paths)))
     to_inspect = [path for path in paths if path not in leading_out]
-    inspected = dict(
-        zip(to_inspect, _inspect_all(folder, to_inspect, decode=check_images, progress=progress), strict=True)
-    )
+    found_of = partial(inspect, check=check, max_pixels=max_pixels)
+    inspected = dict(zip(to_inspect, _inspect_all(folder, to_inspect, found_of, progress=progress), strict=True))
     inspections = [not_inspected(LINK_OUT) if path in leading_out else inspected[path] for path in paths]
     images = _table(paths, inspections, filename_prefix)
     if remove_duplicates:
@@ -186,10 +188,10 @@ def _first_row(texts: pd.Series, others: pd.Series) -> np.ndarray:
     return pc.fill_null(found, -1).to_numpy(zero_copy_only=False).astype(np.int64)
 
 
-def image_files(images: pd.DataFrame, folder: Path) -> list[ImageFile]:
-    """Return the path and the content hash of each image of a table; ``folder`` is that of the batch."""
+def image_files(images: pd.DataFrame, folder: Path, *, max_pixels: int) -> list[ImageFile]:
+    """Return what reads each image of a table; ``folder`` is that of the batch."""
     return [
-        ImageFile(folder / path, content_hash)
+        ImageFile(folder / path, content_hash, max_pixels)
         for path, content_hash in zip(images.path, images.content_hash, strict=True)
     ]
 
@@ -333,7 +335,9 @@ def _links_out(folder: Path, links: Iterable[str]) -> set[str]:
     return leading_out
 
 
-def _inspect_all(folder: Path, paths: list[str], *, decode: bool, progress: Progress) -> list[Inspection]:
+def _inspect_all(
+    folder: Path, paths: list[str], inspect_one: Callable[[Path], Inspection], *, progress: Progress
+) -> list[Inspection]:
     """Inspect files in the order of ``paths``, in other processes if there are many."""
     files = [folder / path for path in paths]
     inspections: list[Inspection] = []
@@ -343,9 +347,9 @@ def _inspect_all(folder: Path, paths: list[str], *, decode: bool, progress: Prog
             processes.set_forkserver_preload(["datapool.images.decode"])  # imported once, not by each process
             workers = ProcessPoolExecutor(_n_cores(), mp_context=processes, initializer=_end_with_parent)
             stack.callback(workers.shutdown, cancel_futures=True)  # without it, shutdown waits for all
-            results = workers.map(partial(inspect, decode=decode), files, chunksize=16)
+            results = workers.map(inspect_one, files, chunksize=16)
         else:
-            results = map(partial(inspect, decode=decode), files)
+            results = map(inspect_one, files)
         try:
             for found in results:
                 inspections.append(found)

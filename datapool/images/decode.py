@@ -6,11 +6,12 @@ import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from datapool.core.errors import DatapoolError
 from datapool.images.pixels import Ranges, Spread, Values, read_values, to_rgb
@@ -19,13 +20,15 @@ from datapool.images.tiff import read_tiff
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})
 """Endings of file names, in lower case, that make a file an image of the batch. Also those that git ignores in data/."""
 
-MAX_PIXELS = 89_478_485
-"""An image whose header states more (9459 x 9459) is refused undecoded; as 24-bit RGB, so many pixels take 256 MiB."""
-
 MAX_BYTES = 2**30
 """The most bytes of an image file; a larger one is not read."""
 
 _FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # JPEG includes the MPO files of phones
+
+# Pillow's own limits are below ours: half of the pixels, and 1 MiB for a text or a color profile in a PNG file. Such files
+# are healthy. All texts of a PNG file together stay below Pillow's MAX_TEXT_MEMORY, 64 MiB.
+Image.MAX_IMAGE_PIXELS = None
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 
 _REASON = 200  # characters of a decoder's error that are shown: some decoders quote a whole table of tags
 
@@ -59,28 +62,47 @@ class ImageFile(NamedTuple):
     path: Path
     content_hash: str
     """sha256 of the file's bytes, in hex."""
+    max_pixels: int
+    """An image whose header states more is refused undecoded."""
     ranges: Ranges = {}  # noqa: RUF012  only read
     """The values that become black and white in an image of more than 8 bits, by its kind."""
 
 
-def inspect(path: Path, *, decode: bool) -> Inspection:
-    """Hash a file and, with ``decode``, try to read all of its pixels. Those of more than 8 bits are read in any case.
+Check = Literal["none", "tolerant", "strict"]
+"""How to look for damage: not at all, as Pillow does, or also for what decoders forgive (see ``find_damage``)."""
+
+
+def inspect(path: Path, *, check: Check, max_pixels: int) -> Inspection:
+    """Hash a file and, with a ``check``, try to read all of its pixels. Those of more than 8 bits are read in any case.
 
     Damage is a result, not an error: the content of a file never makes this raise. The same bytes give the same result.
+
+    Args:
+        path: The file.
+        check: How to look for damage.
+        max_pixels: An image whose header states more is refused undecoded.
     """
     try:
         data = _bytes_of(path)
     except OSError as error:
         return not_inspected(f"cannot be read ({error.strerror})")
     content_hash = hashlib.sha256(data).hexdigest()
-    if not decode:
-        return Inspection(content_hash, None, None, None, "", _spread_of(data))
+    if check == "none":
+        return Inspection(content_hash, None, None, None, "", _spread_of(data, max_pixels))
     try:
-        decoded = _decode(data, {})
+        decoded = _decode(data, {}, max_pixels)
     except _DamagedError as error:
         return Inspection(content_hash, None, None, None, str(error))
     spread = decoded.values.spread() if decoded.values else None
     return Inspection(content_hash, *decoded.image.size, decoded.mode, "", spread)
+
+
+def hash_of(path: Path) -> str:
+    """Return the sha256 of a file's bytes, in hex; "" if it cannot be read."""
+    try:
+        return hashlib.sha256(_bytes_of(path)).hexdigest()
+    except OSError:
+        return ""
 
 
 def not_inspected(damage: str) -> Inspection:
@@ -88,7 +110,7 @@ def not_inspected(damage: str) -> Inspection:
     return Inspection("", None, None, None, damage)
 
 
-def read_rgb(path: Path, *, content_hash: str, ranges: Ranges = {}) -> Image.Image:  # noqa: B006  only read
+def read_rgb(image: ImageFile) -> Image.Image:
     """Read an image as upright 8-bit RGB.
 
     Orientation is applied. Transparent pixels are blended with white. Of values of more than 8 bits, the range of the
@@ -96,13 +118,13 @@ def read_rgb(path: Path, *, content_hash: str, ranges: Ranges = {}) -> Image.Ima
     file of several pages, the first frame is read. Color profiles are ignored.
 
     Raises:
-        DatapoolError: If the file is missing, cannot be decoded, or does not have the sha256 ``content_hash``.
+        DatapoolError: If the file is missing, cannot be decoded, or does not have the content hash.
     """
     try:
-        return _decode(read_bytes(path, content_hash=content_hash), ranges).image
+        return _decode(read_bytes(image.path, content_hash=image.content_hash), image.ranges, image.max_pixels).image
     except _DamagedError as error:
         raise DatapoolError(
-            f"{path}: {error}; set enable_corruptness_check: true to leave such files out, or remove it"
+            f"{image.path}: {error}; set enable_corruptness_check: true to leave such files out, or remove it"
         ) from error
 
 
@@ -146,60 +168,59 @@ class _Decoded(NamedTuple):
     """Before they became 8 bits; None if Pillow decoded the file."""
 
 
-def _decode(data: bytes, ranges: Ranges) -> _Decoded:
+def _decode(data: bytes, ranges: Ranges, max_pixels: int) -> _Decoded:
     if not data:
         raise _DamagedError("empty file")
-    with _explaining_damage():
-        if values := _read_values(data):
+    with _explaining_damage(max_pixels):
+        if values := _read_values(data, max_pixels):
             return _Decoded(values.kind or "RGB", values.to_rgb(ranges), values)
         with Image.open(BytesIO(data), formats=_FORMATS) as image:
-            _check_size(*image.size)
+            _check_size(*image.size, max_pixels)
             return _Decoded(image.mode, to_rgb(ImageOps.exif_transpose(image)), None)
 
 
-def _spread_of(data: bytes) -> Spread | None:
+def _spread_of(data: bytes, max_pixels: int) -> Spread | None:
     """Return the values that an image of more than 8 bits uses; None for other images and for damaged ones."""
     try:
-        with _explaining_damage():
-            values = _read_values(data)
+        with _explaining_damage(max_pixels):
+            values = _read_values(data, max_pixels)
             return values.spread() if values else None
     except _DamagedError:
         return None
 
 
-def _read_values(data: bytes) -> Values | None:
+def _read_values(data: bytes, max_pixels: int) -> Values | None:
     """Return the pixels of a file that Pillow cannot read, or not with all of its bits; None for other files."""
-    return read_tiff(data, _check_size) or read_values(data, _check_size)
+    check_size = partial(_check_size, max_pixels=max_pixels)
+    return read_tiff(data, check_size) or read_values(data, check_size)
 
 
-def _check_size(width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise _DamagedError(f"decompression bomb: claims more than {MAX_PIXELS} pixels")
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise _DamagedError(f"too many pixels ({width * height}, and images.max_pixels is {max_pixels})")
 
 
 @contextmanager
-def _explaining_damage() -> Iterator[None]:
+def _explaining_damage(max_pixels: int) -> Iterator[None]:
     """Turn what decoders raise into a _DamagedError."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # below twice its limit of pixels, Pillow only warns; we have our own limit
+        warnings.simplefilter("ignore")  # Pillow warns of odd metadata
         try:
             yield
-        except Image.DecompressionBombError as error:
-            raise _DamagedError(f"decompression bomb: claims more than {MAX_PIXELS} pixels") from error
         except UnidentifiedImageError as error:  # its text has a memory address
             raise _DamagedError("not an image: no known format") from error
         except MemoryError as error:
-            _require_memory()
+            _require_memory(max_pixels)
             raise _DamagedError("cannot be decoded (asks for more memory than its pixels need)") from error
         except _DAMAGE as error:
             what = " ".join(str(error).split())[:_REASON] or type(error).__name__
             raise _DamagedError(f"cannot be decoded ({what})") from error
 
 
-def _require_memory() -> None:
+def _require_memory(max_pixels: int) -> None:
     """Raise if this machine lacks the memory for any image: then the image may be healthy, and must not count as damaged."""
     try:
-        bytearray(4 * MAX_PIXELS)
+        bytearray(4 * max_pixels)
     except MemoryError as error:
         raise DatapoolError(
             "there is not enough memory to decode an image; free some, or give the process more, then run again"

@@ -187,6 +187,8 @@ def _read_netpbm(data: bytes, check_size: CheckSize) -> Values | None:
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Return what Pillow decoded, of up to 8 bits, as RGB. Transparent pixels are blended with white."""
+    if image.mode == "La":  # premultiplied alpha: Pillow converts it to LA only
+        image = image.convert("LA")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")

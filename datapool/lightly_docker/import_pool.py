@@ -21,7 +21,7 @@ from datapool.core.lineage import CHECKPOINT, HISTORY, LATEST, Parameters, Prove
 from datapool.core.schema import pool_name
 from datapool.core.tables import EmbeddedTable
 from datapool.images.batch import safe_name, weak_label
-from datapool.images.decode import ImageFile, inspect
+from datapool.images.decode import ImageFile, hash_of, inspect
 from datapool.lightly_docker.find_model import find_model, imported_space, params_of
 from datapool.pool import transaction
 from datapool.pool.agreement import backing_up_before_checkout
@@ -44,7 +44,14 @@ class Imported(NamedTuple):
 
 
 def import_pool(
-    folder: Path, pools: Path, lineage_file: Path, name: str, *, images: Path | None, input_size: int | None = None
+    folder: Path,
+    pools: Path,
+    lineage_file: Path,
+    name: str,
+    *,
+    images: Path | None,
+    input_size: int | None = None,
+    max_pixels: int,
 ) -> Imported:
     """Make a pool whose version 1 has the images of Lightly's csv: the same float32 embeddings in the same order.
 
@@ -65,6 +72,7 @@ def import_pool(
             by their content from now on, others by their names only.
         input_size: lightly.collate.input_size of Lightly's run, in pixels; None: from the checkpoint or the images, else
             Lightly's default.
+        max_pixels: An image that claims more is not compared.
 
     Raises:
         DatapoolError: If there is such a pool already; the csv is missing, invalid or empty, or has a filename twice or
@@ -77,7 +85,7 @@ def import_pool(
     content = _read(folder)
     dimension = content.embeddings.shape[1]
     table = _table(content, images)
-    samples = _sample_images(content, table, images)
+    samples = _sample_images(content, table, images, max_pixels=max_pixels)
     found = find_model(folder / CHECKPOINT, content.embeddings, samples, input_size=input_size)
     space = imported_space(found.model, dimension)
     base = Base(name, f"{IMPORTED}:{atomic.sha256(folder / LATEST)}", [], None, empty_base_table(), None)
@@ -186,7 +194,7 @@ def _content_hash(filename: str, images: Path | None) -> str:
         return ""
     path = Path(os.path.realpath(images / filename))
     is_inside = path.is_relative_to(os.path.realpath(images))
-    return inspect(path, decode=False).content_hash if is_inside else ""
+    return hash_of(path) if is_inside else ""
 
 
 def _notes_on_rows(content: EmbeddingsCsv, table: pd.DataFrame, images: Path | None) -> list[str]:
@@ -215,14 +223,22 @@ def _notes_on_rows(content: EmbeddingsCsv, table: pd.DataFrame, images: Path | N
 # --- the model ---------------------------------------------------------------------------------------------------------
 
 
-def _sample_images(content: EmbeddingsCsv, table: pd.DataFrame, images: Path | None) -> dict[int, ImageFile]:
+def _sample_images(
+    content: EmbeddingsCsv, table: pd.DataFrame, images: Path | None, *, max_pixels: int
+) -> dict[int, ImageFile]:
     """Return a few healthy images of the pool, evenly spread over its rows, by their rows."""
     found = np.flatnonzero(table.content_hash != "")
     if images is None or not len(found):
         return {}
     rows = found[np.unique(np.linspace(0, len(found) - 1, _N_COMPARED).round().astype(int))]
-    files = {row: ImageFile(images / content.filenames[row], table.content_hash[row]) for row in rows.tolist()}
-    return {row: file for row, file in files.items() if not inspect(file.path, decode=True).damage}
+    files = {
+        row: ImageFile(images / content.filenames[row], table.content_hash[row], max_pixels) for row in rows.tolist()
+    }
+    return {
+        row: file
+        for row, file in files.items()
+        if not inspect(file.path, check="tolerant", max_pixels=max_pixels).damage
+    }
 
 
 @contextmanager

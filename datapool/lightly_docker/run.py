@@ -131,7 +131,7 @@ def _run_pipeline(overrides: Overrides, input_dir: Path, results: Path | None, l
     saved_overrides.revert()
     params = saved_overrides.check_with(settings)
     name = params.datapool.name
-    _import_lightly_pool(name, Path(params.shared_dir), overrides.params.get("lightly.collate.input_size"), log)
+    _import_lightly_pool(name, params, overrides.params.get("lightly.collate.input_size"), log)
     if versions := read_lineage(LINEAGE).get(name):  # the pool keeps its model, unless an override names another
         settings = {**params_of(embedding_space_of(name, versions)), **settings}
         params = saved_overrides.check_with(settings)
@@ -220,12 +220,12 @@ def _update_code(log: Log) -> None:
             log(note)
 
 
-def _import_lightly_pool(name: str, pools: Path, input_size: int | None, log: Log) -> None:
+def _import_lightly_pool(name: str, params: Params, input_size: int | None, log: Log) -> None:
     """Import a pool that Lightly's Docker left in the workspace, and rename its folder.
 
     The batch is not searched for the pool's images: it may have other images of the same names.
     """
-    folder, renamed = Path(name), Path(f"{name}_from_lightly")
+    folder, renamed, pools = Path(name), Path(f"{name}_from_lightly"), Path(params.shared_dir)
     if folder.is_symlink() or not (folder / LATEST).is_file():
         return
     versions = read_lineage(LINEAGE).get(name)
@@ -237,7 +237,16 @@ def _import_lightly_pool(name: str, pools: Path, input_size: int | None, log: Lo
     if renamed.exists():
         raise DatapoolError(f"{renamed}: must not exist, as {folder} gets this name after its import; move it away")
     if not versions:  # otherwise an earlier run was killed between import and renaming
-        for note in import_pool(folder, pools, LINEAGE, name, images=None, input_size=input_size).notes:
+        imported = import_pool(
+            folder,
+            pools,
+            LINEAGE,
+            name,
+            images=None,
+            input_size=input_size,
+            max_pixels=params.images.max_pixels,
+        )
+        for note in imported.notes:
             log(note)
     folder.rename(renamed)
     log(f"the folder of Lightly's Docker, {folder}, is kept as {renamed}")

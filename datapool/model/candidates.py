@@ -40,7 +40,7 @@ def embed_candidates(
         candidates: Rows of ``batch.candidates``.
         folder: The batch's folder.
         checkpoint: The file that ``provide_model`` wrote.
-        params: ``embeddings`` and ``lightly`` are used.
+        params: ``embeddings``, ``images`` and ``lightly`` are used.
         cache_dir: Keeps the embeddings for the next run.
         progress: Of the embedding.
 
@@ -56,7 +56,7 @@ def embed_candidates(
 
     embedded = embed_with_cache(
         checkpoint,
-        image_files(candidates, folder),
+        image_files(candidates, folder, max_pixels=params.images.max_pixels),
         cache=RowCache(cache_dir),
         batch_size=params.lightly.loader.batch_size,
         num_workers=params.lightly.loader.num_workers,

@@ -253,7 +253,7 @@ class _ImageDataset(Dataset[torch.Tensor | DatapoolError]):
     def __getitem__(self, index: int) -> torch.Tensor | DatapoolError:
         image = self.images[index]
         try:
-            return self.preprocessing(read_rgb(image.path, content_hash=image.content_hash))
+            return self.preprocessing(read_rgb(image))
         except DatapoolError as error:
             return error  # raised in a worker process, it would arrive inside that process's traceback
 

@@ -26,7 +26,7 @@ def read_protected(
     """Return the images of ``params.rules.protected`` with their embeddings.
 
     Args:
-        params: ``rules.protected``, ``embeddings`` and ``lightly`` are used.
+        params: ``rules.protected``, ``embeddings``, ``images`` and ``lightly`` are used.
         checkpoint: The model that embeds this batch.
         dimension: Of the candidates' embeddings.
         n_candidates: Number of candidates. Without any, nothing is read, for there may be no model either.
@@ -72,7 +72,13 @@ def _embed_folder(
     path: Path, setting: str, checkpoint: Path, params: Params, *, cache_dir: Path, progress: Progress
 ) -> EmbeddedTable:
     images = batch.scan(
-        path, filename_prefix="", relevant=None, check_images=False, remove_duplicates=False, progress=progress
+        path,
+        filename_prefix="",
+        relevant=None,
+        check="none",
+        max_pixels=params.images.max_pixels,
+        remove_duplicates=False,
+        progress=progress,
     ).images
     if not len(images):
         raise DatapoolError(
@@ -88,7 +94,7 @@ def _embed_folder(
 
     embedded = embed_with_cache(
         checkpoint,
-        batch.image_files(images, path),
+        batch.image_files(images, path, max_pixels=params.images.max_pixels),
         cache=RowCache(cache_dir),
         batch_size=params.lightly.loader.batch_size,
         num_workers=params.lightly.loader.num_workers,

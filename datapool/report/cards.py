@@ -9,7 +9,8 @@ from typing import NamedTuple
 import pandas as pd
 
 from datapool.core.errors import DatapoolError
-from datapool.images.decode import read_rgb
+from datapool.images.batch import image_files
+from datapool.images.decode import ImageFile, read_rgb
 
 SIDE = 128
 """The longer side of a picture, in pixels."""
@@ -36,7 +37,7 @@ class Card(NamedTuple):
     pictures: list[Picture]
 
 
-def make_cards(rows: pd.DataFrame, images: pd.DataFrame, folder: Path) -> list[Card]:
+def make_cards(rows: pd.DataFrame, images: pd.DataFrame, folder: Path, *, max_pixels: int) -> list[Card]:
     """Make a card for each of some images.
 
     An image that is gone, has changed or cannot be decoded is replaced by the reason. Neighbors from earlier batches are
@@ -46,29 +47,29 @@ def make_cards(rows: pd.DataFrame, images: pd.DataFrame, folder: Path) -> list[C
         rows: filename, kind (the label of the card), distance and nearest (a filename, or "").
         images: The batch, as ``batch.scan`` returns it.
         folder: The paths of ``images`` start from here.
+        max_pixels: An image that claims more is not read.
     """
     # A damaged file may have the name of an image of the pool.
     healthy = images[(images.status == "ok") & images.filename.isin({*rows.filename, *rows.nearest})]
-    files = dict(zip(healthy.filename, zip(healthy.path, healthy.content_hash, strict=True), strict=True))
+    files = dict(zip(healthy.filename, image_files(healthy, folder, max_pixels=max_pixels), strict=True))
     cards = []
     for row in rows.itertuples():
-        pictures = [_picture(row.filename, "", files, folder)]
+        pictures = [_picture(row.filename, "", files)]
         if row.nearest:
             relation = "covered by" if row.kind == "covered" else "nearest"
-            pictures.append(_picture(row.nearest, relation, files, folder))
+            pictures.append(_picture(row.nearest, relation, files))
         cards.append(Card(row.kind, row.distance if row.nearest else None, pictures))
     return cards
 
 
-def _picture(filename: str, relation: str, files: Mapping[str, tuple[str, str]], folder: Path) -> Picture:
-    """Return a small copy of an image; ``files`` has the path and the content hash of each image of the batch."""
+def _picture(filename: str, relation: str, files: Mapping[str, ImageFile]) -> Picture:
+    """Return a small copy of an image; ``files`` has the images of the batch by their filenames."""
     if filename not in files:
         return Picture(filename, relation, "", "in the pool, not in this batch")
-    path, content_hash = files[filename]
     try:
-        picture = read_rgb(folder / path, content_hash=content_hash)
+        picture = read_rgb(files[filename])
     except DatapoolError as error:
-        problem = str(error).removeprefix(f"{folder / path}: ").partition(";")[0]  # without the remedy
+        problem = str(error).removeprefix(f"{files[filename].path}: ").partition(";")[0]  # without the remedy
         return Picture(filename, relation, "", problem)
     picture.thumbnail((SIDE, SIDE))
     picture.info.clear()  # Pillow would copy a comment of the file into ours

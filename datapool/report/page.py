@@ -316,7 +316,7 @@ def _first_picks(inputs: ReportInputs, params: Params) -> Gallery:
     first = picks.head(params.n_example_images)
     return Gallery(
         f"The first {len(first):,} of {len(picks):,} picks in order, each beside its nearest neighbor when it was picked.",
-        make_cards(first.assign(kind=[f"#{i + 1}" for i in first.index]), inputs.images, Path(params.input_dir)),
+        _cards(first.assign(kind=[f"#{i + 1}" for i in first.index]), inputs, params),
     )
 
 
@@ -327,8 +327,12 @@ def _left_out(inputs: ReportInputs, params: Params) -> Gallery:
     return Gallery(
         f"{len(some):,} of the {len(candidates):,} candidates that were not picked, in order of distance, each beside its "
         "nearest image among the pool and the picks.",
-        make_cards(some, inputs.images, Path(params.input_dir)),
+        _cards(some, inputs, params),
     )
+
+
+def _cards(rows: pd.DataFrame, inputs: ReportInputs, params: Params) -> list[Card]:
+    return make_cards(rows, inputs.images, Path(params.input_dir), max_pixels=params.images.max_pixels)
 
 
 # --- charts -----------------------------------------------------------------------------------------------------------

@@ -96,7 +96,7 @@ class Views(Dataset[Tensor | DatapoolError]):
         for epoch, index in minibatch:
             image = self._images[index]
             try:
-                pixels = read_rgb(image.path, content_hash=image.content_hash)
+                pixels = read_rgb(image)
             except DatapoolError as error:
                 return error  # raised in a worker process, it would arrive inside that process's traceback
             with _seeded(self._seed, epoch, index):

@@ -29,11 +29,13 @@ from datapool.core.errors import DatapoolError
 from datapool.core.params import check_params, load_params
 from datapool.core.schema import Params
 from datapool.core.tables import read_json, read_names, write_names
-from datapool.images.decode import inspect, read_rgb
+from datapool.images.decode import ImageFile, inspect, read_rgb
 from datapool.selection.scores import read_scores
 
 SHIPPED = (Path(__file__).parents[2] / "params.yaml").read_text()
 CONTENT = yaml.safe_load(SHIPPED)
+MAX_PIXELS = CONTENT["images"]["max_pixels"]
+CHECK = {"check": "strict", "max_pixels": MAX_PIXELS}
 
 fuzz = settings(
     max_examples=int(os.environ.get("FUZZ_EXAMPLES", "100")),
@@ -264,15 +266,15 @@ UNDAMAGED = [
 @given(st.one_of(st.binary(), damaged(UNDAMAGED)))
 def test_any_bytes_are_an_image_or_listed_as_damaged(data):
     Path("a.jpg").write_bytes(data)
-    found = inspect(Path("a.jpg"), decode=True)
+    found = inspect(Path("a.jpg"), **CHECK)
 
     assert bool(found.damage) == (found.width is None)
     assert "\n" not in found.damage
     assert not re.search("0x[0-9a-f]{6}", found.damage)  # an address would differ from run to run
     if found.damage:
-        check_refusal(lambda: read_rgb(Path("a.jpg"), content_hash=found.content_hash), "a.jpg")
+        check_refusal(lambda: read_rgb(ImageFile(Path("a.jpg"), found.content_hash, MAX_PIXELS)), "a.jpg")
     else:
-        image = read_rgb(Path("a.jpg"), content_hash=found.content_hash)
+        image = read_rgb(ImageFile(Path("a.jpg"), found.content_hash, MAX_PIXELS))
         assert (image.mode, image.size) == ("RGB", (found.width, found.height))
 
 
@@ -284,4 +286,4 @@ def test_the_same_damage_has_the_same_reason():
             data[source.randrange(len(data))] ^= 255
         Path("a.jpg").write_bytes(data)
 
-        assert inspect(Path("a.jpg"), decode=True) == inspect(Path("a.jpg"), decode=True)
+        assert inspect(Path("a.jpg"), **CHECK) == inspect(Path("a.jpg"), **CHECK)

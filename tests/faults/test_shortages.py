@@ -40,7 +40,7 @@ for i in range(8):
     path = Path(f"{i}.png")
     if not path.exists():  # in a training on two devices the second process finds the files
         Image.fromarray(np.random.default_rng(i).integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(path)
-    images.append(ImageFile(path, hashlib.sha256(path.read_bytes()).hexdigest()))
+    images.append(ImageFile(path, hashlib.sha256(path.read_bytes()).hexdigest(), 10**6))
 model = build_model("test_efficientnet", dimension=8, input_size=32, pretrained=False, weights=None, seed=1)
 
 
@@ -63,7 +63,7 @@ def run_train(num_workers=0, progress=None, devices=1):
     )
 
 
-def read_and_get_killed(path, **_):
+def read_and_get_killed(image):
     os.kill(os.getpid(), signal.SIGKILL)
 """
 )

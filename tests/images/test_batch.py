@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from conftest import MAX_PIXELS
 from PIL import Image
 
 from datapool.core.errors import DatapoolError
@@ -26,7 +27,8 @@ def look(folder: Path, **options: object) -> Batch:
     settings = {
         "filename_prefix": "",
         "relevant": None,
-        "check_images": True,
+        "check": "strict",
+        "max_pixels": MAX_PIXELS,
         "remove_duplicates": True,
         "progress": lambda done, of: None,
     }
@@ -200,9 +202,10 @@ def test_an_input_dir_may_be_a_link_to_a_folder(tmp_path):
     assert look(tmp_path / "data", remove_duplicates=False).images.status.tolist() == ["ok", "ok"]
 
 
-def test_links_into_the_cache_of_dvc_are_followed(tmp_path):
+@pytest.mark.parametrize("cache", ["cache/files/md5", ".dvc/cache", "store"], ids=["DVC 3", "DVC 2", "DVC 2 elsewhere"])
+def test_links_into_the_cache_of_dvc_are_followed(tmp_path, cache):
     # With DVC's cache.type symlink, `dvc add` leaves such a link in the place of each image.
-    held = tmp_path / "cache/files/md5/0a" / ("b1" * 15)
+    held = tmp_path / cache / "0a" / ("b1" * 15)
     paint(held)
     (tmp_path / "in").mkdir()
     (tmp_path / "in/a.png").symlink_to(held)
@@ -311,7 +314,7 @@ def test_without_the_check_only_what_cannot_be_read_at_all_is_corrupt(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"text")
     (tmp_path / "b.jpg").write_bytes(b"text")
     (tmp_path / "c.jpg").symlink_to("nowhere")
-    images = look(tmp_path, check_images=False).images
+    images = look(tmp_path, check="none").images
 
     assert images.status.tolist() == ["ok", "duplicate", "corrupt"]
     assert images.width.isna().all()
@@ -344,7 +347,7 @@ def test_the_id_of_a_batch_depends_on_its_content_only(tmp_path):
     here = batch_id(look(tmp_path / "here").images)
 
     assert here == batch_id(look(tmp_path / "there/deep", filename_prefix="p/").images)
-    assert here == batch_id(look(tmp_path / "here", check_images=False, remove_duplicates=False).images)
+    assert here == batch_id(look(tmp_path / "here", check="none", remove_duplicates=False).images)
     assert len(here) == 64
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import Workspace
+from conftest import MAX_PIXELS, Workspace
 
 from datapool.core.tables import read_names
 from datapool.images.batch import Batch, candidates, scan
-from datapool.images.decode import read_rgb
+from datapool.images.decode import ImageFile, read_rgb
 from datapool.workspace.create import Scm, make_workspace
 
 IMAGES = Path(__file__).parents[3] / "shared" / "images"
@@ -43,7 +43,8 @@ def batches() -> dict[str, Batch]:
             IMAGES / name,
             filename_prefix=f"{name}/",
             relevant=None,
-            check_images=True,
+            check="strict",
+            max_pixels=MAX_PIXELS,
             remove_duplicates=True,
             progress=lambda done, of: None,
         )
@@ -139,7 +140,9 @@ def test_the_same_photo_under_two_labels_counts_as_a_copy(batches, planted):
 def test_a_photo_stored_in_nine_orientations_is_read_upright(batches, planted):
     images = pd.concat([batch.images for batch in batches.values()]).set_index("filename")
     first, *others = (
-        np.asarray(read_rgb(IMAGES / name, content_hash=images.content_hash[name]).resize((12, 8)), dtype=float)
+        np.asarray(
+            read_rgb(ImageFile(IMAGES / name, images.content_hash[name], MAX_PIXELS)).resize((12, 8)), dtype=float
+        )
         for name in planted["orientation_variants"][0]["files"]
     )
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from conftest import write_picture
+from conftest import MAX_PIXELS, write_picture
 from lightly_models import lightly_model, save_as_lightly
 from test_verify import repro
 
@@ -96,7 +96,7 @@ def docker(trained: Docker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def adopt(docker: Docker, *, images: bool = True, input_size: int | None = None) -> Imported:
     where = docker.images if images else None
-    return import_pool(docker.pool, POOLS, LINEAGE, "old", images=where, input_size=input_size)
+    return import_pool(docker.pool, POOLS, LINEAGE, "old", images=where, input_size=input_size, max_pixels=MAX_PIXELS)
 
 
 def about_model(imported: Imported) -> str:
@@ -105,7 +105,7 @@ def about_model(imported: Imported) -> str:
 
 
 def embedded(model: EmbeddingModel, folder: Path, names: list[str]) -> np.ndarray:
-    files = [ImageFile(folder / name, sha256((folder / name).read_bytes()).hexdigest()) for name in names]
+    files = [ImageFile(folder / name, sha256((folder / name).read_bytes()).hexdigest(), MAX_PIXELS) for name in names]
     settings = {"batch_size": 5, "num_workers": 0, "accelerator": "cpu", "known": None, "progress": None}
     return embed(model, files, **settings).embeddings
 
@@ -183,7 +183,7 @@ def test_a_checkpoint_of_datapool_is_taken_only_where_images_show_that_it_made_t
     )
     assert not CHECKPOINT.exists()
 
-    found = import_pool(docker.pool, POOLS, LINEAGE, "another", images=docker.images)
+    found = import_pool(docker.pool, POOLS, LINEAGE, "another", images=docker.images, max_pixels=MAX_PIXELS)
     assert found.params["lightly.model.name"] == "lightly-resnet-9-w0.125"
     assert load_checkpoint(POOLS / "another" / CHECKPOINT.name).preprocessing == model.preprocessing
 

@@ -58,7 +58,7 @@ def save(folder: Path, names: list[str], embeddings: np.ndarray, labels: list[in
 
 
 def import_from(folder: Path, name: str = "old", images: Path | None = None) -> Imported:
-    return import_pool(folder, POOLS, LINEAGE, name, images=images)
+    return import_pool(folder, POOLS, LINEAGE, name, images=images, max_pixels=1000)
 
 
 def samples() -> pd.DataFrame:

@@ -323,7 +323,7 @@ def test_a_pool_of_lightlys_docker_is_imported_and_its_folder_kept(new_workspace
     old = lightly_pool({"a.jpg": 0, "b.jpg": 3})
     kept = (old / "datapool_latest.csv").read_bytes()
     import_pool(
-        old, Path("pools"), LINEAGE, "my_datapool", images=None
+        old, Path("pools"), LINEAGE, "my_datapool", images=None, max_pixels=1000
     )  # a run was killed before it renamed the folder
     shutil.copy(weeks / "circle.csv", "circle.csv")
     run(command(made.folder, weeks / "week_2", "stopping_condition.min_distance=0.5"))

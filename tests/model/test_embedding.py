@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import MAX_PIXELS
 from PIL import Image
 
 from datapool.core.errors import DatapoolError
@@ -36,7 +37,7 @@ def images(tmp_path: Path) -> list[ImageFile]:
 
 def solid(path: Path, color: str) -> ImageFile:
     Image.new("RGB", (40, 30), color).save(path)
-    return ImageFile(path, hashlib.sha256(path.read_bytes()).hexdigest())
+    return ImageFile(path, hashlib.sha256(path.read_bytes()).hexdigest(), MAX_PIXELS)
 
 
 def rows_of(model: EmbeddingModel, images: list[ImageFile], **options: object) -> np.ndarray:
@@ -50,7 +51,7 @@ def run(model: EmbeddingModel, images: list[ImageFile], **options: object) -> tu
 
 def one_by_one(model: EmbeddingModel, images: list[ImageFile]) -> np.ndarray:
     with torch.no_grad():
-        inputs = [model.preprocessing(read_rgb(image.path, content_hash=image.content_hash)) for image in images]
+        inputs = [model.preprocessing(read_rgb(image)) for image in images]
         return torch.cat([model.eval()(one[None]) for one in inputs]).numpy()
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from conftest import MAX_PIXELS
 from PIL import Image
 
 from datapool.core.errors import DatapoolError
@@ -33,7 +34,7 @@ def draw(name: str, color: str) -> ImageFile:
     path = Path(name)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (40, 30), color).save(path)
-    return ImageFile(path, hashlib.sha256(path.read_bytes()).hexdigest())
+    return ImageFile(path, hashlib.sha256(path.read_bytes()).hexdigest(), MAX_PIXELS)
 
 
 def read(

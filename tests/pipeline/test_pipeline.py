@@ -141,7 +141,7 @@ def test_params_name_every_key_that_the_library_reads_for_the_stage(stage, modul
     # The number of processes that read images changes no result.
     assert undeclared == {"lightly.loader.num_workers"}
     if stage == "train":
-        used = read | {"lightly.model.out_dim"}  # through params.lightly
+        used = read | {"lightly.model.out_dim", "images.max_pixels"}  # through params.lightly; in the stage itself
         unused = [p for p in PIPELINE[stage]["params"] if not any(k == p or k.startswith(p + ".") for k in used)]
         assert unused == []
 

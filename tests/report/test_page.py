@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from conftest import MAX_PIXELS
 from PIL import Image
 
 from datapool.core.base import write_base
@@ -76,7 +77,13 @@ def run_on(places: dict[str, tuple[float, float]], params: Params, *, lineage: s
     """Scan week/, pick and merge, with the embedding of each image given by hand."""
     Path("week").mkdir(exist_ok=True)
     found = batch.scan(
-        Path("week"), filename_prefix="", relevant=None, check_images=True, remove_duplicates=True, progress=no_progress
+        Path("week"),
+        filename_prefix="",
+        relevant=None,
+        check="strict",
+        max_pixels=MAX_PIXELS,
+        remove_duplicates=True,
+        progress=no_progress,
     )
     base, _ = pool.open_base(Path("pools"), Path(lineage), "demo", found.images, base_version=None)
     table = batch.candidates(found.images, base.rows.table)[["filename", "content_hash", "weak_label"]]

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from conftest import MAX_PIXELS
 from PIL import Image
 
 from datapool.core.base import Base, empty_base_table
@@ -43,7 +44,7 @@ NEW_POOL = Base("p", "batch", [], None, empty_base_table(), None)
 
 def image(color: str) -> ImageFile:
     Image.new("RGB", (40, 40), color).save(f"{color}.png")
-    return ImageFile(Path(f"{color}.png"), hashlib.sha256(Path(f"{color}.png").read_bytes()).hexdigest())
+    return ImageFile(Path(f"{color}.png"), hashlib.sha256(Path(f"{color}.png").read_bytes()).hexdigest(), MAX_PIXELS)
 
 
 def provide(base: Base, images=(), **settings: object) -> ProvidedModel:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import MAX_PIXELS
 from PIL import Image
 
 from datapool.core.errors import DatapoolError
@@ -50,7 +51,9 @@ def images() -> list[ImageFile]:
         image = Image.new("RGB", (48, 40), color)
         image.paste(Image.fromarray(rng.integers(0, 256, (40, 16, 3), dtype=np.uint8)), (32, 0))
         image.save(f"{color}.png")
-        found.append(ImageFile(Path(f"{color}.png"), hashlib.sha256(Path(f"{color}.png").read_bytes()).hexdigest()))
+        found.append(
+            ImageFile(Path(f"{color}.png"), hashlib.sha256(Path(f"{color}.png").read_bytes()).hexdigest(), MAX_PIXELS)
+        )
     return found
 
 
