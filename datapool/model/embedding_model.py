@@ -19,8 +19,8 @@ from datapool.model import lightly_resnet
 from datapool.model.backbones import Backbone, Rgb, find_backbone, load_packaged_weights, load_weights
 from datapool.model.checkpoint_file import CheckpointFields, ResizeMethod, is_checkpoint, parse_checkpoint
 from datapool.model.weights import (
-    find_state_dict,
     first_few,
+    named_tensors,
     one_line,
     read_torch_file,
     read_weights,
@@ -65,6 +65,7 @@ class EmbeddingModel(nn.Module):
         dimension: Of the embedding.
         n_features: Width of the backbone's features; at least ``dimension``.
         preprocessing: To apply to images first.
+        origin: Where ``build_model`` has the weights of the backbone from, for the lineage; empty if they are random.
     """
 
     def __init__(self, backbone: Backbone, *, dimension: int, preprocessing: Preprocessing) -> None:
@@ -78,6 +79,7 @@ class EmbeddingModel(nn.Module):
         self.backbone_name = backbone.name
         self.dimension = dimension
         self.preprocessing = preprocessing
+        self.origin = ""
         try:
             self.backbone = backbone.build(size).eval()
             with torch.no_grad():
@@ -85,7 +87,8 @@ class EmbeddingModel(nn.Module):
         except _SIZE_ERRORS as error:
             raise DatapoolError(
                 f"lightly.model.name: {backbone.name} does not work with lightly.collate.input_size {size} "
-                f"({one_line(error)}); try another size, such as 224"
+                f"({one_line(error)}); set lightly.collate.input_size to {backbone.input_size}, for which its published "
+                f"weights were made{self._or_a_multiple_of_its_patch_size()}"
             ) from error
         if not isinstance(features, Tensor) or features.ndim != 2:
             raise DatapoolError(
@@ -99,6 +102,12 @@ class EmbeddingModel(nn.Module):
             )
         self.head = nn.Linear(self.n_features, dimension)
         self.train()
+
+    def _or_a_multiple_of_its_patch_size(self) -> str:
+        size = getattr(getattr(getattr(self, "backbone", None), "patch_embed", None), "patch_size", None)
+        if not isinstance(size, tuple):
+            return ""
+        return f", or to another multiple of its patch size {size[0]}, such as {size[0] * 8}"
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images, shape (n, 3, input_size, input_size), to embeddings, shape (n, dimension)."""
@@ -119,8 +128,7 @@ def build_model(
         input_size: Side of the square that images are squashed to, in pixels.
         pretrained: Take the ImageNet weights of EfficientNet-Lite0 (Tan & Le 2019; the Lite variants 2020).
         weights: A file with a state dict of this backbone (.pth, .pt, .ckpt, .safetensors), or one of our own
-            checkpoints; replaces ``pretrained``. Dictionaries around the weights, a common prefix and a classifier are
-            accepted.
+            checkpoints; replaces ``pretrained``. See ``match_weights`` for the names that its weights may have.
         seed: Of the random weights.
 
     Raises:
@@ -131,7 +139,7 @@ def build_model(
     state: Mapping[str, Tensor] = {}
     if weights is not None:
         content = read_weights(weights)
-        state = find_state_dict(content)
+        state = named_tensors(content)
         if is_checkpoint(content):
             fields = parse_checkpoint(weights, content)
             mean, std = fields.mean, fields.std
@@ -139,9 +147,11 @@ def build_model(
         torch.manual_seed(seed)
         model = EmbeddingModel(backbone, dimension=dimension, preprocessing=Preprocessing(input_size, mean, std))
     if weights is not None:
-        load_weights(model.backbone, state, name=backbone.name, source=str(weights))
+        note = load_weights(model.backbone, state, name=backbone.name, source=str(weights), convert=backbone.convert)
+        model.origin = f"weights of a given file ({note})" if note else "weights of a given file"
     elif pretrained:
         load_packaged_weights(model.backbone, name=backbone.name)
+        model.origin = "ImageNet weights"
     return model
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import datapool.model.torchvision_compat  # noqa: F401  before the first import of lightly; see there
 from datapool.core.errors import DatapoolError
-from datapool.model.weights import OpaqueObject, find_state_dict, read_lightning_file
+from datapool.model.weights import OpaqueObject, find_state_dict, read_training_file
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """What Lightly's command line subtracts from the channels of an image, and what it divides them by."""
@@ -105,7 +105,7 @@ def read_lightly_checkpoint(path: Path) -> LightlyCheckpoint:
     Raises:
         DatapoolError: If the file cannot be read, holds code, or is not such a checkpoint.
     """
-    content = read_lightning_file(path)
+    content = read_training_file(path, zip_only=True)
     backbone = _backbone_weights(find_state_dict(content))
     head, bias = backbone.pop(f"{_HEAD}weight", None), backbone.pop(f"{_HEAD}bias", None)
     name = _name_of(backbone)

@@ -243,8 +243,7 @@ def _initial_model(images: Sequence[ImageFile], params: Params) -> "tuple[Embedd
     )
     if not has_trained_weights:
         return model, _RANDOM_WEIGHTS
-    origin = "weights of a given file" if settings.weights else "ImageNet weights"
-    return _with_fitted_head(model, images, params), origin
+    return _with_fitted_head(model, images, params), model.origin
 
 
 def _with_fitted_head(model: "EmbeddingModel", images: Sequence[ImageFile], params: Params) -> "EmbeddingModel":

@@ -1191,9 +1191,7 @@ def flipped_in_a_tensor(good: bytes) -> bytes:
     return flipped(good, (good.index(tensor.numpy().tobytes()) + 40) / len(good))
 
 
-OBJECT = (
-    "is not a file of weights: it holds a Python object, {}, and is not executed; save tensors and plain types only"
-)
+OBJECT = "is not a file of weights: it holds a Python object, {}, and is not executed; save model.state_dict() alone"
 NO_ZIP = "is not a checkpoint (it is not a zip file of torch.save); give another file"
 FIELDS = "its fields are not those of a datapool checkpoint ({}); fetch or write it again"
 ALL_FIELDS = "backbone, dimension, format, input_size, kind, ..."
@@ -1251,8 +1249,8 @@ BAD_WEIGHTS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "code": (lambda good: saved({"state_dict": {"a": Touch()}}), OBJECT.format("posix.system")),
     "code in a bare pickle": (lambda good: bare_pickle({"a": Touch()}), OBJECT.format("posix.system")),
     "code in the old format": (lambda good: saved({"a": Touch()}, _use_new_zipfile_serialization=False), OBJECT.format("posix.system")),
-    "a dictionary that contains itself": (lambda good: saved(circular()), "weights do not fit lightly.model.name test_vit: 78 missing or of another shape ("),
-    "other weights": (lambda good: saved({"a": torch.zeros(2)}), "weights do not fit lightly.model.name test_vit: 78 missing or of another shape ("),
+    "a dictionary that contains itself": (lambda good: saved(circular()), "no weights are found in it; give a file of a state dict, as `torch.save(model.state_dict(), ...)` writes it"),
+    "other weights": (lambda good: saved({"a": torch.zeros(2)}), "weights do not fit lightly.model.name test_vit: 78 of 78 are missing or of another shape ("),
     "NaN": (lambda good: changed(good, lambda c: next(iter(c["state_dict"].values())).fill_(math.nan)), "weights are not finite ("),
     "a zip bomb": (lambda good: zip_bomb(50_000_000), PACKED),
     "the old format cut off": (lambda good: saved({"a": torch.zeros(9)}, _use_new_zipfile_serialization=False)[:-12], "is not a file of weights: torch finds no tensors and plain types in it; fetch it again or give another file"),

@@ -112,7 +112,11 @@ def test_a_vision_transformer_is_built_for_the_input_size():
         ({"name": "resnet-19"}, "'resnet-19', which neither timm nor torchvision has; nearest: resnet"),
         ({"name": "hf-hub:someone/model"}, "neither timm nor torchvision has"),
         ({"dimension": 257}, "num_ftrs is 257, but test_efficientnet has 256 features; give at most 256"),
-        ({"name": "test_vit", "input_size": 40}, r"does not work with lightly.collate.input_size 40 \(.*\); try"),
+        (
+            {"name": "test_vit", "input_size": 40},
+            r"does not work with lightly.collate.input_size 40 \(.*\); "
+            "set lightly.collate.input_size to 160, for which its published weights were made, or to another multiple of its patch size 16, such as 128",
+        ),
     ],
 )
 def test_a_model_that_cannot_be_built_is_refused_in_one_line(options: dict[str, object], message: str):
@@ -211,7 +215,9 @@ def test_weights_that_lack_one_key_are_refused_with_its_name(content: dict[str, 
     del state["conv_stem.weight"]
     torch.save(state | content, "partial.pth")
 
-    with pytest.raises(DatapoolError, match=r"1 missing or of another shape \(conv_stem.weight\)"):
+    with pytest.raises(
+        DatapoolError, match=r": 1 of 73 are missing or of another shape \(conv_stem.weight\); the file has 8\d, such"
+    ):
         from_weights(Path("partial.pth"))
 
 
