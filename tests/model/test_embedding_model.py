@@ -25,6 +25,7 @@ from datapool.model.embedding_model import (
     embedding_space_id,
     fit_head,
     load_checkpoint,
+    load_lightly_checkpoint,
     save_checkpoint,
 )
 
@@ -426,9 +427,13 @@ def test_a_compressed_zip_file_is_refused_before_it_is_unpacked(monkeypatch: pyt
     with zipfile.ZipFile("bomb.ckpt", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", bytes(5_000_000))
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was unpacked"))
+    monkeypatch.setattr(
+        torch.serialization, "get_unsafe_globals_in_checkpoint", lambda *_: pytest.fail("it was unpacked")
+    )
 
-    with pytest.raises(DatapoolError, match=r"bomb.ckpt: is a compressed zip file, which no checkpoint is"):
-        load_checkpoint(Path("bomb.ckpt"))
+    for read in (load_checkpoint, from_weights, lambda path: load_lightly_checkpoint(path, input_size=32)):
+        with pytest.raises(DatapoolError, match=r"bomb.ckpt: is a compressed zip file, which no checkpoint is"):
+            read(Path("bomb.ckpt"))
 
 
 def flip_a_bit(path: Path) -> None:

@@ -187,6 +187,15 @@ def test_a_sequence_whose_parts_are_in_another_order_is_refused():
         load(nn.Sequential(*parts).state_dict())
 
 
+def test_numbered_weights_of_equal_shape_in_another_order_are_never_mixed_up():
+    state = nn.Sequential(*list(torchvision.models.resnet18().children())[:-1]).state_dict()
+    turned = {key: state[key] for key in sorted(state, key=lambda key: (key.split(".")[0], key.endswith("weight")))}
+    assert list(turned)[:4] == ["0.weight", "1.bias", "1.running_mean", "1.running_var"]
+
+    with pytest.raises(DatapoolError, match="weights do not fit"):
+        load(turned, "resnet18")
+
+
 # --- vision transformers -----------------------------------------------------------------------------------------------
 
 
