@@ -1,5 +1,6 @@
-"""The command line: ``datapool init``, ``run``, ``demo``, ``import``, ``verify``, ``repair``. ``dvc`` runs the pipeline."""
+"""The commands of ``datapool``, from ``init`` to ``prune``. ``dvc`` runs the pipeline."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -173,6 +174,44 @@ def repair(
         )
     if not total:
         say("nothing to repair; `datapool verify` checks every row and distance")
+
+
+@app.command(short_help="Delete files that a pool can do without.")
+def prune(
+    history: Annotated[
+        bool, typer.Option("--history", help="Delete the files of earlier versions in history/ of each pool.")
+    ] = False,
+    name: Annotated[str | None, typer.Option("--name", help="The pool.", show_default="every pool")] = None,
+) -> None:
+    """Delete the history of pools; run it in the workspace.
+
+    No version is lost: each is the beginning of datapool_latest.csv, and DVC keeps the deleted files in its cache and its
+    remotes until `dvc gc`. params.yaml gets keep_history: false, so that the files do not come back.
+    """
+    from datapool.core.errors import DatapoolError
+    from datapool.core.lineage import LINEAGE, read_lineage
+    from datapool.core.params import load_params
+    from datapool.maintenance.prune import prune_history
+    from datapool.workspace.commands import run_dvc
+    from datapool.workspace.params_file import set_params
+
+    if not history:
+        raise DatapoolError("say what to delete; `datapool prune --history` deletes the files of earlier versions")
+    params = load_params()
+    names = list(read_lineage(LINEAGE))
+    if name and name not in names:
+        raise DatapoolError(f"{LINEAGE} lists no pool {name!r}; it lists {', '.join(map(repr, names)) or 'none'}")
+    is_merged = not json.loads(run_dvc(Path(), "status", "--json", "merge"))
+    for sentence in prune_history(Path(params.shared_dir), LINEAGE, [name] if name else names):
+        say(sentence)
+    if params.datapool.keep_history:
+        set_params(Path(), {"datapool.keep_history": False})
+        say("params.yaml: datapool.keep_history: false")
+    if not is_merged:
+        say("merge was not up to date before: run `dvc repro`")
+        return
+    run_dvc(Path(), "commit", "--force", "--quiet", "merge")
+    say("ran `dvc commit --force merge`; commit params.yaml and dvc.lock. DVC's cache keeps the files until `dvc gc`")
 
 
 @app.command(short_help="Run a batch with key=value overrides, as Lightly's Docker did.")

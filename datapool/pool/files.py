@@ -206,8 +206,10 @@ def write_checkpoint(transaction: Transaction, checkpoint: Path) -> str:
     return digest
 
 
-def write_history(transaction: Transaction, versions: Sequence[Version], text: Text) -> History:
+def write_history(transaction: Transaction, versions: Sequence[Version], text: Text, *, add: bool) -> History:
     """Write the csv of each version that ``history/`` does not hold; ``text`` is that of a later version.
+
+    Without ``add`` the files that are there stay, and no others are written.
 
     A file of the recorded size that the pool's record names, and that is no newer than the record, is taken to be the
     recorded one. Otherwise each merge would read all of the history. ``datapool verify`` reads it.
@@ -217,6 +219,8 @@ def write_history(transaction: Transaction, versions: Sequence[Version], text: T
     history = History({}, [])
     for version in versions:
         file, digest = history_file(version), version.datapool_sha256
+        if not add and not (store.folder / file).exists():
+            continue
         if not is_as_recorded(file, version) and not store.holds(file, digest):
             history.notes.extend(atomic.back_up(store.folder / file, unless=set()))
             write_csv(transaction, file, text, version)

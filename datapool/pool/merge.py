@@ -195,7 +195,7 @@ def merge(
         picks: The new samples in order of picking: filename, content_hash, distance, nearest, weak_label; path, if it is
             known (``with_paths``).
         checkpoint: The model that made the embeddings; None if they came from outside.
-        keep_history: Keep every earlier version in ``history/``.
+        keep_history: Keep every earlier version in ``history/``. Otherwise those that are there stay, and none is added.
         provenance: What the lineage records of this version besides counts and hashes.
 
     Raises:
@@ -347,7 +347,7 @@ def _write_files(
     if latest:
         text = pool_files.text_of(transaction.store.folder, latest, base.rows)
         earlier = base.versions if len(new.table) else base.versions[:-1]
-        history = pool_files.write_history(transaction, earlier if keep_history else [], text)
+        history = pool_files.write_history(transaction, earlier, text, add=keep_history)
     samples = pool_files.write_samples(transaction, latest, base.rows.table, new.table)
     if latest:
         csv = pool_files.write_csv(transaction, LATEST, text, latest, rows)

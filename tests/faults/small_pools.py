@@ -72,11 +72,11 @@ def make(folder: Path, stages: Stages) -> dict[str, Case]:
     add_case("repeated merge", "merge")
     _write_batch(made, week=2, picked=1)
     add_case("replace", "merge")
-    set_params(made, {"datapool.keep_history": False})
-    add_case("history is removed", "merge")
+    run["prune"] = ["-m", "library_command", "prune"]
+    add_case("history is removed", "prune")
     _write_batch(made, week=3)
     (made / "output" / "checkpoint.ckpt").write_bytes(b"another model" * 1000)
-    set_params(made, {"datapool.keep_history": True, "datapool.base_version": 0})
+    set_params(made, {"datapool.base_version": 0})
     add_case("open on an earlier version", "open")
     add_case("versions are dropped", "merge")
 
@@ -219,7 +219,7 @@ class Runs:
     def __init__(self, stages: Stages, case: Case, folder: Path, *, allowed: Case | None = None):
         """Set the folder of the copies; ``allowed`` has the old and the new pool if they are not those of the case."""
         self.stages, self.case, self.folder, self.allowed = stages, case, folder, allowed or case
-        self.stage = case.stage[1].removeprefix("stages.")
+        self.stage = case.stage[-1].removeprefix("stages.")
         self.ignored = ("output/base/",) if self.stage == "open" else ()
 
     def copy(self) -> Path:

@@ -330,17 +330,21 @@ def test_10_two_pools_in_one_workspace_are_independent(first_week, after, tmp_pa
     assert "up to date" in clone.repro()
 
 
-def test_11_the_history_can_be_turned_off_and_on_again(second_week, after):
+def test_11_the_history_can_be_turned_off_and_on_again(second_week, after, weeks):
     workspace = after(second_week)
 
     workspace.set({"datapool.keep_history": False})
     assert stages_run(workspace.repro()) == ["merge", "report"]
-    assert "history/datapool_0001.csv" not in workspace.pool_files()
-    assert not (workspace.folder / "pools/my_datapool/history").exists()
+    assert workspace.pool_files() == second_week.pool_files()  # what is there stays
+
+    workspace.set({"input_dir": str(weeks / "week_3")})
+    workspace.repro()
+    assert len(workspace.versions()) == 3
+    assert [name for name in workspace.pool_files() if "history" in name] == ["history/datapool_0001.csv"]
 
     workspace.set({"datapool.keep_history": True})
     workspace.repro()
-    assert workspace.pool_files() == second_week.pool_files()
+    assert "history/datapool_0002.csv" in workspace.pool_files()
 
 
 def test_12_another_model_is_refused_for_a_pool_with_a_base(model_second_week, after):

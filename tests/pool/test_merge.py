@@ -377,6 +377,36 @@ def test_a_batch_without_an_image_of_the_version_that_it_should_replace_is_refus
         add(C, replaces=b)
 
 
+def test_without_history_the_files_that_are_there_stay_and_none_is_added():
+    for batch in (A, B, C):
+        add(batch)
+    before = state()
+    add(C, keep_history=False)
+    assert state() == before
+
+    (FOLDER / "history/datapool_0001.csv").unlink()  # by hand: it does not come back
+    add({"dog/d1.jpg": 6.0}, keep_history=False)
+    assert sorted(path.name for path in (FOLDER / "history").iterdir()) == ["datapool_0002.csv"]
+    record = json.loads((FOLDER / "pool.json").read_text())
+    assert "history/datapool_0002.csv" in record["files"]
+    assert "history/datapool_0001.csv" not in record["files"]
+
+    after = state()
+    (FOLDER / "history/datapool_0002.csv").write_text("spoilt")
+    add({"dog/d1.jpg": 6.0}, keep_history=False)
+    assert state() == after
+    assert Path(".datapool/backup").exists()
+
+
+def test_without_history_the_file_of_a_version_that_is_replaced_goes():
+    add(A)
+    add(B)
+    add(C)
+    add(C, 0, keep_history=False)  # the pool is at version 2 again, which is no earlier version
+
+    assert sorted(path.name for path in (FOLDER / "history").iterdir()) == ["datapool_0001.csv"]
+
+
 def test_history_can_be_switched_off_and_on_and_its_bytes_are_the_earlier_pools():
     earlier = []
     for batch in (A, B, C):
@@ -387,6 +417,7 @@ def test_history_can_be_switched_off_and_on_and_its_bytes_are_the_earlier_pools(
     assert sorted(path.name for path in history.iterdir()) == ["datapool_0001.csv", "datapool_0002.csv"]
     assert [path.read_bytes() for path in sorted(history.iterdir())] == earlier[:2]
 
+    shutil.rmtree(history)
     add(C, keep_history=False)
     assert not history.exists()
     add(C)
@@ -1596,9 +1627,9 @@ def test_an_edited_history_is_backed_up_before_a_command_is_advised_that_would_l
 def test_a_history_edited_after_a_stop_is_backed_up_before_it_is_removed():
     add(A)
     add(B)
-    base, history = open_for(C), FOLDER / "history/datapool_0001.csv"
-    rows = picks(C, base)
-    kill_after_commit(lambda: close(base, rows, keep_history=False))
+    base, history = open_for(B), FOLDER / "history/datapool_0001.csv"
+    rows = picks(B, base, 0)
+    kill_after_commit(lambda: close(base, rows))  # the pool is at version 1 again, which is no earlier version
     by_hand = history.read_bytes() + b'"x.jpg",9,0.1,0\n'
     history.write_bytes(by_hand)
     open_for(C)
