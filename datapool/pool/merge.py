@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from datapool.core import atomic
-from datapool.core.base import COLUMNS, Base, columns_of, empty_base_table
+from datapool.core.base import COLUMNS, IMPORTED, Base, columns_of, empty_base_table
 from datapool.core.embeddings_csv import csv_header, csv_rows
 from datapool.core.errors import DatapoolError
 from datapool.core.lineage import (
@@ -34,6 +34,8 @@ from datapool.pool.agreement import backing_up_before_checkout, require_agreemen
 from datapool.pool.lock import locked
 from datapool.pool.store import Store
 from datapool.pool.transaction import Transaction, recover
+
+_IMPORTED = f"{IMPORTED}:"  # what the id of the batch of an imported version begins with
 
 
 class Merged(NamedTuple):
@@ -66,7 +68,8 @@ def open_base(
 
     For the batch that made the pool's latest version, the base is the version before, because the latest will be replaced.
     For any other batch it is the latest version. If the batch is a corrected state of those that ``replaces`` names, it
-    is the version before theirs, as long as theirs are the latest. ``base_version`` k overrides this. A merge that was
+    is the version before theirs, as long as theirs are the latest. ``base_version`` k overrides this, but drops no version
+    of a batch that ``replaces`` does not name. A merge that was
     stopped is finished first, or its pending files are removed.
 
     Args:
@@ -83,9 +86,9 @@ def open_base(
 
     Raises:
         DatapoolError: If another process is working on the pools; if files are missing, unknown or not what the lineage
-            records; if a candidate has the filename of a base image with other content; or if there is no version
-            ``base_version``. The pool is unchanged; a file that the lineage does not record is copied to
-            ``.datapool/backup``.
+            records; if a candidate has the filename of a base image with other content; if there is no version
+            ``base_version``; or if it would drop a version of another batch. The pool is unchanged; a file that the
+            lineage does not record is copied to ``.datapool/backup``.
     """
     with backing_up_before_checkout(pools, lineage_file) as done:
         done.extend(recover(pools, lineage_file))
@@ -148,7 +151,22 @@ def _choose_base(
         raise DatapoolError(
             f"params.yaml: datapool.base_version is {base_version}, but pool {name!r} has the versions 0 to {latest}"
         )
+    _require_droppable(name, versions[base_version:], batch, replaces)
     return base_version
+
+
+def _require_droppable(name: str, dropped: Sequence[Version], batch: str, replaces: Sequence[str]) -> None:
+    """Refuse to drop a version of another batch: a ``base_version`` that was left in params.yaml would do so each week."""
+    others = [version for version in dropped if version.batch != batch and not _is_replaced(version, replaces)]
+    if not others:
+        return
+    what = f"version{'s' * (len(others) > 1)} {', '.join(str(version.version) for version in others)} of pool {name!r}"
+    ids = ", ".join(repr(version.batch.removeprefix(_IMPORTED)[:12]) for version in dropped if version.batch != batch)
+    raise DatapoolError(
+        f"params.yaml: datapool.base_version is {dropped[0].version - 1}, which would drop {what}, made of other batches; "
+        f"nothing was changed. Set datapool.base_version: null to build on version {dropped[-1].version}; to drop what it "
+        f"names, set datapool.replaces: [{ids}]"
+    )
 
 
 def _require_common_images(
@@ -167,7 +185,7 @@ def _require_common_images(
 
 def _is_replaced(version: Version, replaces: Iterable[str]) -> bool:
     """Return whether ``datapool.replaces`` names the batch of a version."""
-    return any(version.batch.startswith(each) for each in replaces)
+    return any(version.batch.removeprefix(_IMPORTED).startswith(each) for each in replaces)
 
 
 # --- after the batch ---------------------------------------------------------------------------------------------------
@@ -326,7 +344,7 @@ def label_ids(weak_labels: pd.Series) -> dict[str, int]:
 def _back_up_dropped(store: Store, base: Base, present: Sequence[Version]) -> list[str]:
     """Keep copies of the files of versions that ``datapool.base_version`` drops; return sentences about it."""
     k = len(base.versions)
-    if len(present) <= k or _is_of_same_batch(base, present):
+    if base.dropped is None or all(version.batch == base.batch for version in present[k:]):
         return []
     kept = [note for file in HASH_KEYS for note in atomic.back_up(store.folder / file, unless=set())]
     return [*kept, f"datapool.base_version {k}: the versions {k + 1} to {len(present)} are dropped from the lineage"]

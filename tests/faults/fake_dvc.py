@@ -22,7 +22,7 @@ from datapool.core.base import Base, read_base, write_base
 from datapool.core.errors import DatapoolError
 from datapool.core.lineage import Provenance
 from datapool.core.tables import EmbeddedTable
-from datapool.images.batch import candidates
+from datapool.images.batch import batch_id, candidates
 from datapool.pool.merge import merge, open_base
 
 POOLS, LINEAGE, BASE, SCRATCH = Path("pools"), Path("datapools.json"), Path("output/base"), Path(".datapool")
@@ -183,8 +183,20 @@ def content_hash(number: int) -> str:
     return hashlib.sha256(str(number).encode()).hexdigest()
 
 
+def droppable(params: Params) -> list[str] | None:
+    """Return the ids of the batches whose versions a base_version may drop: all of them."""
+    return None if params.base_version is None else [batch_id(images(batch)) for batch in BATCHES]
+
+
 def _open(params: Params) -> None:
-    base, _ = open_base(POOLS, LINEAGE, params.pool, images(params.batch), base_version=params.base_version)
+    base, _ = open_base(
+        POOLS,
+        LINEAGE,
+        params.pool,
+        images(params.batch),
+        base_version=params.base_version,
+        replaces=droppable(params),
+    )
     write_base(BASE, base)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import yaml
 from conftest import ENVIRONMENT
-from fake_dvc import BASE, LINEAGE, POOLS, Killed, Lock, Params, Revision, Workspace, tree
+from fake_dvc import BASE, LINEAGE, POOLS, Killed, Lock, Params, Revision, Workspace, droppable, tree
 
 from datapool.core.errors import DatapoolError
 from datapool.workspace.create import Scm, make_workspace
@@ -147,6 +147,7 @@ def write_params(folder: Path, params: Params) -> None:
         "datapool.name": params.pool,
         "datapool.keep_history": params.keep_history,
         "datapool.base_version": params.base_version,
+        "datapool.replaces": droppable(params),
     }
     set_params(folder, settings)
 

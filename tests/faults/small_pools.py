@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from inject import Done, Point, Stages, commands
 
+from datapool.core.lineage import read_lineage
 from datapool.core.metrics import Metrics, write_metrics
 from datapool.core.tables import EmbeddedTable, write_json, write_rows, write_table
 from datapool.workspace.params_file import set_params
@@ -76,7 +77,8 @@ def make(folder: Path, stages: Stages) -> dict[str, Case]:
     add_case("history is removed", "prune")
     _write_batch(made, week=3)
     (made / "output" / "checkpoint.ckpt").write_bytes(b"another model" * 1000)
-    set_params(made, {"datapool.base_version": 0})
+    batches = [version.batch for version in read_lineage(made / "datapools.json")[NAME]]
+    set_params(made, {"datapool.base_version": 0, "datapool.replaces": batches})
     add_case("open on an earlier version", "open")
     add_case("versions are dropped", "merge")
 

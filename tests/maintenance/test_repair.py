@@ -28,6 +28,7 @@ from typer.testing import CliRunner
 
 from datapool.cli import app
 from datapool.core.errors import DatapoolError
+from datapool.core.lineage import read_lineage
 from datapool.maintenance.repair import repair
 
 __all__ = ["workspace"]  # a fixture that every test here uses
@@ -266,7 +267,9 @@ def test_files_without_record_and_lineage_are_left_to_dvc(whole):
 
 def test_another_batch_under_the_same_number_needs_a_choice(whole):
     two = state()
-    add(C, base_version=1)  # version 2 of another user: their datapools.json came by git pull, our files are here
+    add(
+        C, base_version=1, replaces=read_lineage(LINEAGE)["p"][1].batch
+    )  # version 2 of another user: their datapools.json came by git pull, our files are here
     theirs = LINEAGE.read_bytes()
     for path, data in two.items():
         Path(path).write_bytes(data)

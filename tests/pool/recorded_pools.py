@@ -37,7 +37,16 @@ RUNS: list[tuple[str, dict[str, Any]]] = [
     ("week_3", {"datapool.name": "coreset", "stopping_condition.min_distance": 0.15}),
     ("week_1", {"datapool.name": "raw", "normalize_embeddings": False, "stopping_condition.min_distance": 0.4}),
     ("week_2", {"datapool.name": "raw", "normalize_embeddings": False, **_N_SAMPLES}),
-    ("week_3", {"datapool.name": "raw", "datapool.base_version": 1, "normalize_embeddings": False, **_N_SAMPLES}),
+    (
+        "week_3",
+        {
+            "datapool.name": "raw",
+            "datapool.base_version": 1,
+            "datapool.replaces": "927f4f52c7d4",  # week 2
+            "normalize_embeddings": False,
+            **_N_SAMPLES,
+        },
+    ),
     ("week_1", {"datapool.name": "labels", "append_weak_labels": True, **_N_SAMPLES}),
     ("week_2", {"datapool.name": "labels", "append_weak_labels": True, "datapool.keep_history": False, **_N_SAMPLES}),
     ("week_1", {"datapool.name": "rules", "rules.balance": {"cat": 2}, "rules.sequence_gap": 3, **_N_SAMPLES}),

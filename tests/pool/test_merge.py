@@ -474,7 +474,9 @@ def test_odd_names_survive_the_way_through_the_pool():
 def test_an_empty_base_has_the_same_bytes_before_and_after_the_pool_has_versions():
     # DVC compares them: another byte would train the model of the pool again.
     def written(folder: str, base_version: int | None = None) -> list[bytes]:
-        write_base(Path(folder), open_base(POOLS, LINEAGE, "p", images(A), base_version=base_version)[0])
+        replaces = batches() if base_version is not None else None
+        opened = open_base(POOLS, LINEAGE, "p", images(A), base_version=base_version, replaces=replaces)
+        write_base(Path(folder), opened[0])
         return [path.read_bytes() for path in sorted(Path(folder).iterdir())]
 
     before = written("new pool")
@@ -536,15 +538,20 @@ def test_base_version_overrides_the_choice():
     add(B)
 
     for k, n in ((0, 0), (1, 2), (2, 4)):
-        base = open_for(C, base_version=k)
+        base = open_for(C, base_version=k, replaces=batches())
         assert (len(base.versions), len(base.rows.table), base.dropped) == (k, n, versions()[k:])
+
+
+def batches() -> list[str]:
+    """Return the ids of the batches of all versions."""
+    return [version.batch for version in versions()]
 
 
 def test_versions_that_base_version_drops_are_backed_up_and_named():
     add(A)
     add(B)
     dropped = CSV.read_bytes(), SAMPLES.read_bytes()
-    merged = add(C, base_version=1)
+    merged = add(C, base_version=1, replaces=batches()[1])
 
     assert filenames() == [*A, *C]
     assert [version.version for version in versions()] == [1, 2]
@@ -556,10 +563,43 @@ def test_versions_that_base_version_drops_are_backed_up_and_named():
 
 def test_base_version_0_begins_anew():
     add(A)
-    merged = add(B, base_version=0)
+    merged = add(B, base_version=0, replaces=batches())
 
     assert (merged.version, merged.n_samples) == (1, 2)
     assert sorted(filenames()) == sorted(B)
+
+
+def test_a_base_version_that_was_left_in_params_drops_no_later_week():
+    add(A)
+    add(B)
+    b = batches()[1]
+    message = (
+        r"params\.yaml: datapool\.base_version is 1, which would drop version 2 of pool 'p', "
+        rf"made of other batches; nothing was changed\. Set datapool\.base_version: null to build on version 2; to drop what it names, "
+        rf"set datapool\.replaces: \['{b[:12]}'\]"
+    )
+    with refused(message):
+        open_for(C, base_version=1)
+    with refused(message):
+        open_for(C, base_version=1, replaces="0" * 12)
+    assert add(C, base_version=1, replaces=b[:12]).version == 2
+    assert add(B, base_version=2, replaces=b[:12]).version == 3
+    a, c, b = batches()
+    with refused(rf"would drop versions 2, 3 of .* null to build on version 3; .*\['{c[:12]}', '{b[:12]}'\]"):
+        open_for({"x/x.jpg": 7.0}, base_version=1)
+    with refused(rf"would drop version 2 of .*\['{c[:12]}'\]"):  # B itself may drop version 3
+        open_for(B, base_version=1)
+    assert len(open_for(B, base_version=2).versions) == 2
+    assert a == batches()[0]
+
+
+def test_an_imported_version_is_named_by_the_digits_of_its_batch():
+    base = open_for(A)._replace(batch=f"imported:{'ab' * 32}")
+    close(base, picks(A, base))
+    with refused(r"would drop version 1 of .* datapool\.replaces: \['abababababab'\]"):
+        open_for(B, base_version=0)
+
+    assert add(B, base_version=0, replaces="abababababab").version == 1
 
 
 def test_a_pinned_base_version_repeats_without_dropping_its_own_result():
@@ -786,7 +826,7 @@ def test_a_name_of_a_dropped_version_can_be_used_again():
 
     with refused("'dog/b1.jpg' of this batch"):
         open_for(other)
-    assert len(picks(other, open_for(other, base_version=1)).table) == 1
+    assert len(picks(other, open_for(other, base_version=1, replaces=batches()[1])).table) == 1
 
 
 MOVED_ON = (
@@ -1108,7 +1148,7 @@ def test_a_lineage_or_record_with_an_invalid_version_is_refused(what):
 def test_files_of_any_pool_are_backed_up_before_a_checkout_is_advised_that_would_overwrite_them():
     add(A, pool="q")
     committed = LINEAGE.read_bytes()
-    add(A | B, pool="q", base_version=0)
+    add(A | B, pool="q", base_version=0, replaces=read_lineage(LINEAGE)["q"][0].batch)
     LINEAGE.write_bytes(committed)
     made_since = {path.read_bytes() for path in (POOLS / "q").glob("*.csv")}
 
@@ -1680,7 +1720,7 @@ def test_a_merge_backs_up_unknown_rows_before_it_overwrites_them():
 
 def test_a_chosen_base_does_not_drop_versions_that_came_after_it_was_opened():
     add(A)
-    base = open_for(B, base_version=0)  # drops version 1
+    base = open_for(B, base_version=0, replaces=batches())  # drops version 1
     add(C)  # meanwhile there is a version 2
     before = state()
 
