@@ -27,7 +27,8 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from datapool.images.decode import SUFFIXES, ImageFile, inspect
+from datapool.images.decode import ImageFile, inspect
+from datapool.images.formats import SUFFIXES
 from datapool.model.backbones import PRETRAINED_BACKBONE
 from datapool.model.embedding import backbone_features
 from datapool.model.embedding_model import EmbeddingModel, build_model, fit_head

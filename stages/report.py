@@ -6,6 +6,7 @@ from datapool.core.metrics import read_metrics
 from datapool.core.outputs import Outputs
 from datapool.core.params import load_params
 from datapool.core.tables import read_csv, read_json, read_rows, read_table
+from datapool.images.listing import Skipped
 from datapool.report.page import ReportInputs, write_report
 from datapool.terminal import run, say
 
@@ -19,7 +20,7 @@ def report() -> None:
         outputs.report,
         ReportInputs(
             images=read_table(outputs.images),
-            skipped=read_json(outputs.skipped),
+            skipped=Skipped(**read_json(outputs.skipped)),
             base=base,
             candidates=read_rows(outputs.embeddings),
             embedding_space=read_embedding_space(outputs.space),

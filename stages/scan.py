@@ -21,16 +21,20 @@ def scan() -> None:
             check=params.corrupt if params.enable_corruptness_check else "none",
             max_pixels=params.images.max_pixels,
             remove_duplicates=params.remove_exact_duplicates,
+            gif=params.images.gif,
             progress=report,
         )
+    batch.require_usable_images(found, Path(params.input_dir))
     write_table(outputs.images, found.images)
-    counts = {"hidden": found.n_hidden, "not_images": found.n_other, "not_relevant": found.n_not_relevant}
-    write_json(outputs.skipped, counts)
-    status = found.images.status.value_counts()
+    write_json(outputs.skipped, found.skipped._asdict())
+    status, skipped = found.images.status.value_counts(), str(found.skipped)
     say(
         f"{params.input_dir}: {len(found.images)} images, {status.get('corrupt', 0)} of them corrupt and "
-        f"{status.get('duplicate', 0)} exact copies; skipped: {found.n_hidden} hidden, {found.n_other} of other "
-        f"types, {found.n_not_relevant} not in relevant_filenames_file"
+        f"{status.get('duplicate', 0)} exact copies{'; skipped: ' * bool(skipped)}{skipped}",
+        *(
+            f"{remedy}, then `dvc repro --force --single-item scan` and `dvc repro`"
+            for remedy in found.skipped.remedies()
+        ),
     )
     if links := found.images.filename[found.images.reason == batch.LINK_OUT].tolist():
         say(

@@ -16,7 +16,7 @@ class Outputs:
         self.images = folder / "images.parquet"
         """The batch: one row per image, healthy or not."""
         self.skipped = folder / "skipped.json"
-        """How many files were skipped, and why."""
+        """How many files were skipped, by what they are."""
         # open
         self.base = folder / "base"
         """Folder: the pool as it stood before this batch."""

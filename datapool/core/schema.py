@@ -173,6 +173,7 @@ class Images(Section):
     """How the pixels of image files are read."""
 
     max_pixels: Count
+    gif: bool
 
 
 class Datapool(Section):

@@ -3,13 +3,12 @@
 import hashlib
 import os
 import re
-import sys
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
-from functools import cache, partial
+from functools import partial
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -21,9 +20,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from datapool.core.errors import DatapoolError
+from datapool.core.errors import DatapoolError, join_sentences
 from datapool.core.progress import Progress
-from datapool.images.decode import SUFFIXES, Check, ImageFile, Inspection, inspect, not_inspected, read_bytes
+from datapool.images.decode import Check, ImageFile, Inspection, inspect, not_inspected, read_bytes
+from datapool.images.listing import Skipped, find_images, is_folder, links_out, relevant_paths
 
 ROOT_LABEL = "."
 """Weak label of images directly in input_dir. No folder can have this name."""
@@ -33,9 +33,6 @@ LINK_OUT = "link out of input_dir, which is not followed; put a copy of the file
 
 # A spreadsheet reads such a text as a formula, and a command reads a dash as an option.
 _FORMULA = re.compile(r"\s*[=+\-@＝＋－＠]|[\t\r\n]")
-# A file in DVC's cache, named by its md5 hash. DVC may replace the files that it tracks by links to it. The cache of DVC 3
-# has them in files/md5, that of DVC 2 directly in its folder, wherever that is.
-_DVC_OBJECT = re.compile(r"/[0-9a-f]{2}/[0-9a-f]{30}$")
 
 _FEW = 64  # images that are inspected before other processes would have started
 
@@ -48,12 +45,8 @@ class Batch(NamedTuple):
     input_dir, with "/"), content_hash (sha256 of the bytes, hex), width, height (pixels, upright; missing if not decoded),
     mode, weak_label (``safe_name`` of the top folder below input_dir), status ("ok", "corrupt" or "duplicate"), reason (why
     it is not ok)."""
-    n_hidden: int
-    """Files and folders skipped because their name begins with a dot."""
-    n_other: int
-    """Files skipped because their name does not end like that of an image, and links to folders."""
-    n_not_relevant: int
-    """Images skipped because they are not in the list of relevant file names."""
+    skipped: Skipped
+    """The files below ``input_dir`` that are not in the table."""
 
 
 def scan(
@@ -64,6 +57,7 @@ def scan(
     check: Check,
     max_pixels: int,
     remove_duplicates: bool,
+    gif: bool,
     progress: Progress,
 ) -> Batch:
     """Inspect every image below ``folder``. Damaged images and exact copies are rows of the table, not errors.
@@ -79,26 +73,48 @@ def scan(
         check: How to look for damage. With "none", a damaged image is found only when it is embedded.
         max_pixels: An image whose header states more is refused undecoded.
         remove_duplicates: Mark exact copies as "duplicate".
+        gif: Count GIF files as images.
         progress: Called after each image.
 
     Raises:
         DatapoolError: If ``folder`` is not a folder, a name is not UTF-8, or a name in ``relevant`` is not there.
     """
-    if not _is_folder(folder):
+    if not is_folder(folder):
         what = "is a file" if os.path.lexists(folder) else "is not there"
         raise DatapoolError(f"params.yaml: input_dir is {str(folder)!r}, which {what}; give a folder of images")
-    found = _find(folder)
-    paths = found.paths if relevant is None else _relevant_paths(found.paths, relevant, folder)
+    found = find_images(folder, gif=gif)
+    paths = found.paths if relevant is None else relevant_paths(found.paths, relevant, folder)
     paths = sorted(paths, key=lambda path: safe_name(filename_prefix + path))
-    leading_out = _links_out(folder, sorted(found.links.intersection(paths)))
+    leading_out = links_out(folder, sorted(found.links.intersection(paths)))
     to_inspect = [path for path in paths if path not in leading_out]
-    found_of = partial(inspect, check=check, max_pixels=max_pixels)
+    found_of = partial(inspect, check=check, max_pixels=max_pixels, gif=gif)
     inspected = dict(zip(to_inspect, _inspect_all(folder, to_inspect, found_of, progress=progress), strict=True))
     inspections = [not_inspected(LINK_OUT) if path in leading_out else inspected[path] for path in paths]
     images = _table(paths, inspections, filename_prefix)
     if remove_duplicates:
         _mark_duplicates(images)
-    return Batch(images, found.n_hidden, found.n_other, len(found.paths) - len(paths))
+    return Batch(images, found.skipped._replace(not_relevant=len(found.paths) - len(paths)))
+
+
+def require_usable_images(batch: Batch, folder: Path) -> None:
+    """Refuse a batch without a single healthy image.
+
+    Raises:
+        DatapoolError: If there is none. Says what is there instead: damaged images with the first reasons, skipped files.
+    """
+    images = batch.images
+    if (images.status != "corrupt").any():
+        return
+    reasons = [f"{path!r}: {reason}" for path, reason in zip(images.path[:3], images.reason[:3], strict=True)]
+    corrupt = [f"{len(images):,} corrupt ({'; '.join(reasons)}{'; …' * (len(images) > 3)})"] if len(images) else []
+    there = ", ".join(filter(None, [*corrupt, str(batch.skipped)])) or "the folder is empty"
+    raise DatapoolError(
+        join_sentences(
+            f"params.yaml: input_dir is {str(folder)!r}, where no image can be used: {there}",
+            *batch.skipped.remedies(),
+            "Give a folder with new images; the pool was not changed",
+        )
+    )
 
 
 def safe_name(name: str) -> str:
@@ -223,61 +239,6 @@ def copy_images(images: pd.DataFrame, filenames: Iterable[str], folder: Path, ta
         ) from error
 
 
-class _Found(NamedTuple):
-    paths: list[str]
-    """Of images, below the folder, in the order of the disk."""
-    links: set[str]
-    """Those of the paths that are links."""
-    n_hidden: int
-    n_other: int
-
-
-def _find(folder: Path) -> _Found:
-    """Find the images below a folder by the endings of their names, and count the other files."""
-    paths: list[str] = []
-    links: set[str] = set()
-    n_hidden = n_other = 0
-    folders = [""]
-    while folders:
-        below = folders.pop()
-        for entry in _entries(folder / below):
-            path, is_link = below + entry.name, entry.is_symlink()
-            if entry.name.startswith("."):
-                n_hidden += 1
-            elif entry.is_dir(follow_symlinks=False):
-                folders.append(path + "/")
-            elif os.path.splitext(entry.name)[1].lower() not in SUFFIXES or (is_link and _is_folder(Path(entry))):
-                n_other += 1
-            else:
-                paths.append(path)
-                links.update([path] if is_link else [])
-    for path in paths:
-        _require_utf8(path, folder)
-    return _Found(paths, links, n_hidden, n_other)
-
-
-def _require_utf8(path: str, folder: Path) -> None:
-    try:
-        path.encode()
-    except UnicodeEncodeError as error:
-        encoding = sys.getfilesystemencoding()
-        remedy = "rename it" if encoding == "utf-8" else f"rename it, or set PYTHONUTF8=1, as Python expects {encoding}"
-        raise DatapoolError(f"{str(folder)!r}: the file name {os.fsencode(path)!r} is not UTF-8; {remedy}") from error
-
-
-def _relevant_paths(paths: list[str], relevant: Sequence[str], folder: Path) -> list[str]:
-    """Return the paths that a list names, each with or without "./" in front; refuse names that are not among them."""
-    wanted = set(relevant)
-    chosen = [path for path in paths if path in wanted or f"./{path}" in wanted]
-    missing = sorted(wanted.difference(paths, (f"./{path}" for path in chosen)))
-    if missing:
-        raise DatapoolError(
-            f"params.yaml: relevant_filenames_file lists {len(missing)} names that are not images of "
-            f"{str(folder)!r}, such as {missing[0][:200]!r}; a name is the path below input_dir. Remove them"
-        )
-    return chosen
-
-
 def _table(paths: list[str], inspections: list[Inspection], filename_prefix: str) -> pd.DataFrame:
     """Return the table of a batch before exact copies are marked; see ``Batch.images``."""
     return pd.DataFrame(
@@ -302,37 +263,6 @@ def _mark_duplicates(images: pd.DataFrame) -> None:
     copies = first[first != healthy.filename]
     images.loc[copies.index, "status"] = "duplicate"
     images.loc[copies.index, "reason"] = "duplicate of " + copies
-
-
-def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """Yield the entries of a folder, without holding all of them in memory."""
-    try:
-        with os.scandir(folder) as entries:
-            yield from entries
-    except OSError as error:
-        raise DatapoolError(f"{folder}: the folder cannot be read ({error.strerror})") from error
-
-
-def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except OSError:  # circular links, no permission for a folder above, too long a name
-        return False
-
-
-def _links_out(folder: Path, links: Iterable[str]) -> set[str]:
-    """Return the links that lead out of a folder, other than into DVC's cache."""
-    inside = os.path.realpath(folder) + os.sep
-    real_folder = cache(os.path.realpath)  # once per folder: resolving a million links one by one takes minutes
-    leading_out = set()
-    for path in links:
-        link = folder / path
-        target = link.parent / link.readlink()
-        is_plain = target.name != ".." and not target.is_symlink()
-        real = f"{real_folder(target.parent)}/{target.name}" if is_plain else os.path.realpath(link)
-        if not (real.startswith(inside) or _DVC_OBJECT.search(real)):
-            leading_out.add(path)
-    return leading_out
 
 
 def _inspect_all(

@@ -14,16 +14,12 @@ from typing import Literal, NamedTuple
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from datapool.core.errors import DatapoolError
+from datapool.images.formats import formats
 from datapool.images.pixels import Ranges, Spread, Values, read_values, to_rgb
 from datapool.images.tiff import read_tiff
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})
-"""Endings of file names, in lower case, that make a file an image of the batch. Also those that git ignores in data/."""
-
 MAX_BYTES = 2**30
 """The most bytes of an image file; a larger one is not read."""
-
-_FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # JPEG includes the MPO files of phones
 
 # Pillow's own limits are below ours: half of the pixels, and 1 MiB for a text or a color profile in a PNG file. Such files
 # are healthy. All texts of a PNG file together stay below Pillow's MAX_TEXT_MEMORY, 64 MiB.
@@ -72,7 +68,7 @@ Check = Literal["none", "tolerant", "strict"]
 """How to look for damage: not at all, as Pillow does, or also for what decoders forgive (see ``find_damage``)."""
 
 
-def inspect(path: Path, *, check: Check, max_pixels: int) -> Inspection:
+def inspect(path: Path, *, check: Check, max_pixels: int, gif: bool = False) -> Inspection:
     """Hash a file and, with a ``check``, try to read all of its pixels. Those of more than 8 bits are read in any case.
 
     Damage is a result, not an error: the content of a file never makes this raise. The same bytes give the same result.
@@ -81,6 +77,7 @@ def inspect(path: Path, *, check: Check, max_pixels: int) -> Inspection:
         path: The file.
         check: How to look for damage.
         max_pixels: An image whose header states more is refused undecoded.
+        gif: Read GIF as well.
     """
     try:
         data = _bytes_of(path)
@@ -90,7 +87,7 @@ def inspect(path: Path, *, check: Check, max_pixels: int) -> Inspection:
     if check == "none":
         return Inspection(content_hash, None, None, None, "", _spread_of(data, max_pixels))
     try:
-        decoded = _decode(data, {}, max_pixels)
+        decoded = _decode(data, {}, max_pixels, gif=gif)
     except _DamagedError as error:
         return Inspection(content_hash, None, None, None, str(error))
     spread = decoded.values.spread() if decoded.values else None
@@ -121,7 +118,9 @@ def read_rgb(image: ImageFile) -> Image.Image:
         DatapoolError: If the file is missing, cannot be decoded, or does not have the content hash.
     """
     try:
-        return _decode(read_bytes(image.path, content_hash=image.content_hash), image.ranges, image.max_pixels).image
+        return _decode(
+            read_bytes(image.path, content_hash=image.content_hash), image.ranges, image.max_pixels, gif=True
+        ).image
     except _DamagedError as error:
         raise DatapoolError(
             f"{image.path}: {error}; set enable_corruptness_check: true to leave such files out, or remove it"
@@ -168,13 +167,13 @@ class _Decoded(NamedTuple):
     """Before they became 8 bits; None if Pillow decoded the file."""
 
 
-def _decode(data: bytes, ranges: Ranges, max_pixels: int) -> _Decoded:
+def _decode(data: bytes, ranges: Ranges, max_pixels: int, *, gif: bool) -> _Decoded:
     if not data:
         raise _DamagedError("empty file")
     with _explaining_damage(max_pixels):
         if values := _read_values(data, max_pixels):
             return _Decoded(values.kind or "RGB", values.to_rgb(ranges), values)
-        with Image.open(BytesIO(data), formats=_FORMATS) as image:
+        with Image.open(BytesIO(data), formats=formats(gif=gif)) as image:
             _check_size(*image.size, max_pixels)
             return _Decoded(image.mode, to_rgb(ImageOps.exif_transpose(image)), None)
 

@@ -71,15 +71,19 @@ def _read_csv(path: Path, setting: str, *, dimension: int) -> EmbeddedTable:
 def _embed_folder(
     path: Path, setting: str, checkpoint: Path, params: Params, *, cache_dir: Path, progress: Progress
 ) -> EmbeddedTable:
-    images = batch.scan(
+    # A protected image that is skipped would not be protected, so GIF files count whatever the batch's setting.
+    images, skipped = batch.scan(
         path,
         filename_prefix="",
         relevant=None,
         check="none",
         max_pixels=params.images.max_pixels,
         remove_duplicates=False,
+        gif=True,
         progress=progress,
-    ).images
+    )
+    if remedies := skipped.remedies():
+        raise DatapoolError(f"{setting}, where images would not be protected: {remedies[0]}, or remove them")
     if not len(images):
         raise DatapoolError(
             f"{setting}, a folder without images; give the images near which nothing may be picked, or null"

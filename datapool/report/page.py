@@ -26,6 +26,7 @@ from datapool.core.lineage import EmbeddingSpace, Version
 from datapool.core.metrics import Metrics
 from datapool.core.schema import Params
 from datapool.core.tables import EmbeddedTable
+from datapool.images.listing import Skipped
 from datapool.report import charts
 from datapool.report.cards import Card, make_cards
 from datapool.report.charts import Chart
@@ -46,8 +47,8 @@ class ReportInputs(NamedTuple):
 
     images: pd.DataFrame
     """The batch, as ``batch.scan`` returns it."""
-    skipped: Mapping[str, int]
-    """Number of files that are not part of the batch: hidden, not_images, not_relevant."""
+    skipped: Skipped
+    """The files that are not part of the batch."""
     base: Base
     """The pool before the batch."""
     candidates: EmbeddedTable
@@ -128,7 +129,10 @@ class Page(NamedTuple):
     sentence: str
     metrics: Metrics
     outcomes: list[Outcome]
-    skipped: Mapping[str, int]
+    skipped: str
+    """Kinds of files with their numbers; empty if none was skipped."""
+    remedies: list[str]
+    """What makes datapool read skipped images; sentences without a full stop."""
     hint: str
     """Empty if there is none."""
     curve: Chart | None
@@ -178,7 +182,8 @@ def write_report(path: Path, inputs: ReportInputs, params: Params, *, removed_fi
         sentence=summarize(inputs.metrics),
         metrics=inputs.metrics,
         outcomes=_outcomes(inputs.metrics, params),
-        skipped=inputs.skipped,
+        skipped=str(inputs.skipped),
+        remedies=inputs.skipped.remedies(),
         hint=suggest_method(inputs.metrics, method=params.method, min_distance=min_distance),
         curve=_curve(inputs, params),
         what_if=_what_if(inputs, params),

@@ -21,7 +21,7 @@ def test_metrics_come_back_as_they_were_written(tmp_path):
 
 
 def test_no_metric_has_the_name_of_a_parameter():
-    # `dvc exp show` would show both in one column.
+    # `dvc exp show` would show both in one column. A section has no column of its own.
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     values = {key for key, value in params.items() if not isinstance(value, dict)}
     keys = values | {key for section in params.values() if isinstance(section, dict) for key in section}

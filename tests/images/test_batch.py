@@ -11,10 +11,23 @@ import pandas as pd
 import pytest
 from conftest import MAX_PIXELS
 from PIL import Image
+from pillow_heif import register_heif_opener
 
 from datapool.core.errors import DatapoolError
-from datapool.images import batch
-from datapool.images.batch import LINK_OUT, ROOT_LABEL, Batch, batch_id, candidates, copy_images, scan
+from datapool.images import batch, formats
+from datapool.images.batch import (
+    LINK_OUT,
+    ROOT_LABEL,
+    Batch,
+    batch_id,
+    candidates,
+    copy_images,
+    require_usable_images,
+    scan,
+)
+from datapool.images.listing import Skipped
+
+register_heif_opener()  # so that the tests can write such files
 
 
 def paint(path: Path, color: str = "red", size: tuple[int, int] = (4, 3)) -> None:
@@ -30,6 +43,7 @@ def look(folder: Path, **options: object) -> Batch:
         "check": "strict",
         "max_pixels": MAX_PIXELS,
         "remove_duplicates": True,
+        "gif": False,
         "progress": lambda done, of: None,
     }
     return scan(folder, **settings | options)
@@ -52,14 +66,16 @@ def pooled(paths: dict[str, str]) -> pd.DataFrame:
 def test_images_are_found_in_all_folders_by_their_ending_in_any_case(tmp_path):
     for name in ("a.jpg", "x/b.JPEG", "x/y/z/c.PnG", "d.tif", "e.TIFF", "f.webp", "g.bmp", "h.ppm", "i.pgm"):
         paint(tmp_path / name)
-    for name in ("notes.txt", "x/labels.csv", "no_ending", "j.gif", "k.jpg.bak"):
+    for name in ("notes.txt", "x/labels.csv", "no_ending", "j.gif", "k.jpg.BAK", "x/more.txt", "frame.000120"):
         (tmp_path / name).write_bytes(b"")
     found = look(tmp_path)
 
     assert found.images.path.tolist() == [
         "a.jpg", "d.tif", "e.TIFF", "f.webp", "g.bmp", "h.ppm", "i.pgm", "x/b.JPEG", "x/y/z/c.PnG",
     ]  # fmt: skip
-    assert (found.n_hidden, found.n_other, found.n_not_relevant) == (0, 5, 0)
+    assert found.skipped == Skipped(0, {}, {"": 2, ".txt": 2, ".bak": 1, ".csv": 1, ".gif": 1}, 0, 0)
+    assert list(found.skipped.not_images) == ["", ".txt", ".bak", ".csv", ".gif"]  # the most frequent first
+    assert str(found.skipped) == "2 without an ending, 2 .txt, 1 .bak, 1 .csv, 1 .gif"
 
 
 def test_hidden_files_and_folders_are_skipped_and_counted(tmp_path):
@@ -69,7 +85,36 @@ def test_hidden_files_and_folders_are_skipped_and_counted(tmp_path):
     found = look(tmp_path)
 
     assert found.images.path.tolist() == ["a.png"]
-    assert (found.n_hidden, found.n_other) == (4, 0)  # a hidden folder is one
+    assert found.skipped == Skipped(4, {}, {}, 0, 0)  # a hidden folder is one
+    assert str(found.skipped) == "4 hidden"
+
+
+def test_folders_that_systems_make_are_not_searched_and_are_counted_by_name(tmp_path):
+    paint(tmp_path / "cat/a.png")
+    names = ["@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found", "__MACOSX", "cat/@eaDir"]
+    for name in names:
+        paint(tmp_path / name / "thumbnail.png")
+    paint(tmp_path / ".Trash-1000/files/b.png")
+    found = look(tmp_path)
+
+    assert found.images.path.tolist() == ["cat/a.png"]
+    assert str(found.skipped) == (
+        "1 hidden, 2 folders @eaDir, 1 folder #recycle, 1 folder $RECYCLE.BIN, 1 folder System Volume Information, "
+        "1 folder __MACOSX, 1 folder lost+found"
+    )
+
+
+def test_a_sentence_names_eight_endings_and_counts_the_others(tmp_path):
+    for i in range(10):
+        for ending in "abcdefghij"[i:]:
+            (tmp_path / f"{i}.{ending}").touch()
+    for name in ("x.not an ending", "x.longer_than_ten", "x.~"):
+        (tmp_path / name).touch()
+    (tmp_path / "link").symlink_to(tmp_path)
+
+    assert str(look(tmp_path).skipped) == (
+        "10 .j, 9 .i, 8 .h, 7 .g, 6 .f, 5 .e, 4 .d, 3 without an ending, 6 of 3 other types, 1 link to folders"
+    )
 
 
 def test_a_folder_whose_name_ends_like_an_image_is_a_folder(tmp_path):
@@ -191,7 +236,7 @@ def test_links_to_images_within_are_followed_and_others_are_not_opened(tmp_path)
     assert found.images.status.tolist() == ["ok", "corrupt", "ok"]
     assert found.images.reason[1] == LINK_OUT
     assert found.images.content_hash[1] == ""
-    assert found.n_other == 3
+    assert found.skipped == Skipped(0, {}, {}, folder_links=3, not_relevant=0)
 
 
 def test_an_input_dir_may_be_a_link_to_a_folder(tmp_path):
@@ -237,6 +282,91 @@ def test_progress_is_called_after_each_image(tmp_path):
     assert steps == [(i, 40) for i in range(1, 41)]
 
 
+# --- formats that need a package or a setting -----------------------------------------------------------------------
+
+
+def test_heic_and_avif_are_images_and_gif_on_demand(tmp_path):
+    for name in ("a.heic", "b.HEIF", "c.hif", "d.avif", "e.gif"):
+        Image.new("RGB", (64, 64), "red").save(tmp_path / name)
+
+    without_gif, with_gif = look(tmp_path), look(tmp_path, gif=True)
+
+    assert without_gif.images.path.tolist() == ["a.heic", "b.HEIF", "c.hif", "d.avif"]
+    assert without_gif.images.status.tolist() == ["ok", "duplicate", "duplicate", "ok"]
+    assert without_gif.skipped.remedies() == [
+        "1 .gif skipped; to read the first frame of each, set images.gif: true in params.yaml"
+    ]
+    assert with_gif.images.path.tolist() == ["a.heic", "b.HEIF", "c.hif", "d.avif", "e.gif"]
+    assert with_gif.images.status.tolist()[-1] == "ok"
+    assert with_gif.skipped.remedies() == []
+
+
+def test_without_its_package_heic_is_skipped_and_the_package_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(formats, "_reads_heif", lambda: False)
+    paint(tmp_path / "a.png")
+    for name in ("a.heic", "b.HEIC", "c.heif", "d.mp4"):
+        (tmp_path / name).touch()
+    found = look(tmp_path)
+
+    assert found.images.path.tolist() == ["a.png"]
+    assert str(found.skipped) == "2 .heic, 1 .heif, 1 .mp4"
+    assert found.skipped.remedies() == ["2 .heic and 1 .heif skipped; to read them, `pip install pillow-heif`"]
+
+
+def test_with_a_pillow_that_lacks_avif_such_files_are_skipped(tmp_path, monkeypatch):
+    monkeypatch.setattr(formats.features, "check", lambda feature: False)
+    (tmp_path / "a.avif").touch()
+
+    assert str(look(tmp_path).skipped) == "1 .avif"
+    assert look(tmp_path).skipped.remedies() == ["1 .avif skipped; to read them, `pip install --upgrade pillow`"]
+
+
+# --- a batch without a usable image ---------------------------------------------------------------------------------
+
+
+def refusal(folder: Path, **options: object) -> str:
+    with pytest.raises(DatapoolError) as caught:
+        require_usable_images(look(folder, **options), folder)
+    begin, end = (
+        f"params.yaml: input_dir is '{folder}', where no image can be used: ",
+        (". Give a folder with new images; the pool was not changed"),
+    )
+    message = str(caught.value)
+    assert message.startswith(begin)
+    assert message.endswith(end)
+    return message[len(begin) : -len(end)]
+
+
+def test_a_batch_without_a_usable_image_is_refused_with_what_is_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(formats, "_reads_heif", lambda: False)
+    for name in ("empty", "other", "links", "corrupt", "listed"):
+        (tmp_path / name).mkdir()
+    for name in ("a.heic", "b.mp4", ".c"):
+        (tmp_path / "other" / name).touch()
+    paint(tmp_path / "out.png")
+    (tmp_path / "links/a.png").symlink_to(tmp_path / "out.png")
+    for i in range(5):
+        (tmp_path / f"corrupt/{i}.png").touch()
+    paint(tmp_path / "listed/a.png")
+
+    assert refusal(tmp_path / "empty") == "the folder is empty"
+    assert refusal(tmp_path / "other") == (
+        "1 hidden, 1 .heic, 1 .mp4. 1 .heic skipped; to read them, `pip install pillow-heif`"
+    )
+    assert refusal(tmp_path / "links") == f"1 corrupt ('a.png': {LINK_OUT})"
+    assert refusal(tmp_path / "corrupt") == (
+        "5 corrupt ('0.png': empty file; '1.png': empty file; '2.png': empty file; …)"
+    )
+    assert refusal(tmp_path / "listed", relevant=[]) == "1 not in relevant_filenames_file"
+
+
+def test_a_batch_with_one_usable_image_is_not_refused(tmp_path):
+    paint(tmp_path / "a.png")
+    (tmp_path / "b.png").touch()
+
+    require_usable_images(look(tmp_path), tmp_path)
+
+
 # --- relevant filenames ----------------------------------------------------------------------------------------------
 
 
@@ -246,7 +376,7 @@ def test_only_the_images_in_the_list_are_inspected_and_the_others_are_counted(tm
     found = look(tmp_path, relevant=["x/c.png", "./a.png", "x/c.png"], filename_prefix="p/")
 
     assert found.images.filename.tolist() == ["p/a.png", "p/x/c.png"]
-    assert found.n_not_relevant == 2
+    assert str(found.skipped) == "2 not in relevant_filenames_file"
 
 
 def test_a_copy_of_an_image_that_is_not_in_the_list_is_not_a_duplicate(tmp_path):
@@ -268,7 +398,7 @@ def test_an_empty_list_selects_no_image(tmp_path):
     paint(tmp_path / "a.png")
     found = look(tmp_path, relevant=[])
 
-    assert (len(found.images), found.n_not_relevant) == (0, 1)
+    assert (len(found.images), found.skipped.not_relevant) == (0, 1)
 
 
 # --- damage and copies -----------------------------------------------------------------------------------------------

@@ -14,9 +14,13 @@ import pytest
 from conftest import MAX_PIXELS, png_claiming
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from pillow_heif import encode, register_heif_opener
 
 from datapool.core.errors import DatapoolError
-from datapool.images.decode import SUFFIXES, ImageFile, inspect, read_rgb
+from datapool.images.decode import ImageFile, inspect, read_rgb
+from datapool.images.formats import SUFFIXES, suffixes
+
+register_heif_opener()  # so that the tests can write such files
 
 RED, BLUE, WHITE, BLACK = (255, 0, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
 ORIENTATION = 0x0112
@@ -425,8 +429,81 @@ def test_flipped_bytes_are_damage_or_an_image_but_never_an_exception(tmp_path):
     assert not failures
 
 
-def test_the_endings_of_images_are_those_of_lightly():
-    assert {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"} == SUFFIXES
+def test_the_endings_of_images_are_those_of_lightly_and_of_phones_and_gif_on_demand():
+    lightly = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
+
+    assert suffixes(gif=False) == lightly | {".avif", ".heic", ".heif", ".hif"}
+    assert suffixes(gif=True) == suffixes(gif=False) | {".gif"} == SUFFIXES
+
+
+# --- HEIC, AVIF, GIF -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["HEIF", "AVIF"])
+def test_heic_and_avif_are_read_whatever_their_name(tmp_path, kind):
+    path = save(tmp_path / "a.jpg", Image.new("RGB", (32, 16), (200, 40, 90)), format=kind)
+
+    assert inspect(path, check="strict", max_pixels=MAX_PIXELS)[1:5] == (32, 16, "RGB", "")
+    assert np.abs(np.asarray(read(path), dtype=int) - (200, 40, 90)).max() <= 4  # lossy
+
+
+@pytest.mark.parametrize("kind", ["HEIF", "AVIF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_heic_and_avif_are_turned_upright_once(tmp_path, kind, orientation):
+    stored = Image.new("RGB", (64, 32), BLUE)
+    stored.paste(RED, (0, 0, 32, 16))  # the top left quarter, as stored
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    png = save(tmp_path / "as.png", stored, exif=exif)
+    path = save(tmp_path / "a.img", stored, format=kind, exif=exif.tobytes())  # as EXIF and as the container's own turn
+    upright, found = np.asarray(read(png), dtype=int), np.asarray(read(path), dtype=int)
+
+    assert found.shape == upright.shape == ((64, 32, 3) if orientation > 4 else (32, 64, 3))
+    assert np.abs(found - upright).mean() < 8  # turned or mirrored otherwise: more than 40
+    assert inspect(path, check="strict", max_pixels=MAX_PIXELS)[1:3] == (found.shape[1], found.shape[0])
+
+
+def test_of_a_heic_file_the_turn_of_its_container_counts_and_not_that_of_its_exif(tmp_path):
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    path = save(
+        tmp_path / "a.heic", Image.new("RGB", (64, 32), RED), exif=exif
+    )  # the object, unlike bytes, sets no turn
+
+    assert b"irot" not in path.read_bytes()
+    assert read(path).size == (64, 32)
+
+
+def test_a_heic_file_of_ten_bits_is_read_as_eight(tmp_path):
+    rows = np.full((32, 32, 3), (60000, 10000, 30000), dtype=np.uint16)
+    encode("RGB;16", (32, 32), rows.tobytes(), tmp_path / "a.heic", quality=90)
+
+    assert b"\x0a" in (tmp_path / "a.heic").read_bytes()
+    assert np.abs(np.asarray(read(tmp_path / "a.heic"), dtype=int) - (233, 39, 117)).max() <= 6
+
+
+def test_a_transparent_heic_or_avif_is_blended_with_white(tmp_path):
+    for kind in ("HEIF", "AVIF"):
+        path = save(tmp_path / f"a.{kind}", Image.new("RGBA", (32, 32), (0, 0, 0, 0)), format=kind)
+        assert np.asarray(read(path)).min() >= 250
+
+
+@pytest.mark.parametrize("kind", ["HEIF", "AVIF"])
+def test_a_cut_heic_or_avif_is_damaged(tmp_path, kind):
+    whole = encoded(picture(64, 64), kind)
+    path = tmp_path / "a.heic"
+    for share in (0.1, 0.5, 0.9):
+        path.write_bytes(whole[: int(len(whole) * share)])
+        assert damage(path)
+
+
+def test_of_a_gif_the_first_frame_is_read_on_demand_only(tmp_path):
+    frames = [Image.new("RGB", (4, 2), color) for color in (RED, BLUE)]
+    path = save(tmp_path / "a.gif", frames[0], save_all=True, append_images=frames[1:])
+
+    assert inspect(path, check="strict", max_pixels=MAX_PIXELS, gif=False).damage.startswith("not an image")
+    assert inspect(path, check="strict", max_pixels=MAX_PIXELS, gif=True).damage == ""
+    assert pixels(path) == [[RED] * 4] * 2
 
 
 # --- reading again, later --------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from PIL import Image
 from datapool.core.errors import DatapoolError
 from datapool.core.schema import Params
 from datapool.core.tables import EmbeddedTable
+from datapool.images import formats
 from datapool.images.decode import ImageFile
 from datapool.model import protected
 from datapool.model.embedding import embed
@@ -132,6 +133,27 @@ def test_a_csv_of_another_dimension_is_refused():
         "params.yaml: rules.protected is 'test.csv', with embeddings of 2 dimensions, but those of the batch have 6; embed "
         "both with one model, or give the folder of the images",
     )
+
+
+def test_a_protected_image_that_cannot_be_read_here_is_refused_rather_than_left_unprotected(monkeypatch):
+    draw("test/red.png", "red")
+    Path("test/b.heic").touch()
+    monkeypatch.setattr(formats, "_reads_heif", lambda: False)
+
+    with pytest.raises(DatapoolError) as caught:
+        read("test")
+    assert str(caught.value) == (
+        "params.yaml: rules.protected is 'test', where images would not be protected: 1 .heic skipped; to read them, "
+        "`pip install pillow-heif`, or remove them"
+    )
+
+
+def test_a_protected_gif_counts_whatever_the_setting_for_the_batch(model):
+    save_checkpoint(model, Path("model.ckpt"))
+    Path("test").mkdir()
+    Image.new("RGB", (40, 30), "red").save("test/a.gif")
+
+    assert read("test").table.filename.tolist() == ["a.gif"]
 
 
 def test_a_damaged_protected_image_is_refused_by_name(model):

@@ -26,6 +26,7 @@ from datapool.core.params import load_params
 from datapool.core.schema import Params
 from datapool.core.tables import EmbeddedTable, write_csv, write_json, write_rows, write_table
 from datapool.images import batch
+from datapool.images.listing import Skipped
 from datapool.pool import merge as pool
 from datapool.report import page as report
 from datapool.report.page import ReportInputs, write_report
@@ -83,6 +84,7 @@ def run_on(places: dict[str, tuple[float, float]], params: Params, *, lineage: s
         check="strict",
         max_pixels=MAX_PIXELS,
         remove_duplicates=True,
+        gif=False,
         progress=no_progress,
     )
     base, _ = pool.open_base(Path("pools"), Path(lineage), "demo", found.images, base_version=None)
@@ -114,7 +116,7 @@ def run_on(places: dict[str, tuple[float, float]], params: Params, *, lineage: s
     pool.merge(Path("pools"), Path(lineage), base, sampled.picks, None, keep_history=True, provenance=provenance)
     return ReportInputs(
         images=found.images,
-        skipped={"hidden": found.n_hidden, "not_images": found.n_other, "not_relevant": found.n_not_relevant},
+        skipped=found.skipped,
         base=base,
         candidates=candidates,
         embedding_space=space,
@@ -266,9 +268,17 @@ def test_the_table_of_outcomes_names_every_rule_with_its_value(inputs):
 
 
 def test_skipped_files_are_counted(inputs):
-    page = written(inputs._replace(skipped={"hidden": 1, "not_images": 2000, "not_relevant": 3}))
+    kinds = {".mp4": 2000, ".gif": 6, ".<b>": 1}
+    page = written(inputs._replace(skipped=Skipped(1, {"@eaDir": 2}, kinds, folder_links=0, not_relevant=3)))
 
-    assert "Skipped files: 1 hidden, 2,000 of other types, 3 not listed in relevant_filenames_file." in page.text
+    assert (
+        "Skipped: 1 hidden, 2 folders @eaDir, 2,000 .mp4, 6 .gif, 1 .<b>, 3 not in relevant_filenames_file. "
+        "6 .gif skipped; to read the first frame of each, set images.gif: true in params.yaml." in page.text
+    )
+
+
+def test_nothing_is_said_of_skipped_files_where_there_are_none(inputs):
+    assert "Skipped" not in written(inputs).text
 
 
 def test_corrupt_images_and_copies_are_listed_with_the_reason(page):
@@ -700,7 +710,7 @@ def test_the_stage_reads_what_the_other_stages_wrote(capsys):
     Path("params.yaml").write_text(yaml.safe_dump(parameters().model_dump()))
     outputs = Outputs("output")
     write_table(outputs.images, inputs.images)
-    write_json(outputs.skipped, inputs.skipped)
+    write_json(outputs.skipped, inputs.skipped._asdict())
     write_base(outputs.base, inputs.base)
     write_rows(outputs.embeddings, inputs.candidates)
     write_json(outputs.space, inputs.embedding_space.model_dump())
