@@ -14,6 +14,7 @@ from datapool.core import atomic
 from datapool.core.errors import DatapoolError
 from datapool.workspace.commands import git_commit, in_git_repository, run_command, run_dvc
 from datapool.workspace.template import (
+    AUTOSTAGE,
     CODE,
     IGNORED_DATA,
     OWN_FILES,
@@ -43,7 +44,6 @@ _DVC_CONFIG = """\
     analytics = false
     check_update = false
 """
-_AUTOSTAGE = "    autostage = true\n"  # `git commit` takes what `dvc add` and `dvc repro` wrote; there must be a git
 
 _README = """\
 # A datapool workspace
@@ -117,7 +117,7 @@ def make_workspace(folder: Path, *, scm: Scm) -> None:
     options = {Scm.OWN: [], Scm.SURROUNDING: ["--subdir"], Scm.NONE: ["--no-scm"]}[scm]
     run_dvc(folder, "init", "--quiet", "--force", *options)
     config = folder / ".dvc" / "config"
-    settings = _DVC_CONFIG + ("" if scm is Scm.NONE else _AUTOSTAGE)
+    settings = _DVC_CONFIG + ("" if scm is Scm.NONE else AUTOSTAGE)
     config.write_text((config.read_text() or "[core]\n") + settings)  # what `dvc config` would write, in no time
     if scm is not Scm.NONE:
         paths = [*OWN_FILES, *["README.md"] * has_own_readme]

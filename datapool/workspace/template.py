@@ -30,6 +30,10 @@ IGNORED_DATA = """\
 """Lines of .gitignore. Folders are not ignored: git and DVC would not look for .dvc files in them."""
 
 
+AUTOSTAGE = "    autostage = true\n"
+"""A line of .dvc/config: git's index gets what `dvc add` and `dvc repro` write, so that `git commit` alone takes it."""
+
+
 def template(name: str) -> Path:
     """Return the original of a file or folder: the package itself, the files packed into it, or its checkout."""
     package = Path(datapool.__file__).parent
@@ -67,14 +71,19 @@ def _temporary_folder(folder: Path) -> Iterator[Path]:
     shutil.rmtree(temporary)
 
 
-def add_missing_lines(path: Path, text: str) -> None:
-    """Append to a text file those lines of ``text`` that it lacks; make the file if it does not exist."""
+def add_missing_lines(path: Path, text: str) -> bool:
+    """Append to a text file those lines of ``text`` that it lacks; make the file if it does not exist.
+
+    Returns:
+        Whether the file changed.
+    """
     before = path.read_text() if path.exists() else ""
     lines = before.splitlines()
     missing = [line for line in text.splitlines() if line not in lines]
     if missing:
         separator = "\n" * bool(before and not before.endswith("\n"))
         path.write_text(before + separator + "".join(f"{line}\n" for line in missing))
+    return bool(missing)
 
 
 def refuse_links(folder: Path, names: Sequence[str], *, what: str) -> None:
