@@ -98,6 +98,12 @@ class EmbeddingSpace(_JsonObject):
     """Side of the square that images are resized to, in pixels."""
     origin: str | None = None
     """Where the model comes from, as a text for readers."""
+    embeddings_model: str | None = None
+    """What the user calls the model behind embeddings from a file; None if it has no name."""
+    embeddings_sha256: _Sha256 | None = None
+    """Of the file that the embeddings of this version come from."""
+    n_compared: _WholeNumber | None = None
+    """Images in that file that the pool had already, with the same embeddings."""
 
 
 class Parameters(_JsonObject):

@@ -268,6 +268,7 @@ class Params(Section):
     enable_training: bool
     checkpoint: PathText | None
     embeddings: PathText | None
+    embeddings_model: Annotated[str, AfterValidator(_name)] | None
     normalize_embeddings: bool
     append_weak_labels: bool
     method: Literal["coreset", "random", "typical", "coral"]
@@ -301,6 +302,11 @@ class Params(Section):
         self._check_folders()
         if self.embeddings is not None and self.checkpoint is not None:
             raise ValueError("embeddings and checkpoint are both given; with embeddings no model is used: drop one")
+        if self.embeddings is None and self.embeddings_model is not None:
+            raise ValueError(
+                f"embeddings_model is {self.embeddings_model!r}, but embeddings is null, so datapool computes them itself; "
+                "set embeddings to a file, or embeddings_model: null"
+            )
         return self
 
     def _check_folders(self) -> None:

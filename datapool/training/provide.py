@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from datapool.core import atomic
 from datapool.core.base import Base
-from datapool.core.embeddings_csv import csv_dimension
 from datapool.core.errors import DatapoolError
 from datapool.core.lineage import EmbeddingSpace, embedding_space_of
 from datapool.core.progress import Progress
 from datapool.core.schema import Lightly, Params
 from datapool.images.decode import ImageFile
+from datapool.training.given_embeddings import given_space
 
 if TYPE_CHECKING:
     from datapool.model.embedding_model import EmbeddingModel
@@ -56,7 +56,7 @@ def provide_model(
     Args:
         base: The pool before this batch.
         images: The candidates.
-        params: ``checkpoint``, ``embeddings``, ``enable_training``, ``seed`` and ``lightly`` are used.
+        params: ``checkpoint``, ``embeddings``, ``embeddings_model``, ``enable_training``, ``seed`` and ``lightly`` are used.
         checkpoint: File to write: the best model, or the words "no model".
         last: File to write: the model after the last epoch; the best if nothing was trained.
         scratch_dir: Keeps the state of an interrupted training, from which the next call continues.
@@ -67,7 +67,8 @@ def provide_model(
             without training, or for a checkpoint or csv that cannot be used.
     """
     if params.embeddings:
-        return _no_model(_csv_space(base, Path(params.embeddings)), checkpoint, last)
+        given = given_space(base, Path(params.embeddings), model=params.embeddings_model)
+        return _no_model(given.space, checkpoint, last)._replace(notes=given.notes)
     if base.versions and not base.checkpoint:
         raise DatapoolError(
             f"pool {base.pool!r} was made from an embeddings csv and has no model; set embeddings to a csv of this "
@@ -90,22 +91,6 @@ def _no_model(space: EmbeddingSpace, checkpoint: Path, last: Path) -> ProvidedMo
     for path in (checkpoint, last):
         atomic.write_bytes(path, b"no model\n")  # DVC requires every output of a stage to exist
     return ProvidedModel(space, (), [])
-
-
-def _csv_space(base: Base, path: Path) -> EmbeddingSpace:
-    """Return the embedding space of a csv, after checking that it can be that of the base."""
-    dimension = csv_dimension(path)
-    space = EmbeddingSpace(
-        id=f"csv-{dimension}", backbone=None, dimension=dimension, input_size=None, origin="embeddings csv"
-    )
-    if base.versions:
-        recorded = embedding_space_of(base.pool, base.versions)
-        if recorded.id != space.id:
-            raise DatapoolError(
-                f"{path}: has embeddings of {dimension} dimensions of unknown origin, but those of pool {base.pool!r} are "
-                f"{_describe(recorded)}; set embeddings: null to use the pool's own model, or set another datapool.name"
-            )
-    return space
 
 
 def _own_space(base: Base, path: Path, params: Params) -> EmbeddingSpace:
@@ -289,9 +274,3 @@ def _train(
         scratch_dir=scratch_dir,
         progress=progress,
     )
-
-
-def _describe(space: EmbeddingSpace) -> str:
-    if space.backbone is None:
-        return f"of {space.dimension} dimensions from a csv"
-    return f"of {space.dimension} dimensions by {space.backbone} (model {str(space.id)[:12]})"

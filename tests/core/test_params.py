@@ -341,6 +341,14 @@ def test_the_batch_itself_cannot_be_protected(folder):
     assert load(rules__protected="data/test")
 
 
+def test_the_name_of_a_model_needs_embeddings_of_it():
+    assert message(embeddings_model="clip") == (
+        "params.yaml: embeddings_model is 'clip', but embeddings is null, so datapool computes them itself; set embeddings "
+        "to a file, or embeddings_model: null"
+    )
+    assert load(embeddings="e.csv", embeddings_model="clip").embeddings_model == "clip"
+
+
 def test_embeddings_and_a_checkpoint_exclude_each_other():
     assert message(embeddings="e.csv", checkpoint="c.ckpt") == (
         "params.yaml: embeddings and checkpoint are both given; with embeddings no model is used: drop one"

@@ -11,9 +11,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import ENVIRONMENT, MODEL, SETTINGS, Workspace, stages_run, write_circle, write_picture
+from PIL import Image
 
+from datapool.core.embeddings_csv import to_csv
 from datapool.core.errors import DatapoolError
 from datapool.workspace.create import Scm, make_workspace
 from datapool.workspace.update import update_workspace
@@ -383,6 +386,40 @@ def test_12_another_checkpoint_is_refused_for_a_pool_with_a_base_and_starts_a_po
     )
     assert two_weeks.pool_files() == model_second_week.pool_files()
     assert before == model_first_week.pool_files()
+
+
+def test_a_csv_of_another_model_with_the_same_dimension_is_refused(new_workspace, after):
+    # The other model turns and shifts the space. With its numbers 1 image of week 2 would be picked, and 16 are right.
+    workspace = after(new_workspace)
+    rng = np.random.default_rng(0)
+    names = []
+    for week in (1, 2):
+        for i in range(20):
+            names.append(f"{week}_{i:02}.png")
+            path = workspace.folder / f"data/week_{week}" / names[-1]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype="uint8")).save(path)
+    a = rng.normal(size=(40, 6))
+    b = a @ np.linalg.qr(rng.normal(size=(6, 6)))[0] + 4
+    for file, vectors in (("a.csv", a), ("b.csv", b), ("only_new.csv", b[20:])):
+        text = to_csv(names[-len(vectors) :], vectors.astype(np.float32), [0] * len(vectors))
+        (workspace.folder / file).write_bytes(text)
+    workspace.set({"input_dir": "data/week_1", "embeddings": "a.csv"})
+    workspace.repro()
+    before = workspace.pool_files()
+
+    workspace.set({"input_dir": "data/week_2", "embeddings": "b.csv"})
+    output = workspace.repro(fails=True)
+    assert "b.csv: is of another model than pool 'my_datapool': the embedding of '1_" in output
+    assert "images that both have differ. Set embeddings to a file of the model that made the pool, or set" in output
+    assert workspace.pool_files() == before
+    workspace.set({"embeddings": "only_new.csv", "embeddings_model": "b"})
+    assert "only_new.csv has no image of pool 'my_datapool', so it cannot be checked" in workspace.repro()
+    assert "picked 1 of 20" in (workspace.repro("--force"))
+    workspace.set({"embeddings": "a.csv", "embeddings_model": None})
+    assert "picked 16 of 20 candidates" in workspace.repro()
+    space = workspace.versions()[1]["embedding_space"]
+    assert (space["n_compared"], space["embeddings_model"]) == (workspace.versions()[0]["rows"], None)
 
 
 def test_13_a_read_only_input_dir_outside_of_the_workspace_is_not_changed(new_workspace, after, tmp_path):
