@@ -12,7 +12,7 @@ from typing import NamedTuple
 NO_GPU = "no GPU is visible (`docker run --gpus all` gives a container those of the machine)"
 
 _PACKAGES = (
-    "datapool",
+    "dvc-datapool",
     "dvc",
     "torch",
     "torchvision",

@@ -87,7 +87,9 @@ def write_digits(folder: Path) -> None:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise DatapoolError("the demo needs scikit-learn for its images: pip install 'datapool[demo]'") from error
+        raise DatapoolError(
+            "the demo needs scikit-learn for its images; `pip install scikit-learn`, then run again"
+        ) from error
     digits = load_digits()
     for number, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
         week = folder / f"week_{number * _WEEKS // len(digits.images) + 1}" / str(label)

@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 import textwrap
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import yaml
 
 import datapool
 from datapool.core.outputs import Outputs
+from datapool.lightly_docker import sanity
 
 ROOT = Path(__file__).parents[2]
 NAMES = [
@@ -380,3 +382,20 @@ def test_the_help_of_the_command_line_explains_each_command(arguments, expected)
 
     assert done.exit_code == 0
     assert expected in " ".join(re.sub(r"[│╭╮╰╯─]", " ", done.output).split())
+
+
+def test_the_distribution_is_dvc_datapool_wherever_it_is_named():
+    # PyPI's datapool is another project.
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        project = tomllib.load(file)["project"]
+    other = re.compile(r"pip install[^`\n]*[ '\"]datapool\b|['\"]datapool\[")
+    names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    files = [
+        name for name in names.split("\0")[:-1] if Path(name).suffix in (".py", ".md", ".toml", ".yml", ".yaml", ".sh")
+    ]
+    texts = {name: (ROOT / name).read_text() for name in files if not name.startswith("tests/")}
+
+    assert project["name"] == sanity._PACKAGES[0] == "dvc-datapool"
+    assert {"datapool", "datapool-container"} == {*project["scripts"]}
+    assert {name: match[0] for name, text in texts.items() if (match := other.search(text))} == {}
+    assert other.search("pip install 'datapool[demo]'") and other.search("`pip install datapool`, then run again")
