@@ -414,7 +414,7 @@ def test_an_invalid_output_dir_in_params_gets_the_message_of_the_schema(shared):
     shipped = Path("params.yaml").read_text()
     for written, message in {
         "": "params.yaml: output_dir is missing; `datapool init` writes a params.yaml with every key",
-        "output_dir: 5\n": "params.yaml: output_dir is 5; it should be a string",
+        "output_dir: 5\n": "params.yaml: output_dir is 5, not a string; put it in quotes if it is a name",
         f"output_dir: {'a' * 300}\n": "params.yaml: output_dir is",
     }.items():
         Path("params.yaml").write_text(re.sub(r"(?m)^output_dir: .*\n", written, shipped))
