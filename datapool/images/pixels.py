@@ -7,6 +7,7 @@ leaves most of 16 bits unused, and a thermal camera counts hundredths of a kelvi
 
 import math
 import re
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -23,7 +24,7 @@ Ranges = Mapping[str, Sequence[float]]
 
 EXIF_ORIENTATION = 0x0112
 
-_TRANSPOSE = {
+TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -32,6 +33,7 @@ _TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # by EXIF orientation: what makes an image upright
+QUARTER_TURNS = (5, 6, 7, 8)  # the orientations whose upright width is the height of the file
 
 _SAMPLE = 2**18  # pixels at most from which the values that an image uses are found
 _TAIL = 0.001  # share of the pixels at either end that a range leaves out: hot and dead pixels
@@ -97,7 +99,7 @@ class Values:
         image = Image.fromarray(scaled).convert("RGB")
         if self.alpha is not None:
             image = _on_white(image, self.alpha, is_premultiplied=self.is_premultiplied)
-        return image.transpose(_TRANSPOSE[self.orientation]) if self.orientation in _TRANSPOSE else image
+        return image.transpose(TRANSPOSE[self.orientation]) if self.orientation in TRANSPOSE else image
 
     def _used(self) -> tuple[float, float]:
         every = math.ceil(math.sqrt(self.array.shape[0] * self.array.shape[1] / _SAMPLE))
@@ -146,7 +148,7 @@ def read_values(data: bytes, check_size: CheckSize) -> Values | None:
 def _read_png(data: bytes, check_size: CheckSize) -> Values:
     with Image.open(BytesIO(data), formats=("PNG",)) as image:
         check_size(image.width, image.height)
-        orientation = image.getexif().get(EXIF_ORIENTATION, 1)  # decodes the image: it may stand behind the pixels
+        orientation = orientation_of(image)
         if image.mode == "I;16" and "transparency" not in image.info:
             return Values(np.asarray(image), 16, orientation=orientation)
     import imagecodecs
@@ -183,6 +185,15 @@ def _read_netpbm(data: bytes, check_size: CheckSize) -> Values | None:
         raise OSError("image file is truncated")
     of_65535 = (np.minimum(values, white).astype(np.uint32) * 65535 + white // 2) // white
     return Values(of_65535.astype(np.uint16).reshape((height, width, 3) if is_color else (height, width)), 16)
+
+
+def orientation_of(image: Image.Image) -> int:
+    """Return the EXIF orientation of an image, 1 if it has none or its EXIF block is broken. Decodes the image."""
+    image.load()  # the block may stand behind the pixels
+    try:
+        return int(image.getexif().get(EXIF_ORIENTATION, 1))
+    except (OSError, SyntaxError, ValueError, TypeError, LookupError, struct.error):
+        return 1
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -59,7 +59,7 @@ from datapool.core.params import check_setting, load_params, settings
 from datapool.core.tables import read_csv as read_table_csv
 from datapool.core.tables import read_json, read_names, read_table
 from datapool.images import batch
-from datapool.images.decode import ImageFile, inspect, read_rgb
+from datapool.images.decode import Check, ImageFile, inspect, read_rgb
 from datapool.selection.scores import read_scores
 from datapool.workspace.params_file import set_params
 
@@ -288,18 +288,20 @@ def test_an_unusual_image_is_read_as_it_is_displayed(next_batch, subtests):
 
 
 def test_a_jpeg_with_a_wrong_byte_that_still_decodes_counts_as_another_image():
-    # JPEG has no checksum: a file that decodes is accepted, and has another content hash.
+    # JPEG has no checksum: what decodes without a warning is accepted, and has another content hash.
     good = encoded(noise(), "JPEG", quality=95)
-    found = [inspect_bytes(data) for data in (good, flipped(good, 0.7))]
+    wrong = flipped(good, 0.7)
+    found = [inspect_bytes(data, check="tolerant") for data in (good, wrong)]
 
     assert [file.damage for file in found] == ["", ""]
     assert found[0].content_hash != found[1].content_hash
+    assert inspect_bytes(wrong, check="strict").damage == "damaged: the JPEG's pixels are corrupt (bytes too many)"
 
 
-def inspect_bytes(data: bytes) -> Any:
+def inspect_bytes(data: bytes, *, check: Check) -> Any:
     with tempfile.NamedTemporaryFile(suffix=".jpg") as file:
         Path(file.name).write_bytes(data)
-        return inspect(Path(file.name), check="strict", max_pixels=MAX_PIXELS)
+        return inspect(Path(file.name), check=check, max_pixels=MAX_PIXELS)
 
 
 # --- files that are not regular, and links ------------------------------------------------------------------------------

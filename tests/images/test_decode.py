@@ -115,6 +115,14 @@ def test_exif_orientation_is_applied(tmp_path, orientation, rows):
     assert (found.height, found.width) == (len(rows), len(rows[0]))
 
 
+@pytest.mark.parametrize("kind", ["jpeg", "png", "webp"])
+def test_a_broken_exif_block_is_no_damage(tmp_path, kind):
+    path = save(tmp_path / f"a.{kind}", Image.new("RGB", (2, 1), WHITE), exif=b"Exif\0\0nonsense")
+
+    assert damage(path) == ""
+    assert pixels(path) == [[WHITE, WHITE]]
+
+
 def test_quarter_turns_go_in_the_right_direction(tmp_path):
     # Orientation 6 asks for a quarter turn clockwise, 8 for one counterclockwise.
     image = Image.new("RGB", (1, 2), RED)
