@@ -19,7 +19,7 @@ def embed() -> None:
     An image that the last run embedded with the same model is not embedded again. Without candidates no protected image
     is embedded.
     """
-    params = load_params()
+    params = load_params(files_exist=True)
     outputs = Outputs(params.output_dir)
     table = candidates(read_table(outputs.images), read_base(outputs.base).rows.table)
     with progress("embedding") as report:

@@ -18,7 +18,7 @@ def open() -> None:
     so that it replaces its own result, and so does a corrected state of it that datapool.replaces names.
     datapool.base_version overrides the choice.
     """
-    params = load_params()
+    params = load_params(files_exist=True)
     outputs = Outputs(params.output_dir)
     base, notes = open_base(
         Path(params.shared_dir),

@@ -11,7 +11,7 @@ from datapool.terminal import progress, run, say
 
 def scan() -> None:
     """Find the images below input_dir, hash them, try to decode each, and mark damaged images and exact copies."""
-    params = load_params()
+    params = load_params(files_exist=True)
     outputs, listed = Outputs(params.output_dir), params.relevant_filenames_file
     with progress("checking images") as report:
         found = batch.scan(

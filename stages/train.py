@@ -19,7 +19,7 @@ def train() -> None:
 
     A training that was stopped continues from its last epoch.
     """
-    params = load_params()
+    params = load_params(files_exist=True)
     outputs = Outputs(params.output_dir)
     base = read_base(outputs.base)
     rows = candidates(read_table(outputs.images), base.rows.table)

@@ -1,11 +1,13 @@
 """Read params.yaml, check it by the schema, and describe the first mistake in one sentence."""
 
 import difflib
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
 from datetime import date
 from decimal import Decimal
+from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +17,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from datapool.core.errors import DatapoolError, short_repr
-from datapool.core.schema import STRICT, Params, Section
+from datapool.core.schema import STRICT, Params, PathText, Section
 
 FILE = Path("params.yaml")
 
@@ -77,14 +79,37 @@ _Loader.yaml_implicit_resolvers = {
 _Loader.add_constructor(f"{_TAG}int", _Loader.construct_yaml_int)
 
 
-def load_params(path: Path = FILE) -> Params:
+def load_params(path: Path = FILE, *, files_exist: bool = False) -> Params:
     """Read and check params.yaml.
+
+    Args:
+        path: The file.
+        files_exist: Whether the files that it names must exist: see ``require_files``. A stage asks for it even if it reads
+            none of them, so that the run ends before the work that comes first.
 
     Raises:
         DatapoolError: For the first mistake: a key that is unknown (with the nearest known name), missing, of the wrong
             type or out of range; a file that is missing or not YAML.
     """
-    return check_params(read_params(path), path)
+    params = check_params(read_params(path), path)
+    if files_exist:
+        require_files(params, path)
+    return params
+
+
+def require_files(params: Params, path: Path = FILE) -> None:
+    """Check that the files and folders exist that may be given: ``checkpoint``, ``embeddings``, ``rules.protected``, ...
+
+    Raises:
+        DatapoolError: Names the first key whose file is missing; ``path`` is for the message.
+    """
+    for key, field in settings().items():
+        file: Any = reduce(getattr, key.split("."), params)
+        if field.annotation == PathText | None and not (file is None or os.path.exists(file)):  # noqa: PTH110  never raises
+            raise DatapoolError(
+                f"{path}: {key} is {short_repr(file)}, which is not there; no stage has run. Correct the path (one without "
+                "/ in front begins at the workspace), or set the key to null"
+            )
 
 
 def read_params(path: Path = FILE) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from datapool.core.errors import DatapoolError, short_repr
 from datapool.core.lineage import LATEST, LINEAGE, embedding_space_of, read_lineage
 from datapool.core.metrics import read_metrics
 from datapool.core.outputs import Outputs
-from datapool.core.params import FILE, read_params
+from datapool.core.params import FILE, read_params, require_files
 from datapool.core.schema import Params
 from datapool.lightly_docker import sanity, saved_overrides
 from datapool.lightly_docker.find_model import params_of
@@ -40,15 +40,13 @@ _DVC_HINT = re.compile(r"\s*(>|Updating lock|Generating lock|To track|To enable|
 
 
 def require_folders(input_dir: Path, shared_dir: Path, output_dir: Path | None) -> None:
-    """Check that the folders exist and can be read or written, before anything is changed.
+    """Check that the folders exist and can be read or written, before anything else is changed. The output folder is made.
 
     Raises:
         DatapoolError: If one cannot be used, the input folder is empty, or the shared folder lies in the input folder.
     """
     _require_folder("input", input_dir, os.R_OK | os.X_OK)
     _require_folder("shared", shared_dir, os.R_OK | os.W_OK | os.X_OK)
-    if output_dir:
-        _require_folder("output", output_dir, os.W_OK | os.X_OK)
     if input_dir.resolve() in (shared_dir.resolve(), *shared_dir.resolve().parents):
         raise DatapoolError(
             f"{shared_dir}: the shared folder lies in the input folder {input_dir}, which must hold images only; choose "
@@ -56,6 +54,15 @@ def require_folders(input_dir: Path, shared_dir: Path, output_dir: Path | None) 
         )
     if not any(input_dir.iterdir()):
         raise DatapoolError(f"{input_dir}: the input folder is empty; give the folder with the new images")
+    if output_dir:
+        if not os.path.lexists(output_dir):
+            try:
+                output_dir.mkdir(parents=True)
+            except OSError as error:
+                raise DatapoolError(
+                    f"{output_dir}: the output folder cannot be made ({error.strerror}); give another one"
+                ) from error
+        _require_folder("output", output_dir, os.W_OK | os.X_OK)
 
 
 def _require_folder(role: str, folder: Path, access: int) -> None:
@@ -135,6 +142,7 @@ def _run_pipeline(overrides: Overrides, input_dir: Path, results: Path | None, l
     if versions := read_lineage(LINEAGE).get(name):  # the pool keeps its model, unless an override names another
         settings = {**params_of(embedding_space_of(name, versions)), **settings}
         params = saved_overrides.check_with(settings)
+    require_files(params)
     saved_overrides.apply(settings)
     if results:
         try:

@@ -79,6 +79,8 @@ def _folder(role: str, folder: Path | None) -> Finding:
     if folder is None:
         effect = "results stay in the shared folder" if role == "output" else f"a run needs -v FOLDER:/home/{role}_dir"
         return Finding(True, f"{role} folder: not given; {effect}")
+    if role == "output" and not os.path.lexists(folder):
+        return Finding(True, f"output folder {folder}: does not exist yet; a run makes it")
     if not folder.is_dir():
         return Finding(False, f"{role} folder {folder}: does not exist")
     can_read, can_write = os.access(folder, os.R_OK | os.X_OK), os.access(folder, os.W_OK | os.X_OK)

@@ -9,7 +9,7 @@ import yaml
 from conftest import GONE, change_settings
 
 from datapool.core.errors import DatapoolError
-from datapool.core.params import check_params, load_params, parse_yaml
+from datapool.core.params import check_params, load_params, parse_yaml, require_files
 from datapool.core.schema import Params
 
 SHIPPED = Path(__file__).parents[2] / "params.yaml"
@@ -390,6 +390,25 @@ def test_a_file_without_params_is_refused_in_one_line(data, told):
 
     with pytest.raises(DatapoolError, match=f"^{told}$"):
         load_params()
+
+
+def test_every_file_that_may_be_given_must_be_there(tmp_path):
+    keys = ("relevant_filenames_file", "checkpoint", "embeddings", "active_learning_scores", "rules.protected")
+    failures = []
+    for key in (*keys, "lightly.model.weights"):
+        scores = {"method": "coral", **BY_NUMBER, **SCORES} if key == "active_learning_scores" else {}
+        for name in ("gone.csv", "gone folder/été.csv", str(tmp_path / "gone")):
+            params = load(**{**scores, key.replace(".", "__"): name})
+            with pytest.raises(DatapoolError) as caught:
+                require_files(params)
+            failures += [str(caught.value)] * (
+                f"params.yaml: {key} is '{name}', which is not there; " not in str(caught.value)
+            )
+        (tmp_path / "here").touch()
+        require_files(load(**{**scores, key.replace(".", "__"): "here"}))
+    require_files(load())
+
+    assert not failures
 
 
 def test_a_missing_file_is_refused_with_how_to_get_one():

@@ -23,6 +23,7 @@ from lightly.utils.io import load_embeddings, save_embeddings
 import datapool
 from datapool.core.errors import DatapoolError
 from datapool.core.lineage import LINEAGE
+from datapool.core.params import load_params
 from datapool.lightly_docker import run as docker_run
 from datapool.lightly_docker import sanity
 from datapool.lightly_docker.import_pool import import_pool
@@ -276,14 +277,15 @@ def grown(folders: Folders, second: str, tmp_path: Path) -> Workspace:
 def test_a_failed_run_leaves_params_and_pool_unchanged(grown, weeks, tmp_path):
     (tmp_path / "output").mkdir()
     before, pool = (grown.folder / "params.yaml").read_bytes(), grown.pool_files()
-    settings = ("embeddings=missing.csv", "run_directory=x")
+    (tmp_path / "broken.csv").write_text("no csv\n")
+    settings = (f"embeddings={tmp_path / 'broken.csv'}", "run_directory=x")
     printed = run(command(grown.folder, weeks / "week_3", *settings, output=tmp_path / "output"), code=255)
 
-    assert "missing.csv" in printed
+    assert "broken.csv" in printed
     assert "pool 'my_datapool' is unchanged" in printed
     assert (grown.folder / "params.yaml").read_bytes() == before
     assert grown.pool_files() == pool
-    assert "missing.csv" in (tmp_path / "output/x/log.txt").read_text()
+    assert "broken.csv" in (tmp_path / "output/x/log.txt").read_text()
 
 
 @pytest.mark.full
@@ -380,12 +382,25 @@ def start(here: Path, *arguments: str, output: Path | None = None, show: Callabl
         (("images", "shared", "images/a.png"), "the output folder is not a folder; create it, or give an existing"),
         (("images", "images", None), "the shared folder lies in the input folder "),
         ((".", "shared", None), "the shared folder lies in the input folder "),
+        (
+            ("images", "shared", "images/a.png/b"),
+            r"a\.png/b: the output folder cannot be made \(Not a directory\); give another",
+        ),
         (("empty", "shared", None), "the input folder is empty"),
     ],
 )
 def test_a_folder_that_a_run_cannot_use_is_refused_by_its_role(here, folders, message):
     with pytest.raises(DatapoolError, match=message):
         docker_run.require_folders(*(here / folder if folder else None for folder in folders))
+
+
+def test_the_output_folder_is_made_unless_another_folder_cannot_be_used(here):
+    with pytest.raises(DatapoolError, match="the input folder is empty"):
+        docker_run.require_folders(here / "empty", here / "shared", here / "results/of week 1")
+    assert not (here / "results").exists()
+    docker_run.require_folders(here / "images", here / "shared", here / "results/of week 1")
+
+    assert (here / "results/of week 1").is_dir()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
@@ -401,6 +416,19 @@ def test_a_second_run_at_the_same_time_is_refused(shared):
         pytest.raises(DatapoolError, match=rf"pid {os.getpid()}\b"),
     ):  # fmt: skip
         start(shared.parent)
+
+
+def test_a_file_that_is_not_there_is_refused_with_its_key_before_anything_runs(shared):
+    before = Path("params.yaml").read_bytes()
+    with pytest.raises(DatapoolError) as refused:
+        start(shared.parent, "checkpoint=missing.ckpt")
+
+    assert str(refused.value) == (
+        "params.yaml: checkpoint is 'missing.ckpt', which is not there; no stage has run. Correct the path (one without / in "
+        "front begins at the workspace), or set the key to null"
+    )
+    assert Path("params.yaml").read_bytes() == before
+    assert not Path("overrides.json").exists()
 
 
 def test_results_are_not_written_among_those_of_the_stages(shared):
@@ -470,14 +498,14 @@ def test_a_workspace_with_pools_is_not_made_again(here, lineage, is_half):
 def test_a_lightly_pool_in_the_workspace_is_imported_and_its_folder_renamed(shared):
     lightly_pool({"a.jpg": 0})
     printed: list[str] = []
-    docker_run._import_lightly_pool("my_datapool", Path("pools"), None, printed.append)
+    docker_run._import_lightly_pool("my_datapool", load_params(), None, printed.append)
 
     assert Path("pools/my_datapool/datapool_latest.csv").exists()
     assert sorted(os.listdir("my_datapool_from_lightly")) == ["datapool_latest.csv", "history"]
     assert printed[-1] == "the folder of Lightly's Docker, my_datapool, is kept as my_datapool_from_lightly"
     lightly_pool({"b.jpg": 0})
     with pytest.raises(DatapoolError, match="my_datapool_from_lightly: must not exist"):
-        docker_run._import_lightly_pool("my_datapool", Path("pools"), None, printed.append)
+        docker_run._import_lightly_pool("my_datapool", load_params(), None, printed.append)
 
 
 def test_a_pool_is_linked_where_lightlys_docker_had_it_unless_something_is_there(here):
@@ -566,3 +594,5 @@ def test_the_sanity_check_reports_what_is_wrong_with_each_folder(here):
     assert on_input.is_ok and "can be read and written, 1 entries" in on_input.sentence
     assert on_shared == (False, f"shared folder {here / 'gone'}: does not exist")
     assert on_output.is_ok and "not given" in on_output.sentence
+    later = list(sanity.check({"output": here / "later"}))[-1]
+    assert later == (True, f"output folder {here / 'later'}: does not exist yet; a run makes it")

@@ -74,6 +74,22 @@ def test_a_number_as_a_name_is_refused_with_the_quotes_that_it_needs(new_workspa
         assert told.format(key) in workspace.repro(fails=True)
 
 
+@pytest.mark.slow
+def test_a_file_that_is_not_there_ends_the_run_before_a_stage_has_done_its_work(new_workspace, after):
+    workspace = after(new_workspace)
+    workspace.set({"rules.protected": "missing/test_set"})
+    printed = workspace.repro(fails=True)
+
+    assert (
+        "error: params.yaml: rules.protected is 'missing/test_set', which is not there; no stage has run. " in printed
+    )
+    assert not (workspace.folder / "output/images.parquet").exists()
+    workspace.set({"rules.protected": None, "relevant_filenames_file": "missing.txt"})
+    assert f"failed to reproduce 'scan': [Errno 2] No such file or directory: '{workspace.folder}/missing.txt'" in (
+        workspace.repro(fails=True)  # a dependency of scan, which DVC looks for before the stage can
+    )
+
+
 def files(folder: Path) -> dict[str, bytes]:
     """The files that DVC tracks of a folder: all but those of .dvcignore."""
     paths = (path for path in folder.rglob("*") if path.is_file() and path.name != ".DS_Store")
