@@ -7,7 +7,7 @@ from datapool.core.base import read_base
 from datapool.core.outputs import Outputs
 from datapool.core.params import load_params
 from datapool.core.tables import EmbeddedTable, read_table, write_rows
-from datapool.images.batch import candidates
+from datapool.images.batch import candidates, mark_excluded
 from datapool.model.candidates import embed_candidates
 from datapool.model.protected import read_protected
 from datapool.terminal import progress, run, say
@@ -21,7 +21,8 @@ def embed() -> None:
     """
     params = load_params(files_exist=True)
     outputs = Outputs(params.output_dir)
-    table = candidates(read_table(outputs.images), read_base(outputs.base).rows.table)
+    base = read_base(outputs.base)
+    table = candidates(mark_excluded(read_table(outputs.images), base.excluded), base.rows.table)
     with progress("embedding") as report:
         embedded = embed_candidates(
             table, Path(params.input_dir), outputs.checkpoint, params, cache_dir=SCRATCH / "embeddings", progress=report

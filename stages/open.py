@@ -16,7 +16,7 @@ def open() -> None:
 
     A new batch builds on the pool's latest version. The batch that made the latest version builds on the one before,
     so that it replaces its own result, and so does a corrected state of it that datapool.replaces names.
-    datapool.base_version overrides the choice.
+    datapool.base_version overrides the choice. Before, the images that rules.exclude lists leave every pool.
     """
     params = load_params(files_exist=True)
     outputs = Outputs(params.output_dir)
@@ -27,6 +27,7 @@ def open() -> None:
         read_table(outputs.images),
         base_version=params.datapool.base_version,
         replaces=params.datapool.replaces,
+        exclude=Path(params.rules.exclude) if params.rules.exclude else None,
     )
     for note in notes:
         say(note)

@@ -6,6 +6,7 @@ from datapool.core.metrics import read_metrics
 from datapool.core.outputs import Outputs
 from datapool.core.params import load_params
 from datapool.core.tables import read_csv, read_json, read_rows, read_table
+from datapool.images.batch import mark_excluded
 from datapool.images.listing import Skipped
 from datapool.report.page import ReportInputs, write_report
 from datapool.terminal import run, say
@@ -19,7 +20,7 @@ def report() -> None:
     write_report(
         outputs.report,
         ReportInputs(
-            images=read_table(outputs.images),
+            images=mark_excluded(read_table(outputs.images), base.excluded),
             skipped=Skipped(**read_json(outputs.skipped)),
             base=base,
             candidates=read_rows(outputs.embeddings),

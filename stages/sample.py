@@ -3,11 +3,12 @@
 from pathlib import Path
 
 from datapool.core.base import read_base
+from datapool.core.lineage import Parameters
 from datapool.core.metrics import write_metrics
 from datapool.core.outputs import Outputs
 from datapool.core.params import load_params
 from datapool.core.tables import read_arrays, read_rows, read_table, write_csv, write_names, write_rows
-from datapool.images.batch import copy_images
+from datapool.images.batch import copy_images, mark_excluded
 from datapool.selection import evaluation, sampling
 from datapool.selection.evaluation_sample import EvaluationSample
 from datapool.selection.ranking import Ranked, RankingConfig, read_trace
@@ -19,13 +20,14 @@ def sample() -> None:
     """Take the first candidates of the ranking until a stopping condition is met."""
     params = load_params()
     outputs, stop = Outputs(params.output_dir), params.stopping_condition
-    images, candidates = read_table(outputs.images), read_rows(outputs.embeddings)
-    base = read_base(outputs.base).rows
+    opened, candidates = read_base(outputs.base), read_rows(outputs.embeddings)
+    images, base = mark_excluded(read_table(outputs.images), opened.excluded), opened.rows
+    standing = opened.standing if opened.standing and opened.standing.applies(Parameters.of(params)) else None
     config = RankingConfig.from_params(params, candidates.table.filename)
     ranked = Ranked(read_table(outputs.ranking), read_trace(outputs.trace), read_table(outputs.excluded))
     evaluation_sample = EvaluationSample(**read_arrays(outputs.evaluation_sample))
     with progress("sampling") as report:
-        sampled = sampling.sample(images, candidates, base, ranked, stop, config, progress=report)
+        sampled = sampling.sample(images, candidates, base, ranked, stop, config, standing=standing, progress=report)
     picked = sampled.picks.table.filename
     with progress("comparing") as report:
         comparison = evaluation.compare_with_random(candidates, picked, evaluation_sample, config, progress=report)

@@ -9,7 +9,7 @@ from datapool.core.base import read_base
 from datapool.core.outputs import Outputs
 from datapool.core.params import load_params
 from datapool.core.tables import read_table, write_csv, write_json
-from datapool.images.batch import candidates, image_files
+from datapool.images.batch import candidates, image_files, mark_excluded
 from datapool.terminal import progress, run, say
 from datapool.training.provide import provide_model
 
@@ -22,12 +22,14 @@ def train() -> None:
     params = load_params(files_exist=True)
     outputs = Outputs(params.output_dir)
     base = read_base(outputs.base)
-    rows = candidates(read_table(outputs.images), base.rows.table)
-    images = image_files(rows, Path(params.input_dir), max_pixels=params.images.max_pixels)
+    images = mark_excluded(read_table(outputs.images), base.excluded)
+    files = image_files(
+        candidates(images, base.rows.table), Path(params.input_dir), max_pixels=params.images.max_pixels
+    )
     with progress("training") as report:
         provided = provide_model(
             base,
-            images,
+            files,
             params,
             checkpoint=outputs.checkpoint,
             last=outputs.last_checkpoint,

@@ -9,8 +9,8 @@ from pydantic import ValidationError
 
 from datapool.core import atomic
 from datapool.core.errors import DatapoolError
-from datapool.core.lineage import Version
-from datapool.core.tables import EmbeddedTable, read_json, read_rows, write_json, write_rows
+from datapool.core.lineage import Parameters, Version
+from datapool.core.tables import EmbeddedTable, read_json, read_rows, read_table, write_json, write_rows, write_table
 
 COLUMNS = {
     "filename": "str",
@@ -45,6 +45,24 @@ IMPORTED = "imported"
 distance nor nearest, and content_hash is empty where the content is unknown."""
 
 
+class Standing(NamedTuple):
+    """Images of the version that a batch replaces that stay picked, as long as no parameter decides otherwise."""
+
+    rows: EmbeddedTable
+    """In the order in which they were picked; the table has the columns of samples.csv."""
+    version: Version
+    """The record of that version, the last one if there are several."""
+    labels: list[str]
+    """The weak labels that were numbered by then."""
+    is_final: bool
+    """Nothing is picked besides: images were removed from the pool, which by itself picks no others. Otherwise the
+    selection continues: the batch was corrected."""
+
+    def applies(self, parameters: Parameters | None) -> bool:
+        """Return whether the parameters are those by which these images were picked."""
+        return parameters is None or not parameters.differ_from(self.version.parameters)
+
+
 class Base(NamedTuple):
     """A pool as it stood before a batch."""
 
@@ -62,6 +80,19 @@ class Base(NamedTuple):
     """The model that made the embeddings, if the pool has one."""
     replaces: tuple[str, ...] = ()
     """``datapool.replaces``: ids of batches, or their beginnings, whose versions this batch replaces."""
+    labels: list[str] | None = None
+    """The weak labels that are numbered; None if they are those of the rows in the order of their first appearance."""
+    excluded: pd.DataFrame = pd.DataFrame({"content_hash": [], "reason": []}, dtype="str")
+    """The contents of the batch that are excluded: content_hash, reason."""
+    standing: Standing | None = None
+    """What stays picked; None if everything is chosen anew."""
+    batch_left: str | None = None
+    """The id of the batch without its excluded images; None if it is ``batch``."""
+
+    @property
+    def made_by(self) -> list[Version]:
+        """The versions whose model this batch must use, oldest first; empty if it may have a new one."""
+        return self.versions or ([self.standing.version] if self.standing else [])
 
 
 def write_base(folder: Path, base: Base) -> None:
@@ -73,23 +104,38 @@ def write_base(folder: Path, base: Base) -> None:
     write_rows(folder / "rows.parquet", base.rows)
     if base.checkpoint:
         atomic.copy_file(base.checkpoint, folder / "checkpoint.ckpt")
-        if atomic.sha256(folder / "checkpoint.ckpt") != base.versions[-1].checkpoint_sha256:
+        if atomic.sha256(folder / "checkpoint.ckpt") != base.made_by[-1].checkpoint_sha256:
             raise DatapoolError(f"pool {base.pool!r} was changed while it was read; run `dvc repro` again")
     else:
-        try:
-            (folder / "checkpoint.ckpt").unlink(missing_ok=True)
-        except OSError as error:
-            raise DatapoolError(
-                f"{folder / 'checkpoint.ckpt'}: cannot be removed ({atomic.reason(error)}); {atomic.remedy(error)}"
-            ) from error
+        _remove(folder / "checkpoint.ckpt")
+    write_table(folder / "excluded.parquet", base.excluded)
+    if base.standing:
+        write_rows(folder / "standing.parquet", base.standing.rows)
+    else:
+        _remove(folder / "standing.parquet")
     record = {
         "pool": base.pool,
         "batch": base.batch,
         "dropped": None if base.dropped is None else [version.model_dump() for version in base.dropped],
         "replaces": list(base.replaces),
+        "labels": base.labels,
+        "batch_left": base.batch_left,
+        "standing": base.standing
+        and {
+            "version": base.standing.version.model_dump(),
+            "labels": base.standing.labels,
+            "is_final": base.standing.is_final,
+        },
         "versions": [version.model_dump() for version in base.versions],
     }
     write_json(folder / "base.json", record)
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise DatapoolError(f"{path}: cannot be removed ({atomic.reason(error)}); {atomic.remedy(error)}") from error
 
 
 def read_base(folder: Path) -> Base:
@@ -104,12 +150,27 @@ def read_base(folder: Path) -> Base:
         versions = [Version.model_validate(version) for version in record["versions"]]
         dropped = record["dropped"] and [Version.model_validate(version) for version in record["dropped"]]
         pool, batch, replaces = record["pool"], record["batch"], tuple(record["replaces"])
+        labels, standing, left = record["labels"], record["standing"], record["batch_left"]
+        replaced = standing and Version.model_validate(standing["version"])
     except (KeyError, TypeError, ValidationError) as error:
         raise DatapoolError(
             f"{path}: is damaged or was edited; `dvc repro --force --single-item open` writes it again"
         ) from error
     rows = read_rows(folder / "rows.parquet")
-    return Base(pool, batch, versions, dropped, rows, checkpoint if checkpoint.exists() else None, replaces)
+    return Base(
+        pool,
+        batch,
+        versions,
+        dropped,
+        rows,
+        checkpoint if checkpoint.exists() else None,
+        replaces,
+        labels,
+        read_table(folder / "excluded.parquet"),
+        standing
+        and Standing(read_rows(folder / "standing.parquet"), replaced, standing["labels"], standing["is_final"]),
+        left,
+    )
 
 
 def empty_base_table() -> EmbeddedTable:

@@ -24,7 +24,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from datapool.core.errors import DatapoolError, short_repr
-from datapool.core.schema import pool_name
+from datapool.core.schema import Params, pool_name
 from datapool.core.tables import read_json
 
 LINEAGE = Path("datapools.json")
@@ -120,6 +120,28 @@ class Parameters(_JsonObject):
     protected_distance: _Number | None = None
     seed: int | None = None
 
+    @classmethod
+    def of(cls, params: Params) -> Self:
+        """Return what params.yaml says."""
+        return cls(
+            method=params.method,
+            stopping_condition=params.stopping_condition.model_dump(),
+            normalize_embeddings=params.normalize_embeddings,
+            append_weak_labels=params.append_weak_labels,
+            active_learning_score_column_name=params.active_learning_score_column_name,
+            n_clusters=params.ranking.n_clusters,
+            balance=params.rules.balance,
+            sequence_gap=params.rules.sequence_gap,
+            protected_distance=params.rules.protected_distance if params.rules.protected else None,
+            seed=params.seed,
+        )
+
+    def differ_from(self, recorded: "Parameters | None") -> bool:
+        """Return whether a parameter that a version records has another value here."""
+        return recorded is not None and any(
+            getattr(self, key) != getattr(recorded, key) for key in type(self).model_fields if key in recorded._keys
+        )
+
     def has_rules(self) -> bool:
         """Return whether a rule limited what could be picked."""
         return any(rule is not None for rule in (self.balance, self.sequence_gap, self.protected_distance))
@@ -164,16 +186,42 @@ class Version(Provenance):
     """Its number, from 1."""
     batch: str
     """Id of the batch that it added."""
-    rows: _Count
-    """Images in the pool, in all."""
-    new: _Count
-    """Images that this version added."""
+    rows: _WholeNumber
+    """Images in the pool, in all; without those that were removed since."""
+    new: _WholeNumber
+    """Images that this version added; without those that were removed since."""
     datapool_sha256: _Sha256
     datapool_bytes: _Count | None = None
     """Size of datapool_latest.csv; early releases did not record it."""
     samples_sha256: _Sha256
     checkpoint_sha256: _Sha256 | None
     """None if the embeddings came from a csv."""
+    removals: _WholeNumber | None = None
+    """How many of the pool's removals its choice has taken into account; absent for none."""
+    kept: _Count | None = None
+    """How many of its first picks were taken over from the version that it replaced; absent for none."""
+    labels: _WholeNumber | None = None
+    """How many weak labels were numbered by then; absent where the rows show it, because no label left with an image."""
+    batch_left: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    """Id of its batch without the excluded images, so that they may be deleted; absent where that is not known."""
+
+    def is_before_a_removal(self, removed: Sequence["Removal"] | None) -> bool:
+        """Return whether images were removed from the pool since the images of this version were chosen."""
+        return len(removed or ()) > (self.removals or 0)
+
+
+class Removal(_JsonObject):
+    """An image that has left a pool because it is excluded. Never its name."""
+
+    content_hash: str
+    """Empty if the content of an imported image was unknown."""
+    version: _Count
+    """The version that had added it."""
+    after: _Count
+    """How many versions the pool had when it left."""
+    reason: str
+    line: _Sha256 | None = None
+    """The sha256 of the name that excluded it; absent if its content hash did."""
 
 
 class LineageEntry(_JsonObject):
@@ -183,6 +231,8 @@ class LineageEntry(_JsonObject):
     """The weak labels; the position of each is its number in datapool_latest.csv."""
     versions: Annotated[list[Version], Field(min_length=1)]
     """Oldest first."""
+    removed: list[Removal] | None = None
+    """The images that have left the pool, in the order in which they left; absent for none."""
 
 
 def recorded_files(version: Version) -> dict[str, str]:

@@ -18,15 +18,17 @@ class Metrics(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
     images: int
-    """Images in the batch: the sum of the next ten fields without ``candidates``."""
+    """Images in the batch: the sum of the next twelve fields without ``candidates``."""
     corrupt: int
     """Files that cannot be decoded."""
     duplicates: int
     """Exact copies of another image of the batch."""
     known: int
     """Images that the pool already holds."""
+    excluded: int
+    """Images that exclude.txt lists."""
     candidates: int
-    """Images among which to choose: all but those three."""
+    """Images among which to choose: all but those four."""
     picked: int
     """Candidates that were added to the pool."""
     covered: int
@@ -39,6 +41,10 @@ class Metrics(BaseModel):
     """Candidates that protected images exclude."""
     beyond_limit: int
     """Candidates left when ``n_samples`` was reached."""
+    not_considered: int
+    """Candidates left because the picks stand after images have left the pool."""
+    kept: int | None
+    """Picks that were kept from an earlier choice; None if everything was chosen anew."""
     pool_before: int
     """Images of the pool before the run."""
     pool_after: int

@@ -1,10 +1,15 @@
 """Keep tables with their embeddings between runs, so that the next run need not compute or parse them again."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
+
 from datapool.core import atomic
+from datapool.core.errors import DatapoolError
 from datapool.core.tables import EmbeddedTable, read_rows, write_rows
 
 _KEPT = 4  # tables: going back and forth between a few pools stays cheap, and the disk use stays bounded
@@ -46,6 +51,37 @@ class RowCache:
         for old in by_age[:-_KEPT]:
             old.unlink(missing_ok=True)
             _sidecar(old).unlink(missing_ok=True)
+
+    def remove(self, is_unwanted: Callable[[pd.DataFrame], pd.Series], *, whole_tables: bool = False) -> None:
+        """Remove rows from every table.
+
+        Args:
+            is_unwanted: Called with a table without its embeddings; returns a boolean for each row.
+            whole_tables: Remove every table that has such a row, because its key stands for all of its rows.
+
+        Raises:
+            DatapoolError: If the disk refuses.
+        """
+        for path in sorted(self.folder.glob("*.parquet")):
+            is_whole = whole_tables
+            try:
+                rows = read_rows(path)
+                unwanted = is_unwanted(rows.table).to_numpy()
+            except (
+                DatapoolError,
+                AttributeError,
+                KeyError,
+            ):  # damaged, or from another release: what is in it is unknown
+                unwanted, is_whole = np.ones(1, dtype=bool), True
+            if not unwanted.any():
+                continue
+            if is_whole or unwanted.all():
+                path.unlink(missing_ok=True)
+                _sidecar(path).unlink(missing_ok=True)
+            else:
+                kept = EmbeddedTable(rows.table[~unwanted].reset_index(drop=True), rows.embeddings[~unwanted])
+                write_rows(path, kept)
+                atomic.write_bytes(_sidecar(path), atomic.sha256(path).encode())
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()}.parquet"

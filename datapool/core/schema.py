@@ -26,6 +26,7 @@ _RESERVED = frozenset(
         "datapools.json",
         "dvc.yaml",
         "dvc.lock",
+        "exclude.txt",
         "params.yaml",
     }
 )
@@ -167,6 +168,7 @@ class Rules(Section):
     sequence_gap: Count | None
     protected: PathText | None
     protected_distance: Positive
+    exclude: PathText | None
 
 
 class Images(Section):

@@ -184,6 +184,24 @@ def candidates(images: pd.DataFrame, base: pd.DataFrame) -> pd.DataFrame:
     return rows.reset_index(drop=True)
 
 
+def mark_excluded(images: pd.DataFrame, excluded: pd.DataFrame) -> pd.DataFrame:
+    """Return a batch with the status "excluded" for the images that are excluded, except damaged ones.
+
+    Args:
+        images: The batch, as ``scan`` returns it.
+        excluded: content_hash and reason of the contents that are excluded, as in ``Base.excluded``.
+    """
+    reasons = images.content_hash.map(excluded.set_index("content_hash").reason)
+    is_excluded = reasons.notna() & (images.status != "corrupt")
+    if not is_excluded.any():
+        return images
+    sentences = [f"excluded: {reason}" if reason else "excluded" for reason in reasons[is_excluded]]
+    marked = images.copy()
+    marked.loc[is_excluded, "status"] = "excluded"
+    marked.loc[is_excluded, "reason"] = sentences
+    return marked
+
+
 def rows_in_base(images: pd.DataFrame, base: pd.DataFrame) -> np.ndarray:
     """Return the row of ``base`` that each image has, int64, shape (len(images),); -1 for an image that is not there.
 

@@ -170,7 +170,7 @@ def _repair_history(transaction: Transaction, record: Record, versions: list[Ver
     rows = pool_files.read_version(store.folder, versions[-1])
     backups = {file: atomic.back_up(store.folder / file, unless=set()) for file in lost}
     with transaction:
-        text = pool_files.text_of(store.folder, versions[-1], rows)
+        text = pool_files.text_of(store.folder, versions[-1], rows, record.entry["labels"])
         for file, version in lost.items():
             pool_files.write_csv(transaction, file, text, version)
         transaction.commit(record.entry, record.files)

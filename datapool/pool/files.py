@@ -103,6 +103,11 @@ def cache_rows(version: Version, *parts: EmbeddedTable) -> None:
         _CACHE.write(_cache_key(version), *parts)
 
 
+def drop_cached(is_unwanted: Callable[[pd.DataFrame], pd.Series]) -> None:
+    """Forget every version of which a row is unwanted; ``is_unwanted`` returns a boolean for each row of a table."""
+    _CACHE.remove(is_unwanted, whole_tables=True)
+
+
 def _cache_key(version: Version) -> str:
     # Another release may read the same files in another way.
     return f"{__version__} {version.datapool_sha256} {version.samples_sha256}"
@@ -111,7 +116,7 @@ def _cache_key(version: Version) -> str:
 # --- csv text ----------------------------------------------------------------------------------------------------------
 
 
-def text_of(folder: Path, version: Version, rows: EmbeddedTable) -> Text:
+def text_of(folder: Path, version: Version, rows: EmbeddedTable, labels: Sequence[str]) -> Text:
     """Find the csv text of a recorded version: in a file on disk, or else by writing its rows again.
 
     Raises:
@@ -120,8 +125,8 @@ def text_of(folder: Path, version: Version, rows: EmbeddedTable) -> Text:
 
     def written_again(then: Version) -> Iterable[bytes]:
         table, embeddings = rows.table[: then.rows], rows.embeddings[: then.rows]
-        labels = pd.factorize(table.weak_label)[0]  # numbers by first appearance
-        return chain([csv_header(embeddings.shape[1])], csv_rows(table.filename.tolist(), embeddings, labels.tolist()))
+        numbers = pd.Index(labels).get_indexer(pd.Index(table.weak_label)).tolist()
+        return chain([csv_header(embeddings.shape[1])], csv_rows(table.filename.tolist(), embeddings, numbers))
 
     files = [path for path in (folder / LATEST, folder / history_file(version)) if path.exists()]
     texts: list[Text] = [*(partial(_beginning, path) for path in files), written_again]

@@ -7,13 +7,13 @@ records.
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from datapool.core import atomic
-from datapool.core.base import COLUMNS, IMPORTED, Base, columns_of, empty_base_table
+from datapool.core.base import COLUMNS, IMPORTED, Base, Standing, columns_of, empty_base_table
 from datapool.core.embeddings_csv import csv_header, csv_rows
 from datapool.core.errors import DatapoolError
 from datapool.core.lineage import (
@@ -24,13 +24,22 @@ from datapool.core.lineage import (
     LineageEntry,
     Provenance,
     Version,
+    read_entries,
     read_lineage,
     recorded_hashes,
 )
 from datapool.core.tables import EmbeddedTable
-from datapool.images.batch import batch_id, candidates, rows_in_base
+from datapool.images.batch import batch_id, candidates, mark_excluded, rows_in_base
 from datapool.pool import files as pool_files
 from datapool.pool.agreement import backing_up_before_checkout, require_agreement, require_files, require_sizes
+from datapool.pool.exclusion import (
+    Excluded,
+    Exclusions,
+    is_batch_of,
+    labels_of,
+    read_exclusions,
+    remove_excluded,
+)
 from datapool.pool.lock import locked
 from datapool.pool.store import Store
 from datapool.pool.transaction import Transaction, recover
@@ -54,7 +63,6 @@ class Merged(NamedTuple):
 # --- before the batch --------------------------------------------------------------------------------------------------
 
 
-@locked()
 def open_base(
     pools: Path,
     lineage_file: Path,
@@ -63,14 +71,15 @@ def open_base(
     *,
     base_version: int | None,
     replaces: str | list[str] | None = None,
+    exclude: Path | None = None,
 ) -> tuple[Base, list[str]]:
     """Choose and read the base of a batch.
 
     For the batch that made the pool's latest version, the base is the version before, because the latest will be replaced.
     For any other batch it is the latest version. If the batch is a corrected state of those that ``replaces`` names, it
     is the version before theirs, as long as theirs are the latest. ``base_version`` k overrides this, but drops no version
-    of a batch that ``replaces`` does not name. A merge that was
-    stopped is finished first, or its pending files are removed.
+    of a batch that ``replaces`` does not name. A merge that was stopped is finished first, or its pending files are
+    removed. Then the images that ``exclude`` lists leave every pool.
 
     Args:
         pools: Folder of all pools.
@@ -79,6 +88,7 @@ def open_base(
         images: The batch, as ``batch.scan`` returns it.
         base_version: 0 … latest; None chooses as above.
         replaces: The id of a batch, or the beginning of one, or several.
+        exclude: exclude.txt; None for none.
 
     Returns:
         The base, and sentences for the user: about merges that were stopped, and about images that count as images of the
@@ -90,11 +100,32 @@ def open_base(
             ``base_version``; or if it would drop a version of another batch. The pool is unchanged; a file that the
             lineage does not record is copied to ``.datapool/backup``.
     """
-    with backing_up_before_checkout(pools, lineage_file) as done:
+    ids = (replaces,) if isinstance(replaces, str) else tuple(replaces or ())
+    exclusions = read_exclusions(exclude) if exclude else Exclusions({}, {})
+    with locked() as require_lock, backing_up_before_checkout(pools, lineage_file) as done:
         done.extend(recover(pools, lineage_file))
-        ids = (replaces,) if isinstance(replaces, str) else tuple(replaces or ())
-        base = _open(Store(pools, name, lineage_file), images, base_version, ids)
-    return base, [*done, *_notes_on_matches_by_name(images, base)]
+        removed = remove_excluded(
+            pools, lineage_file, exclusions, images, list_name=str(exclude), require_lock=require_lock
+        )
+        done.extend(removed.notes)
+        base = _open(Store(pools, name, lineage_file), images, base_version, ids, removed.contents)
+    return base, [*done, *_notes_on_exclusions(images, base), *_notes_on_matches_by_name(images, base)]
+
+
+def _notes_on_exclusions(images: pd.DataFrame, base: Base) -> list[str]:
+    """Return a sentence about excluded images of a batch, and one about picks that stand, if there are any."""
+    n = int((mark_excluded(images, base.excluded).status == "excluded").sum())
+    verb = (
+        "images of this batch are excluded and cannot be" if n != 1 else "image of this batch is excluded and cannot be"
+    )
+    notes = [f"{n} {verb} picked"] * bool(n)
+    if base.standing and base.standing.is_final:
+        notes.append(
+            f"images have left the pool since this batch made version {base.standing.version.version}; its other "
+            f"{len(base.standing.rows.table)} images stay picked and none is picked in place of those that left, unless "
+            "a parameter that decides the choice changes"
+        )
+    return notes
 
 
 def _notes_on_matches_by_name(images: pd.DataFrame, base: Base) -> list[str]:
@@ -107,24 +138,106 @@ def _notes_on_matches_by_name(images: pd.DataFrame, base: Base) -> list[str]:
     ] * bool(n)
 
 
-def _open(store: Store, images: pd.DataFrame, base_version: int | None, replaces: tuple[str, ...]) -> Base:
-    name, lineage = store.name, read_lineage(store.lineage)
+def _open(
+    store: Store,
+    images: pd.DataFrame,
+    base_version: int | None,
+    replaces: tuple[str, ...],
+    contents: Mapping[str, Excluded],
+) -> Base:
+    name, entries = store.name, read_entries(store.lineage)
+    lineage = {each: entry.versions for each, entry in entries.items()}
     _require_distinct_name(name, lineage)
     require_files(store.folder.parent, lineage)
     require_sizes(store, lineage)
     require_agreement(store)
-    versions, batch = lineage.get(name, []), batch_id(images)
-    k = _choose_base(name, versions, batch, base_version, replaces)
+    versions = lineage.get(name, [])
+    is_own = bool(versions) and is_batch_of(versions[-1], images, contents)
+    batch = versions[-1].batch if is_own else batch_id(images)
+    k = _choose_base(name, versions, is_own=is_own, base_version=base_version, replaces=replaces)
     rows = pool_files.read_version(store.folder, versions[-1]) if versions else empty_base_table()
     if base_version is None:
         _require_common_images(images, rows.table, versions[k:], replaces)
     n = int((rows.table.version <= k).sum())
-    # An empty base has the same bytes whether the pool has versions yet or not: DVC compares them.
-    rows = EmbeddedTable(rows.table.iloc[:n], rows.embeddings[:n]) if n else empty_base_table()
-    candidates(images, rows.table)  # raises if two images have one filename
-    checkpoint = store.folder / CHECKPOINT if k and versions[k - 1].checkpoint_sha256 else None
-    dropped = None if base_version is None else versions[k:]
-    return Base(name, batch, versions[:k], dropped, rows, checkpoint, replaces)
+    # Without versions an empty base has the same bytes whether the pool has some yet or not: DVC compares them.
+    of_base = EmbeddedTable(rows.table.iloc[:n], rows.embeddings[:n]) if k else empty_base_table()
+    excluded = _excluded_of(images, contents)
+    images = mark_excluded(images, excluded)
+    candidates(images, of_base.table)  # raises if two images have one filename
+    standing = None
+    if versions[k:] and base_version is None:
+        standing = _standing(entries[name], rows, images, k, contents, is_own=is_own)
+    labels = labels_of(entries[name], versions[k - 1], rows.table.weak_label) if k else []
+    left = batch_id(images[images.status != "excluded"])
+    base = Base(
+        name,
+        batch,
+        versions[:k],
+        None if base_version is None else versions[k:],
+        of_base,
+        None,
+        replaces,
+        labels if labels != list(label_ids(of_base.table.weak_label)) else None,
+        excluded,
+        standing,
+        left if left != batch and len(excluded) + is_own else None,
+    )
+    has_model = bool(base.made_by) and base.made_by[-1].checkpoint_sha256 is not None
+    return base._replace(checkpoint=store.folder / CHECKPOINT if has_model else None)
+
+
+def _excluded_of(images: pd.DataFrame, contents: Mapping[str, Excluded]) -> pd.DataFrame:
+    """Return the contents of a batch that are excluded, as ``Base.excluded``."""
+    found = sorted(set(images.content_hash).intersection(contents))
+    reasons = [contents[content].reason for content in found]
+    return pd.DataFrame({"content_hash": found, "reason": reasons}, dtype="str")
+
+
+def _standing(
+    entry: LineageEntry,
+    rows: EmbeddedTable,
+    images: pd.DataFrame,
+    k: int,
+    contents: Mapping[str, Excluded],
+    *,
+    is_own: bool,
+) -> Standing | None:
+    """Return which images of the versions that a batch replaces stay picked; None if all are chosen anew.
+
+    Args:
+        entry: The record of the pool.
+        rows: All of its rows.
+        images: The batch, with excluded images marked.
+        k: Number of the base; the later versions are replaced.
+        contents: The excluded contents.
+        is_own: Whether the batch made the latest version.
+    """
+    last = entry.versions[-1]
+    replaced = rows.table[rows.table.version > k]
+    usable = images[images.status == "ok"].set_index("content_hash")
+    is_here = replaced.content_hash.isin(usable.index)
+    labels = labels_of(entry, last, rows.table.weak_label)
+    if is_own and k == len(entry.versions) - 1:
+        if last.is_before_a_removal(entry.removed):
+            since = {removal.content_hash for removal in (entry.removed or ())[last.removals or 0 :]}
+            is_offered_again = bool((since - contents.keys()) & set(images.content_hash))
+            names = usable.filename.reindex(replaced.content_hash)
+            if is_offered_again or not (is_here.all() and (names.to_numpy() == replaced.filename.to_numpy()).all()):
+                return None
+            return Standing(_take(rows, replaced), last, labels, True)
+        if not last.kept:
+            return None
+        replaced, is_here = replaced[: last.kept], is_here[: last.kept]
+    kept = replaced[is_here]
+    now = usable.loc[kept.content_hash]
+    columns = [column for column in ("filename", "weak_label", "path") if column in kept]
+    renamed = kept.assign(**{column: now[column].to_numpy() for column in columns})
+    return Standing(_take(rows, renamed), last, labels, False)
+
+
+def _take(rows: EmbeddedTable, some: pd.DataFrame) -> EmbeddedTable:
+    """Return some rows, which may have other values, with the embeddings of those with the same index."""
+    return EmbeddedTable(some.reset_index(drop=True), rows.embeddings[some.index])
 
 
 def _require_distinct_name(name: str, others: Iterable[str]) -> None:
@@ -138,12 +251,12 @@ def _require_distinct_name(name: str, others: Iterable[str]) -> None:
 
 
 def _choose_base(
-    name: str, versions: Sequence[Version], batch: str, base_version: int | None, replaces: Sequence[str]
+    name: str, versions: Sequence[Version], *, is_own: bool, base_version: int | None, replaces: Sequence[str]
 ) -> int:
     """Return the number of the version to start from; 0 for an empty base."""
     latest = len(versions)
     if base_version is None:
-        k = latest - 1 if versions and versions[-1].batch == batch else latest
+        k = latest - is_own
         while k and _is_replaced(versions[k - 1], replaces):
             k -= 1
         return k
@@ -200,6 +313,7 @@ def merge(
     *,
     keep_history: bool,
     provenance: Provenance,
+    n_kept: int = 0,
 ) -> Merged:
     """Make the pool that consists of ``base`` and ``picks``, and record it.
 
@@ -215,6 +329,7 @@ def merge(
         checkpoint: The model that made the embeddings; None if they came from outside.
         keep_history: Keep every earlier version in ``history/``. Otherwise those that are there stay, and none is added.
         provenance: What the lineage records of this version besides counts and hashes.
+        n_kept: How many of the first picks were taken over from ``base.standing``.
 
     Raises:
         DatapoolError: If another process is at work on the pools, the pool is no longer the one that the base was taken
@@ -225,7 +340,9 @@ def merge(
     with locked() as require_lock, backing_up_before_checkout(pools, lineage_file) as done:
         done.extend(recover(pools, lineage_file))
         transaction = Transaction(Store(pools, base.pool, lineage_file), require_lock=require_lock)
-        merged = _merge(transaction, base, picks, checkpoint, keep_history=keep_history, provenance=provenance)
+        merged = _merge(
+            transaction, base, picks, checkpoint, keep_history=keep_history, provenance=provenance, n_kept=n_kept
+        )
     return merged._replace(notes=[*done, *merged.notes])
 
 
@@ -248,24 +365,46 @@ def _merge(
     *,
     keep_history: bool,
     provenance: Provenance,
+    n_kept: int,
 ) -> Merged:
     store = transaction.store
     present = _require_unchanged(store, base, picks)
-    if not len(picks.table) and not base.versions:
+    stands = base.standing is not None and base.standing.is_final and base.standing.applies(provenance.parameters)
+    if not len(picks.table) and not base.versions and not stands:
         return _stay_empty(store, base, present)
-    new = EmbeddedTable(_new_rows(base, picks.table), picks.embeddings)
-    labels = label_ids(pd.concat([base.rows.table.weak_label, new.table.weak_label]))
+    if base.standing and stands:
+        new, labels = base.standing.rows, base.standing.labels
+        changes = {key: getattr(base.standing.version, key) for key in ("removals", "kept")}
+    else:
+        new = EmbeddedTable(_new_rows(base, picks.table), picks.embeddings)
+        before = list(label_ids(base.rows.table.weak_label)) if base.labels is None else base.labels
+        labels = list(dict.fromkeys([*before, *new.table.weak_label]))
+        removed = (read_entries(store.lineage)[base.pool].removed if present else None) or []
+        changes = {"removals": len(removed), "kept": n_kept}
+    adds_version = bool(len(new.table)) or stands
     notes = _back_up_dropped(store, base, present)
     with transaction:
-        files = _write_files(transaction, base, new, labels, checkpoint, keep_history=keep_history)
+        files = _write_files(
+            transaction, base, new, labels, checkpoint, keep_history=keep_history, adds_version=adds_version
+        )
         remove = sorted({CHECKPOINT, *pool_files.history_files(store.folder)} - files.sha256.keys())
         foreign = _back_up_foreign(store, files, remove, (*present, *base.versions))
-        versions = [*base.versions, *([_new_version(base, new, files, provenance)] if len(new.table) else [])]
-        entry = LineageEntry(labels=list(labels), versions=versions)
-        transaction.commit(entry.model_dump(), files.sha256, remove=remove)
-    if len(new.table):
+        versions = list(base.versions)
+        if adds_version:
+            versions.append(_new_version(base, new, labels, files, provenance, changes))
+        transaction.commit(_new_entry(store, labels, versions), files.sha256, remove=remove)
+    if adds_version:
         pool_files.cache_rows(versions[-1], *([base.rows] if base.versions else []), new)
     return Merged(len(versions), versions[-1].rows, len(new.table), [*files.notes, *foreign, *notes])
+
+
+def _new_entry(store: Store, labels: list[str], versions: list[Version]) -> dict[str, Any]:
+    """Return the record of the pool with these versions; what it records of removed images stays."""
+    entry = LineageEntry(labels=labels, versions=versions).model_dump()
+    present = read_entries(store.lineage).get(store.name)
+    if present and present.removed:
+        entry["removed"] = [removal.model_dump() for removal in present.removed]
+    return entry
 
 
 def _require_unchanged(store: Store, base: Base, picks: EmbeddedTable) -> list[Version]:
@@ -354,17 +493,19 @@ def _write_files(
     transaction: Transaction,
     base: Base,
     new: EmbeddedTable,
-    labels: Mapping[str, int],
+    labels: Sequence[str],
     checkpoint: Path | None,
     *,
     keep_history: bool,
+    adds_version: bool,
 ) -> _NewFiles:
     """Write all files of the next version; the pool is untouched."""
-    rows = csv_rows(new.table.filename.tolist(), new.embeddings, new.table.weak_label.map(labels).tolist())
+    ids = {label: number for number, label in enumerate(labels)}
+    rows = csv_rows(new.table.filename.tolist(), new.embeddings, new.table.weak_label.map(ids).tolist())
     history, latest = pool_files.History({}, []), base.versions[-1] if base.versions else None
     if latest:
-        text = pool_files.text_of(transaction.store.folder, latest, base.rows)
-        earlier = base.versions if len(new.table) else base.versions[:-1]
+        text = pool_files.text_of(transaction.store.folder, latest, base.rows, labels)
+        earlier = base.versions if adds_version else base.versions[:-1]
         history = pool_files.write_history(transaction, earlier, text, add=keep_history)
     samples = pool_files.write_samples(transaction, latest, base.rows.table, new.table)
     if latest:
@@ -384,7 +525,17 @@ def _back_up_foreign(store: Store, new: _NewFiles, remove: Sequence[str], record
     return [note for file in files for note in atomic.back_up(store.folder / file, unless=known)]
 
 
-def _new_version(base: Base, new: EmbeddedTable, files: _NewFiles, provenance: Provenance) -> Version:
+def _new_version(
+    base: Base,
+    new: EmbeddedTable,
+    labels: list[str],
+    files: _NewFiles,
+    provenance: Provenance,
+    changes: Mapping[str, int | None],
+) -> Version:
+    """Record the next version; ``changes`` has its ``removals`` and ``kept``."""
+    are_shown = labels == list(label_ids(pd.concat([base.rows.table.weak_label, new.table.weak_label])))
+    further: dict[str, Any] = {**changes, "labels": None if are_shown else len(labels), "batch_left": base.batch_left}
     return Version(
         version=len(base.versions) + 1,
         batch=base.batch,
@@ -395,4 +546,5 @@ def _new_version(base: Base, new: EmbeddedTable, files: _NewFiles, provenance: P
         datapool_bytes=files.csv_size,
         samples_sha256=files.sha256[SAMPLES],
         checkpoint_sha256=files.sha256.get(CHECKPOINT),
+        **{key: value for key, value in further.items() if value},
     )

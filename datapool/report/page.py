@@ -267,6 +267,8 @@ def _outcomes(metrics: Metrics, params: Params) -> list[Outcome]:
             f"closer than {rules.protected_distance:g} to a protected image, or a copy of one",
         ),
         ("beyond n_samples", "beyond_limit", f"n_samples {stop.n_samples:g} was reached first"),
+        ("excluded", "excluded", f"{rules.exclude} lists it"),
+        ("not considered", "not_considered", "images have left the pool, and none is picked in their place"),
         ("already in the pool", "known", "same bytes as an image in the pool"),
         ("exact copies", "duplicates", "same bytes as another image in the batch"),
         ("corrupt", "corrupt", "cannot be decoded as an image"),
@@ -326,7 +328,9 @@ def _first_picks(inputs: ReportInputs, params: Params) -> Gallery:
 
 
 def _left_out(inputs: ReportInputs, params: Params) -> Gallery:
-    is_candidate = inputs.removed.kind.isin(["covered", "balance", "sequence_gap", "beyond n_samples"])
+    is_candidate = inputs.removed.kind.isin(
+        ["covered", "balance", "sequence_gap", "beyond n_samples", "not considered"]
+    )
     candidates = inputs.removed[is_candidate].sort_values(["distance", "filename"])
     some = candidates.iloc[_evenly_spaced(len(candidates), params.n_example_images)]
     return Gallery(

@@ -157,6 +157,8 @@ def compute_metrics(
     n_picked, n_base = len(sampled.picks.table), len(base.table)
     pick_distances = sampled.picks.table.distance.dropna()
     bound = certificate(sampled.covering_radius, sampled.farthest, config)
+    if sampled.n_kept is not None:  # kept from an earlier choice, the picks may lie nearer than the covering radius
+        bound = Certificate(None, sampled.farthest or None)
     redundant_below = None if comparison.median_distance is None else REDUNDANT * comparison.median_distance
     covered_below = min_distance if min_distance > 0 else redundant_below
     return Metrics(
@@ -164,12 +166,15 @@ def compute_metrics(
         corrupt=int(status.get("corrupt", 0)),
         duplicates=int(status.get("duplicate", 0)),
         known=int(kinds.get("known", 0)),
+        excluded=int(kinds.get("excluded", 0)),
         candidates=len(candidates.table),
         picked=n_picked,
         covered=int(kinds.get("covered", 0)),
         over_balance=int(kinds.get("balance", 0)),
         in_sequence_gap=int(kinds.get("sequence_gap", 0)),
         near_protected=int(kinds.get("protected", 0)),
+        not_considered=int(kinds.get("not considered", 0)),
+        kept=sampled.n_kept,
         beyond_limit=int(kinds.get("beyond n_samples", 0)),
         pool_before=n_base,
         pool_after=n_base + n_picked,

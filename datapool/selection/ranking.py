@@ -212,6 +212,18 @@ def extend(
     return ranked._replace(table=table, trace=selection.trace if has_trace(config) else _empty_trace())
 
 
+def begin_with(candidates: EmbeddedTable, base: EmbeddedTable, ranked: Ranked, kept: pd.Series, rules: Rules) -> Ranked:
+    """Return a ranking that begins with the candidates that have these filenames, in this order, to be extended.
+
+    Its distances are missing until ``extend`` computes them. An image that the rules forbid at its turn is left out.
+    """
+    is_allowed = _allowed_at_first(candidates.table, base.table, ranked, rules)
+    exclude = build_exclude(candidates.table, rules)
+    rows = _first_allowed(rows_of(candidates.table, kept), is_allowed, exclude, len(kept))
+    filenames = candidates.table.filename.to_numpy(dtype=object)[rows]
+    return ranked._replace(table=_table(filenames, np.full(len(rows), np.nan), [""] * len(rows)), trace=_empty_trace())
+
+
 def can_be_extended(candidates: EmbeddedTable, base: EmbeddedTable, ranked: Ranked, rules: Rules) -> bool:
     """Return whether the rules allow a candidate that is not ranked yet."""
     if len(ranked.table) == len(candidates.table):

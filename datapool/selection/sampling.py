@@ -8,14 +8,16 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from datapool.core.base import Standing
 from datapool.core.progress import Progress
 from datapool.core.schema import StoppingCondition
 from datapool.core.tables import EmbeddedTable
 from datapool.images.batch import rows_in_base
-from datapool.selection.k_center import NO_NEIGHBOR, Coverage, coverage_after, k_center, nearest
+from datapool.selection.k_center import NO_NEIGHBOR, Coverage, Trace, coverage_after, k_center, nearest
 from datapool.selection.ranking import (
     Ranked,
     RankingConfig,
+    begin_with,
     can_be_extended,
     extend,
     has_trace,
@@ -38,14 +40,16 @@ class Sampled(NamedTuple):
     """The new samples in order of picking: filename, content_hash, weak_label, distance (missing for the first image of a
     pool), nearest (filename of the nearest neighbor when picked)."""
     removed: pd.DataFrame
-    """Every other image of the batch, by filename: filename, kind ("corrupt", "duplicate", "known", "covered", one of
-    RULES, or "beyond n_samples"), reason (a sentence), nearest, distance (to that nearest of pool and picks, or to the
-    protected image)."""
+    """Every other image of the batch, by filename: filename, kind ("corrupt", "duplicate", "known", "excluded", "covered",
+    one of RULES, "beyond n_samples" or "not considered"), reason (a sentence), nearest, distance (to that nearest of pool
+    and picks, or to the protected image)."""
     covering_radius: float
     """Largest distance from a candidate, except those near a protected image, to its nearest of pool and picks; 0 if
     there is no such candidate, inf if there is neither pool nor pick."""
     farthest: str
     """Filename of the candidate at that distance, the first of several; empty if every candidate was picked."""
+    n_kept: int | None = None
+    """How many of the first picks were kept from an earlier choice; None if everything was chosen anew."""
 
 
 def sample(
@@ -56,6 +60,7 @@ def sample(
     stop: StoppingCondition,
     config: RankingConfig,
     *,
+    standing: Standing | None = None,
     progress: Progress,
 ) -> Sampled:
     """Cut the ranking at the first condition met, and explain why each other image was not picked.
@@ -64,6 +69,9 @@ def sample(
     to PAIRS pairs of images. Beyond, it is one that is near enough to cover the image, with its distance. The covering
     radius is always exact.
 
+    Images that stay picked come first. If nothing is picked besides, they keep their recorded distances and neighbors.
+    Otherwise these are computed again, and the selection continues after them.
+
     Args:
         images: The batch, as ``batch.scan`` returns it.
         candidates: Sorted by filename.
@@ -71,11 +79,19 @@ def sample(
         ranked: The ranking of these candidates.
         stop: When to stop.
         config: That of the ranking.
+        standing: What stays picked, candidates all of them; None if nothing does.
         progress: Called with the steps done and the steps in all, for one part of the work after another.
     """
     n = len(candidates.table)
     limit = min(_number_of_samples(stop, n_candidates=n, n_base=len(base.table)), n)
-    if not _decides(ranked, limit, stop.min_distance) and can_be_extended(candidates, base, ranked, config.rules):
+    n_kept = None
+    if standing is not None and standing.is_final:
+        n_kept = limit = len(standing.rows.table)
+        ranked = ranked._replace(table=standing.rows.table[["filename", "distance", "nearest"]])
+    elif standing is not None:
+        ranked = begin_with(candidates, base, ranked, standing.rows.table.filename, config.rules)
+        n_kept = len(ranked.table)
+        limit = max(limit, n_kept)
         ranked = extend(
             candidates,
             base,
@@ -86,18 +102,32 @@ def sample(
             min_distance=stop.min_distance,
             progress=progress,
         )
-    taken = _cut(ranked.table, limit, stop.min_distance)
+    elif not _decides(ranked, limit, stop.min_distance) and can_be_extended(candidates, base, ranked, config.rules):
+        ranked = extend(
+            candidates,
+            base,
+            ranked,
+            config.vectors(candidates, base),
+            config,
+            n_samples=limit,
+            min_distance=stop.min_distance,
+            progress=progress,
+        )
+    taken = _cut(ranked.table, limit, stop.min_distance, n_kept=n_kept or 0)
     picked = rows_of(candidates.table, taken.filename)
     picks = _picks(candidates, picked, taken)
-    excluded = rows_of(candidates.table, ranked.excluded.filename)
-    left_out = np.delete(np.arange(n), np.concatenate([picked, excluded]))
-    coverage = _coverage(candidates, base, ranked, config, picked, left_out, progress)
+    is_final = standing is not None and standing.is_final
+    if standing is not None and is_final:
+        picks = EmbeddedTable(picks.table, standing.rows.embeddings)
+    excluded = ranked.excluded[~ranked.excluded.filename.isin(taken.filename)]
+    left_out = np.delete(np.arange(n), np.concatenate([picked, rows_of(candidates.table, excluded.filename)]))
+    coverage = _coverage(candidates, base, None if is_final else ranked.trace, config, picked, left_out, progress)
     by_rules = excluded_by_rules(candidates.table, base.table, picks.table, config.rules)
     removed = pd.concat(
         [
             _explain_other_images(images, base),
-            _explain_left_out(candidates, base, left_out, coverage, by_rules, stop.min_distance),
-            ranked.excluded,
+            _explain_left_out(candidates, base, left_out, coverage, by_rules, stop.min_distance, is_final=is_final),
+            excluded,
         ]
     )
     farthest = coverage.distances.argmax() if len(left_out) else None
@@ -106,6 +136,7 @@ def sample(
         removed.sort_values("filename", ignore_index=True),
         covering_radius=0.0 if farthest is None else float(coverage.distances[farthest]),
         farthest="" if farthest is None else candidates.table.filename[left_out[farthest]],
+        n_kept=n_kept,
     )
 
 
@@ -117,7 +148,9 @@ def filename_lists(base: EmbeddedTable, sampled: Sampled) -> dict[str, list[str]
         "corrupt_filenames": removed.filename[removed.kind == "corrupt"].tolist(),
         "duplicate_filenames": removed.filename[removed.kind == "duplicate"].tolist(),
         "known_filenames": removed.filename[removed.kind == "known"].tolist(),
-        "removed_filenames": removed.filename[removed.kind.isin(["covered", *RULES, "beyond n_samples"])].tolist(),
+        "removed_filenames": removed.filename[
+            removed.kind.isin(["covered", *RULES, "beyond n_samples", "not considered"])
+        ].tolist(),
         "sampled_filenames_excluding_datapool": picks,
         "sampled_filenames": [*base.table.filename, *picks],
     }
@@ -136,9 +169,9 @@ def _decides(ranked: Ranked, limit: int, min_distance: float) -> bool:
     return len(ranked.table) >= limit or bool((ranked.table.distance < min_distance).any())
 
 
-def _cut(ranking: pd.DataFrame, limit: int, min_distance: float) -> pd.DataFrame:
-    """Return the rows of a ranking before the first one that is too close, at most ``limit``."""
-    too_close = np.flatnonzero(ranking.distance.to_numpy() < min_distance)
+def _cut(ranking: pd.DataFrame, limit: int, min_distance: float, *, n_kept: int) -> pd.DataFrame:
+    """Return the rows of a ranking before the first one after ``n_kept`` that is too close, at most ``limit``."""
+    too_close = n_kept + np.flatnonzero(ranking.distance.to_numpy()[n_kept:] < min_distance)
     return ranking.iloc[: min(limit, len(ranking), *too_close[:1])]
 
 
@@ -154,7 +187,7 @@ def _picks(candidates: EmbeddedTable, picked: np.ndarray, ranking: pd.DataFrame)
 def _coverage(
     candidates: EmbeddedTable,
     base: EmbeddedTable,
-    ranked: Ranked,
+    trace: Trace | None,
     config: RankingConfig,
     picked: np.ndarray,
     left_out: np.ndarray,
@@ -165,7 +198,8 @@ def _coverage(
     Args:
         candidates: Sorted by filename.
         base: The pool before this batch.
-        ranked: Its trace names a neighbor where there are too many pairs to compute all distances.
+        trace: That of the ranking that the picks begin: names a neighbor where there are too many pairs to compute all
+            distances. None if the picks begin none.
         config: That of the ranking.
         picked: Rows of the candidates, in order.
         left_out: Rows of the candidates, ascending.
@@ -176,8 +210,8 @@ def _coverage(
     """
     n_base, n_centers = len(base.table), len(base.table) + len(picked)
     has_few_pairs = len(left_out) * n_centers <= PAIRS
-    if not has_few_pairs and has_trace(config):
-        of_all = coverage_after(ranked.trace, n_candidates=len(candidates.table), n_picks=len(picked))
+    if not has_few_pairs and has_trace(config) and trace is not None:
+        of_all = coverage_after(trace, n_candidates=len(candidates.table), n_picks=len(picked))
         return Coverage(of_all.distances[left_out], of_all.neighbors[left_out])
     vectors = config.vectors(candidates, base)
     points, centers = vectors.candidates[left_out], np.concatenate([vectors.pool, vectors.candidates[picked]])
@@ -185,8 +219,8 @@ def _coverage(
         distances, found = nearest(points, centers, progress=progress)
     else:
         # Picking nothing, k-center only traces which center covers each point.
-        trace = k_center(points, centers, n_samples=0, min_distance=-1.0, with_trace=True, progress=progress).trace
-        distances, found = coverage_after(trace, n_candidates=len(points), n_picks=0)
+        of_none = k_center(points, centers, n_samples=0, min_distance=-1.0, with_trace=True, progress=progress).trace
+        distances, found = coverage_after(of_none, n_candidates=len(points), n_picks=0)
     # From rows of ``centers`` to numbers of neighbors. NO_NEIGHBOR is -1, the last.
     numbers = np.concatenate([np.arange(n_base), n_base + picked, [NO_NEIGHBOR]])
     return Coverage(distances, numbers[found])
@@ -219,17 +253,24 @@ def _explain_left_out(
     coverage: Coverage,
     excluded: pd.DataFrame,
     min_distance: float,
+    *,
+    is_final: bool,
 ) -> pd.DataFrame:
-    """Return the candidates left out, with the reason: covered, else excluded by a rule, else beyond n_samples."""
+    """Return the candidates left out, with the reason: covered, else excluded by a rule, else beyond n_samples.
+
+    With ``is_final`` the last reason is that nothing is picked besides the images that stay picked.
+    """
     is_covered = coverage.distances < min_distance
     by_rule = excluded[np.isin(excluded.index, left_out)]
     by_rule = by_rule[~is_covered[np.searchsorted(left_out, by_rule.index)]]
     is_by_rule = np.isin(left_out, by_rule.index)
     nearest = neighbor_names(candidates, base, coverage.neighbors)
     distance = pd.Series([f"{distance:.4g}" for distance in coverage.distances.tolist()], dtype="str")
-    start = _if_else(is_covered, "covered by ", "beyond n_samples; nearest is ")
+    otherwise = "not considered" if is_final else "beyond n_samples"
+    why = "not considered, as the picks stand after images have left the pool" if is_final else otherwise
+    start = _if_else(is_covered, "covered by ", f"{why}; nearest is ")
     reason = start + nearest + " at distance " + distance
-    kind = _if_else(is_covered, "covered", "beyond n_samples")
+    kind = _if_else(is_covered, "covered", otherwise)
     return pd.DataFrame(
         {
             "filename": candidates.table.filename.array[left_out],

@@ -15,6 +15,7 @@ def summarize(metrics: Metrics) -> str:
             (metrics.corrupt, "corrupt"),
             (metrics.duplicates, "exact copies"),
             (metrics.known, "in the pool already"),
+            (metrics.excluded, "excluded"),
         )
         why = ", ".join(f"{count} {what}" for count, what in counts if count) or "none is a candidate"
         return f"nothing to pick: of {metrics.images} images {why}; the pool stays as it is"
@@ -22,9 +23,10 @@ def summarize(metrics: Metrics) -> str:
         return f"nothing to pick: the rules exclude all {metrics.candidates} candidates; the pool stays as it is"
     known = f" (known already: {metrics.known})" if metrics.known else ""
     except_protected = " that protected images do not exclude" if metrics.near_protected else ""
+    kept = "" if metrics.kept is None else f", {metrics.kept} of them kept from the choice before"
     return (
-        f"picked {metrics.picked} of {metrics.candidates} candidates{known}: the pool grows from {metrics.pool_before} "
-        f"to {metrics.pool_after} images; every candidate{except_protected} lies within "
+        f"picked {metrics.picked} of {metrics.candidates} candidates{known}{kept}: the pool grows from "
+        f"{metrics.pool_before} to {metrics.pool_after} images; every candidate{except_protected} lies within "
         f"{metrics.covering_radius:.4g} of it"
     )
 
@@ -38,7 +40,12 @@ def describe_stop(metrics: Metrics, stop: StoppingCondition) -> str:
     """
     if not metrics.candidates:
         return ""
-    if metrics.beyond_limit:
+    if metrics.not_considered:
+        why = (
+            f"images have left the pool, and none is picked in their place: {metrics.not_considered} candidates were not "
+            "considered"
+        )
+    elif metrics.beyond_limit:
         why = f"stopped at stopping_condition.n_samples {stop.n_samples:g}"
     elif metrics.covered:
         why = (

@@ -44,8 +44,8 @@ def given_space(base: Base, path: Path, *, model: str | None) -> GivenSpace:
     dimension = csv_dimension(path)
     space_id = f"csv-{dimension}"
     notes, n_compared = [], 0
-    if base.versions:
-        recorded = embedding_space_of(base.pool, base.versions)
+    if base.made_by:
+        recorded = embedding_space_of(base.pool, base.made_by)
         _require_same_space(recorded, space_id, base.pool, path, model)
         n_compared = _compare(base, path)
         if not n_compared:

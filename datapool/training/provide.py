@@ -69,7 +69,7 @@ def provide_model(
     if params.embeddings:
         given = given_space(base, Path(params.embeddings), model=params.embeddings_model)
         return _no_model(given.space, checkpoint, last)._replace(notes=given.notes)
-    if base.versions and not base.checkpoint:
+    if base.made_by and not base.checkpoint:
         raise DatapoolError(
             f"pool {base.pool!r} was made from an embeddings csv and has no model; set embeddings to a csv of this "
             "batch, or set another datapool.name"
@@ -97,7 +97,7 @@ def _own_space(base: Base, path: Path, params: Params) -> EmbeddingSpace:
     """Return the embedding space of the base, after checking that params ask for no other model."""
     from datapool.model.embedding_model import embedding_space_id, load_checkpoint
 
-    recorded = embedding_space_of(base.pool, base.versions)
+    recorded = embedding_space_of(base.pool, base.made_by)
     model = load_checkpoint(path)
     if embedding_space_id(model) != recorded.id:
         raise DatapoolError(

@@ -47,7 +47,7 @@ def make(folder: Path, stages: Stages) -> dict[str, Case]:
     """Run ``open`` and ``merge`` on one batch after another. Return the workspace before each change of a pool, by a name."""
     made, cases = folder / "made", {}
     (made / "output" / "data").mkdir(parents=True)
-    for name in ("params.yaml", "dvc.yaml"):
+    for name in ("params.yaml", "dvc.yaml", "exclude.txt"):
         shutil.copy(ROOT / name, made)
     (made / "datapools.json").write_text("{}\n")
     run = commands(made)

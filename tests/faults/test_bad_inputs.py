@@ -107,7 +107,7 @@ def first_version(tmp_path_factory) -> Path:
     """A workspace whose pool has one version of two images; circle.csv has their embeddings and that of the next batch."""
     folder = tmp_path_factory.mktemp("first") / "workspace"
     folder.mkdir()
-    for name in ("params.yaml", "dvc.yaml"):
+    for name in ("params.yaml", "dvc.yaml", "exclude.txt"):
         shutil.copy(ROOT / name, folder)
     (folder / "datapools.json").write_text("{}\n")
     set_params(folder, SETTINGS)

@@ -86,6 +86,7 @@ def _run_pipeline(folder: Path) -> None:
     write_picture(folder / "week_2" / LABEL / "limited.png", 300, side=8)
     shutil.copy(ROOT / "params.yaml", folder)
     (folder / "datapools.json").write_text("{}\n")
+    (folder / "exclude.txt").touch()
     angles = {f"{PREFIX}{name}": 0.1 * number for number, name in enumerate(NAMES)}
     angles |= {f"{PREFIX}later/{name}": 3 + 0.1 * number for number, name in enumerate(NAMES)}
     _write_circle(folder / "<circle>.csv", {**angles, f"{PREFIX}{LABEL}/limited.png": 5.5})
@@ -311,6 +312,7 @@ def test_no_cell_or_line_that_a_run_writes_is_a_formula(prefix, tmp_path, monkey
     shutil.copy(Path("week") / names[0], "week/=copy.png")
     shutil.copy(ROOT / "params.yaml", ".")
     Path("datapools.json").write_text("{}\n")
+    Path("exclude.txt").touch()
     everything = [*names, "=copy.png"]
     _write_circle(Path("circle.csv"), {safe_name(prefix + name): 0.1 * n for n, name in enumerate(everything)})
     settings = {"input_dir": "week", "embeddings": "circle.csv", "stopping_condition.min_distance": 0.15}

@@ -59,6 +59,7 @@ def two_weeks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made")
     shutil.copy(ROOT / "params.yaml", folder)
     (folder / "datapools.json").write_text("{}\n")
+    (folder / "exclude.txt").touch()
     rng = np.random.default_rng(0)
     rows = ["filenames," + ",".join(f"embedding_{i}" for i in range(DIMENSION)) + ",labels"]
     for number in range(2 * N_WEEK):

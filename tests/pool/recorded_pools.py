@@ -81,6 +81,7 @@ def make_pools(folder: Path) -> dict[str, str]:
     scores = [f'"{name.partition("/")[2]}",{(place * 5 % 7) / 10:.1f}' for place, name in enumerate(_VECTORS)]
     (folder / "scores.csv").write_text("\n".join(["filename,entropy", *scores, ""]))
     (folder / "datapools.json").write_text("{}\n")
+    (folder / "exclude.txt").touch()
     defaults = yaml.safe_load((ROOT / "params.yaml").read_text())
     with chdir(folder):
         for batch, settings in RUNS:

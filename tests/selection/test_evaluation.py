@@ -251,11 +251,11 @@ def measured(positions: tuple[float, ...], pool: np.ndarray | None = None, min_d
 def test_metrics_count_every_image_once():
     fates = {
         "corrupt": 2, "duplicate": 1, "known": 3, "covered": 4, "balance": 5, "sequence_gap": 6, "protected": 7,
-        "beyond n_samples": 8,
+        "beyond n_samples": 8, "excluded": 9, "not considered": 1,
     }  # fmt: skip
     kinds = [kind for kind, count in fates.items() for _ in range(count)]
-    status = [*(kind if kind in ("corrupt", "duplicate") else "ok" for kind in kinds), "ok", "ok"]
-    candidates, base = offered(*range(32)), offered(1, 2, 3)
+    status = [*(kind if kind in ("corrupt", "duplicate", "excluded") else "ok" for kind in kinds), "ok", "ok"]
+    candidates, base = offered(*range(33)), offered(1, 2, 3)
     picks = EmbeddedTable(pd.DataFrame({"filename": ["a", "b"], "distance": [np.nan, 0.5]}), line(0, 1))
     numbers = compute_metrics(
         pd.DataFrame({"status": status}),
@@ -268,18 +268,21 @@ def test_metrics_count_every_image_once():
         min_distance=0.5,
     )
 
-    assert list(numbers.model_dump().items())[:17] == [
-        ("images", 38),
+    assert list(numbers.model_dump().items())[:20] == [
+        ("images", 48),
         ("corrupt", 2),
         ("duplicates", 1),
         ("known", 3),
-        ("candidates", 32),
+        ("excluded", 9),
+        ("candidates", 33),
         ("picked", 2),
         ("covered", 4),
         ("over_balance", 5),
         ("in_sequence_gap", 6),
         ("near_protected", 7),
         ("beyond_limit", 8),
+        ("not_considered", 1),
+        ("kept", None),
         ("pool_before", 3),
         ("pool_after", 5),
         ("covering_radius", 0.25),

@@ -12,7 +12,16 @@ from datapool.selection.rules import build_exclude, excluded_by_rules, near_prot
 
 
 def rules(**given: object) -> Rules:
-    return Rules(**{"balance": None, "sequence_gap": None, "protected": None, "protected_distance": 0.1, **given})
+    return Rules(
+        **{
+            "balance": None,
+            "sequence_gap": None,
+            "protected": None,
+            "protected_distance": 0.1,
+            "exclude": None,
+            **given,
+        }
+    )
 
 
 def images(*names: str, labels: str = "") -> pd.DataFrame:
