@@ -32,33 +32,43 @@ RELATIVE, ABSOLUTE = 1e-8, 1e-7
 a unit vector is rounded to float32, and another processor may round one of its numbers the other way."""
 
 
-def check_distances(rows: EmbeddedTable, version: Version, progress: Progress) -> Check:
+def check_distances(
+    rows: EmbeddedTable, version: Version, progress: Progress, *, has_lost_images: bool = False
+) -> Check:
     """Check that each pick lies as far from its neighbor as recorded, and that no image before it lies nearer.
 
     Args:
         rows: Every image of the pool, in the order of samples.csv.
         version: The version whose picks are checked; the lineage must record all that ``verify`` requires of it.
         progress: Called with the number of picks done and of all picks.
+        has_lost_images: Whether images have left the pool since: then the neighbor of a pick may be one of them.
     """
     name, start = f"version {version.version}, distances", version.rows - version.new
     table = rows.table.iloc[: version.rows]
     if _parameters(version).method == IMPORTED:
         return _check_imported(name, table[start:])
     filenames, nearest = table.filename.to_numpy(), table.nearest.to_numpy()
-    if start == 0 and (nearest[0] or not np.isnan(table.distance[0])):
+    if not version.new:
+        return Check(name, "skip", "all of its images have left the pool")
+    if start == 0 and not has_lost_images and (nearest[0] or not np.isnan(table.distance[0])):
         return Check(name, "fail", f"{filenames[0]} begins the pool, but has {nearest[0]!r} as nearest")
 
     # All indices are rows of the table, so an image was picked before another if its index is smaller.
-    new = np.arange(max(start, 1), len(table))  # the first image of a pool has no neighbor
+    new = np.arange(start, len(table))
+    if start == 0 and not nearest[0]:
+        new = new[1:]  # the first image of a pool has no neighbor
     neighbors = pd.Index(filenames).get_indexer(pd.Index(nearest[new]))  # -1: no image of the pool
     is_before = (neighbors >= 0) & (neighbors < new)
-    if not is_before.all():
+    # Another image may have the name of a neighbor that has left; it came later.
+    n_unknown = int((~is_before).sum()) if has_lost_images else 0
+    if not is_before.all() and not n_unknown:
         i = new[is_before.argmin()]
         return Check(name, "fail", f"{filenames[i]} has {nearest[i]!r} as nearest, which was not picked before it")
 
     points = _points(EmbeddedTable(table, rows.embeddings[: version.rows]), version)
     recorded = table.distance.to_numpy()[new]
-    found, tolerance = distances_between(points, new, points, neighbors), _tolerance(version, recorded)
+    found, tolerance = recorded.copy(), _tolerance(version, recorded)
+    found[is_before] = distances_between(points, new[is_before], points, neighbors[is_before])
     difference = np.abs(found - recorded)
     is_as_recorded = (difference <= tolerance) & np.isfinite(recorded)  # the tolerance of infinity is infinite
     if not is_as_recorded.all():
@@ -72,6 +82,11 @@ def check_distances(rows: EmbeddedTable, version: Version, progress: Progress) -
         i = is_nearer.argmax()
         pick = f"{filenames[new[i]]} lies {smallest[i]:.9g} from an image before it"
         return Check(name, "fail", f"{pick}, nearer than its recorded nearest {nearest[new[i]]} at {recorded[i]:.9g}")
+    if n_unknown:
+        rest = (
+            f"the other {len(new) - n_unknown} lie as far from theirs as recorded, and no image before a pick is nearer"
+        )
+        return Check(name, "skip", f"the nearest image of {n_unknown} of {version.new} picks has left the pool; {rest}")
     sentence = f"each of {version.new} picks lies as far from its nearest before it as recorded"
     return Check(name, "pass", f"{sentence} (largest difference {difference.max(initial=0.0):.1g})")
 
@@ -86,12 +101,23 @@ def _check_imported(name: str, table: pd.DataFrame) -> Check:
     return Check(name, "skip", f"its {len(table)} images were imported, and how they were picked is unknown")
 
 
-def check_certificate(rows: EmbeddedTable, version: Version) -> Check:
-    """Check that the picks lie at least the covering radius apart, and that the lower bound is half of it."""
+def check_certificate(rows: EmbeddedTable, version: Version, *, has_lost_images: bool = False) -> Check:
+    """Check that the picks lie at least the covering radius apart, and that the lower bound is half of it.
+
+    Args:
+        rows: Every image of the pool, in the order of samples.csv.
+        version: The version to check.
+        has_lost_images: Whether images have left the pool since: then what they covered may lie outside of the radius.
+    """
     name, parameters = f"version {version.version}, certificate", _parameters(version)
     if parameters.method != "coreset" or parameters.has_rules():
         method = f"method {parameters.method}{' with rules' * parameters.has_rules()}"
         return Check(name, "skip", f"{method} promises no bound on the covering radius")
+    if has_lost_images:
+        return Check(name, "skip", "images have left the pool since, so nothing is promised of those that stayed")
+    if version.kept:
+        what = f"its first {version.kept} picks were kept from the version that it replaced"
+        return Check(name, "skip", f"{what}, which promises no bound on the covering radius")
     picks = rows.table.iloc[version.rows - version.new : version.rows].dropna(subset="distance")
     filenames, distances = picks.filename.to_numpy(), picks.distance.to_numpy()
     radius, tolerance = _radius(version), _tolerance(version, distances)

@@ -21,6 +21,7 @@ from datapool.core.lineage import (
     SAMPLES,
     EmbeddingSpace,
     LineageEntry,
+    Removal,
     Version,
     read_entries,
     recorded_files,
@@ -95,8 +96,9 @@ def _checks(store: Store, entry: LineageEntry | None, output: Path, progress: Pr
     yield as_recorded
     if as_recorded.outcome == "pass":
         for version in versions:
-            yield check_distances(rows, version, progress)
-            yield check_certificate(rows, version)
+            has_lost_images = version.is_before_a_removal(entry.removed)
+            yield check_distances(rows, version, progress, has_lost_images=has_lost_images)
+            yield check_certificate(rows, version, has_lost_images=has_lost_images)
         yield check_candidates(rows, store.name, versions, output, progress)
 
 
@@ -235,30 +237,53 @@ def _check_rows(rows: EmbeddedTable, label_ids: Sequence[int], entry: LineageEnt
     """Check that counts, batches, ranks, labels and embedding space of the rows are those of the lineage."""
     table, dimension = rows.table, rows.embeddings.shape[1]
     problems = [
-        *_version_problems(table, entry.versions),
-        *_label_problems(table, label_ids, entry.labels),
+        *_version_problems(table, entry.versions, entry.removed or []),
+        *_label_problems(table, label_ids, entry.labels, has_lost_images=bool(entry.removed)),
         *_space_problems(dimension, entry.versions),
     ]
-    sentence = f"{len(table)} images; versions, batches, ranks and labels are those of the lineage"
+    removed = f"; {len(entry.removed)} have left the pool" if entry.removed else ""
+    sentence = f"{len(table)} images; versions, batches, ranks and labels are those of the lineage{removed}"
     return check_of("rows", problems, sentence)
 
 
-def _version_problems(table: pd.DataFrame, versions: Sequence[Version]) -> Iterator[str]:
-    """Yield what is wrong with the rows of each version: they follow one another, each with ranks from 1."""
+def _version_problems(table: pd.DataFrame, versions: Sequence[Version], removed: Sequence[Removal]) -> Iterator[str]:
+    """Yield what is wrong with the rows of each version: they follow one another, each with ranks from 1.
+
+    The ranks have gaps where images have left since, and none of those images is there.
+    """
     start = 0
     for version in versions:
+        left = removed[version.removals or 0 :]
+        n_left = sum(removal.version == version.version for removal in left)
         part, number, start = table.iloc[start : version.rows], version.version, version.rows
-        if len(part) != version.new or (part.version != number).any() or set(part.batch) != {version.batch}:
+        if len(part) != version.new or (part.version != number).any() or not set(part.batch) <= {version.batch}:
             yield f"version {number} does not have the {version.new} images of the batch that the lineage records"
-        elif part["rank"].tolist() != list(range(1, len(part) + 1)):
-            yield f"the ranks of version {number} are not 1 to {len(part)} in order"
+        elif not _are_ranks(part["rank"].tolist(), n_left):
+            gaps = f", except those of {n_left} images that have left" * bool(n_left)
+            yield f"the ranks of version {number} are not 1 to {len(part) + n_left} in order{gaps}"
+        elif part.content_hash[part.content_hash != ""].isin([removal.content_hash for removal in left]).any():
+            yield f"version {number} has an image that the lineage records as removed since"
     if start != len(table):
         yield f"the pool has {len(table)} images, the lineage records {start}"
 
 
-def _label_problems(table: pd.DataFrame, label_ids: Sequence[int], labels: object) -> Iterator[str]:
-    """Yield whether the weak labels are not numbered in the order in which they first appear."""
-    numbers = {label: number for number, label in enumerate(dict.fromkeys(table.weak_label))}
+def _are_ranks(ranks: list[int], n_left: int) -> bool:
+    """Return whether ranks count from 1, with gaps for up to so many images that have left."""
+    if not n_left:
+        return ranks == list(range(1, len(ranks) + 1))
+    return ranks == sorted(set(ranks)) and (not ranks or (ranks[0] >= 1 and ranks[-1] <= len(ranks) + n_left))
+
+
+def _label_problems(
+    table: pd.DataFrame, label_ids: Sequence[int], labels: list[str] | None, *, has_lost_images: bool
+) -> Iterator[str]:
+    """Yield whether the weak labels are not numbered in the order in which they first appear.
+
+    If images have left the pool, the first image of a label may be among them, and its number stays.
+    """
+    first = list(dict.fromkeys(table.weak_label))
+    listed = labels if has_lost_images and labels and {*first} <= {*labels} else first
+    numbers = {label: number for number, label in enumerate(listed)}
     if labels != list(numbers) or list(label_ids) != [numbers[label] for label in table.weak_label]:
         yield "the labels are not the weak labels, numbered as the lineage lists them"
 

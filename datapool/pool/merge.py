@@ -154,7 +154,7 @@ def _open(
     versions = lineage.get(name, [])
     is_own = bool(versions) and is_batch_of(versions[-1], images, contents)
     batch = versions[-1].batch if is_own else batch_id(images)
-    k = _choose_base(name, versions, is_own=is_own, base_version=base_version, replaces=replaces)
+    k = _choose_base(name, versions, batch, is_own=is_own, base_version=base_version, replaces=replaces)
     rows = pool_files.read_version(store.folder, versions[-1]) if versions else empty_base_table()
     if base_version is None:
         _require_common_images(images, rows.table, versions[k:], replaces)
@@ -214,25 +214,35 @@ def _standing(
     """
     last = entry.versions[-1]
     replaced = rows.table[rows.table.version > k]
-    usable = images[images.status == "ok"].set_index("content_hash")
-    is_here = replaced.content_hash.isin(usable.index)
     labels = labels_of(entry, last, rows.table.weak_label)
     if is_own and k == len(entry.versions) - 1:
         if last.is_before_a_removal(entry.removed):
             since = {removal.content_hash for removal in (entry.removed or ())[last.removals or 0 :]}
             is_offered_again = bool((since - contents.keys()) & set(images.content_hash))
-            names = usable.filename.reindex(replaced.content_hash)
-            if is_offered_again or not (is_here.all() and (names.to_numpy() == replaced.filename.to_numpy()).all()):
-                return None
-            return Standing(_take(rows, replaced), last, labels, True)
+            is_as_picked = _place_in(images, replaced).filename.eq(replaced.filename).all()
+            return None if is_offered_again or not is_as_picked else Standing(_take(rows, replaced), last, labels, True)
         if not last.kept:
             return None
-        replaced, is_here = replaced[: last.kept], is_here[: last.kept]
-    kept = replaced[is_here]
-    now = usable.loc[kept.content_hash]
-    columns = [column for column in ("filename", "weak_label", "path") if column in kept]
-    renamed = kept.assign(**{column: now[column].to_numpy() for column in columns})
-    return Standing(_take(rows, renamed), last, labels, False)
+        replaced = replaced[: last.kept]
+    kept = _place_in(images, replaced).dropna(subset="filename")
+    columns = [column for column in kept if column in replaced]
+    return Standing(_take(rows, replaced.loc[kept.index].assign(**kept[columns])), last, labels, False)
+
+
+def _place_in(images: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """Return filename, weak_label and path that the contents of some rows have in a batch; missing if they are not in it.
+
+    Of several images with the content, the one with the filename of the row counts, else the first. Of several rows that
+    would get one filename, all but the first are missing.
+    """
+    usable = images[images.status == "ok"].set_index("content_hash")[["filename", "weak_label", "path"]]
+    same = rows[["content_hash", "filename"]].merge(usable.reset_index(), how="left", on=["content_hash", "filename"])
+    first = usable[~usable.index.duplicated()].reindex(rows.content_hash)
+    place = first.set_axis(rows.index)
+    is_same = same.path.notna().to_numpy()
+    place.loc[is_same, :] = same.set_axis(rows.index).loc[is_same, ["filename", "weak_label", "path"]]
+    place.loc[place.filename.duplicated() & place.filename.notna(), :] = None
+    return place
 
 
 def _take(rows: EmbeddedTable, some: pd.DataFrame) -> EmbeddedTable:
@@ -251,7 +261,13 @@ def _require_distinct_name(name: str, others: Iterable[str]) -> None:
 
 
 def _choose_base(
-    name: str, versions: Sequence[Version], *, is_own: bool, base_version: int | None, replaces: Sequence[str]
+    name: str,
+    versions: Sequence[Version],
+    batch: str,
+    *,
+    is_own: bool,
+    base_version: int | None,
+    replaces: Sequence[str],
 ) -> int:
     """Return the number of the version to start from; 0 for an empty base."""
     latest = len(versions)
@@ -288,7 +304,7 @@ def _require_common_images(
     """Refuse to replace a version of which the batch has no image: it is no corrected state of that version's batch."""
     for version in versions:
         is_common = rows.content_hash[rows.version == version.version].isin(images.content_hash)
-        if _is_replaced(version, replaces) and not is_common.any():
+        if _is_replaced(version, replaces) and len(is_common) and not is_common.any():
             raise DatapoolError(
                 f"params.yaml: datapool.replaces names batch {version.batch[:12]}, but this batch has none of the "
                 f"{len(is_common)} images that version {version.version} has from it, so it is no corrected state of that "
