@@ -13,10 +13,7 @@ from datapool.core.errors import DatapoolError
 CODE = ("dvc.yaml", "None", "stages", "datapool")
 """What an update replaces. ``datapool`` is last: the version in it shows that the code is complete."""
 
-EXCLUDE = "exclude.txt"
-"""Lists the images that are never picked."""
-
-SETTINGS = ("params.yaml", EXCLUDE, ".gitattributes", ".dvcignore")
+SETTINGS = ("params.yaml", "exclude.txt", ".gitattributes", ".dvcignore")
 """What a workspace gets once and its user may edit. An update adds the keys and lines that are missing."""
 
 OWN_FILES = (*CODE, *SETTINGS, "datapools.json", "dvc.lock", ".gitignore", ".dvc")
