@@ -75,16 +75,18 @@ class Scm(StrEnum):
     NONE = "none"
 
 
-def make_workspace(folder: Path, *, scm: Scm) -> None:
+def make_workspace(folder: Path, *, scm: Scm, may_be_nested: bool = False) -> None:
     """Make a workspace and its first commit, of its own files only. One that was interrupted is made again.
 
     Args:
         folder: Made if it does not exist; must hold nothing that the workspace would overwrite.
         scm: Its own git repository, a folder of the git repository around it, or no git at all (then ``dvc exp`` and
             comparisons between versions do not work).
+        may_be_nested: Whether it may lie in another workspace, which ignores it, as the demo may.
 
     Raises:
-        DatapoolError: If something is in the way (after an interruption, only a link is), or git or DVC fails.
+        DatapoolError: If something is in the way (after an interruption, only a link is), the folder lies in another
+            workspace, or git or DVC fails.
     """
     ours = (*CODE, *SETTINGS, ".dvc", "datapools.json")
     existing = [name for name in ours if os.path.lexists(folder / name)]
@@ -93,6 +95,8 @@ def make_workspace(folder: Path, *, scm: Scm) -> None:
         raise DatapoolError(
             f"{folder} holds {existing[0]} already; give another folder, or `datapool init --update {folder}` to update"
         )
+    if not may_be_nested:
+        _refuse_nested(folder)
     refuse_links(folder, (*ours, ".gitignore", str(_BEGUN)), what="a new workspace")
     if scm is Scm.OWN:
         _refuse_files_of_another_repository(folder)
@@ -139,6 +143,16 @@ def _write_readme(path: Path) -> bool:
     with suppress(OSError):  # a folder, or a broken link
         return path.read_bytes() == text
     return False
+
+
+def _refuse_nested(folder: Path) -> None:
+    """Refuse a folder in another workspace: its git and DVC would not see the new one's files."""
+    for outer in folder.resolve().parents:
+        if (outer / "datapools.json").exists() and (outer / "dvc.yaml").exists():
+            raise DatapoolError(
+                f"{folder}: lies in the workspace {outer}, and one workspace cannot hold another; give a folder outside of "
+                f"it. Another pool needs no workspace of its own: set datapool.name in {outer / 'params.yaml'}"
+            )
 
 
 def _refuse_files_of_another_repository(folder: Path) -> None:

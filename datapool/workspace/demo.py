@@ -63,7 +63,7 @@ def run_demo(folder: Path, say: Callable[..., None]) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     state.parent.mkdir(parents=True)
     state.write_text("begun")
-    make_workspace(folder, scm=Scm.OWN)
+    make_workspace(folder, scm=Scm.OWN, may_be_nested=True)  # the clone of this repository ignores demo/
     write_digits(folder / "data")
     set_params(folder, _PARAMS)
     _call(folder, "dvc", "add", "--quiet", *(f"data/week_{week}" for week in range(1, _WEEKS + 1)))

@@ -139,6 +139,25 @@ def test_a_workspace_is_not_made_where_our_own_folder_is_a_link(here, victim):
     assert [path.name for path in victim.parent.iterdir()] == ["bashrc"]
 
 
+@pytest.mark.parametrize("scm", Scm)
+def test_a_workspace_within_another_is_refused_unless_it_is_the_demo(here, scm):
+    for name in ("datapools.json", "dvc.yaml"):
+        Path(name).touch()
+    Path("data").mkdir()
+    for inner in (Path("data/my pool"), here / "inner"):
+        with pytest.raises(DatapoolError) as refused:
+            make_workspace(inner, scm=scm)
+
+        assert str(refused.value) == (
+            f"{inner}: lies in the workspace {here}, and one workspace cannot hold another; give a folder outside of it. Another "
+            f"pool needs no workspace of its own: set datapool.name in {here}/params.yaml"
+        )
+        assert not inner.exists()
+    if scm is Scm.NONE:
+        make_workspace(Path("demo"), scm=scm, may_be_nested=True)
+        assert Path("demo/dvc.yaml").exists()
+
+
 def test_a_folder_with_files_of_another_repository_becomes_no_workspace_of_its_own(here):
     data = Path("data")
     data.mkdir()
