@@ -38,8 +38,9 @@ def embed() -> None:
         )
     write_rows(outputs.embeddings, EmbeddedTable(table[["filename", "content_hash", "weak_label"]], embedded.vectors))
     write_rows(outputs.protected, protected)
-    source = f"read from {params.embeddings}" if params.embeddings else f"{embedded.n_known} reused from the last run"
-    say(f"{len(table)} candidates with embeddings, {source}")
+    reused = f", {embedded.n_known} reused from the last run" if embedded.n_known else ""
+    source = f", read from {params.embeddings}" if params.embeddings else reused
+    say(f"{len(table)} candidates with embeddings{source}")
     if len(protected.table):
         say(f"{len(protected.table)} protected images from {params.rules.protected}")
 

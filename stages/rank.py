@@ -39,10 +39,8 @@ def rank() -> None:
     write_arrays(outputs.evaluation_sample, evaluation_sample._asdict())
     n_protected = int((ranked.excluded.kind == "protected").sum())
     excluded = f"; protected images exclude {n_protected}" if params.rules.protected else ""
-    say(
-        f"ranked {len(ranked.table)} of {len(candidates.table)} candidates against {len(base.table)} images of the "
-        f"pool{excluded}"
-    )
+    pool = f" against {len(base.table)} images of the pool" if len(base.table) else "; the pool is empty so far"
+    say(f"ranked {len(ranked.table)} of {len(candidates.table)} candidates{pool}{excluded}")
 
 
 if __name__ == "__main__":

@@ -21,14 +21,17 @@ def summarize(metrics: Metrics) -> str:
         return f"nothing to pick: of {metrics.images} images {why}; the pool stays as it is"
     if not metrics.pool_after:
         return f"nothing to pick: the rules exclude all {metrics.candidates} candidates; the pool stays as it is"
-    known = f" (known already: {metrics.known})" if metrics.known else ""
+    known = (
+        f" ({metrics.known} more {'is' if metrics.known == 1 else 'are'} in the pool already)" if metrics.known else ""
+    )
     except_protected = " that protected images do not exclude" if metrics.near_protected else ""
     kept = "" if metrics.kept is None else f", {metrics.kept} of them kept from the choice before"
-    return (
-        f"picked {metrics.picked} of {metrics.candidates} candidates{known}{kept}: the pool grows from "
-        f"{metrics.pool_before} to {metrics.pool_after} images; every candidate{except_protected} lies within "
-        f"{metrics.covering_radius:.4g} of it"
-    )
+    picked = f"picked {metrics.picked or 'none'} of {metrics.candidates} candidates{known}{kept}"
+    grows = f"the pool grows from {metrics.pool_before} to" if metrics.picked else "the pool still has"
+    pool = f"{grows} {metrics.pool_after} images"
+    if metrics.picked == metrics.candidates:
+        return f"{picked}: {pool}"
+    return f"{picked}: {pool}; every candidate{except_protected} lies within {metrics.covering_radius:.4g} of it"
 
 
 def describe_stop(metrics: Metrics, stop: StoppingCondition) -> str:
@@ -62,8 +65,11 @@ def describe_stop(metrics: Metrics, stop: StoppingCondition) -> str:
 
 
 def describe_comparison(metrics: Metrics) -> str:
-    """Return how near the candidates are to the new pool, beside a random choice; "" if nothing was measured."""
-    if metrics.mean_distance is None:
+    """Return how near the candidates are to the new pool, beside a random choice.
+
+    "" if nothing was measured, or if there was no choice: all were picked.
+    """
+    if metrics.mean_distance is None or metrics.picked == metrics.candidates:
         return ""
     of = "of" if metrics.evaluated == metrics.candidates else f"measured on {metrics.evaluated:,} of"
     return (

@@ -207,7 +207,7 @@ def test_the_next_batch_is_embedded_by_lightlys_model_and_appended(docker, capsy
     said = capsys.readouterr().out
     assert "pool 'old' has its model already: it is used as it is" in said
     assert "the pool grows from 12 to 18 images" in said
-    assert "known already: 1" in said  # by its content, as it was there
+    assert "(1 more is in the pool already)" in said  # by its content, as it was there
     checks = {c.name: c for c in verify(POOLS, LINEAGE, "old", Path("output"), progress=lambda done, total: None)}
     assert [check.sentence for check in checks.values() if check.outcome == "fail"] == []
     assert checks["version 2, distances"].outcome == checks["version 2, certificate"].outcome == "pass"

@@ -110,6 +110,6 @@ def test_an_image_like_one_in_a_protected_folder_is_not_picked(new_model_workspa
     output = workspace.repro()
 
     assert "1 protected images from test" in output
-    assert "12 candidates against 0 images of the pool; protected images exclude 1" in output
+    assert "12 candidates; the pool is empty so far; protected images exclude 1" in output
     assert removed_kinds(workspace)[NAMES[1]] == "protected"
     assert sorted([*workspace.names(), NAMES[1]]) == sorted(NAMES)

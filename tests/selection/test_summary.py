@@ -20,7 +20,20 @@ def test_the_summary_has_picks_growth_and_covering_radius():
     run = metrics(images=9, candidates=5, picked=2, known=1, pool_before=1, pool_after=3, covering_radius=4.0)
 
     assert summarize(run) == (
-        "picked 2 of 5 candidates (known already: 1): the pool grows from 1 to 3 images; every candidate lies within 4 of it"
+        "picked 2 of 5 candidates (1 more is in the pool already): the pool grows from 1 to 3 images; every "
+        "candidate lies within 4 of it"
+    )
+
+
+def test_the_summary_of_all_and_of_none_has_no_number_that_says_nothing():
+    every = metrics(images=5, candidates=5, picked=5, known=0, pool_after=5, covering_radius=0.0, mean_distance=0.0)
+    none = metrics(images=7, candidates=5, picked=0, known=2, pool_before=3, pool_after=3, covering_radius=0.25)
+
+    assert summarize(every) == "picked 5 of 5 candidates: the pool grows from 0 to 5 images"
+    assert describe_comparison(every) == ""  # each lies 0 from the pool, in which it is
+    assert summarize(none) == (
+        "picked none of 5 candidates (2 more are in the pool already): the pool still has 3 images; every candidate lies "
+        "within 0.25 of it"
     )
 
 
