@@ -144,17 +144,15 @@ def _endings(name: str) -> Iterator[str]:
 def _with_names_for_numbers(own: State, theirs: State) -> dict[str, Tensor] | None:
     """Return ``theirs`` with the names of ``own`` for the numbers with which its keys begin; None if that cannot be.
 
-    ``nn.Sequential(*list(resnet.children())[:-1])`` numbers the parts of a network in their order, so the weights of both
-    are compared in their order: shape, and name within the part, must be equal.
+    ``nn.Sequential(*list(resnet.children())[:-1])`` numbers the parts of a network in their order. So the shapes of both are
+    compared in their order; the names within a part are kept.
     """
     numbered = {key: value for key, value in theirs.items() if key.split(".")[0].isdecimal()}
     names: dict[str, str] = {}
-    for (our_key, ours), (their_key, value) in zip(
-        _without_counters(own).items(), _without_counters(numbered).items(), strict=False
-    ):
-        our_part, _, our_rest = our_key.partition(".")
-        their_part, _, their_rest = their_key.partition(".")
-        if our_rest != their_rest or ours.shape != value.shape or names.setdefault(their_part, our_part) != our_part:
+    pairs = zip(_without_counters(own).items(), _without_counters(numbered).items(), strict=False)
+    for (our_key, ours), (their_key, value) in pairs:
+        our_part, their_part = our_key.split(".")[0], their_key.split(".")[0]
+        if ours.shape != value.shape or names.setdefault(their_part, our_part) != our_part:
             return None
     if len(set(names.values())) < len(names):
         return None
