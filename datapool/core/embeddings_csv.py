@@ -3,6 +3,7 @@
 ``lightly.utils.io.load_embeddings`` reads what this module writes, and this module reads what Lightly writes.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,12 +28,13 @@ _CUT_OFF = "does not end with a line break, so it was cut off"
 
 
 class EmbeddingsCsv(NamedTuple):
-    """The content of an embeddings csv, row by row."""
+    """The content of an embeddings csv, or of another file with embeddings, row by row."""
 
     filenames: list[str]
     embeddings: np.ndarray
     """Shape (n, d), float32, finite."""
     labels: list[int]
+    """Empty if the file has none."""
 
 
 def to_csv(filenames: Sequence[str], embeddings: np.ndarray, labels: Sequence[int]) -> bytes:
@@ -90,46 +92,31 @@ def read_csv(path: Path) -> EmbeddingsCsv:
         DatapoolError: If the file is missing, cut off or no such csv, has a filename twice, or has a value that is not a
             finite number. Names the file and the row.
     """
-    with _reading(path) as file:
-        return _parse(file, path)
-
-
-def csv_dimension(path: Path) -> int:
-    """Read the dimension of the embeddings from the header of a csv; the rows are not checked.
-
-    Raises:
-        DatapoolError: If the file cannot be read, or its header is not that of an embeddings csv.
-    """
-    with _reading(path) as file:
-        return _read_header(file, path).dimension
-
-
-def read_csv_rows(path: Path, filenames: Sequence[str]) -> np.ndarray:
-    """Read the embeddings of some images, shape (len(filenames), d), float32, in the order of ``filenames``.
-
-    Raises:
-        DatapoolError: As ``read_csv`` does, or if the csv lacks one of the images.
-    """
-    content = read_csv(path)
-    row_of = {filename: row for row, filename in enumerate(content.filenames)}
-    # The name of "-a.jpg" in the pool is "./-a.jpg", see batch.safe_name; the csv may have either.
-    filenames = [name if name in row_of else name.removeprefix("./") for name in filenames]
-    missing = [filename for filename in filenames if filename not in row_of]
-    if missing:
-        raise DatapoolError(
-            f"{path}: lacks the embeddings of {len(missing)} images of the batch, such as {short_repr(missing[0])}; add "
-            "them, or name the images that it has in relevant_filenames_file"
-        )
-    return content.embeddings[[row_of[filename] for filename in filenames]]
+    with open_embeddings(path) as file:
+        return parse_csv_file(file, path)
 
 
 def parse_csv(data: bytes, path: Path) -> EmbeddingsCsv:
     """Read the content of an embeddings csv; ``path`` is for messages. See ``read_csv``."""
-    return _parse(BytesIO(data), path)
+    return parse_csv_file(BytesIO(data), path)
+
+
+def csv_dimension(file: BinaryIO, path: Path) -> int:
+    """Read the dimension of the embeddings from the header of a csv without or with labels; the rows are not checked.
+
+    Raises:
+        DatapoolError: If its header is not that of an embeddings csv.
+    """
+    return _read_header(file, path, needs_labels=False).dimension
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[BinaryIO]:
+def open_embeddings(path: Path) -> Iterator[BinaryIO]:
+    """Open a file with embeddings.
+
+    Raises:
+        DatapoolError: If it cannot be read.
+    """
     try:
         with atomic.open_regular_file(path) as file:
             yield file
@@ -137,37 +124,63 @@ def _reading(path: Path) -> Iterator[BinaryIO]:
         raise DatapoolError(f"{path}: cannot be read ({error.strerror}); give an embeddings csv") from error
 
 
-def _parse(file: BinaryIO, path: Path) -> EmbeddingsCsv:
-    header = _read_header(file, path)
+def parse_csv_file(file: BinaryIO, path: Path, *, needs_labels: bool = True) -> EmbeddingsCsv:
+    """Read the content of an embeddings csv.
+
+    Args:
+        file: It is read twice from its beginning.
+        path: For messages.
+        needs_labels: Refuse a csv without the column labels.
+
+    Raises:
+        DatapoolError: As ``read_csv``.
+    """
+    header = _read_header(file, path, needs_labels=needs_labels)
     # The array has room for the most rows that there can be: pages that are never written take no memory.
     embeddings = np.empty((_max_rows(file, path, header.dimension), header.dimension), dtype=np.float32)
     filenames: list[str] = []
     labels: list[int | None] = []
     file.seek(header.n_bytes)
     for text in complete_rows(file):
-        table = _parse_rows(text, path, header)
         start = len(filenames)
+        table = _parse_rows(text, path, header, first_row=start + 1)
         filenames += table.column("filenames").to_pylist()
-        labels += table.column("labels").to_pylist()
-        _copy_values(table, embeddings[start : len(filenames)], path)
-    if len(set(filenames)) < len(filenames):
-        name, count = Counter(filenames).most_common(1)[0]
-        raise _refusal(path, f"has the filename {short_repr(name)} {count} times")
+        if header.has_labels:
+            labels += table.column("labels").to_pylist()
+        _copy_values(table, embeddings[start : len(filenames)], path, first_row=start + 1)
+    if problem := find_repeated(filenames):
+        raise _refusal(path, problem)
     known = [label for label in labels if label is not None]
     if len(known) < len(labels):
-        raise _refusal(path, "a label is missing")
+        row = labels.index(None)
+        raise _refusal(path, f"the label of row {row + 1} ({short_repr(filenames[row])}) is missing")
     return EmbeddingsCsv(filenames, embeddings[: len(filenames)], known)
+
+
+def find_repeated(filenames: Sequence[str]) -> str | None:
+    """Return which file name is there several times, and in which rows; None if there is none.
+
+    >>> find_repeated(["a", "b", "a"])
+    "has the filename 'a' 2 times, in rows 1 and 3"
+    """
+    if len(set(filenames)) == len(filenames):
+        return None
+    name, count = Counter(filenames).most_common(1)[0]
+    first = filenames.index(name)
+    second = filenames.index(name, first + 1)
+    return f"has the filename {short_repr(name)} {count} times, in rows {first + 1} and {second + 1}"
 
 
 class _Header(NamedTuple):
     names: list[str]
     """All columns, in the order of the file."""
     dimension: int
+    has_labels: bool
     n_bytes: int
     """Length of the header line: where the rows begin."""
 
 
-def _read_header(file: BinaryIO, path: Path) -> _Header:
+def _read_header(file: BinaryIO, path: Path, *, needs_labels: bool) -> _Header:
     line = file.readline(_MAX_HEADER)
     text = line.removeprefix(b"\xef\xbb\xbf").rstrip(b"\n")  # without a byte order mark
     if not text:
@@ -180,19 +193,20 @@ def _read_header(file: BinaryIO, path: Path) -> _Header:
         raise _refusal(path, "is not UTF-8; save it as UTF-8") from error
     counts = Counter(names)
     dimension = sum(name.startswith("embedding_") for name in counts)
-    missing = [name for name in _columns(max(dimension, 1)) if name not in counts]
+    has_labels = needs_labels or "labels" in counts
+    missing = [name for name in _columns(max(dimension, 1), has_labels=has_labels) if name not in counts]
     if missing:
         raise _refusal(path, f"lacks the column {missing[0]!r}; it has {', '.join(names)[:200]}")
     if len(counts) < len(names):
         raise _refusal(path, f"has the column {short_repr(counts.most_common(1)[0][0])} twice")
     if not line.endswith(b"\n"):
         raise _refusal(path, _CUT_OFF)
-    return _Header(names, dimension, len(line))
+    return _Header(names, dimension, has_labels, len(line))
 
 
-def _columns(dimension: int) -> list[str]:
+def _columns(dimension: int, *, has_labels: bool) -> list[str]:
     """Return the columns that we read. Embedding columns count by their number, not by their place."""
-    return ["filenames", *(f"embedding_{column}" for column in range(dimension)), "labels"]
+    return ["filenames", *(f"embedding_{column}" for column in range(dimension)), *["labels"] * has_labels]
 
 
 def _max_rows(file: BinaryIO, path: Path, dimension: int) -> int:
@@ -207,28 +221,44 @@ def _max_rows(file: BinaryIO, path: Path, dimension: int) -> int:
     return min(n_lines, n_bytes // (dimension + 1))
 
 
-def _parse_rows(text: bytes, path: Path, header: _Header) -> pa.Table:
+def _parse_rows(text: bytes, path: Path, header: _Header, *, first_row: int) -> pa.Table:
     """Parse complete rows into the columns of ``_columns``, in that order."""
-    columns = _columns(header.dimension)
+    columns = _columns(header.dimension, has_labels=header.has_labels)
     types = dict.fromkeys(columns, pa.float32()) | {"filenames": pa.string(), "labels": pa.int64()}
+    types = {column: types[column] for column in columns}
     options = csv.ConvertOptions(column_types=types, include_columns=columns, strings_can_be_null=False)
     try:
         table = parse_rows(text, header.names, options)
     except pa.ArrowInvalid as error:
-        raise _refusal(path, f"cannot be read ({' '.join(str(error).split())[:200]})") from error
-    if problem := find_bad_filename(table.column("filenames")):
+        raise _refusal(path, _why_not_parsed(text, header, options, error, first_row=first_row)) from error
+    if problem := find_bad_filename(table.column("filenames"), first_row=first_row):
         raise _refusal(path, problem)
     return table
 
 
-def _copy_values(table: pa.Table, embeddings: np.ndarray, path: Path) -> None:
+def _why_not_parsed(
+    text: bytes, header: _Header, options: csv.ConvertOptions, error: pa.ArrowInvalid, *, first_row: int
+) -> str:
+    """Return what Arrow does not read, with the number of its row: only without threads does Arrow know that."""
+    message = str(error)
+    try:
+        parse_rows(text, header.names, options, use_threads=False)
+    except pa.ArrowInvalid as again:
+        message = str(again)
+    found = re.search(r"Row #(\d+): ", message)
+    row = f"row {first_row + int(found[1]) - 1} " if found else ""
+    return f"{row}cannot be read ({' '.join(re.sub(r'Row #[0-9]+: ', '', message).split())[:200]})"
+
+
+def _copy_values(table: pa.Table, embeddings: np.ndarray, path: Path, *, first_row: int) -> None:
     """Copy the embeddings of parsed rows into an array, shape (len(table), d), and check them."""
-    for column, values in enumerate(table.columns[1:-1]):
+    for column, values in enumerate(table.columns[1 : embeddings.shape[1] + 1]):
         embeddings[:, column] = pc.fill_null(values, float("nan"))
     bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
     if len(bad):
-        name = table.column("filenames")[bad[0]].as_py()
-        raise _refusal(path, f"the embedding of {short_repr(name)} has a value that is not a finite number")
+        name = short_repr(table.column("filenames")[bad[0]].as_py())
+        row = first_row + bad[0]
+        raise _refusal(path, f"the embedding of row {row} ({name}) has a value that is not a finite number")
 
 
 def _refusal(path: Path, problem: str) -> DatapoolError:

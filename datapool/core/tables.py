@@ -157,26 +157,34 @@ def complete_rows(file: BinaryIO) -> Iterator[bytes]:
         yield b"".join(lines)
 
 
-def find_bad_filename(names: pa.Array | pa.ChunkedArray) -> str | None:
-    """Return what is wrong with the file names of a csv that another program wrote; None if nothing is."""
+def find_bad_filename(names: pa.Array | pa.ChunkedArray, *, first_row: int | None = None) -> str | None:
+    """Return what is wrong with the file names of a file that another program wrote; None if nothing is.
+
+    Args:
+        names: Texts without missing ones.
+        first_row: The number of the first name's row, to name the row as well.
+    """
     for what, bad in (
         (f"has a filename of more than {NAME_BYTES} bytes", pc.greater(pc.binary_length(names), NAME_BYTES)),
         ("has a filename with a zero byte in it", pc.match_substring(names, "\0")),
     ):
         if pc.any(bad).as_py():
-            return f"{what}, which begins with {names.filter(bad)[0].as_py()[:40]!r}"
+            row = "" if first_row is None else f"row {first_row + pc.index(bad, True).as_py()} "
+            return f"{row}{what}, which begins with {names.filter(bad)[0].as_py()[:40]!r}"
     return None
 
 
-def parse_rows(text: bytes, names: Sequence[str], options: arrow_csv.ConvertOptions) -> pa.Table:
+def parse_rows(
+    text: bytes, names: Sequence[str], options: arrow_csv.ConvertOptions, *, use_threads: bool = True
+) -> pa.Table:
     """Parse complete rows of a csv without its header; ``names`` are the names of its columns.
 
     Raises:
-        pyarrow.ArrowInvalid: If they are not such rows.
+        pyarrow.ArrowInvalid: If they are not such rows. Without threads it has the number of the row, as ``Row #1``.
     """
     return arrow_csv.read_csv(
         pa.BufferReader(text),
-        arrow_csv.ReadOptions(column_names=names, block_size=len(text)),
+        arrow_csv.ReadOptions(column_names=names, block_size=len(text), use_threads=use_threads),
         arrow_csv.ParseOptions(newlines_in_values=True),
         options,
     )
@@ -196,13 +204,17 @@ def write_names(path: Path, names: Sequence[str]) -> None:
     atomic.write_bytes(path, text[1:].encode())
 
 
-def read_names(path: Path) -> list[str]:
+def read_names(path: Path, *, remedy: str = "give a text file as relevant_filenames_file") -> list[str]:
     """Read a list of file names in the format of ``write_names``; empty lines are ignored.
+
+    Args:
+        path: The file.
+        remedy: What to do if it cannot be read.
 
     Raises:
         DatapoolError: If the file cannot be read, is not UTF-8, or has a line that is not a name.
     """
-    data = atomic.read_regular_file(path, remedy="give a text file as relevant_filenames_file")
+    data = atomic.read_regular_file(path, remedy=remedy)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -1,4 +1,4 @@
-"""Embed the candidates of a batch with the model of this run, or take their embeddings from a csv."""
+"""Embed the candidates of a batch with the model of this run, or take their embeddings from a file."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from datapool.core.embeddings_csv import read_csv_rows
+from datapool.core.embeddings_file import read_embeddings_of
 from datapool.core.progress import Progress
 from datapool.core.row_cache import RowCache
 from datapool.core.schema import Params
@@ -31,7 +31,7 @@ def embed_candidates(
     cache_dir: Path,
     progress: Progress,
 ) -> CandidateEmbeddings:
-    """Embed the candidates with the model of this run, or take their embeddings from the csv ``params.embeddings``.
+    """Embed the candidates with the model of this run, or take their embeddings from the file ``params.embeddings``.
 
     An image with the same content as one that the last run embedded with the same model is not embedded again. Without
     candidates nothing is read.
@@ -45,13 +45,13 @@ def embed_candidates(
         progress: Of the embedding.
 
     Raises:
-        DatapoolError: If an image cannot be read or has changed, or the csv does not have it.
+        DatapoolError: If an image cannot be read or has changed, or the file does not have it.
     """
     if not len(candidates):
         return CandidateEmbeddings(np.empty((0, 1), dtype=np.float32), 0)
     if params.embeddings:
-        return CandidateEmbeddings(read_csv_rows(Path(params.embeddings), candidates.filename.tolist()), 0)
-    # Imported here because torch takes seconds, and embeddings from a csv do without.
+        return CandidateEmbeddings(read_embeddings_of(Path(params.embeddings), candidates.filename.tolist()), 0)
+    # Imported here because torch takes seconds, and embeddings from a file do without.
     from datapool.model.embedding import embed_with_cache
 
     embedded = embed_with_cache(

@@ -1,11 +1,11 @@
-"""Provide the embeddings of the protected images, near which nothing may be picked: from a folder or a csv."""
+"""Provide the embeddings of the protected images, near which nothing may be picked: from a folder or a file."""
 
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from datapool.core.embeddings_csv import read_csv
+from datapool.core.embeddings_file import is_embeddings_folder, read_embeddings
 from datapool.core.errors import DatapoolError
 from datapool.core.progress import Progress
 from datapool.core.row_cache import RowCache
@@ -34,30 +34,30 @@ def read_protected(
         progress: Of the embedding.
 
     Returns:
-        Columns filename and content_hash; the hash is empty for a row of a csv. No rows without protected images.
+        Columns filename and content_hash; the hash is empty for a row of a file. No rows without protected images.
 
     Raises:
-        DatapoolError: If there is no such folder or csv, it has no image, an image of the folder cannot be read, a csv
-            has another dimension, or a folder is given where embeddings come from a csv.
+        DatapoolError: If there is no such folder or file, it has no image, an image of the folder cannot be read, a file
+            has another dimension, or a folder of images is given where embeddings come from a file.
     """
     protected = params.rules.protected
     if protected is None or not n_candidates:
         return _embedded_table([], [], np.empty((0, dimension), dtype=np.float32))
     path, setting = Path(protected), f"params.yaml: rules.protected is {protected!r}"
     if not path.exists():
-        raise DatapoolError(f"{setting}, which is not there; give a folder of images, an embeddings csv, or null")
-    if not path.is_dir():
-        return _read_csv(path, setting, dimension=dimension)
+        raise DatapoolError(f"{setting}, which is not there; give a folder of images, a file of embeddings, or null")
+    if not path.is_dir() or is_embeddings_folder(path):
+        return _read_file(path, setting, dimension=dimension)
     if params.embeddings is not None:
         raise DatapoolError(
-            f"{setting}, a folder, but embeddings come from the csv {params.embeddings} and there is no model to embed its "
-            "images; give an embeddings csv of them"
+            f"{setting}, a folder, but embeddings come from the file {params.embeddings} and there is no model to embed its "
+            "images; give a file of their embeddings"
         )
     return _embed_folder(path, setting, checkpoint, params, cache_dir=cache_dir, progress=progress)
 
 
-def _read_csv(path: Path, setting: str, *, dimension: int) -> EmbeddedTable:
-    content = read_csv(path)
+def _read_file(path: Path, setting: str, *, dimension: int) -> EmbeddedTable:
+    content = read_embeddings(path)
     found = content.embeddings.shape[1]
     if found != dimension:
         raise DatapoolError(

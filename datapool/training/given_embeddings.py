@@ -8,9 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from datapool.core import atomic
 from datapool.core.base import Base
-from datapool.core.embeddings_csv import csv_dimension, read_csv
+from datapool.core.embeddings_file import embeddings_dimension, embeddings_sha256, read_embeddings
 from datapool.core.errors import DatapoolError, short_repr
 from datapool.core.lineage import EmbeddingSpace, embedding_space_of
 
@@ -41,7 +40,7 @@ def given_space(base: Base, path: Path, *, model: str | None) -> GivenSpace:
         DatapoolError: If the pool's embeddings are of another dimension or come from a model of its own, if
             ``embeddings_model`` is not the recorded one, or if an image has another embedding in the file than in the pool.
     """
-    dimension = csv_dimension(path)
+    dimension = embeddings_dimension(path)
     space_id = f"csv-{dimension}"
     notes, n_compared = [], 0
     if base.made_by:
@@ -60,7 +59,7 @@ def given_space(base: Base, path: Path, *, model: str | None) -> GivenSpace:
         input_size=None,
         origin="embeddings csv",
         embeddings_model=model,
-        embeddings_sha256=atomic.sha256(path),
+        embeddings_sha256=embeddings_sha256(path),
         n_compared=n_compared,
     )
     return GivenSpace(space, notes)
@@ -95,7 +94,7 @@ def _compare(base: Base, path: Path) -> int:
     Raises:
         DatapoolError: If one differs.
     """
-    content = read_csv(path)
+    content = read_embeddings(path)
     # The name of "-a.jpg" in the pool is "./-a.jpg", see batch.safe_name; the file may have either.
     row_in_base = {name.removeprefix("./"): row for row, name in enumerate(base.rows.table.filename)}
     shorts = [name.removeprefix("./") for name in content.filenames]

@@ -698,29 +698,28 @@ BAD_CSVS: dict[str, tuple[bytes, str]] = {
     "no filenames": (b"file,embedding_0,labels\na,1,0\n", "lacks the column 'filenames'; it has file, embedding_0, labels" + NO_CSV),
     "no embeddings": (b"filenames,labels\na,0\n", "lacks the column 'embedding_0'; it has filenames, labels" + NO_CSV),
     "a gap in the column numbers": (b"filenames,embedding_0,embedding_2,labels\n", "lacks the column 'embedding_1'; it has filenames, embedding_0, embedding_2, labels" + NO_CSV),
-    "no labels": (b"filenames,embedding_0\na,1\n", "lacks the column 'labels'; it has filenames, embedding_0" + NO_CSV),
     "a column twice": (b"filenames,filenames,embedding_0,labels\n", "has the column 'filenames' twice" + NO_CSV),
     "semicolons": (b"filenames;embedding_0;labels\n", "lacks the column 'filenames'; it has filenames;embedding_0;labels" + NO_CSV),
     "UTF-16": ((HEADER + b"good.png,1,0,0\n").decode().encode("utf-16"), "is not UTF-8, perhaps UTF-16; save it as UTF-8" + NO_CSV),
     "UTF-16 without a byte order mark": (HEADER.decode().encode("utf-16-le"), "is not UTF-8, perhaps UTF-16; save it as UTF-8" + NO_CSV),
     "Latin-1 in the header": (b"filenames,embedding_0,labels,\xe9\n", "is not UTF-8; save it as UTF-8" + NO_CSV),
-    "Latin-1": (HEADER + b"\xe9.png,1,0,0\n", "cannot be read (In CSV column #0: CSV conversion error to string: invalid UTF8 data)" + NO_CSV),
+    "Latin-1": (HEADER + b"\xe9.png,1,0,0\n", "row 1 cannot be read (In CSV column #0: CSV conversion error to string: invalid UTF8 data)" + NO_CSV),
     "cut off in a row": (HEADER + b"good.png,1,0", "does not end with a line break, so it was cut off" + NO_CSV),
     "a tail of zeros": (HEADER + b"good.png,1,0,0\n" + bytes(512), "does not end with a line break, so it was cut off" + NO_CSV),
-    "zeros in a name": (HEADER + b"a\0.png,1,0,0\n", "has a filename with a zero byte in it, which begins with 'a\\x00.png'" + NO_CSV),
-    "an open quote": (HEADER + b'"good.png,1,0,0\n', 'cannot be read (CSV parse error: Expected 4 columns, got 1: "good.png,1,0,0)' + NO_CSV),
-    "too few values": (HEADER + b"good.png,1,0\n", "cannot be read (CSV parse error: Expected 4 columns, got 3: good.png,1,0)" + NO_CSV),
-    "too many values": (HEADER + b"good.png,1,0,0,0\n", "cannot be read (CSV parse error: Expected 4 columns, got 5: good.png,1,0,0,0)" + NO_CSV),
-    "a name of 5 MB": (HEADER + b"x" * 5_000_000 + b",1,0,0\n", f"has a filename of more than 4096 bytes, which begins with '{'x' * 40}'" + NO_CSV),
-    "a name twice": (HEADER + b"good.png,1,0,0\n" * 2, "has the filename 'good.png' 2 times" + NO_CSV),
-    "NaN": (HEADER + b"good.png,nan,0,0\n", "the embedding of 'good.png' has a value that is not a finite number" + NO_CSV),
-    "infinity": (HEADER + b"good.png,-inf,0,0\n", "the embedding of 'good.png' has a value that is not a finite number" + NO_CSV),
-    "more than a float32 holds": (HEADER + b"good.png,1e39,0,0\n", "the embedding of 'good.png' has a value that is not a finite number" + NO_CSV),
-    "a missing value": (HEADER + b"good.png,,0,0\n", "the embedding of 'good.png' has a value that is not a finite number" + NO_CSV),
-    "a word": (HEADER + b"good.png,one,0,0\n", "cannot be read (In CSV column #1: CSV conversion error to float: invalid value 'one')" + NO_CSV),
-    "a fraction as label": (HEADER + b"good.png,1,0,0.5\n", "cannot be read (In CSV column #3: CSV conversion error to int64: invalid value '0.5')" + NO_CSV),
-    "a missing label": (HEADER + b"good.png,1,0,\n", "a label is missing" + NO_CSV),
-    "other images": (HEADER + b"../data/good.png,1,0,0\n/etc/passwd,1,0,0\n", "lacks the embeddings of 1 images of the batch, such as 'good.png'; add them, or name the images that it has in relevant_filenames_file"),
+    "zeros in a name": (HEADER + b"a\0.png,1,0,0\n", "row 1 has a filename with a zero byte in it, which begins with 'a\\x00.png'" + NO_CSV),
+    "an open quote": (HEADER + b'"good.png,1,0,0\n', 'row 1 cannot be read (CSV parse error: Expected 4 columns, got 1: "good.png,1,0,0)' + NO_CSV),
+    "too few values": (HEADER + b"good.png,1,0\n", "row 1 cannot be read (CSV parse error: Expected 4 columns, got 3: good.png,1,0)" + NO_CSV),
+    "too many values": (HEADER + b"good.png,1,0,0,0\n", "row 1 cannot be read (CSV parse error: Expected 4 columns, got 5: good.png,1,0,0,0)" + NO_CSV),
+    "a name of 5 MB": (HEADER + b"x" * 5_000_000 + b",1,0,0\n", f"row 1 has a filename of more than 4096 bytes, which begins with '{'x' * 40}'" + NO_CSV),
+    "a name twice": (HEADER + b"good.png,1,0,0\n" * 2, "has the filename 'good.png' 2 times, in rows 1 and 2" + NO_CSV),
+    "NaN": (HEADER + b"good.png,nan,0,0\n", "the embedding of row 1 ('good.png') has a value that is not a finite number" + NO_CSV),
+    "infinity": (HEADER + b"good.png,-inf,0,0\n", "the embedding of row 1 ('good.png') has a value that is not a finite number" + NO_CSV),
+    "more than a float32 holds": (HEADER + b"good.png,1e39,0,0\n", "the embedding of row 1 ('good.png') has a value that is not a finite number" + NO_CSV),
+    "a missing value": (HEADER + b"good.png,,0,0\n", "the embedding of row 1 ('good.png') has a value that is not a finite number" + NO_CSV),
+    "a word": (HEADER + b"good.png,one,0,0\n", "row 1 cannot be read (In CSV column #1: CSV conversion error to float: invalid value 'one')" + NO_CSV),
+    "a fraction as label": (HEADER + b"good.png,1,0,0.5\n", "row 1 cannot be read (In CSV column #3: CSV conversion error to int64: invalid value '0.5')" + NO_CSV),
+    "a missing label": (HEADER + b"good.png,1,0,\n", "the label of row 1 ('good.png') is missing" + NO_CSV),
+    "other images": (HEADER + b"../data/good.png,1,0,0\n/etc/passwd,1,0,0\n", "lacks the embeddings of 1 image of the batch, such as 'good.png'; it has 2, such as '../data/good.png'; add them, or name the images that it has in relevant_filenames_file"),
     "another dimension than the pool": (b"filenames,embedding_0,labels\ngood.png,1,0\n", "has embeddings of 1 dimensions of unknown origin, but those of pool 'my_datapool' are of 2 dimensions from a csv; set embeddings: null to use the pool's own model, or set another datapool.name"),
 }  # fmt: skip
 
@@ -746,7 +745,7 @@ def test_an_unclosed_quote_in_a_large_csv_is_refused_quickly(next_batch):
     # A reader that counts all quotes again at each line would take hours for these 6 MB.
     put("circle.csv", HEADER + b'"open\n' + b"b.png,1,0,0\n" * 500_000, folder=".")
 
-    assert refusal().startswith("circle.csv: cannot be read (CSV parse error: Expected 4 columns, got 1: ")
+    assert refusal().startswith("circle.csv: row 1 cannot be read (CSV parse error: Expected 4 columns, got 1: ")
 
 
 @pytest.mark.timeout(60)
@@ -762,6 +761,31 @@ def test_a_wide_header_before_many_empty_lines_is_refused_without_terabytes_of_m
 )
 def test_a_csv_with_a_byte_order_mark_and_windows_line_breaks_is_read(merged_batch, data):
     put("circle.csv", data, folder=".")
+    run(*ALL)
+
+    assert read_csv(Path("pools/my_datapool/datapool_latest.csv")).embeddings[-1].tolist() == [0.5, 2.0]
+
+
+def as_npz() -> str:
+    np.savez("given.npz", filenames=["good.png"], embeddings=[[0.5, 2.0]])
+    return "given.npz"
+
+
+def as_parquet() -> str:
+    pd.DataFrame({"path": ["good.png"], "features": [[0.5, 2.0]]}).to_parquet("given.parquet")
+    return "given.parquet"
+
+
+def as_folder() -> str:
+    Path("given").mkdir()
+    np.save("given/embeddings.npy", [[0.5, 2.0]])
+    Path("given/filenames.txt").write_text("good.png\n")
+    return "given"
+
+
+@pytest.mark.parametrize("make", [as_npz, as_parquet, as_folder])
+def test_embeddings_of_other_files_than_a_csv_come_into_the_pool(merged_batch, make):
+    write_params(embeddings=make())
     run(*ALL)
 
     assert read_csv(Path("pools/my_datapool/datapool_latest.csv")).embeddings[-1].tolist() == [0.5, 2.0]
@@ -788,8 +812,13 @@ def test_a_table_that_is_no_regular_file_is_refused(next_batch, changes, message
     make("x")
     if make is os.mkdir and "rules__protected" in changes:
         message = (
-            "params.yaml: rules.protected is 'x', a folder, but embeddings come from the csv circle.csv and there is no model "
-            "to embed its images; give an embeddings csv of them"
+            "params.yaml: rules.protected is 'x', a folder, but embeddings come from the file circle.csv and there is no model "
+            "to embed its images; give a file of their embeddings"
+        )
+    elif make is os.mkdir and "embeddings" in changes:
+        message = (
+            "x: has no file embeddings.npy; a folder of embeddings has embeddings.npy, and filenames.txt with a line for each "
+            "row"
         )
     params(**{key: value for key, value in changes.items() if "__" not in key or "min_" not in key})
     write_params(**changes)

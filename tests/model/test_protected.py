@@ -87,6 +87,20 @@ def test_the_rows_of_a_csv_are_unchanged_and_have_no_content_hash():
     assert rows.embeddings.tolist() == [[0.5, 1.0], [2.0, 3.0]]
 
 
+def test_embeddings_come_from_other_files_than_a_csv_too():
+    vectors = np.array([[0.5, 1.0], [2.0, 3.0]])
+    np.savez("test.npz", filenames=["x.jpg", "y.jpg"], embeddings=vectors)
+    Path("embedded").mkdir()
+    np.save("embedded/embeddings.npy", vectors)
+    Path("embedded/filenames.txt").write_text("x.jpg\ny.jpg\n")
+
+    for where in ("test.npz", "embedded"):
+        rows = read(where, embeddings="batch.csv", dimension=2)
+
+        assert rows.table.to_dict("list") == {"filename": ["x.jpg", "y.jpg"], "content_hash": ["", ""]}
+        assert rows.embeddings.tolist() == [[0.5, 1.0], [2.0, 3.0]]
+
+
 def test_nothing_is_read_without_a_setting_or_without_candidates():
     for rows in (read(None), read("nowhere", n_candidates=0)):
         assert len(rows.table) == 0
@@ -102,7 +116,7 @@ def refuse(where: str, message: str, **options: object) -> None:
 def test_a_missing_path_is_refused():
     refuse(
         "tset",
-        "params.yaml: rules.protected is 'tset', which is not there; give a folder of images, an embeddings csv, or null",
+        "params.yaml: rules.protected is 'tset', which is not there; give a folder of images, a file of embeddings, or null",
     )
 
 
@@ -120,8 +134,8 @@ def test_a_folder_is_refused_where_embeddings_come_from_a_csv():
     draw("test/red.png", "red")
     refuse(
         "test",
-        "params.yaml: rules.protected is 'test', a folder, but embeddings come from the csv batch.csv and there is no model "
-        "to embed its images; give an embeddings csv of them",
+        "params.yaml: rules.protected is 'test', a folder, but embeddings come from the file batch.csv and there is no "
+        "model to embed its images; give a file of their embeddings",
         embeddings="batch.csv",
     )
 
