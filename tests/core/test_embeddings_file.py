@@ -146,7 +146,9 @@ def test_a_name_without_the_prefix_is_another_image():
     # Cameras restart their numbering: 1.jpg is an image of an earlier week, and no other has its embedding.
     path = npz(filenames=["1.jpg", "week_2/2.jpg"], embeddings=[[1.0], [2.0]])
 
-    with pytest.raises(DatapoolError, match=r"lacks the embeddings of 1 image .* such as 'week_2/1.jpg'; it has 2, such as '1"):
+    with pytest.raises(
+        DatapoolError, match=r"lacks the embeddings of 1 image .* such as 'week_2/1.jpg'; it has 2, such as '1"
+    ):
         read_embeddings_of(path, ["week_2/1.jpg", "week_2/2.jpg"])
 
 
