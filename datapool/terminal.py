@@ -1,5 +1,6 @@
 """Errors in one line and progress bars, for the stages and the command line. The library itself prints nothing."""
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -61,10 +62,19 @@ def say(*lines: str) -> None:
 @contextmanager
 def progress(what: str) -> Iterator[Progress]:
     """Show how far ``what`` is: a bar with the time left on a terminal, otherwise a line every half minute."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
+    if not Console(stderr=True).is_terminal:
         yield _line_by_line(what)
         return
+    # A descriptor of its own: what decoders print to descriptor 2 is caught while they work.
+    with (
+        os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding=sys.stderr.encoding) as terminal,
+        _bar(what, Console(file=terminal)) as report,
+    ):
+        yield report
+
+
+@contextmanager
+def _bar(what: str, console: Console) -> Iterator[Progress]:
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),

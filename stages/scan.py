@@ -6,6 +6,7 @@ from datapool.core.outputs import Outputs
 from datapool.core.params import load_params
 from datapool.core.tables import read_names, write_json, write_table
 from datapool.images import batch
+from datapool.images.decode import count_reasons
 from datapool.terminal import progress, run, say
 
 
@@ -36,6 +37,8 @@ def scan() -> None:
             for remedy in found.skipped.remedies()
         ),
     )
+    if reasons := count_reasons(found.images.reason[found.images.status == "corrupt"]):
+        say(f"why corrupt: {'; '.join(f'{n} × {kind}' for kind, n in reasons.items())}")
     if links := found.images.filename[found.images.reason == batch.LINK_OUT].tolist():
         say(
             f"WARNING: links that lead out of {params.input_dir} are not followed: {len(links)}, for example {links[0]!r}"

@@ -1,10 +1,12 @@
 """Read image files as upright 8-bit RGB, and find out why one cannot be read. Pillow decodes; files are never trusted."""
 
 import hashlib
+import re
 import stat
 import struct
 import warnings
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from io import BytesIO
@@ -14,8 +16,10 @@ from typing import Literal, NamedTuple
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from datapool.core.errors import DatapoolError
+from datapool.images.chatter import caught_chatter
+from datapool.images.contents import content_of
 from datapool.images.damage import find_damage
-from datapool.images.formats import formats
+from datapool.images.formats import ON_DEMAND, formats
 from datapool.images.pixels import QUARTER_TURNS, TRANSPOSE, Ranges, Spread, Values, orientation_of, read_values, to_rgb
 from datapool.images.tiff import read_tiff
 
@@ -105,6 +109,16 @@ def hash_of(path: Path) -> str:
         return ""
 
 
+def count_reasons(reasons: Iterable[str]) -> dict[str, int]:
+    """Count reasons by kind, which is their text without what is in parentheses; the most frequent kind first.
+
+    >>> count_reasons(["not an image: a GIF", "cannot be read (loop)", "cannot be read (no such file)"])
+    {'cannot be read': 2, 'not an image: a GIF': 1}
+    """
+    kinds = Counter(re.sub(r" \(.*\)", "", reason, flags=re.DOTALL).partition(";")[0] for reason in reasons)
+    return dict(sorted(kinds.items(), key=lambda item: (-item[1], item[0])))
+
+
 def not_inspected(damage: str) -> Inspection:
     """Return the inspection of a file that was not read."""
     return Inspection("", None, None, None, damage)
@@ -176,7 +190,7 @@ def _decode(data: bytes, ranges: Ranges, max_pixels: int, *, gif: bool, is_full_
     """Decode a file. Of a JPEG, an eighth of the size costs half of the time, and all of its bytes are read nevertheless."""
     if not data:
         raise _DamagedError("empty file")
-    with _explaining_damage(max_pixels):
+    with _explaining_damage(data, max_pixels, gif=gif):
         if values := _read_values(data, max_pixels):
             image = values.to_rgb(ranges)
             return _Decoded(values.kind or "RGB", image, image.size, values)
@@ -194,7 +208,7 @@ def _decode(data: bytes, ranges: Ranges, max_pixels: int, *, gif: bool, is_full_
 def _spread_of(data: bytes, max_pixels: int) -> Spread | None:
     """Return the values that an image of more than 8 bits uses; None for other images and for damaged ones."""
     try:
-        with _explaining_damage(max_pixels):
+        with _explaining_damage(data, max_pixels, gif=False):
             values = _read_values(data, max_pixels)
             return values.spread() if values else None
     except _DamagedError:
@@ -213,20 +227,36 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
 
 
 @contextmanager
-def _explaining_damage(max_pixels: int) -> Iterator[None]:
-    """Turn what decoders raise into a _DamagedError."""
-    with warnings.catch_warnings():
+def _explaining_damage(data: bytes, max_pixels: int, *, gif: bool) -> Iterator[None]:
+    """Turn what decoders raise, and print, into a _DamagedError."""
+    with caught_chatter() as chatter, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of odd metadata
         try:
             yield
         except UnidentifiedImageError as error:  # its text has a memory address
-            raise _DamagedError("not an image: no known format") from error
+            raise _DamagedError(_what_else(data, gif=gif)) from error
         except MemoryError as error:
             _require_memory(max_pixels)
             raise _DamagedError("cannot be decoded (asks for more memory than its pixels need)") from error
+        except (LookupError, AttributeError, AssertionError) as error:  # their texts say nothing to users
+            raise _DamagedError(_broken_header(content_of(data).name)) from error
         except _DAMAGE as error:
             what = " ".join(str(error).split())[:_REASON] or type(error).__name__
+            what += f": {chatter()}" if chatter() else ""
             raise _DamagedError(f"cannot be decoded ({what})") from error
+
+
+def _broken_header(what: str) -> str:
+    return f"cannot be decoded ({what or 'a file'} whose header is damaged or cut off)"
+
+
+def _what_else(data: bytes, *, gif: bool) -> str:
+    """Return the reason for a file in which Pillow finds no image."""
+    content = content_of(data)
+    if content.format in formats(gif=gif):
+        return _broken_header(content.name)
+    remedy = ON_DEMAND.get({"GIF": ".gif", "AVIF": ".avif", "HEIF": ".heic"}.get(content.format, ""))
+    return f"not an image: {content.name or 'no known format'}{f' ({remedy})' if remedy else ''}"
 
 
 def _require_memory(max_pixels: int) -> None:

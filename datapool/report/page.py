@@ -26,6 +26,7 @@ from datapool.core.lineage import EmbeddingSpace, Version
 from datapool.core.metrics import Metrics
 from datapool.core.schema import Params
 from datapool.core.tables import EmbeddedTable
+from datapool.images.decode import count_reasons
 from datapool.images.listing import Skipped
 from datapool.report import charts
 from datapool.report.cards import Card, make_cards
@@ -143,6 +144,8 @@ class Page(NamedTuple):
     first_picks: Gallery
     left_out: Gallery
     corrupt: FileList
+    corrupt_kinds: Mapping[str, int]
+    """The number of corrupt images by kind of reason, the most frequent first."""
     duplicates: FileList
     known: FileList
     removed_file: str
@@ -193,6 +196,7 @@ def write_report(path: Path, inputs: ReportInputs, params: Params, *, removed_fi
         first_picks=_first_picks(inputs, params),
         left_out=_left_out(inputs, params),
         corrupt=_file_list(removed, "corrupt"),
+        corrupt_kinds=count_reasons(removed.reason[removed.kind == "corrupt"]),
         duplicates=_file_list(removed, "duplicate"),
         known=_file_list(removed, "known"),
         removed_file=removed_file,

@@ -186,29 +186,29 @@ def test_the_workspace_of_these_tests_accepts_a_good_batch(merged_batch):
 # --- bad images: a row with the reason ----------------------------------------------------------------------------------
 
 BOMB = "too many pixels ("
-UNKNOWN = "not an image: no known format"
+HEADLESS = "cannot be decoded (a PNG whose header is damaged or cut off)"
 GOOD = encoded(noise(), "PNG")
 
 BAD_IMAGES: dict[str, tuple[bytes, str]] = {
     "zero bytes": (b"", "empty file"),
-    "a text": (b"hello\n", UNKNOWN),
-    "a web page": (b"<html>404</html>", UNKNOWN),
-    "zeros after a power cut": (bytes(4096), UNKNOWN),
+    "a text": (b"hello\n", "not an image: a text"),
+    "a web page": (b"<html>404</html>", "not an image: a web page"),
+    "zeros after a power cut": (bytes(4096), "not an image: nothing but zeros"),
     "JPEG that lacks its end": (encoded(noise(), "JPEG")[:-200], "cannot be decoded (image file is truncated (134 bytes not processed))"),
     "PNG that lacks its end": (GOOD[:-500], "cannot be decoded (image file is truncated)"),
-    "PNG that lacks all but its head": (GOOD[:40], UNKNOWN),
+    "PNG that lacks all but its head": (GOOD[:40], HEADLESS),
     "PNG with a wrong byte in its pixels": (flipped(GOOD, 0.5), "cannot be decoded (broken data stream when reading image file)"),
     "60000 x 60000 in 74 bytes": (png_claiming(60_000, 60_000), "too many pixels (3600000000, and images.max_pixels is 200000000)"),
     "2147483647 x 2147483647": (png_claiming(2**31 - 1, 2**31 - 1), BOMB),
     "one row too many": (png_claiming(200_000_001, 1), BOMB),
     "TIFF bomb": (tiff_claiming(60_000, 60_000), BOMB),
-    "no width": (png_claiming(0, 5), UNKNOWN),
+    "no width": (png_claiming(0, 5), HEADLESS),
     "PNG text bomb": (png_with_text(70_000_000), "cannot be decoded (Decompressed data too large for PngImagePlugin.MAX_TEXT_CHUNK)"),
-    "EPS, which Ghostscript would run": (encoded(noise(), "EPS"), UNKNOWN),
-    "GIF": (encoded(noise(), "GIF"), UNKNOWN),
-    "SVG": (b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>', UNKNOWN),
-    "PDF": (encoded(noise(), "PDF"), UNKNOWN),
-    "zip bomb": (zip_bomb(1_000_000), UNKNOWN),
+    "EPS, which Ghostscript would run": (encoded(noise(), "EPS"), "not an image: a PostScript file"),
+    "GIF": (encoded(noise(), "GIF"), "not an image: a GIF (to read the first frame of each, set images.gif: true in params.yaml)"),
+    "SVG": (b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>', "not an image: an SVG drawing"),
+    "PDF": (encoded(noise(), "PDF"), "not an image: a PDF"),
+    "zip bomb": (zip_bomb(1_000_000), "not an image: a zip archive"),
 }  # fmt: skip
 
 
@@ -283,7 +283,9 @@ def test_an_unusual_image_is_read_as_it_is_displayed(next_batch, subtests):
     for case, (_, color) in UNUSUAL_IMAGES.items():
         with subtests.test(case):
             assert images.status[f"{case}.jpg"] == "ok"
-            image = read_rgb(ImageFile(Path(f"data/{case}.jpg"), images.content_hash[f"{case}.jpg"], MAX_PIXELS))
+            ranges = {"uint16 gray": (0, 65535)}
+            file = ImageFile(Path(f"data/{case}.jpg"), images.content_hash[f"{case}.jpg"], MAX_PIXELS, ranges)
+            image = read_rgb(file)
             assert (image.mode, image.getpixel((0, 0))) == ("RGB", color)
 
 
@@ -1033,7 +1035,7 @@ OUT_OF_RANGE: list[tuple[dict[str, object], str]] = [
     ({"lightly__model__name": "x" * 101}, "lightly.model.name is '" + "x" * 101 + "'; it should be String should have at most 100 characters"),
     ({"seed": "1e-99999"}, "seed is 0.0; it should be a whole number"),
     ({"rules__balance": {"x" * 5000: -1}}, f"rules.balance: the limit of '{'x' * 119} ... is -1; it should be a whole number of at least 0"),
-    ({"x" * 5000: 1}, f"unknown key '{'x' * 119} ...; did you mean 'lightly.trainer.max_epochs'?"),
+    ({"x" * 5000: 1}, f"unknown key '{'x' * 119} ...; did you mean 'images.max_pixels'?"),
     ({"shared_dir": "output"}, "output_dir 'output' and shared_dir 'output' overlap, and the pipeline writes to the latter; give each a folder of its own"),
     ({"shared_dir": "output/pools"}, "output_dir 'output' and shared_dir 'output/pools' overlap, and the pipeline writes to the latter; give each a folder of its own"),
     ({"output_dir": "pools/out"}, "output_dir 'pools/out' and shared_dir 'pools' overlap, and the pipeline writes to the latter; give each a folder of its own"),

@@ -433,7 +433,7 @@ def test_damaged_images_are_marked_and_do_not_count_as_copies(tmp_path):
     assert images.reason.tolist() == [
         "empty file",
         "empty file",
-        "not an image: no known format",
+        "not an image: a text",
         "cannot be read (No such file or directory)",
         "",
     ]

@@ -319,8 +319,8 @@ def test_the_content_decides_the_format_not_the_name(tmp_path, kind):
     ("data", "reason"),
     [
         (b"", "empty file"),
-        (b"hello\n", "not an image: no known format"),
-        (b"<html>404</html>", "not an image: no known format"),
+        (b"hello\n", "not an image: a text"),
+        (b"<html>404</html>", "not an image: a web page"),
         (encoded(picture(), "PNG")[:16], "cannot be decoded"),
         (encoded(picture(), "JPEG")[:-200], "cannot be decoded (image file is truncated"),
         (encoded(picture(), "PNG")[:-500], "cannot be decoded (image file is truncated"),
@@ -329,7 +329,7 @@ def test_the_content_decides_the_format_not_the_name(tmp_path, kind):
         (encoded(picture(), "TIFF")[:200], "cannot be decoded"),
         (png_claiming(60_000, 60_000), "too many pixels (3600000000, and images.max_pixels is 200000000)"),
         (png_claiming(20_001, 10_000), "too many pixels (200010000, and images.max_pixels is 200000000)"),
-        (png_claiming(0, 5), "not an image: no known format"),
+        (png_claiming(0, 5), "cannot be decoded (a PNG whose header is damaged or cut off)"),
         (png_claiming(40, 40), "cannot be decoded"),
     ],
     ids=[
@@ -347,13 +347,22 @@ def test_the_reason_of_damage_is_reported(tmp_path, data, reason):
     assert (found.width, found.height, found.mode) == (None, None, None)
 
 
-@pytest.mark.parametrize("kind", ["GIF", "EPS", "ICO", "TGA", "PCX"])
-def test_other_formats_are_refused_whatever_their_names(tmp_path, kind):
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [
+        ("GIF", "a GIF (to read the first frame of each, set images.gif: true in params.yaml)"),
+        ("EPS", "a PostScript file"),
+        ("ICO", "an icon"),
+        ("TGA", "no known format"),
+        ("PCX", "no known format"),
+    ],
+)
+def test_other_formats_are_refused_whatever_their_names(tmp_path, kind, what):
     # For an EPS file, Pillow would start Ghostscript, which runs programs in it.
     path = tmp_path / "a.jpg"
     path.write_bytes(encoded(Image.new("RGB", (32, 32), RED), kind))
 
-    assert damage(path) == "not an image: no known format"
+    assert damage(path) == f"not an image: {what}"
 
 
 @pytest.mark.parametrize(
@@ -535,7 +544,7 @@ def test_a_damaged_file_that_the_scan_did_not_check_is_named_with_a_remedy(tmp_p
     path = tmp_path / "a.jpg"
     path.write_bytes(b"hello")
 
-    with pytest.raises(DatapoolError, match=r"a\.jpg: not an image: no known format; set enable_corruptness_check"):
+    with pytest.raises(DatapoolError, match=r"a\.jpg: not an image: a text; set enable_corruptness_check"):
         read(path)
 
 

@@ -282,7 +282,8 @@ def test_nothing_is_said_of_skipped_files_where_there_are_none(inputs):
 
 
 def test_corrupt_images_and_copies_are_listed_with_the_reason(page):
-    assert "<tr><td><code>broken.png</code></td><td>not an image: no known format</td></tr>" in page.source
+    assert "<tr><td><code>broken.png</code></td><td>not an image: a text</td></tr>" in page.source
+    assert "<tr><td>not an image: a text</td><td>1</td></tr>" in page.source
     assert "<tr><td><code>copy.png</code></td><td>duplicate of a.png</td></tr>" in page.source
 
 
