@@ -4,6 +4,7 @@ from pathlib import Path
 
 from datapool.core.atomic import SCRATCH
 from datapool.core.base import read_base
+from datapool.core.lineage import read_embedding_space
 from datapool.core.outputs import Outputs
 from datapool.core.params import load_params
 from datapool.core.tables import EmbeddedTable, read_table, write_rows
@@ -23,9 +24,16 @@ def embed() -> None:
     outputs = Outputs(params.output_dir)
     base = read_base(outputs.base)
     table = candidates(mark_excluded(read_table(outputs.images), base.excluded), base.rows.table)
+    ranges = read_embedding_space(outputs.space).ranges or {}
     with progress("embedding") as report:
         embedded = embed_candidates(
-            table, Path(params.input_dir), outputs.checkpoint, params, cache_dir=SCRATCH / "embeddings", progress=report
+            table,
+            Path(params.input_dir),
+            outputs.checkpoint,
+            params,
+            ranges=ranges,
+            cache_dir=SCRATCH / "embeddings",
+            progress=report,
         )
     with progress("embedding protected images") as report:
         protected = read_protected(
@@ -33,6 +41,7 @@ def embed() -> None:
             outputs.checkpoint,
             dimension=embedded.vectors.shape[1],
             n_candidates=len(table),
+            ranges=ranges,
             cache_dir=SCRATCH / "protected",
             progress=report,
         )

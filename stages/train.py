@@ -10,6 +10,7 @@ from datapool.core.outputs import Outputs
 from datapool.core.params import load_params
 from datapool.core.tables import read_table, write_csv, write_json
 from datapool.images.batch import candidates, image_files, mark_excluded
+from datapool.images.ranges import choose_ranges, describe_ranges
 from datapool.terminal import progress, run, say
 from datapool.training.provide import provide_model
 
@@ -17,19 +18,18 @@ from datapool.training.provide import provide_model
 def train() -> None:
     """Take the pool's own model. For a new pool take the given model, or train one on the batch.
 
-    A training that was stopped continues from its last epoch.
+    Also choose what becomes black and white in images of more than 8 bits. A training that was stopped continues from its
+    last epoch.
     """
     params = load_params(files_exist=True)
     outputs = Outputs(params.output_dir)
     base = read_base(outputs.base)
-    images = mark_excluded(read_table(outputs.images), base.excluded)
-    files = image_files(
-        candidates(images, base.rows.table), Path(params.input_dir), max_pixels=params.images.max_pixels
-    )
+    table = candidates(mark_excluded(read_table(outputs.images), base.excluded), base.rows.table)
+    ranges = choose_ranges(table, base, params)
     with progress("training") as report:
         provided = provide_model(
             base,
-            files,
+            image_files(table, Path(params.input_dir), max_pixels=params.images.max_pixels, ranges=ranges),
             params,
             checkpoint=outputs.checkpoint,
             last=outputs.last_checkpoint,
@@ -38,9 +38,9 @@ def train() -> None:
         )
     if provided.space is None:  # a helper process of training on several devices
         return
-    write_json(outputs.space, provided.space.model_dump())
+    write_json(outputs.space, provided.space.with_ranges(ranges).model_dump())
     write_csv(outputs.loss, pd.DataFrame(provided.losses, columns=["epoch", "step", "loss"]))
-    for note in provided.notes:
+    for note in (*provided.notes, *describe_ranges(table, ranges, base)):
         say(note)
 
 

@@ -4,7 +4,7 @@ Every type here is a JSON object with the keys that we know as typed attributes.
 of the keys, unknown keys, and numbers without a decimal point are kept, and a key that is absent stays absent.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -104,6 +104,16 @@ class EmbeddingSpace(_JsonObject):
     """Of the file that the embeddings of this version come from."""
     n_compared: _WholeNumber | None = None
     """Images in that file that the pool had already, with the same embeddings."""
+    ranges: dict[str, Annotated[list[_Number], Field(min_length=2, max_length=2)]] | None = None
+    """What becomes black and white in images of more than 8 bits, by kind; absent for a pool without such images. It is not
+    part of the id: a kind that is new to the pool adds its own."""
+
+    def with_ranges(self, ranges: Mapping[str, Sequence[float]]) -> "EmbeddingSpace":
+        """Return this space with the ranges of its images; unchanged if there are none."""
+        if not ranges:
+            return self
+        as_lists = {kind: list(values) for kind, values in ranges.items()}
+        return EmbeddingSpace.model_validate(self.model_dump() | {"ranges": as_lists})
 
 
 class Parameters(_JsonObject):

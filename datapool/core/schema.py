@@ -4,6 +4,7 @@ This is the only place that lists the keys. It has no defaults: the values are i
 each key does. The text of a ``ValueError`` raised here completes "it should be …"; ``params.py`` makes the sentence.
 """
 
+import math
 import os
 import re
 from itertools import combinations
@@ -67,6 +68,17 @@ def _batch_ids(value: object) -> object:
         "the id of a batch in datapools.json, or its first 12 or more digits, in quotes, such as '3f0a1b2c4d5e'; a list of "
         "ids; or null for none"
     )
+
+
+def _range(value: object) -> object:
+    if value in ("auto", "full"):
+        return value
+    if isinstance(value, list) and len(value) == 2 and all(type(end) in (int, float) for end in value):
+        low, high = value
+        if math.isfinite(low) and math.isfinite(high) and low < high:
+            return value
+    what = "auto, full, or the values that become black and white, the smaller one first, such as [0, 4095]"
+    raise ValueError(f"{short_repr(value)}; it should be {what}" if isinstance(value, dict) else what)
 
 
 def _folder(value: str) -> str:
@@ -174,6 +186,7 @@ class Rules(Section):
 class Images(Section):
     """How the pixels of image files are read."""
 
+    range: Annotated[Literal["auto", "full"] | list[float], BeforeValidator(_range)]
     max_pixels: Count
     gif: bool
 

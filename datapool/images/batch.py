@@ -24,6 +24,7 @@ from datapool.core.errors import DatapoolError, join_sentences
 from datapool.core.progress import Progress
 from datapool.images.decode import Check, ImageFile, Inspection, inspect, not_inspected, read_bytes
 from datapool.images.listing import Skipped, find_images, is_folder, links_out, relevant_paths
+from datapool.images.pixels import Ranges
 
 ROOT_LABEL = "."
 """Weak label of images directly in input_dir. No folder can have this name."""
@@ -43,8 +44,9 @@ class Batch(NamedTuple):
     images: pd.DataFrame
     """One row per image, sorted by filename: filename (its name in the pool: ``safe_name`` of prefix and path), path (below
     input_dir, with "/"), content_hash (sha256 of the bytes, hex), width, height (pixels, upright; missing if not decoded),
-    mode, weak_label (``safe_name`` of the top folder below input_dir), status ("ok", "corrupt" or "duplicate"), reason (why
-    it is not ok)."""
+    mode, kind, low, high (the values that an image of more than 8 bits uses, as in ``pixels.Spread``; kind "" for others),
+    weak_label (``safe_name`` of the top folder below input_dir), status ("ok", "corrupt" or "duplicate"), reason (why it is
+    not ok)."""
     skipped: Skipped
     """The files below ``input_dir`` that are not in the table."""
 
@@ -70,7 +72,8 @@ def scan(
             file is "corrupt" and not opened. Links to folders are not followed.
         filename_prefix: Put in front of every path to make the filename.
         relevant: Paths below ``folder`` to inspect, with or without "./" in front; None means all.
-        check: How to look for damage. With "none", a damaged image is found only when it is embedded.
+        check: How to look for damage. With "none", a damaged image is found only when it is embedded; only images of more
+            than 8 bits are decoded, for the values that they use.
         max_pixels: An image whose header states more is refused undecoded.
         remove_duplicates: Mark exact copies as "duplicate".
         gif: Count GIF files as images.
@@ -222,10 +225,10 @@ def _first_row(texts: pd.Series, others: pd.Series) -> np.ndarray:
     return pc.fill_null(found, -1).to_numpy(zero_copy_only=False).astype(np.int64)
 
 
-def image_files(images: pd.DataFrame, folder: Path, *, max_pixels: int) -> list[ImageFile]:
+def image_files(images: pd.DataFrame, folder: Path, *, max_pixels: int, ranges: Ranges) -> list[ImageFile]:
     """Return what reads each image of a table; ``folder`` is that of the batch."""
     return [
-        ImageFile(folder / path, content_hash, max_pixels)
+        ImageFile(folder / path, content_hash, max_pixels, ranges)
         for path, content_hash in zip(images.path, images.content_hash, strict=True)
     ]
 
@@ -259,6 +262,7 @@ def copy_images(images: pd.DataFrame, filenames: Iterable[str], folder: Path, ta
 
 def _table(paths: list[str], inspections: list[Inspection], filename_prefix: str) -> pd.DataFrame:
     """Return the table of a batch before exact copies are marked; see ``Batch.images``."""
+    spreads = [found.spread for found in inspections]
     return pd.DataFrame(
         {
             "filename": pd.Series([safe_name(filename_prefix + path) for path in paths], dtype="str"),
@@ -267,6 +271,9 @@ def _table(paths: list[str], inspections: list[Inspection], filename_prefix: str
             "width": pd.Series([found.width for found in inspections], dtype="Int64"),
             "height": pd.Series([found.height for found in inspections], dtype="Int64"),
             "mode": pd.Series([found.mode for found in inspections], dtype="str"),
+            "kind": pd.Series([spread.kind if spread else "" for spread in spreads], dtype="str"),
+            "low": pd.Series([spread.low if spread else np.nan for spread in spreads], dtype="float64"),
+            "high": pd.Series([spread.high if spread else np.nan for spread in spreads], dtype="float64"),
             "weak_label": pd.Series([weak_label(path) for path in paths], dtype="str"),
             "status": pd.Series(["corrupt" if found.damage else "ok" for found in inspections], dtype="str"),
             "reason": pd.Series([found.damage for found in inspections], dtype="str"),

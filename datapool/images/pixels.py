@@ -83,14 +83,18 @@ class Values:
         return Spread(self.kind, *self._used()) if self.kind else None
 
     def to_rgb(self, ranges: Ranges) -> Image.Image:
-        """Return the image as upright 8-bit RGB: ``ranges`` of its kind are scaled; without one, the values that it uses.
+        """Return the image as upright 8-bit RGB: ``ranges`` of its kind are scaled.
+
+        Without one, the values that the image uses are scaled, or if it is uniform the range of its type.
 
         Nodata and NaN become black, transparent pixels are blended with white. Up to 8 bits the range is that of the type.
         """
         if not self.kind:
             low, high = full_range(f"{self.array.dtype.kind}{self.bits}")
         else:
-            low, high = ranges[self.kind] if self.kind in ranges else self._used()
+            low, high = ranges.get(self.kind) or self._used()
+            if low == high:
+                low, high = full_range(self.kind)
         scaled = (
             _scale(self.array, high, low, self.nodata)
             if self.is_inverted

@@ -296,6 +296,10 @@ def _space_problems(dimension: int, versions: Sequence[Version]) -> Iterator[str
         change = f"for version {later.version} than for version {earlier.version}, but a pool has one"
         if any(getattr(_space(earlier), key) != getattr(_space(later), key) for key in _SPACE_KEYS):
             yield f"the lineage records another embedding space {change}"
+        later_ranges = _space(later).ranges or {}
+        for kind, values in (_space(earlier).ranges or {}).items():
+            if later_ranges.get(kind) != values:
+                yield f"the lineage records another range of {kind} images {change}"
         if earlier.checkpoint_sha256 != later.checkpoint_sha256:
             yield f"the lineage records another checkpoint {change}"
 

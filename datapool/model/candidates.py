@@ -11,6 +11,7 @@ from datapool.core.progress import Progress
 from datapool.core.row_cache import RowCache
 from datapool.core.schema import Params
 from datapool.images.batch import image_files
+from datapool.images.pixels import Ranges
 
 
 class CandidateEmbeddings(NamedTuple):
@@ -28,6 +29,7 @@ def embed_candidates(
     checkpoint: Path,
     params: Params,
     *,
+    ranges: Ranges,
     cache_dir: Path,
     progress: Progress,
 ) -> CandidateEmbeddings:
@@ -41,6 +43,7 @@ def embed_candidates(
         folder: The batch's folder.
         checkpoint: The file that ``provide_model`` wrote.
         params: ``embeddings``, ``images`` and ``lightly`` are used.
+        ranges: Of the embedding space: what becomes black and white in images of more than 8 bits.
         cache_dir: Keeps the embeddings for the next run.
         progress: Of the embedding.
 
@@ -56,7 +59,7 @@ def embed_candidates(
 
     embedded = embed_with_cache(
         checkpoint,
-        image_files(candidates, folder, max_pixels=params.images.max_pixels),
+        image_files(candidates, folder, max_pixels=params.images.max_pixels, ranges=ranges),
         cache=RowCache(cache_dir),
         batch_size=params.lightly.loader.batch_size,
         num_workers=params.lightly.loader.num_workers,

@@ -1,5 +1,6 @@
 """Embed image files with a model; take over the embeddings that the last run computed with the same model."""
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -113,8 +114,10 @@ def embed_with_cache(
     """
     model = load_checkpoint(checkpoint)
     # Another batch size, device or release of torch may change embeddings by rounding, and the same inputs must make the
-    # same bytes. So each has a cache of its own.
+    # same bytes. So each has a cache of its own. Other ranges change the pixels.
     key = f"{embedding_space_id(model)} {batch_size} {_device(accelerator).type} {torch.__version__}"
+    if images and images[0].ranges:  # one for all images
+        key += f" {json.dumps(images[0].ranges, sort_keys=True)}"
     embedded = embed(
         model,
         images,

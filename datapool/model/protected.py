@@ -12,6 +12,8 @@ from datapool.core.row_cache import RowCache
 from datapool.core.schema import Params
 from datapool.core.tables import EmbeddedTable
 from datapool.images import batch
+from datapool.images.pixels import Ranges
+from datapool.images.ranges import ranges_of
 
 
 def read_protected(
@@ -20,6 +22,7 @@ def read_protected(
     *,
     dimension: int,
     n_candidates: int,
+    ranges: Ranges,
     cache_dir: Path,
     progress: Progress,
 ) -> EmbeddedTable:
@@ -30,6 +33,7 @@ def read_protected(
         checkpoint: The model that embeds this batch.
         dimension: Of the candidates' embeddings.
         n_candidates: Number of candidates. Without any, nothing is read, for there may be no model either.
+        ranges: Of the embedding space. A kind of image that it does not have gets the range of the protected images.
         cache_dir: Keeps the embeddings of a folder for the next run.
         progress: Of the embedding.
 
@@ -53,7 +57,7 @@ def read_protected(
             f"{setting}, a folder, but embeddings come from the file {params.embeddings} and there is no model to embed its "
             "images; give a file of their embeddings"
         )
-    return _embed_folder(path, setting, checkpoint, params, cache_dir=cache_dir, progress=progress)
+    return _embed_folder(path, setting, checkpoint, params, ranges=ranges, cache_dir=cache_dir, progress=progress)
 
 
 def _read_file(path: Path, setting: str, *, dimension: int) -> EmbeddedTable:
@@ -69,7 +73,14 @@ def _read_file(path: Path, setting: str, *, dimension: int) -> EmbeddedTable:
 
 
 def _embed_folder(
-    path: Path, setting: str, checkpoint: Path, params: Params, *, cache_dir: Path, progress: Progress
+    path: Path,
+    setting: str,
+    checkpoint: Path,
+    params: Params,
+    *,
+    ranges: Ranges,
+    cache_dir: Path,
+    progress: Progress,
 ) -> EmbeddedTable:
     # A protected image that is skipped would not be protected, so GIF files count whatever the batch's setting.
     images, skipped = batch.scan(
@@ -98,7 +109,12 @@ def _embed_folder(
 
     embedded = embed_with_cache(
         checkpoint,
-        batch.image_files(images, path, max_pixels=params.images.max_pixels),
+        batch.image_files(
+            images,
+            path,
+            max_pixels=params.images.max_pixels,
+            ranges=ranges_of(images, params.images.range) | dict(ranges),
+        ),
         cache=RowCache(cache_dir),
         batch_size=params.lightly.loader.batch_size,
         num_workers=params.lightly.loader.num_workers,

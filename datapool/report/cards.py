@@ -11,6 +11,7 @@ import pandas as pd
 from datapool.core.errors import DatapoolError
 from datapool.images.batch import image_files
 from datapool.images.decode import ImageFile, read_rgb
+from datapool.images.pixels import Ranges
 
 SIDE = 128
 """The longer side of a picture, in pixels."""
@@ -37,7 +38,9 @@ class Card(NamedTuple):
     pictures: list[Picture]
 
 
-def make_cards(rows: pd.DataFrame, images: pd.DataFrame, folder: Path, *, max_pixels: int) -> list[Card]:
+def make_cards(
+    rows: pd.DataFrame, images: pd.DataFrame, folder: Path, *, max_pixels: int, ranges: Ranges
+) -> list[Card]:
     """Make a card for each of some images.
 
     An image that is gone, has changed or cannot be decoded is replaced by the reason. Neighbors from earlier batches are
@@ -48,10 +51,11 @@ def make_cards(rows: pd.DataFrame, images: pd.DataFrame, folder: Path, *, max_pi
         images: The batch, as ``batch.scan`` returns it.
         folder: The paths of ``images`` start from here.
         max_pixels: An image that claims more is not read.
+        ranges: Of the embedding space: what becomes black and white in images of more than 8 bits.
     """
     # A damaged file may have the name of an image of the pool.
     healthy = images[(images.status == "ok") & images.filename.isin({*rows.filename, *rows.nearest})]
-    files = dict(zip(healthy.filename, image_files(healthy, folder, max_pixels=max_pixels), strict=True))
+    files = dict(zip(healthy.filename, image_files(healthy, folder, max_pixels=max_pixels, ranges=ranges), strict=True))
     cards = []
     for row in rows.itertuples():
         pictures = [_picture(row.filename, "", files)]

@@ -28,6 +28,7 @@ from datapool.core.schema import Params
 from datapool.core.tables import EmbeddedTable
 from datapool.images.decode import count_reasons
 from datapool.images.listing import Skipped
+from datapool.images.ranges import little_used
 from datapool.report import charts
 from datapool.report.cards import Card, make_cards
 from datapool.report.charts import Chart
@@ -148,6 +149,8 @@ class Page(NamedTuple):
     """The number of corrupt images by kind of reason, the most frequent first."""
     duplicates: FileList
     known: FileList
+    little_used: FileList
+    """Images of more than 8 bits that use little of the range of their kind."""
     removed_file: str
     versions: list[VersionRow]
     embedding_space: Mapping[str, str]
@@ -199,6 +202,7 @@ def write_report(path: Path, inputs: ReportInputs, params: Params, *, removed_fi
         corrupt_kinds=count_reasons(removed.reason[removed.kind == "corrupt"]),
         duplicates=_file_list(removed, "duplicate"),
         known=_file_list(removed, "known"),
+        little_used=_little_used(inputs),
         removed_file=removed_file,
         versions=[_version_row(version) for version in inputs.versions],
         embedding_space=_facts(inputs.embedding_space),
@@ -301,6 +305,14 @@ def _file_list(removed: pd.DataFrame, kind: str) -> FileList:
     return FileList(list(zip(first.filename, first.reason, strict=True)), total=len(of_kind))
 
 
+def _little_used(inputs: ReportInputs) -> FileList:
+    """List the candidates that use less than a tenth of the range of their kind."""
+    is_candidate = inputs.images.filename.isin(inputs.candidates.table.filename) & (inputs.images.status == "ok")
+    found = little_used(inputs.images[is_candidate], inputs.embedding_space.ranges or {})
+    first = found.head(MAX_ROWS)
+    return FileList(list(zip(first.filename, first.reason, strict=True)), total=len(found))
+
+
 def _version_row(version: Version) -> VersionRow:
     parameters = version.parameters
     stop = (parameters and parameters.stopping_condition) or {}
@@ -316,7 +328,10 @@ def _version_row(version: Version) -> VersionRow:
 
 
 def _facts(space: EmbeddingSpace) -> dict[str, str]:
-    return {key.replace("_", " "): str(value) for key, value in space.model_dump().items() if value is not None}
+    facts = {key.replace("_", " "): str(value) for key, value in space.model_dump().items() if value is not None}
+    if space.ranges:
+        facts["ranges"] = "; ".join(f"{kind}: {low:.6g} to {high:.6g}" for kind, (low, high) in space.ranges.items())
+    return facts
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------
@@ -345,7 +360,13 @@ def _left_out(inputs: ReportInputs, params: Params) -> Gallery:
 
 
 def _cards(rows: pd.DataFrame, inputs: ReportInputs, params: Params) -> list[Card]:
-    return make_cards(rows, inputs.images, Path(params.input_dir), max_pixels=params.images.max_pixels)
+    return make_cards(
+        rows,
+        inputs.images,
+        Path(params.input_dir),
+        max_pixels=params.images.max_pixels,
+        ranges=inputs.embedding_space.ranges or {},
+    )
 
 
 # --- charts -----------------------------------------------------------------------------------------------------------

@@ -138,6 +138,7 @@ def train_simclr(
     fingerprint = _fingerprint(
         [asdict(augmentation), asdict(trainer), out_dim, batch_size, lr, weight_decay, temperature, seed],
         [image.content_hash for image in images],
+        images[0].ranges,
         embedding_space_id(model),
     )
     with _quiet(), torch.random.fork_rng(devices=[]):

@@ -167,12 +167,12 @@ def test_without_a_range_floats_are_scaled_from_their_minimum_to_their_maximum(t
     assert pixels(save(tmp_path / "a.tiff", image)) == [[BLACK, (128,) * 3, WHITE]]
 
 
-def test_without_a_range_integers_of_32_bits_are_scaled_and_a_constant_image_is_black(tmp_path):
+def test_without_a_range_integers_of_32_bits_are_scaled_but_a_uniform_image_by_its_type(tmp_path):
     image = Image.fromarray(np.array([[100_000, 200_000]], dtype=np.int32))
     flat = Image.fromarray(np.array([[7, 7]], dtype=np.int32))
 
     assert pixels(save(tmp_path / "a.tiff", image)) == [[BLACK, WHITE]]
-    assert pixels(save(tmp_path / "flat.tiff", flat)) == [[BLACK, BLACK]]
+    assert pixels(save(tmp_path / "flat.tiff", flat)) == [[(128,) * 3] * 2]  # just above the middle
 
 
 def test_nan_is_black_and_does_not_change_the_other_pixels(tmp_path):

@@ -49,6 +49,7 @@ def read(
         Path("model.ckpt"),
         dimension=dimension,
         n_candidates=n_candidates,
+        ranges={},
         cache_dir=Path("cache"),
         progress=lambda done, of, note="": None,
     )

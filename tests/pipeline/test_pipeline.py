@@ -129,7 +129,7 @@ def params_read(*modules: str) -> set[str]:
 
 @pytest.mark.parametrize(
     ("stage", "modules"),
-    [("train", ["training/provide.py"]), ("embed", ["model/candidates.py", "model/protected.py"])],
+    [("train", ["training/provide.py", "images/ranges.py"]), ("embed", ["model/candidates.py", "model/protected.py"])],
 )
 def test_params_name_every_key_that_the_library_reads_for_the_stage(stage, modules):
     read = params_read(*modules)
