@@ -214,6 +214,63 @@ def prune(
     say("ran `dvc commit --force merge`; commit params.yaml and dvc.lock. DVC's cache keeps the files until `dvc gc`")
 
 
+@app.command(short_help="Take images out of every pool.")
+def remove(
+    images: Annotated[
+        list[str], typer.Argument(help="Names in a pool, paths below input_dir, or content hashes.", show_default=False)
+    ],
+    reason: Annotated[str, typer.Option("--reason", help="Why, for exclude.txt and the lineage.")] = "",
+) -> None:
+    """Take images out of every version of every pool, and never pick them again; run it in the workspace.
+
+    Adds the content hashes of the images to exclude.txt and runs `dvc repro`. No other images are picked in their place.
+    Nothing is committed.
+    """
+    from datapool.core.params import load_params
+    from datapool.workspace import corrections
+
+    params = load_params()
+    path = corrections.list_of(params)
+    found = corrections.find_images(params, images)
+    for line in corrections.exclude(path, found, reason):
+        say(f"{path}: {line.strip()}")
+    _repro()
+
+
+@app.command(short_help="Replace the version that an earlier state of this batch made.")
+def redo() -> None:
+    """Let the corrected batch replace the version that its earlier state made; run it in the workspace.
+
+    Images that are still in the batch keep their places in the pool, under their new names and labels; those that are gone
+    leave the pool; and the selection continues after them. If a parameter that decides the choice has changed as well,
+    everything is chosen anew. Sets datapool.replaces in params.yaml and runs `dvc repro`. Nothing is committed.
+    """
+    from datapool.core.params import load_params
+    from datapool.workspace import corrections
+    from datapool.workspace.commands import run_dvc
+
+    say("dvc repro scan")
+    run_dvc(Path(), "repro", "scan")
+    batch = corrections.set_replaces(load_params())
+    say(f"params.yaml: datapool.replaces: '{batch}'")
+    _repro()
+
+
+def _repro(*arguments: str) -> None:
+    """Run `dvc repro` and print its lines.
+
+    Raises:
+        DatapoolError: If it fails.
+    """
+    from datapool.core.errors import DatapoolError
+    from datapool.workspace.repro import run_repro
+
+    command = " ".join(["dvc repro", *arguments])
+    say(command)
+    if run_repro(say, *arguments):
+        raise DatapoolError(f"`{command}` failed; correct what its lines above name, then run `dvc repro`")
+
+
 @app.command(short_help="Run a batch with key=value overrides, as Lightly's Docker did.")
 def run(
     input_dir: Annotated[Path | None, typer.Option(help="The batch: a folder of images.", show_default=False)] = None,

@@ -109,7 +109,43 @@ def open_base(
         )
         done.extend(removed.notes)
         base = _open(Store(pools, name, lineage_file), images, base_version, ids, removed.contents)
+        if not base.standing and base.dropped is None:
+            done.extend(_notes_on_a_corrected_batch(images, base))
     return base, [*done, *_notes_on_exclusions(images, base), *_notes_on_matches_by_name(images, base)]
+
+
+def _notes_on_a_corrected_batch(images: pd.DataFrame, base: Base) -> list[str]:
+    """Return what differs between a batch and the one that made the latest version, if it is mostly the same batch."""
+    if not base.versions:
+        return []
+    last, table = base.versions[-1], base.rows.table
+    rows = table[(table.version == last.version) & (table.content_hash != "")]
+    usable = images[images.status != "corrupt"]
+    is_here = rows.content_hash.isin(usable.content_hash)
+    if 2 * is_here.sum() <= min(len(rows), usable.content_hash.nunique()):
+        return []
+    places = set(zip(usable.content_hash, usable.filename, usable.weak_label, strict=True))
+    here = rows[is_here]
+    is_same = [place in places for place in zip(here.content_hash, here.filename, here.weak_label, strict=True)]
+    gone, moved = rows.filename[~is_here], here.filename[~np.array(is_same, dtype=bool)]
+    if not len(gone) + len(moved):
+        return []
+    changes = [
+        *[f"{len(gone)} {'is' if len(gone) == 1 else 'are'} no longer in it ({_some(gone)})"] * bool(len(gone)),
+        *[f"{len(moved)} {'has another name or label' if len(moved) == 1 else 'have other names or labels'} "
+          f"({_some(moved)})"] * bool(len(moved)),
+    ]  # fmt: skip
+    return [
+        f"this batch is mostly the one that made version {last.version} of pool {base.pool!r}: of its {len(rows)} images, "
+        f"{' and '.join(changes)}; the pool keeps them as they are. `datapool redo` lets this batch replace that version; "
+        "`datapool remove IMAGE --reason TEXT` takes an image out of the pool"
+    ]
+
+
+def _some(names: pd.Series, *, most: int = 10) -> str:
+    """Return names for a sentence, at most so many."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(repr, names[:most])) + more
 
 
 def _notes_on_exclusions(images: pd.DataFrame, base: Base) -> list[str]:

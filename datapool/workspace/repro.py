@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -42,17 +42,18 @@ def remove_stale_lock() -> None:
         _RUN.unlink()
 
 
-def run_repro(log: Callable[[str], None]) -> int:
+def run_repro(log: Callable[[str], None], *arguments: str) -> int:
     """Run ``dvc repro`` and return its exit code. When this process is stopped, DVC and its stage get Ctrl-C first.
 
     Args:
         log: Called with each line that DVC prints.
+        arguments: Of ``dvc repro``.
 
     Raises:
         DatapoolError: If the DVC of a run that was killed is still running.
     """
     with _run_file() as run:
-        code = _run_dvc(run, log)
+        code = _run_dvc(run, log, arguments)
         _RUN.unlink(missing_ok=True)
     return code
 
@@ -89,13 +90,13 @@ def _content(run: int) -> str:
     return os.pread(run, 300, 0).decode(errors="replace")
 
 
-def _run_dvc(run: int, log: Callable[[str], None]) -> int:
+def _run_dvc(run: int, log: Callable[[str], None], arguments: Sequence[str]) -> int:
     """Run ``dvc repro`` in a process group of its own, with the run file as one of its open files."""
     handler = signal.getsignal(signal.SIGINT)
     if handler is signal.SIG_IGN:  # in the background of a shell; DVC would inherit it, and ignore our Ctrl-C
         signal.signal(signal.SIGINT, lambda *_: None)
     dvc = subprocess.Popen(
-        [sys.executable, "-m", "dvc", "repro"],
+        [sys.executable, "-m", "dvc", "repro", *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -1,0 +1,149 @@
+"""Correct what is in a workspace's pools: edit what its user would edit, and name the images as its user does.
+
+``dvc repro`` then does the rest. Knows exclude.txt, params.yaml, the pools and the outputs of the last run.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from datapool.core import atomic
+from datapool.core.errors import DatapoolError, short_repr
+from datapool.core.lineage import LINEAGE, SAMPLES, Version, read_lineage
+from datapool.core.outputs import Outputs
+from datapool.core.schema import Params
+from datapool.core.tables import read_csv, read_table
+from datapool.images.batch import batch_id
+from datapool.pool.exclusion import line_of, read_exclusions
+from datapool.workspace.params_file import set_params
+
+
+class Images(NamedTuple):
+    """Images that are known by some names and contents."""
+
+    contents: dict[str, str]
+    """The name or content hash that was asked for, by the content hash; "" stands for none if the content is unknown."""
+    names: set[str]
+    """All names that these contents have in the pools and in the last batch: filenames, and paths below input_dir."""
+
+
+def list_of(params: Params) -> Path:
+    """Return the path of exclude.txt.
+
+    Raises:
+        DatapoolError: If params.yaml names none.
+    """
+    if params.rules.exclude is None:
+        raise DatapoolError("params.yaml: rules.exclude is null; set it to exclude.txt, and make that file")
+    return Path(params.rules.exclude)
+
+
+def find_images(params: Params, wanted: Sequence[str], *, must_exist: bool = True) -> list[Images]:
+    """Find images of the pools and of the last batch by name or content hash, in the order in which they are wanted.
+
+    Args:
+        params: Names the pools and the outputs.
+        wanted: Filenames in a pool, paths below input_dir, or content hashes.
+        must_exist: Refuse a name that no image has. Otherwise it stands for itself, without a content.
+
+    Raises:
+        DatapoolError: If an image is not known, or a name stands for several contents.
+    """
+    known = _known_images(params)
+    found = []
+    for image in wanted:
+        short = image.removeprefix("./")
+        is_hash = re.fullmatch("[0-9a-fA-F]{64}", image) is not None
+        is_it = known.content_hash == image.lower() if is_hash else known.name == short
+        contents = known.content_hash[is_it].unique().tolist()
+        if len(contents) > 1:
+            raise DatapoolError(
+                f"{short_repr(image)} is the name of {len(contents)} images; give the content hash of one: "
+                f"{', '.join(map(repr, contents))}"
+            )
+        if not contents and must_exist and not is_hash:
+            raise DatapoolError(
+                f"no image of the pools or of the last batch has the name {short_repr(image)}; give its name in "
+                f"{params.shared_dir}/{params.datapool.name}/{SAMPLES}, its path below input_dir, or its content hash"
+            )
+        content = contents[0] if contents else image.lower() if is_hash else ""
+        names = set(known.name[known.content_hash == content]) if content else {short}
+        found.append(Images({content: image}, names | ({short} - {content} if not is_hash else set())))
+    return found
+
+
+def _known_images(params: Params) -> pd.DataFrame:
+    """Return name (without "./" in front) and content_hash of all images of the pools and of the last batch."""
+    tables = [read_csv(path) for path in sorted(Path(params.shared_dir).glob(f"*/{SAMPLES}"))]
+    images = Outputs(params.output_dir).images
+    if images.exists():
+        tables.append(read_table(images))
+    columns = [
+        table[[column, "content_hash"]].rename(columns={column: "name"})
+        for table in tables
+        for column in ("filename", "path")
+        if column in table
+    ]
+    known = pd.concat(columns) if columns else pd.DataFrame({"name": [], "content_hash": []}, dtype="str")
+    known = known[known.name != ""]
+    return known.assign(name=known.name.str.removeprefix("./")).drop_duplicates(ignore_index=True)
+
+
+def exclude(path: Path, images: Iterable[Images], reason: str) -> list[str]:
+    """Add images to exclude.txt, each by its content hash, or by its name if its content is unknown.
+
+    Returns:
+        The lines that were added; none for an image that is listed already.
+
+    Raises:
+        DatapoolError: If the list cannot be read or written.
+    """
+    listed = read_exclusions(path)
+    lines = []
+    for image in images:
+        for content, name in image.contents.items():
+            if content not in listed.by_hash and not (content == "" and name.removeprefix("./") in listed.by_name):
+                lines.append(line_of(content or name, reason))
+    lines = list(dict.fromkeys(lines))
+    if lines:
+        before = path.read_text(encoding="utf-8")
+        end = "\n" * bool(before and not before.endswith("\n"))
+        atomic.write_bytes(path, (before + end + "".join(lines)).encode())
+    return lines
+
+
+def set_replaces(params: Params) -> str:
+    """Make the batch of the last scan replace the version that its earlier state made: set ``datapool.replaces``.
+
+    Returns:
+        The id that was set.
+
+    Raises:
+        DatapoolError: If there is no such version, or the batch shares no image with it.
+    """
+    name, outputs = params.datapool.name, Outputs(params.output_dir)
+    versions = read_lineage(LINEAGE).get(name, [])
+    images = read_table(outputs.images)
+    batch = batch_id(images)
+    table = read_csv(Path(params.shared_dir) / name / SAMPLES) if versions else pd.DataFrame()
+    earlier = [version for version in versions[-2:] if version.batch != batch]
+    for version in reversed(earlier):
+        if _n_common(version, table, images):
+            set_params(Path(), {"datapool.replaces": version.batch[:12]})
+            return version.batch[:12]
+    if versions and versions[-1].batch == batch:
+        raise DatapoolError(
+            f"{params.input_dir} is the batch that made version {len(versions)} of pool {name!r} as it is now, so there is "
+            "nothing to redo; nothing was changed"
+        )
+    latest = f"version {len(versions)} of pool {name!r}" if versions else f"pool {name!r}, which has no version"
+    raise DatapoolError(
+        f"{params.input_dir} has no image of {latest}, so it is no corrected state of its batch; nothing was changed"
+    )
+
+
+def _n_common(version: Version, table: pd.DataFrame, images: pd.DataFrame) -> int:
+    return int(table.content_hash[table.version == version.version].isin(images.content_hash).sum())
