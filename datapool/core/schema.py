@@ -62,7 +62,11 @@ def _balance(value: object) -> object:
 def _batch_ids(value: object) -> object:
     """Check ids of batches, or their beginnings, as datapools.json has them."""
     ids = value if isinstance(value, list) else [value]
-    if value is None or all(isinstance(each, str) and re.fullmatch("[0-9a-f]{12,64}", each) for each in ids):
+    if (
+        value is None
+        or isinstance(value, dict)
+        or all(isinstance(each, str) and re.fullmatch("[0-9a-f]{12,64}", each) for each in ids)
+    ):
         return value
     raise ValueError(
         "the id of a batch in datapools.json, or its first 12 or more digits, in quotes, such as '3f0a1b2c4d5e'; a list of "

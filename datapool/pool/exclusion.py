@@ -417,7 +417,9 @@ def _id_without(version: Version, rows: pd.DataFrame, images: pd.DataFrame, cont
         return left
     gone = rows[(rows.version == version.version) & rows.content_hash.isin(contents)]
     paths = gone.path.where(gone.path != "", gone.filename) if "path" in gone else gone.filename
-    before = pd.concat([images[is_left][["path", "content_hash"]], gone[["content_hash"]].assign(path=paths)])
+    before = pd.concat(
+        [images[is_left][["path", "content_hash"]], gone[["content_hash"]].assign(path=paths.str.removeprefix("./"))]
+    )
     if version.batch == batch_id(before):
         return left
     return None

@@ -29,7 +29,7 @@ from datapool.core.lineage import (
     recorded_hashes,
 )
 from datapool.core.tables import EmbeddedTable
-from datapool.images.batch import batch_id, candidates, mark_excluded, rows_in_base
+from datapool.images.batch import batch_id, candidates, mark_excluded, rows_in_base, safe_name
 from datapool.pool import files as pool_files
 from datapool.pool.agreement import backing_up_before_checkout, require_agreement, require_files, require_sizes
 from datapool.pool.exclusion import (
@@ -272,6 +272,7 @@ def _place_in(images: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     would get one filename, all but the first are missing.
     """
     usable = images[images.status == "ok"].set_index("content_hash")[["filename", "weak_label", "path"]]
+    usable["path"] = usable.path.map(safe_name)
     same = rows[["content_hash", "filename"]].merge(usable.reset_index(), how="left", on=["content_hash", "filename"])
     first = usable[~usable.index.duplicated()].reindex(rows.content_hash)
     place = first.set_axis(rows.index)
@@ -522,7 +523,7 @@ def with_paths(picks: EmbeddedTable, images: pd.DataFrame) -> EmbeddedTable:
         picks: Rows with a filename.
         images: The batch, as ``batch.scan`` returns it.
     """
-    path_of = images.set_index("filename").path
+    path_of = images.set_index("filename").path.map(safe_name)
     paths = path_of.reindex(picks.table.filename).fillna("").astype("str")
     return EmbeddedTable(picks.table.assign(path=paths.to_numpy()), picks.embeddings)
 

@@ -394,8 +394,9 @@ def test_a_file_without_params_is_refused_in_one_line(data, told):
 
 def test_every_file_that_may_be_given_must_be_there(tmp_path):
     keys = ("relevant_filenames_file", "checkpoint", "embeddings", "active_learning_scores", "rules.protected")
+    Path("exclude.txt").touch()
     failures = []
-    for key in (*keys, "lightly.model.weights"):
+    for key in (*keys, "rules.exclude", "lightly.model.weights"):
         scores = {"method": "coral", **BY_NUMBER, **SCORES} if key == "active_learning_scores" else {}
         for name in ("gone.csv", "gone folder/été.csv", str(tmp_path / "gone")):
             params = load(**{**scores, key.replace(".", "__"): name})

@@ -1003,7 +1003,9 @@ def wrong_values() -> Iterator[tuple[str, object]]:
             if not key.endswith("min_distance"):  # a negative min_distance means that it is inactive
                 yield from ((key, wrong) for wrong in (-5, -0.5))
         elif isinstance(value, str):
-            yield from ((key, wrong) for wrong in (None, 7, True, "\0"))
+            yield from ((key, wrong) for wrong in (7, True, "\0"))
+            if key != "rules__exclude":  # a file, or null
+                yield key, None
         else:  # null
             yield from ((key, wrong) for wrong in (True, -5, math.nan, "\0"))
 

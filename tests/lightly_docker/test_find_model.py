@@ -90,6 +90,7 @@ def docker(trained: Docker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (tmp_path / "workspace").mkdir()
     monkeypatch.chdir(tmp_path / "workspace")
     shutil.copy(ROOT / "params.yaml", "params.yaml")
+    Path("exclude.txt").touch()
     LINEAGE.write_text("{}\n")
     return Docker(trained.images, tmp_path / "docker" / "old")
 

@@ -39,6 +39,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "workspace").mkdir()
     monkeypatch.chdir(tmp_path / "workspace")
     shutil.copy(ROOT / "params.yaml", "params.yaml")
+    Path("exclude.txt").touch()
     LINEAGE.write_text("{}\n")
     return tmp_path / "workspace"
 

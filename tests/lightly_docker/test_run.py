@@ -367,6 +367,7 @@ def shared(here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("datapool/__init__.py").write_text(f'__version__ = "{datapool.__version__}"\n')
     Path("datapools.json").write_text("{}\n")
     shutil.copyfile(ROOT / "params.yaml", "params.yaml")
+    Path("exclude.txt").touch()
     return here / "shared"
 
 

@@ -251,7 +251,7 @@ def test_every_image_of_the_batch_is_counted_with_its_outcome(page):
 
 
 def test_the_table_of_outcomes_names_every_rule_with_its_value(inputs):
-    rules = {"balance": None, "sequence_gap": 5, "protected": "test.csv", "protected_distance": 0.25}
+    rules = {"balance": None, "sequence_gap": 5, "protected": "test.csv", "protected_distance": 0.25, "exclude": None}
     counts = {"over_balance": 1, "in_sequence_gap": 2, "near_protected": 3, "beyond_limit": 4, "known": 6}
     metrics = inputs.metrics.model_copy(update=counts)
     stop = {"n_samples": 7, "min_distance": 1.0, "n_samples_includes_datapool": False}
@@ -390,7 +390,7 @@ def test_the_curve_has_no_line_for_an_inactive_min_distance(inputs):
 
 
 def test_the_caption_of_the_curve_names_what_ended_the_selection(inputs):
-    rules = {"balance": None, "sequence_gap": 5, "protected": None, "protected_distance": 0.1}
+    rules = {"balance": None, "sequence_gap": 5, "protected": None, "protected_distance": 0.1, "exclude": None}
     failures = []
     for counts, changes, expected in (
         ({"beyond_limit": 1, "covered": 1}, {}, "2 picked: then n_samples was reached."),
