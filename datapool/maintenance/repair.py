@@ -18,6 +18,7 @@ from datapool.core.lineage import (
     read_lineage,
     recorded_files,
     recorded_hashes,
+    seen_files,
 )
 from datapool.pool import files as pool_files
 from datapool.pool.agreement import (
@@ -105,7 +106,7 @@ def _repair(transaction: Transaction, *, as_here: bool) -> Iterator[Repair]:
     if record is None:
         return
     own = parse_entry(record.entry).versions
-    if unlike := _unlike(store, recorded_files(own[-1])):
+    if unlike := _unlike(store, recorded_files(own[-1]) | seen_files(own)):
         yield _damaged(store, unlike)
         return
     if record.entry != store.entry():
@@ -126,7 +127,7 @@ def _repair_record(transaction: Transaction) -> Repair:
             f"{'is damaged' if path.exists() else 'is missing'}, and {store.lineage} does not list pool {store.name!r}"
         )
         return Repair(False, f"{path}: {problem}; {HINT_DVC_CHECKOUT}; or move {store.folder} away")
-    files = recorded_files(versions[-1])
+    files = recorded_files(versions[-1]) | seen_files(versions)
     if unlike := _unlike(store, files):
         return _damaged(store, unlike)
     backups = atomic.back_up(path, unless=set())
