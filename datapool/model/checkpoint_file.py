@@ -69,7 +69,7 @@ def parse_checkpoint(path: Path, content: object) -> CheckpointFields:
 
     Args:
         path: The file, for messages.
-        content: What ``read_torch_file`` returned.
+        content: What ``read_training_file`` returned.
 
     Raises:
         DatapoolError: If it is not a checkpoint of datapool, or of a later format, or a field is missing or wrong.

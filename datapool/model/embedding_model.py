@@ -22,7 +22,7 @@ from datapool.model.weights import (
     first_few,
     named_tensors,
     one_line,
-    read_torch_file,
+    read_training_file,
     read_weights,
     require_finite,
 )
@@ -240,7 +240,7 @@ def load_checkpoint(path: Path) -> EmbeddingModel:
         DatapoolError: If the file is missing or damaged, is not a checkpoint of datapool, holds code, or has weights that
             are not finite.
     """
-    fields = parse_checkpoint(path, read_torch_file(path, zip_only=True))
+    fields = parse_checkpoint(path, read_training_file(path, zip_only=True))
     preprocessing = Preprocessing(fields.input_size, fields.mean, fields.std, fields.resize)
     return _build_with_weights(
         path, fields.backbone, fields.state_dict, dimension=fields.dimension, preprocessing=preprocessing

@@ -71,14 +71,14 @@ def match_weights(module: nn.Module, state: State, *, convert: Convert | None, n
     taken = next(iter(fitting))
     found = fitting[taken]
     others = [prefix for prefix in fitting if not _is_within(prefix, taken)]
-    notes = [f"{_shown(taken)} of it, not {', '.join(map(_shown, others[:3]))}"] if others else []
+    notes = [f"its {_shown(taken)}, not its {' or '.join(map(_shown, others[:3]))}"] if others else []
     if any(key in found and found[key].shape != parts[taken].get(key, found[key]).shape for key in own):
         notes.append("position embeddings resampled to this input size")
     return Match({key: found[key] for key in own if key in found}, "; ".join(notes))
 
 
 def _shown(prefix: str) -> str:
-    return short_repr(prefix.removesuffix(".")) if prefix else "the weights without prefix"
+    return short_repr(prefix.removesuffix("."))
 
 
 def _is_within(prefix: str, other: str) -> bool:

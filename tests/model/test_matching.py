@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from datapool.core.errors import DatapoolError
-from datapool.model.embedding_model import EmbeddingModel, build_model
+from datapool.model.embedding_model import EmbeddingModel, build_model, load_checkpoint
 
 # isort: split
 import timm  # after datapool.model.torchvision_compat; see there
@@ -130,7 +130,7 @@ def test_of_several_copies_the_teacher_is_taken_or_the_one_that_is_no_average(wr
 
     assert deviation(model, one) < 1e-6
     assert deviation(model, other) > 1e-3
-    assert model.origin == f"weights of a given file ('{taken}' of it, not '{left}')"
+    assert model.origin == f"weights of a given file (its '{taken}', not its '{left}')"
 
 
 def test_a_teacher_of_another_network_is_not_taken():
@@ -302,6 +302,10 @@ def test_settings_beside_the_weights_of_lightning_are_read_and_nothing_is_import
     model = build_model(TINY, dimension=8, input_size=64, pretrained=False, weights=Path("weights.pth"), seed=5).eval()
 
     assert deviation(model, source) < 1e-6
+    with pytest.raises(
+        DatapoolError, match=r"checkpoint of datapool; to start from weights of another .* set lightly.model.we"
+    ):
+        load_checkpoint(Path("weights.pth"))
 
 
 class Calls:
@@ -336,6 +340,7 @@ def test_functions_that_run_code_are_refused_by_name():
 # --- files that cannot be used -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_program_of_torchscript_is_refused_with_what_to_do():
     torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2)).save("weights.pt")
 

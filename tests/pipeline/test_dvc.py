@@ -566,6 +566,23 @@ def test_embeddings_from_a_csv_need_no_model(first_week, new_workspace, after, t
     assert "checkpoint_latest.ckpt" not in workspace.pool_files()
 
 
+def test_other_names_in_a_folder_of_embeddings_run_the_pipeline_again(new_workspace, after, tmp_path):
+    workspace = after(new_workspace)
+    names = ["cat/image_01.png", "cat/image_03.png", "cat/image_05.png"]
+    (tmp_path / "names.txt").write_text("\n".join(names))
+    given = tmp_path / "given"
+    given.mkdir()
+    np.save(given / "embeddings.npy", [[1, 0], [0, 1], [1, 0.001]])
+    (given / "filenames.txt").write_text("\n".join(names))
+    workspace.set({"embeddings": str(given), "relevant_filenames_file": str(tmp_path / "names.txt")})
+    workspace.repro()
+    assert workspace.names() == names[:2]  # 05 is 0.001 away from 01
+
+    (given / "filenames.txt").write_text("\n".join([names[0], names[2], names[1]]))
+    assert "embed" in stages_run(workspace.repro())
+    assert workspace.names() == [names[0], names[2]]
+
+
 def test_a_misspelled_key_is_refused_even_if_nothing_else_changed(first_week, after):
     workspace = after(first_week)
     path = workspace.folder / "params.yaml"

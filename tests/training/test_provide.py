@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from conftest import MAX_PIXELS
 from PIL import Image
@@ -155,6 +156,17 @@ def test_a_backbone_with_trained_weights_has_a_head_that_is_fitted_to_the_images
     axes = load_checkpoint(CHECKPOINT).head.weight.detach().numpy()
     assert provided.space.origin == "weights of a given file"
     assert axes @ axes.T == pytest.approx(np.eye(8), abs=1e-5)  # principal axes, unlike random weights
+
+
+def test_the_run_and_the_lineage_say_which_copy_of_the_weights_was_taken():
+    teacher, student = (tiny(seed).backbone.state_dict() for seed in (1, 2))
+    torch.save({"student": student, "teacher": teacher}, "dino.pth")
+
+    provided = provide(NEW_POOL, [image("red")], lightly__model__weights="dino.pth", enable_training=False)
+
+    assert provided.space.origin == "weights of a given file (its 'teacher', not its 'student')"
+    assert provided.notes == [f"new model: test_efficientnet with 8 dimensions, {provided.space.origin}"]
+    assert torch.equal(load_checkpoint(CHECKPOINT).backbone.conv_stem.weight, teacher["conv_stem.weight"])
 
 
 def test_without_images_and_without_a_pool_there_is_no_model():
