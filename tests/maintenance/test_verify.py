@@ -574,6 +574,22 @@ def test_all_versions_have_one_embedding_space_and_checkpoint(pool, change, what
     }
 
 
+def test_the_range_of_a_kind_of_image_stays(pool):
+    low, high = {"uint16 gray": [0.0, 4095.0]}, {"uint16 gray": [0.0, 65535.0]}
+    change = "another range of uint16 gray images for version 2 than for version 1, but a pool has one"
+    for first, second, problems in (
+        (low, high, {"rows": f"the lineage records {change}"}),
+        (low, None, {"rows": f"the lineage records {change}"}),
+        (low, low, {}),
+        (low, low | {"float32 gray": [0.0, 1.0]}, {}),  # a new kind adds its own
+        (None, low, {}),
+    ):
+        edit_lineage(lambda versions, first=first: versions[0]["embedding_space"].update(ranges=first))
+        edit_lineage(lambda versions, second=second: versions[1]["embedding_space"].update(ranges=second))
+
+        assert failed() == problems
+
+
 def test_the_dimension_of_an_earlier_version_is_the_recorded_one(pool):
     edit_lineage(lambda versions: versions[0]["embedding_space"].update(dimension=6))
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 import torch
 from conftest import MAX_PIXELS
 from PIL import Image
@@ -13,7 +14,10 @@ from PIL import Image
 from datapool.core.errors import DatapoolError
 from datapool.core.row_cache import RowCache
 from datapool.core.tables import EmbeddedTable
+from datapool.images import batch
 from datapool.images.decode import ImageFile, read_rgb
+from datapool.images.pixels import Ranges
+from datapool.images.ranges import ranges_of
 from datapool.model.embedding import backbone_features, embed, embed_with_cache
 from datapool.model.embedding_model import EmbeddingModel, build_model, embedding_space_id, save_checkpoint
 
@@ -216,6 +220,73 @@ def test_the_next_run_reads_no_image_that_the_last_one_embedded(model: Embedding
 
     assert (first.n_known, second.n_known) == (0, 9)
     assert np.array_equal(second.embeddings[:9], first.embeddings)
+
+
+def picture_of(path: Path, ranges: Ranges) -> ImageFile:
+    return ImageFile(path, hashlib.sha256(path.read_bytes()).hexdigest(), MAX_PIXELS, ranges)
+
+
+def test_embeddings_with_other_ranges_are_not_taken_over(model: EmbeddingModel):
+    save_checkpoint(model, Path("model.ckpt"))
+    Image.fromarray(np.arange(0, 4000, 10, dtype=np.uint16).reshape(20, 20)).save("a.png")
+    settings = {
+        "cache": RowCache(Path("cache")),
+        "batch_size": 4,
+        "num_workers": 0,
+        "accelerator": "cpu",
+        "progress": None,
+    }
+
+    first, second, again = (
+        embed_with_cache(Path("model.ckpt"), [picture_of(Path("a.png"), {"uint16 gray": (0, white)})], **settings)
+        for white in (4000, 8000, 4000)
+    )
+
+    assert (first.n_known, second.n_known, again.n_known) == (0, 0, 1)
+    assert not np.allclose(first.embeddings, second.embeddings)
+    assert np.array_equal(first.embeddings, again.embeddings)
+
+
+def distances(rows: np.ndarray) -> np.ndarray:
+    rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.linalg.norm(rows[:, None] - rows[None], axis=2)[np.triu_indices(len(rows), 1)]
+
+
+@pytest.mark.parametrize("form", ["12 bits", "10 bits", "thermal", "float with nodata"])
+def test_images_of_more_than_8_bits_keep_their_distances(model: EmbeddingModel, form: str):
+    # Eight smooth pictures; benchmarks/bit_depth.py measures photos with the pretrained backbone.
+    generator = np.random.default_rng(0)
+    folders = {name: Path(name) for name in ("plain", "deep")}
+    for folder in folders.values():
+        folder.mkdir()
+    for i in range(8):
+        coarse = Image.fromarray(generator.integers(0, 256, (5, 5), dtype=np.uint8))
+        picture = np.asarray(coarse.resize((60, 40), Image.Resampling.BICUBIC))
+        Image.fromarray(picture).save(f"plain/{i}.png")
+        values = picture / 255
+        if form == "float with nodata":
+            heights = (values * 3000).astype(np.float32)
+            heights[:4, :6] = -9999
+            tifffile.imwrite(f"deep/{i}.tif", heights, photometric="minisblack")
+        else:
+            low, high = {"12 bits": (0, 4095), "10 bits": (0, 1023), "thermal": (29_000, 30_900)}[form]
+            Image.fromarray((low + values * (high - low)).astype(np.uint16)).save(f"deep/{i}.png")
+    rows = {}
+    for name, folder in folders.items():
+        found = batch.scan(
+            folder,
+            filename_prefix="",
+            relevant=None,
+            check="strict",
+            max_pixels=MAX_PIXELS,
+            remove_duplicates=True,
+            gif=False,
+            progress=lambda done, of, note="": None,
+        ).images
+        files = batch.image_files(found, folder, max_pixels=MAX_PIXELS, ranges=ranges_of(found, "auto"))
+        rows[name] = rows_of(model, files)
+
+    assert np.corrcoef(distances(rows["plain"]), distances(rows["deep"]))[0, 1] > 0.95
 
 
 def test_embeddings_of_another_model_or_batch_size_are_not_taken_over(model: EmbeddingModel, images: list[ImageFile]):

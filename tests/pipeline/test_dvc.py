@@ -39,6 +39,41 @@ def test_01_the_first_run_makes_a_pool(model_first_week):
     assert [version["rows"] for version in model_first_week.versions()] == [len(model_first_week.names())]
 
 
+def test_weeks_of_16_bits_are_scaled_by_the_range_of_the_first(new_model_workspace, after, tmp_path):
+    # A sensor of 12 bits; the second week is darker, and must not be brightened.
+    generator = np.random.default_rng(0)
+    for week, white in (("week_1", 4095), ("week_2", 2000)):
+        (tmp_path / week).mkdir()
+        for i in range(4):
+            values = generator.random((24, 24)) * white
+            Image.fromarray(values.astype(np.uint16)).save(tmp_path / week / f"{week}_{i}.png")
+    workspace = after(new_model_workspace)
+    workspace.set({"input_dir": str(tmp_path / "week_1")})
+
+    assert "becomes black to white in 4 images, chosen now and recorded with the pool" in workspace.repro()
+    ((low, high),) = workspace.versions()[0]["embedding_space"]["ranges"].values()
+    assert low < 50
+    assert 4000 < high <= 4095
+    workspace.commit("week 1")
+    workspace.set({"input_dir": str(tmp_path / "week_2")})
+    assert "becomes black to white in 4 images, as recorded with the pool" in workspace.repro()
+    assert [version["embedding_space"]["ranges"] for version in workspace.versions()] == [
+        {"uint16 gray": [low, high]}
+    ] * 2
+    assert "Data and pipelines are up to date." in workspace.repro()
+    workspace.commit("week 2")
+
+    workspace.set({"images.range": "full"})
+    before = workspace.pool_files()
+    refusal = workspace.repro(fails=True)
+    assert (
+        "images.range is full, that is 0 to 65535 for uint16 gray images, but pool 'my_datapool' was made with"
+        in refusal
+    )
+    assert stages_run(refusal) == ["train"]
+    assert workspace.pool_files() == before
+
+
 def test_02_a_repeated_run_is_up_to_date_and_changes_no_file(first_week, after):
     workspace = after(first_week)
 

@@ -287,6 +287,24 @@ def test_corrupt_images_and_copies_are_listed_with_the_reason(page):
     assert "<tr><td><code>copy.png</code></td><td>duplicate of a.png</td></tr>" in page.source
 
 
+def test_images_that_use_little_of_the_recorded_range_are_listed_and_shown_by_it():
+    Path("week").mkdir()
+    ramp = np.arange(400, dtype=np.uint16).reshape(20, 20)
+    Image.fromarray(ramp * 10).save("week/wide.png")
+    Image.fromarray(ramp // 10 + 2000).save("week/narrow.png")
+    inputs = run_on({"narrow.png": (0, 0), "wide.png": (9, 0)}, parameters())
+
+    with_ranges = inputs.embedding_space.with_ranges({"uint16 gray": (0, 4000)})
+    page = written(inputs._replace(embedding_space=with_ranges))
+
+    assert "Images that use little of their range" in page.texts["h2"]
+    reason = "uint16 gray: uses 2000 to 2039 of 0 to 4000"
+    assert f"<tr><td><code>narrow.png</code></td><td>{reason}</td></tr>" in page.source
+    assert "uint16 gray: 0 to 4000" in page.text
+    assert "Images that use little of their range" not in written(inputs).texts["h2"]
+    assert page.source != written(inputs).source  # without the recorded range, the pictures show all that they use
+
+
 def test_a_long_list_is_cut_and_names_the_file_with_the_rest(monkeypatch):
     monkeypatch.setattr(report, "MAX_ROWS", 2)
     paint(a=RED)
