@@ -29,6 +29,9 @@ def init(
     ] = False,
     subdir: Annotated[bool, typer.Option("--subdir", help="Use the git repository around the folder.")] = False,
     no_git: Annotated[bool, typer.Option("--no-git", help="Use no git; `dvc exp` does not work then.")] = False,
+    remote: Annotated[
+        str | None, typer.Option(help="Where `dvc push` shares the pools, such as a folder or s3://bucket/path.")
+    ] = None,
 ) -> None:
     """Make a workspace: a folder with its own git and DVC in which `dvc repro` works.
 
@@ -40,6 +43,10 @@ def init(
 
     if update + subdir + no_git > 1:
         raise DatapoolError("--update, --subdir and --no-git exclude each other; use one of them")
+    if update and remote:
+        raise DatapoolError(
+            "--remote is for a new workspace; in an existing one run `dvc remote add --default store URL`"
+        )
     if update:
         added, notes = update_workspace(folder)
         say(
@@ -48,7 +55,7 @@ def init(
         )
         return
     scm = Scm.SURROUNDING if subdir else Scm.NONE if no_git else Scm.OWN
-    make_workspace(folder, scm=scm)
+    make_workspace(folder, scm=scm, remote=remote)
     say(f"{folder} is a workspace. Put images below {folder / 'data'}, then run `dvc repro` in {folder}")
 
 
@@ -151,11 +158,18 @@ def repair(
         bool,
         typer.Option("--as-here", help="Record the files as they are here, even if datapools.json has later versions."),
     ] = False,
+    as_recorded: Annotated[
+        bool,
+        typer.Option(
+            "--as-recorded", help="Make the version that datapools.json records from the files of a later one."
+        ),
+    ] = False,
 ) -> None:
     """Repair what needs no decision of yours in the pools of a workspace; run it in the workspace.
 
     A merge that was stopped is finished, or its pending files are removed; `dvc repro` does this too. Lost or damaged
-    records and files of the history are written again. A pool or version that is missing in datapools.json is recorded
+    records and files of the history are written again. A pool whose files are gone is made again from a later version in
+    DVC's cache. A pool or version that is missing in datapools.json is recorded
     there. For the rest, it names the command that helps, and the exit code is 1. Files that it replaces, or that a checkout
     would overwrite, are first copied to .datapool/backup.
     """
@@ -163,9 +177,17 @@ def repair(
     from datapool.core.lineage import LINEAGE
     from datapool.core.params import load_params
     from datapool.maintenance.repair import repair as repairs_of
+    from datapool.workspace.dvc_files import cache_folder
 
     unrepaired = total = 0
-    for found in repairs_of(Path(load_params().shared_dir), LINEAGE, as_here=as_here):
+    if as_here and as_recorded:
+        raise DatapoolError("--as-here and --as-recorded exclude each other; use one of them")
+    try:
+        cache = cache_folder(Path())
+    except DatapoolError:  # no DVC repository
+        cache = None
+    pools = Path(load_params().shared_dir)
+    for found in repairs_of(pools, LINEAGE, as_here=as_here, as_recorded=as_recorded, cache=cache):
         say(f"{'repaired' if found.is_repaired else 'not repaired'}  {found.sentence}")
         unrepaired, total = unrepaired + (not found.is_repaired), total + 1
     if unrepaired:
@@ -174,6 +196,44 @@ def repair(
         )
     if not total:
         say("nothing to repair; `datapool verify` checks every row and distance")
+
+
+@app.command(short_help="Go back to the version before.")
+def undo() -> None:
+    """Undo the last version, after its commit; run it in the workspace.
+
+    It reverts the commit with `git revert`, runs `dvc checkout`, and prints both. Run again, it goes back one version more.
+    It refuses while anything is not committed, or if later commits changed what the commit of the version did.
+    """
+    from datapool.workspace.undo import undo as undo_steps
+
+    for sentence in undo_steps(Path()):
+        say(sentence)
+
+
+@app.command(short_help="Check git, DVC and the remote.")
+def doctor() -> None:
+    """Check what surrounds the pools; run it in the workspace. It changes nothing.
+
+    Is everything committed, do the pools agree with datapools.json, is there a remote, and does it hold every state of the
+    pools that git has? Otherwise a clone could not get some versions. The exit code is 1 if something is wrong.
+    """
+    from datapool.core.errors import DatapoolError
+    from datapool.core.lineage import LINEAGE
+    from datapool.core.params import load_params
+    from datapool.maintenance.verify import check_files
+    from datapool.workspace.doctor import examine
+
+    outcomes = []
+    for check in check_files(Path(load_params().shared_dir), LINEAGE):
+        outcome = {"pass": "ok", "skip": "note", "fail": "wrong"}[check.outcome]
+        say(f"{outcome:5}  {check.sentence}")
+        outcomes.append(outcome)
+    for finding in examine(Path()):
+        say(f"{finding.outcome:5}  {finding.sentence}")
+        outcomes.append(finding.outcome)
+    if "wrong" in outcomes:
+        raise DatapoolError("something is wrong; the lines above name what helps")
 
 
 @app.command(short_help="Delete files that a pool can do without.")

@@ -18,8 +18,8 @@ from datapool.core.lineage import (
     read_lineage,
     recorded_files,
     recorded_hashes,
-    seen_files,
 )
+from datapool.maintenance.rebuild import rebuild
 from datapool.pool import files as pool_files
 from datapool.pool.agreement import (
     back_up_unrecorded,
@@ -44,12 +44,15 @@ class Repair(NamedTuple):
     """What was done, or what is wrong and which command helps."""
 
 
-def repair(pools: Path, lineage: Path, *, as_here: bool = False) -> Iterator[Repair]:
+def repair(
+    pools: Path, lineage: Path, *, as_here: bool = False, as_recorded: bool = False, cache: Path | None = None
+) -> Iterator[Repair]:
     """Repair every pool that the lineage, the folder of pools, or an interrupted merge names.
 
     * An interrupted merge is completed, or what it left is removed.
     * A pool's record (pool.json) that is missing or damaged is written again, if the files are those of the lineage.
     * A pool that the lineage does not have, or has with fewer versions, is recorded there, if its own record is undamaged.
+    * A pool of which no file is here is made again from a later version in DVC's cache, if there is one.
     * A file of the history that is missing or damaged is written again from the latest csv.
 
     What cannot be repaired comes last. It takes a checkout, which reverts all pools, so files that no version records are
@@ -59,6 +62,8 @@ def repair(pools: Path, lineage: Path, *, as_here: bool = False) -> Iterator[Rep
         pools: Folder of all pools.
         lineage: datapools.json.
         as_here: Record the existing files also where the lineage has later versions; the lineage is backed up.
+        as_recorded: Make the version that the lineage records from the files of a later one, here or in DVC's cache.
+        cache: The folder of DVC's cache in which files lie by their md5.
 
     Raises:
         DatapoolError: If another process is or may be at work on the pools, or the lineage cannot be read.
@@ -69,7 +74,7 @@ def repair(pools: Path, lineage: Path, *, as_here: bool = False) -> Iterator[Rep
             store = Store(pools, name, lineage)
             transaction = Transaction(store, require_lock=require_lock)
             try:
-                for found in _repair(transaction, as_here=as_here):
+                for found in _repair(transaction, as_here=as_here, as_recorded=as_recorded, cache=cache):
                     if found.is_repaired:
                         yield found
                     else:
@@ -88,7 +93,7 @@ def repair(pools: Path, lineage: Path, *, as_here: bool = False) -> Iterator[Rep
         yield Repair(False, sentence)
 
 
-def _repair(transaction: Transaction, *, as_here: bool) -> Iterator[Repair]:
+def _repair(transaction: Transaction, *, as_here: bool, as_recorded: bool, cache: Path | None) -> Iterator[Repair]:
     """Repair one pool."""
     store, record, done = transaction.store, None, ""
     try:
@@ -99,6 +104,19 @@ def _repair(transaction: Transaction, *, as_here: bool) -> Iterator[Repair]:
     if done:
         yield Repair(True, done)
     has_files = any((store.folder / file).exists() for file in (RECORD, *HASH_KEYS))
+    entry, recorded = store.entry(), read_lineage(store.lineage).get(store.name)
+    is_other = record is None or record.entry != entry
+    if entry and recorded and (not has_files or (as_recorded and is_other)):
+        if rebuilt := rebuild(transaction, entry, recorded, cache):
+            yield Repair(True, rebuilt)
+            record = read_record(store)
+        elif has_files:
+            yield Repair(
+                False,
+                f"{store.folder}: neither the files here nor those in DVC's cache begin with version {len(recorded)}, which "
+                f"{store.lineage} records; {HINT_DVC_CHECKOUT}",
+            )
+            return
     if record is None and (has_files or store.entry()):
         repaired = _repair_record(transaction)
         yield repaired
@@ -106,7 +124,7 @@ def _repair(transaction: Transaction, *, as_here: bool) -> Iterator[Repair]:
     if record is None:
         return
     own = parse_entry(record.entry).versions
-    if unlike := _unlike(store, recorded_files(own[-1]) | seen_files(own)):
+    if unlike := _unlike(store, recorded_files(own[-1])):
         yield _damaged(store, unlike)
         return
     if record.entry != store.entry():
@@ -127,7 +145,7 @@ def _repair_record(transaction: Transaction) -> Repair:
             f"{'is damaged' if path.exists() else 'is missing'}, and {store.lineage} does not list pool {store.name!r}"
         )
         return Repair(False, f"{path}: {problem}; {HINT_DVC_CHECKOUT}; or move {store.folder} away")
-    files = recorded_files(versions[-1]) | seen_files(versions)
+    files = recorded_files(versions[-1])
     if unlike := _unlike(store, files):
         return _damaged(store, unlike)
     backups = atomic.back_up(path, unless=set())

@@ -19,14 +19,12 @@ from datapool.core.errors import DatapoolError
 from datapool.core.lineage import (
     LATEST,
     SAMPLES,
-    SEEN_FOLDER,
     EmbeddingSpace,
     LineageEntry,
     Removal,
     Version,
     read_entries,
     recorded_files,
-    seen_files,
 )
 from datapool.core.progress import Progress
 from datapool.core.tables import EmbeddedTable
@@ -71,6 +69,24 @@ def verify(pools: Path, lineage: Path, name: str, output: Path, *, progress: Pro
         yield Check("reading", "fail", f"{error.filename or store.folder} cannot be read ({error.strerror}); {hint}")
 
 
+def check_files(pools: Path, lineage: Path) -> Iterator[Check]:
+    """Check of each pool that its record and the lineage agree, and that the files of its latest version are here.
+
+    Raises:
+        DatapoolError: If the lineage cannot be read.
+    """
+    known = read_entries(lineage)
+    for name in known_pools(pools, lineage):
+        record = _check_record(Store(pools, name, lineage))
+        if record.outcome != "pass" or name not in known:
+            yield record
+            continue
+        latest = known[name].versions[-1]
+        found = _check_files(pools / name, latest)
+        here = f"pool {name!r}: the files are version {latest.version}, as datapools.json records it"
+        yield found if found.outcome == "fail" else found._replace(sentence=here)
+
+
 def _checks(store: Store, entry: LineageEntry | None, output: Path, progress: Progress) -> Iterator[Check]:
     folder, versions = store.folder, entry.versions if entry else []
     if versions and not folder.exists():
@@ -84,7 +100,7 @@ def _checks(store: Store, entry: LineageEntry | None, output: Path, progress: Pr
         problem = f"{store.lineage} lacks {', '.join(missing)} of a version of pool {store.name!r}"
         yield Check("lineage", "fail", problem)
         return
-    yield _check_files(folder, versions)
+    yield _check_files(folder, versions[-1])
     if not all(os.access(folder / file, os.R_OK) and (folder / file).is_file() for file in (LATEST, SAMPLES)):
         return
     if len(versions) > 1:
@@ -143,18 +159,15 @@ def _check_record(store: Store) -> Check:
     return check_of("record", [problem], f"{path} and datapools.json agree")
 
 
-def _check_files(folder: Path, versions: Sequence[Version]) -> Check:
-    """Check that the files of the latest version, and those in ``seen/``, are as recorded, and the size of its csv."""
-    latest = versions[-1]
-    hashes, seen = recorded_files(latest), seen_files(versions)
+def _check_files(folder: Path, latest: Version) -> Check:
+    """Check that the files of the latest version have the recorded hashes, and its csv the recorded size."""
+    hashes = recorded_files(latest)
     problems = [_problem_of(folder / file, latest.version, digest) for file, digest in hashes.items()]
-    problems += [_problem_of(folder / file, int(Path(file).stem), digest) for file, digest in seen.items()]
     if not any(problems):
         size, recorded = (folder / LATEST).stat().st_size, latest.datapool_bytes
         if recorded not in (None, size):  # early releases did not record it
             problems.append(f"{folder / LATEST} has {size} bytes, the lineage records {recorded}")
-    names = [*hashes, *([f"{len(seen)} in {SEEN_FOLDER}/"] if seen else [])]
-    return check_of("files", problems, f"{', '.join(names)} have the hashes that the lineage records")
+    return check_of("files", problems, f"{', '.join(hashes)} have the hashes that the lineage records")
 
 
 def _check_history(folder: Path, versions: Sequence[Version], record: Record | None) -> Check:
@@ -177,7 +190,7 @@ def _prefix_problems(folder: Path, versions: Sequence[Version]) -> list[str]:
     problems = []
     for file, key in ((LATEST, "datapool_sha256"), (SAMPLES, "samples_sha256")):
         data = (folder / file).read_bytes()
-        ends = [0, *_row_ends(data)]  # ends[n + 1]: where n rows below the header end
+        ends = [0, *row_ends(data)]  # ends[n + 1]: where n rows below the header end
         digest, start = hashlib.sha256(), 0
         for version in versions[:-1]:
             end = ends[min(version.rows + 1, len(ends) - 1)]
@@ -206,7 +219,7 @@ def _problem_of(path: Path, version: int, recorded: str, *, hint: str = "") -> s
     return f"{path} has sha256 {digest[:12]}…, but version {version} was {recorded[:12]}…; {hint or _HINT_REPAIR}"
 
 
-def _row_ends(data: bytes) -> Iterator[int]:
+def row_ends(data: bytes) -> Iterator[int]:
     """Yield where each row of a csv ends; a line feed between quotes ends no row."""
     start = end = 0
     while end < len(data):

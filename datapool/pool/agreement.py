@@ -19,11 +19,9 @@ from datapool.core.lineage import (
     read_lineage,
     recorded_files,
     recorded_hashes,
-    seen_files,
 )
 from datapool.pool.files import history_files
-from datapool.pool.hints import HINT_AS_HERE, HINT_DVC_CHECKOUT, HINT_GIT_CHECKOUT, HINT_RESTORE
-from datapool.pool.seen import present_seen_files
+from datapool.pool.hints import HINT_AS_HERE, HINT_AS_RECORDED, HINT_DVC_CHECKOUT, HINT_GIT_CHECKOUT, HINT_RESTORE
 from datapool.pool.store import RECORD, DamagedRecordError, Record, Store
 from datapool.pool.transaction import Transaction
 
@@ -51,9 +49,8 @@ def read_record(store: Store) -> Record | None:
         return None
     problem = ""
     try:
-        versions = parse_entry(record.entry).versions
-        last = versions[-1]
-        if not (recorded_files(last) | seen_files(versions)).items() <= record.files.items():
+        last = parse_entry(record.entry).versions[-1]
+        if not recorded_files(last).items() <= record.files.items():
             problem = "does not list the files of its last version"
     except ValueError as error:
         problem = str(error)
@@ -73,6 +70,7 @@ def require_files(pools: Path, lineage: Mapping[str, list[Version]], *, besides:
         raise CheckoutError(
             f"datapools.json lists the pool{'s' * (len(gone) > 1)} {', '.join(map(repr, gone))}, but {pools}/ does not "
             "hold the files; nothing was changed. Run `dvc pull` (or `dvc checkout --force`), then again; "
+            "`datapool repair` makes them from a later version in DVC's cache, if `dvc gc` has deleted them; "
             "`git checkout HEAD -- datapools.json` goes back to the pools that git has"
         )
 
@@ -127,7 +125,7 @@ def back_up_unrecorded(pools: Path, lineage_file: Path) -> str:
     notes = []
     for folder in sorted(pools.glob("*/")):
         known = recorded_hashes(lineage.get(folder.name, []))
-        paths = [folder / file for file in (*HASH_KEYS, *history_files(folder), *present_seen_files(folder))]
+        paths = [folder / file for file in (*HASH_KEYS, *history_files(folder))]
         for path in (*paths, *Transaction(Store(pools, folder.name, lineage_file)).pending_files()):
             try:
                 notes += atomic.back_up(path, unless=known)
@@ -157,7 +155,7 @@ def require_agreement(store: Store) -> None:
     here, there = (parse_entry(each).versions for each in (record.entry, entry))
     are_whole = all(store.holds(*each) for each in record.files.items())
     if are_whole and is_successor(here, there):
-        hint = f"`datapool repair` keeps these files and records them; {HINT_GIT_CHECKOUT}"
+        hint = f"`datapool repair` keeps these files and records them; {HINT_GIT_CHECKOUT}; {HINT_AS_RECORDED}"
     else:
         hint = f"{HINT_DVC_CHECKOUT}; {HINT_AS_HERE}" if are_whole else HINT_DVC_CHECKOUT
     raise CheckoutError(f"{store.folder / RECORD}: {describe_mismatch(here, there)}; nothing was changed. {hint}")

@@ -13,5 +13,8 @@ HINT_DVC_CHECKOUT = (
 HINT_AS_HERE = "where no checkout restores them, `datapool repair --as-here` records the files that are here"
 """In addition, if the files are complete."""
 
+HINT_AS_RECORDED = "`datapool repair --as-recorded` makes the recorded version from these files"
+"""In addition, if the files are those of a later version than the lineage records: DVC may have lost the earlier files."""
+
 HINT_RESTORE = "`dvc checkout --force` restores it (`dvc pull` first in a fresh clone)"
 """For a single file that is not the recorded one."""

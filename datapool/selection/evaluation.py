@@ -139,13 +139,12 @@ def compute_metrics(
     config: RankingConfig,
     *,
     min_distance: float,
-    offered_again: int = 0,
 ) -> Metrics:
     """Return the numbers of a run.
 
     Args:
         images: The batch, as ``batch.scan`` returns it.
-        candidates: Those that were offered, sorted by filename.
+        candidates: Sorted by filename.
         base: The pool before this batch.
         sampled: The choice.
         comparison: The comparison of that choice with a random one.
@@ -153,7 +152,6 @@ def compute_metrics(
         config: How the choice was made.
         min_distance: A candidate closer than this to the pool counts as covered by it. If not above 0, the distance
             that makes a candidate redundant takes its place.
-        offered_again: How many of the candidates an earlier batch offered too.
     """
     status, kinds = (column.value_counts() for column in (images.status, sampled.removed.kind))
     n_picked, n_base = len(sampled.picks.table), len(base.table)
@@ -169,9 +167,7 @@ def compute_metrics(
         duplicates=int(status.get("duplicate", 0)),
         known=int(kinds.get("known", 0)),
         excluded=int(kinds.get("excluded", 0)),
-        seen_before=int(kinds.get("seen", 0)),
         candidates=len(candidates.table),
-        offered_again=offered_again,
         picked=n_picked,
         covered=int(kinds.get("covered", 0)),
         over_balance=int(kinds.get("balance", 0)),

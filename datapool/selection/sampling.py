@@ -40,9 +40,9 @@ class Sampled(NamedTuple):
     """The new samples in order of picking: filename, content_hash, weak_label, distance (missing for the first image of a
     pool), nearest (filename of the nearest neighbor when picked)."""
     removed: pd.DataFrame
-    """Every other image of the batch, by filename: filename, kind ("corrupt", "duplicate", "known", "excluded", "seen",
-    "covered", one of RULES, "beyond n_samples" or "not considered"), reason (a sentence), nearest, distance (to that nearest
-    of pool and picks, or to the protected image; for "seen" as it was then)."""
+    """Every other image of the batch, by filename: filename, kind ("corrupt", "duplicate", "known", "excluded", "covered",
+    one of RULES, "beyond n_samples" or "not considered"), reason (a sentence), nearest, distance (to that nearest of pool
+    and picks, or to the protected image)."""
     covering_radius: float
     """Largest distance from a candidate, except those near a protected image, to its nearest of pool and picks; 0 if
     there is no such candidate, inf if there is neither pool nor pick."""
@@ -74,7 +74,7 @@ def sample(
 
     Args:
         images: The batch, as ``batch.scan`` returns it.
-        candidates: Those that are offered, sorted by filename.
+        candidates: Sorted by filename.
         base: The pool before this batch.
         ranked: The ranking of these candidates.
         stop: When to stop.
@@ -120,7 +120,7 @@ def sample(
     if standing is not None and is_final:
         picks = EmbeddedTable(picks.table, standing.rows.embeddings)
     excluded = ranked.excluded[~ranked.excluded.filename.isin(taken.filename)]
-    left_out = np.flatnonzero(~candidates.table.filename.isin([*taken.filename, *excluded.filename]))
+    left_out = np.delete(np.arange(n), np.concatenate([picked, rows_of(candidates.table, excluded.filename)]))
     coverage = _coverage(candidates, base, None if is_final else ranked.trace, config, picked, left_out, progress)
     by_rules = excluded_by_rules(candidates.table, base.table, picks.table, config.rules)
     removed = pd.concat(
@@ -149,7 +149,7 @@ def filename_lists(base: EmbeddedTable, sampled: Sampled) -> dict[str, list[str]
         "duplicate_filenames": removed.filename[removed.kind == "duplicate"].tolist(),
         "known_filenames": removed.filename[removed.kind == "known"].tolist(),
         "removed_filenames": removed.filename[
-            removed.kind.isin(["covered", *RULES, "beyond n_samples", "not considered", "seen"])
+            removed.kind.isin(["covered", *RULES, "beyond n_samples", "not considered"])
         ].tolist(),
         "sampled_filenames_excluding_datapool": picks,
         "sampled_filenames": [*base.table.filename, *picks],

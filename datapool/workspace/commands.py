@@ -48,6 +48,13 @@ def in_git_repository(folder: Path) -> bool:
     return found.returncode == 0
 
 
+def author_options(folder: Path) -> list[str]:
+    """Return the options of git for a commit where no author is configured: git refuses to commit without one."""
+    if subprocess.run(["git", "config", "user.email"], cwd=folder, capture_output=True, check=False).returncode:
+        return ["-c", "user.name=datapool", "-c", "user.email=datapool@localhost"]
+    return []
+
+
 def git_commit(folder: Path, message: str, paths: Sequence[str] = (".",)) -> None:
     """Commit these paths of a folder, everything by default, except what git ignores.
 
@@ -74,12 +81,14 @@ def git_commit(folder: Path, message: str, paths: Sequence[str] = (".",)) -> Non
     changed = run_command(folder, *names, *wanted)
     if not changed:
         return
-    author: list[str] = []
-    if subprocess.run(["git", "config", "user.email"], cwd=folder, capture_output=True, check=False).returncode:
-        author = [
-            "-c",
-            "user.name=datapool",
-            "-c",
-            "user.email=datapool@localhost",
-        ]  # git refuses to commit without one
-    run_command(folder, "git", *author, "commit", "--quiet", "--message", message, "--", *changed.split("\0")[:-1])
+    run_command(
+        folder,
+        "git",
+        *author_options(folder),
+        "commit",
+        "--quiet",
+        "--message",
+        message,
+        "--",
+        *changed.split("\0")[:-1],
+    )

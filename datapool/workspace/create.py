@@ -58,7 +58,7 @@ Put new images below `data/`, name their folder in `params.yaml` (`input_dir: da
 * The report of the last run: `output/report.html`. The pool: `pools/`.
 * Other settings on the same images replace their picks: `dvc exp run -S stopping_condition.min_distance=0.2`.
   Compare them: `dvc exp show --only-changed --drop '^(output|data|stages|datapool)'`.
-* Undo a week: `git revert --no-edit HEAD && dvc checkout`.
+* Undo a week: `datapool undo`.
 * After a crash: `dvc repro`. If it refuses, `datapool repair` repairs what needs no decision of yours, backs up edited
   files, and names the command for the rest.
 * `datapool verify` checks the pools. `datapool init --update .` brings newer code.
@@ -75,13 +75,14 @@ class Scm(StrEnum):
     NONE = "none"
 
 
-def make_workspace(folder: Path, *, scm: Scm, may_be_nested: bool = False) -> None:
+def make_workspace(folder: Path, *, scm: Scm, remote: str | None = None, may_be_nested: bool = False) -> None:
     """Make a workspace and its first commit, of its own files only. One that was interrupted is made again.
 
     Args:
         folder: Made if it does not exist; must hold nothing that the workspace would overwrite.
         scm: Its own git repository, a folder of the git repository around it, or no git at all (then ``dvc exp`` and
             comparisons between versions do not work).
+        remote: A folder or a URL that becomes DVC's default remote, in the first commit: so every commit knows it.
         may_be_nested: Whether it may lie in another workspace, which ignores it, as the demo may.
 
     Raises:
@@ -123,6 +124,9 @@ def make_workspace(folder: Path, *, scm: Scm, may_be_nested: bool = False) -> No
     config = folder / ".dvc" / "config"
     settings = _DVC_CONFIG + ("" if scm is Scm.NONE else AUTOSTAGE)
     config.write_text((config.read_text() or "[core]\n") + settings)  # what `dvc config` would write, in no time
+    if remote:
+        url = remote if "://" in remote else str(Path(remote).absolute())
+        run_dvc(folder, "remote", "add", "--quiet", "--default", "store", url)
     if scm is not Scm.NONE:
         paths = [*OWN_FILES, *["README.md"] * has_own_readme]
         git_commit(folder, f"Start a datapool workspace (datapool {datapool.__version__})", paths)
@@ -150,8 +154,8 @@ def _refuse_nested(folder: Path) -> None:
     for outer in folder.resolve().parents:
         if (outer / "datapools.json").exists() and (outer / "dvc.yaml").exists():
             raise DatapoolError(
-                f"{folder.resolve()}: lies in the workspace {outer}, and one workspace cannot hold another; give a folder "
-                f"outside of it. Another pool needs no workspace of its own: set datapool.name in {outer / 'params.yaml'}"
+                f"{folder}: lies in the workspace {outer}, and one workspace cannot hold another; give a folder outside of "
+                f"it. Another pool needs no workspace of its own: set datapool.name in {outer / 'params.yaml'}"
             )
 
 

@@ -261,8 +261,8 @@ class Histories(RuleBasedStateMachine):
                 self.dvc_checkout()
             elif command in ("git checkout HEAD -- datapools.json", "git checkout HEAD -- datapools.json dvc.lock"):
                 self.git_checkout_of_head(also_lock=command.endswith("dvc.lock"))
-            elif command in ("datapool repair", "datapool repair --as-here"):
-                self.repair(as_here="--as-here" in command)
+            elif command in ("datapool repair", "datapool repair --as-here", "datapool repair --as-recorded"):
+                self.repair(as_here="--as-here" in command, as_recorded="--as-recorded" in command)
             elif command == "dvc repro --force --single-item open":
                 self.workspace.repro_open()
             elif command.startswith("move"):
@@ -270,10 +270,10 @@ class Histories(RuleBasedStateMachine):
             else:
                 pytest.fail(f"unknown remedy {command}: {message}")
 
-    def repair(self, *, as_here: bool) -> None:
+    def repair(self, *, as_here: bool, as_recorded: bool = False) -> None:
         """Run ``datapool repair``. If it refuses, do what the message says."""
         try:
-            for repaired in repair(POOLS, LINEAGE, as_here=as_here):
+            for repaired in repair(POOLS, LINEAGE, as_here=as_here, as_recorded=as_recorded):
                 note(str(repaired))
         except DatapoolError as error:
             self.follow(str(error), times=0)

@@ -1,5 +1,6 @@
 """params.yaml is edited in place, written completely, and never through a link."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -59,6 +60,36 @@ def test_missing_keys_are_added_with_their_defaults_and_named(here):
         "# mine\nseed: 5\nrules:\n  balance: 2  # kept\n  sequence_gap:\nname: pool\n"
     )
     assert add_missing_params(Path("mine.yaml"), Path("defaults.yaml")) == []
+
+
+def test_any_key_that_is_missing_comes_back_to_its_place_with_its_comment_and_the_lines_around_it(here):
+    shipped = Path("params.yaml").read_text()
+    lines, failures = shipped.splitlines(keepends=True), []
+    for number, line in enumerate(lines):
+        if not (key := re.match(r"( *)(\w+):", line)):
+            continue
+        end = number + 1
+        while end < len(lines) and lines[end].startswith(key[1] + " "):
+            end += 1
+        Path("mine.yaml").write_text("".join(lines[:number] + lines[end:]))
+        added = add_missing_params(Path("mine.yaml"), Path("params.yaml"))
+        is_section_empty = lines[number - 1].endswith(":\n") and end == len(
+            lines
+        )  # it has no keys, and so is no section
+        if (Path("mine.yaml").read_text(), len(added)) != (shipped, 1) and not is_section_empty:
+            failures.append((key[2], added))
+
+    assert not failures
+
+
+def test_a_comment_of_the_user_stays_with_its_key_when_keys_are_added(here):
+    Path("mine.yaml").write_text("a: 1  # mine\n\n# about d\nd: {e: 1}\nf:\n  # about g\n  g: 1\n")
+    Path("defaults.yaml").write_text("a: 0\n\nb: 2  # two\nc:\n  x: 3\n\nd:\n  e: 0\n  h: 4\nf:\n  i: 5\n  g: 0\n")
+
+    assert add_missing_params(Path("mine.yaml"), Path("defaults.yaml")) == ["b", "c", "d.h", "f.i"]
+    assert Path("mine.yaml").read_text() == (
+        "a: 1  # mine\n\nb: 2  # two\nc:\n  x: 3\n\n# about d\nd: {e: 1, h: 4}\nf:\n  # about g\n  i: 5\n  g: 1\n"
+    )
 
 
 def test_a_link_in_our_own_folder_does_not_lead_the_write_elsewhere(here, tmp_path):

@@ -5,7 +5,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import Workspace
+from conftest import SETTINGS, Workspace
+
+from datapool.workspace.create import Scm, make_workspace
 
 ODD = ("week 2 'été'", 'semaine "3"')
 
@@ -88,6 +90,30 @@ def test_a_file_that_is_not_there_ends_the_run_before_a_stage_has_done_its_work(
     assert f"failed to reproduce 'scan': [Errno 2] No such file or directory: '{workspace.folder}/missing.txt'" in (
         workspace.repro(fails=True)  # a dependency of scan, which DVC looks for before the stage can
     )
+
+
+@pytest.mark.slow
+def test_spaces_quotes_and_letters_beyond_ascii_are_allowed_in_every_name(tmp_path, weeks):
+    workspace = Workspace(tmp_path / 'Zoë\'s "pool" $1' / "été 2026")
+    make_workspace(workspace.folder, scm=Scm.OWN)
+    for week in ODD:
+        shutil.copytree(weeks / "week_2", workspace.folder / "data" / week)
+    shutil.copytree(weeks / "week_1", workspace.folder / "data" / ODD[1] / "été '1'")
+    circle = workspace.folder / "data" / 'l\'arc "é".csv'
+    text = (weeks / "circle.csv").read_text()
+    circle.write_text(text + "".join(f"\"été '1'/{line[1:]}\n" for line in text.splitlines()[1:]))
+    workspace.run("dvc", "add", "--quiet", *(f"data/{week}" for week in ODD))
+    for number, week in enumerate(ODD, start=1):
+        workspace.set({**SETTINGS, "input_dir": f"data/{week}", "embeddings": f"data/{circle.name}"})
+        workspace.repro()
+        workspace.commit(week)
+
+        assert len(workspace.versions()) == number
+        assert "Data and pipelines are up to date" in workspace.run("dvc", "status")
+    assert any(name.startswith("été '1'/") for name in workspace.names())
+    workspace.run("dvc", "exp", "run", "-S", "stopping_condition.min_distance=0.4")
+    assert len(workspace.versions()) == 2
+    assert "none failed" in workspace.run("datapool", "verify")
 
 
 def files(folder: Path) -> dict[str, bytes]:

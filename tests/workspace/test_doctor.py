@@ -1,0 +1,88 @@
+"""`datapool doctor` names the versions that a clone could not get, with real git, DVC and a folder as remote."""
+
+import pytest
+from conftest import Workspace
+
+from datapool.workspace.create import Scm, make_workspace
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_remote_that_was_added_late_lacks_the_older_versions_until_they_are_pushed(second_week, after, tmp_path):
+    workspace, store = after(second_week), tmp_path / "store"
+    first, second = (workspace.run("git", "rev-parse", commit)[:10] for commit in ("HEAD~1", "HEAD"))
+    printed = workspace.run("datapool", "doctor")
+    assert "ok     pool 'my_datapool': the files are version 2, as datapools.json records it\n" in printed
+    assert "ok     git: everything is committed\n" in printed
+    assert (
+        "note   no default DVC remote: the pools are on this machine only; `dvc remote add --default store URL`"
+        in printed
+    )
+
+    workspace.run("dvc", "remote", "add", "--default", "store", str(store))
+    workspace.commit("a remote")
+    printed = workspace.run("datapool", "doctor", fails=True)
+    assert f"lacks 4 of 4 files of version 2 of pool 'my_datapool' (commit {second})" not in printed
+    assert (
+        f"wrong  remote 'store' lacks the list of files of version 2 of pool 'my_datapool' (commit {second})" in printed
+    )
+
+    workspace.run("dvc", "push", "--all-commits")  # .dvc/config of the older commits knows no remote
+    printed = workspace.run("datapool", "doctor", fails=True)
+    assert (
+        f"wrong  remote 'store' lacks the list of files of version 1 of pool 'my_datapool' (commit {first})" in printed
+    )
+    assert "version 2" not in printed.split("remote 'store'", 1)[1]
+    remedy = f"`dvc remote add --local --default store {store}` first, then `dvc push --all-commits`"
+    assert (
+        "a clone cannot get 1 of 2 states of the pools. `dvc push --all-commits` reads .dvc/config of each" in printed
+    )
+    assert remedy in printed
+
+    workspace.run(*remedy.split("`")[1].split())
+    workspace.run("dvc", "push", "--all-commits")
+    printed = workspace.run("datapool", "doctor")
+    assert "ok     remote 'store': a clone can get all 2 states of the pools that git has" in printed
+    workspace.run("git", "clone", "--quiet", ".", str(tmp_path / "clone"))
+    clone = Workspace(tmp_path / "clone")
+    clone.run("git", "checkout", "--quiet", first)
+    clone.run("dvc", "remote", "add", "--local", "--default", "store", str(store))
+    clone.run("dvc", "pull", "pools")
+    assert len(clone.versions()) == 1
+
+
+def test_a_damaged_remote_and_a_lost_file_are_found(first_week, after, tmp_path):
+    workspace, store = after(first_week), tmp_path / "store"
+    workspace.run("dvc", "remote", "add", "--default", "store", str(store))
+    workspace.commit("a remote")
+    workspace.run("dvc", "push")
+    assert "a clone can get all 1 states" in workspace.run("datapool", "doctor")
+
+    csv = workspace.folder / "pools/my_datapool/datapool_latest.csv"
+    held = next(path for path in store.rglob("*") if path.is_file() and path.read_bytes() == csv.read_bytes())
+    held.chmod(0o644)
+    held.unlink()
+    assert "wrong  remote 'store' lacks 1 of 3 files of version 1" in workspace.run("datapool", "doctor", fails=True)
+
+    csv.unlink()
+    workspace.set({"seed": 2})
+    printed = workspace.run("datapool", "doctor", fails=True)
+    assert "wrong  pools/my_datapool/datapool_latest.csv is missing; `dvc checkout` restores it" in printed
+    assert "note   git: params.yaml changed since the last commit; a clone does not get that" in printed
+
+
+def test_a_workspace_that_is_made_with_a_remote_knows_it_in_every_commit(tmp_path):
+    make_workspace(tmp_path / "made", scm=Scm.OWN, remote=str(tmp_path / "store"))
+    workspace = Workspace(tmp_path / "made")
+
+    assert f"remote.store.url={tmp_path / 'store'}" in workspace.run("dvc", "config", "--list")
+    assert "core.remote=store" in workspace.run("dvc", "config", "--list")
+    assert str(tmp_path / "store") in workspace.run("git", "show", "HEAD:.dvc/config")
+    assert workspace.run("git", "status", "--porcelain") == ""
+    make_workspace(tmp_path / "cloud", scm=Scm.OWN, remote="s3://bucket/pools")
+    assert "remote.store.url=s3://bucket/pools" in Workspace(tmp_path / "cloud").run("dvc", "config", "--list")
+
+
+def test_a_remote_for_an_update_is_refused(tmp_path):
+    printed = Workspace(tmp_path).run("datapool", "init", "--update", "--remote", "/store", fails=True)
+    assert "--remote is for a new workspace; in an existing one run `dvc remote add --default store URL`" in printed

@@ -1,0 +1,149 @@
+"""`datapool undo` goes back one version, with real git and DVC, or changes nothing."""
+
+import shutil
+
+import pytest
+from conftest import Workspace, stages_run
+
+pytestmark = pytest.mark.slow
+
+
+def refused(workspace: Workspace) -> str:
+    """Run undo, which must refuse and change neither the pool nor git; return the message."""
+    before = (
+        workspace.pool_files(),
+        workspace.run("git", "rev-parse", "HEAD"),
+        workspace.run("git", "status", "--porcelain"),
+    )
+    printed = workspace.run("datapool", "undo", fails=True)
+    after = (
+        workspace.pool_files(),
+        workspace.run("git", "rev-parse", "HEAD"),
+        workspace.run("git", "status", "--porcelain"),
+    )
+    assert after == before
+    (line,) = printed.splitlines()
+    return line
+
+
+def test_each_undo_goes_back_one_version_until_there_is_none(second_week, first_week, after):
+    workspace = after(second_week)
+    sha = workspace.run("git", "rev-parse", "HEAD")[:10]
+    lines = workspace.run("datapool", "undo").splitlines()
+
+    assert lines == [
+        f"ran `git revert --no-edit {sha}`",
+        "ran `dvc checkout`",
+        "pool 'my_datapool' is at version 1 again (was 2)",
+        "`dvc repro` has nothing to do; the next batch builds on this version",
+    ]
+    assert workspace.pool_files() == first_week.pool_files()
+    assert "up to date" in workspace.run("dvc", "status")
+    assert workspace.run("git", "status", "--porcelain") == ""
+    assert stages_run(workspace.repro()) == []
+
+    first = workspace.run("git", "rev-parse", "HEAD~2")[:10]
+    assert refused(workspace) == (
+        f"error: commit {first} recorded the first version, and there is none before it; nothing was undone. The same batch "
+        "with other settings replaces it; another datapool.name begins another pool"
+    )
+
+
+def test_a_new_workspace_has_nothing_to_undo(new_workspace, after):
+    assert refused(after(new_workspace)) == (
+        "error: git has no commit that added a version to datapools.json; there is nothing to undo"
+    )
+
+
+def test_two_undos_go_back_two_versions(second_week, first_week, after, weeks):
+    workspace = after(second_week)
+    workspace.set({"input_dir": str(weeks / "week_3")})
+    workspace.repro()
+    workspace.commit("week 3")
+    workspace.run("datapool", "undo")
+    assert workspace.pool_files() == second_week.pool_files()
+    workspace.run("datapool", "undo")
+    assert workspace.pool_files() == first_week.pool_files()
+    assert stages_run(workspace.repro()) == []
+
+
+def test_a_week_can_be_run_again_after_undo_and_be_undone_again(second_week, after, weeks):
+    workspace = after(second_week)
+    workspace.run("datapool", "undo")
+    workspace.set({"input_dir": str(weeks / "week_2")})
+    workspace.repro()
+    workspace.commit("week 2 again")
+    assert workspace.pool_files() == second_week.pool_files()
+
+    assert "pool 'my_datapool' is at version 1 again (was 2)" in workspace.run("datapool", "undo")
+
+
+def test_if_the_settings_of_the_batch_stay_undo_says_that_the_next_run_makes_the_version_again(
+    first_week, after, weeks
+):
+    workspace = after(first_week)
+    shutil.copytree(weeks / "week_1", workspace.folder.parent / "growing")
+    workspace.set({"input_dir": str(workspace.folder.parent / "growing")})
+    workspace.commit("a growing folder")  # without a run: dvc.lock is that of week 1
+    shutil.copytree(weeks / "week_2/bird", workspace.folder.parent / "growing/bird")
+    workspace.repro()
+    workspace.commit("week 2")
+    printed = workspace.run("datapool", "undo")
+
+    assert "pool 'my_datapool' is at version 1 again (was 2)" in printed
+    assert (
+        f"again, with input_dir: {workspace.folder.parent / 'growing'}, and may make the version that was undone"
+        in printed
+    )
+
+
+def test_work_that_is_not_committed_is_refused(second_week, after):
+    workspace = after(second_week)
+    workspace.set({"seed": 2})
+    assert refused(workspace).startswith(
+        "error: params.yaml: changed since the last commit; nothing was undone. `git checkout . && dvc checkout` undoes"
+    )
+    workspace.run("git", "checkout", "params.yaml")
+    csv = workspace.folder / "pools/my_datapool/datapool_latest.csv"
+    csv.chmod(0o644)
+    csv.write_text("by hand")
+    assert refused(workspace).startswith(
+        "error: pools/: is not as dvc.lock records it; nothing was undone. `dvc checkout --f"
+    )
+
+
+def test_a_later_run_that_changed_dvc_lock_is_refused(second_week, after):
+    workspace = after(second_week)
+    sha = workspace.run("git", "rev-parse", "HEAD")[:10]
+    workspace.set({"n_example_images": 3})
+    workspace.repro()
+    workspace.commit("more pictures in the report")
+
+    assert refused(workspace).startswith(
+        f"error: commit {sha} recorded the latest version, but cannot be undone alone: dvc.lock changed after it; nothing"
+    )
+
+
+def test_a_later_commit_to_the_same_settings_is_refused(second_week, after, weeks):
+    workspace = after(second_week)
+    workspace.set({"input_dir": str(weeks / "week_3")})
+    workspace.commit("next week, not run yet")
+
+    assert "cannot be undone alone: a later commit changed the same lines" in refused(workspace)
+
+
+def test_a_version_before_that_dvc_has_lost_is_refused(second_week, after):
+    workspace = after(second_week)
+    workspace.run("dvc", "gc", "--workspace", "--force")
+
+    message = refused(workspace)
+    assert message.startswith("error: DVC's cache lacks ")
+    assert "files of the pools before commit" in message
+    assert "datapool repair --as-recorded` makes them from the later version" in message
+
+
+def test_without_git_there_is_nothing_to_revert(tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "undo reverts a git commit, but this workspace is in no git repository" in Workspace(tmp_path / "empty").run(
+        "datapool", "undo", fails=True
+    )
