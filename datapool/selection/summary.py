@@ -107,6 +107,7 @@ def suggest_method(metrics: Metrics, *, method: str, min_distance: float) -> str
     elif redundant <= LITTLE and metrics.picked <= FEW_PICKS * metrics.candidates:
         suggested, why = "typical", "for few picks from a batch whose images differ"
     else:
-        return f"{facts}: no method suits this batch better than another"
+        choice = "no method suits this batch better than another"
+        return f"{facts}: {choice}" if metrics.picked < metrics.candidates else ""  # nothing was left out
     in_use = " (already in use)" if method == suggested else ""
     return f"{facts}: this suggests method: {suggested}, {why}{in_use}"

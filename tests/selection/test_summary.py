@@ -158,5 +158,12 @@ def test_a_suggestion_comes_with_the_numbers_that_it_rests_on():
     )
 
 
+def test_where_everything_was_picked_only_a_method_that_suits_better_is_suggested():
+    assert suggest_method(batch(0.1, 0.1, picked=100), method="coreset", min_distance=0.1) == ""
+    assert "method: coreset, with a min_distance" in suggest_method(
+        batch(0.1, 0.9, picked=100), method="random", min_distance=-1
+    )
+
+
 def test_without_two_candidates_no_method_is_suggested():
     assert suggest_method(metrics(candidates=1), method="coreset", min_distance=0.1) == ""
