@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from datapool.core.base import empty_base_table
 from datapool.core.outputs import Outputs
 from datapool.core.params import load_params
 from datapool.core.tables import read_names, write_json, write_table
@@ -37,6 +38,7 @@ def scan() -> None:
             for remedy in found.skipped.remedies()
         ),
     )
+    say(*batch.describe_conflicts(batch.label_conflicts(found.images, empty_base_table().table)))
     if reasons := count_reasons(found.images.reason[found.images.status == "corrupt"]):
         say(f"why corrupt: {'; '.join(f'{n} × {kind}' for kind, n in reasons.items())}")
     if links := found.images.filename[found.images.reason == batch.LINK_OUT].tolist():

@@ -219,6 +219,49 @@ def rows_in_base(images: pd.DataFrame, base: pd.DataFrame) -> np.ndarray:
     return rows
 
 
+def label_conflicts(images: pd.DataFrame, base: pd.DataFrame) -> pd.DataFrame:
+    """Find the images whose bytes have another weak label elsewhere: in the pool, or else at an earlier image of the batch.
+
+    Images directly in a folder have no label, and are in no conflict. Neither are corrupt and excluded images.
+
+    Args:
+        images: The batch.
+        base: The images of the pool: filename, content_hash, weak_label.
+
+    Returns:
+        A row per such image, with its index in ``images``: filename, in_pool (whether its label is compared with that of an
+        image of the pool), reason (names both labels and that image).
+    """
+    columns = ["filename", "content_hash", "weak_label"]
+    pooled = base.loc[(base.content_hash != "") & (base.weak_label != ROOT_LABEL), columns]
+    labeled = images.loc[images.status.isin(["ok", "duplicate"]) & (images.weak_label != ROOT_LABEL), columns]
+    first = pd.concat([pooled.assign(in_pool=True), labeled.assign(in_pool=False)]).drop_duplicates("content_hash")
+    compared = first.iloc[_first_row(labeled.content_hash, first.content_hash)]
+    differs = labeled.weak_label.to_numpy() != compared.weak_label.to_numpy()
+    found, compared = labeled[differs], compared[differs]
+    reasons = [
+        f"same bytes under two labels: {label} here, {other_label}{' in the pool' if in_pool else ''} as {other}"
+        for label, other_label, other, in_pool in zip(
+            found.weak_label, compared.weak_label, compared.filename, compared.in_pool, strict=True
+        )
+    ]
+    return pd.DataFrame(
+        {
+            "filename": found.filename,
+            "in_pool": pd.Series(compared.in_pool.to_numpy(), index=found.index, dtype="bool"),
+            "reason": pd.Series(reasons, index=found.index, dtype="str"),
+        }
+    )
+
+
+def describe_conflicts(conflicts: pd.DataFrame) -> list[str]:
+    """Return a warning about label conflicts, if there are any."""
+    return [
+        f"WARNING: {len(conflicts):,} label conflict{'s' * (len(conflicts) > 1)}: {name} has the {reason}"
+        for name, reason in zip(conflicts.filename[:1], conflicts.reason[:1], strict=True)
+    ]
+
+
 def _first_row(texts: pd.Series, others: pd.Series) -> np.ndarray:
     """Return the first position of each text among the others, -1 if it is not there. pandas takes seconds for a million."""
     found = pc.index_in(pa.array(texts, pa.large_string()), value_set=pa.array(others, pa.large_string()))

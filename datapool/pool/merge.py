@@ -29,7 +29,15 @@ from datapool.core.lineage import (
     recorded_hashes,
 )
 from datapool.core.tables import EmbeddedTable
-from datapool.images.batch import batch_id, candidates, mark_excluded, rows_in_base, safe_name
+from datapool.images.batch import (
+    batch_id,
+    candidates,
+    describe_conflicts,
+    label_conflicts,
+    mark_excluded,
+    rows_in_base,
+    safe_name,
+)
 from datapool.pool import files as pool_files
 from datapool.pool.agreement import backing_up_before_checkout, require_agreement, require_files, require_sizes
 from datapool.pool.exclusion import (
@@ -91,8 +99,8 @@ def open_base(
         exclude: exclude.txt; None for none.
 
     Returns:
-        The base, and sentences for the user: about merges that were stopped, and about images that count as images of the
-        pool because of their names alone.
+        The base, and sentences for the user: about merges that were stopped, about images that the pool holds under another
+        label, and about images that count as images of the pool because of their names alone.
 
     Raises:
         DatapoolError: If another process is working on the pools; if files are missing, unknown or not what the lineage
@@ -111,7 +119,10 @@ def open_base(
         base = _open(Store(pools, name, lineage_file), images, base_version, ids, removed.contents)
         if not base.standing and base.dropped is None:
             done.extend(_notes_on_a_corrected_batch(images, base))
-    return base, [*done, *_notes_on_exclusions(images, base), *_notes_on_matches_by_name(images, base)]
+    conflicts = label_conflicts(mark_excluded(images, base.excluded), base.rows.table)
+    warnings = describe_conflicts(conflicts[conflicts.in_pool])
+    notes = [*_notes_on_exclusions(images, base), *_notes_on_matches_by_name(images, base)]
+    return base, [*done, *warnings, *notes]
 
 
 def _notes_on_a_corrected_batch(images: pd.DataFrame, base: Base) -> list[str]:

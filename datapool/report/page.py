@@ -26,6 +26,7 @@ from datapool.core.lineage import EmbeddingSpace, Version
 from datapool.core.metrics import Metrics
 from datapool.core.schema import Params
 from datapool.core.tables import EmbeddedTable
+from datapool.images.batch import label_conflicts
 from datapool.images.decode import count_reasons
 from datapool.images.listing import Skipped
 from datapool.images.ranges import little_used
@@ -144,6 +145,8 @@ class Page(NamedTuple):
     map: Chart | None
     first_picks: Gallery
     left_out: Gallery
+    conflicts: FileList
+    """Images whose bytes have two labels, whether they were left out or not."""
     corrupt: FileList
     corrupt_kinds: Mapping[str, int]
     """The number of corrupt images by kind of reason, the most frequent first."""
@@ -198,6 +201,7 @@ def write_report(path: Path, inputs: ReportInputs, params: Params, *, removed_fi
         map=_map(inputs, params),
         first_picks=_first_picks(inputs, params),
         left_out=_left_out(inputs, params),
+        conflicts=_reasons(label_conflicts(inputs.images, inputs.base.rows.table)),
         corrupt=_file_list(removed, "corrupt"),
         corrupt_kinds=count_reasons(removed.reason[removed.kind == "corrupt"]),
         duplicates=_file_list(removed, "duplicate"),
@@ -300,17 +304,18 @@ def _what_if(inputs: ReportInputs, params: Params) -> list[WhatIf]:
 
 
 def _file_list(removed: pd.DataFrame, kind: str) -> FileList:
-    of_kind = removed[removed.kind == kind]
-    first = of_kind.head(MAX_ROWS)
-    return FileList(list(zip(first.filename, first.reason, strict=True)), total=len(of_kind))
+    return _reasons(removed[removed.kind == kind])
+
+
+def _reasons(images: pd.DataFrame) -> FileList:
+    first = images.head(MAX_ROWS)
+    return FileList(list(zip(first.filename, first.reason, strict=True)), total=len(images))
 
 
 def _little_used(inputs: ReportInputs) -> FileList:
     """List the candidates that use less than a tenth of the range of their kind."""
     is_candidate = inputs.images.filename.isin(inputs.candidates.table.filename) & (inputs.images.status == "ok")
-    found = little_used(inputs.images[is_candidate], inputs.embedding_space.ranges or {})
-    first = found.head(MAX_ROWS)
-    return FileList(list(zip(first.filename, first.reason, strict=True)), total=len(found))
+    return _reasons(little_used(inputs.images[is_candidate], inputs.embedding_space.ranges or {}))
 
 
 def _version_row(version: Version) -> VersionRow:

@@ -165,7 +165,7 @@ def compute_metrics(
         images=len(images),
         corrupt=int(status.get("corrupt", 0)),
         duplicates=int(status.get("duplicate", 0)),
-        known=int(kinds.get("known", 0)),
+        known=len(sampled.known),
         excluded=int(kinds.get("excluded", 0)),
         candidates=len(candidates.table),
         picked=n_picked,

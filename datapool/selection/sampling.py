@@ -12,7 +12,7 @@ from datapool.core.base import Standing
 from datapool.core.progress import Progress
 from datapool.core.schema import StoppingCondition
 from datapool.core.tables import EmbeddedTable
-from datapool.images.batch import rows_in_base
+from datapool.images.batch import label_conflicts, rows_in_base
 from datapool.selection.k_center import NO_NEIGHBOR, Coverage, Trace, coverage_after, k_center, nearest
 from datapool.selection.ranking import (
     Ranked,
@@ -32,6 +32,9 @@ PAIRS = 100_000_000
 RULES = ("balance", "sequence_gap", "protected")
 """Kinds of images that a rule excludes."""
 
+LABEL_CONFLICT = "label conflict"
+"""Kind of images that are copies of another image, of the batch or of the pool, whose weak label differs."""
+
 
 class Sampled(NamedTuple):
     """The outcome of one batch."""
@@ -40,9 +43,9 @@ class Sampled(NamedTuple):
     """The new samples in order of picking: filename, content_hash, weak_label, distance (missing for the first image of a
     pool), nearest (filename of the nearest neighbor when picked)."""
     removed: pd.DataFrame
-    """Every other image of the batch, by filename: filename, kind ("corrupt", "duplicate", "known", "excluded", "covered",
-    one of RULES, "beyond n_samples" or "not considered"), reason (a sentence), nearest, distance (to that nearest of pool
-    and picks, or to the protected image)."""
+    """Every other image of the batch, by filename: filename, kind (LABEL_CONFLICT, "corrupt", "duplicate", "known",
+    "excluded", "covered", one of RULES, "beyond n_samples" or "not considered"), reason (a sentence), nearest, distance (to
+    that nearest of pool and picks, or to the protected image)."""
     covering_radius: float
     """Largest distance from a candidate, except those near a protected image, to its nearest of pool and picks; 0 if
     there is no such candidate, inf if there is neither pool nor pick."""
@@ -50,6 +53,22 @@ class Sampled(NamedTuple):
     """Filename of the candidate at that distance, the first of several; empty if every candidate was picked."""
     n_kept: int | None = None
     """How many of the first picks were kept from an earlier choice; None if everything was chosen anew."""
+
+    @property
+    def duplicates(self) -> list[str]:
+        """Filenames of the copies of other images of the batch, those with another label included."""
+        return self._of_kind("duplicate", has_nearest=False)
+
+    @property
+    def known(self) -> list[str]:
+        """Filenames of the images that the pool already holds, under the same label or another."""
+        return self._of_kind("known", has_nearest=True)
+
+    def _of_kind(self, kind: str, *, has_nearest: bool) -> list[str]:
+        # Only an image that the pool holds has a nearest image: the one that it is.
+        removed = self.removed
+        is_conflict = (removed.kind == LABEL_CONFLICT) & ((removed.nearest != "") == has_nearest)
+        return removed.filename[(removed.kind == kind) | is_conflict].tolist()
 
 
 def sample(
@@ -146,8 +165,8 @@ def filename_lists(base: EmbeddedTable, sampled: Sampled) -> dict[str, list[str]
     picks = sampled.picks.table.filename.tolist()
     return {
         "corrupt_filenames": removed.filename[removed.kind == "corrupt"].tolist(),
-        "duplicate_filenames": removed.filename[removed.kind == "duplicate"].tolist(),
-        "known_filenames": removed.filename[removed.kind == "known"].tolist(),
+        "duplicate_filenames": sampled.duplicates,
+        "known_filenames": sampled.known,
         "removed_filenames": removed.filename[
             removed.kind.isin(["covered", *RULES, "beyond n_samples", "not considered"])
         ].tolist(),
@@ -243,6 +262,10 @@ def _explain_other_images(images: pd.DataFrame, base: EmbeddedTable) -> pd.DataF
         f"in the pool as {name} since version {version}{', recognized by its name' * (not content_hash)}"
         for name, version, content_hash in zip(known.filename, known.version, known.content_hash, strict=True)
     ]
+    conflicts = label_conflicts(images, base.table)
+    conflicts = conflicts[conflicts.index.isin(removed.index)]  # the first copy of several is no other image
+    removed.loc[conflicts.index, "kind"] = LABEL_CONFLICT
+    removed.loc[conflicts.index, "reason"] = conflicts.reason
     return removed
 
 

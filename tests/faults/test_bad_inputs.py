@@ -237,6 +237,34 @@ def test_bad_images_are_listed_with_a_reason_and_none_enters_the_pool(merged_bat
     assert read_csv(Path("pools/my_datapool/datapool_latest.csv")).filenames[2:] == ["good.png"]
 
 
+def test_label_conflicts_within_the_batch_and_with_the_pool_are_named_in_the_run_and_in_the_list(merged_batch, capsys):
+    shutil.rmtree("data")
+    write_picture(Path("data/dog/of the pool.png"), 1)
+    put("bird/one.png", GOOD)
+    put("dog/two.png", GOOD)
+    put("z/fresh.png", encoded(noise(seed=5), "PNG"))
+    write_circle(Path("circle.csv"), {"bird/one.png": 2.0, "z/fresh.png": 3.0})
+    run(*ALL)
+    printed = capsys.readouterr().out.splitlines()
+    removed = read_table_csv(Path("output/removed_samples.csv"))
+
+    assert removed[["filename", "kind", "reason"]].to_numpy().tolist() == [
+        [
+            "dog/of the pool.png",
+            "label conflict",
+            "same bytes under two labels: dog here, cat in the pool as cat/old_1.png",
+        ],
+        ["dog/two.png", "label conflict", "same bytes under two labels: dog here, bird as bird/one.png"],
+    ]
+    assert [line for line in printed if "label conflict" in line] == [
+        "WARNING: 1 label conflict: dog/two.png has the same bytes under two labels: dog here, bird as bird/one.png",
+        "WARNING: 1 label conflict: dog/of the pool.png has the same bytes under two labels: dog here, cat in the pool as "
+        "cat/old_1.png",
+    ]
+    metrics = read_json(Path("output/metrics.json"))
+    assert (metrics["images"], metrics["duplicates"], metrics["known"], metrics["candidates"]) == (4, 1, 1, 2)
+
+
 def test_a_huge_file_is_not_read(next_batch):
     write_sparse(Path("data/bad.jpg"), 2**40)
     run("scan")

@@ -22,6 +22,8 @@ from datapool.images.batch import (
     batch_id,
     candidates,
     copy_images,
+    describe_conflicts,
+    label_conflicts,
     require_usable_images,
     scan,
 )
@@ -465,6 +467,57 @@ def test_the_table_does_not_depend_on_whether_other_processes_read_the_images(tm
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
 
     pd.testing.assert_frame_equal(look(tmp_path).images, alone)
+
+
+# --- label conflicts -------------------------------------------------------------------------------------------------
+
+
+NO_POOL = pd.DataFrame({"filename": [], "content_hash": [], "weak_label": []}, dtype="str")
+
+
+def test_a_label_conflict_names_both_labels_and_the_image_that_it_is_compared_with(tmp_path):
+    for name in ("a.png", "cat/b.png", "cat/c.png", "dog/d.png", "dog/e.png"):
+        paint(tmp_path / name, "blue" if name == "dog/e.png" else "red")
+    found = look(tmp_path).images
+
+    conflicts = label_conflicts(found, NO_POOL)
+    assert conflicts.filename.tolist() == ["dog/d.png"]  # an image directly in the folder has no label
+    assert conflicts.reason.tolist() == ["same bytes under two labels: dog here, cat as cat/b.png"]
+    assert found.status.tolist() == ["ok", "duplicate", "duplicate", "duplicate", "ok"]
+    assert describe_conflicts(conflicts) == [
+        "WARNING: 1 label conflict: dog/d.png has the same bytes under two labels: dog here, cat as cat/b.png"
+    ]
+
+
+def test_the_label_in_the_pool_counts_first(tmp_path):
+    for name in ("cat/b.png", "dog/d.png"):
+        paint(tmp_path / name)
+    found = look(tmp_path).images
+    held = {"filename": "old/x.png", "content_hash": found.content_hash[0]}
+
+    in_pool = label_conflicts(found, pd.DataFrame([{**held, "weak_label": "bird"}], dtype="str"))
+    assert in_pool.reason.tolist() == [
+        "same bytes under two labels: cat here, bird in the pool as old/x.png",
+        "same bytes under two labels: dog here, bird in the pool as old/x.png",
+    ]
+    assert in_pool.in_pool.tolist() == [True, True]
+    assert describe_conflicts(in_pool)[0].startswith(
+        "WARNING: 2 label conflicts: cat/b.png has the same bytes under two "
+    )
+    same_label = label_conflicts(found, pd.DataFrame([{**held, "weak_label": "cat"}], dtype="str"))
+    assert same_label.filename.tolist() == ["dog/d.png"]
+    no_label = label_conflicts(found, pd.DataFrame([{**held, "weak_label": "."}], dtype="str"))
+    assert no_label.in_pool.tolist() == [False]
+
+
+def test_copies_that_are_kept_may_be_in_conflict_and_damaged_files_are_not(tmp_path):
+    for name in ("cat/b.png", "dog/d.png"):
+        paint(tmp_path / name)
+    for name in ("cat/x.png", "dog/y.png"):
+        (tmp_path / name).touch()
+
+    assert label_conflicts(look(tmp_path, remove_duplicates=False).images, NO_POOL).filename.tolist() == ["dog/d.png"]
+    assert describe_conflicts(label_conflicts(look(tmp_path / "cat").images, NO_POOL)) == []
 
 
 # --- the same batch --------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import pytest
 from conftest import MAX_PIXELS, Workspace
 
 from datapool.core.tables import read_names
-from datapool.images.batch import Batch, candidates, scan
+from datapool.images.batch import Batch, candidates, label_conflicts, scan
 from datapool.images.decode import ImageFile, read_rgb
 from datapool.workspace.create import Scm, make_workspace
 
@@ -132,6 +132,16 @@ def test_the_same_photo_under_two_labels_counts_as_a_copy(batches, planted):
         name = entry["files"][0].split("/")[0]
 
         assert frozenset(entry["files"]) in copies(batches[name].images)
+
+
+@pytest.mark.parametrize("name", BATCHES)
+def test_the_planted_label_conflicts_are_found_and_no_other(batches, planted, name):
+    no_pool = pd.DataFrame({"filename": [], "content_hash": [], "weak_label": []}, dtype="str")
+    pairs = [entry["files"] for entry in planted["label_conflicts"]]
+
+    assert label_conflicts(batches[name].images, no_pool).filename.tolist() == sorted(
+        max(pair) for pair in pairs if pair[0].startswith(name)
+    )
 
 
 def test_a_photo_stored_in_nine_orientations_is_read_upright(batches, planted):

@@ -305,6 +305,22 @@ def test_images_that_use_little_of_the_recorded_range_are_listed_and_shown_by_it
     assert page.source != written(inputs).source  # without the recorded range, the pictures show all that they use
 
 
+def test_label_conflicts_are_the_first_finding_and_name_both_labels():
+    draw("cat/a.png", RED)
+    draw("dog/b.png", RED)
+    draw("dog/c.png", BLUE)
+    page = written(run_on({"cat/a.png": (0, 0), "dog/c.png": (9, 0)}, parameters()))
+
+    row = "<tr><td><code>dog/b.png</code></td><td>same bytes under two labels: dog here, cat as cat/a.png</td></tr>"
+    assert page.source.count(row) == 1
+    assert page.source.index("<h2>Label conflicts</h2>") < page.source.index("<h2>What happened to the batch</h2>")
+    assert "Exact copies" not in page.source
+
+
+def test_without_label_conflicts_there_is_no_such_section(page):
+    assert "Label conflicts" not in page.source
+
+
 def test_a_long_list_is_cut_and_names_the_file_with_the_rest(monkeypatch):
     monkeypatch.setattr(report, "MAX_ROWS", 2)
     paint(a=RED)

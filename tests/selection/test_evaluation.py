@@ -235,7 +235,7 @@ def measured(positions: tuple[float, ...], pool: np.ndarray | None = None, min_d
     vectors = line() if pool is None else pool
     base = EmbeddedTable(pd.DataFrame({"filename": [f"p{i}" for i in range(len(vectors))]}), vectors)
     nothing = EmbeddedTable(pd.DataFrame({"filename": [], "distance": []}), line())
-    removed = candidates.table.assign(kind="covered")
+    removed = candidates.table.assign(kind="covered", nearest="x")
     return compute_metrics(
         candidates.table.assign(status="ok"),
         candidates,
@@ -250,18 +250,21 @@ def measured(positions: tuple[float, ...], pool: np.ndarray | None = None, min_d
 
 def test_metrics_count_every_image_once():
     fates = {
-        "corrupt": 2, "duplicate": 1, "known": 3, "covered": 4, "balance": 5, "sequence_gap": 6, "protected": 7,
+        "corrupt": 2, "duplicate": 1, "known": 2, "label conflict": 1, "covered": 4, "balance": 5, "sequence_gap": 6, "protected": 7,
         "beyond n_samples": 8, "excluded": 9, "not considered": 1,
     }  # fmt: skip
     kinds = [kind for kind, count in fates.items() for _ in range(count)]
     status = [*(kind if kind in ("corrupt", "duplicate", "excluded") else "ok" for kind in kinds), "ok", "ok"]
+    # The one label conflict is with an image of the pool, so that it counts as known.
+    nearest = ["x" if kind in ("known", "label conflict") else "" for kind in kinds]
+    removed = pd.DataFrame({"filename": "f", "kind": kinds, "nearest": nearest})
     candidates, base = offered(*range(33)), offered(1, 2, 3)
     picks = EmbeddedTable(pd.DataFrame({"filename": ["a", "b"], "distance": [np.nan, 0.5]}), line(0, 1))
     numbers = compute_metrics(
         pd.DataFrame({"status": status}),
         candidates,
         base,
-        Sampled(picks, pd.DataFrame({"kind": kinds}), covering_radius=0.25, farthest="c"),
+        Sampled(picks, removed, covering_radius=0.25, farthest="c"),
         compared(candidates, "ab", line(1, 2, 3)),
         measure(candidates.embeddings, line(1, 2, 3)),
         make_config(),
@@ -299,7 +302,7 @@ def test_a_choice_of_no_image_from_a_new_pool_has_neither_radius_nor_pick_distan
         candidates.table.assign(status="ok"),
         candidates,
         offered(),
-        Sampled(nothing, candidates.table.assign(kind="balance"), covering_radius=np.inf, farthest="a"),
+        Sampled(nothing, candidates.table.assign(kind="balance", nearest=""), covering_radius=np.inf, farthest="a"),
         compared(candidates, ""),
         measure(candidates.embeddings, line()),
         make_config(rules=NO_RULES.model_copy(update={"balance": 0})),

@@ -469,8 +469,10 @@ def test_with_too_many_pairs_a_neighbor_that_covers_is_named_and_the_radius_is_e
 
 
 def batch(*images: tuple[str, str, str, str]) -> pd.DataFrame:
-    """Rows of (filename, content hash, status, reason)."""
-    return pd.DataFrame(images, columns=["filename", "content_hash", "status", "reason"]).astype("str")
+    """Rows of (filename, content hash, status, reason); the weak label is the letter before a slash in the name."""
+    table = pd.DataFrame(images, columns=["filename", "content_hash", "status", "reason"]).astype("str")
+    labels = [name[0] if name[1:2] == "/" else "." for name in table.filename]
+    return table.assign(weak_label=pd.Series(labels, dtype="str"))
 
 
 def test_every_image_that_was_not_picked_has_its_reason():
@@ -484,7 +486,8 @@ def test_every_image_that_was_not_picked_has_its_reason():
                 ("copy of far", content_hash("far"), "duplicate", "duplicate of far"),
                 ("known", content_hash("old/b"), "ok", ""),
             ),
-        ]
+        ],
+        ignore_index=True,
     ).sort_values("filename", ignore_index=True)
     sampled = pick(candidates, base, stop(1, 2.0), images=images)
 
@@ -555,6 +558,40 @@ def test_an_empty_batch_is_no_error():
     assert sampled.removed.filename.tolist() == []
 
 
+LABELS = rows({"c/far": 20, "d/near": 19}, "cd")
+"""Two candidates with the weak labels c and d."""
+
+
+def test_the_same_bytes_under_two_labels_are_a_label_conflict_that_names_both():
+    base = rows({"c/old": 0, "d/old": 1}, "cd", versions=[1, 1])
+    images = pd.concat(
+        [
+            healthy(LABELS),
+            batch(
+                ("a/copy of old", content_hash("d/old"), "ok", ""),
+                ("a/copy of far", content_hash("c/far"), "duplicate", "duplicate of c/far"),
+                ("b/copy of old", content_hash("d/old"), "duplicate", "duplicate of a/copy of old"),
+                ("c/copy of far", content_hash("c/far"), "duplicate", "duplicate of c/far"),
+                ("d/old too", content_hash("d/old"), "duplicate", "duplicate of a/copy of old"),
+                ("no label", content_hash("c/far"), "duplicate", "duplicate of c/far"),
+            ),
+        ],
+        ignore_index=True,
+    )
+    sampled = pick(LABELS, base, stop(2), images=images)
+
+    assert sampled.removed[["filename", "kind", "reason"]].to_numpy().tolist() == [
+        ["a/copy of far", "label conflict", "same bytes under two labels: a here, c as c/far"],
+        ["a/copy of old", "label conflict", "same bytes under two labels: a here, d in the pool as d/old"],
+        ["b/copy of old", "label conflict", "same bytes under two labels: b here, d in the pool as d/old"],
+        ["c/copy of far", "duplicate", "duplicate of c/far"],
+        ["d/old too", "duplicate", "duplicate of a/copy of old"],
+        ["no label", "duplicate", "duplicate of c/far"],
+    ]
+    assert sampled.known == ["a/copy of old"]
+    assert sampled.duplicates == ["a/copy of far", "b/copy of old", "c/copy of far", "d/old too", "no label"]
+
+
 # --- lists of file names ---------------------------------------------------------------------------------------------
 
 
@@ -567,7 +604,8 @@ def test_the_lists_of_file_names_are_those_of_lightly():
                 ("m", "h", "corrupt", "empty file"),
                 ("z", content_hash("a"), "duplicate", "duplicate of a"),
             ),
-        ]
+        ],
+        ignore_index=True,
     )
 
     assert filename_lists(ZERO, pick(LINE, ZERO, stop(2, 3.0), images=images)) == {
