@@ -4,8 +4,9 @@ import hashlib
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor
+from concurrent.futures import wait as wait_for
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from functools import partial
@@ -22,8 +23,9 @@ import pyarrow.compute as pc
 
 from datapool.core.errors import DatapoolError, join_sentences
 from datapool.core.progress import Progress
-from datapool.images.decode import Check, ImageFile, Inspection, inspect, not_inspected, read_bytes
+from datapool.images.decode import Check, ImageFile, Inspection, NeedsMemoryError, inspect, not_inspected, read_bytes
 from datapool.images.listing import Skipped, find_images, is_folder, links_out, relevant_paths
+from datapool.images.memory import memory_for_images
 from datapool.images.pixels import Ranges
 
 ROOT_LABEL = "."
@@ -35,6 +37,8 @@ LINK_OUT = "link out of input_dir, which is not followed; put a copy of the file
 # A spreadsheet reads such a text as a formula, and a command reads a dash as an option.
 _FORMULA = re.compile(r"\s*[=+\-@＝＋－＠]|[\t\r\n]")
 
+_AT_REST = 64 * 2**20  # bytes of memory that a process takes beside its image
+_PROCESS = 4 * _AT_REST  # with less for each, there are fewer processes
 _FEW = 64  # images that are inspected before other processes would have started
 
 
@@ -334,30 +338,91 @@ def _mark_duplicates(images: pd.DataFrame) -> None:
 
 
 def _inspect_all(
-    folder: Path, paths: list[str], inspect_one: Callable[[Path], Inspection], *, progress: Progress
+    folder: Path, paths: list[str], inspect_one: Callable[..., Inspection], *, progress: Progress
 ) -> list[Inspection]:
     """Inspect files in the order of ``paths``, in other processes if there are many."""
     files = [folder / path for path in paths]
-    inspections: list[Inspection] = []
+    if len(files) <= _FEW:
+        inspections = []
+        for file in files:
+            inspections.append(inspect_one(file))
+            progress(len(inspections), len(files))
+        return inspections
+    memory = memory_for_images()
+    n_processes = max(min(_n_cores(), memory // _PROCESS), 1)
+    done: dict[int, Inspection] = {}
+    processes = get_context("forkserver")
+    processes.set_forkserver_preload(["datapool.images.decode"])  # imported once, not by each process
     with ExitStack() as stack:
-        if len(files) > _FEW:
-            processes = get_context("forkserver")
-            processes.set_forkserver_preload(["datapool.images.decode"])  # imported once, not by each process
-            workers = ProcessPoolExecutor(_n_cores(), mp_context=processes, initializer=_end_with_parent)
-            stack.callback(workers.shutdown, cancel_futures=True)  # without it, shutdown waits for all
-            results = workers.map(inspect_one, files, chunksize=16)
-        else:
-            results = map(inspect_one, files)
+        workers = ProcessPoolExecutor(n_processes, mp_context=processes, initializer=_end_with_parent)
+        stack.callback(workers.shutdown, cancel_futures=True)  # without it, shutdown waits for all
+        within = partial(_inspect_within, inspect_one=inspect_one, memory=memory // n_processes - _AT_REST)
+        place = 0
+        needed: dict[int, int] = {}  # bytes that an image needs which does not fit in the share of one process
         try:
-            for found in results:
-                inspections.append(found)
-                progress(len(inspections), len(files))
+            for place, found in enumerate(workers.map(within, files, chunksize=16)):
+                if isinstance(found, int):
+                    needed[place] = found
+                else:
+                    done[place] = found
+                    progress(len(done), len(files))
+            left = memory - n_processes * _AT_REST
+            for place, found in _one_after_another(workers, inspect_one, files, needed, memory=left):
+                done[place] = found
+                progress(len(done), len(files))
         except BrokenProcessPool as error:
+            first = min(set(range(len(files))) - set(done) - set(needed), default=min(needed, default=place))
             raise DatapoolError(
                 f"{folder}: a process that reads images was killed, perhaps because memory ran out, at "
-                f"{paths[len(inspections)]!r} or soon after; free memory, or remove that image, then run again"
+                f"{paths[first]!r} or soon after; free memory, or remove that image, then run again"
             ) from error
-    return inspections
+    return [done[place] for place in range(len(files))]
+
+
+def _one_after_another(
+    workers: ProcessPoolExecutor,
+    inspect_one: Callable[..., Inspection],
+    files: list[Path],
+    needed: dict[int, int],
+    *,
+    memory: int,
+) -> Iterator[tuple[int, Inspection]]:
+    """Inspect large images, at any time only as many as fit into the memory together, or a single one.
+
+    Args:
+        workers: The processes.
+        inspect_one: Reads a file.
+        files: All files.
+        needed: The bytes that the large ones need, by their places in ``files``. What was read so far may only have been
+            the length of a file; then inspecting it states a larger number. Becomes empty.
+        memory: Bytes.
+
+    Yields:
+        The place of a file, and its inspection.
+    """
+    running: dict[Future[Inspection | int], tuple[int, int]] = {}  # the place of a file, and what it needs
+    while needed or running:
+        for place, n_bytes in sorted(needed.items()):
+            if running and n_bytes + sum(taken for _, taken in running.values()) > memory:
+                break
+            running[workers.submit(_inspect_within, files[place], inspect_one=inspect_one, memory=n_bytes)] = (
+                place,
+                needed.pop(place),
+            )
+        for future in wait_for(running, return_when=FIRST_COMPLETED).done:
+            found, (place, _) = future.result(), running.pop(future)
+            if isinstance(found, int):
+                needed[place] = found
+            else:
+                yield place, found
+
+
+def _inspect_within(file: Path, *, inspect_one: Callable[..., Inspection], memory: int) -> Inspection | int:
+    """Return the inspection of a file, or the bytes that it needs if they are more than the memory."""
+    try:
+        return inspect_one(file, memory=memory)
+    except NeedsMemoryError as error:
+        return error.n_bytes
 
 
 def _end_with_parent() -> None:

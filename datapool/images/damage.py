@@ -15,7 +15,7 @@ _START, _END, _SCAN, _PROGRESSIVE, _TEMPORARY = 0xD8, 0xD9, 0xDA, 0xC2, 0x01
 _WARNINGS = ("Corrupt JPEG data", "Premature end of JPEG file")  # others are about odd headers
 _EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker 0x([0-9a-f]{2})")
 
-_ZEROS = 256  # bytes at the end of compressed pixels: no arithmetic coder writes so many, a power cut does
+_ZEROS = 256  # bytes at the end of compressed pixels that are never too many
 
 _TIFF_TYPES = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q"}
 _STRIP_OFFSETS, _STRIP_SIZES, _TILE_OFFSETS, _TILE_SIZES = 273, 279, 324, 325
@@ -23,7 +23,7 @@ _HEIGHT, _WIDTH, _BITS, _COMPRESSION, _CHANNELS, _ROWS, _PLANAR, _JPEG_TABLES = 
 _UNCOMPRESSED, _BY_JPEG = 1, 7
 
 
-def find_damage(data: bytes) -> str:
+def find_damage(data: bytes, *, n_pixels: int) -> str:
     r"""Return how the bytes of an image file are damaged, "" if no damage is found.
 
     * JPEG: the markers lead to the end marker, a progressive one has all of its scans, and libjpeg decodes all pixels
@@ -35,7 +35,11 @@ def find_damage(data: bytes) -> str:
 
     Uncompressed pixels that a power cut replaced by zeros are black pixels: this damage cannot be found.
 
-    >>> find_damage(b"\x89PNG\r\n\x1a\n")
+    Args:
+        data: Of the file.
+        n_pixels: Width times height of the image.
+
+    >>> find_damage(b"\x89PNG\r\n\x1a\n", n_pixels=1)
     'damaged: the PNG has no end chunk'
     """
     if data[:3] == b"\xff\xd8\xff":
@@ -43,9 +47,9 @@ def find_damage(data: bytes) -> str:
     if data[:8] == b"\x89PNG\r\n\x1a\n":
         return _in_png(data)
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return _in_webp(data)
+        return _in_webp(data, n_pixels)
     if data[4:8] == b"ftyp":
-        return _in_boxes(data)
+        return _in_boxes(data, n_pixels)
     if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         try:
             return _in_tiff(data)
@@ -118,20 +122,20 @@ def _in_png(data: bytes) -> str:
     return "damaged: the PNG has no end chunk"
 
 
-def _in_webp(data: bytes) -> str:
+def _in_webp(data: bytes, n_pixels: int) -> str:
     stated = 8 + int.from_bytes(data[4:8], "little")
     if len(data) + 1 < stated:  # the last chunk may lack the byte that makes its length even
         return f"damaged: the WebP is shorter than it states ({len(data)} of {stated} bytes)"
     at = 12
     while at + 8 <= min(stated, len(data)):
         name, length = struct.unpack_from("<4sI", data, at)
-        if name in (b"VP8 ", b"VP8L") and _ends_in_zeros(data, at + 8, at + 8 + length):
+        if name in (b"VP8 ", b"VP8L") and _ends_in_zeros(data[at + 8 : at + 8 + length], n_pixels):
             return "damaged: the pixels of the WebP end in zeros"
         at += 8 + length + length % 2
     return ""
 
 
-def _in_boxes(data: bytes) -> str:
+def _in_boxes(data: bytes, n_pixels: int) -> str:
     """Check HEIC and AVIF, which consist of boxes."""
     at = 0
     while at + 8 <= len(data):
@@ -141,14 +145,16 @@ def _in_boxes(data: bytes) -> str:
         end = at + length if length else len(data)
         if end > len(data) or end <= at:
             return f"damaged: the file is shorter than it states ({len(data)} of {end} bytes)" if end > at else ""
-        if name == b"mdat" and data[8:12] in (b"avif", b"avis") and _ends_in_zeros(data, at + 8, end):
+        if name == b"mdat" and data[8:12] in (b"avif", b"avis") and _ends_in_zeros(data[at + 8 : end], n_pixels):
             return "damaged: the pixels of the AVIF end in zeros"
         at = end
     return ""
 
 
-def _ends_in_zeros(data: bytes, start: int, end: int) -> bool:
-    return end - start >= _ZEROS and not any(data[end - _ZEROS : end])
+def _ends_in_zeros(compressed: bytes, n_pixels: int) -> bool:
+    """Return whether compressed pixels end in more zeros than a picture of one color has, which is half as many at most."""
+    n_zeros = len(compressed) - len(compressed.rstrip(b"\0"))
+    return n_zeros > max(_ZEROS, n_pixels / 256)
 
 
 def _in_tiff(data: bytes) -> str:

@@ -31,6 +31,12 @@ MAX_BYTES = 2**30
 Image.MAX_IMAGE_PIXELS = None
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 
+# Bytes per pixel that decoding takes at most, copies included, as measured: see the test of memory.
+_BYTES_PER_PIXEL = 40  # float64 in three colors; the pixels of a WebP with alpha that is turned
+_OPAQUE = 13  # RGB that is turned
+_OF_JPEG = 7  # progressive, at an eighth of the size
+_IN_WORDS = 200  # values of a Netpbm file written as words
+
 _REASON = 200  # characters of a decoder's error that are shown: some decoders quote a whole table of tags
 
 # The errors that decoders raise for damaged files.
@@ -73,7 +79,16 @@ Check = Literal["none", "tolerant", "strict"]
 """How to look for damage: not at all, as Pillow does, or also for what decoders forgive (see ``find_damage``)."""
 
 
-def inspect(path: Path, *, check: Check, max_pixels: int, gif: bool = False) -> Inspection:
+class NeedsMemoryError(Exception):
+    """An image needs more memory than its reader may take. It may be healthy."""
+
+    def __init__(self, n_bytes: int) -> None:
+        super().__init__(n_bytes)
+        self.n_bytes = n_bytes
+        """How much it takes at most."""
+
+
+def inspect(path: Path, *, check: Check, max_pixels: int, gif: bool = False, memory: int | None = None) -> Inspection:
     """Hash a file and, with a ``check``, try to read all of its pixels. Those of more than 8 bits are read in any case.
 
     Damage is a result, not an error: the content of a file never makes this raise. The same bytes give the same result.
@@ -83,17 +98,22 @@ def inspect(path: Path, *, check: Check, max_pixels: int, gif: bool = False) -> 
         check: How to look for damage.
         max_pixels: An image whose header states more is refused undecoded.
         gif: Read GIF as well.
+        memory: Bytes that this may take; None: as many as it needs.
+
+    Raises:
+        NeedsMemoryError: If more is needed than ``memory``. Nothing of that size was done.
     """
+    limits = _Limits(max_pixels, memory)
     try:
-        data = _bytes_of(path)
+        data = _bytes_of(path, limits)
     except OSError as error:
         return not_inspected(f"cannot be read ({error.strerror})")
-    content_hash = hashlib.sha256(data).hexdigest()
+    content_hash, limits = hashlib.sha256(data).hexdigest(), limits._replace(taken=len(data))
     if check == "none":
-        return Inspection(content_hash, None, None, None, "", _spread_of(data, max_pixels))
+        return Inspection(content_hash, None, None, None, "", _spread_of(data, limits))
     try:
-        decoded = _decode(data, {}, max_pixels, gif=gif, is_full_size=check == "tolerant")
-        if check == "strict" and (damage := find_damage(data)):
+        decoded = _decode(data, {}, limits, gif=gif, is_full_size=check == "tolerant")
+        if check == "strict" and (damage := find_damage(data, n_pixels=decoded.size[0] * decoded.size[1])):
             raise _DamagedError(damage)
     except _DamagedError as error:
         return Inspection(content_hash, None, None, None, str(error))
@@ -136,7 +156,7 @@ def read_rgb(image: ImageFile) -> Image.Image:
     """
     try:
         return _decode(
-            read_bytes(image.path, content_hash=image.content_hash), image.ranges, image.max_pixels, gif=True
+            read_bytes(image.path, content_hash=image.content_hash), image.ranges, _Limits(image.max_pixels), gif=True
         ).image
     except _DamagedError as error:
         raise DatapoolError(
@@ -166,13 +186,32 @@ class _DamagedError(Exception):
     """The bytes are not a usable image. The text is the reason, and the same in every run."""
 
 
-def _bytes_of(path: Path) -> bytes:
+class _Limits(NamedTuple):
+    max_pixels: int
+    memory: int | None = None
+    """Bytes; None: no limit."""
+    taken: int = 0
+    """Bytes of memory that the file itself takes."""
+
+    def check_size(self, width: int, height: int, *, bytes_per_pixel: int = _BYTES_PER_PIXEL) -> None:
+        """Raise if an image is too large to be decoded, or to be decoded within the memory."""
+        n_pixels = width * height
+        if n_pixels > self.max_pixels:
+            raise _DamagedError(f"too many pixels ({n_pixels}, and images.max_pixels is {self.max_pixels})")
+        needed = self.taken + n_pixels * bytes_per_pixel
+        if self.memory is not None and needed > self.memory:
+            raise NeedsMemoryError(needed)
+
+
+def _bytes_of(path: Path, limits: _Limits | None = None) -> bytes:
     """Read a regular file. A FIFO or a device is not opened, because it may block forever."""
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
         raise OSError(None, "not a regular file")
     if found.st_size > MAX_BYTES:
         raise OSError(None, f"larger than {MAX_BYTES} bytes")
+    if limits and limits.memory is not None and found.st_size > limits.memory:
+        raise NeedsMemoryError(found.st_size)
     return path.read_bytes()
 
 
@@ -186,16 +225,16 @@ class _Decoded(NamedTuple):
     """Before they became 8 bits; None if Pillow decoded the file."""
 
 
-def _decode(data: bytes, ranges: Ranges, max_pixels: int, *, gif: bool, is_full_size: bool = True) -> _Decoded:
+def _decode(data: bytes, ranges: Ranges, limits: _Limits, *, gif: bool, is_full_size: bool = True) -> _Decoded:
     """Decode a file. Of a JPEG, an eighth of the size costs half of the time, and all of its bytes are read nevertheless."""
     if not data:
         raise _DamagedError("empty file")
-    with _explaining_damage(data, max_pixels, gif=gif):
-        if values := _read_values(data, max_pixels):
+    with _explaining_damage(data, limits, gif=gif):
+        if values := _read_values(data, limits):
             image = values.to_rgb(ranges)
             return _Decoded(values.kind or "RGB", image, image.size, values)
         with Image.open(BytesIO(data), formats=formats(gif=gif)) as image:
-            _check_size(*image.size, max_pixels)
+            limits.check_size(*image.size, bytes_per_pixel=_bytes_per_pixel(image, is_full_size=is_full_size))
             mode, (width, height) = image.mode, image.size
             if not is_full_size:
                 image.draft(None, (1, 1))
@@ -205,29 +244,33 @@ def _decode(data: bytes, ranges: Ranges, max_pixels: int, *, gif: bool, is_full_
             return _Decoded(mode, to_rgb(upright), size, None)
 
 
-def _spread_of(data: bytes, max_pixels: int) -> Spread | None:
+def _spread_of(data: bytes, limits: _Limits) -> Spread | None:
     """Return the values that an image of more than 8 bits uses; None for other images and for damaged ones."""
     try:
-        with _explaining_damage(data, max_pixels, gif=False):
-            values = _read_values(data, max_pixels)
+        with _explaining_damage(data, limits, gif=False):
+            values = _read_values(data, limits)
             return values.spread() if values else None
     except _DamagedError:
         return None
 
 
-def _read_values(data: bytes, max_pixels: int) -> Values | None:
+def _read_values(data: bytes, limits: _Limits) -> Values | None:
     """Return the pixels of a file that Pillow cannot read, or not with all of its bits; None for other files."""
-    check_size = partial(_check_size, max_pixels=max_pixels)
+    is_in_words = data[:2] in (b"P2", b"P3")
+    check_size = partial(limits.check_size, bytes_per_pixel=_IN_WORDS if is_in_words else _BYTES_PER_PIXEL)
     return read_tiff(data, check_size) or read_values(data, check_size)
 
 
-def _check_size(width: int, height: int, max_pixels: int) -> None:
-    if width * height > max_pixels:
-        raise _DamagedError(f"too many pixels ({width * height}, and images.max_pixels is {max_pixels})")
+def _bytes_per_pixel(image: Image.Image, *, is_full_size: bool) -> int:
+    """Return how many bytes a pixel takes at most while Pillow decodes an image and makes it RGB."""
+    if image.format == "JPEG" and not is_full_size:
+        return _OF_JPEG
+    is_plain = image.mode in ("1", "L", "P", "RGB", "CMYK", "YCbCr") and "transparency" not in image.info
+    return _OPAQUE if is_plain and image.format not in ("WEBP", "AVIF", "HEIF") else _BYTES_PER_PIXEL
 
 
 @contextmanager
-def _explaining_damage(data: bytes, max_pixels: int, *, gif: bool) -> Iterator[None]:
+def _explaining_damage(data: bytes, limits: _Limits, *, gif: bool) -> Iterator[None]:
     """Turn what decoders raise, and print, into a _DamagedError."""
     with caught_chatter() as chatter, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of odd metadata
@@ -236,7 +279,7 @@ def _explaining_damage(data: bytes, max_pixels: int, *, gif: bool) -> Iterator[N
         except UnidentifiedImageError as error:  # its text has a memory address
             raise _DamagedError(_what_else(data, gif=gif)) from error
         except MemoryError as error:
-            _require_memory(max_pixels)
+            _require_memory(limits.max_pixels)
             raise _DamagedError("cannot be decoded (asks for more memory than its pixels need)") from error
         except (LookupError, AttributeError, AssertionError) as error:  # their texts say nothing to users
             raise _DamagedError(_broken_header(content_of(data).name)) from error
