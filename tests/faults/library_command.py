@@ -3,8 +3,10 @@
 import sys
 from pathlib import Path
 
+from datapool.core.errors import DatapoolError
 from datapool.core.lineage import LINEAGE
 from datapool.maintenance.prune import prune_history
+from datapool.maintenance.repair import repair
 from datapool.terminal import run, say
 
 POOLS = Path("pools")
@@ -14,6 +16,14 @@ def prune() -> None:
     """Delete the history of every pool."""
     for sentence in prune_history(POOLS, LINEAGE, ["my_datapool"]):
         say(sentence)
+
+
+def rebuild() -> None:
+    """Make the recorded version of every pool again from later files."""
+    for found in repair(POOLS, LINEAGE, as_recorded=True):
+        if not found.is_repaired:
+            raise DatapoolError(found.sentence)
+        say(found.sentence)
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def make(folder: Path, stages: Stages) -> dict[str, Case]:
     (made / "datapools.json").write_text("{}\n")
     run = commands(made)
 
-    def add_case(name: str, stage: str) -> None:
+    def add_case(name: str, stage: str, made: Path = made) -> None:
         before = folder / name.replace(" ", "_")
         shutil.copytree(made, before)
         old = files(made)
@@ -70,6 +70,10 @@ def make(folder: Path, stages: Stages) -> dict[str, Case]:
     add_case("open before another batch", "open")
     shutil.copytree(made, folder / "earlier")
     add_case("append", "merge")
+    shutil.copytree(made, later := folder / "later")
+    shutil.copy(folder / "append" / "datapools.json", later)  # git checkout HEAD~1, after dvc gc
+    run["rebuild"] = ["-m", "library_command", "rebuild"]
+    add_case("a version is made again", "rebuild", later)
     add_case("repeated merge", "merge")
     _write_batch(made, week=2, picked=1)
     add_case("replace", "merge")

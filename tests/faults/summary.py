@@ -8,6 +8,8 @@ from pathlib import Path
 EXPECTED = (
     "kill points of merge",
     "kill points of open",
+    "kill points of prune",
+    "kill points of rebuild",
     "kill points of a run that finishes a killed one",
     "kill points of dvc",
     "kill points of merge, finished by dvc repro",
@@ -17,6 +19,8 @@ EXPECTED = (
     "SIGTERM and Ctrl-C in merge",
     "failed file operations of merge",
     "failed file operations of open",
+    "failed file operations of prune",
+    "failed file operations of rebuild",
     "full disks",
     "limits on the size of a file",
     "limits on open files",

@@ -58,7 +58,7 @@ def no_fsync(monkeypatch):
 
 @pytest.mark.slow
 def test_no_history_loses_a_row(no_fsync):
-    try_histories(Histories, examples=5, steps=12, derandomize=True, phases=[Phase.generate])
+    try_histories(Histories, examples=8, steps=12, derandomize=True, phases=[Phase.generate])
 
 
 @pytest.mark.full

@@ -23,6 +23,7 @@ CHANGES = [
     "repeated merge",
     "replace",
     "history is removed",
+    "a version is made again",
     "versions are dropped",
     "append to a pool without a record",
 ]
