@@ -1,6 +1,6 @@
 """Measure how many damaged photos scan calls healthy, how many whole ones it calls damaged, and what the check costs.
 
-    python benchmarks/damaged_images.py ../shared/images
+    python -m benchmarks.damaged_images ../shared/images
 
 The folder has photos and planted.json, which lists those that are damaged. 36 whole JPEGs of it are damaged in three ways:
 a power cut (the last 40 % of the bytes are zeros), 4 KiB lost in the middle, and cut in half with an end marker behind.
@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from datapool.images.decode import SUFFIXES, Check, inspect
+from datapool.images.decode import Check, inspect
+from datapool.images.formats import SUFFIXES
 
 N_PHOTOS = 36
 MAX_PIXELS = 200_000_000

@@ -328,6 +328,24 @@ def test_a_jpeg_with_a_wrong_byte_that_still_decodes_counts_as_another_image():
     assert inspect_bytes(wrong, check="strict").damage == "damaged: the JPEG's pixels are corrupt (bytes too many)"
 
 
+def test_corrupt_decides_whether_forgiven_damage_counts_and_the_run_tells_why(next_batch, capsys):
+    whole = encoded(noise().resize((320, 240)), "JPEG", quality=95)
+    for name in ("a.jpg", "b.jpg"):
+        put(name, whole[: len(whole) // 2] + name.encode() + b"\xff\xd9")
+    put("c.jpg", b"GIF89a")
+    run("scan")
+
+    assert read_table(Path("output/images.parquet")).status.tolist() == ["corrupt", "corrupt", "corrupt", "ok"]
+    assert (
+        "why corrupt: 2 × damaged: the JPEG's pixels are corrupt; 1 × not an image: a GIF\n" in capsys.readouterr().out
+    )
+    params(corrupt="tolerant")
+    run("scan")
+
+    assert read_table(Path("output/images.parquet")).status.tolist() == ["ok", "ok", "corrupt", "ok"]
+    assert "why corrupt: 1 × not an image: a GIF\n" in capsys.readouterr().out
+
+
 def inspect_bytes(data: bytes, *, check: Check) -> Any:
     with tempfile.NamedTemporaryFile(suffix=".jpg") as file:
         Path(file.name).write_bytes(data)

@@ -2,6 +2,7 @@
 
 import io
 import os
+import pty
 import subprocess
 import sys
 import tarfile
@@ -145,6 +146,34 @@ def test_the_first_complaint_is_the_message(printed, message):
         os.write(2, printed)
 
         assert chatter() == message
+
+
+BESIDE_A_BAR = """
+import os, time
+from datapool.images.chatter import caught_chatter
+from datapool.terminal import progress
+with progress("checking images") as report:
+    for done in range(1, 6):
+        with caught_chatter() as chatter:
+            time.sleep(0.3)  # meanwhile another thread draws the bar
+            os.write(2, b"printed in C")
+            assert chatter() == "printed in C", chatter()
+        report(done, 5)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads a pseudo terminal to its end")
+def test_a_progress_bar_goes_on_while_chatter_is_caught():
+    ours, terminal = pty.openpty()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm"}
+    done = subprocess.run([sys.executable, "-c", BESIDE_A_BAR], env=environment, stderr=terminal, check=False)
+    os.close(terminal)
+    shown = os.read(ours, 2**16)
+    os.close(ours)
+
+    assert done.returncode == 0, shown
+    assert b"checking images" in shown
+    assert b"printed in C" not in shown
 
 
 def test_descriptor_2_is_the_terminal_again_afterwards(capfd):
