@@ -161,7 +161,7 @@ def no_pool_is_made(workspace: Path) -> Iterator[None]:
     ("text", "message"),
     [
         ("filenames,embedding_0,labels\na.png,1.0,0\na.png,2.0,0\n", "has the filename 'a.png' 2 times"),
-        ("filenames,embedding_0,labels\na.png,nan,0\n", "'a.png' has a value that is not a finite number"),
+        ("filenames,embedding_0,labels\na.png,nan,0\n", r"row 1 \('a.png'\) has a value that is not a finite number"),
         ("filenames,embedding_0,embedding_1,labels\na.png,1,0,0\nb.png,0,0,0\n", "of 'b.png' is all zeros .* .1 such"),
         ("filenames,embedding_0,labels\n", "has no rows"),
         ("filenames,embedding_0,labels\n-a.png,1,0\n./-a.png,2,0\n", "'./-a.png' and '-a.png' are the same path"),
@@ -329,7 +329,7 @@ def circle(degrees: dict[str, float]) -> tuple[list[str], np.ndarray]:
 def test_the_next_batch_appends_images_far_from_the_imported_ones(lightly, capsys):
     # Two points x degrees apart lie 2 sin(x / 2) apart: the pool covers 10 and 80, which lie within 20 degrees.
     save(lightly, *circle({"a.png": 0, "dog/b.png": 90}), labels=[1, 0])
-    offered = circle({"x/10.png": 10, "x/40.png": 40, "x/80.png": 80, "x/180.png": 180, "a.png": 270})
+    offered = circle({"x/10.png": 10, "x/40.png": 40, "x/80.png": 80, "x/180.png": 180, "a.png": 0})
     save_embeddings("batch.csv", offered[1].astype(np.float32), [0] * 5, offered[0])
     for number, name in enumerate(offered[0]):
         write_picture(Path("week") / name, number, side=8)
