@@ -18,7 +18,7 @@ def scan() -> None:
     with progress("checking images") as report:
         found = batch.scan(
             Path(params.input_dir),
-            filename_prefix=params.filename_prefix,
+            filename_prefix=batch.prefix_of(params.filename_prefix, params.input_dir),
             relevant=read_names(Path(listed)) if listed else None,
             check=params.corrupt if params.enable_corruptness_check else "none",
             max_pixels=params.images.max_pixels,

@@ -124,6 +124,33 @@ def require_usable_images(batch: Batch, folder: Path) -> None:
     )
 
 
+AUTO_PREFIX = "auto"
+"""The filename_prefix that stands for the name of the batch's folder."""
+
+
+def prefix_of(setting: str, input_dir: str) -> str:
+    """Return the text in front of every path: the setting itself; for "auto" the last part of ``input_dir`` and a slash.
+
+    In that name, everything but letters, digits, "_", "-" and "." becomes "_". It depends on the setting and on the path as
+    written only, so that running a batch again gives its images the same names.
+
+    Raises:
+        DatapoolError: If ``input_dir`` has no last part of its own, such as "..".
+
+    >>> prefix_of("auto", "data/week 2/"), prefix_of("cam1_", "data/week 2")
+    ('week_2/', 'cam1_')
+    """
+    if setting != AUTO_PREFIX:
+        return setting
+    name = Path(os.path.normpath(input_dir)).name
+    if name in ("", ".", ".."):
+        raise DatapoolError(
+            f"params.yaml: filename_prefix is 'auto', but input_dir {input_dir!r} does not end in the name of a folder; "
+            "give that name as input_dir, or a filename_prefix such as 'week2/'"
+        )
+    return re.sub(r"[^\w.-]+", "_", name) + "/"
+
+
 def safe_name(name: str) -> str:
     """Return a name that no spreadsheet reads as a formula and no command as an option. It names the same path.
 
@@ -186,7 +213,8 @@ def candidates(images: pd.DataFrame, base: pd.DataFrame) -> pd.DataFrame:
         raise DatapoolError(
             f"{clash.filename!r} of this batch (content {clash.content_hash[:12]}) has the name of another image in the "
             f"pool (content {held.content_hash[:12]}, from version {held.version}); {len(clashes)} such names in all. "
-            "Set filename_prefix in params.yaml, for instance to 'week2/', or rename the files"
+            "Set filename_prefix in params.yaml to 'auto', the name of the batch's folder, or to a text such as 'week2/'; "
+            "or rename the files"
         )
     return rows.reset_index(drop=True)
 

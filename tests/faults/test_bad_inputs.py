@@ -55,6 +55,7 @@ from tally import count
 
 from datapool.core.embeddings_csv import read_csv
 from datapool.core.errors import DatapoolError
+from datapool.core.lineage import read_lineage
 from datapool.core.params import check_setting, load_params, settings
 from datapool.core.tables import read_csv as read_table_csv
 from datapool.core.tables import read_json, read_names, read_table
@@ -263,6 +264,26 @@ def test_label_conflicts_within_the_batch_and_with_the_pool_are_named_in_the_run
     ]
     metrics = read_json(Path("output/metrics.json"))
     assert (metrics["images"], metrics["duplicates"], metrics["known"], metrics["candidates"]) == (4, 1, 1, 2)
+
+
+def test_with_an_automatic_prefix_a_camera_may_restart_its_numbering_every_week(merged_batch):
+    params(filename_prefix="auto")
+    for week in (2, 3):
+        shutil.move("data", f"week_{week - 1}")
+        write_picture(Path(f"data/week {week}/cat/old_1.png"), 10 + week)
+        write_circle(Path("circle.csv"), {f"week_{week}/cat/old_1.png": 1.0 + week})
+        params(input_dir=f"data/week {week}")
+        run(*ALL)
+        run(*ALL)  # the same batch again replaces itself under the same name
+
+    assert read_csv(Path("pools/my_datapool/datapool_latest.csv")).filenames == [
+        "cat/old_1.png", "cat/old_2.png", "week_2/cat/old_1.png", "week_3/cat/old_1.png",
+    ]  # fmt: skip
+    shutil.move("data", "elsewhere")
+    shutil.copytree("elsewhere/week 3", "data/week 3")
+    params(input_dir="data/week 3")
+    run(*ALL)
+    assert len(read_lineage(Path("datapools.json"))["my_datapool"]) == 3  # at another path it is the same batch
 
 
 def test_a_huge_file_is_not_read(next_batch):

@@ -24,6 +24,7 @@ from datapool.images.batch import (
     copy_images,
     describe_conflicts,
     label_conflicts,
+    prefix_of,
     require_usable_images,
     scan,
 )
@@ -153,6 +154,24 @@ def test_the_prefix_changes_the_filename_only(tmp_path):
     row = look(tmp_path, filename_prefix="week2/").images.iloc[0]
 
     assert (row.filename, row.path, row.weak_label) == ("week2/cat/a.png", "cat/a.png", "cat")
+
+
+def test_the_automatic_prefix_is_the_name_of_the_batch_s_folder():
+    assert prefix_of("auto", "data/week_2") == prefix_of("auto", "/mnt/x/./week_2//") == "week_2/"
+    assert prefix_of("auto", "data/Woche 2 (neu)/é") == "é/"
+    assert prefix_of("auto", "data/Woche 2 (neu)") == "Woche_2_neu_/"
+    assert prefix_of("", "data/week_2") == ""
+    assert prefix_of("auto_", "data/week_2") == "auto_"
+
+
+@pytest.mark.parametrize("input_dir", ["..", ".", "/", "data/..", "../.."])
+def test_an_automatic_prefix_needs_a_folder_with_a_name(input_dir):
+    with pytest.raises(DatapoolError) as caught:
+        prefix_of("auto", input_dir)
+    assert str(caught.value) == (
+        f"params.yaml: filename_prefix is 'auto', but input_dir {input_dir!r} does not end in the name of a folder; give "
+        "that name as input_dir, or a filename_prefix such as 'week2/'"
+    )
 
 
 def test_a_row_has_size_mode_and_hash(tmp_path):
@@ -570,8 +589,8 @@ def test_a_name_of_the_base_with_other_content_is_refused_and_both_contents_are_
         candidates(images, base)
     assert str(caught.value) == (
         "'b' of this batch (content 222222222222) has the name of another image in the pool (content 888888888888, "
-        "from version 1); 2 such names in all. Set filename_prefix in params.yaml, for instance to 'week2/', or rename "
-        "the files"
+        "from version 1); 2 such names in all. Set filename_prefix in params.yaml to 'auto', the name of the batch's "
+        "folder, or to a text such as 'week2/'; or rename the files"
     )
 
 
