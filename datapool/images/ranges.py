@@ -85,7 +85,7 @@ def little_used(images: pd.DataFrame, ranges: Ranges) -> pd.DataFrame:
 def describe_ranges(candidates: pd.DataFrame, ranges: Ranges, base: Base) -> Iterator[str]:
     """Yield sentences for the user on the ranges of the kinds of image that a batch has."""
     recorded = _recorded(base)
-    is_older = any(version.offered is None for version in base.versions)  # this release records both
+    is_older = any(version.offered is None for version in base.made_by)  # this release records both
     for kind, n_images in candidates[candidates.kind.isin(ranges)].kind.value_counts(sort=False).items():
         source = "as recorded with the pool" if kind in recorded else "chosen now and recorded with the pool"
         yield f"{kind}: {_text(ranges[kind])} becomes black to white in {n_images} images, {source}"
@@ -104,7 +104,7 @@ def describe_ranges(candidates: pd.DataFrame, ranges: Ranges, base: Base) -> Ite
 
 
 def _recorded(base: Base) -> Ranges:
-    return (embedding_space_of(base.pool, base.versions).ranges or {}) if base.versions else {}
+    return (embedding_space_of(base.pool, base.made_by).ranges or {}) if base.made_by else {}
 
 
 def _of_setting(kind: str, wanted: str | list[float]) -> list[float]:

@@ -200,6 +200,14 @@ def test_half_transparent_black_is_gray(tmp_path, data):
     assert np.unique(image).tolist() == [127]
 
 
+def test_premultiplied_colors_are_not_multiplied_again(tmp_path):
+    # Half transparent white: stored as half of white, or as white. Blended with white, it is white.
+    for stored, meaning in ((HALF, "assocalpha"), (OPAQUE, "unassalpha")):
+        data = tiff(np.dstack([stored] * 3 + [HALF]), photometric="rgb", extrasamples=[meaning])
+
+        assert np.unique(read(tmp_path / "a.tif", data, {"uint16 RGB": (0, 65535)})).tolist() == [255]
+
+
 def test_a_transparent_value_of_a_png_of_16_bits_is_white(tmp_path):
     data = png(np.array([[0, 257]], dtype=np.uint16), color=0, chunk=struct.pack(">H", 257))
 
@@ -317,6 +325,8 @@ def test_sentinels_at_both_ends_are_left_out():
     array = ramp(10, 20)
     array[:10, :10], array[90:, 90:] = -9999, 1e20
 
+    assert used(array) == pytest.approx((10, 20), abs=0.3)
+    array[:10, :10], array[90:, 90:] = -1e20, 9999
     assert used(array) == pytest.approx((10, 20), abs=0.3)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from datapool.core.base import Base, empty_base_table
+from datapool.core.base import Base, Standing, empty_base_table
 from datapool.core.errors import DatapoolError
 from datapool.core.lineage import EmbeddingSpace, Version
 from datapool.core.params import load_params
@@ -99,6 +99,16 @@ def test_a_later_batch_has_the_range_of_the_pool_and_adds_those_of_new_kinds():
         "uint16 gray": [100, 4000],
         "float32 gray": [2, 3],
     }
+
+
+def test_a_batch_that_replaces_the_only_version_keeps_its_range_where_picks_stand():
+    # A corrected first batch: its base has no version, but the picks that stand were embedded with that range.
+    (version,) = base(uint16_gray=[100.0, 4000.0]).versions
+    corrected = NEW._replace(standing=Standing(empty_base_table(), version, [], is_final=False))
+
+    assert choose_ranges(images(("uint16 gray", 0, 9)), corrected, params()) == {"uint16 gray": [100, 4000]}
+    with pytest.raises(DatapoolError, match=r"images\.range is full, that is 0 to 65535 for uint16 gray"):
+        choose_ranges(images(("uint16 gray", 0, 9)), corrected, params("full"))
 
 
 @pytest.mark.parametrize(("wanted", "asked"), [("full", "0 to 65535"), ([0, 4095], "0 to 4095")])
