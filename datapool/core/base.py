@@ -36,7 +36,7 @@ def columns_of(table: pd.DataFrame) -> dict[str, str]:
         KeyError: If a column is missing that every pool has.
     """
     if missing := [name for name in COLUMNS if name not in table and name not in ADDED_LATER]:
-        raise KeyError(missing[0])
+        raise KeyError(f"no column {missing[0]!r}")
     return {name: kind for name, kind in COLUMNS.items() if name in table}
 
 
