@@ -149,7 +149,7 @@ def test_a_workspace_within_another_is_refused_unless_it_is_the_demo(here, scm):
             make_workspace(inner, scm=scm)
 
         assert str(refused.value) == (
-            f"{inner}: lies in the workspace {here}, and one workspace cannot hold another; give a folder outside of it. Another "
+            f"{inner.resolve()}: lies in the workspace {here}, and one workspace cannot hold another; give a folder outside of it. Another "
             f"pool needs no workspace of its own: set datapool.name in {here}/params.yaml"
         )
         assert not inner.exists()
