@@ -154,8 +154,8 @@ def _refuse_nested(folder: Path) -> None:
     for outer in folder.resolve().parents:
         if (outer / "datapools.json").exists() and (outer / "dvc.yaml").exists():
             raise DatapoolError(
-                f"{folder.resolve()}: lies in the workspace {outer}, and one workspace cannot hold another; give a folder outside of "
-                f"it. Another pool needs no workspace of its own: set datapool.name in {outer / 'params.yaml'}"
+                f"{folder.resolve()}: lies in the workspace {outer}, and one workspace cannot hold another; give a folder "
+                f"outside of it. Another pool needs no workspace of its own: set datapool.name in {outer / 'params.yaml'}"
             )
 
 
