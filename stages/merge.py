@@ -10,7 +10,7 @@ from datapool.core.params import load_params
 from datapool.core.tables import read_rows, read_table
 from datapool.pool.merge import merge as merge_picks
 from datapool.pool.merge import with_paths
-from datapool.selection.summary import describe_stop, suggest_method, summarize
+from datapool.selection.summary import describe_offered_again, describe_stop, suggest_method, summarize
 from datapool.terminal import run, say
 
 
@@ -28,6 +28,7 @@ def merge() -> None:
         outputs.checkpoint if space.backbone else None,
         keep_history=params.datapool.keep_history,
         n_kept=metrics.kept or 0,
+        seen=outputs.seen,
         provenance=Provenance(
             embedding_space=space,
             covering_radius=metrics.covering_radius,
@@ -50,6 +51,8 @@ def merge() -> None:
     for note in merged.notes:
         say(note)
     say(summarize(metrics))  # printed by sample too, but DVC may have taken its outputs from the cache
+    if again := describe_offered_again(metrics, remember_rejected=params.datapool.remember_rejected):
+        say(again)
     if why_it_stopped := describe_stop(metrics, stop):
         say(why_it_stopped)
     say(

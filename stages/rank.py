@@ -5,28 +5,25 @@ from datapool.core.outputs import Outputs
 from datapool.core.params import load_params
 from datapool.core.tables import read_rows, write_arrays, write_csv, write_table
 from datapool.selection import ranking
-from datapool.selection.evaluation_sample import measure_sample
+from datapool.selection.offer import make_offer, rank_offer
 from datapool.terminal import progress, run, say
 
 
 def rank() -> None:
     """Order the candidates by the method: for coreset, always the one farthest from the pool and the earlier ones.
 
-    Candidates that the rules exclude are skipped.
+    Candidates that the rules exclude are skipped, and those that an earlier batch offered are not offered again.
     """
     params = load_params()
     outputs = Outputs(params.output_dir)
-    candidates, base = read_rows(outputs.embeddings), read_base(outputs.base).rows
-    config = ranking.RankingConfig.from_params(params, candidates.table.filename)
-    vectors = config.vectors(candidates, base)
-    with progress("measuring a random sample") as report:
-        evaluation_sample = measure_sample(*vectors, seed=params.seed, progress=report)
+    candidates, base = read_rows(outputs.embeddings), read_base(outputs.base)
+    offer = make_offer(candidates, base, params, min_distance=None)
+    config = ranking.RankingConfig.from_params(params, offer.candidates.table.filename)
     with progress("ranking") as report:
-        ranked = ranking.rank(
-            candidates,
-            base,
+        ranked, evaluation_sample = rank_offer(
+            offer,
+            base.rows,
             read_rows(outputs.protected),
-            vectors,
             config,
             n_samples=params.ranking.n_samples,
             min_distance=params.ranking.min_distance,
@@ -37,10 +34,12 @@ def rank() -> None:
     write_table(outputs.excluded, ranked.excluded)
     write_csv(outputs.selection_curve, ranking.distance_curve(ranked.table))
     write_arrays(outputs.evaluation_sample, evaluation_sample._asdict())
-    n_protected = int((ranked.excluded.kind == "protected").sum())
+    n_protected, n_seen = ((ranked.excluded.kind == kind).sum() for kind in ("protected", "seen"))
     excluded = f"; protected images exclude {n_protected}" if params.rules.protected else ""
-    pool = f" against {len(base.table)} images of the pool" if len(base.table) else "; the pool is empty so far"
-    say(f"ranked {len(ranked.table)} of {len(candidates.table)} candidates{pool}{excluded}")
+    seen = f"; {n_seen} were offered before and not taken, and are not offered again" if n_seen else ""
+    n_pool = len(base.rows.table)
+    pool = f" against {n_pool} images of the pool" if n_pool else "; the pool is empty so far"
+    say(f"ranked {len(ranked.table)} of {len(candidates.table)} candidates{pool}{excluded}{seen}")
 
 
 if __name__ == "__main__":

@@ -40,6 +40,14 @@ def columns_of(table: pd.DataFrame) -> dict[str, str]:
     return {name: kind for name, kind in COLUMNS.items() if name in table}
 
 
+SEEN = {
+    "content_hash": "str",
+    "fate": "str",  # why it was not taken: "covered", "beyond n_samples", "balance" or "sequence_gap"
+    "distance": "float64",  # to its nearest image of the pool and the picks then
+    "version": "int64",  # the version whose batch offered it
+}
+"""The columns of ``Base.seen``, with their types."""
+
 IMPORTED = "imported"
 """The method of a version whose images another program picked. Their ranks follow the order of its file, they have neither
 distance nor nearest, and content_hash is empty where the content is unknown."""
@@ -78,6 +86,9 @@ class Base(NamedTuple):
     """One row per image, in the order of datapool_latest.csv; the table has the columns of samples.csv."""
     checkpoint: Path | None
     """The model that made the embeddings, if the pool has one."""
+    seen: pd.DataFrame
+    """The images that the batches of these versions offered and that were not taken, with the columns ``SEEN``, version by
+    version."""
     replaces: tuple[str, ...] = ()
     """``datapool.replaces``: ids of batches, or their beginnings, whose versions this batch replaces."""
     labels: list[str] | None = None
@@ -102,6 +113,7 @@ def write_base(folder: Path, base: Base) -> None:
         DatapoolError: If the checkpoint of the pool is no longer that of the base, or the disk refuses.
     """
     write_rows(folder / "rows.parquet", base.rows)
+    write_table(folder / "seen.parquet", base.seen)
     if base.checkpoint:
         atomic.copy_file(base.checkpoint, folder / "checkpoint.ckpt")
         if atomic.sha256(folder / "checkpoint.ckpt") != base.made_by[-1].checkpoint_sha256:
@@ -164,6 +176,7 @@ def read_base(folder: Path) -> Base:
         dropped,
         rows,
         checkpoint if checkpoint.exists() else None,
+        read_table(folder / "seen.parquet"),
         replaces,
         labels,
         read_table(folder / "excluded.parquet"),
@@ -177,3 +190,8 @@ def empty_base_table() -> EmbeddedTable:
     """Return the rows of a pool without versions."""
     table = pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in COLUMNS.items()})
     return EmbeddedTable(table, np.empty((0, 1), dtype=np.float32))  # a column of no numbers cannot be written
+
+
+def no_seen() -> pd.DataFrame:
+    """Return ``Base.seen`` of a pool whose versions have recorded nothing of the kind."""
+    return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in SEEN.items()})

@@ -33,6 +33,9 @@ LINEAGE = Path("datapools.json")
 LATEST, CHECKPOINT, SAMPLES, HISTORY = "datapool_latest.csv", "checkpoint_latest.ckpt", "samples.csv", "history"
 """The files of a pool and its folder of earlier versions, below the pool's own folder."""
 
+SEEN_FOLDER = "seen"
+"""The folder of what each version's batch offered and what was not taken, below the pool's own folder."""
+
 HASH_KEYS = {LATEST: "datapool_sha256", SAMPLES: "samples_sha256", CHECKPOINT: "checkpoint_sha256"}
 """The attribute of a version that holds the sha256 of each file; None for a checkpoint that the pool does not have."""
 
@@ -214,6 +217,8 @@ class Version(Provenance):
     """How many weak labels were numbered by then; absent where the rows show it, because no label left with an image."""
     batch_left: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     """Id of its batch without the excluded images, so that they may be deleted; absent where that is not known."""
+    seen_sha256: _Sha256 | None = None
+    """Sha256 of ``seen_file``; None for a version that has none: of an early release, or imported."""
 
     def is_before_a_removal(self, removed: Sequence["Removal"] | None) -> bool:
         """Return whether images were removed from the pool since the images of this version were chosen."""
@@ -251,9 +256,21 @@ def recorded_files(version: Version) -> dict[str, str]:
     return {file: digest for file, digest in digests.items() if digest}
 
 
+def seen_file(version: int) -> str:
+    """Return the path of what a version's batch offered and what was not taken, below the pool's folder."""
+    return f"{SEEN_FOLDER}/{version:04d}.parquet"
+
+
+def seen_files(versions: Iterable[Version]) -> dict[str, str]:
+    """Return the sha256 of the ``seen_file`` of each version that has one, by its path below the pool's folder."""
+    return {seen_file(version.version): version.seen_sha256 for version in versions if version.seen_sha256}
+
+
 def recorded_hashes(versions: Iterable[Version]) -> set[str]:
     """Return the sha256 of every file of some recorded versions."""
-    return {digest for version in versions for digest in recorded_files(version).values()}
+    versions = list(versions)
+    digests = {digest for version in versions for digest in recorded_files(version).values()}
+    return digests | set(seen_files(versions).values())
 
 
 def read_lineage(path: Path) -> dict[str, list[Version]]:

@@ -18,7 +18,7 @@ class Metrics(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
     images: int
-    """Images in the batch: the sum of the next twelve fields without ``candidates``."""
+    """Images in the batch: the sum of the next fourteen fields without ``candidates`` and ``offered_again``."""
     corrupt: int
     """Files that cannot be decoded."""
     duplicates: int
@@ -27,8 +27,12 @@ class Metrics(BaseModel):
     """Images that the pool already holds."""
     excluded: int
     """Images that exclude.txt lists."""
+    seen_before: int
+    """Images that an earlier batch offered and that were not taken, which are not offered again."""
     candidates: int
-    """Images among which to choose: all but those four."""
+    """Images among which to choose: all but those five."""
+    offered_again: int
+    """Candidates that an earlier batch offered too and that were not taken."""
     picked: int
     """Candidates that were added to the pool."""
     covered: int

@@ -56,6 +56,8 @@ class Outputs:
         """Folder: lists of file names, one text file per kind."""
         self.removed_samples = folder / "removed_samples.csv"
         """Why each other image was not picked."""
+        self.seen = folder / "seen.parquet"
+        """What was offered for the first time and not taken: hashes, fates and distances, without names."""
         self.coverage = folder / "plots" / "coverage.csv"
         """Distances to the pool by number of picks, for the picks and for random ones."""
         self.metrics = folder / "metrics.json"

@@ -200,6 +200,7 @@ class Datapool(Section):
 
     name: Annotated[str, AfterValidator(pool_name)]
     keep_history: bool
+    remember_rejected: bool
     base_version: Annotated[int, Field(ge=0)] | None
     replaces: Annotated[str | list[str] | None, BeforeValidator(_batch_ids)]
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from datapool.core import atomic
-from datapool.core.base import COLUMNS, IMPORTED, Base, empty_base_table
+from datapool.core.base import COLUMNS, IMPORTED, Base, empty_base_table, no_seen
 from datapool.core.embeddings_csv import EmbeddingsCsv, read_csv
 from datapool.core.errors import DatapoolError
 from datapool.core.lineage import CHECKPOINT, HISTORY, LATEST, Parameters, Provenance, read_lineage
@@ -88,7 +88,7 @@ def import_pool(
     samples = _sample_images(content, table, images, max_pixels=max_pixels)
     found = find_model(folder / CHECKPOINT, content.embeddings, samples, input_size=input_size)
     space = imported_space(found.model, dimension)
-    base = Base(name, f"{IMPORTED}:{atomic.sha256(folder / LATEST)}", [], None, empty_base_table(), None)
+    base = Base(name, f"{IMPORTED}:{atomic.sha256(folder / LATEST)}", [], None, empty_base_table(), None, no_seen())
     provenance = Provenance(
         embedding_space=space,
         covering_radius=None,

@@ -17,7 +17,7 @@ from datapool.core.base import IMPORTED
 from datapool.core.lineage import Parameters, Version
 from datapool.core.outputs import Outputs
 from datapool.core.progress import Progress
-from datapool.core.tables import EmbeddedTable, read_json, read_rows
+from datapool.core.tables import EmbeddedTable, read_csv, read_json, read_rows
 from datapool.maintenance.check import Check, check_of
 from datapool.maintenance.distances import (
     Points,
@@ -159,7 +159,7 @@ def check_candidates(
             name, "skip", "with rules, candidates that could not be picked may lie outside the covering radius"
         )
     path, radius = Outputs(output).embeddings, _radius(version)
-    candidates = read_rows(path)
+    candidates = _offered(read_rows(path), Outputs(output))
     new = range(version.rows - version.new, version.rows)  # rows of the pool
     picked = pd.Index(candidates.table.filename).get_indexer(pd.Index(rows.table.filename.iloc[new]))  # of candidates
     for row, candidate in zip(new, picked, strict=True):
@@ -190,6 +190,15 @@ def check_candidates(
         f"all {len(candidates.table)} lie within {radius:.9g} of the pool, and {filenames[i]} lies at that distance"
     )
     return Check(name, "pass", sentence)
+
+
+def _offered(candidates: EmbeddedTable, outputs: Outputs) -> EmbeddedTable:
+    """Return the candidates without those that were not offered, because an earlier batch had offered them."""
+    if not outputs.removed_samples.is_file():
+        return candidates
+    removed = read_csv(outputs.removed_samples)
+    kept = ~candidates.table.filename.isin(removed.filename[removed.kind == "seen"]).to_numpy()
+    return EmbeddedTable(candidates.table[kept].reset_index(drop=True), candidates.embeddings[kept])
 
 
 def _is_output_of(output: Path, pool: str, versions: list[Version]) -> bool:

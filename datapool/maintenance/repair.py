@@ -18,6 +18,7 @@ from datapool.core.lineage import (
     read_lineage,
     recorded_files,
     recorded_hashes,
+    seen_files,
 )
 from datapool.maintenance.rebuild import rebuild
 from datapool.pool import files as pool_files
@@ -124,7 +125,7 @@ def _repair(transaction: Transaction, *, as_here: bool, as_recorded: bool, cache
     if record is None:
         return
     own = parse_entry(record.entry).versions
-    if unlike := _unlike(store, recorded_files(own[-1])):
+    if unlike := _unlike(store, recorded_files(own[-1]) | seen_files(own)):
         yield _damaged(store, unlike)
         return
     if record.entry != store.entry():
@@ -145,7 +146,7 @@ def _repair_record(transaction: Transaction) -> Repair:
             f"{'is damaged' if path.exists() else 'is missing'}, and {store.lineage} does not list pool {store.name!r}"
         )
         return Repair(False, f"{path}: {problem}; {HINT_DVC_CHECKOUT}; or move {store.folder} away")
-    files = recorded_files(versions[-1])
+    files = recorded_files(versions[-1]) | seen_files(versions)
     if unlike := _unlike(store, files):
         return _damaged(store, unlike)
     backups = atomic.back_up(path, unless=set())

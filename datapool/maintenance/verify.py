@@ -19,12 +19,14 @@ from datapool.core.errors import DatapoolError
 from datapool.core.lineage import (
     LATEST,
     SAMPLES,
+    SEEN_FOLDER,
     EmbeddingSpace,
     LineageEntry,
     Removal,
     Version,
     read_entries,
     recorded_files,
+    seen_files,
 )
 from datapool.core.progress import Progress
 from datapool.core.tables import EmbeddedTable
@@ -100,7 +102,7 @@ def _checks(store: Store, entry: LineageEntry | None, output: Path, progress: Pr
         problem = f"{store.lineage} lacks {', '.join(missing)} of a version of pool {store.name!r}"
         yield Check("lineage", "fail", problem)
         return
-    yield _check_files(folder, versions[-1])
+    yield _check_files(folder, versions)
     if not all(os.access(folder / file, os.R_OK) and (folder / file).is_file() for file in (LATEST, SAMPLES)):
         return
     if len(versions) > 1:
@@ -159,15 +161,18 @@ def _check_record(store: Store) -> Check:
     return check_of("record", [problem], f"{path} and datapools.json agree")
 
 
-def _check_files(folder: Path, latest: Version) -> Check:
-    """Check that the files of the latest version have the recorded hashes, and its csv the recorded size."""
-    hashes = recorded_files(latest)
+def _check_files(folder: Path, versions: Sequence[Version]) -> Check:
+    """Check that the files of the latest version, and those in ``seen/``, are as recorded, and the size of its csv."""
+    latest = versions[-1]
+    hashes, seen = recorded_files(latest), seen_files(versions)
     problems = [_problem_of(folder / file, latest.version, digest) for file, digest in hashes.items()]
+    problems += [_problem_of(folder / file, int(Path(file).stem), digest) for file, digest in seen.items()]
     if not any(problems):
         size, recorded = (folder / LATEST).stat().st_size, latest.datapool_bytes
         if recorded not in (None, size):  # early releases did not record it
             problems.append(f"{folder / LATEST} has {size} bytes, the lineage records {recorded}")
-    return check_of("files", problems, f"{', '.join(hashes)} have the hashes that the lineage records")
+    names = [*hashes, *([f"{len(seen)} in {SEEN_FOLDER}/"] if seen else [])]
+    return check_of("files", problems, f"{', '.join(names)} have the hashes that the lineage records")
 
 
 def _check_history(folder: Path, versions: Sequence[Version], record: Record | None) -> Check:

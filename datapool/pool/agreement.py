@@ -19,9 +19,11 @@ from datapool.core.lineage import (
     read_lineage,
     recorded_files,
     recorded_hashes,
+    seen_files,
 )
 from datapool.pool.files import history_files
 from datapool.pool.hints import HINT_AS_HERE, HINT_AS_RECORDED, HINT_DVC_CHECKOUT, HINT_GIT_CHECKOUT, HINT_RESTORE
+from datapool.pool.seen import present_seen_files
 from datapool.pool.store import RECORD, DamagedRecordError, Record, Store
 from datapool.pool.transaction import Transaction
 
@@ -49,8 +51,9 @@ def read_record(store: Store) -> Record | None:
         return None
     problem = ""
     try:
-        last = parse_entry(record.entry).versions[-1]
-        if not recorded_files(last).items() <= record.files.items():
+        versions = parse_entry(record.entry).versions
+        last = versions[-1]
+        if not (recorded_files(last) | seen_files(versions)).items() <= record.files.items():
             problem = "does not list the files of its last version"
     except ValueError as error:
         problem = str(error)
@@ -125,7 +128,7 @@ def back_up_unrecorded(pools: Path, lineage_file: Path) -> str:
     notes = []
     for folder in sorted(pools.glob("*/")):
         known = recorded_hashes(lineage.get(folder.name, []))
-        paths = [folder / file for file in (*HASH_KEYS, *history_files(folder))]
+        paths = [folder / file for file in (*HASH_KEYS, *history_files(folder), *present_seen_files(folder))]
         for path in (*paths, *Transaction(Store(pools, folder.name, lineage_file)).pending_files()):
             try:
                 notes += atomic.back_up(path, unless=known)

@@ -26,6 +26,7 @@ from datapool.core.lineage import (
     read_entries,
     recorded_files,
     recorded_hashes,
+    seen_files,
 )
 from datapool.core.row_cache import RowCache
 from datapool.core.tables import EmbeddedTable, complete_rows, read_csv
@@ -338,7 +339,7 @@ def _write_without(
         versions.append({key: value for key, value in content.items() if key != "kept" or value})
         n_before = n
     record = store.read()
-    files = dict(record.files) if record else recorded_files(entry.versions[-1])
+    files = dict(record.files) if record else recorded_files(entry.versions[-1]) | seen_files(entry.versions)
     for version, end, in_csv in zip(entry.versions[:-1], ends, csv, strict=False):
         file = history_file(version)
         if file in files or store.disk.is_file(store.folder / file):

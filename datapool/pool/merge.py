@@ -27,6 +27,8 @@ from datapool.core.lineage import (
     read_entries,
     read_lineage,
     recorded_hashes,
+    seen_file,
+    seen_files,
 )
 from datapool.core.tables import EmbeddedTable
 from datapool.images.batch import (
@@ -49,6 +51,7 @@ from datapool.pool.exclusion import (
     remove_excluded,
 )
 from datapool.pool.lock import locked
+from datapool.pool.seen import present_seen_files, read_seen, require_seen, write_seen
 from datapool.pool.store import Store
 from datapool.pool.transaction import Transaction, recover
 
@@ -223,6 +226,7 @@ def _open(
         None if base_version is None else versions[k:],
         of_base,
         None,
+        read_seen(store, versions[:k], entries[name].removed if name in entries else None),
         replaces,
         labels if labels != list(label_ids(of_base.table.weak_label)) else None,
         excluded,
@@ -378,6 +382,7 @@ def merge(
     keep_history: bool,
     provenance: Provenance,
     n_kept: int = 0,
+    seen: Path | None = None,
 ) -> Merged:
     """Make the pool that consists of ``base`` and ``picks``, and record it.
 
@@ -394,6 +399,8 @@ def merge(
         keep_history: Keep every earlier version in ``history/``. Otherwise those that are there stay, and none is added.
         provenance: What the lineage records of this version besides counts and hashes.
         n_kept: How many of the first picks were taken over from ``base.standing``.
+        seen: A file of what the batch offered and what was not taken; it becomes the version's own in ``seen/``. None if
+            that is unknown.
 
     Raises:
         DatapoolError: If another process is at work on the pools, the pool is no longer the one that the base was taken
@@ -405,7 +412,7 @@ def merge(
         done.extend(recover(pools, lineage_file))
         transaction = Transaction(Store(pools, base.pool, lineage_file), require_lock=require_lock)
         merged = _merge(
-            transaction, base, picks, checkpoint, keep_history=keep_history, provenance=provenance, n_kept=n_kept
+            transaction, base, picks, checkpoint, seen, keep_history=keep_history, provenance=provenance, n_kept=n_kept
         )
     return merged._replace(notes=[*done, *merged.notes])
 
@@ -426,6 +433,7 @@ def _merge(
     base: Base,
     picks: EmbeddedTable,
     checkpoint: Path | None,
+    seen: Path | None,
     *,
     keep_history: bool,
     provenance: Provenance,
@@ -449,10 +457,12 @@ def _merge(
     notes = _back_up_dropped(store, base, present)
     with transaction:
         files = _write_files(
-            transaction, base, new, labels, checkpoint, keep_history=keep_history, adds_version=adds_version
+            transaction, base, new, labels, checkpoint, seen, keep_history=keep_history, adds_version=adds_version
         )
-        remove = sorted({CHECKPOINT, *pool_files.history_files(store.folder)} - files.sha256.keys())
-        foreign = _back_up_foreign(store, files, remove, (*present, *base.versions))
+        present_files = (*pool_files.history_files(store.folder), *present_seen_files(store.folder))
+        remove = sorted({CHECKPOINT, *present_files} - files.sha256.keys())
+        replaced = [*HASH_KEYS, seen_file(len(base.versions) + 1), *remove]
+        foreign = _back_up_foreign(store, files, replaced, (*present, *base.versions))
         versions = list(base.versions)
         if adds_version:
             versions.append(_new_version(base, new, labels, files, provenance, changes))
@@ -549,7 +559,8 @@ def _back_up_dropped(store: Store, base: Base, present: Sequence[Version]) -> li
     k = len(base.versions)
     if base.dropped is None or all(version.batch == base.batch for version in present[k:]):
         return []
-    kept = [note for file in HASH_KEYS for note in atomic.back_up(store.folder / file, unless=set())]
+    files = [*HASH_KEYS, *seen_files(present[k:])]
+    kept = [note for file in files for note in atomic.back_up(store.folder / file, unless=set())]
     return [*kept, f"datapool.base_version {k}: the versions {k + 1} to {len(present)} are dropped from the lineage"]
 
 
@@ -559,6 +570,7 @@ def _write_files(
     new: EmbeddedTable,
     labels: Sequence[str],
     checkpoint: Path | None,
+    seen: Path | None,
     *,
     keep_history: bool,
     adds_version: bool,
@@ -576,17 +588,18 @@ def _write_files(
         csv = pool_files.write_csv(transaction, LATEST, text, latest, rows)
     else:
         csv = transaction.write(LATEST, [csv_header(new.embeddings.shape[1])], rows)
-    sha256 = {**history.files, SAMPLES: samples, LATEST: csv.sha256}
+    sha256 = {**history.files, **require_seen(transaction.store, base.versions), SAMPLES: samples, LATEST: csv.sha256}
+    if seen and adds_version:
+        sha256 |= write_seen(transaction, len(base.versions) + 1, seen)
     if checkpoint:
         sha256[CHECKPOINT] = pool_files.write_checkpoint(transaction, checkpoint)
     return _NewFiles(sha256, csv.size, history.notes)
 
 
-def _back_up_foreign(store: Store, new: _NewFiles, remove: Sequence[str], recorded: Sequence[Version]) -> list[str]:
+def _back_up_foreign(store: Store, new: _NewFiles, replaced: Sequence[str], recorded: Sequence[Version]) -> list[str]:
     """Keep copies of files that no version records, before they are replaced or removed; return sentences about it."""
     known = {*new.sha256.values(), *recorded_hashes(recorded)}
-    files = dict.fromkeys((*HASH_KEYS, *remove))
-    return [note for file in files for note in atomic.back_up(store.folder / file, unless=known)]
+    return [note for file in dict.fromkeys(replaced) for note in atomic.back_up(store.folder / file, unless=known)]
 
 
 def _new_version(
@@ -599,9 +612,15 @@ def _new_version(
 ) -> Version:
     """Record the next version; ``changes`` has its ``removals`` and ``kept``."""
     are_shown = labels == list(label_ids(pd.concat([base.rows.table.weak_label, new.table.weak_label])))
-    further: dict[str, Any] = {**changes, "labels": None if are_shown else len(labels), "batch_left": base.batch_left}
+    number = len(base.versions) + 1
+    further: dict[str, Any] = {
+        **changes,
+        "labels": None if are_shown else len(labels),
+        "batch_left": base.batch_left,
+        "seen_sha256": files.sha256.get(seen_file(number)),
+    }
     return Version(
-        version=len(base.versions) + 1,
+        version=number,
         batch=base.batch,
         rows=len(base.rows.table) + len(new.table),
         new=len(new.table),

@@ -138,14 +138,14 @@ def json_digest(content: Mapping[str, Any] | None) -> str:
 
 
 def is_pool_file(file: object) -> bool:
-    """Return whether a pool may have such a file: in its folder or in ``history/``, which are known not to be links.
+    """Return whether a pool may have such a file: in its folder, ``history/`` or ``seen/``, which are known not to be links.
 
     Records and notes are untrusted: a repository from elsewhere may contain them.
     """
     if not isinstance(file, str) or "\0" in file:
         return False
     *above, name = file.split("/")
-    return above in ([], ["history"]) and name not in ("", ".", "..", RECORD)
+    return above in ([], ["history"], ["seen"]) and name not in ("", ".", "..", RECORD)
 
 
 def _is_hash_of_file(item: tuple[object, object]) -> bool:

@@ -352,7 +352,7 @@ class Transaction:
 
     def _refuse_links(self) -> None:
         """Refuse links, which a repository may hold: files would be written and removed elsewhere."""
-        for path in (self.store.folder, self.store.folder / "history", self._pending):
+        for path in (self.store.folder, self.store.folder / "history", self.store.folder / "seen", self._pending):
             if self._disk.is_link(path):
                 raise DatapoolError(f"{path}: is a link, but must be a folder; put a folder there, then run again")
 

@@ -281,6 +281,11 @@ def _outcomes(metrics: Metrics, params: Params) -> list[Outcome]:
         ("beyond n_samples", "beyond_limit", f"n_samples {stop.n_samples:g} was reached first"),
         ("excluded", "excluded", f"{rules.exclude} lists it"),
         ("not considered", "not_considered", "images have left the pool, and none is picked in their place"),
+        (
+            "offered before",
+            "seen_before",
+            "an earlier batch offered them and they were not taken; datapool.remember_rejected: false offers them again",
+        ),
         ("already in the pool", "known", "same bytes as an image in the pool"),
         ("exact copies", "duplicates", "same bytes as another image in the batch"),
         ("corrupt", "corrupt", "cannot be decoded as an image"),
@@ -298,7 +303,7 @@ def _what_if(inputs: ReportInputs, params: Params) -> list[WhatIf]:
     in_use = params.stopping_condition.min_distance
     table = picks_by_min_distance(inputs.curve, min_distance=in_use)
     return [
-        WhatIf(f"{value:g}", int(picks), picks / len(inputs.candidates.table), value == in_use)
+        WhatIf(f"{value:g}", int(picks), picks / inputs.metrics.candidates, value == in_use)
         for value, picks in table.to_numpy()
     ]
 

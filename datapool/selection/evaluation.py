@@ -139,12 +139,13 @@ def compute_metrics(
     config: RankingConfig,
     *,
     min_distance: float,
+    offered_again: int = 0,
 ) -> Metrics:
     """Return the numbers of a run.
 
     Args:
         images: The batch, as ``batch.scan`` returns it.
-        candidates: Sorted by filename.
+        candidates: Those that were offered, sorted by filename.
         base: The pool before this batch.
         sampled: The choice.
         comparison: The comparison of that choice with a random one.
@@ -152,6 +153,7 @@ def compute_metrics(
         config: How the choice was made.
         min_distance: A candidate closer than this to the pool counts as covered by it. If not above 0, the distance
             that makes a candidate redundant takes its place.
+        offered_again: How many of the candidates an earlier batch offered too.
     """
     status, kinds = (column.value_counts() for column in (images.status, sampled.removed.kind))
     n_picked, n_base = len(sampled.picks.table), len(base.table)
@@ -167,7 +169,9 @@ def compute_metrics(
         duplicates=int(status.get("duplicate", 0)),
         known=len(sampled.known),
         excluded=int(kinds.get("excluded", 0)),
+        seen_before=int(kinds.get("seen", 0)),
         candidates=len(candidates.table),
+        offered_again=offered_again,
         picked=n_picked,
         covered=int(kinds.get("covered", 0)),
         over_balance=int(kinds.get("balance", 0)),

@@ -89,8 +89,8 @@ class Ranked(NamedTuple):
     """Which center covers each candidate at every step; numbers are rows of the candidates and of the base. Empty unless
     ``has_trace``."""
     excluded: pd.DataFrame
-    """The candidates that are excluded before anything is picked, and count as neither picked nor covered: one row per
-    image with the columns ``rules.EXCLUDED``."""
+    """The images of the batch that are excluded before anything is picked, and count as neither picked nor covered: one row
+    per image with the columns ``rules.EXCLUDED``. Those of kind "protected" are candidates; the others are not offered."""
 
 
 def has_trace(config: RankingConfig) -> bool:
@@ -250,6 +250,11 @@ def rows_of(candidates: pd.DataFrame, filenames: pd.Series) -> np.ndarray:
     return candidates.filename.to_numpy(dtype=object).searchsorted(filenames.to_numpy(dtype=object))
 
 
+def excluded_rows(candidates: pd.DataFrame, ranked: Ranked) -> np.ndarray:
+    """Return the rows of candidates that are excluded before anything is picked, ascending."""
+    return np.flatnonzero(candidates.filename.isin(ranked.excluded.filename))
+
+
 def neighbor_names(candidates: EmbeddedTable, base: EmbeddedTable, neighbors: np.ndarray) -> pd.Series:
     """Return the filenames of neighbors numbered as in ``k_center.Selection.neighbors``; empty for NO_NEIGHBOR."""
     names = pd.concat([base.table.filename, candidates.table.filename, pd.Series([""], dtype="str")], ignore_index=True)
@@ -276,7 +281,7 @@ def read_trace(path: Path) -> Trace:
 def _allowed_at_first(candidates: pd.DataFrame, base: pd.DataFrame, ranked: Ranked, rules: Rules) -> np.ndarray:
     """Return for each candidate whether it may be the first pick: shape (n,), boolean."""
     is_allowed = np.ones(len(candidates), dtype=bool)
-    is_allowed[rows_of(candidates, ranked.excluded.filename)] = False
+    is_allowed[excluded_rows(candidates, ranked)] = False
     is_allowed[excluded_by_rules(candidates, base, candidates.iloc[:0], rules).index] = False
     return is_allowed
 

@@ -44,8 +44,8 @@ class Sampled(NamedTuple):
     pool), nearest (filename of the nearest neighbor when picked)."""
     removed: pd.DataFrame
     """Every other image of the batch, by filename: filename, kind (LABEL_CONFLICT, "corrupt", "duplicate", "known",
-    "excluded", "covered", one of RULES, "beyond n_samples" or "not considered"), reason (a sentence), nearest, distance (to
-    that nearest of pool and picks, or to the protected image)."""
+    "excluded", "seen", "covered", one of RULES, "beyond n_samples" or "not considered"), reason (a sentence), nearest,
+    distance (to that nearest of pool and picks, or to the protected image; for "seen" as it was then)."""
     covering_radius: float
     """Largest distance from a candidate, except those near a protected image, to its nearest of pool and picks; 0 if
     there is no such candidate, inf if there is neither pool nor pick."""
@@ -93,7 +93,7 @@ def sample(
 
     Args:
         images: The batch, as ``batch.scan`` returns it.
-        candidates: Sorted by filename.
+        candidates: Those that are offered, sorted by filename.
         base: The pool before this batch.
         ranked: The ranking of these candidates.
         stop: When to stop.
@@ -139,7 +139,7 @@ def sample(
     if standing is not None and is_final:
         picks = EmbeddedTable(picks.table, standing.rows.embeddings)
     excluded = ranked.excluded[~ranked.excluded.filename.isin(taken.filename)]
-    left_out = np.delete(np.arange(n), np.concatenate([picked, rows_of(candidates.table, excluded.filename)]))
+    left_out = np.flatnonzero(~candidates.table.filename.isin([*taken.filename, *excluded.filename]))
     coverage = _coverage(candidates, base, None if is_final else ranked.trace, config, picked, left_out, progress)
     by_rules = excluded_by_rules(candidates.table, base.table, picks.table, config.rules)
     removed = pd.concat(
@@ -168,7 +168,7 @@ def filename_lists(base: EmbeddedTable, sampled: Sampled) -> dict[str, list[str]
         "duplicate_filenames": sampled.duplicates,
         "known_filenames": sampled.known,
         "removed_filenames": removed.filename[
-            removed.kind.isin(["covered", *RULES, "beyond n_samples", "not considered"])
+            removed.kind.isin(["covered", *RULES, "beyond n_samples", "not considered", "seen"])
         ].tolist(),
         "sampled_filenames_excluding_datapool": picks,
         "sampled_filenames": [*base.table.filename, *picks],

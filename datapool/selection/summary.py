@@ -16,17 +16,22 @@ def summarize(metrics: Metrics) -> str:
             (metrics.duplicates, "exact copies"),
             (metrics.known, "in the pool already"),
             (metrics.excluded, "excluded"),
+            (metrics.seen_before, "offered before and not taken"),
         )
         why = ", ".join(f"{count} {what}" for count, what in counts if count) or "none is a candidate"
-        return f"nothing to pick: of {metrics.images} images {why}; the pool stays as it is"
+        again = "; datapool.remember_rejected: false offers them again" if metrics.seen_before else ""
+        return f"nothing to pick: of {metrics.images} images {why}{again}; the pool stays as it is"
     if not metrics.pool_after:
         return f"nothing to pick: the rules exclude all {metrics.candidates} candidates; the pool stays as it is"
-    known = (
-        f" ({metrics.known} more {'is' if metrics.known == 1 else 'are'} in the pool already)" if metrics.known else ""
+    known, seen = metrics.known, metrics.seen_before
+    before = (
+        f"{known} more {'is' if known == 1 else 'are'} in the pool already" * bool(known),
+        f"{seen} more {'was' if seen == 1 else 'were'} offered before and not taken" * bool(seen),
     )
+    known_before = f" ({', '.join(filter(None, before))})" if any(before) else ""
     except_protected = " that protected images do not exclude" if metrics.near_protected else ""
     kept = "" if metrics.kept is None else f", {metrics.kept} of them kept from the choice before"
-    picked = f"picked {metrics.picked or 'none'} of {metrics.candidates} candidates{known}{kept}"
+    picked = f"picked {metrics.picked or 'none'} of {metrics.candidates} candidates{known_before}{kept}"
     grows = f"the pool grows from {metrics.pool_before} to" if metrics.picked else "the pool still has"
     pool = f"{grows} {metrics.pool_after} images"
     if metrics.picked == metrics.candidates:
@@ -62,6 +67,18 @@ def describe_stop(metrics: Metrics, stop: StoppingCondition) -> str:
     if share is None or not metrics.pool_before:
         return why
     return f"{why}; the pool covered {share:.0%} of the candidates before"
+
+
+def describe_offered_again(metrics: Metrics, *, remember_rejected: bool) -> str:
+    """Return why candidates that an earlier batch offered are offered again, without a full stop; "" if none are."""
+    if not metrics.offered_again:
+        return ""
+    why = (
+        "min_distance is smaller now, or distances are taken in another way"
+        if remember_rejected
+        else "datapool.remember_rejected is false"
+    )
+    return f"{metrics.offered_again} of the candidates were offered before and not taken; they are tried again: {why}"
 
 
 def describe_comparison(metrics: Metrics) -> str:

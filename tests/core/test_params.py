@@ -188,6 +188,7 @@ BAD_VALUES = [
     ({"datapool__name": ".."}, f"datapool.name is '..'; it should be {PLAIN}"),
     ({"datapool__replaces": 123456789012}, f"datapool.replaces is 123456789012; it should be {BATCH}"),
     ({"datapool__replaces": ["3f0a1b2c4d5e", "3f0a"]}, f"datapool.replaces is ['3f0a1b2c4d5e', '3f0a']; it should be {BATCH}"),
+    ({"datapool__remember_rejected": 1}, "datapool.remember_rejected is 1; it should be true or false"),
     ({"datapool__base_version": -1}, "datapool.base_version is -1; it should be greater than or equal to 0"),
     ({"output_dir": "/out"}, f"output_dir is '/out'; it should be {FOLDER}"),
     ({"output_dir": "../out"}, f"output_dir is '../out'; it should be {FOLDER}"),

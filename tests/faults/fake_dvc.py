@@ -21,11 +21,12 @@ import pandas as pd
 from datapool.core.base import Base, read_base, write_base
 from datapool.core.errors import DatapoolError
 from datapool.core.lineage import Provenance
-from datapool.core.tables import EmbeddedTable
+from datapool.core.tables import EmbeddedTable, write_table
 from datapool.images.batch import batch_id, candidates
 from datapool.pool.merge import merge, open_base
 
 POOLS, LINEAGE, BASE, SCRATCH = Path("pools"), Path("datapools.json"), Path("output/base"), Path(".datapool")
+SEEN = Path("output/seen.parquet")
 MODEL = b"weights"
 
 BATCHES = {
@@ -205,9 +206,23 @@ def _merge(params: Params) -> None:
     # Pool q has embeddings from a csv and no model.
     checkpoint = Path("model.ckpt") if params.pool == "p" else None
     provenance = Provenance(covering_radius=0.25)
+    write_table(SEEN, seen(params, base))
     merge(
-        POOLS, LINEAGE, base, picks(params, base), checkpoint, keep_history=params.keep_history, provenance=provenance
+        POOLS,
+        LINEAGE,
+        base,
+        picks(params, base),
+        checkpoint,
+        keep_history=params.keep_history,
+        provenance=provenance,
+        seen=SEEN,
     )
+
+
+def seen(params: Params, base: Base) -> pd.DataFrame:
+    """Return what a run offers and does not pick: the candidates after the first n by name."""
+    table = candidates(images(params.batch), base.rows.table)[params.n :]
+    return table[["content_hash"]].assign(fate="covered", distance=0.25).sort_values("content_hash")
 
 
 def picks(params: Params, base: Base) -> EmbeddedTable:

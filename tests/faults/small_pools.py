@@ -113,6 +113,8 @@ def _write_batch(made: Path, *, week: int, picked: int = 2) -> None:
     picks = images[["filename", "content_hash", "weak_label"]].assign(distance=1 / np.arange(1, 4), nearest="near, by")
     embeddings = np.array([[number, 0.1] for number in numbers], dtype=np.float32)
     write_rows(made / "output" / "data" / "picks.parquet", EmbeddedTable(picks[:picked], embeddings[:picked]))
+    seen = images[["content_hash"]][picked:].assign(fate="covered", distance=0.25)
+    write_table(made / "output" / "seen.parquet", seen.sort_values("content_hash"))
     (made / "output" / "checkpoint.ckpt").write_bytes(b"model" * 1000)
     space = {"id": "a space", "backbone": "a backbone", "dimension": 2, "input_size": 32, "origin": "by hand"}
     write_json(made / "output" / "space.json", space)

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from fake_dvc import BASE, MODEL, Params, images, picks
+from fake_dvc import BASE, MODEL, Params, images, picks, seen
 
 from datapool.core.base import read_base
 from datapool.core.metrics import Metrics, write_metrics
@@ -16,6 +16,7 @@ if sys.argv[1] == "scan":
     write_table(Path("output/images.parquet"), images(run_params.batch))
 else:
     write_rows(Path("output/data/picks.parquet"), picks(run_params, read_base(BASE)))
+    write_table(Path("output/seen.parquet"), seen(run_params, read_base(BASE)))
     Path("output/checkpoint.ckpt").write_bytes(MODEL)
     # Pool q has embeddings from a csv and no model.
     space = {

@@ -120,6 +120,10 @@ def checks(name: str = "my_datapool") -> dict[str, Check]:
     return {check.name: check for check in found}
 
 
+def batches() -> list[str]:
+    return [version["batch"] for version in json.loads(LINEAGE.read_text())["my_datapool"]["versions"]]
+
+
 def failed() -> dict[str, str]:
     """What each failing check says."""
     return {name: check.sentence for name, check in checks().items() if check.outcome == "fail"}
@@ -284,6 +288,41 @@ def test_a_pool_that_may_only_be_read_is_verified(open_pool):
 
     assert (code, lines[-1]) == (0, "9 checks, none failed")
     assert [line.partition(" ")[0] for line in lines[:-1]] == ["pass"] * 9
+
+
+@pytest.mark.parametrize("change", ["missing", "changed"])
+def test_a_file_of_what_was_seen_that_is_not_the_recorded_one_is_named(pool, change):
+    path = FOLDER / "seen" / "0001.parquet"
+    path.unlink() if change == "missing" else path.write_bytes(b"something else")
+
+    assert failed()["files"].startswith(f"{path} is missing" if change == "missing" else f"{path} has sha256 ")
+
+
+def test_images_that_were_not_offered_are_no_candidates_of_the_version(pool):
+    # All images of week 1 and week 2 and no more: those of week 1 that were not taken stay out.
+    shutil.copytree("week_1", "both")
+    shutil.copytree("week_2", "both", dirs_exist_ok=True)
+    repro(
+        input_dir="both",
+        datapool__base_version=1,
+        datapool__replaces=batches()[1],
+        stopping_condition__min_distance=0.6,
+    )
+    metrics = json.loads((OUTPUT / "metrics.json").read_text())
+    n_first = len(read_table(FOLDER / "seen" / "0001.parquet"))
+
+    assert metrics["seen_before"] == n_first == N_WEEK - metrics["known"]
+    assert checks()["version 2, candidates"].sentence.startswith(f"all {N_WEEK} lie within ")
+
+    # A smaller threshold brings back those that were at least as far away: sample orders all that is offered now anew.
+    repro(stopping_condition__min_distance=0.5)
+    metrics = json.loads((OUTPUT / "metrics.json").read_text())
+    n_again = int((read_table(FOLDER / "seen" / "0001.parquet").distance >= 0.5).sum())
+
+    assert metrics["offered_again"] == n_again > 0
+    assert metrics["seen_before"] == n_first - n_again
+    assert checks()["version 2, candidates"].sentence.startswith(f"all {N_WEEK + n_again} lie within ")
+    assert failed() == {}
 
 
 def test_verify_writes_nothing(pool):
@@ -881,7 +920,7 @@ def test_the_command_prints_what_passed(pool):
     assert done.exit_code == 0
     assert done.stdout.splitlines()[:2] == [
         "pass  pool 'my_datapool', record: pools/my_datapool/pool.json and datapools.json agree",
-        "pass  pool 'my_datapool', files: datapool_latest.csv, samples.csv have the hashes that the lineage records",
+        "pass  pool 'my_datapool', files: datapool_latest.csv, samples.csv, 2 in seen/ have the hashes that the lineage records",
     ]
     assert done.stdout.splitlines()[-1] == "9 checks, none failed"
 

@@ -108,9 +108,10 @@ def test_params_name_every_key_that_the_stage_reads(stage):
     exceptions = PATHS | ({"shared_dir"} if stage == "merge" else set())
     declared = set(PIPELINE[stage].get("params", [])) - exceptions
     read = attributes_of("params", stage) - exceptions
-    if "*" in read:  # passed on to RankingConfig.from_params, Parameters.of, or both
-        modules = {"rank": ["selection/ranking.py"], "merge": ["core/lineage.py"]}
-        read = read - {"*"} | params_read(*modules.get(stage, ["selection/ranking.py", "core/lineage.py"]))
+    if "*" in read:  # passed on to RankingConfig.from_params, make_offer, Parameters.of
+        modules = {"rank": ["selection/ranking.py", "selection/offer.py"], "merge": ["core/lineage.py"]}
+        of_sample = ["selection/ranking.py", "selection/offer.py", "core/lineage.py"]
+        read = read - {"*"} | params_read(*modules.get(stage, of_sample))
 
     assert {key for key in read if not any(key == d or key.startswith(d + ".") for d in declared)} == set()
     assert {d for d in declared if not any(key == d or key.startswith(d + ".") for key in read)} == set()

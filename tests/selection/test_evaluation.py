@@ -250,7 +250,8 @@ def measured(positions: tuple[float, ...], pool: np.ndarray | None = None, min_d
 
 def test_metrics_count_every_image_once():
     fates = {
-        "corrupt": 2, "duplicate": 1, "known": 2, "label conflict": 1, "covered": 4, "balance": 5, "sequence_gap": 6, "protected": 7,
+        "corrupt": 2, "duplicate": 1, "known": 2, "label conflict": 1, "seen": 10, "covered": 4, "balance": 5,
+        "sequence_gap": 6, "protected": 7,
         "beyond n_samples": 8, "excluded": 9, "not considered": 1,
     }  # fmt: skip
     kinds = [kind for kind, count in fates.items() for _ in range(count)]
@@ -269,15 +270,18 @@ def test_metrics_count_every_image_once():
         measure(candidates.embeddings, line(1, 2, 3)),
         make_config(),
         min_distance=0.5,
+        offered_again=1,
     )
 
-    assert list(numbers.model_dump().items())[:20] == [
-        ("images", 48),
+    assert list(numbers.model_dump().items())[:22] == [
+        ("images", 58),
         ("corrupt", 2),
         ("duplicates", 1),
         ("known", 3),
         ("excluded", 9),
+        ("seen_before", 10),
         ("candidates", 33),
+        ("offered_again", 1),
         ("picked", 2),
         ("covered", 4),
         ("over_balance", 5),

@@ -10,7 +10,7 @@ import yaml
 from conftest import MAX_PIXELS
 from PIL import Image
 
-from datapool.core.base import Base, empty_base_table
+from datapool.core.base import Base, empty_base_table, no_seen
 from datapool.core.errors import DatapoolError
 from datapool.core.lineage import EmbeddingSpace, Version
 from datapool.core.schema import Params
@@ -37,10 +37,10 @@ def pool_with(model, *, recorded=None) -> Base:
     space_id = embedding_space_id(recorded or model)
     space = EmbeddingSpace(id=space_id, start=None, backbone=model.backbone_name, dimension=8, input_size=32)
     version = Version.model_construct(embedding_space=space)
-    return Base("p", "batch", [version], None, empty_base_table(), Path("base.ckpt"))
+    return Base("p", "batch", [version], None, empty_base_table(), Path("base.ckpt"), no_seen())
 
 
-NEW_POOL = Base("p", "batch", [], None, empty_base_table(), None)
+NEW_POOL = Base("p", "batch", [], None, empty_base_table(), None, no_seen())
 
 
 def image(color: str) -> ImageFile:

@@ -1,0 +1,76 @@
+"""Keep what the batch of each version offered and what was not taken, as one immutable file per version.
+
+``seen/0003.parquet`` has the images that the batch of version 3 offered for the first time (or again, where settings asked
+for it) and that were not picked: content_hash, fate and distance. So the disk grows with new images only.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from datapool.core.base import SEEN, no_seen
+from datapool.core.errors import CheckoutError
+from datapool.core.lineage import SEEN_FOLDER, Removal, Version, seen_file, seen_files
+from datapool.core.tables import read_table
+from datapool.pool.hints import HINT_RESTORE
+from datapool.pool.store import Store
+from datapool.pool.transaction import Transaction
+
+_BECAUSE_OF_ANOTHER = ("covered", "sequence_gap")
+"""The fates of images that were not taken because another image was."""
+
+
+def read_seen(store: Store, versions: Sequence[Version], removed: Sequence[Removal] | None) -> pd.DataFrame:
+    """Read what the batches of some versions offered and what was not taken, as ``base.Base.seen``.
+
+    Where images have left the pool since, what was not taken because of another image may be offered again: that image may
+    be one of them.
+
+    Args:
+        store: Of the pool.
+        versions: Some of its versions.
+        removed: The images that have left the pool.
+
+    Raises:
+        CheckoutError: If a file is missing or not the recorded one.
+    """
+    require_seen(store, versions)
+    parts = [no_seen()]
+    for version in versions:
+        if version.seen_sha256:
+            table = read_table(store.folder / seen_file(version.version)).assign(version=version.version)
+            if version.is_before_a_removal(removed):
+                table = table[~table.fate.isin(_BECAUSE_OF_ANOTHER)]
+            parts.append(table[list(SEEN)].astype(SEEN))
+    require_seen(store, versions)  # again: `dvc checkout` ignores our lock
+    return pd.concat(parts, ignore_index=True)
+
+
+def require_seen(store: Store, versions: Sequence[Version]) -> dict[str, str]:
+    """Return the sha256 of the file of each version, by its path below the pool's folder; none for versions without one.
+
+    Raises:
+        CheckoutError: If a file is missing or not the recorded one.
+    """
+    recorded = seen_files(versions)
+    for file, digest in recorded.items():
+        if not store.holds(file, digest):
+            raise CheckoutError(
+                f"{store.folder / file} is missing, or not the file that {store.lineage} records; nothing was changed. "
+                f"{HINT_RESTORE}"
+            )
+    return recorded
+
+
+def write_seen(transaction: Transaction, number: int, seen: Path) -> dict[str, str]:
+    """Write the file of a new version, a copy of ``seen``; return its sha256 by its path below the pool's folder."""
+    file = seen_file(number)
+    return {file: transaction.write(file, [seen.read_bytes()]).sha256}
+
+
+def present_seen_files(folder: Path) -> list[str]:
+    """List the files of versions that ``seen/`` holds, by their paths below the pool's folder; no others."""
+    names = (path.name for path in (folder / SEEN_FOLDER).glob("*.parquet"))
+    return sorted(f"{SEEN_FOLDER}/{name}" for name in names if re.fullmatch(r"[0-9]{4,}\.parquet", name))
