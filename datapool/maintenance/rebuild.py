@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 
 from datapool.core import atomic
 from datapool.core.errors import join_sentences
-from datapool.core.lineage import HASH_KEYS, LATEST, SAMPLES, Version, recorded_files, recorded_hashes
+from datapool.core.lineage import HASH_KEYS, LATEST, SAMPLES, Version, recorded_files, recorded_hashes, seen_files
 from datapool.maintenance.verify import row_ends
 from datapool.pool.files import history_file, history_files
+from datapool.pool.seen import present_seen_files
 from datapool.pool.store import Store
 from datapool.pool.transaction import Transaction
 
@@ -46,12 +47,12 @@ def rebuild(
     """
     store, version = transaction.store, versions[-1]
     for source in _sources(store, cache):
-        found = _files_of(source, version)
+        found = _files_of(source, versions)
         if found is None:
             continue
         backups = [
             note
-            for file in (*HASH_KEYS, *history_files(store.folder))
+            for file in (*HASH_KEYS, *history_files(store.folder), *present_seen_files(store.folder))
             for note in atomic.back_up(store.folder / file, unless=recorded_hashes(versions))
         ]
         has_history = any(file.startswith("history/") for file in source.files)
@@ -60,7 +61,11 @@ def rebuild(
             for earlier in versions[:-1] if has_history else ():
                 text = _beginning(found[LATEST], earlier.rows)
                 files[history_file(earlier)] = transaction.write(history_file(earlier), [text]).sha256
-            here = [file for file in (*HASH_KEYS, *history_files(store.folder)) if file not in files]
+            here = [
+                file
+                for file in (*HASH_KEYS, *history_files(store.folder), *present_seen_files(store.folder))
+                if file not in files
+            ]
             transaction.commit(entry, files, remove=here)
         done = f"{store.folder}: version {version.version} is made again from a later version {source.where}"
         return join_sentences(done, *backups)
@@ -69,7 +74,10 @@ def rebuild(
 
 def _sources(store: Store, cache: Path | None) -> Iterator[_Source]:
     """Yield files of the pool: those that are here, then those of each state of all pools that DVC's cache lists."""
-    here = {file: store.folder / file for file in (*HASH_KEYS, *history_files(store.folder))}
+    here = {
+        file: store.folder / file
+        for file in (*HASH_KEYS, *history_files(store.folder), *present_seen_files(store.folder))
+    }
     yield _Source("here", {file: path for file, path in here.items() if path.is_file()})
     for listing in sorted(cache.glob("??/*.dir")) if cache else ():
         try:
@@ -85,10 +93,11 @@ def _sources(store: Store, cache: Path | None) -> Iterator[_Source]:
         yield _Source("in DVC's cache", {file: path for file, path in paths.items() if path.is_file()})
 
 
-def _files_of(source: _Source, version: Version) -> dict[str, bytes] | None:
-    """Return the files of a version, cut from those of a later one; None if these do not begin with it."""
+def _files_of(source: _Source, versions: Sequence[Version]) -> dict[str, bytes] | None:
+    """Return the files of the last of some versions, cut from those of a later one; None if these do not begin with it."""
+    version = versions[-1]
     found: dict[str, bytes] = {}
-    for file, digest in recorded_files(version).items():
+    for file, digest in (recorded_files(version) | seen_files(versions)).items():
         if file not in source.files:
             return None
         data = source.files[file].read_bytes()

@@ -83,9 +83,9 @@ def check_files(pools: Path, lineage: Path) -> Iterator[Check]:
         if record.outcome != "pass" or name not in known:
             yield record
             continue
-        latest = known[name].versions[-1]
-        found = _check_files(pools / name, latest)
-        here = f"pool {name!r}: the files are version {latest.version}, as datapools.json records it"
+        versions = known[name].versions
+        found = _check_files(pools / name, versions)
+        here = f"pool {name!r}: the files are version {versions[-1].version}, as datapools.json records it"
         yield found if found.outcome == "fail" else found._replace(sentence=here)
 
 

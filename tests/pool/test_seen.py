@@ -177,3 +177,37 @@ def test_files_of_another_kind_in_the_folder_stay():
     add(B, 1)
 
     assert (FOLDER / "seen" / "notes.txt").read_text() == "mine"
+
+
+def test_an_earlier_version_is_made_again_with_its_files_from_a_later_one():
+    add(A, 1)
+    add(D, 1)
+    then = {path: path.read_bytes() for path in FOLDER.rglob("*.*") if "history" not in str(path)}
+    lineage = LINEAGE.read_bytes()
+    add(B, 1)
+    LINEAGE.write_bytes(lineage)
+
+    assert [each.is_repaired for each in repair(POOLS, LINEAGE, as_recorded=True)] == [True]
+    assert {path: path.read_bytes() for path in then} == then | {
+        FOLDER / "pool.json": (FOLDER / "pool.json").read_bytes()
+    }
+    assert list(seen_files()) == ["0001.parquet", "0002.parquet"]
+    assert len(open_for(B).seen) == 3
+
+
+@pytest.mark.parametrize(("fate", "stays"), [("covered", False), ("sequence_gap", False), ("balance", True)])
+def test_what_was_not_taken_because_of_an_image_that_left_the_pool_is_offered_again(fate, stays):
+    base = open_for(D)
+    left = candidates(images(D), base.rows.table)[2:]
+    write_table(OUTPUT, left[["content_hash"]].assign(fate=fate, distance=0.25))
+    provenance = Provenance(covering_radius=0.25)
+    merge(POOLS, LINEAGE, base, picks(D, base, 2), None, keep_history=True, provenance=provenance, seen=OUTPUT)
+    Path("exclude.txt").write_text("cat/d1.jpg\tblurred\n")
+
+    for _ in range(2):
+        opened, _ = open_base(POOLS, LINEAGE, "p", images(C), base_version=None, exclude=Path("exclude.txt"))
+        assert len(opened.rows.table) == 1
+        assert len(opened.seen) == stays
+    assert len(seen_files()) == 1
+    add(B, 1)
+    assert len(open_for(C).seen) == stays + 1
