@@ -158,7 +158,7 @@ STAGES_OF = {
     "model/embedding.py": {"train", "embed"},
     "training/simclr.py": {"train"},
     "pool/merge.py": {"open", "merge"},
-    "selection/k_center.py": {"rank", "sample", "report"},
+    "selection/k_center.py": {"rank", "sample", "merge", "report"},
     "report/page.py": {"report"},
     "report/template.html.j2": {"report"},
     "maintenance/verify.py": set(),
@@ -543,27 +543,26 @@ def test_a_batch_with_nothing_to_pick_leaves_the_pool_unchanged(second_week, aft
     images.mkdir()
     workspace.set({"input_dir": str(images)})
     known = (weeks / "week_1" / workspace.names()[0]).read_bytes()
-    for name, data in (("bad.jpg", b"no image"), ("other_name.png", known)):
-        (images / name).write_bytes(data)
-        output = workspace.repro()
+    (images / "bad.jpg").write_bytes(b"no image")
+    assert "where no image can be used: 1 corrupt ('bad.jpg': " in workspace.repro(fails=True)
+    assert workspace.pool_files() == second_week.pool_files()
+    (images / "other_name.png").write_bytes(known)
+    output = workspace.repro()
 
-        assert "nothing to pick" in output, name
-        assert "the pool stays as it is" in output, name
-        assert workspace.pool_files() == second_week.pool_files(), name
-        assert workspace.versions() == second_week.versions(), name
+    assert "nothing to pick" in output
+    assert "the pool stays as it is" in output
+    assert workspace.pool_files() == second_week.pool_files()
+    assert workspace.versions() == second_week.versions()
     assert "up to date" in workspace.repro()
 
 
-def test_a_first_batch_with_nothing_to_pick_makes_no_pool_and_the_next_batch_does(
-    new_workspace, after, tmp_path, weeks
-):
+def test_an_empty_first_batch_makes_no_pool_and_the_next_batch_does(new_workspace, after, tmp_path, weeks):
     workspace = after(new_workspace)
     images = tmp_path / "batch"
     images.mkdir()
     workspace.set({"input_dir": str(images)})
-    assert "nothing to pick" in workspace.repro()
+    assert "where no image can be used: the folder is empty" in workspace.repro(fails=True)
     assert workspace.versions() == []
-    assert "up to date" in workspace.repro()
 
     workspace.set({"input_dir": str(weeks / "week_1")})
     workspace.repro()
