@@ -5,8 +5,10 @@ import os
 import re
 import shutil
 import tempfile
+from io import BytesIO
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from fake_dvc import (
     BASE,
@@ -24,12 +26,31 @@ from fake_dvc import (
 from hypothesis import assume, note
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from reference_pool import BATCH_IDS, State, choose, csv, expected_files, fold, names, row, samples, sha256
+from reference_pool import (
+    BATCH_IDS,
+    State,
+    choose,
+    csv,
+    expected_files,
+    expected_seen,
+    fold,
+    names,
+    row,
+    samples,
+    sha256,
+)
 
 from datapool.core.errors import DatapoolError
 from datapool.maintenance.repair import repair
 
-FILES = ["datapool_latest.csv", "samples.csv", "checkpoint_latest.ckpt", "pool.json", "history/datapool_0001.csv"]
+FILES = [
+    "datapool_latest.csv",
+    "samples.csv",
+    "checkpoint_latest.ckpt",
+    "pool.json",
+    "history/datapool_0001.csv",
+    "seen/0001.parquet",
+]
 EXTRA = '"by hand",9,0.1,0\n'
 
 params_of_a_run = st.builds(
@@ -40,6 +61,11 @@ params_of_a_run = st.builds(
     keep_history=st.sampled_from([True, True, False]),
     base_version=st.sampled_from([None, None, None, None, 0, 1, 2]),
 )
+
+
+def hashes_in(data: bytes) -> list[str]:
+    """Return the hashes that a file in ``seen/`` holds."""
+    return pq.read_table(BytesIO(data)).column("content_hash").to_pylist()
 
 
 class Histories(RuleBasedStateMachine):
@@ -308,7 +334,9 @@ class Histories(RuleBasedStateMachine):
         record = found.pop("pool.json", None)
         if not params.keep_history:  # what was there stays
             expected = {name: data for name, data in expected.items() if name in found or "history" not in name}
-        assert found == expected
+        seen = {name: hashes_in(data) for name, data in found.items() if name.startswith("seen/")}
+        assert seen == expected_seen(result)
+        assert {name: data for name, data in found.items() if name not in seen} == expected
         entry = json.loads(LINEAGE.read_text()).get(params.pool, {"versions": []})
         recorded = [(version["batch"], version["datapool_sha256"]) for version in entry["versions"]]
         assert recorded == [(BATCH_IDS[result[k - 1][0]], sha256(csv(result[:k]))) for k in range(1, len(result) + 1)]

@@ -63,8 +63,18 @@ def samples(state: State) -> bytes:
     return "\n".join([*lines, ""]).encode()
 
 
+def expected_seen(state: State) -> dict[str, list[str]]:
+    """Return the hashes that each file in ``seen/`` must hold: what the batch of its version offered and was not picked."""
+    seen = {}
+    for k, (batch, picked) in enumerate(state):
+        in_pool = {number(state[:k], name) for name in names(state[:k])}
+        left = [content for name, content in BATCHES[batch].items() if name not in picked and content not in in_pool]
+        seen[f"seen/{k + 1:04d}.parquet"] = sorted(map(content_hash, left))
+    return seen
+
+
 def expected_files(state: State, pool: str, *, keep_history: bool) -> Tree:
-    """Return the files that the folder of a pool must hold, without its record pool.json."""
+    """Return the files that the folder of a pool must hold, without its record pool.json and ``seen/``."""
     if not state:
         return {}
     files = {"datapool_latest.csv": csv(state), "samples.csv": samples(state)}
