@@ -74,11 +74,11 @@ def describe_offered_again(metrics: Metrics, *, remember_rejected: bool) -> str:
     if not metrics.offered_again:
         return ""
     why = (
-        "min_distance is smaller now, or distances are taken in another way"
+        "min_distance is smaller, distances are taken in another way, or images have left the pool since"
         if remember_rejected
         else "datapool.remember_rejected is false"
     )
-    return f"{metrics.offered_again} of the candidates were offered before and not taken; they are tried again: {why}"
+    return f"candidates that were offered before and not taken, and are tried again: {metrics.offered_again} ({why})"
 
 
 def describe_comparison(metrics: Metrics) -> str:

@@ -64,7 +64,7 @@ def test_false_offers_all_again_until_it_is_set_back(growing):
     growing.set({"datapool.remember_rejected": False})
     output = growing.repro()
 
-    assert "20 of the candidates were offered before and not taken; they are tried again" in output
+    assert "candidates that were offered before and not taken, and are tried again: 20 (" in output
     assert len(set(growing.names()[10:]) - set(NEW)) >= 5  # without a memory: last week's rejects
 
     growing.set({"datapool.remember_rejected": True})

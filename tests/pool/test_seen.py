@@ -211,3 +211,11 @@ def test_what_was_not_taken_because_of_an_image_that_left_the_pool_is_offered_ag
     assert len(seen_files()) == 1
     add(B, 1)
     assert len(open_for(C).seen) == stays + 1
+
+
+def test_a_file_of_the_user_in_the_place_of_the_next_one_is_backed_up():
+    add(A, 1)
+    (FOLDER / "seen" / "0002.parquet").write_bytes(b"mine")
+    add(B, 1)
+
+    assert [path.read_bytes() for path in Path(".datapool/backup").glob("seen-*")] == [b"mine"]

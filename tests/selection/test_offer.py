@@ -222,7 +222,7 @@ def test_false_offers_everything_again_and_says_so():
     assert second.picks() == ["e", "c"]
     assert (second.metrics.candidates, second.metrics.offered_again, second.metrics.seen_before) == (3, 2, 0)
     assert describe_offered_again(second.metrics, remember_rejected=False) == (
-        "2 of the candidates were offered before and not taken; they are tried again: datapool.remember_rejected is false"
+        "candidates that were offered before and not taken, and are tried again: 2 (datapool.remember_rejected is false)"
     )
 
 
@@ -235,8 +235,8 @@ def test_a_smaller_threshold_tries_again_what_lies_at_least_as_far():
     assert second.kinds() == {"a": "seen", "b": "known", "d": "known"}
     assert second.metrics.offered_again == 1
     assert describe_offered_again(second.metrics, remember_rejected=True) == (
-        "1 of the candidates were offered before and not taken; they are tried again: min_distance is smaller now, or "
-        "distances are taken in another way"
+        "candidates that were offered before and not taken, and are tried again: 1 (min_distance is smaller, distances are "
+        "taken in another way, or images have left the pool since)"
     )
 
 
