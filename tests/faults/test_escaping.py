@@ -194,7 +194,7 @@ def test_no_script_in_a_name_runs_and_every_name_is_shown_literally(ran, tmp_pat
     page = (ran / "output/report.html").read_text(encoding="utf-8")
     images = read_table(ran / "output/images.parquet")
     removed = read_csv(ran / "output/removed_samples.csv")
-    assert set(removed.kind) == {"corrupt", "duplicate", "known", "covered", "balance"}
+    assert set(removed.kind) == {"corrupt", "label conflict", "covered", "balance"}
 
     seen, _ = browse(without_policy(page), tmp_path)
 
@@ -202,8 +202,8 @@ def test_no_script_in_a_name_runs_and_every_name_is_shown_literally(ran, tmp_pat
     assert (seen["handlers"], seen["links"]) == ([], 0)
     assert {"i", "a", "iframe", "object", "form", "base", "extra"}.isdisjoint(seen["tags"])
     assert set(seen["sources"]) == {"data:image/jpeg;base64,"}
-    # The lists show damaged, duplicate and known images; the map shows the images with an embedding.
-    is_listed = removed.kind.isin(["corrupt", "duplicate", "known"])
+    # The lists show damaged images and copies with another label; the map shows the images with an embedding.
+    is_listed = removed.kind.isin(["corrupt", "label conflict"])
     assert set(map(escape_unprintable, removed.filename[is_listed])) <= set(seen["codes"])
     assert set(map(escape_unprintable, removed.reason[is_listed])) <= set(seen["cells"])
     not_picked = [

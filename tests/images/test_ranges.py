@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from datapool.core.base import Base, Standing, empty_base_table
+from datapool.core.base import Base, Standing, empty_base_table, no_seen
 from datapool.core.errors import DatapoolError
 from datapool.core.lineage import EmbeddingSpace, Version
 from datapool.core.params import load_params
@@ -46,10 +46,10 @@ def base(**ranges: list[float]) -> Base:
             "embedding_space": space.model_dump(),
         }
     )
-    return Base("my_pool", "b2", [version], None, empty_base_table(), None)
+    return Base("my_pool", "b2", [version], None, empty_base_table(), None, no_seen())
 
 
-NEW = Base("my_pool", "b1", [], None, empty_base_table(), None)
+NEW = Base("my_pool", "b1", [], None, empty_base_table(), None, no_seen())
 
 
 def test_a_range_goes_from_the_lowest_to_the_highest_value_of_its_kind():

@@ -29,7 +29,13 @@ EVERY_STAGE = ["scan", "open", "train", "embed", "rank", "sample", "merge", "rep
 def test_01_the_first_run_makes_a_pool(model_first_week):
     files = model_first_week.pool_files()
 
-    assert sorted(files) == ["checkpoint_latest.ckpt", "datapool_latest.csv", "pool.json", "samples.csv"]
+    assert sorted(files) == [
+        "checkpoint_latest.ckpt",
+        "datapool_latest.csv",
+        "pool.json",
+        "samples.csv",
+        "seen/0001.parquet",
+    ]
     assert model_first_week.metrics()["images"] == 14
     assert model_first_week.metrics()["corrupt"] == 1
     assert model_first_week.metrics()["duplicates"] == 1

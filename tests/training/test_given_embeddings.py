@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from datapool.core.base import COLUMNS, Base, empty_base_table
+from datapool.core.base import COLUMNS, Base, empty_base_table, no_seen
 from datapool.core.embeddings_csv import to_csv
 from datapool.core.errors import DatapoolError
 from datapool.core.lineage import EmbeddingSpace, Version
@@ -35,10 +35,10 @@ def pool(*, model: str | None = None) -> Base:
     rows = EmbeddedTable(table, np.array(list(POOL.values()), dtype=np.float32))
     named = {"embeddings_model": model} if model else {}
     space = EmbeddingSpace(id="csv-2", backbone=None, dimension=2, input_size=None, **named)
-    return Base("p", "batch", [Version.model_construct(embedding_space=space)], None, rows, None)
+    return Base("p", "batch", [Version.model_construct(embedding_space=space)], None, rows, None, no_seen())
 
 
-NEW_POOL = Base("p", "batch", [], None, empty_base_table(), None)
+NEW_POOL = Base("p", "batch", [], None, empty_base_table(), None, no_seen())
 UNCHECKED = (
     "e.csv has no image of pool 'p', so it cannot be checked that one model made both; embeddings_model in params.yaml "
     "records its name"

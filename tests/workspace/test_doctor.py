@@ -62,7 +62,7 @@ def test_a_damaged_remote_and_a_lost_file_are_found(first_week, after, tmp_path)
     held = next(path for path in store.rglob("*") if path.is_file() and path.read_bytes() == csv.read_bytes())
     held.chmod(0o644)
     held.unlink()
-    assert "wrong  remote 'store' lacks 1 of 3 files of version 1" in workspace.run("datapool", "doctor", fails=True)
+    assert "wrong  remote 'store' lacks 1 of 4 files of version 1" in workspace.run("datapool", "doctor", fails=True)
 
     csv.unlink()
     workspace.set({"seed": 2})
