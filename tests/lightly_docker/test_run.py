@@ -299,6 +299,7 @@ def test_ctrl_c_leaves_params_and_pool_unchanged(grown, weeks):
     assert grown.pool_files() == pool
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_a_run_copes_with_the_lock_of_a_killed_container_edited_params_and_a_folder_in_the_way(grown, weeks):
     # A lock of DVC whose process was in another container: here its pid is that of a process that lives.

@@ -1002,6 +1002,7 @@ def test_a_workspace_without_pools_has_nothing_to_check(pool):
     assert CliRunner().invoke(app, ["verify"]).stdout == "datapools.json has no pool yet\n"
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_a_pool_with_a_real_model_made_by_dvc_passes_and_a_changed_one_fails(model_second_week, after):
     made = after(model_second_week)

@@ -349,6 +349,7 @@ def test_09_a_forced_open_of_the_first_batch_runs_no_other_stage_again(first_wee
     assert stages_run(workspace.repro()) == []
 
 
+@pytest.mark.full
 def test_10_two_pools_in_one_workspace_are_independent(first_week, after, tmp_path):
     workspace = after(first_week)
     first = workspace.pool_files()
@@ -375,6 +376,7 @@ def test_10_two_pools_in_one_workspace_are_independent(first_week, after, tmp_pa
     assert "up to date" in clone.repro()
 
 
+@pytest.mark.full
 def test_11_the_history_can_be_turned_off_and_on_again(second_week, after, weeks):
     workspace = after(second_week)
 
@@ -464,6 +466,7 @@ def test_a_csv_of_another_model_with_the_same_dimension_is_refused(new_workspace
     assert (space["n_compared"], space["embeddings_model"]) == (workspace.versions()[0]["rows"], None)
 
 
+@pytest.mark.full
 def test_13_a_read_only_input_dir_outside_of_the_workspace_is_not_changed(new_workspace, after, tmp_path):
     workspace = after(new_workspace)
     images = tmp_path / "elsewhere" / "images"
@@ -483,6 +486,7 @@ def test_13_a_read_only_input_dir_outside_of_the_workspace_is_not_changed(new_wo
     images.chmod(0o755)
 
 
+@pytest.mark.full
 def test_14_only_the_new_images_of_a_grown_folder_are_embedded(new_model_workspace, after, tmp_path):
     workspace = after(new_model_workspace)
     images = tmp_path / "growing"
@@ -543,6 +547,7 @@ def test_two_workspaces_give_the_same_bytes(model_first_week, tmp_path, weeks):
     ).read_bytes()
 
 
+@pytest.mark.full
 def test_a_batch_with_nothing_to_pick_leaves_the_pool_unchanged(second_week, after, tmp_path, weeks):
     workspace = after(second_week)
     images = tmp_path / "batch"
@@ -562,6 +567,7 @@ def test_a_batch_with_nothing_to_pick_leaves_the_pool_unchanged(second_week, aft
     assert "up to date" in workspace.repro()
 
 
+@pytest.mark.full
 def test_an_empty_first_batch_makes_no_pool_and_the_next_batch_does(new_workspace, after, tmp_path, weeks):
     workspace = after(new_workspace)
     images = tmp_path / "batch"
@@ -606,6 +612,7 @@ def test_embeddings_from_a_csv_need_no_model(first_week, new_workspace, after, t
     assert "checkpoint_latest.ckpt" not in workspace.pool_files()
 
 
+@pytest.mark.full
 def test_other_names_in_a_folder_of_embeddings_run_the_pipeline_again(new_workspace, after, tmp_path):
     workspace = after(new_workspace)
     names = ["cat/image_01.png", "cat/image_03.png", "cat/image_05.png"]
@@ -634,6 +641,7 @@ def test_a_misspelled_key_is_refused_even_if_nothing_else_changed(first_week, af
     assert workspace.pool_files() == first_week.pool_files()
 
 
+@pytest.mark.full
 def test_a_name_of_two_different_images_is_refused_and_a_prefix_resolves_it(first_week, after, tmp_path):
     workspace = after(first_week)
     name = workspace.names()[0]

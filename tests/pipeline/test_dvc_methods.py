@@ -48,6 +48,7 @@ def test_rules_exclude_images_and_a_changed_file_of_protected_images_runs_the_pi
     assert "balance" not in removed_kinds(workspace).values()
 
 
+@pytest.mark.full
 def test_rules_that_exclude_every_candidate_make_no_pool(new_workspace, after):
     workspace = after(new_workspace)
     workspace.set({"rules.balance": {"dog": 0, "cat": 0}})

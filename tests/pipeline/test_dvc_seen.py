@@ -60,6 +60,7 @@ def test_of_a_folder_that_grew_only_new_images_are_picked_and_the_result_is_repr
     assert growing.run("git", "status", "--porcelain") == ""
 
 
+@pytest.mark.full
 def test_false_offers_all_again_until_it_is_set_back(growing):
     growing.set({"datapool.remember_rejected": False})
     output = growing.repro()

@@ -55,6 +55,7 @@ def test_a_new_workspace_has_nothing_to_undo(new_workspace, after):
     )
 
 
+@pytest.mark.full
 def test_two_undos_go_back_two_versions(second_week, first_week, after, weeks):
     workspace = after(second_week)
     workspace.set({"input_dir": str(weeks / "week_3")})
@@ -67,6 +68,7 @@ def test_two_undos_go_back_two_versions(second_week, first_week, after, weeks):
     assert stages_run(workspace.repro()) == []
 
 
+@pytest.mark.full
 def test_a_week_can_be_run_again_after_undo_and_be_undone_again(second_week, after, weeks):
     workspace = after(second_week)
     workspace.run("datapool", "undo")
@@ -132,6 +134,7 @@ def test_a_later_commit_to_the_same_settings_is_refused(second_week, after, week
     assert "cannot be undone alone: a later commit changed the same lines" in refused(workspace)
 
 
+@pytest.mark.full
 def test_a_version_before_that_dvc_has_lost_is_refused(second_week, after):
     workspace = after(second_week)
     workspace.run("dvc", "gc", "--workspace", "--force")

@@ -401,6 +401,7 @@ def test_a_flat_workspace_is_moved_in_one_commit_and_the_next_run_makes_its_pool
     assert made.pool_files()["history/datapool_0001.csv"] == before["datapool_latest.csv"]
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_a_new_batch_goes_on_with_the_pool_after_an_update(flat, after, weeks):
     made = after(flat)
@@ -413,6 +414,7 @@ def test_a_new_batch_goes_on_with_the_pool_after_an_update(flat, after, weeks):
     assert made.pool_files()["history/datapool_0001.csv"] == before
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_a_flat_workspace_is_moved_without_git(flat, after, tmp_path):
     made = after(flat)
@@ -424,6 +426,7 @@ def test_a_flat_workspace_is_moved_without_git(flat, after, tmp_path):
     require_moved(made, before)
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_a_flat_workspace_in_a_folder_of_a_repository_is_moved_also_if_the_update_was_interrupted(
     flat, tmp_path, monkeypatch

@@ -76,6 +76,7 @@ def test_a_number_as_a_name_is_refused_with_the_quotes_that_it_needs(new_workspa
         assert told.format(key) in workspace.repro(fails=True)
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_a_file_that_is_not_there_ends_the_run_before_a_stage_has_done_its_work(new_workspace, after):
     workspace = after(new_workspace)
