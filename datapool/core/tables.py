@@ -6,6 +6,7 @@ Equal content makes equal bytes.
 import csv
 import errno
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -294,9 +295,9 @@ def _naming(path: Path) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowInvalid, OSError) as error:
-        what = " ".join(str(error).split())[:100]
         if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):  # Arrow's own errors have no number
-            raise DatapoolError(f"{path}: cannot be read ({what}); {atomic.remedy(error)}") from error
+            raise DatapoolError(f"{path}: cannot be read ({os.strerror(error.errno)}); {atomic.remedy(error)}") from error
+        what = " ".join(str(error).split())[:100]
         raise DatapoolError(
             f"{path}: is not the table that a stage wrote ({what}); remove it and run `dvc repro`"
         ) from error

@@ -138,6 +138,7 @@ def test_prune_deletes_the_history_and_dvc_has_nothing_to_run_but_the_report(sec
     assert workspace.pool_files() == before
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_after_prune_an_unfinished_change_of_params_waits_for_dvc_repro(second_week, after):
     workspace: Workspace = after(second_week)

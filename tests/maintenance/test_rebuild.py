@@ -134,6 +134,7 @@ def test_a_kill_leaves_the_later_version_or_the_recorded_one(states):
     assert operation > 10
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_after_dvc_gc_an_older_commit_gets_its_pool_and_goes_on(second_week, first_week, after):
     made: Workspace = after(second_week)

@@ -51,6 +51,7 @@ def workspace_input(workspace: Workspace) -> str:
     return re.search(r"(?m)^input_dir: (\S+)", (workspace.folder / "params.yaml").read_text())[1]
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_an_edit_of_the_list_by_hand_does_the_same_as_the_command(first_week, after, tmp_path):
     by_command = after(first_week)

@@ -125,6 +125,7 @@ def test_the_result_is_printed_by_merge_if_dvc_takes_that_of_sample_from_its_cac
     assert "lies closer than stopping_condition.min_distance 0.5 to the pool; the pool covered 0% of the" in output
 
 
+@pytest.mark.full
 def test_the_same_images_elsewhere_change_nothing_but_the_name_of_their_folder(second_week, after, weeks, tmp_path):
     workspace = after(second_week)
     shutil.copytree(weeks / "week_2", tmp_path / "moved")
@@ -432,6 +433,7 @@ def test_12_another_checkpoint_is_refused_for_a_pool_with_a_base_and_starts_a_po
     assert before == model_first_week.pool_files()
 
 
+@pytest.mark.full
 def test_a_csv_of_another_model_with_the_same_dimension_is_refused(new_workspace, after):
     # The other model turns and shifts the space. With its numbers 1 image of week 2 would be picked, and 16 are right.
     workspace = after(new_workspace)
@@ -595,6 +597,7 @@ def test_a_changed_list_of_relevant_names_runs_the_pipeline_again(new_workspace,
     assert sorted(workspace.names()) == ["cat/image_01.png", "dog/image_02.png", "dog/image_04.png"]
 
 
+@pytest.mark.full
 def test_embeddings_from_a_csv_need_no_model(first_week, new_workspace, after, tmp_path):
     workspace = after(new_workspace)
     given = tmp_path / "given.csv"
@@ -733,6 +736,7 @@ def start_and_kill(workspace: Workspace, *command: str, when: Callable[[], bool]
     raise AssertionError("a stage outlived its parent")
 
 
+@pytest.mark.full
 def test_a_killed_training_resumes_and_results_in_the_same_model(new_model_workspace, after, tmp_path):
     workspace = after(new_model_workspace)
     workspace.set(

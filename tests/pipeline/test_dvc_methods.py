@@ -20,6 +20,7 @@ def removed_kinds(workspace: Workspace) -> dict[str, str]:
     return dict(zip(removed.filename, removed.kind, strict=True))
 
 
+@pytest.mark.full
 def test_rules_exclude_images_and_a_changed_file_of_protected_images_runs_the_pipeline_again(first_week, after):
     workspace = after(first_week)
     write_circle(workspace.folder / "test.csv", {"t.png": 0.15 * 10})  # 9 and 11 lie 0.15 from it
@@ -61,6 +62,7 @@ def test_rules_that_exclude_every_candidate_make_no_pool(new_workspace, after):
     )
 
 
+@pytest.mark.full
 def test_scores_change_the_picks_and_a_changed_file_of_scores_runs_the_pipeline_again(first_week, after):
     workspace = after(first_week)
     scores = workspace.folder / "scores.csv"
@@ -86,6 +88,7 @@ def test_scores_change_the_picks_and_a_changed_file_of_scores_runs_the_pipeline_
     assert workspace.pool_files() == before
 
 
+@pytest.mark.full
 def test_typical_picks_from_each_group_and_another_n_samples_does_not_run_rank_again(first_week, after):
     workspace = after(first_week)
     # Two groups: images 0 to 4 around 0.2 rad, and 5 to 11 around 2.3 rad.

@@ -162,6 +162,7 @@ def on_github(first_week, tmp_path_factory, weeks):
     return url, base
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_the_workflow_appends_a_batch_and_commits_the_result(on_github, tmp_path):
     url, base = on_github

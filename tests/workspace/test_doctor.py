@@ -8,6 +8,7 @@ from datapool.workspace.create import Scm, make_workspace
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.full
 def test_a_remote_that_was_added_late_lacks_the_older_versions_until_they_are_pushed(second_week, after, tmp_path):
     workspace, store = after(second_week), tmp_path / "store"
     first, second = (workspace.run("git", "rev-parse", commit)[:10] for commit in ("HEAD~1", "HEAD"))

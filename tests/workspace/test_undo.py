@@ -80,6 +80,7 @@ def test_a_week_can_be_run_again_after_undo_and_be_undone_again(second_week, aft
     assert "pool 'my_datapool' is at version 1 again (was 2)" in workspace.run("datapool", "undo")
 
 
+@pytest.mark.full
 def test_if_the_settings_of_the_batch_stay_undo_says_that_the_next_run_makes_the_version_again(
     first_week, after, weeks
 ):

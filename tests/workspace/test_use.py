@@ -93,6 +93,7 @@ def test_a_file_that_is_not_there_ends_the_run_before_a_stage_has_done_its_work(
     )
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_spaces_quotes_and_letters_beyond_ascii_are_allowed_in_every_name(tmp_path, weeks):
     workspace = Workspace(tmp_path / 'Zoë\'s "pool" $1' / "été 2026")
