@@ -296,7 +296,9 @@ def _naming(path: Path) -> Iterator[None]:
         yield
     except (pa.ArrowInvalid, OSError) as error:
         if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):  # Arrow's own errors have no number
-            raise DatapoolError(f"{path}: cannot be read ({os.strerror(error.errno)}); {atomic.remedy(error)}") from error
+            raise DatapoolError(
+                f"{path}: cannot be read ({os.strerror(error.errno)}); {atomic.remedy(error)}"
+            ) from error
         what = " ".join(str(error).split())[:100]
         raise DatapoolError(
             f"{path}: is not the table that a stage wrote ({what}); remove it and run `dvc repro`"
