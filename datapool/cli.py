@@ -297,6 +297,51 @@ def remove(
     _repro()
 
 
+@app.command(short_help="Take images out of every pool, and erase what is known of them.")
+def forget(
+    images: Annotated[
+        list[str], typer.Argument(help="Names in a pool, paths below input_dir, or content hashes.", show_default=False)
+    ],
+) -> None:
+    """Remove images as `datapool remove` does, and erase their names and embeddings; run it in the workspace.
+
+    They are erased from the pools, the outputs and `.datapool`, backups included; exclude.txt keeps their content hashes.
+    Prints the commands that erase them from DVC's cache, from remotes and from the history of git, which are yours. If the
+    file of an image is still in input_dir, or a file of yours names it, the exit code is 1: delete it, and run this again.
+    """
+    from datapool.core.errors import DatapoolError
+    from datapool.core.params import load_params
+    from datapool.workspace import corrections
+    from datapool.workspace.commands import run_dvc
+
+    params = load_params()
+    path = corrections.list_of(params)
+    found = corrections.find_images(params, images, must_exist=False)
+    hashes = [content for image in found for content in image.contents if content]
+    corrections.exclude(path, [image for image in found if "" not in image.contents], "forgotten")
+    corrections.forget_names(path, found)
+    say(*(f"{path}: {content}" for content in hashes))
+    say(*corrections.erase(params, found))
+    for arguments in (["repro", "scan"], ["repro", "--force", "--single-item", "open"]):
+        say(f"dvc {' '.join(arguments)}")
+        run_dvc(Path(), *arguments)
+    _repro()
+    corrections.erase(params, found)
+    say(
+        "DVC's cache, remotes and the history of git may still hold them. These commands erase them there, with every "
+        "earlier version of the outputs and pools:",
+        '  git add --all && git commit --message "forget images"',
+        "  dvc gc --workspace --force",
+        "  dvc gc --workspace --cloud --force      # for each remote: --remote NAME",
+        "  git log --oneline -S NAME               # lists commits that name it; `git filter-repo` rewrites them",
+    )
+    if left := corrections.still_named_in(params, found):
+        raise DatapoolError(
+            f"not all is erased yet: {', '.join(left[:10])} {'names' if len(left) == 1 else 'name'} or hold the images; "
+            f"delete them there, then run `datapool forget {' '.join(hashes)}` again"
+        )
+
+
 @app.command(short_help="Replace the version that an earlier state of this batch made.")
 def redo() -> None:
     """Let the corrected batch replace the version that its earlier state made; run it in the workspace.

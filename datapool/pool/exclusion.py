@@ -8,6 +8,7 @@ The lineage records that an image has left, by its content hash and never by its
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,13 +30,14 @@ from datapool.core.lineage import (
     seen_files,
 )
 from datapool.core.row_cache import RowCache
-from datapool.core.tables import EmbeddedTable, complete_rows, read_csv
+from datapool.core.tables import EmbeddedTable, complete_rows, csv_text, read_csv
 from datapool.images.batch import batch_id
 from datapool.pool import files as pool_files
 from datapool.pool.agreement import require_agreement, require_files
 from datapool.pool.files import history_file
+from datapool.pool.lock import locked
 from datapool.pool.store import Store
-from datapool.pool.transaction import Transaction
+from datapool.pool.transaction import Transaction, recover
 
 _HASH = re.compile("[0-9a-fA-F]{64}")
 _SEPARATOR = re.compile(r"\t|  # ?")
@@ -82,9 +84,9 @@ def read_exclusions(path: Path) -> Exclusions:
         raise DatapoolError(f"{path}: is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from error
     exclusions = Exclusions({}, {})
     for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip() or line.startswith("#"):
+        image, reason = parse_line(line, where=f"{path}: line {number}")
+        if not image:
             continue
-        image, reason = _parse_line(line.removesuffix("\r"), where=f"{path}: line {number}")
         if _HASH.fullmatch(image):
             exclusions.by_hash.setdefault(image.lower(), reason)
         else:
@@ -92,7 +94,15 @@ def read_exclusions(path: Path) -> Exclusions:
     return exclusions
 
 
-def _parse_line(line: str, *, where: str) -> tuple[str, str]:
+def parse_line(line: str, *, where: str = "exclude.txt") -> tuple[str, str]:
+    """Return the image and the reason of a line of exclude.txt, both empty if the line says nothing.
+
+    Raises:
+        DatapoolError: If it has a reason but no image, or begins with a quote and is no JSON string; begins with ``where``.
+    """
+    line = line.removesuffix("\n").removesuffix("\r")
+    if not line.strip() or line.startswith("#"):
+        return "", ""
     if line.startswith('"'):
         try:
             image, end = json.JSONDecoder().raw_decode(line)
@@ -434,6 +444,63 @@ def is_batch_of(version: Version, images: pd.DataFrame, contents: Iterable[str])
     return version.batch_left is not None and version.batch_left == batch_id(images[is_left])
 
 
+# --- names -----------------------------------------------------------------------------------------------------------------
+
+
+@locked()
+def erase_names(pools: Path, lineage_file: Path, names: Iterable[str]) -> list[str]:
+    """Erase the names of images that have left from the records of other images, in every pool.
+
+    They stand there as the nearest neighbor of a pick, and as the witness of a version.
+
+    Args:
+        pools: Folder of all pools.
+        lineage_file: datapools.json.
+        names: Filenames, without "./" in front.
+
+    Returns:
+        One sentence per pool that changed.
+
+    Raises:
+        DatapoolError: If the files of such a pool are not those that the lineage records, or the disk refuses.
+    """
+    done = list(recover(pools, lineage_file))
+    listed = [each for name in names for each in (name, f"./{name}")]
+    entries = read_entries(lineage_file)
+    require_files(pools, {name: entry.versions for name, entry in entries.items()})
+    for name, entry in entries.items():
+        store = Store(pools, name, lineage_file)
+        is_named = read_csv(store.folder / SAMPLES).nearest.isin(listed)
+        if not is_named.any() and not any(version.witness in listed for version in entry.versions):
+            continue
+        require_agreement(store)
+        rows = pool_files.read_version(store.folder, entry.versions[-1])
+        table = rows.table.assign(nearest=rows.table.nearest.mask(is_named, ""))
+        with Transaction(store) as transaction:
+            content, files = _write_erased(transaction, entry, table, listed)
+            transaction.commit(content, files)
+        done.append(f"pool {name!r}: {int(is_named.sum())} images named it as their nearest")
+    return done
+
+
+def _write_erased(
+    transaction: Transaction, entry: LineageEntry, table: pd.DataFrame, names: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Write samples.csv again; return the record of the pool and the sha256 of every file."""
+    store, digest, start = transaction.store, hashlib.sha256(), 0
+    versions: list[dict[str, Any]] = []
+    for version in entry.versions:
+        header, *text = csv_text(table.iloc[start : version.rows])
+        digest.update(b"".join([*[header] * (not versions), *text]))
+        start = version.rows
+        changes = {"samples_sha256": digest.hexdigest(), **({"witness": None} if version.witness in names else {})}
+        versions.append(version.model_dump() | changes)
+    record = store.read()
+    files = dict(record.files) if record else recorded_files(entry.versions[-1])
+    files[SAMPLES] = transaction.write(SAMPLES, csv_text(table)).sha256
+    return LineageEntry.model_validate({**entry.model_dump(), "versions": versions}).model_dump(), files
+
+
 # --- caches ------------------------------------------------------------------------------------------------------------
 
 
@@ -442,3 +509,35 @@ def _clear_caches(contents: Iterable[str]) -> None:
     listed = list(contents)
     pool_files.drop_cached(lambda table: table.content_hash.isin(listed))
     RowCache(atomic.SCRATCH / "embeddings").remove(lambda table: table.content_hash.isin(listed))
+
+
+def erase_from_scratch(contents: Iterable[str], names: Iterable[str]) -> list[str]:
+    """Erase images from everything in ``.datapool``, backups included; call it while nothing runs.
+
+    Returns:
+        The files that were deleted because they name one of them.
+
+    Raises:
+        OSError: If the disk refuses.
+    """
+    hashes, listed = list(contents), [each for name in names for each in (name, f"./{name}")]
+    _clear_caches(hashes)
+    RowCache(atomic.SCRATCH / "protected").remove(lambda table: table.content_hash.isin(hashes))
+    pool_files.drop_cached(lambda table: table.filename.isin(listed) | table.nearest.isin(listed))
+    shutil.rmtree(atomic.SCRATCH / "training", ignore_errors=True)
+    deleted = []
+    for path in sorted(path for path in atomic.SCRATCH.rglob("*") if path.is_file()):
+        if path.suffix != ".parquet" and is_named_in(path.read_bytes(), listed):
+            path.unlink()
+            deleted.append(str(path))
+    return deleted
+
+
+def is_named_in(data: bytes, names: Iterable[str]) -> bool:
+    """Return whether a file names an image, and not only one whose name contains that name."""
+    for name in names:
+        forms = {name, name.replace('"', '""'), json.dumps(name)[1:-1], json.dumps(name, ensure_ascii=False)[1:-1]}
+        for form in forms:
+            if re.search(rb"(?<![\w./-])" + re.escape(form.encode()) + rb"(?![\w.-])", data):
+                return True
+    return False

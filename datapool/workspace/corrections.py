@@ -17,8 +17,11 @@ from datapool.core.outputs import Outputs
 from datapool.core.schema import Params
 from datapool.core.tables import read_csv, read_table
 from datapool.images.batch import batch_id
-from datapool.pool.exclusion import line_of, read_exclusions
+from datapool.pool.exclusion import erase_from_scratch, erase_names, is_named_in, line_of, parse_line, read_exclusions
 from datapool.workspace.params_file import set_params
+
+_NOT_SEARCHED = frozenset({".git", ".dvc", ".venv", "datapool", "stages"})
+_TEXTS = frozenset({".csv", ".txt", ".json", ".yaml", ".lock", ".html", ".md", ".log"})
 
 
 class Images(NamedTuple):
@@ -113,6 +116,42 @@ def exclude(path: Path, images: Iterable[Images], reason: str) -> list[str]:
         end = "\n" * bool(before and not before.endswith("\n"))
         atomic.write_bytes(path, (before + end + "".join(lines)).encode())
     return lines
+
+
+def forget_names(path: Path, images: Iterable[Images]) -> None:
+    """Take the names of images out of exclude.txt, also out of reasons; the lines with their content hashes stay."""
+    names = {name for image in images for name in image.names}
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = []
+    for line in lines:
+        image, _ = parse_line(line)
+        if image.removeprefix("./") not in names:
+            kept.append(line_of(image, "") if image and is_named_in(line.encode(), names) else line)
+    if kept != lines:
+        atomic.write_bytes(path, "".join(kept).encode())
+
+
+def erase(params: Params, images: Sequence[Images]) -> list[str]:
+    """Erase the names of images that are excluded from the pools and from ``.datapool``; return sentences about it.
+
+    Raises:
+        DatapoolError: As ``erase_names``.
+    """
+    contents = [content for image in images for content in image.contents if content]
+    names = {name for image in images for name in image.names}
+    notes = erase_names(Path(params.shared_dir), LINEAGE, names)
+    deleted = erase_from_scratch(contents, names)
+    return [*notes, *(f"{path}: deleted" for path in deleted)]
+
+
+def still_named_in(params: Params, images: Sequence[Images]) -> list[str]:
+    """Return the files of the workspace that name one of these images, or are one, except those of git and DVC."""
+    names = {name for image in images for name in image.names}
+    ours = [path for path in sorted(Path().rglob("*")) if path.parts[0] not in _NOT_SEARCHED]
+    texts = (path for path in ours if path.suffix in _TEXTS and path.is_file())
+    found = [str(path) for path in texts if is_named_in(path.read_bytes(), names)]
+    in_batch = (Path(params.input_dir) / name for name in sorted(names))
+    return [*found, *(str(path) for path in in_batch if path.is_file())]
 
 
 def set_replaces(params: Params) -> str:

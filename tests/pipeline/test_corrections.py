@@ -5,6 +5,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from conftest import Workspace, stages_run
 
@@ -107,3 +108,41 @@ def test_a_corrected_batch_is_told_and_redone(first_week, after, weeks, tmp_path
     ends_well(workspace)
     printed = datapool(workspace, "redo", fails=True)
     assert "is the batch that made version 1 of pool 'my_datapool' as it is now, so there is nothing to redo" in printed
+
+
+@pytest.mark.slow
+def test_a_forgotten_image_is_named_nowhere_and_its_embedding_is_gone(second_week, after, weeks, tmp_path):
+    workspace = after(second_week)
+    shutil.copytree(weeks / "week_2", tmp_path / "week_2")
+    workspace.set({"input_dir": str(tmp_path / "week_2")})
+    workspace.repro()
+    name, again = "cat/image_01.png", "bird/again_1.png"  # the same bytes, in the pool and in the batch
+    samples = workspace.folder / "pools/my_datapool/samples.csv"
+    content = read_csv(samples).set_index("filename").content_hash[name]
+    row = next(line for line in workspace.pool_files()["datapool_latest.csv"].decode().splitlines() if name in line)
+    embedding = ",".join(row.rsplit('",')[1].split(",")[:-1])
+    assert name in read_csv(samples).nearest.tolist()
+    backup = workspace.folder / ".datapool/backup/an edited.csv"
+    backup.parent.mkdir(parents=True, exist_ok=True)
+    backup.write_text(f"header\n{row}\n")
+    with (workspace.folder / "exclude.txt").open("a") as listed:
+        listed.write(f"{name}\tby hand\n{'0' * 64}\tlooks like {name}\n")
+
+    printed = datapool(workspace, "forget", name, fails=True)
+    assert "not all is erased yet: " in printed
+    assert f"{tmp_path}/week_2/{again}" in printed
+    (tmp_path / "week_2" / again).unlink()
+    printed = datapool(workspace, "forget", content)
+    assert "dvc gc --workspace --cloud --force" in printed
+
+    for path in workspace.folder.rglob("*"):
+        inside = path.relative_to(workspace.folder)
+        if not path.is_file() or inside.parts[0] == ".git" or str(inside).startswith(".dvc/cache"):
+            continue
+        data = path.read_bytes()
+        if path.suffix == ".parquet":
+            data = str(pq.read_table(path).to_pydict()).encode()
+        assert not any(text.encode() in data for text in (name, again, embedding)), path
+    assert {*(workspace.folder / "exclude.txt").read_text().splitlines()[2:]} == {"0" * 64, f"{content}\tforgotten"}
+    assert len(workspace.names()) == len(second_week.names()) - 1
+    ends_well(workspace)
