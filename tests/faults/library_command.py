@@ -7,6 +7,7 @@ from datapool.core.errors import DatapoolError
 from datapool.core.lineage import LINEAGE
 from datapool.maintenance.prune import prune_history
 from datapool.maintenance.repair import repair
+from datapool.pool.exclusion import erase_names
 from datapool.terminal import run, say
 
 POOLS = Path("pools")
@@ -15,6 +16,12 @@ POOLS = Path("pools")
 def prune() -> None:
     """Delete the history of every pool."""
     for sentence in prune_history(POOLS, LINEAGE, ["my_datapool"]):
+        say(sentence)
+
+
+def erase() -> None:
+    """Erase the name of the witness of a version, which only one pool has."""
+    for sentence in erase_names(POOLS, LINEAGE, ["a/week 2 2.png"]):
         say(sentence)
 
 

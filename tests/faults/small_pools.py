@@ -74,6 +74,17 @@ def make(folder: Path, stages: Stages) -> dict[str, Case]:
     shutil.copy(folder / "append" / "datapools.json", later)  # git checkout HEAD~1, after dvc gc
     run["rebuild"] = ["-m", "library_command", "rebuild"]
     add_case("a version is made again", "rebuild", later)
+    with_list = shutil.copytree(made, folder / "with_list")
+    (with_list / "exclude.txt").write_text("a/week 2 0.png\tblurred\n")
+    add_case("an image leaves", "open", with_list)
+    run["erase"] = ["-m", "library_command", "erase"]
+    add_case("a name is erased", "erase", with_list)
+    corrected = shutil.copytree(made, folder / "corrected")
+    _write_batch(corrected, week=2, renamed=True)
+    batches = [version.batch for version in read_lineage(made / "datapools.json")[NAME]]
+    set_params(corrected, {"datapool.replaces": batches[-1:]})
+    add_case("open on a corrected batch", "open", corrected)
+    add_case("a corrected batch replaces its version", "merge", corrected)
     add_case("repeated merge", "merge")
     _write_batch(made, week=2, picked=1)
     add_case("replace", "merge")
@@ -95,15 +106,17 @@ def make(folder: Path, stages: Stages) -> dict[str, Case]:
     return cases
 
 
-def _write_batch(made: Path, *, week: int, picked: int = 2) -> None:
-    """Write the outputs of the other stages: a batch of three images of which some are picked."""
+def _write_batch(made: Path, *, week: int, picked: int = 2, renamed: bool = False) -> None:
+    """Write the outputs of the other stages: a batch of three images of which some are picked, the first perhaps renamed."""
     numbers = [float(10 * week + i) for i in range(3)]
     names = [f"{'ab'[i % 2]}/week {week} {i}.png" for i in range(3)]
+    hashes = [hashlib.sha256(name.encode()).hexdigest() for name in names]
+    names[0] = f"a/another week {week} 0.png" if renamed else names[0]
     images = pd.DataFrame(
         {
             "filename": names,
             "path": names,
-            "content_hash": [hashlib.sha256(name.encode()).hexdigest() for name in names],
+            "content_hash": hashes,
             "weak_label": [name[0] for name in names],
             "status": "ok",
             "reason": "",

@@ -24,10 +24,18 @@ CHANGES = [
     "replace",
     "history is removed",
     "a version is made again",
+    "an image leaves",
+    "a name is erased",
+    "a corrected batch replaces its version",
     "versions are dropped",
     "append to a pool without a record",
 ]
-OPENS = ["open before the first batch", "open before another batch", "open on an earlier version"]
+OPENS = [
+    "open before the first batch",
+    "open before another batch",
+    "open on an earlier version",
+    "open on a corrected batch",
+]
 
 
 def some_or_all(*always: Any, of: list[Any]) -> list[Any]:
@@ -73,7 +81,14 @@ def collecting(problems: list[str], point: Point) -> Iterator[None]:
 
 @pytest.mark.parametrize(
     ("name", "share"),
-    some_or_all("first batch", "append", "versions are dropped", "open before another batch", of=CHANGES + OPENS),
+    some_or_all(
+        "first batch",
+        "append",
+        "an image leaves",
+        "versions are dropped",
+        "open before another batch",
+        of=CHANGES + OPENS,
+    ),
 )
 def test_a_kill_at_any_file_operation_leaves_the_old_pool_or_the_new_and_the_next_run_recovers(
     stages, cases, name, share, tmp_path
