@@ -496,9 +496,16 @@ def _write_erased(
         changes = {"samples_sha256": digest.hexdigest(), **({"witness": None} if version.witness in names else {})}
         versions.append(version.model_dump() | changes)
     record = store.read()
-    files = dict(record.files) if record else recorded_files(entry.versions[-1])
+    files = dict(record.files) if record else _files_without_record(store, entry)
     files[SAMPLES] = transaction.write(SAMPLES, csv_text(table)).sha256
     return LineageEntry.model_validate({**entry.model_dump(), "versions": versions}).model_dump(), files
+
+
+def _files_without_record(store: Store, entry: LineageEntry) -> dict[str, str]:
+    """Return the sha256 of every file of a pool that has no pool.json, by its path below the pool's folder."""
+    files = recorded_files(entry.versions[-1]) | seen_files(entry.versions)
+    history = {history_file(version): version.datapool_sha256 for version in entry.versions[:-1]}
+    return files | {file: digest for file, digest in history.items() if store.holds(file, digest)}
 
 
 # --- caches ------------------------------------------------------------------------------------------------------------

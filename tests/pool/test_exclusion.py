@@ -20,7 +20,7 @@ from datapool.core.errors import DatapoolError
 from datapool.core.lineage import Parameters, Provenance, read_entries
 from datapool.core.row_cache import RowCache
 from datapool.core.tables import EmbeddedTable
-from datapool.pool.exclusion import line_of, read_exclusions
+from datapool.pool.exclusion import erase_names, line_of, read_exclusions
 from datapool.pool.merge import Merged, merge, open_base
 
 POOLS, LINEAGE, FOLDER, LIST = Path("pools"), Path("datapools.json"), Path("pools/p"), Path("exclude.txt")
@@ -343,3 +343,17 @@ def test_an_image_whose_line_is_taken_out_again_is_offered_again():
     once = state()
     run(B)
     assert state() == once
+
+
+def test_a_name_is_erased_from_a_pool_without_a_record_and_the_record_that_is_written_has_every_file():
+    run(A)
+    run(B)
+    nearest = pd.read_csv(SAMPLES).nearest.dropna().iloc[-1]
+    files = sorted(json.loads((FOLDER / "pool.json").read_text())["files"])
+    (FOLDER / "pool.json").unlink()
+    erase_names(POOLS, LINEAGE, [nearest])
+
+    record = json.loads((FOLDER / "pool.json").read_text())["files"]
+    assert sorted(record) == files
+    assert record == {name: hashlib.sha256((FOLDER / name).read_bytes()).hexdigest() for name in files}
+    assert run(C) == Merged(version=3, n_samples=5, n_new=1, notes=[])
