@@ -3,6 +3,7 @@
 import os
 
 import pytest
+from corrections import Corrections
 from fake_dvc import Params
 from histories import Histories
 from hypothesis import HealthCheck, Phase, given, settings
@@ -59,6 +60,70 @@ def no_fsync(monkeypatch):
 @pytest.mark.slow
 def test_no_history_loses_a_row(no_fsync):
     try_histories(Histories, examples=8, steps=12, derandomize=True, phases=[Phase.generate])
+
+
+def try_corrections(*, examples: int, steps: int, **options: object) -> None:
+    Corrections.runs = Corrections.killed = Corrections.removals = Corrections.replaced = 0
+    run_state_machine_as_test(
+        Corrections,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=steps,
+            deadline=None,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+            print_blob=False,
+            **options,
+        ),
+    )
+    assert Corrections.killed
+    assert Corrections.removals
+    count("corrections: runs", Corrections.runs)
+    count("corrections: stages killed", Corrections.killed)
+    count("corrections: images that left", Corrections.removals)
+    count("corrections: versions replaced by a corrected batch", Corrections.replaced)
+
+
+@pytest.mark.slow
+def test_images_leave_both_pools_whatever_is_killed_and_one_is_forgotten(no_fsync):
+    @settings(max_examples=1, deadline=None, database=None, phases=[Phase.generate])
+    @given(st.just(Corrections))
+    def check_history(machine: type[Corrections]) -> None:
+        machine.killed = machine.removals = machine.replaced = 0
+        history = machine()
+        for pool in "qp":
+            history.run("A", 2, pool, None)
+            history.run("B", 2, pool, None)
+            assert [row.filename for row in history.rows(pool)] == [
+                "cat/a1.jpg",
+                "dog/a2.jpg",
+                "ant/b1.jpg",
+                "dog/b2.jpg",
+            ]
+        for i, number in enumerate((1, 5, 8)):
+            history.exclude_a_content(number, False, ("open", 20 * i + 15))
+        assert [row.filename for row in history.rows("p")] == ["dog/a2.jpg", "ant/b1.jpg"]
+        history.forget(2)  # the nearest of ant/b1.jpg
+        assert (
+            [row.csv for row in history.rows("p")] == [row.csv for row in history.rows("q")] == ['"ant/b1.jpg",4,0.1,2']
+        )
+        history.correct_a_batch("B corrected", False, 2, ("merge", 30))
+        assert [row.filename for row in history.rows("p")] == ["ant/b1.jpg", "ant/b0.jpg"]
+        history.teardown()
+
+    check_history()
+    assert (Corrections.killed, Corrections.removals, Corrections.replaced) == (4, 6, 1)
+
+
+@pytest.mark.slow
+def test_no_correction_changes_another_row(no_fsync):
+    try_corrections(examples=7, steps=8, derandomize=True, phases=[Phase.generate])
+
+
+@pytest.mark.full
+@pytest.mark.timeout(7200)
+def test_no_long_history_of_corrections_changes_another_row(no_fsync):
+    try_corrections(examples=int(os.environ.get("FAULTS_HISTORIES", "600")), steps=15)
 
 
 @pytest.mark.full

@@ -37,12 +37,17 @@ TWO = State(
     {"version": 2}, {CSV: b"one one one two", SAMPLES: b"samples one two", MODEL: b"weights" * 3, FIRST: ONE.files[CSV]}
 )
 BARE = State({"version": 3}, {CSV: b"three", SAMPLES: b"samples three"})
+LESS = State(
+    {"version": 2, "removed": 1},
+    {CSV: b"one one two", SAMPLES: b"samples one", MODEL: b"weights" * 3, FIRST: b"one one"},
+)
 NEW_ENTRY = State({"version": 1, "radius": 0.25}, ONE.files)
 
 CHANGES = {
     "first version of a pool": (NONE, ONE),
     "second version with history": (ONE, TWO),
     "checkpoint and history are removed": (TWO, BARE),
+    "an image leaves every version": (TWO, LESS),
     "only the entry changes": (ONE, NEW_ENTRY),
 }
 
