@@ -22,7 +22,8 @@ import pandas as pd
 from datapool.core.base import read_base, write_base
 from datapool.core.lineage import Provenance
 from datapool.core.tables import EmbeddedTable
-from datapool.pool.merge import merge, open_base
+from datapool.pool.merge import merge
+from datapool.pool.open import open_base
 
 DIMENSION = 64
 POOLS, LINEAGE, BASE, MODEL = Path("pools"), Path("datapools.json"), Path("base"), Path("model.ckpt")

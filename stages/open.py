@@ -7,7 +7,7 @@ from datapool.core.lineage import LINEAGE
 from datapool.core.outputs import Outputs
 from datapool.core.params import load_params
 from datapool.core.tables import read_table
-from datapool.pool.merge import open_base
+from datapool.pool.open import open_base
 from datapool.terminal import run, say
 
 

@@ -25,8 +25,9 @@ from datapool.images.decode import ImageFile, hash_of, inspect
 from datapool.lightly_docker.find_model import find_model, imported_space, params_of
 from datapool.pool import transaction
 from datapool.pool.agreement import backing_up_before_checkout
+from datapool.pool.labels import label_ids
 from datapool.pool.lock import locked
-from datapool.pool.merge import label_ids, merge
+from datapool.pool.merge import merge
 
 if TYPE_CHECKING:
     from datapool.model.embedding_model import EmbeddingModel

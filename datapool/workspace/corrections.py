@@ -17,7 +17,8 @@ from datapool.core.outputs import Outputs
 from datapool.core.schema import Params
 from datapool.core.tables import read_csv, read_table
 from datapool.images.batch import batch_id
-from datapool.pool.exclusion import erase_from_scratch, erase_names, is_named_in, line_of, parse_line, read_exclusions
+from datapool.pool.erasure import erase_from_scratch, erase_names, is_named_in
+from datapool.pool.exclusion import line_of, parse_line, read_exclusions
 from datapool.workspace.params_file import set_params
 
 _NOT_SEARCHED = frozenset({".git", ".dvc", ".venv", "datapool", "stages"})

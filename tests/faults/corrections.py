@@ -25,8 +25,9 @@ from datapool.core.errors import DatapoolError
 from datapool.core.lineage import Parameters, Provenance
 from datapool.core.tables import EmbeddedTable, read_csv, write_table
 from datapool.images.batch import batch_id, candidates, mark_excluded
-from datapool.pool.exclusion import erase_from_scratch, erase_names
-from datapool.pool.merge import merge, open_base, with_paths
+from datapool.pool.erasure import erase_from_scratch, erase_names
+from datapool.pool.merge import merge, with_paths
+from datapool.pool.open import open_base
 
 LIST = Path("exclude.txt")
 

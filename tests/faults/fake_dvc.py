@@ -23,7 +23,8 @@ from datapool.core.errors import DatapoolError
 from datapool.core.lineage import Provenance
 from datapool.core.tables import EmbeddedTable, write_table
 from datapool.images.batch import batch_id, candidates
-from datapool.pool.merge import merge, open_base
+from datapool.pool.merge import merge
+from datapool.pool.open import open_base
 
 POOLS, LINEAGE, BASE, SCRATCH = Path("pools"), Path("datapools.json"), Path("output/base"), Path(".datapool")
 SEEN = Path("output/seen.parquet")

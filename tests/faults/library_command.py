@@ -7,7 +7,7 @@ from datapool.core.errors import DatapoolError
 from datapool.core.lineage import LINEAGE
 from datapool.maintenance.prune import prune_history
 from datapool.maintenance.repair import repair
-from datapool.pool.exclusion import erase_names
+from datapool.pool.erasure import erase_names
 from datapool.terminal import run, say
 
 POOLS = Path("pools")

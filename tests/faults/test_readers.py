@@ -13,7 +13,8 @@ from tally import count
 from datapool.core.base import read_base, write_base
 from datapool.core.errors import DatapoolError
 from datapool.core.lineage import Provenance, read_lineage
-from datapool.pool.merge import merge, open_base
+from datapool.pool.merge import merge
+from datapool.pool.open import open_base
 
 SECONDS = 2
 NAMES = ["cat/a1.jpg", "dog/a2.jpg", "dog/a3.jpg"]

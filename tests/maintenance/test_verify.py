@@ -30,7 +30,7 @@ from datapool.maintenance.distances import (
     distances_to_nearest_before,
 )
 from datapool.maintenance.verify import verify
-from datapool.pool.merge import open_base
+from datapool.pool.open import open_base
 from datapool.selection.ranking import LABEL_DISTANCE
 from datapool.workspace.params_file import set_params
 

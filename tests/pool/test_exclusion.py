@@ -20,8 +20,10 @@ from datapool.core.errors import DatapoolError
 from datapool.core.lineage import Parameters, Provenance, read_entries
 from datapool.core.row_cache import RowCache
 from datapool.core.tables import EmbeddedTable
-from datapool.pool.exclusion import erase_names, line_of, read_exclusions
-from datapool.pool.merge import Merged, merge, open_base
+from datapool.pool.erasure import erase_names
+from datapool.pool.exclusion import line_of, read_exclusions
+from datapool.pool.merge import Merged, merge
+from datapool.pool.open import open_base
 
 POOLS, LINEAGE, FOLDER, LIST = Path("pools"), Path("datapools.json"), Path("pools/p"), Path("exclude.txt")
 CSV, SAMPLES = FOLDER / "datapool_latest.csv", FOLDER / "samples.csv"

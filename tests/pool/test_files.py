@@ -18,7 +18,8 @@ from datapool.core.lineage import Provenance, Version, read_lineage
 from datapool.core.tables import EmbeddedTable
 from datapool.pool import files as pool_files
 from datapool.pool.files import read_version
-from datapool.pool.merge import merge, open_base
+from datapool.pool.merge import merge
+from datapool.pool.open import open_base
 
 POOLS, LINEAGE, FOLDER, CACHE = Path("pools"), Path("datapools.json"), Path("pools/p"), Path(".datapool/pools")
 CSV, SAMPLES, HISTORY = FOLDER / "datapool_latest.csv", FOLDER / "samples.csv", FOLDER / "history"

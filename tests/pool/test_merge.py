@@ -25,8 +25,10 @@ from datapool.maintenance.repair import repair
 from datapool.pool import files as pool_files
 from datapool.pool.agreement import require_files
 from datapool.pool.filesystem import Disk
+from datapool.pool.labels import label_ids
 from datapool.pool.lock import locked
-from datapool.pool.merge import Merged, label_ids, merge, open_base, with_paths
+from datapool.pool.merge import Merged, merge, with_paths
+from datapool.pool.open import open_base
 from datapool.pool.store import Store
 from datapool.pool.transaction import Transaction
 

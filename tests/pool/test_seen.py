@@ -13,7 +13,8 @@ from datapool.core.lineage import Provenance, read_lineage
 from datapool.core.tables import read_table, write_table
 from datapool.images.batch import candidates
 from datapool.maintenance.repair import repair
-from datapool.pool.merge import merge, open_base
+from datapool.pool.merge import merge
+from datapool.pool.open import open_base
 
 POOLS, LINEAGE, FOLDER, OUTPUT = Path("pools"), Path("datapools.json"), Path("pools/p"), Path("seen.parquet")
 D = {"cat/d1.jpg": 6.0, "cat/d2.jpg": 7.0, "cat/d3.jpg": 8.0}

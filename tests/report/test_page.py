@@ -27,7 +27,8 @@ from datapool.core.schema import Params
 from datapool.core.tables import EmbeddedTable, write_csv, write_json, write_rows, write_table
 from datapool.images import batch
 from datapool.images.listing import Skipped
-from datapool.pool import merge as pool
+from datapool.pool.merge import merge
+from datapool.pool.open import open_base
 from datapool.report import page as report
 from datapool.report.page import ReportInputs, write_report
 from datapool.selection import evaluation, sampling
@@ -87,7 +88,7 @@ def run_on(places: dict[str, tuple[float, float]], params: Params, *, lineage: s
         gif=False,
         progress=no_progress,
     )
-    base, _ = pool.open_base(Path("pools"), Path(lineage), "demo", found.images, base_version=None)
+    base, _ = open_base(Path("pools"), Path(lineage), "demo", found.images, base_version=None)
     table = batch.candidates(found.images, base.rows.table)[["filename", "content_hash", "weak_label"]]
     candidates = EmbeddedTable(
         table, np.array([places[name] for name in table.filename], dtype=np.float32).reshape(-1, 2)
@@ -113,7 +114,7 @@ def run_on(places: dict[str, tuple[float, float]], params: Params, *, lineage: s
         covering_radius=metrics.covering_radius,
         parameters=Parameters(method="coreset", stopping_condition=stop.model_dump()),
     )
-    pool.merge(Path("pools"), Path(lineage), base, sampled.picks, None, keep_history=True, provenance=provenance)
+    merge(Path("pools"), Path(lineage), base, sampled.picks, None, keep_history=True, provenance=provenance)
     return ReportInputs(
         images=found.images,
         skipped=found.skipped,

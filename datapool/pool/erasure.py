@@ -1,0 +1,116 @@
+"""Erase what is known of images that have left the pools: their names in records of other images, and in ``.datapool``."""
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from datapool.core import atomic
+from datapool.core.lineage import SAMPLES, LineageEntry, read_entries, recorded_files, seen_files
+from datapool.core.row_cache import RowCache
+from datapool.core.tables import csv_text, read_csv
+from datapool.pool import files as pool_files
+from datapool.pool.agreement import require_agreement, require_files
+from datapool.pool.files import history_file
+from datapool.pool.lock import locked
+from datapool.pool.removal import clear_caches
+from datapool.pool.store import Store
+from datapool.pool.transaction import Transaction, recover
+
+
+@locked()
+def erase_names(pools: Path, lineage_file: Path, names: Iterable[str]) -> list[str]:
+    """Erase the names of images that have left from the records of other images, in every pool.
+
+    They stand there as the nearest neighbor of a pick, and as the witness of a version.
+
+    Args:
+        pools: Folder of all pools.
+        lineage_file: datapools.json.
+        names: Filenames, without "./" in front.
+
+    Returns:
+        One sentence per pool that changed.
+
+    Raises:
+        DatapoolError: If the files of such a pool are not those that the lineage records, or the disk refuses.
+    """
+    done = list(recover(pools, lineage_file))
+    listed = [each for name in names for each in (name, f"./{name}")]
+    entries = read_entries(lineage_file)
+    require_files(pools, {name: entry.versions for name, entry in entries.items()})
+    for name, entry in entries.items():
+        store = Store(pools, name, lineage_file)
+        is_named = read_csv(store.folder / SAMPLES).nearest.isin(listed)
+        if not is_named.any() and not any(version.witness in listed for version in entry.versions):
+            continue
+        require_agreement(store)
+        rows = pool_files.read_version(store.folder, entry.versions[-1])
+        table = rows.table.assign(nearest=rows.table.nearest.mask(is_named, ""))
+        with Transaction(store) as transaction:
+            content, files = _write_erased(transaction, entry, table, listed)
+            transaction.commit(content, files)
+        done.append(f"pool {name!r}: {int(is_named.sum())} images named it as their nearest")
+    return done
+
+
+def _write_erased(
+    transaction: Transaction, entry: LineageEntry, table: pd.DataFrame, names: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Write samples.csv again; return the record of the pool and the sha256 of every file."""
+    store, digest, start = transaction.store, hashlib.sha256(), 0
+    versions: list[dict[str, Any]] = []
+    for version in entry.versions:
+        header, *text = csv_text(table.iloc[start : version.rows])
+        digest.update(b"".join([*[header] * (not versions), *text]))
+        start = version.rows
+        changes = {"samples_sha256": digest.hexdigest(), **({"witness": None} if version.witness in names else {})}
+        versions.append(version.model_dump() | changes)
+    record = store.read()
+    files = dict(record.files) if record else _files_without_record(store, entry)
+    files[SAMPLES] = transaction.write(SAMPLES, csv_text(table)).sha256
+    return LineageEntry.model_validate({**entry.model_dump(), "versions": versions}).model_dump(), files
+
+
+def _files_without_record(store: Store, entry: LineageEntry) -> dict[str, str]:
+    """Return the sha256 of every file of a pool that has no pool.json, by its path below the pool's folder."""
+    files = recorded_files(entry.versions[-1]) | seen_files(entry.versions)
+    history = {history_file(version): version.datapool_sha256 for version in entry.versions[:-1]}
+    return files | {file: digest for file, digest in history.items() if store.holds(file, digest)}
+
+
+def erase_from_scratch(contents: Iterable[str], names: Iterable[str]) -> list[str]:
+    """Erase images from everything in ``.datapool``, backups included; call it while nothing runs.
+
+    Returns:
+        The files that were deleted because they name one of them.
+
+    Raises:
+        OSError: If the disk refuses.
+    """
+    hashes, listed = list(contents), [each for name in names for each in (name, f"./{name}")]
+    clear_caches(hashes)
+    RowCache(atomic.SCRATCH / "protected").remove(lambda table: table.content_hash.isin(hashes))
+    pool_files.drop_cached(lambda table: table.filename.isin(listed) | table.nearest.isin(listed))
+    shutil.rmtree(atomic.SCRATCH / "training", ignore_errors=True)
+    deleted = []
+    for path in sorted(path for path in atomic.SCRATCH.rglob("*") if path.is_file()):
+        if path.suffix != ".parquet" and is_named_in(path.read_bytes(), listed):
+            path.unlink()
+            deleted.append(str(path))
+    return deleted
+
+
+def is_named_in(data: bytes, names: Iterable[str]) -> bool:
+    """Return whether a file names an image, and not only one whose name contains that name."""
+    for name in names:
+        forms = {name, name.replace('"', '""'), json.dumps(name)[1:-1], json.dumps(name, ensure_ascii=False)[1:-1]}
+        for form in forms:
+            if re.search(rb"(?<![\w./-])" + re.escape(form.encode()) + rb"(?![\w.-])", data):
+                return True
+    return False
