@@ -13,8 +13,10 @@ from datapool.core.lineage import (
     HASH_KEYS,
     HISTORY,
     LATEST,
+    LineageEntry,
     Version,
     parse_entry,
+    read_entries,
     read_lineage,
     recorded_files,
     recorded_hashes,
@@ -124,8 +126,8 @@ def _repair(transaction: Transaction, *, as_here: bool, as_recorded: bool, cache
         record = read_record(store) if repaired.is_repaired else None
     if record is None:
         return
-    own = parse_entry(record.entry).versions
-    if unlike := _unlike(store, recorded_files(own[-1]) | seen_files(own)):
+    own = parse_entry(record.entry)
+    if unlike := _unlike(store, recorded_files(own.versions[-1]) | seen_files(own.versions)):
         yield _damaged(store, unlike)
         return
     if record.entry != store.entry():
@@ -133,7 +135,7 @@ def _repair(transaction: Transaction, *, as_here: bool, as_recorded: bool, cache
         yield repaired
         if not repaired.is_repaired:
             return
-    yield from _repair_history(transaction, record, own)
+    yield from _repair_history(transaction, record, own.versions)
 
 
 def _repair_record(transaction: Transaction) -> Repair:
@@ -162,18 +164,19 @@ def _repair_record(transaction: Transaction) -> Repair:
     return Repair(True, join_sentences(done, *backups))
 
 
-def _repair_lineage(transaction: Transaction, record: Record, own: list[Version], *, as_here: bool) -> Repair:
-    """Record in the lineage the versions that the pool's own record has, if they continue those of the lineage."""
+def _repair_lineage(transaction: Transaction, record: Record, own: LineageEntry, *, as_here: bool) -> Repair:
+    """Record in the lineage what the pool's own record has, if it continues what the lineage has."""
     store = transaction.store
-    versions = read_lineage(store.lineage).get(store.name, [])
-    if versions and not as_here and not is_successor(own, versions):
-        hints = f"{HINT_DVC_CHECKOUT}; {HINT_AS_HERE}"
-        return Repair(False, f"{store.folder / RECORD}: {describe_mismatch(own, versions)}; {hints}")
+    entry = read_entries(store.lineage).get(store.name)
+    if entry and not as_here and not is_successor(own, entry):
+        problem = describe_mismatch(own.versions, entry.versions)
+        return Repair(False, f"{store.folder / RECORD}: {problem}; {HINT_DVC_CHECKOUT}; {HINT_AS_HERE}")
+    n, n_before = len(own.versions), len(entry.versions) if entry else 0
     backups = atomic.back_up(store.lineage, unless=set())
     with transaction:
         transaction.commit(record.entry, record.files)
-    before = f"before: {'another ' * (len(own) == len(versions))}{len(versions) or 'not known'}"
-    done = f"{store.lineage}: pool {store.name!r} is recorded with version {len(own)}, as its files are ({before})"
+    before = f"before: {'another ' * (n == n_before)}{n_before or 'not known'}"
+    done = f"{store.lineage}: pool {store.name!r} is recorded with version {n}, as its files are ({before})"
     return Repair(True, join_sentences(done, *backups))
 
 

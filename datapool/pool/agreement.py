@@ -4,6 +4,7 @@ datapools.json, in git, records all pools; each pool's own record lies beside it
 files that no version records are copied before a checkout is advised.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from datapool.core.lineage import (
     HASH_KEYS,
     LATEST,
     LINEAGE,
+    LineageEntry,
     Version,
     parse_entry,
     read_lineage,
@@ -155,13 +157,17 @@ def require_agreement(store: Store) -> None:
             f"{store.folder} holds a pool that {store.lineage} does not list; nothing was changed. `datapool repair` adds "
             f"it there; {HINT_GIT_CHECKOUT}; or move {store.folder} away"
         )
-    here, there = (parse_entry(each).versions for each in (record.entry, entry))
+    here, there = parse_entry(record.entry), parse_entry(entry)
     are_whole = all(store.holds(*each) for each in record.files.items())
     if are_whole and is_successor(here, there):
-        hint = f"`datapool repair` keeps these files and records them; {HINT_GIT_CHECKOUT}; {HINT_AS_RECORDED}"
+        hint = f"`datapool repair` keeps these files and records them; {HINT_GIT_CHECKOUT}"
+        if here.removed == there.removed:  # otherwise these files lack images of the recorded version
+            hint = f"{hint}; {HINT_AS_RECORDED}"
     else:
         hint = f"{HINT_DVC_CHECKOUT}; {HINT_AS_HERE}" if are_whole else HINT_DVC_CHECKOUT
-    raise CheckoutError(f"{store.folder / RECORD}: {describe_mismatch(here, there)}; nothing was changed. {hint}")
+    raise CheckoutError(
+        f"{store.folder / RECORD}: {describe_mismatch(here.versions, there.versions)}; nothing was changed. {hint}"
+    )
 
 
 def _require_no_files(store: Store) -> None:
@@ -180,10 +186,23 @@ def describe_mismatch(here: Sequence[Version], there: Sequence[Version]) -> str:
     return f"the files here are version {len(here)} of the pool, {LINEAGE} records {another}version {len(there)}"
 
 
-def is_successor(versions: Sequence[Version], others: Sequence[Version]) -> bool:
-    """Return whether merges can have made these versions from the others: by adding some, or by replacing the last one."""
-    k = len(others)
-    if len(versions) > k:
-        return versions[:k] == others
-    is_same_batch = len(versions) == k and versions[-1].batch == others[-1].batch
-    return is_same_batch and versions[:-1] == others[:-1] and versions != others
+def is_successor(entry: LineageEntry, other: LineageEntry) -> bool:
+    """Return whether a pool in the state ``other`` can have come to the state ``entry``.
+
+    Merges add versions or replace the last one. Images that have left since are gone from every version; an image that had
+    left before stays so.
+    """
+    versions, others, k = entry.versions, other.versions, len(other.versions)
+    n_before = len(other.removed or ())
+    if (entry.removed or [])[:n_before] != (other.removed or []) or len(versions) < k:
+        return False
+    left = Counter(removal.version for removal in (entry.removed or [])[n_before:])
+
+    def continues(version: Version, before: Version) -> bool:
+        if not left:
+            return version == before
+        return version.batch == before.batch and version.new + left[version.version] == before.new
+
+    n_same = k if len(versions) > k else k - 1
+    is_same_batch = versions[k - 1].batch == others[-1].batch
+    return is_same_batch and all(map(continues, versions[:n_same], others)) and entry != other

@@ -20,6 +20,7 @@ from datapool.core.errors import DatapoolError
 from datapool.core.lineage import Parameters, Provenance, read_entries
 from datapool.core.row_cache import RowCache
 from datapool.core.tables import EmbeddedTable
+from datapool.maintenance.repair import repair
 from datapool.pool.erasure import erase_names
 from datapool.pool.exclusion import line_of, read_exclusions
 from datapool.pool.merge import Merged, merge
@@ -359,3 +360,42 @@ def test_a_name_is_erased_from_a_pool_without_a_record_and_the_record_that_is_wr
     assert sorted(record) == files
     assert record == {name: hashlib.sha256((FOLDER / name).read_bytes()).hexdigest() for name in files}
     assert run(C) == Merged(version=3, n_samples=5, n_new=1, notes=[])
+
+
+# --- a lineage from before or after a removal ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gone", [1.0, 4.0], ids=["of version 1", "of version 2"])
+def test_files_that_have_lost_an_image_are_recorded_where_the_lineage_was_set_back(gone):
+    run(A)
+    run(B)
+    lineage = LINEAGE.read_bytes()
+    exclude(content_hash(gone))
+    run(B)
+    once = state()
+    LINEAGE.write_bytes(lineage)  # git checkout without dvc checkout
+
+    with pytest.raises(DatapoolError, match="`datapool repair` keeps these files and records them") as error:
+        opened(B)
+    assert "as-recorded" not in str(error.value)  # what has left is not in these files
+    (repaired,) = repair(POOLS, LINEAGE)
+    assert repaired.is_repaired
+    assert state() == once
+
+
+@pytest.mark.parametrize("gone", [1.0, 4.0], ids=["of version 1", "of version 2"])
+def test_repair_does_not_bring_an_image_back_that_has_left(gone):
+    run(A)
+    run(B)
+    exclude(content_hash(gone))
+    files = {path: data for path, data in state().items() if path != str(LINEAGE)}
+    run(B)
+    for path in FOLDER.rglob("*.*"):
+        path.unlink()
+    for path, data in files.items():  # dvc checkout of an earlier commit, without git checkout
+        Path(path).write_bytes(data)
+    lineage = LINEAGE.read_bytes()
+
+    (found,) = repair(POOLS, LINEAGE)
+    assert not found.is_repaired
+    assert LINEAGE.read_bytes() == lineage
