@@ -116,9 +116,8 @@ MOMENTS = {
 }
 
 
-@pytest.mark.parametrize(
-    "moment", ["when the stage begins", *(pytest.param(m, marks=pytest.mark.full) for m in [*MOMENTS][1:])]
-)
+@pytest.mark.full
+@pytest.mark.parametrize("moment", MOMENTS)
 def test_a_killed_dvc_leaves_a_whole_pool_and_the_next_repro_recovers(ready, moment, tmp_path):
     for point in MOMENTS[moment](ready.points):
         made = ready.before.copy_to(tmp_path / "workspace")

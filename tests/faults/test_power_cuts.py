@@ -180,15 +180,11 @@ def test_a_power_cut_anywhere_leaves_the_old_pool_or_the_new_one(old, new, limit
 
 # With -m full the other changes are tried as well.
 QUICK_CHANGE = "second version with history"
-FEW_CHANGES = [
-    pytest.param(*states, id=name, marks=[pytest.mark.full] * (name != QUICK_CHANGE))
-    for name, states in CHANGES.items()
-]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("limit", [1, pytest.param(16, marks=pytest.mark.full)])
-@pytest.mark.parametrize(("old", "new"), FEW_CHANGES)
+@pytest.mark.full
+@pytest.mark.parametrize("limit", [1, 16])
+@pytest.mark.parametrize(("old", "new"), CHANGES.values(), ids=CHANGES)
 def test_a_second_power_cut_during_recovery_leaves_the_old_pool_or_the_new_one(old, new, limit):
     tried, rng = 0, random.Random(0)
     for disk, allowed in disks_after_a_stop(old, new, limit=limit):

@@ -1,5 +1,6 @@
 """Shortages of memory, disk or open files, and killed processes: one line names the remedy, and the next run recovers."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -148,7 +149,7 @@ def run(folder: Path, command: str, *, file: str | None = None) -> subprocess.Co
 @pytest.mark.skipif(sys.platform != "linux", reason="limits as Linux has them")
 @pytest.mark.parametrize(
     "case",
-    [pytest.param(case, marks=[pytest.mark.full] * ("of embed" in case or "batch" in case)) for case in SHORTAGES],
+    [pytest.param(case, marks=[pytest.mark.full] * bool(re.search("embed|train|batch", case))) for case in SHORTAGES],
 )
 def test_a_shortage_is_reported_in_one_line(tmp_path, case):
     command, beginning = SHORTAGES[case]

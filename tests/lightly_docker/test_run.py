@@ -318,6 +318,7 @@ def test_a_run_copes_with_the_lock_of_a_killed_container_edited_params_and_a_fol
     assert "large/file" not in grown.run("git", "ls-files")
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_a_pool_of_lightlys_docker_is_imported_and_its_folder_kept(new_workspace, after, weeks, monkeypatch):
     # Its two images lie at 0 and 3 rad. Of week_2 (0.15, 1.65 and 3 to 3.7 rad) two are 0.5 or more from those and each other.

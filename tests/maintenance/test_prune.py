@@ -114,6 +114,7 @@ def test_a_pool_that_is_not_as_recorded_is_refused(three):
     assert CSV.exists()
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_prune_deletes_the_history_and_dvc_has_nothing_to_run_but_the_report(second_week, after):
     workspace: Workspace = after(second_week)

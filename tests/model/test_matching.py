@@ -276,6 +276,7 @@ def test_vision_transformers_that_users_have_compute_what_timm_computes(name, in
     assert deviation(load(state | mask, name, input_size=input_size), of_any_size, size=input_size) < 1e-5
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_a_vision_transformer_of_torchvision_is_resampled_as_torchvision_does():
     source = unlike_any_other(torchvision.models.vit_b_32())

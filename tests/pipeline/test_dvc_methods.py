@@ -106,6 +106,7 @@ def test_typical_picks_from_each_group_and_another_n_samples_does_not_run_rank_a
     assert len(workspace.names()) == 5
 
 
+@pytest.mark.full
 def test_an_image_like_one_in_a_protected_folder_is_not_picked(new_model_workspace, after, weeks):
     workspace = after(new_model_workspace)
     (workspace.folder / "test").mkdir()

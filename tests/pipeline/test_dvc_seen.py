@@ -35,6 +35,7 @@ def growing(new_workspace, after, tmp_path) -> Workspace:
     return workspace
 
 
+@pytest.mark.full
 def test_of_a_folder_that_grew_only_new_images_are_picked_and_the_result_is_reproducible(growing):
     first = growing.pool_files()
     output = growing.repro()

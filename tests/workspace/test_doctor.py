@@ -52,6 +52,7 @@ def test_a_remote_that_was_added_late_lacks_the_older_versions_until_they_are_pu
     assert len(clone.versions()) == 1
 
 
+@pytest.mark.full
 def test_a_damaged_remote_and_a_lost_file_are_found(first_week, after, tmp_path):
     workspace, store = after(first_week), tmp_path / "store"
     workspace.run("dvc", "remote", "add", "--default", "store", str(store))

@@ -115,6 +115,7 @@ def test_work_that_is_not_committed_is_refused(second_week, after):
     )
 
 
+@pytest.mark.full
 def test_a_later_run_that_changed_dvc_lock_is_refused(second_week, after):
     workspace = after(second_week)
     sha = workspace.run("git", "rev-parse", "HEAD")[:10]
@@ -127,6 +128,7 @@ def test_a_later_run_that_changed_dvc_lock_is_refused(second_week, after):
     )
 
 
+@pytest.mark.full
 def test_a_later_commit_to_the_same_settings_is_refused(second_week, after, weeks):
     workspace = after(second_week)
     workspace.set({"input_dir": str(weeks / "week_3")})

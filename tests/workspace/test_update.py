@@ -306,6 +306,7 @@ def update_and_die(n: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_an_update_that_was_killed_anywhere_is_completed_by_the_next_run(older, tmp_path, monkeypatch):
     ours = code(ROOT)
@@ -381,6 +382,7 @@ def require_moved(made: Workspace, before: Workspace) -> None:
         assert made.run("git", "status", "--porcelain") == ""
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_a_flat_workspace_is_moved_in_one_commit_and_the_next_run_makes_its_pool_again(flat, after, weeks):
     made = after(flat)

@@ -40,6 +40,7 @@ def test_folders_of_later_weeks_stay_out_of_git_until_dvc_tracks_them_and_are_sh
         assert "labels.csv" in files(clone.folder / "data" / name)
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_an_experiment_changes_one_line_of_params_yaml_also_with_a_small_number(new_workspace, after):
     # DVC writes 0.00001 as 1e-05.
