@@ -1,5 +1,6 @@
 """List the batch: its images, damaged ones and exact copies."""
 
+import shlex
 from pathlib import Path
 
 from datapool.core.base import empty_base_table
@@ -8,6 +9,7 @@ from datapool.core.params import load_params
 from datapool.core.tables import read_names, write_json, write_table
 from datapool.images import batch
 from datapool.images.decode import count_reasons
+from datapool.images.tracking import untracked_path
 from datapool.terminal import progress, run, say
 
 
@@ -39,6 +41,8 @@ def scan() -> None:
         ),
     )
     say(*batch.describe_conflicts(batch.label_conflicts(found.images, empty_base_table().table)))
+    if (path := untracked_path(Path(params.input_dir), Path())) and ".dvc" not in found.skipped.not_images:
+        say(f"DVC does not track {path}, so `dvc push` does not share its images; `dvc add {shlex.quote(path)}` tracks it")
     if reasons := count_reasons(found.images.reason[found.images.status == "corrupt"]):
         say(f"why corrupt: {'; '.join(f'{n} × {kind}' for kind, n in reasons.items())}")
     if links := found.images.filename[found.images.reason == batch.LINK_OUT].tolist():

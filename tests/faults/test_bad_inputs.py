@@ -625,6 +625,17 @@ def test_a_name_that_is_not_utf_8_is_refused_with_its_bytes(next_batch, name):
     assert refusal() == f"'data': the file name {name!r} is not UTF-8; rename it"
 
 
+def test_a_folder_of_the_workspace_that_dvc_does_not_track_is_named_unless_parts_of_it_are(next_batch, capsys):
+    Path(".dvc").mkdir()
+    run("scan")
+    told = "DVC does not track data, so `dvc push` does not share its images; `dvc add data` tracks it"
+    assert told in capsys.readouterr().out.splitlines()
+
+    put("cat.dvc", b"")
+    run("scan")
+    assert "DVC does not track" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("first", "second"), [("A.png", "a.png"), ("été.png", unicodedata.normalize("NFD", "été.png")), ("ß.png", "SS.png")]
 )

@@ -838,9 +838,12 @@ def test_images_in_the_workspace_are_tracked_by_dvc_and_available_to_temporary_e
     workspace = after(new_workspace)
     for week in ("week_1", "week_2"):
         shutil.copytree(weeks / week, workspace.folder / "data" / week)
-    workspace.run("dvc", "add", "--quiet", "data/week_1")
     workspace.set({"input_dir": "data/week_1"})
-    workspace.repro()
+    told = "DVC does not track data/week_1, so `dvc push` does not share its images; `dvc add data/week_1` tracks it\n"
+    assert workspace.repro().count(told) == 1
+    assert told not in workspace.repro()  # nothing is scanned again
+    workspace.run("dvc", "add", "--quiet", "data/week_1")
+    assert told not in workspace.repro("--force", "--single-item", "scan")
     workspace.commit("week 1")
 
     # week_2 was not added to DVC, and git does not track its images by accident.
