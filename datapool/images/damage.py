@@ -53,7 +53,7 @@ def find_damage(data: bytes, *, n_pixels: int) -> str:
     if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         try:
             return _in_tiff(data)
-        except (struct.error, LookupError, ArithmeticError):  # a decoder read it nevertheless
+        except (struct.error, LookupError, ArithmeticError, ValueError):  # a decoder read it nevertheless
             return ""
     return ""
 
@@ -164,17 +164,16 @@ def _in_tiff(data: bytes) -> str:
     )
     offsets, sizes = tags[offsets_at], tags[sizes_at]
     ends = offsets + sizes
-    if kind == "strip" and tags.get(_COMPRESSION, np.array([1]))[0] == _UNCOMPRESSED:
-        ends = offsets + np.minimum(
-            sizes, _bytes_of_strips(tags, len(offsets))
-        )  # some state the last one as a full one
+    if kind == "strip" and tags.get(_COMPRESSION, [_UNCOMPRESSED])[0] == _UNCOMPRESSED:
+        # Some files state the size of a full strip for the last one.
+        ends = offsets + np.minimum(sizes, _bytes_of_strips(tags, len(offsets)))
     beyond = np.flatnonzero((ends > len(data)) & (sizes > 0))  # 0: nothing but nodata there
     if len(beyond):
         return f"damaged: pixels of the TIFF lie beyond its end ({kind} {beyond[0] + 1} of {len(offsets)})"
-    if tags.get(_COMPRESSION, [1])[0] == _BY_JPEG:
+    if tags.get(_COMPRESSION, [_UNCOMPRESSED])[0] == _BY_JPEG:
         tables = bytes(tags[_JPEG_TABLES].astype(np.uint8)) if _JPEG_TABLES in tags else b"\xff\xd8\xff\xd9"
         for offset, size in zip(offsets.tolist(), sizes.tolist(), strict=True):
-            if damage := _in_jpeg(tables[:-2] + data[offset + 2 : offset + size]):
+            if size and (damage := _in_jpeg(tables[:-2] + data[offset + 2 : offset + size])):
                 return damage
     return ""
 
