@@ -260,6 +260,18 @@ def test_links_to_images_within_are_followed_and_others_are_not_opened(tmp_path)
     assert found.skipped == Skipped(0, {}, {}, folder_links=3, not_relevant=0)
 
 
+def test_a_link_to_a_name_that_no_file_can_have_is_a_corrupt_image(tmp_path):
+    paint(tmp_path / "a.png")
+    (tmp_path / "b.png").symlink_to("x" * 300)
+    (tmp_path / "c.png").symlink_to("c.png")
+
+    assert look(tmp_path).images.reason.tolist() == [
+        "",
+        "cannot be read (File name too long)",
+        "cannot be read (Too many levels of symbolic links)",
+    ]
+
+
 def test_an_input_dir_may_be_a_link_to_a_folder(tmp_path):
     paint(tmp_path / "in/a.png")
     (tmp_path / "in/b.png").symlink_to(tmp_path / "in/a.png")
