@@ -3,6 +3,7 @@
 import io
 import os
 import pty
+import select
 import subprocess
 import sys
 import tarfile
@@ -149,31 +150,35 @@ def test_the_first_complaint_is_the_message(printed, message):
 
 
 BESIDE_A_BAR = """
-import os, time
+import os, sys
 from datapool.images.chatter import caught_chatter
 from datapool.terminal import progress
-with progress("checking images") as report:
-    for done in range(1, 6):
-        with caught_chatter() as chatter:
-            time.sleep(0.3)  # meanwhile another thread draws the bar
-            os.write(2, b"printed in C")
-            assert chatter() == "printed in C", chatter()
-        report(done, 5)
+with progress("checking images") as report, caught_chatter() as chatter:
+    os.write(2, b"printed in C")
+    report(3, 5)
+    sys.stdin.read()  # meanwhile another thread draws the bar
+    assert chatter() == "printed in C", chatter()
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads a pseudo terminal to its end")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a pseudo terminal")
 def test_a_progress_bar_goes_on_while_chatter_is_caught():
     ours, terminal = pty.openpty()
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm"}
-    done = subprocess.run([sys.executable, "-c", BESIDE_A_BAR], env=environment, stderr=terminal, check=False)
+    child = subprocess.Popen(
+        [sys.executable, "-c", BESIDE_A_BAR], env=environment, stdin=subprocess.PIPE, stderr=terminal
+    )
+    shown = b""
+    while b"3/5" not in shown and select.select([ours], [], [], 20)[0]:
+        shown += os.read(ours, 2**16)
+    child.communicate()
     os.close(terminal)
-    shown = os.read(ours, 2**16)
     os.close(ours)
 
-    assert done.returncode == 0, shown
     assert b"checking images" in shown
+    assert b"3/5" in shown
     assert b"printed in C" not in shown
+    assert child.returncode == 0
 
 
 def test_descriptor_2_is_the_terminal_again_afterwards(capfd):
