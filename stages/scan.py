@@ -42,7 +42,9 @@ def scan() -> None:
     )
     say(*batch.describe_conflicts(batch.label_conflicts(found.images, empty_base_table().table)))
     if (path := untracked_path(Path(params.input_dir), Path())) and ".dvc" not in found.skipped.not_images:
-        say(f"DVC does not track {path}, so `dvc push` does not share its images; `dvc add {shlex.quote(path)}` tracks it")
+        say(
+            f"DVC does not track {path}, so `dvc push` does not share its images; `dvc add {shlex.quote(path)}` tracks it"
+        )
     if reasons := count_reasons(found.images.reason[found.images.status == "corrupt"]):
         say(f"why corrupt: {'; '.join(f'{n} × {kind}' for kind, n in reasons.items())}")
     if links := found.images.filename[found.images.reason == batch.LINK_OUT].tolist():
