@@ -32,7 +32,7 @@ Image.MAX_IMAGE_PIXELS = None
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 
 # Bytes per pixel that decoding takes at most, copies included, as measured: see the test of memory.
-_BYTES_PER_PIXEL = 40  # float64 in three colors; the pixels of a WebP with alpha that is turned
+_BYTES_PER_PIXEL = 50  # float64 in three colors with alpha; the pixels of a WebP with alpha that is turned take 40
 _OPAQUE = 13  # RGB that is turned
 _OF_JPEG = 7  # progressive, at an eighth of the size
 _IN_WORDS = 200  # values of a Netpbm file written as words

@@ -14,7 +14,7 @@ from io import BytesIO
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageChops
 
 CheckSize = Callable[[int, int], None]
 """Raises if an image of this width and height, in pixels, is too large to be decoded."""
@@ -239,13 +239,7 @@ def _scale(array: np.ndarray, low: float, high: float, nodata: float | None) -> 
 def _on_white(image: Image.Image, alpha: np.ndarray, *, is_premultiplied: bool) -> Image.Image:
     mask = Image.fromarray(alpha)
     if is_premultiplied:
-        black = Image.new("RGB", image.size)
-        white = Image.new("RGB", image.size, "white")
-        return Image.fromarray(
-            np.minimum(
-                np.asarray(image).astype(np.uint16) + np.asarray(Image.composite(black, white, mask)), 255
-            ).astype(np.uint8)
-        )
+        return ImageChops.add(image, ImageChops.invert(mask).convert("RGB"))
     image.putalpha(mask)
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 

@@ -44,7 +44,8 @@ def read_tiff(data: bytes, check_size: CheckSize) -> Values | None:
 
 def _read_page(page: "tifffile.TiffPage", data: bytes, check_size: CheckSize) -> Values | None:
     n_values = page.samplesperpixel * page.imagedepth
-    check_size(page.imagewidth * max(n_values // 4, 1), page.imagelength)
+    n_pictures = -(-n_values // 4)  # of more than four values, each pixel counts as several
+    check_size(page.imagewidth * n_pictures, page.imagelength)
     bits = page.bitspersample if isinstance(page.bitspersample, int) else max(page.bitspersample)
     is_plain = bits <= 8 and page.sampleformat == 1
     if is_plain and page.photometric in _BY_PILLOW and page.compression != _WEBP and _pillow_opens(data):

@@ -107,6 +107,19 @@ def test_an_image_that_needs_more_than_it_may_take_is_not_decoded(tmp_path):
     assert caught.value.n_bytes == size
 
 
+def test_a_pixel_of_more_than_four_values_counts_as_several(tmp_path):
+    # As measured, decoding takes 49 bytes per pixel of float64 with opacity, and 70 of seven values.
+    options = {"check": "strict", "memory": 10_000}
+    for n_values, n_bytes in {3: 50, 4: 50, 5: 100, 8: 100, 9: 150}.items():
+        path = tmp_path / f"{n_values}.tif"
+        tifffile.imwrite(path, np.zeros((30, 20, n_values)), photometric="rgb", compression="zlib")
+
+        with pytest.raises(NeedsMemoryError) as caught:
+            inspect(path, **options, max_pixels=MAX_PIXELS)
+        assert caught.value.n_bytes == path.stat().st_size + n_bytes * 600, n_values
+    assert inspect(path, **options, max_pixels=1799).damage == "too many pixels (1800, and images.max_pixels is 1799)"
+
+
 def test_large_images_are_read_after_the_others_with_the_same_result(tmp_path, monkeypatch):
     monkeypatch.setattr(batch, "_FEW", 0)
     monkeypatch.setattr(batch, "_n_cores", lambda: 2)
