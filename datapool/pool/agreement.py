@@ -165,9 +165,8 @@ def require_agreement(store: Store) -> None:
             hint = f"{hint}; {HINT_AS_RECORDED}"
     else:
         hint = f"{HINT_DVC_CHECKOUT}; {HINT_AS_HERE}" if are_whole else HINT_DVC_CHECKOUT
-    raise CheckoutError(
-        f"{store.folder / RECORD}: {describe_mismatch(here.versions, there.versions)}; nothing was changed. {hint}"
-    )
+    problem = describe_mismatch(here.versions, there.versions)
+    raise CheckoutError(f"{store.folder / RECORD}: {problem}; nothing was changed. {hint}")
 
 
 def _require_no_files(store: Store) -> None:
@@ -205,4 +204,4 @@ def is_successor(entry: LineageEntry, other: LineageEntry) -> bool:
 
     n_same = k if len(versions) > k else k - 1
     is_same_batch = versions[k - 1].batch == others[-1].batch
-    return is_same_batch and all(map(continues, versions[:n_same], others)) and entry != other
+    return is_same_batch and all(map(continues, versions[:n_same], others)) and versions != others
