@@ -30,7 +30,7 @@ from datapool.pool.exclusion import Excluded, Exclusions, is_batch_of, read_excl
 from datapool.pool.labels import label_ids, labels_of
 from datapool.pool.lock import locked
 from datapool.pool.removal import remove_excluded
-from datapool.pool.seen import read_seen
+from datapool.pool.seen import offered_by, read_seen
 from datapool.pool.store import Store
 from datapool.pool.transaction import recover
 
@@ -82,16 +82,17 @@ def open_base(
             pools, lineage_file, exclusions, images, list_name=str(exclude), require_lock=require_lock
         )
         done.extend(removed.notes)
-        base = _open(Store(pools, name, lineage_file), images, base_version, ids, removed.contents)
+        store = Store(pools, name, lineage_file)
+        base = _open(store, images, base_version, ids, removed.contents)
         if not base.standing and base.dropped is None:
-            done.extend(_notes_on_a_corrected_batch(images, base))
+            done.extend(_notes_on_a_corrected_batch(store, images, base))
     conflicts = label_conflicts(mark_excluded(images, base.excluded), base.rows.table)
     warnings = describe_conflicts(conflicts[conflicts.in_pool])
     notes = [*_notes_on_exclusions(images, base), *_notes_on_matches_by_name(images, base)]
     return base, [*done, *warnings, *notes]
 
 
-def _notes_on_a_corrected_batch(images: pd.DataFrame, base: Base) -> list[str]:
+def _notes_on_a_corrected_batch(store: Store, images: pd.DataFrame, base: Base) -> list[str]:
     """Return what differs between a batch and the one that made the latest version, if it is mostly the same batch."""
     if not base.versions:
         return []
@@ -99,7 +100,8 @@ def _notes_on_a_corrected_batch(images: pd.DataFrame, base: Base) -> list[str]:
     rows = table[(table.version == last.version) & (table.content_hash != "")]
     usable = images[images.status != "corrupt"]
     is_here = rows.content_hash.isin(usable.content_hash)
-    if 2 * is_here.sum() <= min(len(rows), usable.content_hash.nunique()):
+    offered, contents = offered_by(store, last, table), {*usable.content_hash}
+    if 2 * len(offered & contents) <= min(len(offered), len(contents)):
         return []
     places = set(zip(usable.content_hash, usable.filename, usable.weak_label, strict=True))
     here = rows[is_here]
@@ -170,7 +172,7 @@ def _open(
     k = _choose_base(name, versions, batch, is_own=is_own, base_version=base_version, replaces=replaces)
     rows = pool_files.read_version(store.folder, versions[-1]) if versions else empty_base_table()
     if base_version is None:
-        _require_common_images(images, rows.table, versions[k:], replaces)
+        _require_common_images(store, images, rows.table, versions[k:], replaces)
     n = int((rows.table.version <= k).sum())
     # Without versions an empty base has the same bytes whether the pool has some yet or not: DVC compares them.
     of_base = EmbeddedTable(rows.table.iloc[:n], rows.embeddings[:n]) if k else empty_base_table()
@@ -314,15 +316,17 @@ def _require_droppable(name: str, dropped: Sequence[Version], batch: str, replac
 
 
 def _require_common_images(
-    images: pd.DataFrame, rows: pd.DataFrame, versions: Iterable[Version], replaces: Sequence[str]
+    store: Store, images: pd.DataFrame, rows: pd.DataFrame, versions: Iterable[Version], replaces: Sequence[str]
 ) -> None:
-    """Refuse to replace a version of which the batch has no image: it is no corrected state of that version's batch."""
+    """Refuse to replace a version whose batch shares no image with this one, which is then no corrected state of it."""
     for version in versions:
-        is_common = rows.content_hash[rows.version == version.version].isin(images.content_hash)
-        if is_replaced(version, replaces) and len(is_common) and not is_common.any():
+        if not is_replaced(version, replaces):
+            continue
+        offered = offered_by(store, version, rows)
+        if offered and offered.isdisjoint(images.content_hash):
             raise DatapoolError(
                 f"params.yaml: datapool.replaces names batch {version.batch[:12]}, but this batch has none of the "
-                f"{len(is_common)} images that version {version.version} has from it, so it is no corrected state of that "
+                f"{len(offered)} images that it offered for version {version.version}, so it is no corrected state of that "
                 "batch; nothing was changed. Set datapool.replaces: null to append"
             )
 

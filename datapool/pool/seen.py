@@ -48,6 +48,21 @@ def read_seen(store: Store, versions: Sequence[Version], removed: Sequence[Remov
     return pd.concat(parts, ignore_index=True)
 
 
+def offered_by(store: Store, version: Version, rows: pd.DataFrame) -> set[str]:
+    """Return the contents that the batch of a version offered: those that it added, and those that were not taken.
+
+    Args:
+        store: Of the pool.
+        version: One of its versions.
+        rows: All of its rows.
+
+    Raises:
+        CheckoutError: As ``read_seen``.
+    """
+    added = rows.content_hash[rows.version == version.version]
+    return {*added, *read_seen(store, [version], None).content_hash} - {""}
+
+
 def require_seen(store: Store, versions: Sequence[Version]) -> dict[str, str]:
     """Return the sha256 of the file of each version, by its path below the pool's folder; none for versions without one.
 

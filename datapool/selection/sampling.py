@@ -109,8 +109,8 @@ def sample(
         ranked = ranked._replace(table=standing.rows.table[["filename", "distance", "nearest"]])
     elif standing is not None:
         ranked = begin_with(candidates, base, ranked, standing.rows.table.filename, config.rules)
-        n_kept = len(ranked.table)
-        limit = max(limit, n_kept)
+        n_kept = len(ranked.table) or None
+        limit = max(limit, len(ranked.table))
         ranked = extend(
             candidates,
             base,

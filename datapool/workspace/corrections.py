@@ -12,13 +12,15 @@ import pandas as pd
 
 from datapool.core import atomic
 from datapool.core.errors import DatapoolError, short_repr
-from datapool.core.lineage import LINEAGE, SAMPLES, Version, read_lineage
+from datapool.core.lineage import LINEAGE, SAMPLES, read_lineage
 from datapool.core.outputs import Outputs
 from datapool.core.schema import Params
 from datapool.core.tables import read_csv, read_table
 from datapool.images.batch import batch_id
 from datapool.pool.erasure import erase_from_scratch, erase_names, is_named_in
 from datapool.pool.exclusion import line_of, parse_line, read_exclusions
+from datapool.pool.seen import offered_by
+from datapool.pool.store import Store
 from datapool.workspace.params_file import set_params
 
 _NOT_SEARCHED = frozenset({".git", ".dvc", ".venv", "datapool", "stages"})
@@ -168,10 +170,11 @@ def set_replaces(params: Params) -> str:
     versions = read_lineage(LINEAGE).get(name, [])
     images = read_table(outputs.images)
     batch = batch_id(images)
-    table = read_csv(Path(params.shared_dir) / name / SAMPLES) if versions else pd.DataFrame()
-    earlier = [version for version in versions[-2:] if version.batch != batch]
-    for version in reversed(earlier):
-        if _n_common(version, table, images):
+    store = Store(Path(params.shared_dir), name, LINEAGE)
+    table = read_csv(store.folder / SAMPLES) if versions else pd.DataFrame()
+    # If this batch has run, its own version may lie above that of its earlier state.
+    for version in reversed(versions[-2:]):
+        if version.batch != batch and not offered_by(store, version, table).isdisjoint(images.content_hash):
             set_params(Path(), {"datapool.replaces": version.batch[:12]})
             return version.batch[:12]
     if versions and versions[-1].batch == batch:
@@ -183,7 +186,3 @@ def set_replaces(params: Params) -> str:
     raise DatapoolError(
         f"{params.input_dir} has no image of {latest}, so it is no corrected state of its batch; nothing was changed"
     )
-
-
-def _n_common(version: Version, table: pd.DataFrame, images: pd.DataFrame) -> int:
-    return int(table.content_hash[table.version == version.version].isin(images.content_hash).sum())

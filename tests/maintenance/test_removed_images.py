@@ -209,3 +209,18 @@ def test_an_image_can_leave_a_corrected_version(pool):  # noqa: F811
     once = state()
     repro()
     assert state() == once
+
+
+def test_a_batch_all_of_whose_picks_were_deleted_replaces_their_version(pool):  # noqa: F811
+    repro(stopping_condition__n_samples=3, stopping_condition__min_distance=-1)
+    bad = samples().filename[samples().version == 2]
+    shutil.copytree("week_2", "corrected")
+    for name in bad:
+        Path("corrected", name).unlink()
+    repro(input_dir="corrected", datapool__replaces=versions()[1]["batch"][:12])
+
+    assert len(versions()) == 2
+    assert (samples().version == 2).sum() == 3
+    assert not samples().filename.isin(bad).any()
+    assert (metrics()["picked"], metrics()["kept"]) == (3, None)  # chosen anew, with a certificate
+    assert failed() == {}

@@ -375,7 +375,9 @@ def test_a_batch_without_an_image_of_the_version_that_it_should_replace_is_refus
     add(A)
     add(B)
     b = versions()[1].batch
-    with refused(f"datapool.replaces names batch {b[:12]}, but this batch has none of the 2 images that version 2 has"):
+    with refused(
+        f"datapool.replaces names batch {b[:12]}, but this batch has none of the 2 images that it offered for version 2"
+    ):
         add(C, replaces=b)
 
 

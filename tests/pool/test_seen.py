@@ -10,7 +10,7 @@ from test_merge import A, B, C, content_hash, images, open_for, picks
 from datapool.core.base import Base
 from datapool.core.errors import DatapoolError
 from datapool.core.lineage import Provenance, read_lineage
-from datapool.core.tables import read_table, write_table
+from datapool.core.tables import read_csv, read_table, write_table
 from datapool.images.batch import candidates
 from datapool.maintenance.repair import repair
 from datapool.pool.merge import merge
@@ -220,3 +220,27 @@ def test_a_file_of_the_user_in_the_place_of_the_next_one_is_backed_up():
     add(B, 1)
 
     assert [path.read_bytes() for path in Path(".datapool/backup").glob("seen-*")] == [b"mine"]
+
+
+def test_a_batch_that_lost_most_of_its_picks_is_still_known_as_the_corrected_state_of_the_last_one():
+    # Damaged images are picked first: of the three picks two are deleted, of the seven images five are still there.
+    batch = {f"cat/e{number}.jpg": float(number) for number in range(10, 17)}
+    add(batch, 3)
+    corrected = {name: number for name, number in batch.items() if number not in (10.0, 12.0)}
+    _, notes = open_base(POOLS, LINEAGE, "p", images(corrected), base_version=None)
+
+    assert "of its 3 images, 2 are no longer in it ('cat/e10.jpg', 'cat/e12.jpg'); the pool keeps them" in notes[0]
+    _, notes = open_base(POOLS, LINEAGE, "p", images({**D, "cat/e11.jpg": 11.0}), base_version=None)
+    assert notes == []  # another batch that has one of the images
+
+
+def test_a_batch_that_lost_all_of_its_picks_can_replace_their_version():
+    batch = {f"cat/e{number}.jpg": float(number) for number in range(10, 17)}
+    add(A, 1)
+    add(batch, 3)
+    corrected = {name: number for name, number in batch.items() if number > 12.0}
+    base = add(corrected, 2, replaces=read_lineage(LINEAGE)["p"][1].batch[:12])
+
+    assert len(base.versions) == 1
+    assert not len(base.standing.rows.table)
+    assert read_csv(FOLDER / "samples.csv").filename.tolist() == ["cat/a1.jpg", "cat/e13.jpg", "cat/e14.jpg"]
