@@ -24,14 +24,14 @@ def embed() -> None:
     outputs = Outputs(params.output_dir)
     base = read_base(outputs.base)
     table = candidates(mark_excluded(read_table(outputs.images), base.excluded), base.rows.table)
-    ranges = read_embedding_space(outputs.space).ranges or {}
+    space = read_embedding_space(outputs.space)
     with progress("embedding") as report:
         embedded = embed_candidates(
             table,
             Path(params.input_dir),
             outputs.checkpoint,
             params,
-            ranges=ranges,
+            space=space,
             cache_dir=SCRATCH / "embeddings",
             progress=report,
         )
@@ -41,7 +41,7 @@ def embed() -> None:
             outputs.checkpoint,
             dimension=embedded.vectors.shape[1],
             n_candidates=len(table),
-            ranges=ranges,
+            ranges=space.ranges or {},
             cache_dir=SCRATCH / "protected",
             progress=report,
         )

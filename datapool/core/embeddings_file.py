@@ -33,6 +33,7 @@ _FOLDER_VECTORS, _FOLDER_NAMES = "embeddings.npy", "filenames.txt"
 _NAMES = ("filenames", "filename", "file_name", "paths", "path", "images", "image")
 _VECTORS = ("embeddings", "embedding")
 _GZIP, _PARQUET, _ZIP, _NPY = b"\x1f\x8b", b"PAR1", b"PK\x03\x04", b"\x93NUMPY"
+_PIECE = 2**16  # bytes read at a time of a file of which only the beginning is wanted
 _BLOCK = 2**22  # bytes of embeddings converted at a time
 
 # What numpy, zipfile and Arrow raise for files that are damaged; numpy parses the header of an array as Python.
@@ -79,18 +80,25 @@ def read_embeddings(path: Path) -> EmbeddingsCsv:
 
 
 def embeddings_dimension(path: Path) -> int:
-    """Read the dimension of embeddings. Of a csv only the header is read; other files are read as a whole.
+    """Read the dimension of embeddings from the beginning of a file; its rows are not checked.
 
     Raises:
-        DatapoolError: As ``read_embeddings``.
+        DatapoolError: If the file is missing, of another kind, or its header is not that of embeddings.
     """
-    if not path.is_dir():
-        with open_embeddings(path) as file:
-            start = _first_bytes(file, path)
-            if not start.startswith((_PARQUET, _ZIP)):
-                with _as_text(file, path, start) as text:
-                    return csv_dimension(text, path)
-    return int(read_embeddings(path).embeddings.shape[1])
+    if path.is_dir():
+        vectors, _ = _files_of_folder(path)
+        with open_embeddings(vectors) as file, _naming(vectors, "folder"):
+            return _npy_dimension(file)
+    with open_embeddings(path) as file:
+        start = _first_bytes(file, path)
+        if start.startswith(_PARQUET):
+            with _naming(path, "Parquet"):
+                return _parquet_dimension(file)
+        if start.startswith(_ZIP):
+            with _naming(path, "npz"):
+                return _npz_dimension(file)
+        with _as_text(file, path, start) as text:
+            return csv_dimension(text, path)
 
 
 def read_embeddings_of(path: Path, filenames: Sequence[str]) -> np.ndarray:
@@ -166,11 +174,17 @@ def _naming(path: Path, kind: str) -> Iterator[None]:
         raise DatapoolError(f"{path}: cannot be read ({what}); {_WANTED[kind]}") from error
 
 
-def _read_folder(folder: Path) -> EmbeddingsCsv:
+def _files_of_folder(folder: Path) -> tuple[Path, Path]:
+    """Return the paths of the vectors and of the names, which are both there."""
     vectors, names = folder / _FOLDER_VECTORS, folder / _FOLDER_NAMES
     for path in (vectors, names):
         if not path.is_file():
             raise DatapoolError(f"{folder}: has no file {path.name}; {_WANTED['folder']}")
+    return vectors, names
+
+
+def _read_folder(folder: Path) -> EmbeddingsCsv:
+    vectors, names = _files_of_folder(folder)
     filenames = read_names(names, remedy=_WANTED["folder"])
     with open_embeddings(vectors) as file, _naming(vectors, "folder"):
         return _checked(filenames, np.load(file, allow_pickle=False))
@@ -196,6 +210,33 @@ def _read_npz(file: BinaryIO) -> EmbeddingsCsv:
         return _checked(texts.tolist(), arrays[vectors])
 
 
+def _npz_dimension(file: BinaryIO) -> int:
+    with zipfile.ZipFile(file) as archive:
+        names = [entry.filename.removesuffix(".npy") for entry in archive.infolist()]  # as NpzFile calls them
+        _one_of(_NAMES, names, "array of file names")
+        vectors = _one_of(_VECTORS, names, "array of embeddings")
+        with archive.open(archive.infolist()[names.index(vectors)]) as array:
+            return _npy_dimension(cast(BinaryIO, array))
+
+
+def _npy_dimension(file: BinaryIO) -> int:
+    """Return the length of the rows of an npy file, from its header."""
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    version = np.lib.format.read_magic(file)
+    if version not in readers:  # of structured types, which are no numbers
+        raise _ContentError(
+            f"its embeddings are in version {'.'.join(map(str, version))} of numpy's format, not numbers"
+        )
+    shape, _, _ = readers[version](file)
+    _require_rows_of_numbers(shape)
+    return int(shape[1])
+
+
+def _require_rows_of_numbers(shape: tuple[int, ...]) -> None:
+    if len(shape) != 2 or not shape[1]:
+        raise _ContentError(f"its embeddings have shape {shape}, not a row of numbers for each image")
+
+
 def _one_of(wanted: Sequence[str], names: Sequence[str], what: str) -> str:
     found = next((name for name in wanted if name in names), None)
     if found is None:
@@ -205,8 +246,7 @@ def _one_of(wanted: Sequence[str], names: Sequence[str], what: str) -> str:
 
 def _checked(filenames: list[str], values: np.ndarray) -> EmbeddingsCsv:
     """Return the content of arrays as float32, after checking that they are names and embeddings."""
-    if values.ndim != 2 or not values.shape[1]:
-        raise _ContentError(f"its embeddings have shape {values.shape}, not a row of numbers for each image")
+    _require_rows_of_numbers(values.shape)
     if len(values) != len(filenames):
         raise _ContentError(f"has {len(values)} embeddings, but {len(filenames)} file names")
     embeddings = values if values.dtype == np.float32 else np.empty(values.shape, dtype=np.float32)
@@ -244,12 +284,7 @@ def _copy(values: np.ndarray, embeddings: np.ndarray, filenames: Sequence[str], 
 
 def _read_parquet(file: BinaryIO) -> EmbeddingsCsv:
     with pq.ParquetFile(file, pre_buffer=False) as parquet:  # True would hold the whole file in memory
-        schema = parquet.schema_arrow
-        repeated = next((name for name in schema.names if schema.names.count(name) > 1), None)
-        if repeated is not None:
-            raise _ContentError(f"has the column {short_repr(repeated)} twice")
-        name = _one_of(_NAMES, schema.names, "column of file names")
-        columns = _vector_columns(schema)
+        name, columns = _parquet_columns(parquet.schema_arrow)
         filenames: list[str] = []
         embeddings: np.ndarray | None = None
         for rows in parquet.iter_batches(_rows_at_a_time(len(columns)), columns=[name, *columns]):
@@ -266,6 +301,26 @@ def _read_parquet(file: BinaryIO) -> EmbeddingsCsv:
     if embeddings is None:
         raise _ContentError("has no rows")
     return _with_good_names(filenames, embeddings)
+
+
+def _parquet_dimension(file: BinaryIO) -> int:
+    with pq.ParquetFile(
+        file, pre_buffer=False, buffer_size=_PIECE
+    ) as parquet:  # without a size, a column is read as a whole
+        _, columns = _parquet_columns(parquet.schema_arrow)
+        if not _is_list_of_numbers(parquet.schema_arrow.field(columns[0]).type):
+            return len(columns)
+        for row in parquet.iter_batches(1, columns=columns):
+            return int(_from_lists(row.column(0), None, first_row=1).shape[1])
+    raise _ContentError("has no rows")
+
+
+def _parquet_columns(schema: pa.Schema) -> tuple[str, list[str]]:
+    """Return the column of file names and those of embeddings."""
+    repeated = next((name for name in schema.names if schema.names.count(name) > 1), None)
+    if repeated is not None:
+        raise _ContentError(f"has the column {short_repr(repeated)} twice")
+    return _one_of(_NAMES, schema.names, "column of file names"), _vector_columns(schema)
 
 
 def _rows_at_a_time(n_columns: int) -> int:

@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 
 from datapool.core.embeddings_file import read_embeddings_of
+from datapool.core.lineage import EmbeddingSpace
 from datapool.core.progress import Progress
 from datapool.core.row_cache import RowCache
 from datapool.core.schema import Params
 from datapool.images.batch import image_files
-from datapool.images.pixels import Ranges
 
 
 class CandidateEmbeddings(NamedTuple):
@@ -29,7 +29,7 @@ def embed_candidates(
     checkpoint: Path,
     params: Params,
     *,
-    ranges: Ranges,
+    space: EmbeddingSpace,
     cache_dir: Path,
     progress: Progress,
 ) -> CandidateEmbeddings:
@@ -43,12 +43,13 @@ def embed_candidates(
         folder: The batch's folder.
         checkpoint: The file that ``provide_model`` wrote.
         params: ``embeddings``, ``images`` and ``lightly`` are used.
-        ranges: Of the embedding space: what becomes black and white in images of more than 8 bits.
+        space: Their embedding space: the model, and what becomes black and white in images of more than 8 bits.
         cache_dir: Keeps the embeddings for the next run.
         progress: Of the embedding.
 
     Raises:
-        DatapoolError: If an image cannot be read or has changed, or the file does not have it.
+        DatapoolError: If the checkpoint is not the model of ``space``, an image cannot be read or has changed, or the file
+            does not have it.
     """
     if not len(candidates):
         return CandidateEmbeddings(np.empty((0, 1), dtype=np.float32), 0)
@@ -59,11 +60,12 @@ def embed_candidates(
 
     embedded = embed_with_cache(
         checkpoint,
-        image_files(candidates, folder, max_pixels=params.images.max_pixels, ranges=ranges),
+        image_files(candidates, folder, max_pixels=params.images.max_pixels, ranges=space.ranges or {}),
         cache=RowCache(cache_dir),
         batch_size=params.lightly.loader.batch_size,
         num_workers=params.lightly.loader.num_workers,
         accelerator=params.lightly.trainer.accelerator,
         progress=progress,
+        space_id=space.id,
     )
     return CandidateEmbeddings(embedded.embeddings, embedded.n_known)

@@ -106,16 +106,26 @@ def embed_with_cache(
     num_workers: int,
     accelerator: str,
     progress: Progress | None,
+    space_id: str | None = None,
 ) -> Embedded:
     """Embed images with the model of a checkpoint, except those that the last run embedded with it.
 
-    The cache is read before and written after. Other arguments and errors are those of ``embed`` and
-    ``load_checkpoint``.
+    The cache is read before and written after. The model must be that of ``space_id``, if it is given. Other arguments and
+    errors are those of ``embed`` and ``load_checkpoint``.
+
+    Raises:
+        DatapoolError: If the checkpoint is another model than that of ``space_id``.
     """
     model = load_checkpoint(checkpoint)
+    found = embedding_space_id(model)
+    if space_id is not None and found != space_id:
+        raise DatapoolError(
+            f"{checkpoint}: is model {found[:12]}, but model {space_id[:12]} is recorded for this pool; `git checkout HEAD "
+            "-- datapools.json` restores the record, then run `dvc repro --force --single-item open` and `dvc repro`"
+        )
     # Another batch size, device or release of torch may change embeddings by rounding, and the same inputs must make the
     # same bytes. So each has a cache of its own. Other ranges change the pixels.
-    key = f"{embedding_space_id(model)} {batch_size} {_device(accelerator).type} {torch.__version__}"
+    key = f"{found} {batch_size} {_device(accelerator).type} {torch.__version__}"
     if images and images[0].ranges:  # one for all images
         key += f" {json.dumps(images[0].ranges, sort_keys=True)}"
     embedded = embed(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from datapool.core import atomic
 from datapool.core.base import Base
 from datapool.core.errors import DatapoolError
-from datapool.core.lineage import EmbeddingSpace, embedding_space_of
+from datapool.core.lineage import EmbeddingSpace, Version, embedding_space_of
 from datapool.core.progress import Progress
 from datapool.core.schema import Lightly, Params
 from datapool.images.decode import ImageFile
@@ -95,9 +95,11 @@ def _no_model(space: EmbeddingSpace, checkpoint: Path, last: Path) -> ProvidedMo
 
 def _own_space(base: Base, path: Path, params: Params) -> EmbeddingSpace:
     """Return the embedding space of the base, after checking that params ask for no other model."""
+    recorded = embedding_space_of(base.pool, base.made_by)
+    if _is_recorded_model(path, base.made_by[-1], recorded, params):
+        return recorded
     from datapool.model.embedding_model import embedding_space_id, load_checkpoint
 
-    recorded = embedding_space_of(base.pool, base.made_by)
     model = load_checkpoint(path)
     if embedding_space_id(model) != recorded.id:
         raise DatapoolError(
@@ -119,6 +121,20 @@ def _own_space(base: Base, path: Path, params: Params) -> EmbeddingSpace:
                 "set another datapool.name"
             )
     return recorded
+
+
+def _is_recorded_model(path: Path, version: Version, space: EmbeddingSpace, params: Params) -> bool:
+    """Return whether a checkpoint is surely the recorded model, and params ask for it by the recorded values.
+
+    The file is the one that the lineage records with that space, so the model need not be built to know it. Where this
+    returns False, the model decides: a name may be spelled in another way.
+    """
+    lightly = params.lightly
+    asked = (lightly.model.name, lightly.model.num_ftrs, lightly.collate.input_size)
+    files = [path, *([Path(params.checkpoint)] if params.checkpoint else [])]
+    return asked == (space.backbone, space.dimension, space.input_size) and all(
+        atomic.sha256(file) == version.checkpoint_sha256 for file in files
+    )
 
 
 def _require_same_settings(model: "EmbeddingModel", lightly: Lightly, *, source: str, remedy: str) -> None:

@@ -257,11 +257,52 @@ BAD: dict[str, tuple[Callable[[], Path], str]] = {
 @pytest.mark.parametrize("case", BAD)
 def test_a_file_that_cannot_be_used_is_refused_in_one_line_with_its_row(case):
     make, message = BAD[case]
+    path = make()
     with pytest.raises(DatapoolError) as caught:
-        read_embeddings(make())
+        read_embeddings(path)
 
     assert str(caught.value) == message
     assert "\n" not in message
+    try:
+        assert embeddings_dimension(path) == DIMENSIONS.get(case, 2)  # what is wrong is not in the header
+    except DatapoolError as error:
+        assert str(error) == HEADERS.get(case, message)
+
+
+# The dimension of the bad files above whose header is sound, where it is not 2.
+DIMENSIONS = {
+    "NaN": 1,
+    "NaN in float32": 1,
+    "too large": 1,
+    "csv.gz with a bad row": 1,
+    "csv with a zero byte": 1,
+    "numbers as names in Parquet": 2,
+    "texts in a column": 1,
+    "a missing name": 1,
+    "a missing list": 1,
+    "a longer list": 1,
+    "a missing number in a list": 1,
+    "a missing number in a column": 1,
+    "too large in Parquet": 1,
+}
+# The message about the header, where it is another one.
+HEADERS = {
+    "texts in a zip file": "e.npz: cannot be read (EOF: reading magic string, expected 8 bytes got 2)" + NPZ,
+}
+
+
+def test_the_dimension_is_read_without_the_rows():
+    names, vectors = [f"{i}.jpg" for i in range(5000)], np.random.default_rng(0).normal(size=(5000, 3))
+    table = pa.table({"filenames": names, "embeddings": pa.array(list(vectors))})
+    pq.write_table(table, "e.parquet", row_group_size=100)
+    data = bytearray(Path("e.parquet").read_bytes())
+    data[len(data) // 2 : -20_000] = bytes(len(data[len(data) // 2 : -20_000]))  # the second half of the rows
+    Path("e.parquet").write_bytes(data)
+
+    assert embeddings_dimension(Path("e.parquet")) == 3
+    assert embeddings_dimension(cut(folder(vectors, names) / "embeddings.npy", 200).parent) == 3
+    with pytest.raises(DatapoolError, match="cannot be read"):
+        read_embeddings(Path("e.parquet"))
 
 
 def test_a_bad_number_in_a_late_piece_is_named_by_its_row(monkeypatch):
@@ -296,7 +337,8 @@ def test_any_damage_of_a_file_is_a_message_and_no_traceback():
             data = bytearray(good)
             data[rng.integers(len(data))] = rng.integers(256)
             Path("damaged").write_bytes(data)
-            try:
-                read_embeddings(Path("damaged"))
-            except DatapoolError as error:
-                assert "\n" not in str(error)
+            for read in (read_embeddings, embeddings_dimension):
+                try:
+                    read(Path("damaged"))
+                except DatapoolError as error:
+                    assert "\n" not in str(error)

@@ -222,6 +222,19 @@ def test_the_next_run_reads_no_image_that_the_last_one_embedded(model: Embedding
     assert np.array_equal(second.embeddings[:9], first.embeddings)
 
 
+def test_a_checkpoint_of_another_embedding_space_than_the_recorded_one_is_refused(model: EmbeddingModel):
+    save_checkpoint(model, Path("model.ckpt"))
+    settings = {"cache": RowCache(Path("cache")), "batch_size": 4, "num_workers": 0, "accelerator": "cpu"}
+    found = embedding_space_id(model)
+
+    embed_with_cache(Path("model.ckpt"), [], **settings, progress=None, space_id=found)
+    with pytest.raises(
+        DatapoolError,
+        match=f"^model.ckpt: is model {found[:12]}, but model 0123456789ab is recorded for this pool; `git checkout HEAD",
+    ):
+        embed_with_cache(Path("model.ckpt"), [], **settings, progress=None, space_id="0123456789abcdef" * 4)
+
+
 def picture_of(path: Path, ranges: Ranges) -> ImageFile:
     return ImageFile(path, hashlib.sha256(path.read_bytes()).hexdigest(), MAX_PIXELS, ranges)
 

@@ -1,6 +1,7 @@
 """The model of a pool: its own if it has one, else a new one; and settings that ask for another are refused."""
 
 import hashlib
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -33,10 +34,13 @@ def tiny(seed: int = 1, *, name: str = "test_efficientnet"):
 
 def pool_with(model, *, recorded=None) -> Base:
     """A pool of one version, made by ``recorded``, in whose place lies the checkpoint of ``model``."""
+    recorded = recorded or model
+    save_checkpoint(recorded, Path("base.ckpt"))
+    digest = hashlib.sha256(Path("base.ckpt").read_bytes()).hexdigest()
     save_checkpoint(model, Path("base.ckpt"))
-    space_id = embedding_space_id(recorded or model)
+    space_id = embedding_space_id(recorded)
     space = EmbeddingSpace(id=space_id, start=None, backbone=model.backbone_name, dimension=8, input_size=32)
-    version = Version.model_construct(embedding_space=space)
+    version = Version.model_construct(embedding_space=space, checkpoint_sha256=digest)
     return Base("p", "batch", [version], None, empty_base_table(), Path("base.ckpt"), no_seen())
 
 
@@ -79,6 +83,28 @@ def test_the_pools_own_model_is_used_unchanged():
     assert CHECKPOINT.read_bytes() == LAST.read_bytes() == Path("base.ckpt").read_bytes()
     assert provided.space == base.versions[0].embedding_space
     assert provided.losses == ()
+
+
+def test_the_recorded_file_of_the_pools_own_model_is_not_loaded_if_the_settings_are_the_recorded_ones(monkeypatch):
+    base = pool_with(tiny())
+    save_checkpoint(tiny(), Path("given.ckpt"))
+    loaded = []
+    monkeypatch.setattr("datapool.model.embedding_model.load_checkpoint", lambda path: [loaded.append(path), tiny()][1])
+
+    def loads(base: Base, **settings: object) -> list[str]:
+        loaded.clear()
+        provide(base, **settings)
+        return [path.name for path in loaded]
+
+    assert loads(base) == []
+    assert loads(base, checkpoint="given.ckpt") == []  # the same file
+    # In another spelling, only the model shows that it is the same. So it is in another file of the same model.
+    assert loads(base, lightly__model__name="Test-EfficientNet") == ["base.ckpt"]
+    torch.save(torch.load("given.ckpt", weights_only=True), "given.ckpt")
+    assert Path("given.ckpt").read_bytes() != Path("base.ckpt").read_bytes()
+    assert loads(base, checkpoint="given.ckpt") == ["base.ckpt", "given.ckpt"]
+    shutil.copy("given.ckpt", "base.ckpt")
+    assert loads(base) == ["base.ckpt"]
 
 
 def test_a_checkpoint_that_the_lineage_does_not_record_is_refused():
