@@ -309,7 +309,7 @@ def forget(
     Prints the commands that erase them from DVC's cache, from remotes and from the history of git, which are yours. If the
     file of an image is still in input_dir, or a file of yours names it, the exit code is 1: delete it, and run this again.
     """
-    from datapool.core.errors import DatapoolError
+    from datapool.core.errors import DatapoolError, short_repr
     from datapool.core.params import load_params
     from datapool.workspace import corrections
     from datapool.workspace.commands import run_dvc
@@ -317,14 +317,19 @@ def forget(
     params = load_params()
     path = corrections.list_of(params)
     found = corrections.find_images(params, images, must_exist=False)
-    hashes = [content for image in found for content in image.contents if content]
-    corrections.exclude(path, [image for image in found if "" not in image.contents], "forgotten")
-    corrections.forget_names(path, found)
+    for name, image in zip(images, found, strict=True):
+        if not image.is_known:
+            say(f"no image of the pools or of the last batch is {short_repr(name)}; what names it is erased")
+    hashes = [image.content for image in found if image.content]
+    corrections.exclude(path, found, "forgotten")
     say(*(f"{path}: {content}" for content in hashes))
-    say(*corrections.erase(params, found))
-    for arguments in (["repro", "scan"], ["repro", "--force", "--single-item", "open"]):
+    open_again = ("repro", "--force", "--single-item", "open")  # takes the images out of the pools
+    for arguments in (("repro", "scan"), open_again):
         say(f"dvc {' '.join(arguments)}")
         run_dvc(Path(), *arguments)
+    corrections.forget_names(path, found)
+    say(*corrections.erase(params, found))
+    run_dvc(Path(), *open_again)
     _repro()
     corrections.erase(params, found)
     say(
@@ -338,7 +343,7 @@ def forget(
     if left := corrections.still_named_in(params, found):
         raise DatapoolError(
             f"not all is erased yet: {', '.join(left[:10])} {'names' if len(left) == 1 else 'name'} or hold the images; "
-            f"delete them there, then run `datapool forget {' '.join(hashes)}` again"
+            f"delete them there, then run `datapool forget {' '.join(hashes or images)}` again"
         )
 
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,10 @@ from datapool.pool.transaction import Transaction, recover
 
 @locked()
 def erase_names(pools: Path, lineage_file: Path, names: Iterable[str]) -> list[str]:
-    """Erase the names of images that have left from the records of other images, in every pool.
+    """Erase the names of images that have left from the records of every pool.
 
-    They stand there as the nearest neighbor of a pick, and as the witness of a version.
+    They stand there as the nearest neighbor of a pick, as the witness of a version, and in the reason of a removal. A name
+    stays in a pool that has another image of that name.
 
     Args:
         pools: Folder of all pools.
@@ -41,26 +42,46 @@ def erase_names(pools: Path, lineage_file: Path, names: Iterable[str]) -> list[s
         DatapoolError: If the files of such a pool are not those that the lineage records, or the disk refuses.
     """
     done = list(recover(pools, lineage_file))
-    listed = [each for name in names for each in (name, f"./{name}")]
+    names = list(names)
     entries = read_entries(lineage_file)
     require_files(pools, {name: entry.versions for name, entry in entries.items()})
     for name, entry in entries.items():
         store = Store(pools, name, lineage_file)
-        is_named = read_csv(store.folder / SAMPLES).nearest.isin(listed)
-        if not is_named.any() and not any(version.witness in listed for version in entry.versions):
+        samples = read_csv(store.folder / SAMPLES)
+        gone = set(_as_stored(names)).difference(samples.filename)
+        is_named = samples.nearest.isin(gone)
+        erased = _without_names(entry, gone)
+        if not is_named.any() and erased == entry:
             continue
         require_agreement(store)
         rows = pool_files.read_version(store.folder, entry.versions[-1])
         table = rows.table.assign(nearest=rows.table.nearest.mask(is_named, ""))
         with Transaction(store) as transaction:
-            content, files = _write_erased(transaction, entry, table, listed)
+            content, files = _write_samples(transaction, erased, table)
             transaction.commit(content, files)
         done.append(f"pool {name!r}: {int(is_named.sum())} images named it as their nearest")
     return done
 
 
-def _write_erased(
-    transaction: Transaction, entry: LineageEntry, table: pd.DataFrame, names: Sequence[str]
+def _as_stored(names: Iterable[str]) -> list[str]:
+    """Return each name as it is and as ``safe_name`` may have stored it, with "./" in front."""
+    return [each for name in names for each in (name, f"./{name}")]
+
+
+def _without_names(entry: LineageEntry, names: set[str]) -> LineageEntry:
+    """Return the record of a pool without the names: no version has one as its witness, no reason has one in it."""
+    content = entry.model_dump()
+    for version in content["versions"]:
+        if version.get("witness") in names:
+            version["witness"] = None
+    for removal in content.get("removed") or ():
+        if is_named_in(removal["reason"].encode(), names):
+            removal["reason"] = ""
+    return LineageEntry.model_validate(content)
+
+
+def _write_samples(
+    transaction: Transaction, entry: LineageEntry, table: pd.DataFrame
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Write samples.csv again; return the record of the pool and the sha256 of every file."""
     store, digest, start = transaction.store, hashlib.sha256(), 0
@@ -69,8 +90,7 @@ def _write_erased(
         header, *text = csv_text(table.iloc[start : version.rows])
         digest.update(b"".join([*[header] * (not versions), *text]))
         start = version.rows
-        changes = {"samples_sha256": digest.hexdigest(), **({"witness": None} if version.witness in names else {})}
-        versions.append(version.model_dump() | changes)
+        versions.append(version.model_dump() | {"samples_sha256": digest.hexdigest()})
     record = store.read()
     files = dict(record.files) if record else _files_without_record(store, entry)
     files[SAMPLES] = transaction.write(SAMPLES, csv_text(table)).sha256
@@ -93,24 +113,25 @@ def erase_from_scratch(contents: Iterable[str], names: Iterable[str]) -> list[st
     Raises:
         OSError: If the disk refuses.
     """
-    hashes, listed = list(contents), [each for name in names for each in (name, f"./{name}")]
+    names = list(names)
+    hashes, listed = list(contents), _as_stored(names)
     clear_caches(hashes)
     RowCache(atomic.SCRATCH / "protected").remove(lambda table: table.content_hash.isin(hashes))
     pool_files.drop_cached(lambda table: table.filename.isin(listed) | table.nearest.isin(listed))
     shutil.rmtree(atomic.SCRATCH / "training", ignore_errors=True)
     deleted = []
     for path in sorted(path for path in atomic.SCRATCH.rglob("*") if path.is_file()):
-        if path.suffix != ".parquet" and is_named_in(path.read_bytes(), listed):
+        if path.suffix != ".parquet" and is_named_in(path.read_bytes(), names):
             path.unlink()
             deleted.append(str(path))
     return deleted
 
 
 def is_named_in(data: bytes, names: Iterable[str]) -> bool:
-    """Return whether a file names an image, and not only one whose name contains that name."""
+    """Return whether a file names an image, "./" in front or not, and not only one whose name contains that name."""
     for name in names:
         forms = {name, name.replace('"', '""'), json.dumps(name)[1:-1], json.dumps(name, ensure_ascii=False)[1:-1]}
         for form in forms:
-            if re.search(rb"(?<![\w./-])" + re.escape(form.encode()) + rb"(?![\w.-])", data):
+            if re.search(rb"(?<![\w./-])(\./)?" + re.escape(form.encode()) + rb"(?![\w.-])", data):
                 return True
     return False

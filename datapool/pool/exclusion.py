@@ -56,15 +56,8 @@ def read_exclusions(path: Path) -> Exclusions:
     Raises:
         DatapoolError: If the file cannot be read, is not UTF-8, or has a line without an image. Names the line.
     """
-    data = atomic.read_regular_file(
-        path, remedy="rules.exclude in params.yaml names it: make the file, empty or not, or set rules.exclude: null"
-    )
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DatapoolError(f"{path}: is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from error
     exclusions = Exclusions({}, {})
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         image, reason = parse_line(line, where=f"{path}: line {number}")
         if not image:
             continue
@@ -75,13 +68,28 @@ def read_exclusions(path: Path) -> Exclusions:
     return exclusions
 
 
+def read_lines(path: Path) -> list[str]:
+    """Read the lines of exclude.txt, without their line feeds; the last one is empty if the file ends with a line feed.
+
+    Raises:
+        DatapoolError: If the file cannot be read or is not UTF-8.
+    """
+    data = atomic.read_regular_file(
+        path, remedy="rules.exclude in params.yaml names it: make the file, empty or not, or set rules.exclude: null"
+    )
+    try:
+        return data.decode("utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise DatapoolError(f"{path}: is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from error
+
+
 def parse_line(line: str, *, where: str = "exclude.txt") -> tuple[str, str]:
     """Return the image and the reason of a line of exclude.txt, both empty if the line says nothing.
 
     Raises:
         DatapoolError: If it has a reason but no image, or begins with a quote and is no JSON string; begins with ``where``.
     """
-    line = line.removesuffix("\n").removesuffix("\r")
+    line = line.removesuffix("\r")
     if not line.strip() or line.startswith("#"):
         return "", ""
     if line.startswith('"'):

@@ -18,7 +18,7 @@ from datapool.core.schema import Params
 from datapool.core.tables import read_csv, read_table
 from datapool.images.batch import batch_id
 from datapool.pool.erasure import erase_from_scratch, erase_names, is_named_in
-from datapool.pool.exclusion import line_of, parse_line, read_exclusions
+from datapool.pool.exclusion import line_of, parse_line, read_exclusions, read_lines
 from datapool.pool.seen import offered_by
 from datapool.pool.store import Store
 from datapool.workspace.params_file import set_params
@@ -27,13 +27,19 @@ _NOT_SEARCHED = frozenset({".git", ".dvc", ".venv", "datapool", "stages"})
 _TEXTS = frozenset({".csv", ".txt", ".json", ".yaml", ".lock", ".html", ".md", ".log"})
 
 
-class Images(NamedTuple):
-    """Images that are known by some names and contents."""
+class Image(NamedTuple):
+    """An image that was asked for by a name or a content hash."""
 
-    contents: dict[str, str]
-    """The name or content hash that was asked for, by the content hash; "" stands for none if the content is unknown."""
+    is_known: bool
+    """Whether the pools or the last batch have it."""
+    content: str
+    """Its content hash; "" if that is unknown."""
     names: set[str]
-    """All names that these contents have in the pools and in the last batch: filenames, and paths below input_dir."""
+    """All names that it has in the pools and in the last batch: filenames, and paths below input_dir."""
+    own_names: set[str]
+    """Those of its names that no other image has."""
+    lines: list[str]
+    """What excludes it: its content hash, and its names in a pool that does not know its content."""
 
 
 def list_of(params: Params) -> Path:
@@ -47,38 +53,47 @@ def list_of(params: Params) -> Path:
     return Path(params.rules.exclude)
 
 
-def find_images(params: Params, wanted: Sequence[str], *, must_exist: bool = True) -> list[Images]:
+def find_images(params: Params, wanted: Sequence[str], *, must_exist: bool = True) -> list[Image]:
     """Find images of the pools and of the last batch by name or content hash, in the order in which they are wanted.
 
     Args:
         params: Names the pools and the outputs.
         wanted: Filenames in a pool, paths below input_dir, or content hashes.
-        must_exist: Refuse a name that no image has. Otherwise it stands for itself, without a content.
+        must_exist: Refuse a name that no image has.
 
     Raises:
-        DatapoolError: If an image is not known, or a name stands for several contents.
+        DatapoolError: If a name is not known, or stands for several contents.
     """
     known = _known_images(params)
-    found = []
-    for image in wanted:
-        short = image.removeprefix("./")
-        is_hash = re.fullmatch("[0-9a-fA-F]{64}", image) is not None
-        is_it = known.content_hash == image.lower() if is_hash else known.name == short
-        contents = known.content_hash[is_it].unique().tolist()
-        if len(contents) > 1:
-            raise DatapoolError(
-                f"{short_repr(image)} is the name of {len(contents)} images; give the content hash of one: "
-                f"{', '.join(map(repr, contents))}"
-            )
-        if not contents and must_exist and not is_hash:
-            raise DatapoolError(
-                f"no image of the pools or of the last batch has the name {short_repr(image)}; give its name in "
-                f"{params.shared_dir}/{params.datapool.name}/{SAMPLES}, its path below input_dir, or its content hash"
-            )
-        content = contents[0] if contents else image.lower() if is_hash else ""
-        names = set(known.name[known.content_hash == content]) if content else {short}
-        found.append(Images({content: image}, names | ({short} - {content} if not is_hash else set())))
-    return found
+    return [_find_image(params, known, image, must_exist=must_exist) for image in wanted]
+
+
+def _find_image(params: Params, known: pd.DataFrame, image: str, *, must_exist: bool) -> Image:
+    is_hash = re.fullmatch("[0-9a-fA-F]{64}", image) is not None
+    asked = image.lower() if is_hash else image.removeprefix("./")
+    is_it = known[known.content_hash == asked] if is_hash else known[known.name == asked]
+    contents = [asked] if is_hash else [content for content in is_it.content_hash.unique() if content]
+    if len(contents) > 1:
+        raise DatapoolError(
+            f"{short_repr(image)} is the name of {len(contents)} images; give the content hash of one: "
+            f"{', '.join(map(repr, contents))}"
+        )
+    if must_exist and is_it.empty and not is_hash:
+        raise DatapoolError(
+            f"no image of the pools or of the last batch has the name {short_repr(image)}; give its name in "
+            f"{params.shared_dir}/{params.datapool.name}/{SAMPLES}, its path below input_dir, or its content hash"
+        )
+    content = contents[0] if contents else ""
+    names = {*known.name[known.content_hash == content]} if content else set()
+    names |= set() if is_hash else {asked}
+    by_name = names.intersection(known.name[known.content_hash == ""])  # an imported image counts as those of its name
+    return Image(
+        is_known=not is_it.empty,
+        content=content,
+        names=names,
+        own_names=names.difference(known.name[~known.content_hash.isin(["", content])]),
+        lines=[content] * bool(content) + sorted(by_name if content or by_name else names),
+    )
 
 
 def _known_images(params: Params) -> pd.DataFrame:
@@ -98,58 +113,56 @@ def _known_images(params: Params) -> pd.DataFrame:
     return known.assign(name=known.name.str.removeprefix("./")).drop_duplicates(ignore_index=True)
 
 
-def exclude(path: Path, images: Iterable[Images], reason: str) -> list[str]:
-    """Add images to exclude.txt, each by its content hash, or by its name if its content is unknown.
+def exclude(path: Path, images: Iterable[Image], reason: str) -> list[str]:
+    """Add images to exclude.txt.
 
     Returns:
-        The lines that were added; none for an image that is listed already.
+        The lines that were added; none for what is listed already.
 
     Raises:
         DatapoolError: If the list cannot be read or written.
     """
     listed = read_exclusions(path)
-    lines = []
-    for image in images:
-        for content, name in image.contents.items():
-            if content not in listed.by_hash and not (content == "" and name.removeprefix("./") in listed.by_name):
-                lines.append(line_of(content or name, reason))
-    lines = list(dict.fromkeys(lines))
+    wanted = dict.fromkeys(line for image in images for line in image.lines)
+    lines = [line_of(each, reason) for each in wanted if each not in listed.by_hash and each not in listed.by_name]
     if lines:
-        before = path.read_text(encoding="utf-8")
-        end = "\n" * bool(before and not before.endswith("\n"))
-        atomic.write_bytes(path, (before + end + "".join(lines)).encode())
+        before = path.read_bytes()
+        end = b"\n" * bool(before and not before.endswith(b"\n"))
+        atomic.write_bytes(path, before + end + "".join(lines).encode())
     return lines
 
 
-def forget_names(path: Path, images: Iterable[Images]) -> None:
+def forget_names(path: Path, images: Iterable[Image]) -> None:
     """Take the names of images out of exclude.txt, also out of reasons; the lines with their content hashes stay."""
-    names = {name for image in images for name in image.names}
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    names = {name for image in images for name in image.own_names}
+    lines = read_lines(path)
     kept = []
     for line in lines:
         image, _ = parse_line(line)
-        if image.removeprefix("./") not in names:
-            kept.append(line_of(image, "") if image and is_named_in(line.encode(), names) else line)
+        if image.removeprefix("./") in names:
+            continue
+        is_named = is_named_in(line.encode(), names)
+        kept.append(line_of(image, "").removesuffix("\n") if image and is_named else "#" if is_named else line)
     if kept != lines:
-        atomic.write_bytes(path, "".join(kept).encode())
+        atomic.write_bytes(path, "\n".join(kept).encode())
 
 
-def erase(params: Params, images: Sequence[Images]) -> list[str]:
-    """Erase the names of images that are excluded from the pools and from ``.datapool``; return sentences about it.
+def erase(params: Params, images: Sequence[Image]) -> list[str]:
+    """Erase the names of images that have left the pools from these and from ``.datapool``; return sentences about it.
 
     Raises:
         DatapoolError: As ``erase_names``.
     """
-    contents = [content for image in images for content in image.contents if content]
+    contents = [image.content for image in images if image.content]
     names = {name for image in images for name in image.names}
     notes = erase_names(Path(params.shared_dir), LINEAGE, names)
     deleted = erase_from_scratch(contents, names)
     return [*notes, *(f"{path}: deleted" for path in deleted)]
 
 
-def still_named_in(params: Params, images: Sequence[Images]) -> list[str]:
+def still_named_in(params: Params, images: Sequence[Image]) -> list[str]:
     """Return the files of the workspace that name one of these images, or are one, except those of git and DVC."""
-    names = {name for image in images for name in image.names}
+    names = {name for image in images for name in image.own_names}
     ours = [path for path in sorted(Path().rglob("*")) if path.parts[0] not in _NOT_SEARCHED]
     texts = (path for path in ours if path.suffix in _TEXTS and path.is_file())
     found = [str(path) for path in texts if is_named_in(path.read_bytes(), names)]

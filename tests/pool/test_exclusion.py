@@ -20,6 +20,7 @@ from datapool.core.errors import DatapoolError
 from datapool.core.lineage import Parameters, Provenance, read_entries
 from datapool.core.row_cache import RowCache
 from datapool.core.tables import EmbeddedTable
+from datapool.core.tables import read_csv as read_csv_file
 from datapool.maintenance.repair import repair
 from datapool.pool.erasure import erase_names
 from datapool.pool.exclusion import line_of, read_exclusions
@@ -399,3 +400,26 @@ def test_repair_does_not_bring_an_image_back_that_has_left(gone):
     (found,) = repair(POOLS, LINEAGE)
     assert not found.is_repaired
     assert LINEAGE.read_bytes() == lineage
+
+
+# --- names -----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_name_is_erased_where_it_stood_for_the_image_that_left_and_not_where_another_image_has_it():
+    run(A)
+    run(B)
+    named = read_csv_file(SAMPLES).nearest.iloc[-1]
+    exclude(f"{content_hash(1.0)}\tlike {named}, not sharp")
+    run(B)
+    run({named: 50.0, "dog/other.jpg": 51.0}, pool="q")  # another image has the name of a neighbor
+    run(C, pool="q")
+    other = {path: data for path, data in state().items() if path.startswith("pools/q/")}
+    assert any(named.encode() in data for path, data in other.items())
+    erase_names(POOLS, LINEAGE, [named])
+
+    assert named not in read_csv_file(SAMPLES).nearest.tolist()
+    assert [removal["reason"] for removal in entry()["removed"]] == [""]
+    assert {path: data for path, data in state().items() if path.startswith("pools/q/")} == other
+    once = state()
+    assert run(B).n_samples == 3
+    assert state() == once
