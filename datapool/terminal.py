@@ -6,32 +6,39 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
-from typing import Any, NoReturn
-
-import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as ProgressBars
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from datapool.core import atomic
 from datapool.core.errors import DatapoolError, escape_unprintable
 from datapool.core.progress import Progress
-from datapool.lifetime import install_signal_handlers
+from datapool.lifetime import done, imports_are_done, install_signal_handlers
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# typer and rich are imported where they are needed: a stage has no arguments and rarely a terminal, and the two would
+# take a fifth of the CPU time of a small one.
 
 
-def run(command: Callable[..., Any]) -> None:
-    """Run a function as a program whose arguments typer reads.
+def run(command: Callable[[], None]) -> None:
+    """Run a function without arguments as a program, and let typer explain it if there are arguments such as ``--help``.
 
     A DatapoolError, a lack of memory and whatever else the system refuses become one line and exit code 1.
     """
+    if not sys.argv[1:]:
+        run_app(command)
+        return
+    import typer
+
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command()(command)
     run_app(app)
 
 
-def run_app(app: typer.Typer) -> None:
-    """Run an app of several commands as a program; see ``run``."""
+def run_app(app: Callable[[], Any]) -> None:
+    """Run an app of typer, or a function, as a program; see ``run``."""
     install_signal_handlers()
+    imports_are_done()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # with the locale C, not every letter of a name can be encoded
             stream.reconfigure(errors="backslashreplace")
@@ -39,6 +46,11 @@ def run_app(app: typer.Typer) -> None:
         app()
     except DatapoolError as error:
         _exit_with(str(error))
+    except (
+        BrokenPipeError
+    ):  # what read our output has ended, as in `python -m stages.scan | head -1`; typer does the same
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that Python can empty its buffer at exit
+        sys.exit(1)
     except OSError as error:
         if error.errno not in atomic.REFUSALS:  # a bug of ours, not the system's refusal
             raise
@@ -46,6 +58,7 @@ def run_app(app: typer.Typer) -> None:
     except MemoryError as error:
         what = next(iter(str(error).splitlines()), "Python asked for more")
         _exit_with(f"there is not enough memory ({what}); free some, or give fewer images, then run again")
+    done()
 
 
 def _exit_with(message: str) -> NoReturn:
@@ -62,9 +75,11 @@ def say(*lines: str) -> None:
 @contextmanager
 def progress(what: str) -> Iterator[Progress]:
     """Show how far ``what`` is: a bar with the time left on a terminal, otherwise a line every half minute."""
-    if not Console(stderr=True).is_terminal:
+    if not _is_terminal():
         yield _line_by_line(what)
         return
+    from rich.console import Console
+
     # A descriptor of its own: what decoders print to descriptor 2 is caught while they work.
     with (
         os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding=sys.stderr.encoding) as terminal,
@@ -73,8 +88,20 @@ def progress(what: str) -> Iterator[Progress]:
         yield report
 
 
+def _is_terminal() -> bool:
+    """Return whether rich would draw on descriptor 2; the environment may tell it not to."""
+    if not sys.stderr.isatty():
+        return False
+    from rich.console import Console
+
+    return Console(stderr=True).is_terminal
+
+
 @contextmanager
-def _bar(what: str, console: Console) -> Iterator[Progress]:
+def _bar(what: str, console: "Console") -> Iterator[Progress]:
+    from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as ProgressBars
+
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),

@@ -1,6 +1,7 @@
 """The end of commands and stages: real processes whose parents end or which receive a signal."""
 
 import importlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -115,6 +116,62 @@ def test_a_stage_that_receives_a_signal_during_its_imports_ends_without_a_traceb
     rest, _ = process.communicate(timeout=20)
 
     assert (process.returncode, rest) == (128 + signal.SIGTERM, "")
+
+
+STAGE = """
+import atexit, gc, os, sys
+from datapool.terminal import run
+
+class Left:
+    def __del__(self, write=os.write):
+        write(1, b"taken apart")
+
+sys.left = Left()
+atexit.register(print, "exit function")
+print("collects garbage:", gc.isenabled())
+
+def probe():
+    print("collects garbage:", gc.isenabled())
+    print("still in the buffer", end=", ")
+    {end}
+
+run(probe)
+"""
+"""A stage that leaves something behind: text in its buffer, an exit function, an object."""
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "last_lines"),
+    [
+        ("pass", 0, ["still in the buffer, exit function"]),
+        ("sys.exit(3)", 3, ["still in the buffer, exit function", "taken apart"]),
+    ],
+)
+def test_a_stage_imports_without_the_garbage_collector_and_ends_at_once_if_all_went_well(
+    tmp_path, end, code, last_lines
+):
+    (tmp_path / "stages").mkdir()
+    shutil.copy(ROOT / "stages" / "__init__.py", tmp_path / "stages")
+    (tmp_path / "stages" / "probe.py").write_text(STAGE.format(end=end))
+    process = start("sh", "-c", 'cd "$1"; exec "$0" -m stages.probe', sys.executable, str(tmp_path))
+    printed, _ = process.communicate(timeout=20)
+
+    assert printed.splitlines() == ["collects garbage: False", "collects garbage: True", *last_lines]
+    assert process.returncode == code
+
+
+def test_a_command_whose_reader_has_ended_ends_without_a_traceback():
+    program = "from datapool import terminal\nterminal.run(lambda: [terminal.say('a line') for _ in range(9)])"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        env={**ENVIRONMENT, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    process.stdout.close()
+
+    assert (process.stderr.read(), process.wait()) == (b"", 1)
+    process.stderr.close()
 
 
 def test_importing_a_stage_changes_no_signal_handler(monkeypatch):
