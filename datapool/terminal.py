@@ -9,6 +9,7 @@ from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from datapool.core import atomic
+from datapool.core.c_libraries import keep_freed_memory, let_threads_sleep
 from datapool.core.errors import DatapoolError, escape_unprintable
 from datapool.core.progress import Progress
 from datapool.lifetime import done, imports_are_done, install_signal_handlers
@@ -20,11 +21,18 @@ if TYPE_CHECKING:
 # take a fifth of the CPU time of a small one.
 
 
-def run(command: Callable[[], None]) -> None:
+def run(command: Callable[[], None], *, handles_images: bool = False) -> None:
     """Run a function without arguments as a program, and let typer explain it if there are arguments such as ``--help``.
 
     A DatapoolError, a lack of memory and whatever else the system refuses become one line and exit code 1.
+
+    Args:
+        command: What to run.
+        handles_images: It reads or embeds many images, so it keeps the memory of one for the next.
     """
+    if handles_images:
+        keep_freed_memory()
+    let_threads_sleep()
     if not sys.argv[1:]:
         run_app(command)
         return

@@ -55,4 +55,4 @@ def embed() -> None:
 
 
 if __name__ == "__main__":
-    run(embed)
+    run(embed, handles_images=True)

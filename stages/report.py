@@ -39,4 +39,4 @@ def report() -> None:
 
 
 if __name__ == "__main__":
-    run(report)
+    run(report, handles_images=True)

@@ -60,4 +60,4 @@ def scan() -> None:
 
 
 if __name__ == "__main__":
-    run(scan)
+    run(scan, handles_images=True)

@@ -45,4 +45,4 @@ def train() -> None:
 
 
 if __name__ == "__main__":
-    run(train)
+    run(train, handles_images=True)

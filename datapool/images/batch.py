@@ -21,6 +21,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from datapool.core.c_libraries import keep_freed_memory
 from datapool.core.errors import DatapoolError, join_sentences
 from datapool.core.progress import Progress
 from datapool.images.decode import Check, ImageFile, Inspection, NeedsMemoryError, inspect, not_inspected, read_bytes
@@ -39,6 +40,7 @@ _FORMULA = re.compile(r"\s*[=+\-@＝＋－＠]|[\t\r\n]")
 
 _AT_REST = 64 * 2**20  # bytes of memory that a process takes beside its image
 _PROCESS = 4 * _AT_REST  # with less for each, there are fewer processes
+_KEPT = 2 * _AT_REST  # freed bytes that a process keeps at most for its next image
 _FEW = 64  # images that are inspected before other processes would have started
 
 
@@ -378,13 +380,15 @@ def _inspect_all(
         return inspections
     memory = memory_for_images()
     n_processes = max(min(_n_cores(), memory // _PROCESS), 1)
+    kept = min(memory // n_processes // 8, _KEPT)
+    at_rest = _AT_REST + kept
     done: dict[int, Inspection] = {}
     processes = get_context("forkserver")
     processes.set_forkserver_preload(["datapool.images.decode"])  # imported once, not by each process
     with ExitStack() as stack:
-        workers = ProcessPoolExecutor(n_processes, mp_context=processes, initializer=_end_with_parent)
+        workers = ProcessPoolExecutor(n_processes, mp_context=processes, initializer=_begin_worker, initargs=(kept,))
         stack.callback(workers.shutdown, cancel_futures=True)  # without it, shutdown waits for all
-        within = partial(_inspect_within, inspect_one=inspect_one, memory=memory // n_processes - _AT_REST)
+        within = partial(_inspect_within, inspect_one=inspect_one, memory=memory // n_processes - at_rest)
         place = 0
         needed: dict[int, int] = {}  # bytes that an image needs which does not fit in the share of one process
         try:
@@ -394,7 +398,7 @@ def _inspect_all(
                 else:
                     done[place] = found
                     progress(len(done), len(files))
-            left = memory - n_processes * _AT_REST
+            left = memory - n_processes * at_rest
             for place, found in _one_after_another(workers, inspect_one, files, needed, memory=left):
                 done[place] = found
                 progress(len(done), len(files))
@@ -451,6 +455,12 @@ def _inspect_within(file: Path, *, inspect_one: Callable[..., Inspection], memor
         return inspect_one(file, memory=memory)
     except NeedsMemoryError as error:
         return error.n_bytes
+
+
+def _begin_worker(kept: int) -> None:
+    """Begin a worker process that keeps some freed bytes for its next image."""
+    keep_freed_memory(kept)
+    _end_with_parent()
 
 
 def _end_with_parent() -> None:
