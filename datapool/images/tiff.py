@@ -46,6 +46,8 @@ def _read_page(page: "tifffile.TiffPage", data: bytes, check_size: CheckSize) ->
     n_values = page.samplesperpixel * page.imagedepth
     n_pictures = -(-n_values // 4)  # of more than four values, each pixel counts as several
     check_size(page.imagewidth * n_pictures, page.imagelength)
+    if page.is_tiled:  # a tile is decoded as a whole, also by Pillow, however small the image
+        check_size(page.tilewidth * n_pictures, page.tilelength)
     bits = page.bitspersample if isinstance(page.bitspersample, int) else max(page.bitspersample)
     is_plain = bits <= 8 and page.sampleformat == 1
     if is_plain and page.photometric in _BY_PILLOW and page.compression != _WEBP and _pillow_opens(data):
@@ -54,8 +56,6 @@ def _read_page(page: "tifffile.TiffPage", data: bytes, check_size: CheckSize) ->
         raise ValueError(f"TIFF of {bits} bits with photometric interpretation {int(page.photometric)}")
     if page.dtype is None or page.dtype.kind not in "uif":
         raise ValueError(f"TIFF of {bits} bits with sample format {page.sampleformat}")
-    if page.is_tiled:
-        check_size(page.tilewidth, page.tilelength)  # a tile is decoded as a whole, however small the image
     array = _channels_last(page.asarray(maxworkers=1), page.axes)
     orientation = page.tags.valueof(EXIF_ORIENTATION, default=1)
     if page.photometric == _INKS:

@@ -266,6 +266,16 @@ def test_an_image_of_more_than_8_bits_that_claims_too_many_pixels_is_not_decoded
         assert inspected(tmp_path / "a.png", data).damage.startswith("too many pixels (")
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_a_small_image_in_a_large_tile_is_not_decoded(tmp_path, kind):
+    (tmp_path / "a.tif").write_bytes(tiff(np.zeros((16, 16, 3), kind), photometric="rgb", tile=(64, 32)))
+
+    assert inspect(tmp_path / "a.tif", check="strict", max_pixels=64 * 32).damage == ""
+    assert inspect(tmp_path / "a.tif", check="strict", max_pixels=2000).damage == (
+        "too many pixels (2048, and images.max_pixels is 2000)"
+    )
+
+
 # --- the values that an image uses -----------------------------------------------------------------------------------
 
 
