@@ -290,10 +290,11 @@ def label_conflicts(images: pd.DataFrame, base: pd.DataFrame) -> pd.DataFrame:
 
 def describe_conflicts(conflicts: pd.DataFrame) -> list[str]:
     """Return a warning about label conflicts, if there are any."""
-    return [
-        f"WARNING: {len(conflicts):,} label conflict{'s' * (len(conflicts) > 1)}: {name} has the {reason}"
-        for name, reason in zip(conflicts.filename[:1], conflicts.reason[:1], strict=True)
-    ]
+    if not len(conflicts):
+        return []
+    first = conflicts.iloc[0]
+    plural = "s" if len(conflicts) > 1 else ""
+    return [f"WARNING: {len(conflicts):,} label conflict{plural}: {first.filename} has the {first.reason}"]
 
 
 def _first_row(texts: pd.Series, others: pd.Series) -> np.ndarray:

@@ -246,7 +246,7 @@ def _on_white(image: Image.Image, alpha: np.ndarray, *, is_premultiplied: bool) 
 
 def _quantiles(values: np.ndarray) -> tuple[float, float]:
     """Return the range of sorted values without the tails and without a value that stands for "not measured"."""
-    for from_top in (True, False, True):
+    for from_top in (True, False, True):  # the top again: only without the bottom may its value be far from all others
         values = _without_sentinel(values, from_top=from_top)
     if not len(values):
         return math.nan, math.nan
