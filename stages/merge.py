@@ -50,7 +50,7 @@ def merge() -> None:
     )
     for note in merged.notes:
         say(note)
-    say(summarize(metrics))  # printed by sample too, but DVC may have taken its outputs from the cache
+    say(summarize(metrics))  # here and not in sample, whose outputs DVC may take from its cache
     if again := describe_offered_again(metrics, remember_rejected=params.datapool.remember_rejected):
         say(again)
     if why_it_stopped := describe_stop(metrics, stop):

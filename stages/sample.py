@@ -13,7 +13,7 @@ from datapool.selection import evaluation, sampling
 from datapool.selection.evaluation_sample import EvaluationSample
 from datapool.selection.offer import is_ranking_of, make_offer, not_taken, rank_offer
 from datapool.selection.ranking import Ranked, RankingConfig, read_trace
-from datapool.selection.summary import describe_offered_again, suggest_method, summarize
+from datapool.selection.summary import suggest_method
 from datapool.terminal import progress, run, say
 
 
@@ -63,9 +63,7 @@ def sample() -> None:
     write_csv(outputs.coverage, comparison.curve)
     if params.dump_dataset:
         copy_images(images, picked, Path(params.input_dir), outputs.sampled_images)
-    say(summarize(metrics))
-    if again := describe_offered_again(metrics, remember_rejected=params.datapool.remember_rejected):
-        say(again)
+    say(f"the cut takes {metrics.picked} of {metrics.candidates} candidates")
     if hint := suggest_method(metrics, method=params.method, min_distance=stop.min_distance):
         say(hint)
 
