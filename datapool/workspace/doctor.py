@@ -96,11 +96,18 @@ def _versions(folder: Path) -> list[_Version]:
     for sha, lock in locks_of_history(folder):
         digest = pools_digest(lock, shared_dir)
         if digest is not None and digest not in found:
-            entries = json.loads(run_command(folder, "git", "show", f"{sha}:./{LINEAGE}"))
-            numbers = {name: len(parse_entry(entry).versions) for name, entry in entries.items()}
-            text = ", ".join(f"version {number} of pool {name!r}" for name, number in numbers.items())
-            found[digest] = _Version(sha, digest, text or "no pool")
+            found[digest] = _Version(sha, digest, _recorded_versions(folder, sha))
     return list(found.values())
+
+
+def _recorded_versions(folder: Path, sha: str) -> str:
+    """Return which versions of the pools a commit records, as a text; it may have been made with a conflict in the file."""
+    try:
+        entries = json.loads(run_command(folder, "git", "show", f"{sha}:./{LINEAGE}"))
+        numbers = {name: len(parse_entry(entry).versions) for name, entry in entries.items()}
+    except (DatapoolError, ValueError):
+        return f"the pools, whose versions its {LINEAGE} does not tell"
+    return ", ".join(f"version {number} of pool {name!r}" for name, number in numbers.items()) or "no pool"
 
 
 def _n_missing(version: _Version, cache: Path, store: "HashFileDB") -> str | None:

@@ -13,11 +13,17 @@ from datapool.workspace.commands import run_command, run_dvc
 def pools_digest(lock: str, shared_dir: str) -> str | None:
     """Return what a dvc.lock records as the content of the pools: the md5 of a list of files; None if it has none.
 
+    A commit may hold a file with a conflict in it, which records nothing.
+
     >>> lock = "stages: {merge: {outs: [{path: pools, md5: 0a1b.dir}]}}"
     >>> pools_digest(lock, "pools"), pools_digest(lock, "other")
     ('0a1b.dir', None)
     """
-    merge = (yaml.safe_load(lock) or {}).get("stages", {}).get("merge", {})
+    try:
+        stages = yaml.safe_load(lock)["stages"]
+    except (yaml.YAMLError, KeyError, TypeError):
+        return None
+    merge = stages.get("merge", {})
     return next((out.get("md5") for out in merge.get("outs", []) if out.get("path") == shared_dir), None)
 
 

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,7 +40,7 @@ def undo(folder: Path) -> Iterator[str]:
     if not in_git_repository(folder):
         raise DatapoolError("undo reverts a git commit, but this workspace is in no git repository; nothing was undone")
     params = load_params()
-    _require_committed(folder, params.shared_dir)
+    _require_committed(folder)
     commit = _last_version(folder)
     _require_revertible(folder, commit)
     _require_cached(folder, commit, params.shared_dir)
@@ -48,7 +49,8 @@ def undo(folder: Path) -> Iterator[str]:
     try:
         run_command(folder, "git", *author_options(folder), "revert", "--no-edit", commit.sha)
     except DatapoolError as error:
-        run_command(folder, "git", "revert", "--abort")
+        with suppress(DatapoolError):  # git may have refused before it began
+            run_command(folder, "git", "revert", "--abort")
         raise _refusal(commit, f"a later commit changed the same lines ({error})") from error
     yield f"ran `git revert --no-edit {name}`"
     run_dvc(folder, "checkout")
@@ -57,7 +59,7 @@ def undo(folder: Path) -> Iterator[str]:
     yield _describe_next_run(folder)
 
 
-def _require_committed(folder: Path, shared_dir: str) -> None:
+def _require_committed(folder: Path) -> None:
     """Refuse if git or DVC would lose work."""
     changed = run_command(folder, "git", "status", "--porcelain", "--untracked-files=no").splitlines()
     if changed:
@@ -67,13 +69,10 @@ def _require_committed(folder: Path, shared_dir: str) -> None:
             "not committed; or commit it, then run again"
         )
     data = json.loads(run_dvc(folder, "data", "status", "--json"))
-    paths = [path for found in data.get("uncommitted", {}).values() for path in found]
-    if pools := [
-        path for path in paths if isinstance(path, str) and Path(path).parts[:1] == Path(shared_dir).parts[:1]
-    ]:
+    if changed := data.get("uncommitted", {}).get("modified", []):  # `dvc checkout` would stop halfway at such a file
         raise DatapoolError(
-            f"{pools[0]}: is not as dvc.lock records it; nothing was undone. `dvc checkout --force` restores it, or "
-            "`dvc repro` and a commit keep it, then run again"
+            f"{changed[0]}: is not as DVC records it; nothing was undone. `dvc checkout --force` restores it, or "
+            "`dvc repro` (`dvc add` for images) and a commit keep it, then run again"
         )
 
 

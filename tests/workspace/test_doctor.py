@@ -66,6 +66,16 @@ def test_a_damaged_remote_and_a_lost_file_are_found(first_week, after, tmp_path)
     held.unlink()
     assert "wrong  remote 'store' lacks 1 of 4 files of version 1" in workspace.run("datapool", "doctor", fails=True)
 
+    lineage, lock = (workspace.folder / name for name in ("datapools.json", "dvc.lock"))
+    texts = lineage.read_text(), lock.read_text()
+    lineage.write_text("<<<<<<< HEAD\n" + texts[0])
+    lock.write_text("<<<<<<< HEAD\n" + texts[1])
+    workspace.commit("a conflict that nobody resolved")
+    for path, text in zip((lineage, lock), texts, strict=True):
+        path.write_text(text)
+    workspace.commit("resolved")
+    assert "wrong  remote 'store' lacks 1 of 4 files of version 1" in workspace.run("datapool", "doctor", fails=True)
+
     csv.unlink()
     workspace.set({"seed": 2})
     printed = workspace.run("datapool", "doctor", fails=True)

@@ -107,12 +107,34 @@ def test_work_that_is_not_committed_is_refused(second_week, after):
         "error: params.yaml: changed since the last commit; nothing was undone. `git checkout . && dvc checkout` undoes"
     )
     workspace.run("git", "checkout", "params.yaml")
-    csv = workspace.folder / "pools/my_datapool/datapool_latest.csv"
-    csv.chmod(0o644)
-    csv.write_text("by hand")
-    assert refused(workspace).startswith(
-        "error: pools/: is not as dvc.lock records it; nothing was undone. `dvc checkout --f"
-    )
+    for path, name in (
+        ("output/report.html", "output/report.html"),
+        ("pools/my_datapool/datapool_latest.csv", "pools/"),
+    ):
+        file = workspace.folder / path
+        original = file.read_bytes()
+        file.chmod(0o644)
+        file.write_text("by hand")  # `dvc checkout` does not replace it without --force
+        assert refused(workspace).startswith(
+            f"error: {name}: is not as DVC records it; nothing was undone. `dvc checkout --force` restores it, or"
+        )
+        file.write_bytes(original)
+
+
+def test_a_file_that_git_would_overwrite_is_named_and_nothing_is_undone(second_week, after):
+    workspace = after(second_week)
+    (workspace.folder / "notes.txt").touch()
+    workspace.commit("notes")
+    workspace.set({"input_dir": "data"})
+    (workspace.folder / "notes.txt").unlink()
+    lineage = workspace.folder / "datapools.json"
+    lineage.write_text(lineage.read_text() + "\n")
+    workspace.commit("without notes")
+    (workspace.folder / "notes.txt").write_text("new ones")
+
+    message = refused(workspace)
+    assert "notes.txt" in message
+    assert "no cherry-pick or revert in progress" not in message
 
 
 @pytest.mark.full
