@@ -22,7 +22,7 @@ def embed() -> None:
     """
     params = load_params(files_exist=True)
     outputs = Outputs(params.output_dir)
-    base = read_base(outputs.base)
+    base = read_base(outputs.base, needs_seen=False)
     table = candidates(mark_excluded(read_table(outputs.images), base.excluded), base.rows.table)
     space = read_embedding_space(outputs.space)
     with progress("embedding") as report:

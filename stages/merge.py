@@ -23,7 +23,7 @@ def merge() -> None:
     merged = merge_picks(
         Path(params.shared_dir),
         LINEAGE,
-        read_base(outputs.base),
+        read_base(outputs.base, needs_seen=False),
         with_paths(read_rows(outputs.picks), read_table(outputs.images)),
         outputs.checkpoint if space.backbone else None,
         keep_history=params.datapool.keep_history,

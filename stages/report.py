@@ -16,7 +16,7 @@ def report() -> None:
     """Write one HTML file that shows this run. It opens in any browser and needs no network."""
     params = load_params()
     outputs = Outputs(params.output_dir)
-    base = read_base(outputs.base)
+    base = read_base(outputs.base, needs_seen=False)
     write_report(
         outputs.report,
         ReportInputs(

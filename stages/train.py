@@ -23,7 +23,7 @@ def train() -> None:
     """
     params = load_params(files_exist=True)
     outputs = Outputs(params.output_dir)
-    base = read_base(outputs.base)
+    base = read_base(outputs.base, needs_seen=False)
     table = candidates(mark_excluded(read_table(outputs.images), base.excluded), base.rows.table)
     ranges = choose_ranges(table, base, params)
     with progress("training") as report:

@@ -1,4 +1,8 @@
-"""Write and read the base of a batch: a folder that holds the pool as it stood before."""
+"""Write and read the base of a batch: a folder that says which version of the pool stood before, and does not copy it.
+
+The rows of that version are read from the pool's own files, or from the rows that are kept between runs: see
+``recorded_rows``. So DVC's cache does not get a copy of the pool with every batch.
+"""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -10,43 +14,11 @@ from pydantic import ValidationError
 from datapool.core import atomic
 from datapool.core.errors import DatapoolError
 from datapool.core.lineage import Parameters, Version
+from datapool.core.recorded_rows import COLUMNS, no_seen, read_recorded_rows, read_recorded_seen
 from datapool.core.tables import EmbeddedTable, read_json, read_rows, read_table, write_json, write_rows, write_table
 
-COLUMNS = {
-    "filename": "str",
-    "content_hash": "str",
-    "version": "int64",  # the version that added the image
-    "batch": "str",  # id of the batch it came in
-    "rank": "int64",  # position in the selection of that batch, from 1
-    "distance": "float64",  # to its nearest neighbor when it was picked; missing for the first image of a pool
-    "nearest": "str",  # filename of that neighbor
-    "weak_label": "str",
-    "path": "str",  # below the input_dir of that batch; "" if it is unknown
-}
-"""The columns of samples.csv, and of the table of the rows of a pool, with their types."""
-
-ADDED_LATER = frozenset({"path"})
-"""The columns that a pool lacks if an earlier release began it. It stays without: versions extend the bytes of its first."""
-
-
-def columns_of(table: pd.DataFrame) -> dict[str, str]:
-    """Return the columns of samples.csv that the rows of a pool have, with their types.
-
-    Raises:
-        KeyError: If a column is missing that every pool has.
-    """
-    if missing := [name for name in COLUMNS if name not in table and name not in ADDED_LATER]:
-        raise KeyError(f"no column {missing[0]!r}")
-    return {name: kind for name, kind in COLUMNS.items() if name in table}
-
-
-SEEN = {
-    "content_hash": "str",
-    "fate": "str",  # why it was not taken: "covered", "beyond n_samples", "balance" or "sequence_gap"
-    "distance": "float64",  # to its nearest image of the pool and the picks then
-    "version": "int64",  # the version whose batch offered it
-}
-"""The columns of ``Base.seen``, with their types."""
+_COPIES = ("rows.parquet", "seen.parquet")
+"""What a base of an earlier release has instead of the key pools: copies of the rows and of what was offered."""
 
 IMPORTED = "imported"
 """The method of a version whose images another program picked. Their ranks follow the order of its file, they have neither
@@ -99,6 +71,10 @@ class Base(NamedTuple):
     """What stays picked; None if everything is chosen anew."""
     batch_left: str | None = None
     """The id of the batch without its excluded images; None if it is ``batch``."""
+    pools: Path = Path("pools")
+    """The folder of all pools, as params.yaml names it."""
+    reconsidered: tuple[int, ...] = ()
+    """The numbers of the versions of which ``seen`` lacks what was not taken because of another image."""
 
     @property
     def made_by(self) -> list[Version]:
@@ -112,8 +88,6 @@ def write_base(folder: Path, base: Base) -> None:
     Raises:
         DatapoolError: If the checkpoint of the pool is no longer that of the base, or the disk refuses.
     """
-    write_rows(folder / "rows.parquet", base.rows)
-    write_table(folder / "seen.parquet", base.seen)
     if base.checkpoint:
         atomic.copy_file(base.checkpoint, folder / "checkpoint.ckpt")
         if atomic.sha256(folder / "checkpoint.ckpt") != base.made_by[-1].checkpoint_sha256:
@@ -126,6 +100,7 @@ def write_base(folder: Path, base: Base) -> None:
     else:
         _remove(folder / "standing.parquet")
     record = {
+        "pools": str(base.pools),
         "pool": base.pool,
         "batch": base.batch,
         "dropped": None if base.dropped is None else [version.model_dump() for version in base.dropped],
@@ -138,9 +113,12 @@ def write_base(folder: Path, base: Base) -> None:
             "labels": base.standing.labels,
             "is_final": base.standing.is_final,
         },
+        "reconsidered": list(base.reconsidered),
         "versions": [version.model_dump() for version in base.versions],
     }
     write_json(folder / "base.json", record)
+    for copy in _COPIES:
+        _remove(folder / copy)
 
 
 def _remove(path: Path) -> None:
@@ -150,11 +128,15 @@ def _remove(path: Path) -> None:
         raise DatapoolError(f"{path}: cannot be removed ({atomic.reason(error)}); {atomic.remedy(error)}") from error
 
 
-def read_base(folder: Path) -> Base:
-    """Read what ``write_base`` wrote.
+def read_base(folder: Path, *, needs_seen: bool = True) -> Base:
+    """Read what ``write_base`` wrote, and the pool that it names.
+
+    Args:
+        folder: Of the base.
+        needs_seen: Whether ``Base.seen`` is used; otherwise it is empty.
 
     Raises:
-        DatapoolError: If a file cannot be read or is damaged or was edited.
+        DatapoolError: If a file cannot be read, is damaged or was edited, or if the pool does not begin with the base.
     """
     path, checkpoint = folder / "base.json", folder / "checkpoint.ckpt"
     record = read_json(path)
@@ -164,11 +146,16 @@ def read_base(folder: Path) -> Base:
         pool, batch, replaces = record["pool"], record["batch"], tuple(record["replaces"])
         labels, standing, left = record["labels"], record["standing"], record["batch_left"]
         replaced = standing and Version.model_validate(standing["version"])
+        pools, reconsidered = Path(record.get("pools", "")), tuple(record.get("reconsidered", ()))
     except (KeyError, TypeError, ValidationError) as error:
         raise DatapoolError(
             f"{path}: is damaged or was edited; `dvc repro --force --single-item open` writes it again"
         ) from error
-    rows = read_rows(folder / "rows.parquet")
+    if "pools" not in record:  # of an earlier release
+        rows, seen = read_rows(folder / _COPIES[0]), read_table(folder / _COPIES[1])
+    else:
+        rows = read_recorded_rows(pools / pool, versions[-1]) if versions else empty_base_table()
+        seen = read_recorded_seen(pools / pool, versions, reconsidered) if needs_seen else no_seen()
     return Base(
         pool,
         batch,
@@ -176,13 +163,15 @@ def read_base(folder: Path) -> Base:
         dropped,
         rows,
         checkpoint if checkpoint.exists() else None,
-        read_table(folder / "seen.parquet"),
+        seen,
         replaces,
         labels,
         read_table(folder / "excluded.parquet"),
         standing
         and Standing(read_rows(folder / "standing.parquet"), replaced, standing["labels"], standing["is_final"]),
         left,
+        pools,
+        reconsidered,
     )
 
 
@@ -190,8 +179,3 @@ def empty_base_table() -> EmbeddedTable:
     """Return the rows of a pool without versions."""
     table = pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in COLUMNS.items()})
     return EmbeddedTable(table, np.empty((0, 1), dtype=np.float32))  # a column of no numbers cannot be written
-
-
-def no_seen() -> pd.DataFrame:
-    """Return ``Base.seen`` of a pool whose versions have recorded nothing of the kind."""
-    return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in SEEN.items()})

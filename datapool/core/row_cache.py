@@ -1,7 +1,9 @@
 """Keep tables with their embeddings between runs, so that the next run need not compute or parse them again."""
 
 import hashlib
+import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +19,7 @@ _KEPT = 4  # tables: going back and forth between a few pools stays cheap, and t
 
 @dataclass(frozen=True)
 class RowCache:
-    """A folder with the tables written last, each under a key. Any file in it may be deleted at any time.
+    """A folder with the tables used last, each under a key. Any file in it may be deleted at any time.
 
     Beside each table lies its sha256. A table that a full disk, a kill or an edit has changed is ignored.
     """
@@ -36,10 +38,18 @@ class RowCache:
             is_complete = _sidecar(path).read_bytes() == atomic.sha256(path).encode()
         except OSError:
             return None
-        return read_rows(path) if is_complete else None
+        if not is_complete:
+            return None
+        with suppress(OSError):  # a read-only folder
+            os.utime(path)
+        return read_rows(path)
+
+    def holds(self, key: str) -> bool:
+        """Return whether there is a table of a key, which may be incomplete."""
+        return self._path(key).exists() and _sidecar(self._path(key)).exists()
 
     def write(self, key: str, *parts: EmbeddedTable) -> None:
-        """Replace the table of a key by these parts, in their order; then delete all but the four tables written last.
+        """Replace the table of a key by these parts, in their order; then delete all but the four tables used last.
 
         Raises:
             DatapoolError: If the disk refuses.

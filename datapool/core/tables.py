@@ -137,10 +137,15 @@ def read_csv(path: Path) -> pd.DataFrame:
     No string counts as a missing value, neither 'NA' nor the empty one. An empty distance does.
     """
     with path.open("rb") as file:
-        names = next(csv.reader([file.readline().decode()]))
-        types = pa.schema([(name, _NUMBERS.get(name, pa.string())) for name in names])
-        options = arrow_csv.ConvertOptions(column_types=types, strings_can_be_null=False)
-        parts = [parse_rows(text, names, options) for text in complete_rows(file)]
+        return parse_csv_table(file)
+
+
+def parse_csv_table(file: BinaryIO) -> pd.DataFrame:
+    """Read what ``write_csv`` wrote from an open file; see ``read_csv``."""
+    names = next(csv.reader([file.readline().decode()]))
+    types = pa.schema([(name, _NUMBERS.get(name, pa.string())) for name in names])
+    options = arrow_csv.ConvertOptions(column_types=types, strings_can_be_null=False)
+    parts = [parse_rows(text, names, options) for text in complete_rows(file)]
     return _frame(pa.concat_tables([types.empty_table(), *parts]))
 
 
@@ -156,6 +161,18 @@ def complete_rows(file: BinaryIO) -> Iterator[bytes]:
             lines.append(line)
             is_open ^= line.count(b'"') % 2
         yield b"".join(lines)
+
+
+def row_ends(text: bytes) -> np.ndarray:
+    r"""Return where each of some complete rows of a csv ends, shape (rows,); a line feed between quotes ends no row.
+
+    >>> row_ends(b'"a\n",1\n"b",2\n').tolist()
+    [7, 13]
+    """
+    characters = np.frombuffer(text, np.uint8)
+    is_quoted = np.cumsum(characters == ord('"'), dtype=np.uint8) % 2  # wraps at 256, which is even
+    ends = np.flatnonzero((characters == ord("\n")) & (is_quoted == 0)) + 1
+    return ends if text.endswith(b"\n") else np.append(ends, len(text))
 
 
 def find_bad_filename(names: pa.Array | pa.ChunkedArray, *, first_row: int | None = None) -> str | None:

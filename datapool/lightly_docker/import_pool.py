@@ -14,10 +14,11 @@ import numpy as np
 import pandas as pd
 
 from datapool.core import atomic
-from datapool.core.base import COLUMNS, IMPORTED, Base, empty_base_table, no_seen
+from datapool.core.base import IMPORTED, Base, empty_base_table
 from datapool.core.embeddings_csv import EmbeddingsCsv, read_csv
 from datapool.core.errors import DatapoolError
 from datapool.core.lineage import CHECKPOINT, HISTORY, LATEST, Parameters, Provenance, read_lineage
+from datapool.core.recorded_rows import COLUMNS, no_seen
 from datapool.core.schema import pool_name
 from datapool.core.tables import EmbeddedTable
 from datapool.images.batch import safe_name, weak_label

@@ -13,7 +13,7 @@ from typing import cast
 import pandas as pd
 
 from datapool.core.atomic import sha256
-from datapool.core.base import IMPORTED, columns_of
+from datapool.core.base import IMPORTED
 from datapool.core.embeddings_csv import parse_csv
 from datapool.core.errors import DatapoolError
 from datapool.core.lineage import (
@@ -29,6 +29,7 @@ from datapool.core.lineage import (
     seen_files,
 )
 from datapool.core.progress import Progress
+from datapool.core.recorded_rows import columns_of
 from datapool.core.tables import EmbeddedTable
 from datapool.maintenance.certificate import check_candidates, check_certificate, check_distances
 from datapool.maintenance.check import Check, check_of

@@ -12,6 +12,7 @@ import pandas as pd
 
 from datapool.core import atomic
 from datapool.core.lineage import SAMPLES, LineageEntry, read_entries, recorded_files, seen_files
+from datapool.core.recorded_rows import drop_kept_rows
 from datapool.core.row_cache import RowCache
 from datapool.core.tables import csv_text, read_csv
 from datapool.pool import files as pool_files
@@ -117,7 +118,7 @@ def erase_from_scratch(contents: Iterable[str], names: Iterable[str]) -> list[st
     hashes, listed = list(contents), _as_stored(names)
     clear_caches(hashes)
     RowCache(atomic.SCRATCH / "protected").remove(lambda table: table.content_hash.isin(hashes))
-    pool_files.drop_cached(lambda table: table.filename.isin(listed) | table.nearest.isin(listed))
+    drop_kept_rows(lambda table: table.filename.isin(listed) | table.nearest.isin(listed))
     shutil.rmtree(atomic.SCRATCH / "training", ignore_errors=True)
     deleted = []
     for path in sorted(path for path in atomic.SCRATCH.rglob("*") if path.is_file()):

@@ -8,7 +8,6 @@ this release would write their numbers in another way.
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import partial
 from hashlib import sha256
 from itertools import chain
@@ -17,14 +16,12 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from datapool import __version__
 from datapool.core import atomic
-from datapool.core.base import columns_of
 from datapool.core.embeddings_csv import csv_header, csv_rows
 from datapool.core.embeddings_csv import read_csv as read_embeddings
 from datapool.core.errors import CheckoutError, DatapoolError
 from datapool.core.lineage import CHECKPOINT, HISTORY, LATEST, SAMPLES, Version, recorded_files
-from datapool.core.row_cache import RowCache
+from datapool.core.recorded_rows import columns_of, keep_rows, kept_rows
 from datapool.core.tables import EmbeddedTable, csv_text, read_csv
 from datapool.pool.filesystem import FileDigest
 from datapool.pool.hints import HINT_RESTORE
@@ -34,7 +31,6 @@ from datapool.pool.transaction import Transaction
 Text = Callable[[Version], Iterable[bytes]]
 """Returns the csv text of a version in pieces. A function made for one version also works for every version before it."""
 
-_CACHE = RowCache(atomic.SCRATCH / "pools")
 _PIECE = 2**18  # bytes of a file that are copied at a time
 
 
@@ -44,15 +40,15 @@ _PIECE = 2**18  # bytes of a file that are copied at a time
 def read_version(folder: Path, version: Version) -> EmbeddedTable:
     """Read the rows of a recorded version, and refuse files of any other version.
 
-    The files are hashed every time but parsed once: the rows are cached in ``.datapool/pools``. `dvc checkout` ignores our
+    The files are hashed every time but parsed once: the rows are kept in ``.datapool/pools``. `dvc checkout` ignores our
     lock, so the files are hashed again after parsing.
 
     Raises:
         DatapoolError: If a file is missing or not the recorded one, or if the files do not have as many rows as the lineage
             records.
     """
-    rows = _require_recorded_files(folder, version, meanwhile=lambda: _CACHE.read(_cache_key(version)))
-    is_cached = rows is not None
+    rows = _require_recorded_files(folder, version, meanwhile=lambda: kept_rows(version))
+    are_kept = rows is not None
     if rows is None:
         table = read_csv(folder / SAMPLES)
         columns = columns_of(table)
@@ -64,8 +60,8 @@ def read_version(folder: Path, version: Version) -> EmbeddedTable:
             f"records {version.rows} for version {version.version}; nothing was changed. `git checkout HEAD -- "
             "datapools.json && dvc checkout --force` restores what git holds"
         )
-    if not is_cached:
-        cache_rows(version, rows)
+    if not are_kept:
+        keep_rows(version, rows)
     return rows
 
 
@@ -95,22 +91,6 @@ def _require_recorded_files(
             f"{HINT_RESTORE}{begins}"
         )
     return rows
-
-
-def cache_rows(version: Version, *parts: EmbeddedTable) -> None:
-    """Keep the rows of a version for ``read_version``, if the disk allows it: otherwise the next run parses the files."""
-    with suppress(DatapoolError, OSError):
-        _CACHE.write(_cache_key(version), *parts)
-
-
-def drop_cached(is_unwanted: Callable[[pd.DataFrame], pd.Series]) -> None:
-    """Forget every version of which a row is unwanted; ``is_unwanted`` returns a boolean for each row of a table."""
-    _CACHE.remove(is_unwanted, whole_tables=True)
-
-
-def _cache_key(version: Version) -> str:
-    # Another release may read the same files in another way.
-    return f"{__version__} {version.datapool_sha256} {version.samples_sha256}"
 
 
 # --- csv text ----------------------------------------------------------------------------------------------------------

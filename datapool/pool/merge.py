@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from datapool.core import atomic
-from datapool.core.base import COLUMNS, Base, columns_of
+from datapool.core.base import Base
 from datapool.core.embeddings_csv import csv_header, csv_rows
 from datapool.core.errors import DatapoolError
 from datapool.core.lineage import (
@@ -28,6 +28,7 @@ from datapool.core.lineage import (
     seen_file,
     seen_files,
 )
+from datapool.core.recorded_rows import COLUMNS, columns_of, keep_rows
 from datapool.core.tables import EmbeddedTable
 from datapool.images.batch import safe_name
 from datapool.pool import files as pool_files
@@ -149,7 +150,7 @@ def _merge(
             versions.append(_new_version(base, new, labels, files, provenance, changes))
         transaction.commit(_new_entry(store, labels, versions), files.sha256, remove=remove)
     if adds_version:
-        pool_files.cache_rows(versions[-1], *([base.rows] if base.versions else []), new)
+        keep_rows(versions[-1], *([base.rows] if base.versions else []), new)
     return Merged(len(versions), versions[-1].rows, len(new.table), [*files.notes, *foreign, *notes])
 
 

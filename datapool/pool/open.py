@@ -14,6 +14,7 @@ import pandas as pd
 from datapool.core.base import IMPORTED, Base, Standing, empty_base_table
 from datapool.core.errors import DatapoolError
 from datapool.core.lineage import CHECKPOINT, LineageEntry, Version, read_entries
+from datapool.core.recorded_rows import are_kept, keep_rows, read_recorded_seen
 from datapool.core.tables import EmbeddedTable
 from datapool.images.batch import (
     batch_id,
@@ -30,7 +31,7 @@ from datapool.pool.exclusion import Excluded, Exclusions, is_batch_of, read_excl
 from datapool.pool.labels import label_ids, labels_of
 from datapool.pool.lock import locked
 from datapool.pool.removal import remove_excluded
-from datapool.pool.seen import offered_by, read_seen
+from datapool.pool.seen import offered_by, require_seen
 from datapool.pool.store import Store
 from datapool.pool.transaction import recover
 
@@ -184,6 +185,11 @@ def _open(
         standing = _standing(entries[name], rows, images, k, contents, is_own=is_own)
     labels = labels_of(entries[name], versions[k - 1], rows.table.weak_label) if k else []
     left = batch_id(images[images.status != "excluded"])
+    require_seen(store, versions[:k])
+    removed = entries[name].removed if name in entries else None
+    reconsidered = tuple(version.version for version in versions[:k] if version.is_before_a_removal(removed))
+    if k and not are_kept(versions[k - 1]):
+        keep_rows(versions[k - 1], of_base)
     base = Base(
         name,
         batch,
@@ -191,12 +197,14 @@ def _open(
         None if base_version is None else versions[k:],
         of_base,
         None,
-        read_seen(store, versions[:k], entries[name].removed if name in entries else None),
+        read_recorded_seen(store.folder, versions[:k], reconsidered),
         replaces,
         labels if labels != list(label_ids(of_base.table.weak_label)) else None,
         excluded,
         standing,
         left if left != batch and len(excluded) + is_own else None,
+        store.folder.parent,
+        reconsidered,
     )
     has_model = bool(base.made_by) and base.made_by[-1].checkpoint_sha256 is not None
     return base._replace(checkpoint=store.folder / CHECKPOINT if has_model else None)

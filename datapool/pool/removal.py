@@ -25,6 +25,7 @@ from datapool.core.lineage import (
     recorded_hashes,
     seen_files,
 )
+from datapool.core.recorded_rows import drop_kept_rows, keep_rows
 from datapool.core.row_cache import RowCache
 from datapool.core.tables import EmbeddedTable, complete_rows, read_csv
 from datapool.images.batch import batch_id
@@ -155,7 +156,7 @@ def _remove_from(
         new = LineageEntry.model_validate({**entry.model_dump(), **changes})
         transaction.commit(new.model_dump(), files)
     table = rows.table[~leaves].reset_index(drop=True)
-    pool_files.cache_rows(new.versions[-1], EmbeddedTable(table, rows.embeddings[~leaves]))
+    keep_rows(new.versions[-1], EmbeddedTable(table, rows.embeddings[~leaves]))
 
 
 def _write_without(
@@ -273,5 +274,5 @@ def _id_without(version: Version, rows: pd.DataFrame, images: pd.DataFrame, cont
 def clear_caches(contents: Iterable[str]) -> None:
     """Take excluded contents out of the rows that are kept between runs."""
     listed = list(contents)
-    pool_files.drop_cached(lambda table: table.content_hash.isin(listed))
+    drop_kept_rows(lambda table: table.content_hash.isin(listed))
     RowCache(atomic.SCRATCH / "embeddings").remove(lambda table: table.content_hash.isin(listed))

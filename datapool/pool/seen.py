@@ -10,42 +10,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from datapool.core.base import SEEN, no_seen
 from datapool.core.errors import CheckoutError
-from datapool.core.lineage import SEEN_FOLDER, Removal, Version, seen_file, seen_files
-from datapool.core.tables import read_table
+from datapool.core.lineage import SEEN_FOLDER, Version, seen_file, seen_files
+from datapool.core.recorded_rows import read_recorded_seen
 from datapool.pool.hints import HINT_RESTORE
 from datapool.pool.store import Store
 from datapool.pool.transaction import Transaction
-
-_BECAUSE_OF_ANOTHER = ("covered", "sequence_gap")
-"""The fates of images that were not taken because another image was."""
-
-
-def read_seen(store: Store, versions: Sequence[Version], removed: Sequence[Removal] | None) -> pd.DataFrame:
-    """Read what the batches of some versions offered and what was not taken, as ``base.Base.seen``.
-
-    Where images have left the pool since, what was not taken because of another image may be offered again: that image may
-    be one of them.
-
-    Args:
-        store: Of the pool.
-        versions: Some of its versions.
-        removed: The images that have left the pool.
-
-    Raises:
-        CheckoutError: If a file is missing or not the recorded one.
-    """
-    require_seen(store, versions)
-    parts = [no_seen()]
-    for version in versions:
-        if version.seen_sha256:
-            table = read_table(store.folder / seen_file(version.version)).assign(version=version.version)
-            if version.is_before_a_removal(removed):
-                table = table[~table.fate.isin(_BECAUSE_OF_ANOTHER)]
-            parts.append(table[list(SEEN)].astype(SEEN))
-    require_seen(store, versions)  # again: `dvc checkout` ignores our lock
-    return pd.concat(parts, ignore_index=True)
 
 
 def offered_by(store: Store, version: Version, rows: pd.DataFrame) -> set[str]:
@@ -57,10 +27,11 @@ def offered_by(store: Store, version: Version, rows: pd.DataFrame) -> set[str]:
         rows: All of its rows.
 
     Raises:
-        CheckoutError: As ``read_seen``.
+        CheckoutError: As ``require_seen``.
     """
+    require_seen(store, [version])
     added = rows.content_hash[rows.version == version.version]
-    return {*added, *read_seen(store, [version], None).content_hash} - {""}
+    return {*added, *read_recorded_seen(store.folder, [version], ()).content_hash} - {""}
 
 
 def require_seen(store: Store, versions: Sequence[Version]) -> dict[str, str]:

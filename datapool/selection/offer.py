@@ -9,9 +9,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from datapool.core.base import SEEN, Base
+from datapool.core.base import Base
 from datapool.core.lineage import Version
 from datapool.core.progress import Progress
+from datapool.core.recorded_rows import SEEN
 from datapool.core.schema import Params
 from datapool.core.tables import EmbeddedTable
 from datapool.selection.evaluation_sample import EvaluationSample, measure_sample

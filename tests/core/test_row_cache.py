@@ -1,5 +1,6 @@
 """The cache of tables with embeddings: it returns what was written, or nothing."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,17 @@ def test_a_table_that_has_changed_is_ignored_and_replaced(cache):
         if cache.read("key") is None:
             failures.append(f"{name}, written again")
     assert not failures
+
+
+def test_the_four_tables_used_last_stay(cache):
+    for key in ("a", "b", "c", "d"):
+        cache.write(key, rows("x"))
+    for number, path in enumerate(sorted(Path("cache").glob("*.parquet"), key=lambda path: path.stat().st_mtime_ns)):
+        os.utime(path, (number, number))  # one a second
+    cache.read("a")
+    cache.write("e", rows("x"))
+
+    assert [key for key in "abcde" if cache.holds(key)] == ["a", "c", "d", "e"]
 
 
 def test_the_four_tables_written_last_stay(cache):

@@ -964,7 +964,7 @@ def test_a_bad_list_of_names_is_refused(next_batch, case):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["images.parquet", "base/rows.parquet", "embeddings.parquet", "trace.parquet"])
+@pytest.mark.parametrize("name", ["images.parquet", "embeddings.parquet", "trace.parquet"])
 @pytest.mark.parametrize("damage", ["empty", "cut", "text"])
 def test_a_damaged_table_between_stages_is_refused(next_batch, name, damage):
     run(*BEFORE_THE_POOL)

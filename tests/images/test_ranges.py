@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from datapool.core.base import Base, Standing, empty_base_table, no_seen
+from datapool.core.base import Base, Standing, empty_base_table
 from datapool.core.errors import DatapoolError
 from datapool.core.lineage import EmbeddingSpace, Version
 from datapool.core.params import load_params
+from datapool.core.recorded_rows import no_seen
 from datapool.core.schema import Params
 from datapool.images.ranges import choose_ranges, describe_ranges, little_used, ranges_of
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from datapool.core import atomic, embeddings_csv
+from datapool.core import atomic, embeddings_csv, recorded_rows
 from datapool.core.base import Base
 from datapool.core.errors import DatapoolError
 from datapool.core.lineage import Provenance, Version, read_lineage
@@ -276,7 +276,7 @@ def test_the_base_has_the_same_bytes_from_cached_rows_as_from_the_csv_files():
     shutil.rmtree(CACHE)
     write_base(Path("parsed"), open_for("c"))
 
-    assert Path("kept/rows.parquet").read_bytes() == Path("parsed/rows.parquet").read_bytes()
+    assert Path("kept/base.json").read_bytes() == Path("parsed/base.json").read_bytes()
 
 
 def test_another_samples_csv_beside_the_same_embeddings_is_parsed(parsed):
@@ -334,7 +334,7 @@ def test_cached_rows_without_their_hash_or_a_hash_without_rows_are_ignored(what,
 
 def test_another_release_parses_the_files_itself(parsed, monkeypatch):
     add("a", 1.5)
-    monkeypatch.setattr(pool_files, "__version__", "99")
+    monkeypatch.setattr(recorded_rows, "__version__", "99")
     read_version(FOLDER, latest())
 
     assert parsed == [SAMPLES, CSV]

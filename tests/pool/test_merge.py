@@ -488,8 +488,8 @@ def test_an_empty_base_has_the_same_bytes_before_and_after_the_pool_has_versions
 
     assert written("the first batch again") == before
     add(B)
-    rows = (Path("new pool") / "rows.parquet").read_bytes()
-    assert rows in written("version 0 asked for", base_version=0)
+    written("version 0 asked for", base_version=0)
+    assert not len(read_base(Path("version 0 asked for")).rows.table)
 
 
 def test_a_base_read_again_is_the_base_that_was_written():
@@ -502,8 +502,7 @@ def test_a_base_read_again_is_the_base_that_was_written():
     pd.testing.assert_frame_equal(read.rows.table, opened.rows.table)
     assert read.rows.embeddings.tobytes() == opened.rows.embeddings.tobytes()
     assert (read.pool, read.batch, read.versions, read.dropped) == ("p", opened.batch, versions(), None)
-    for name in ("rows.parquet", "base.json"):
-        assert Path("one", name).read_bytes() == Path("two", name).read_bytes()
+    assert Path("one/base.json").read_bytes() == Path("two/base.json").read_bytes()
 
 
 def test_embeddings_keep_every_bit_over_many_batches():

@@ -9,8 +9,9 @@ import pytest
 import yaml
 from lines import content_hash, no_progress, pool, rows
 
-from datapool.core.base import SEEN, Base
+from datapool.core.base import Base
 from datapool.core.lineage import Parameters, Version
+from datapool.core.recorded_rows import SEEN
 from datapool.core.schema import Params
 from datapool.core.tables import EmbeddedTable
 from datapool.selection import evaluation

@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from datapool.core.base import COLUMNS, Base, empty_base_table, no_seen
+from datapool.core.base import Base, empty_base_table
 from datapool.core.embeddings_csv import to_csv
 from datapool.core.errors import DatapoolError
 from datapool.core.lineage import EmbeddingSpace, Version
+from datapool.core.recorded_rows import COLUMNS, no_seen
 from datapool.core.tables import EmbeddedTable
 from datapool.training.given_embeddings import given_space
 

@@ -11,9 +11,10 @@ import yaml
 from conftest import MAX_PIXELS
 from PIL import Image
 
-from datapool.core.base import Base, empty_base_table, no_seen
+from datapool.core.base import Base, empty_base_table
 from datapool.core.errors import DatapoolError
 from datapool.core.lineage import EmbeddingSpace, Version
+from datapool.core.recorded_rows import no_seen
 from datapool.core.schema import Params
 from datapool.images.decode import ImageFile
 from datapool.model.embedding_model import build_model, embedding_space_id, load_checkpoint, save_checkpoint
