@@ -285,7 +285,9 @@ def test_06_queued_and_temporary_experiments_build_on_the_same_base_and_leave_th
     assert workspace.pool_files() == second_week.pool_files()
 
 
-def test_07_a_clone_refuses_to_run_before_dvc_pull_and_is_up_to_date_after_it(second_week, after, tmp_path, weeks):
+def test_07_a_clone_refuses_to_run_before_dvc_pull_and_is_up_to_date_after_it(
+    first_week, second_week, after, tmp_path, weeks
+):
     workspace = after(second_week)
     workspace.run("dvc", "remote", "add", "--default", "store", str(tmp_path / "store"))
     workspace.commit("a remote")
@@ -303,6 +305,13 @@ def test_07_a_clone_refuses_to_run_before_dvc_pull_and_is_up_to_date_after_it(se
     clone.run("dvc", "pull")
     assert stages_run(clone.repro()) == []
     assert clone.pool_files() == second_week.pool_files()
+
+    # The base names a version: a cut reads its rows from the pool that was pulled.
+    assert sorted(path.name for path in (clone.folder / "output/base").iterdir()) == ["base.json", "excluded.parquet"]
+    clone.set({"stopping_condition.min_distance": 0.6})
+    assert stages_run(clone.repro()) == ["sample", "merge", "report"]
+    assert clone.names()[: len(first_week.names())] == first_week.names()
+    assert len(clone.versions()) == 2
 
 
 def test_08_an_older_revision_restores_its_pool_and_later_runs_extend_it(first_week, second_week, after, weeks):

@@ -18,7 +18,8 @@ from datapool.core.lineage import Provenance, Version, read_lineage
 from datapool.core.recorded_rows import open_beginning, read_recorded_rows
 from datapool.core.tables import EmbeddedTable, write_rows, write_table
 from datapool.images.batch import candidates
-from datapool.pool.merge import merge, open_base
+from datapool.pool.merge import merge
+from datapool.pool.open import open_base
 
 POOLS, LINEAGE, FOLDER, BASE = Path("pools"), Path("datapools.json"), Path("pools/p"), Path("output/base")
 CSV, SAMPLES, KEPT = FOLDER / "datapool_latest.csv", FOLDER / "samples.csv", Path(".datapool/pools")
