@@ -41,7 +41,7 @@ _REASON = 200  # characters of a decoder's error that are shown: some decoders q
 
 # The errors that decoders raise for damaged files.
 _DAMAGE = (
-    OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, struct.error,
+    OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, struct.error,
     RuntimeError, AttributeError, AssertionError,  # of tifffile and imagecodecs
 )  # fmt: skip
 

@@ -432,9 +432,9 @@ def test_flipped_bytes_are_damage_or_an_image_but_never_an_exception(tmp_path):
     rng = np.random.default_rng(1)
     path = tmp_path / "a.jpg"
     failures = []
-    for kind in ["BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP"]:
+    for kind in ["AVIF", "BMP", "HEIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP"]:
         whole = encoded(picture(12, 9), kind, **({} if kind in ("BMP", "PPM") else {"exif": exif}))
-        for trial in range(50):
+        for trial in range(40):
             data = bytearray(whole)
             for place in rng.integers(0, min(len(data), 400), rng.integers(1, 6)):
                 data[place] = rng.integers(0, 256)
@@ -512,6 +512,14 @@ def test_a_cut_heic_or_avif_is_damaged(tmp_path, kind):
     for share in (0.1, 0.5, 0.9):
         path.write_bytes(whole[: int(len(whole) * share)])
         assert damage(path)
+
+
+def test_a_heic_file_whose_pixels_state_too_great_a_length_is_damaged(tmp_path):
+    whole = encoded(picture(64, 64), "HEIF")
+    at = whole.index(b"mdat") + 4
+    (tmp_path / "a.heic").write_bytes(whole[:at] + b"\0\0\xff\xff" + whole[at + 4 :])
+
+    assert damage(tmp_path / "a.heic").startswith("cannot be decoded (Decoder plugin generated an error")
 
 
 def test_of_a_gif_the_first_frame_is_read_on_demand_only(tmp_path):
