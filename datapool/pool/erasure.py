@@ -11,15 +11,14 @@ from typing import Any
 import pandas as pd
 
 from datapool.core import atomic
-from datapool.core.lineage import SAMPLES, LineageEntry, read_entries, recorded_files, seen_files
+from datapool.core.lineage import SAMPLES, LineageEntry, recorded_files, seen_files
 from datapool.core.recorded_rows import drop_kept_rows
 from datapool.core.row_cache import RowCache
-from datapool.core.tables import csv_text, read_csv
+from datapool.core.tables import csv_text
 from datapool.pool import files as pool_files
-from datapool.pool.agreement import require_agreement, require_files
 from datapool.pool.files import history_file
 from datapool.pool.lock import locked
-from datapool.pool.removal import clear_caches
+from datapool.pool.removal import clear_caches, read_pools
 from datapool.pool.store import Store
 from datapool.pool.transaction import Transaction, recover
 
@@ -40,27 +39,22 @@ def erase_names(pools: Path, lineage_file: Path, names: Iterable[str]) -> list[s
         One sentence per pool that changed.
 
     Raises:
-        DatapoolError: If the files of such a pool are not those that the lineage records, or the disk refuses.
+        DatapoolError: If the files of a pool are not those that the lineage records, or the disk refuses.
     """
     done = list(recover(pools, lineage_file))
     names = list(names)
-    entries = read_entries(lineage_file)
-    require_files(pools, {name: entry.versions for name, entry in entries.items()})
-    for name, entry in entries.items():
-        store = Store(pools, name, lineage_file)
-        samples = read_csv(store.folder / SAMPLES)
+    for store, entry, samples in read_pools(pools, lineage_file):
         gone = set(_as_stored(names)).difference(samples.filename)
         is_named = samples.nearest.isin(gone)
         erased = _without_names(entry, gone)
         if not is_named.any() and erased == entry:
             continue
-        require_agreement(store)
         rows = pool_files.read_version(store.folder, entry.versions[-1])
         table = rows.table.assign(nearest=rows.table.nearest.mask(is_named, ""))
         with Transaction(store) as transaction:
             content, files = _write_samples(transaction, erased, table)
             transaction.commit(content, files)
-        done.append(f"pool {name!r}: {int(is_named.sum())} images named it as their nearest")
+        done.append(f"pool {store.name!r}: {int(is_named.sum())} images named it as their nearest")
     return done
 
 

@@ -6,7 +6,7 @@ this release would write their numbers in another way.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from hashlib import sha256
@@ -47,13 +47,14 @@ def read_version(folder: Path, version: Version) -> EmbeddedTable:
         DatapoolError: If a file is missing or not the recorded one, or if the files do not have as many rows as the lineage
             records.
     """
-    rows = _require_recorded_files(folder, version, meanwhile=lambda: kept_rows(version))
+    recorded = recorded_files(version)
+    rows = _require_recorded_files(folder, version, recorded, meanwhile=lambda: kept_rows(version))
     are_kept = rows is not None
     if rows is None:
         table = read_csv(folder / SAMPLES)
         columns = columns_of(table)
         rows = EmbeddedTable(table[list(columns)].astype(columns), read_embeddings(folder / LATEST).embeddings)
-        _require_recorded_files(folder, version, meanwhile=lambda: None)
+        _require_recorded_files(folder, version, recorded)
     if not len(rows.table) == len(rows.embeddings) == version.rows:
         raise CheckoutError(
             f"{folder}: {SAMPLES} has {len(rows.table)} rows and {LATEST} {len(rows.embeddings)}, but datapools.json "
@@ -65,11 +66,32 @@ def read_version(folder: Path, version: Version) -> EmbeddedTable:
     return rows
 
 
+def read_samples(folder: Path, version: Version) -> pd.DataFrame:
+    """Read samples.csv of a recorded version, and refuse any other file.
+
+    Raises:
+        DatapoolError: If it is missing or not the recorded one.
+    """
+    _require_recorded_files(folder, version, {SAMPLES: version.samples_sha256})
+    return read_csv(folder / SAMPLES)
+
+
 def _require_recorded_files(
-    folder: Path, version: Version, *, meanwhile: Callable[[], EmbeddedTable | None]
+    folder: Path,
+    version: Version,
+    files: Mapping[str, str],
+    *,
+    meanwhile: Callable[[], EmbeddedTable | None] = lambda: None,
 ) -> EmbeddedTable | None:
-    """Refuse files that are not those of a version; call ``meanwhile`` while they are hashed, and return its result."""
-    recorded = {folder / file: digest for file, digest in recorded_files(version).items()}
+    """Refuse files that are not those of a version; call ``meanwhile`` while they are hashed, and return its result.
+
+    Args:
+        folder: Of the pool.
+        version: Which version.
+        files: The sha256 of each file, by its path below the folder.
+        meanwhile: Called in this thread.
+    """
+    recorded = {folder / file: digest for file, digest in files.items()}
     try:
         with ThreadPoolExecutor() as threads:
             digests = threads.map(lambda path: atomic.sha256(path) if path.exists() else None, recorded)

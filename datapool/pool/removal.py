@@ -27,7 +27,7 @@ from datapool.core.lineage import (
 )
 from datapool.core.recorded_rows import drop_kept_rows, keep_rows
 from datapool.core.row_cache import RowCache
-from datapool.core.tables import EmbeddedTable, complete_rows, read_csv
+from datapool.core.tables import EmbeddedTable, complete_rows
 from datapool.images.batch import batch_id
 from datapool.pool import files as pool_files
 from datapool.pool.agreement import require_agreement, require_files
@@ -67,17 +67,12 @@ def remove_excluded(
         require_lock: What ``locked`` yields.
 
     Raises:
-        DatapoolError: If the files of a pool that holds an excluded image are not those that the lineage records, or the
-            disk refuses. That pool and those after it are unchanged.
+        DatapoolError: If the files of a pool are not those that the lineage records, or the disk refuses. That pool and
+            those after it are unchanged.
     """
     if not exclusions.n:
         return Removed({}, [])
-    entries = read_entries(lineage_file)
-    require_files(pools, {name: entry.versions for name, entry in entries.items()})
-    held = [
-        PoolRows(Store(pools, name, lineage_file), entry, read_csv(pools / name / SAMPLES))
-        for name, entry in entries.items()
-    ]
+    held = read_pools(pools, lineage_file)
     contents = excluded_contents(exclusions, images, held)
     notes = []
     for pool in held:
@@ -92,6 +87,22 @@ def remove_excluded(
     if unmatched := _n_unmatched(exclusions, contents, images, held):
         notes.append(f"{list_name}: {unmatched} of {exclusions.n} lines match no image of the pools and of this batch")
     return Removed(contents, notes)
+
+
+def read_pools(pools: Path, lineage_file: Path) -> list[PoolRows]:
+    """Read what each pool of the lineage holds.
+
+    Raises:
+        DatapoolError: If files are missing or not those that the lineage records.
+    """
+    entries = read_entries(lineage_file)
+    require_files(pools, {name: entry.versions for name, entry in entries.items()})
+    held = []
+    for name, entry in entries.items():
+        store = Store(pools, name, lineage_file)
+        require_agreement(store)
+        held.append(PoolRows(store, entry, pool_files.read_samples(store.folder, entry.versions[-1])))
+    return held
 
 
 def _reasons_to_leave(
@@ -131,7 +142,6 @@ def _remove_from(
 ) -> None:
     """Take rows out of all files and all versions of one pool, and record it."""
     store, entry, last = pool.store, pool.entry, pool.entry.versions[-1]
-    require_agreement(store)
     rows = pool_files.read_version(store.folder, last)  # refuses files that are not the recorded ones
     leaves = np.zeros(len(rows.table), dtype=bool)
     leaves[list(reasons)] = True

@@ -15,10 +15,12 @@ from datapool.core.errors import DatapoolError, short_repr
 from datapool.core.lineage import LINEAGE, SAMPLES, read_lineage
 from datapool.core.outputs import Outputs
 from datapool.core.schema import Params
-from datapool.core.tables import read_csv, read_table
+from datapool.core.tables import read_table
 from datapool.images.batch import batch_id
 from datapool.pool.erasure import erase_from_scratch, erase_names, is_named_in
 from datapool.pool.exclusion import line_of, parse_line, read_exclusions, read_lines
+from datapool.pool.files import read_samples
+from datapool.pool.removal import read_pools
 from datapool.pool.seen import offered_by
 from datapool.pool.store import Store
 from datapool.workspace.params_file import set_params
@@ -62,7 +64,8 @@ def find_images(params: Params, wanted: Sequence[str], *, must_exist: bool = Tru
         must_exist: Refuse a name that no image has.
 
     Raises:
-        DatapoolError: If a name is not known, or stands for several contents.
+        DatapoolError: If a name is not known or stands for several contents, or the files of a pool are not those that the
+            lineage records.
     """
     known = _known_images(params)
     return [_find_image(params, known, image, must_exist=must_exist) for image in wanted]
@@ -98,7 +101,7 @@ def _find_image(params: Params, known: pd.DataFrame, image: str, *, must_exist: 
 
 def _known_images(params: Params) -> pd.DataFrame:
     """Return name (without "./" in front) and content_hash of all images of the pools and of the last batch."""
-    tables = [read_csv(path) for path in sorted(Path(params.shared_dir).glob(f"*/{SAMPLES}"))]
+    tables = [pool.table for pool in read_pools(Path(params.shared_dir), LINEAGE)]
     images = Outputs(params.output_dir).images
     if images.exists():
         tables.append(read_table(images))
@@ -184,7 +187,7 @@ def set_replaces(params: Params) -> str:
     images = read_table(outputs.images)
     batch = batch_id(images)
     store = Store(Path(params.shared_dir), name, LINEAGE)
-    table = read_csv(store.folder / SAMPLES) if versions else pd.DataFrame()
+    table = read_samples(store.folder, versions[-1]) if versions else pd.DataFrame()
     # If this batch has run, its own version may lie above that of its earlier state.
     for version in reversed(versions[-2:]):
         if version.batch != batch and not offered_by(store, version, table).isdisjoint(images.content_hash):

@@ -423,3 +423,23 @@ def test_a_name_is_erased_where_it_stood_for_the_image_that_left_and_not_where_a
     once = state()
     assert run(B).n_samples == 3
     assert state() == once
+
+
+@pytest.mark.parametrize("pool", ["p", "q"])
+@pytest.mark.parametrize("damage", ["missing", "cut", "another table"])
+def test_a_lost_or_damaged_samples_csv_of_any_pool_is_named_with_the_remedy(pool, damage):
+    run(A)
+    run(B, pool="q")
+    exclude(content_hash(1.0))
+    path = POOLS / pool / "samples.csv"
+    data = path.read_bytes()
+    path.unlink()
+    if damage != "missing":
+        path.write_bytes(data[:-20] if damage == "cut" else b"x,y\n")
+    what = "is not here, but belongs to the pool" if damage == "missing" else "is not the file"
+    message = f"{path} {what} that datapools.json records as version 1; nothing was changed. `dvc checkout --force`"
+
+    with pytest.raises(DatapoolError, match=message):
+        opened(A)
+    with pytest.raises(DatapoolError, match=message):
+        erase_names(POOLS, LINEAGE, ["near, by"])

@@ -1,5 +1,7 @@
 """Which images a name stands for, and what is erased of one: not what is known of others."""
 
+import hashlib
+import json
 import shutil
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from datapool.workspace.corrections import exclude, find_images, forget_names, s
 
 ROOT = Path(__file__).parents[2]
 OURS, OTHER = "a" * 64, "b" * 64
-LIST = Path("exclude.txt")
+LIST, LINEAGE = Path("exclude.txt"), Path("datapools.json")
 
 
 @pytest.fixture
@@ -36,10 +38,17 @@ def params(tmp_path, monkeypatch) -> Params:
 
 
 def samples(pool: str, rows: list[tuple[str, str, str]]) -> None:
-    """Write samples.csv of a pool: filename, content hash and path of each image."""
+    """Write samples.csv of a pool and record it: filename, content hash and path of each image."""
     table = pd.DataFrame(rows, columns=["filename", "content_hash", "path"])
     table = table.assign(version=1, batch="", rank=1, distance=0.5, nearest="", weak_label=".")
-    write_csv(Path("pools") / pool / "samples.csv", table[list(COLUMNS)])
+    path = Path("pools") / pool / "samples.csv"
+    write_csv(path, table[list(COLUMNS)])
+    (path.parent / "datapool_latest.csv").touch()
+    lineage = json.loads(LINEAGE.read_text()) if LINEAGE.exists() else {}
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    version = {"version": 1, "batch": "", "rows": len(rows), "new": len(rows), "checkpoint_sha256": None}
+    lineage[pool] = {"versions": [{**version, "datapool_sha256": "0" * 64, "samples_sha256": digest}]}
+    LINEAGE.write_text(json.dumps(lineage))
 
 
 def batch(rows: list[tuple[str, str, str]]) -> None:
@@ -53,6 +62,13 @@ def test_an_image_is_found_by_any_of_its_names_and_by_its_content(params):
     assert (by_name.is_known, by_name.content, by_name.lines) == (True, OURS, [OURS])
     assert by_name.names == {"week_1/frame_1.jpg", "frame_1.jpg"}
     assert by_name.own_names == {"week_1/frame_1.jpg"}
+
+
+def test_images_of_a_pool_whose_samples_were_edited_are_not_looked_for(params):
+    with Path("pools/p/samples.csv").open("a") as file:
+        file.write('"')
+    with pytest.raises(DatapoolError, match=r"samples\.csv is not the file that datapools.json records as version 1"):
+        find_images(params, [OURS])
 
 
 def test_a_name_of_two_images_is_refused_with_their_contents(params):
