@@ -56,7 +56,10 @@ def init(
         return
     scm = Scm.SURROUNDING if subdir else Scm.NONE if no_git else Scm.OWN
     make_workspace(folder, scm=scm, remote=remote)
-    say(f"{folder} is a workspace. Put images below {folder / 'data'}, then run `dvc repro` in {folder}")
+    say(
+        f"{folder} is a workspace. Put images into a folder of their own, such as {folder / 'data/week_1'}, and name it in "
+        f"{folder / 'params.yaml'} (input_dir: data/week_1); then run `dvc repro` in {folder}"
+    )
 
 
 @app.command(short_help="Run the pipeline on real images.")

@@ -36,7 +36,7 @@ def rank() -> None:
     write_arrays(outputs.evaluation_sample, evaluation_sample._asdict())
     n_protected, n_seen = ((ranked.excluded.kind == kind).sum() for kind in ("protected", "seen"))
     excluded = f"; protected images exclude {n_protected}" if params.rules.protected else ""
-    seen = f"; {n_seen} were offered before and not taken, and are not offered again" if n_seen else ""
+    seen = f"; offered before and not taken, so not offered again: {n_seen}" if n_seen else ""
     n_pool = len(base.rows.table)
     pool = f" against {n_pool} images of the pool" if n_pool else "; the pool is empty so far"
     say(f"ranked {len(ranked.table)} of {len(candidates.table)} candidates{pool}{excluded}{seen}")

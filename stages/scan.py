@@ -4,6 +4,7 @@ import shlex
 from pathlib import Path
 
 from datapool.core.base import empty_base_table
+from datapool.core.errors import counted
 from datapool.core.outputs import Outputs
 from datapool.core.params import load_params
 from datapool.core.tables import read_names, write_json, write_table
@@ -33,8 +34,8 @@ def scan() -> None:
     write_json(outputs.skipped, found.skipped._asdict())
     status, skipped = found.images.status.value_counts(), str(found.skipped)
     say(
-        f"{params.input_dir}: {len(found.images)} images, {status.get('corrupt', 0)} of them corrupt and "
-        f"{status.get('duplicate', 0)} exact copies{'; skipped: ' * bool(skipped)}{skipped}",
+        f"{params.input_dir}: {counted(len(found.images), 'image')}, {status.get('corrupt', 0)} of them corrupt and "
+        f"{counted(status.get('duplicate', 0), 'exact copy', 'exact copies')}{'; skipped: ' * bool(skipped)}{skipped}",
         *(
             f"{remedy}, then `dvc repro --force --single-item scan` and `dvc repro`"
             for remedy in found.skipped.remedies()

@@ -27,6 +27,20 @@ def join_sentences(*sentences: str) -> str:
     return ". ".join(filter(None, sentences))
 
 
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """Return a count and its noun.
+
+    Args:
+        count: How many.
+        noun: In the singular.
+        plural: Where another "s" does not make it.
+
+    >>> counted(1, "image"), counted(0, "image"), counted(2, "exact copy", "exact copies")
+    ('1 image', '0 images', '2 exact copies')
+    """
+    return f"{count} {noun if count == 1 else plural or noun + 's'}"
+
+
 def escape_unprintable(text: str) -> str:
     r"""Escape line breaks, control characters and changes of writing direction, which would disturb the text around them.
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from datapool.core.base import Base
-from datapool.core.errors import DatapoolError
+from datapool.core.errors import DatapoolError, counted
 from datapool.core.lineage import embedding_space_of
 from datapool.core.schema import Params
 from datapool.images.pixels import Ranges, full_range
@@ -88,7 +88,7 @@ def describe_ranges(candidates: pd.DataFrame, ranges: Ranges, base: Base) -> Ite
     is_older = any(version.offered is None for version in base.made_by)  # this release records both
     for kind, n_images in candidates[candidates.kind.isin(ranges)].kind.value_counts(sort=False).items():
         source = "as recorded with the pool" if kind in recorded else "chosen now and recorded with the pool"
-        yield f"{kind}: {_text(ranges[kind])} becomes black to white in {n_images} images, {source}"
+        yield f"{kind}: {_text(ranges[kind])} becomes black to white in {counted(n_images, 'image')}, {source}"
         if is_older and not recorded:
             yield (
                 f"WARNING: pool {base.pool!r} has versions of an earlier release, which read 16 bits as 0 to 65535 and "

@@ -288,7 +288,7 @@ def _outcomes(metrics: Metrics, params: Params) -> list[Outcome]:
         ),
         ("already in the pool", "known", "same bytes as an image in the pool"),
         ("exact copies", "duplicates", "same bytes as another image in the batch"),
-        ("corrupt", "corrupt", "cannot be decoded as an image"),
+        ("corrupt", "corrupt", "damaged, too large, or no image at all"),
     ]
     return [
         Outcome(name, key, reason, images, images / metrics.images)

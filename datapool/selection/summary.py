@@ -1,5 +1,6 @@
 """Describe the metrics of a run in sentences: what was picked, how good the choice is, and which method to try."""
 
+from datapool.core.errors import counted
 from datapool.core.metrics import Metrics
 from datapool.core.schema import StoppingCondition
 
@@ -13,14 +14,14 @@ def summarize(metrics: Metrics) -> str:
     if not metrics.candidates:
         counts = (
             (metrics.corrupt, "corrupt"),
-            (metrics.duplicates, "exact copies"),
+            (metrics.duplicates, "exact copy" if metrics.duplicates == 1 else "exact copies"),
             (metrics.known, "in the pool already"),
             (metrics.excluded, "excluded"),
             (metrics.seen_before, "offered before and not taken"),
         )
         why = ", ".join(f"{count} {what}" for count, what in counts if count) or "none is a candidate"
         again = "; datapool.remember_rejected: false offers them again" if metrics.seen_before else ""
-        return f"nothing to pick: of {metrics.images} images {why}{again}; the pool stays as it is"
+        return f"nothing to pick: of {counted(metrics.images, 'image')} {why}{again}; the pool stays as it is"
     if not metrics.pool_after:
         return f"nothing to pick: the rules exclude all {metrics.candidates} candidates; the pool stays as it is"
     known, seen = metrics.known, metrics.seen_before
@@ -31,9 +32,9 @@ def summarize(metrics: Metrics) -> str:
     known_before = f" ({', '.join(filter(None, before))})" if any(before) else ""
     except_protected = " that protected images do not exclude" if metrics.near_protected else ""
     kept = "" if metrics.kept is None else f", {metrics.kept} of them kept from the choice before"
-    picked = f"picked {metrics.picked or 'none'} of {metrics.candidates} candidates{known_before}{kept}"
+    picked = f"picked {metrics.picked or 'none'} of {counted(metrics.candidates, 'candidate')}{known_before}{kept}"
     grows = f"the pool grows from {metrics.pool_before} to" if metrics.picked else "the pool still has"
-    pool = f"{grows} {metrics.pool_after} images"
+    pool = f"{grows} {counted(metrics.pool_after, 'image')}"
     if metrics.picked == metrics.candidates:
         return f"{picked}: {pool}"
     return f"{picked}: {pool}; every candidate{except_protected} lies within {metrics.covering_radius:.4g} of it"
@@ -114,7 +115,7 @@ def suggest_method(metrics: Metrics, *, method: str, min_distance: float) -> str
     if metrics.pool_before:
         threshold = f"min_distance {min_distance:g}" if min_distance > 0 else f"{close:.3g}"
         facts = (
-            f"{covered:.0%} of the candidates lie closer than {threshold} to the pool, "
+            f"{covered:.0%} of the candidates lie closer than {threshold} to the pool as it was before, "
             f"{redundant:.0%} closer than {close:.3g} to another candidate"
         )
     else:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -56,6 +57,7 @@ def undo(folder: Path) -> Iterator[str]:
     run_dvc(folder, "checkout")
     yield "ran `dvc checkout`"
     yield from _describe_change({pool: len(versions) for pool, versions in before.items()})
+    yield from _describe_images_that_left(folder, commit)
     yield _describe_next_run(folder)
 
 
@@ -147,6 +149,18 @@ def _describe_change(before: Mapping[str, int]) -> Iterator[str]:
             yield f"pool {pool!r} {now} again (was {before.get(pool, 'not there')})"
     if before == after:
         yield "each pool has as many versions as before; the latest is the one before it was replaced"
+
+
+def _describe_images_that_left(folder: Path, commit: _Commit) -> Iterator[str]:
+    """Yield how each batch comes back that DVC began to track in the commit, and that the checkout has removed."""
+    options = ("--name-only", "--diff-filter=D", "--relative", "-z")
+    left = run_command(folder, "git", "diff", *options, commit.sha, "HEAD", "--", "*.dvc").split("\0")
+    for path in filter(None, left):
+        file = shlex.quote(path)
+        yield (
+            f"{path.removesuffix('.dvc')} has left the workspace, because that commit added {path}; to get its images back: "
+            f"`git checkout {commit.sha[:10]} -- {file} && dvc checkout {file}`"
+        )
 
 
 def _describe_next_run(folder: Path) -> str:

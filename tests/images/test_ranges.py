@@ -171,7 +171,7 @@ def test_the_run_names_ranges_and_images_that_use_little_of_them():
 def test_a_pool_of_an_earlier_release_is_pointed_out():
     # It divided 16 bits by 257 and recorded neither a range nor what a batch offered.
     batch, ranges = images(("uint16 gray", 0, 9)), {"uint16 gray": (0, 9)}
-    ranged = "uint16 gray: 0 to 9 becomes black to white in 1 images, chosen now and recorded with the pool"
+    ranged = "uint16 gray: 0 to 9 becomes black to white in 1 image, chosen now and recorded with the pool"
     (version,) = base().versions
     counts = dict.fromkeys(("images", "corrupt", "duplicates", "known", "candidates"), 1)
     of_now = version.model_dump() | {"offered": {"input_dir": "data", "filename_prefix": "", **counts}}

@@ -40,7 +40,7 @@ def test_of_a_folder_that_grew_only_new_images_are_picked_and_the_result_is_repr
     first = growing.pool_files()
     output = growing.repro()
 
-    assert "20 were offered before and not taken, and are not offered again" in output
+    assert "; offered before and not taken, so not offered again: 20" in output
     assert (
         "picked 5 of 5 candidates (10 more are in the pool already, 20 more were offered before and not taken)"
         in output

@@ -146,15 +146,15 @@ def test_a_covered_or_redundant_batch_suggests_coreset_and_few_picks_of_others_t
 
 def test_a_suggestion_comes_with_the_numbers_that_it_rests_on():
     assert suggest_method(batch(0.9, 0.12), method="coreset", min_distance=0.1) == (
-        "90% of the candidates lie closer than min_distance 0.1 to the pool, 12% closer than 0.25 to another candidate: "
-        "this suggests method: coreset, with a min_distance, for there is little new in this batch (already in use)"
+        "90% of the candidates lie closer than min_distance 0.1 to the pool as it was before, 12% closer than 0.25 to another "
+        "candidate: this suggests method: coreset, with a min_distance, for there is little new in this batch (already in use)"
     )
     assert suggest_method(batch(0.0, 0.12, pool_before=0), method="coreset", min_distance=-1) == (
         "12% of the candidates lie closer than 0.25 to another candidate: "
         "this suggests method: typical, for few picks from a batch whose images differ"
     )
     assert suggest_method(batch(0.9, 0.12), method="typical", min_distance=-1).startswith(
-        "90% of the candidates lie closer than 0.25 to the pool, 12% closer than 0.25 to another candidate: "
+        "90% of the candidates lie closer than 0.25 to the pool as it was before, 12% closer than 0.25 to another candidate: "
     )
 
 

@@ -1,5 +1,6 @@
 """`datapool undo` goes back one version, with real git and DVC, or changes nothing."""
 
+import shlex
 import shutil
 
 import pytest
@@ -47,6 +48,31 @@ def test_each_undo_goes_back_one_version_until_there_is_none(second_week, first_
         f"error: commit {first} recorded the first version, and there is none before it; nothing was undone. The same batch "
         "with other settings replaces it; another datapool.name begins another pool"
     )
+
+
+def test_images_that_leave_with_their_week_are_named_with_the_commands_that_bring_them_back(first_week, after, weeks):
+    workspace = after(first_week)
+    folder = workspace.folder / "data/week 2"
+    shutil.copytree(weeks / "week_2", folder)
+    workspace.run("dvc", "add", "data/week 2")
+    workspace.set({"input_dir": "data/week 2"})
+    workspace.repro()
+    workspace.commit("week 2")
+    offered, pool = sorted(path.name for path in folder.rglob("*.png")), workspace.pool_files()
+    sha = workspace.run("git", "rev-parse", "HEAD")[:10]
+    lines = workspace.run("datapool", "undo").splitlines()
+
+    assert lines[3] == (
+        "data/week 2 has left the workspace, because that commit added data/week 2.dvc; to get its images back: `git checkout "
+        f"{sha} -- 'data/week 2.dvc' && dvc checkout 'data/week 2.dvc'`"
+    )
+    assert not folder.exists()
+    for command in lines[3].split("`")[1].split(" && "):
+        workspace.run(*shlex.split(command))
+    assert sorted(path.name for path in folder.rglob("*.png")) == offered
+    workspace.set({"input_dir": "data/week 2"})
+    workspace.repro()
+    assert workspace.pool_files() == pool
 
 
 def test_a_new_workspace_has_nothing_to_undo(new_workspace, after):
