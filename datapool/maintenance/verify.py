@@ -80,20 +80,28 @@ def check_files(pools: Path, lineage: Path) -> Iterator[Check]:
     """
     known = read_entries(lineage)
     for name in known_pools(pools, lineage):
-        record = _check_record(Store(pools, name, lineage))
-        if record.outcome != "pass" or name not in known:
-            yield record
+        versions = known[name].versions if name in known else []
+        if versions and not (pools / name).exists():
+            yield _missing_folder(pools / name)
             continue
-        versions = known[name].versions
+        record = _check_record(Store(pools, name, lineage))
+        if record.outcome != "pass":
+            yield record
+        if record.outcome == "fail" or not versions:
+            continue
         found = _check_files(pools / name, versions)
         here = f"pool {name!r}: the files are version {versions[-1].version}, as datapools.json records it"
         yield found if found.outcome == "fail" else found._replace(sentence=here)
 
 
+def _missing_folder(folder: Path) -> Check:
+    return Check("files", "fail", f"{folder} is missing; {_HINT_DVC}")
+
+
 def _checks(store: Store, entry: LineageEntry | None, output: Path, progress: Progress) -> Iterator[Check]:
     folder, versions = store.folder, entry.versions if entry else []
     if versions and not folder.exists():
-        yield Check("files", "fail", f"{folder} is missing; {_HINT_DVC}")
+        yield _missing_folder(folder)
         return
     record = _check_record(store)
     yield record

@@ -1,5 +1,7 @@
 """`datapool doctor` names the versions that a clone could not get, with real git, DVC and a folder as remote."""
 
+import shutil
+
 import pytest
 from conftest import Workspace
 
@@ -76,11 +78,27 @@ def test_a_damaged_remote_and_a_lost_file_are_found(first_week, after, tmp_path)
     workspace.commit("resolved")
     assert "wrong  remote 'store' lacks 1 of 4 files of version 1" in workspace.run("datapool", "doctor", fails=True)
 
+    record = workspace.folder / "pools/my_datapool/pool.json"
+    content = record.read_bytes()
+    record.unlink()
     csv.unlink()
+    printed = workspace.run("datapool", "doctor", fails=True)
+    assert "note   pools/my_datapool/pool.json is missing: it was lost, or an early release did not write it" in printed
+    assert "wrong  pools/my_datapool/datapool_latest.csv is missing; `dvc checkout` restores it" in printed
+
+    record.write_bytes(content)
     workspace.set({"seed": 2})
     printed = workspace.run("datapool", "doctor", fails=True)
     assert "wrong  pools/my_datapool/datapool_latest.csv is missing; `dvc checkout` restores it" in printed
+    assert "pool.json" not in printed
     assert "note   git: params.yaml changed since the last commit; a clone does not get that" in printed
+
+    shutil.rmtree(record.parent)  # as in a fresh clone
+    printed = workspace.run("datapool", "doctor", fails=True)
+    assert (
+        "wrong  pools/my_datapool is missing; `dvc checkout` restores it (`dvc pull` first in a fresh clone)" in printed
+    )
+    assert "pool.json" not in printed
 
 
 def test_a_workspace_that_is_made_with_a_remote_knows_it_in_every_commit(tmp_path):
