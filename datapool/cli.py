@@ -345,8 +345,9 @@ def forget(
     )
     if left := corrections.still_named_in(params, found):
         raise DatapoolError(
-            f"not all is erased yet: {', '.join(left[:10])} {'names' if len(left) == 1 else 'name'} or hold the images; "
-            f"delete them there, then run `datapool forget {' '.join(hashes or images)}` again"
+            f"not all is erased yet, for these still name or hold the images: {', '.join(left[:10])}. Delete "
+            f"their files from {params.input_dir}, and their names from files of yours (those below {params.output_dir} "
+            f"follow), then run `datapool forget {' '.join(hashes or images)}` again"
         )
 
 

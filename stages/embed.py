@@ -4,6 +4,7 @@ from pathlib import Path
 
 from datapool.core.atomic import SCRATCH
 from datapool.core.base import read_base
+from datapool.core.errors import counted
 from datapool.core.lineage import read_embedding_space
 from datapool.core.outputs import Outputs
 from datapool.core.params import load_params
@@ -49,7 +50,7 @@ def embed() -> None:
     write_rows(outputs.protected, protected)
     reused = f", {embedded.n_known} reused from the last run" if embedded.n_known else ""
     source = f", read from {params.embeddings}" if params.embeddings else reused
-    say(f"{len(table)} candidates with embeddings{source}")
+    say(f"{counted(len(table), 'candidate')} with embeddings{source}")
     if len(protected.table):
         say(f"{len(protected.table)} protected images from {params.rules.protected}")
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from datapool.core.base import read_base
+from datapool.core.errors import counted
 from datapool.core.lineage import LINEAGE, Offered, Parameters, Provenance, read_embedding_space
 from datapool.core.metrics import read_metrics
 from datapool.core.outputs import Outputs
@@ -55,11 +56,11 @@ def merge() -> None:
         say(again)
     if why_it_stopped := describe_stop(metrics, stop):
         say(why_it_stopped)
+    images = counted(merged.n_samples, "image")
     say(
-        f"pool {params.datapool.name!r}: version {merged.version}, {merged.n_samples} images, {merged.n_new} of them new"
+        f"pool {params.datapool.name!r}: version {merged.version}, {images}, {merged.n_new} of them new"
         if merged.n_new
-        else f"pool {params.datapool.name!r}: nothing to add; it stays at version {merged.version} with "
-        f"{merged.n_samples} images"
+        else f"pool {params.datapool.name!r}: nothing to add; it stays at version {merged.version} with {images}"
     )
 
 

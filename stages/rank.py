@@ -1,6 +1,7 @@
 """Order the candidates, usually further than the stopping condition needs."""
 
 from datapool.core.base import read_base
+from datapool.core.errors import counted
 from datapool.core.outputs import Outputs
 from datapool.core.params import load_params
 from datapool.core.tables import read_rows, write_arrays, write_csv, write_table
@@ -38,8 +39,8 @@ def rank() -> None:
     excluded = f"; protected images exclude {n_protected}" if params.rules.protected else ""
     seen = f"; offered before and not taken, so not offered again: {n_seen}" if n_seen else ""
     n_pool = len(base.rows.table)
-    pool = f" against {n_pool} images of the pool" if n_pool else "; the pool is empty so far"
-    say(f"ranked {len(ranked.table)} of {len(candidates.table)} candidates{pool}{excluded}{seen}")
+    pool = f" against {counted(n_pool, 'image')} of the pool" if n_pool else "; the pool is empty so far"
+    say(f"ranked {len(ranked.table)} of {counted(len(candidates.table), 'candidate')}{pool}{excluded}{seen}")
 
 
 if __name__ == "__main__":

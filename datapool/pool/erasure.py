@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from datapool.core import atomic
+from datapool.core.errors import counted
 from datapool.core.lineage import SAMPLES, LineageEntry, recorded_files, seen_files
 from datapool.core.recorded_rows import drop_kept_rows
 from datapool.core.row_cache import RowCache
@@ -54,7 +55,7 @@ def erase_names(pools: Path, lineage_file: Path, names: Iterable[str]) -> list[s
         with Transaction(store) as transaction:
             content, files = _write_samples(transaction, erased, table)
             transaction.commit(content, files)
-        done.append(f"pool {store.name!r}: {int(is_named.sum())} images named it as their nearest")
+        done.append(f"pool {store.name!r}: {counted(int(is_named.sum()), 'image')} named what is erased as nearest")
     return done
 
 

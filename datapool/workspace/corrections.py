@@ -164,13 +164,13 @@ def erase(params: Params, images: Sequence[Image]) -> list[str]:
 
 
 def still_named_in(params: Params, images: Sequence[Image]) -> list[str]:
-    """Return the files of the workspace that name one of these images, or are one, except those of git and DVC."""
+    """Return the files of the workspace that name one of these images, or are one (these first), without git's and DVC's."""
     names = {name for image in images for name in image.own_names}
     ours = [path for path in sorted(Path().rglob("*")) if path.parts[0] not in _NOT_SEARCHED]
     texts = (path for path in ours if path.suffix in _TEXTS and path.is_file())
     found = [str(path) for path in texts if is_named_in(path.read_bytes(), names)]
     in_batch = (Path(params.input_dir) / name for name in sorted(names))
-    return [*found, *(str(path) for path in in_batch if path.is_file())]
+    return [*(str(path) for path in in_batch if path.is_file()), *found]
 
 
 def set_replaces(params: Params) -> str:

@@ -769,7 +769,7 @@ def test_a_batch_of_known_images_only_is_a_success_and_says_so(merged_batch, cap
     run(*ALL)
 
     printed = capsys.readouterr().out
-    assert printed.count("nothing to pick: of 1 images 1 in the pool already; the pool stays as it is\n") == 1
+    assert printed.count("nothing to pick: of 1 image 1 in the pool already; the pool stays as it is\n") == 1
 
 
 # --- tables of other programs -----------------------------------------------------------------------------------------

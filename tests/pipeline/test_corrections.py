@@ -131,8 +131,10 @@ def test_a_forgotten_image_is_named_nowhere_and_its_embedding_is_gone(second_wee
         listed.write(f"{name}\tby hand\n{'0' * 64}\tlooks like {name}\n")
 
     printed = datapool(workspace, "forget", name, fails=True)
-    assert "not all is erased yet: " in printed
-    assert f"{tmp_path}/week_2/{again}" in printed
+    assert (
+        f"not all is erased yet, for these still name or hold the images: {tmp_path}/week_2/{again}, " in printed
+    )  # before the outputs, which follow
+    assert f". Delete their files from {tmp_path}/week_2, and" in printed
     (tmp_path / "week_2" / again).unlink()
     printed = datapool(workspace, "forget", content)
     assert "dvc gc --workspace --cloud --force" in printed
