@@ -157,6 +157,7 @@ def embedding_map(images: pd.DataFrame, vectors: np.ndarray, *, totals: Mapping[
         )
     layout = {
         "hovermode": "closest",
+        "showlegend": True,  # of a single kind too: plotly would leave it out
         "xaxis": {"title": {"text": f"first principal component ({shares[0]:.0%} of the variance)"}},
         "yaxis": {"title": {"text": f"second principal component ({shares[1]:.0%})"}, "scaleanchor": "x"},
     }

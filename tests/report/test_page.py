@@ -243,6 +243,7 @@ def test_every_image_of_the_batch_is_counted_with_its_outcome(page):
         ("corrupt", "1"),
         ("<b>images in the batch</b>", "<b>5</b>"),
     ]
+    assert rows_of_table(page, "outcome")[3][-1] == "damaged, too large, or no image at all"  # it is text
     assert [bar["style"] for bar in page.all("span") if bar.get("class", "").startswith("bar")] == [
         "width:40.0%",
         "width:20.0%",
@@ -616,7 +617,9 @@ def test_a_batch_that_the_pool_holds_already_shows_the_pool_and_why(inputs):
 
     assert "in the pool as a.png since version 1" in page.texts["td"]
     assert list(charts(page)) == ["map"]
-    assert list(charts(page)["map"][0]) == ["in the pool before (2)"]
+    traces, layout = charts(page)["map"]
+    assert list(traces) == ["in the pool before (2)"]
+    assert layout["showlegend"]  # it alone says what the points are
 
 
 # --- harmful names, and loading nothing -------------------------------------------------------------------------------

@@ -50,6 +50,7 @@ def test_each_undo_goes_back_one_version_until_there_is_none(second_week, first_
     )
 
 
+@pytest.mark.full
 def test_images_that_leave_with_their_week_are_named_with_the_commands_that_bring_them_back(first_week, after, weeks):
     workspace = after(first_week)
     folder = workspace.folder / "data/week 2"
