@@ -285,6 +285,23 @@ def test_pixels_beyond_the_end_of_a_tiff_are_damage(compression):
     )
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"bigtiff": True}, {"bigtiff": True, "byteorder": ">"}, {"byteorder": ">"}, {"planarconfig": "separate"}],
+    ids=str,
+)
+def test_the_last_byte_of_the_pixels_of_any_tiff_counts(options):
+    file = BytesIO()
+    shape = (3, 32, 16) if "planarconfig" in options else (32, 16, 3)
+    tifffile.imwrite(file, np.ones(shape, np.uint8), photometric="rgb", rowsperstrip=8, **options)
+    n_strips = 12 if "planarconfig" in options else 4
+
+    assert find_damage(file.getvalue()) == ""
+    assert find_damage(file.getvalue()[:-1]) == (
+        f"damaged: pixels of the TIFF lie beyond its end (strip {n_strips} of {n_strips})"
+    )
+
+
 def test_a_last_strip_that_states_the_size_of_a_full_one_is_no_damage(tmp_path):
     # 3 rows in a strip that could have 1000; the pixels are the end of the file.
     data = encoded("TIFF", size=(4, 3))
