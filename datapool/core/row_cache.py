@@ -77,11 +77,8 @@ class RowCache:
             try:
                 rows = read_rows(path)
                 unwanted = is_unwanted(rows.table).to_numpy()
-            except (
-                DatapoolError,
-                AttributeError,
-                KeyError,
-            ):  # damaged, or from another release: what is in it is unknown
+            except (DatapoolError, AttributeError, KeyError):
+                # Damaged, or from another release: what is in it is unknown.
                 unwanted, is_whole = np.ones(1, dtype=bool), True
             if not unwanted.any():
                 continue
