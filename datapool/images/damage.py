@@ -9,8 +9,10 @@ import zlib
 
 import numpy as np
 import simplejpeg
+from PIL import Image
 
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # neither a stuffed 255 of the pixel data nor a restart or fill byte
+_JPEG = b"\xff\xd8\xff"  # how every JPEG begins
 _START, _END, _SCAN, _PROGRESSIVE, _TEMPORARY = 0xD8, 0xD9, 0xDA, 0xC2, 0x01
 _WARNINGS = ("Corrupt JPEG data", "Premature end of JPEG file")  # others are about odd headers
 _EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker 0x([0-9a-f]{2})")
@@ -42,7 +44,7 @@ def find_damage(data: bytes, *, n_pixels: int) -> str:
     >>> find_damage(b"\x89PNG\r\n\x1a\n", n_pixels=1)
     'damaged: the PNG has no end chunk'
     """
-    if data[:3] == b"\xff\xd8\xff":
+    if data[:3] == _JPEG:
         return _in_jpeg(data)
     if data[:8] == b"\x89PNG\r\n\x1a\n":
         return _in_png(data)
@@ -58,7 +60,28 @@ def find_damage(data: bytes, *, n_pixels: int) -> str:
     return ""
 
 
+def decode_intact_jpeg(data: bytes) -> Image.Image | None:
+    """Return a JPEG at an eighth of its size, as stored; None if anything may be wrong with it, or for another file.
+
+    What this decodes has no damage that Pillow or ``find_damage`` would find: all of its bytes were read. None for inks
+    too, which simplejpeg makes RGB in another way than Pillow, and for rare subsamplings, which it refuses.
+    """
+    if data[:3] != _JPEG or isinstance(end := _end_of_jpeg(data), str):
+        return None
+    try:
+        colors = simplejpeg.decode_jpeg_header(data)[2]
+        return None if colors in ("CMYK", "YCCK") else Image.fromarray(_decode_small(data[:end], "RGB"))
+    except ValueError:
+        return None
+
+
 def _in_jpeg(data: bytes) -> str:
+    end = _end_of_jpeg(data)
+    return end if isinstance(end, str) else _heard_from_libjpeg(data[:end], end=end - 2)
+
+
+def _end_of_jpeg(data: bytes) -> int | str:
+    """Return the number of bytes up to the end marker, or how the markers show that something is missing."""
     # The first image only: phones append another one (MPO), and the thumbnail is inside a segment, which has a length.
     at = 2
     is_progressive = False
@@ -85,13 +108,22 @@ def _in_jpeg(data: bytes) -> str:
         at += length
     if any(any(bits) for bits in bits_missing.values()):
         return "damaged: the JPEG, a progressive one, lacks its last scans"
-    return _heard_from_libjpeg(data[:at], end=at - 2)
+    return at
+
+
+def _decode_small(data: bytes, colors: str) -> np.ndarray:
+    """Return the pixels of a JPEG at an eighth of its size, for which all of its bytes are read.
+
+    Raises:
+        ValueError: Whatever libjpeg warns of, or what simplejpeg does not read.
+    """
+    return simplejpeg.decode_jpeg(data, colorspace=colors, min_height=1, min_width=1, strict=True)
 
 
 def _heard_from_libjpeg(data: bytes, *, end: int) -> str:
-    """Return what libjpeg warns of while it decodes all of a JPEG, at an eighth of its size and in gray to save time."""
+    """Return what libjpeg warns of while it decodes all of a JPEG."""
     try:
-        simplejpeg.decode_jpeg(data, colorspace="GRAY", min_height=1, min_width=1, strict=True)
+        _decode_small(data, "GRAY")
     except ValueError as error:
         warning = str(error)
         if warning.startswith(_WARNINGS) and not _is_padding(warning, data, end):

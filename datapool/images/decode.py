@@ -18,7 +18,7 @@ from PIL import Image, PngImagePlugin, UnidentifiedImageError
 from datapool.core.errors import DatapoolError
 from datapool.images.chatter import caught_chatter
 from datapool.images.contents import content_of
-from datapool.images.damage import find_damage
+from datapool.images.damage import decode_intact_jpeg, find_damage
 from datapool.images.formats import ON_DEMAND, formats
 from datapool.images.pixels import QUARTER_TURNS, TRANSPOSE, Ranges, Spread, Values, orientation_of, read_values, to_rgb
 from datapool.images.tiff import read_tiff
@@ -112,13 +112,10 @@ def inspect(path: Path, *, check: Check, max_pixels: int, gif: bool = False, mem
     if check == "none":
         return Inspection(content_hash, None, None, None, "", _spread_of(data, limits))
     try:
-        decoded = _decode(data, {}, limits, gif=gif, is_full_size=check == "tolerant")
-        if check == "strict" and (damage := find_damage(data, n_pixels=decoded.size[0] * decoded.size[1])):
-            raise _DamagedError(damage)
+        seen = _look(data, limits, gif=gif, is_strict=check == "strict")
     except _DamagedError as error:
         return Inspection(content_hash, None, None, None, str(error))
-    spread = decoded.values.spread() if decoded.values else None
-    return Inspection(content_hash, *decoded.size, decoded.mode, "", spread)
+    return Inspection(content_hash, *seen.size, seen.mode, "", seen.spread)
 
 
 def hash_of(path: Path) -> str:
@@ -155,9 +152,8 @@ def read_rgb(image: ImageFile) -> Image.Image:
         DatapoolError: If the file is missing, cannot be decoded, or does not have the content hash.
     """
     try:
-        return _decode(
-            read_bytes(image.path, content_hash=image.content_hash), image.ranges, _Limits(image.max_pixels), gif=True
-        ).image
+        data = read_bytes(image.path, content_hash=image.content_hash)
+        return _decode(data, image.ranges, _Limits(image.max_pixels))
     except _DamagedError as error:
         raise DatapoolError(
             f"{image.path}: {error}; set enable_corruptness_check: true to leave such files out, or remove it"
@@ -215,33 +211,61 @@ def _bytes_of(path: Path, limits: _Limits | None = None) -> bytes:
     return path.read_bytes()
 
 
-class _Decoded(NamedTuple):
+class _Seen(NamedTuple):
+    """What decoding an image has shown."""
+
     mode: str
-    image: Image.Image
-    """Upright, RGB. Smaller than ``size`` if the full size was not asked for."""
     size: tuple[int, int]
     """Width and height in pixels, upright."""
-    values: Values | None
-    """Before they became 8 bits; None if Pillow decoded the file."""
+    spread: Spread | None
 
 
-def _decode(data: bytes, ranges: Ranges, limits: _Limits, *, gif: bool, is_full_size: bool = True) -> _Decoded:
-    """Decode a file. Of a JPEG, an eighth of the size costs half of the time, and all of its bytes are read nevertheless."""
+def _look(data: bytes, limits: _Limits, *, gif: bool, is_strict: bool) -> _Seen:
+    """Decode a file to find damage. Of a JPEG with ``is_strict``, an eighth of the size; all of its bytes are read for it.
+
+    Raises:
+        _DamagedError: If it is damaged.
+    """
     if not data:
         raise _DamagedError("empty file")
     with _explaining_damage(data, limits, gif=gif):
         if values := _read_values(data, limits):
-            image = values.to_rgb(ranges)
-            return _Decoded(values.kind or "RGB", image, image.size, values)
-        with Image.open(BytesIO(data), formats=formats(gif=gif)) as image:
-            limits.check_size(*image.size, bytes_per_pixel=_bytes_per_pixel(image, is_full_size=is_full_size))
-            mode, (width, height) = image.mode, image.size
-            if not is_full_size:
-                image.draft(None, (1, 1))
+            values.corner().to_rgb({})
+            seen = _Seen(values.kind or "RGB", values.size, values.spread())
+        else:
+            with Image.open(BytesIO(data), formats=formats(gif=gif)) as image:
+                limits.check_size(*image.size, bytes_per_pixel=_bytes_per_pixel(image, is_full_size=not is_strict))
+                mode, (width, height) = image.mode, image.size
+                is_intact = is_strict and decode_intact_jpeg(data) is not None
+                if is_strict and not is_intact:
+                    image.draft(None, (1, 1))
+                orientation = orientation_of(image, is_in_header=is_intact)
+                if not is_intact:
+                    to_rgb(image.crop((0, 0, 1, 1)))  # fails for colors that cannot become RGB
+                turned = orientation in QUARTER_TURNS
+                seen = _Seen(mode, (height, width) if turned else (width, height), None)
+            if is_intact:
+                return seen
+    if is_strict and (damage := find_damage(data, n_pixels=seen.size[0] * seen.size[1])):
+        raise _DamagedError(damage)
+    return seen
+
+
+def _decode(data: bytes, ranges: Ranges, limits: _Limits) -> Image.Image:
+    """Return the image of a file as upright RGB.
+
+    Raises:
+        _DamagedError: If it cannot be decoded.
+    """
+    if not data:
+        raise _DamagedError("empty file")
+    with _explaining_damage(data, limits, gif=True):
+        if values := _read_values(data, limits):
+            return values.to_rgb(ranges)
+        with Image.open(BytesIO(data), formats=formats(gif=True)) as image:
+            limits.check_size(*image.size, bytes_per_pixel=_bytes_per_pixel(image, is_full_size=True))
             orientation = orientation_of(image)
-            upright = image.transpose(TRANSPOSE[orientation]) if orientation in TRANSPOSE else image
-            size = (height, width) if orientation in QUARTER_TURNS else (width, height)
-            return _Decoded(mode, to_rgb(upright), size, None)
+            return to_rgb(image.transpose(TRANSPOSE[orientation]) if orientation in TRANSPOSE else image)
 
 
 def _spread_of(data: bytes, limits: _Limits) -> Spread | None:

@@ -9,7 +9,7 @@ import math
 import re
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import NamedTuple
 
@@ -77,6 +77,17 @@ class Values:
             return ""
         letters = {"u": "uint", "i": "int", "f": "float"}[self.array.dtype.kind]
         return f"{letters}{self.bits} {'gray' if self.array.ndim == 2 else 'RGB'}"
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels, upright."""
+        height, width = self.array.shape[:2]
+        return (height, width) if self.orientation in QUARTER_TURNS else (width, height)
+
+    def corner(self) -> "Values":
+        """Return the first pixel alone. It becomes RGB if the whole image does."""
+        alpha = None if self.alpha is None else self.alpha[:1, :1]
+        return replace(self, array=self.array[:1, :1], alpha=alpha)
 
     def spread(self) -> Spread | None:
         """Return the values that the image uses; None up to 8 bits."""
@@ -191,9 +202,15 @@ def _read_netpbm(data: bytes, check_size: CheckSize) -> Values | None:
     return Values(of_65535.astype(np.uint16).reshape((height, width, 3) if is_color else (height, width)), 16)
 
 
-def orientation_of(image: Image.Image) -> int:
-    """Return the EXIF orientation of an image, 1 if it has none or its EXIF block is broken. Decodes the image."""
-    image.load()  # the block may stand behind the pixels
+def orientation_of(image: Image.Image, *, is_in_header: bool = False) -> int:
+    """Return the EXIF orientation of an image, 1 if it has none or its EXIF block is broken.
+
+    Args:
+        image: Decoded here, unless ``is_in_header``.
+        is_in_header: The block stands before the pixels, as in a JPEG. In other files it may stand behind them.
+    """
+    if not is_in_header:
+        image.load()
     try:
         return int(image.getexif().get(EXIF_ORIENTATION, 1))
     except (OSError, SyntaxError, ValueError, TypeError, LookupError, struct.error):
@@ -201,14 +218,17 @@ def orientation_of(image: Image.Image) -> int:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Return what Pillow decoded, of up to 8 bits, as RGB. Transparent pixels are blended with white."""
+    """Return what Pillow decoded, of up to 8 bits, as RGB. Transparent pixels are blended with white.
+
+    An opaque RGB image is returned itself, without a copy.
+    """
     if image.mode == "La":  # premultiplied alpha: Pillow converts it to LA only
         image = image.convert("LA")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def to_alpha(opacity: np.ndarray, bits: int) -> np.ndarray:

@@ -11,6 +11,7 @@ import pytest
 import tifffile
 from conftest import MAX_PIXELS
 from PIL import Image, features
+from PIL.JpegImagePlugin import JpegImageFile
 
 from datapool.images import damage
 from datapool.images.decode import inspect
@@ -170,6 +171,30 @@ def test_the_size_of_a_jpeg_is_that_of_the_upright_picture(tmp_path):
     (tmp_path / "a.jpg").write_bytes(encoded("JPEG", size=(161, 121), exif=exif))
 
     assert inspect(tmp_path / "a.jpg", check="strict", max_pixels=MAX_PIXELS)[1:5] == (121, 161, "RGB", "")
+
+
+def test_an_intact_jpeg_is_decoded_once_and_small(tmp_path, monkeypatch):
+    monkeypatch.setattr(JpegImageFile, "load", lambda image: pytest.fail("Pillow decodes it as well"))
+
+    assert reason(WHOLE, tmp_path / "a.jpg") == ""
+    assert damage.decode_intact_jpeg(WHOLE).size == (80, 60)
+
+
+@pytest.mark.parametrize("harm", [zero_tail, lost, cut_with_end, lambda data: data[:-2], lambda data: b""])
+def test_only_an_intact_jpeg_is_decoded_small(harm):
+    for options in ({}, {"progressive": True}):
+        data = encoded("JPEG", size=(640, 480), quality=95, **options)
+        assert damage.decode_intact_jpeg(data) is not None
+        assert damage.decode_intact_jpeg(harm(data)) is None
+
+
+def test_pillow_decodes_a_jpeg_that_is_not_known_to_be_intact(tmp_path):
+    # A JPEG of inks, and one with bytes of padding, for which libjpeg has a warning.
+    inks, padded = encoded("JPEG", mode="CMYK"), WHOLE[:-2] + bytes(64) + END
+
+    for data in (inks, padded):
+        assert damage.decode_intact_jpeg(data) is None
+        assert reason(data, tmp_path / "a.jpg") == ""
 
 
 # --- PNG -------------------------------------------------------------------------------------------------------------

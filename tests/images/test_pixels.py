@@ -389,3 +389,11 @@ def test_a_large_image_is_scaled_without_large_copies():
     tracemalloc.stop()
 
     assert peak < 24e6  # 16 MB of uint8 and blocks; in float64 it would be 128 MB
+
+
+def test_an_opaque_rgb_image_becomes_rgb_without_a_copy():
+    image = Image.new("RGB", (2, 1), (1, 2, 3))
+
+    assert pixels.to_rgb(image) is image
+    image.info["transparency"] = (1, 2, 3)
+    assert pixels.to_rgb(image).getpixel((0, 0)) == (255, 255, 255)
