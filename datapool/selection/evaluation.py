@@ -14,7 +14,7 @@ from datapool.core.metrics import Metrics
 from datapool.core.progress import Progress
 from datapool.core.tables import EmbeddedTable
 from datapool.selection.evaluation_sample import EvaluationSample, n_evaluated
-from datapool.selection.k_center import nearest
+from datapool.selection.nearest_centers import NearestCenters, single_threaded_blas
 from datapool.selection.ranking import RankingConfig, has_rules
 from datapool.selection.sampling import Sampled
 
@@ -23,6 +23,7 @@ REDUNDANT = 0.2
 
 _N_STEPS = 50  # points of the coverage curve
 _SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9)  # of the ranking, see ``picks_by_min_distance``
+_MORE_THAN_ROUNDING = 1 + 1e-12
 _CURVE = ("step", "chosen", "random", "chosen_p99", "random_p99")
 
 
@@ -94,10 +95,10 @@ def compare_with_random(
         EmbeddedTable(candidates.table.iloc[rows], candidates.embeddings[rows]),
         EmbeddedTable(candidates.table.iloc[:0], candidates.embeddings[:0]),
     ).candidates
-    points, chosen_vectors, random_vectors = np.split(vectors, [len(evaluated), len(evaluated) + k])
     steps = np.unique([0, *np.geomspace(1, max(k, 1), _N_STEPS).round().astype(int)])[: k + 1]
     by_choice, by_chance = (
-        _distances_after_steps(points, to_pool, picked, steps, progress) for picked in (chosen_vectors, random_vectors)
+        _distances_after_steps(vectors, to_pool, picks_from, steps, progress)
+        for picks_from in (len(evaluated), len(evaluated) + k)
     )
     is_measured = np.isfinite(by_choice).all(axis=1)  # not step 0 of a new pool: there is no image to be near to
     curve = pd.DataFrame(
@@ -109,7 +110,8 @@ def compare_with_random(
             "random_p99": _p99(by_chance[is_measured]),
         }
     )
-    return Comparison(len(evaluated), _summary(by_choice[-1]), _summary(by_chance[-1]), curve, _median_distance(points))
+    median = _median_distance(vectors[: len(evaluated)])
+    return Comparison(len(evaluated), _summary(by_choice[-1]), _summary(by_chance[-1]), curve, median)
 
 
 def certificate(covering_radius: float, farthest: str, config: RankingConfig) -> Certificate:
@@ -229,29 +231,39 @@ def picks_by_min_distance(curve: pd.DataFrame, *, min_distance: float) -> pd.Dat
 
 
 def _distances_after_steps(
-    points: np.ndarray,
+    vectors: np.ndarray,
     to_pool: np.ndarray,
-    picks: np.ndarray,
+    first_pick: int,
     steps: np.ndarray,
     progress: Progress | None,
 ) -> np.ndarray:
     """Compute the distances of m points to the nearest of the pool and the first so many picks, for each of some steps.
 
     Args:
-        points: Shape (m, d).
+        vectors: Shape (n, d): the points, and from row ``first_pick`` on the picks in order.
         to_pool: Shape (m,): distance to the nearest of the pool.
-        picks: Shape (k, d), in order.
+        first_pick: A row of ``vectors``.
         steps: Numbers of picks, ascending, the first of them 0.
         progress: Called with the picks done and the picks in all.
 
     Returns:
         Shape (len(steps), m).
     """
+    points = np.arange(len(to_pool))
     distances = np.tile(to_pool, (len(steps), 1))
-    for i, (first, last) in enumerate(itertools.pairwise(steps), start=1):
-        np.minimum(distances[i - 1], nearest(points, picks[first:last]).distances, out=distances[i])
-        if progress:
-            progress(int(last), int(steps[-1]))
+    found = NearestCenters(vectors, vectors[:0], n_expected=int(steps[-1]))
+    # A pick farther than the pool needs no exact distance. The bound is a little larger than rounding makes it, so that
+    # the distance to the pool itself decides which of the two is smaller.
+    bounds = (to_pool * found.scale) ** 2 * _MORE_THAN_ROUNDING
+    found.set_exact(points, bounds, np.full(len(points), -1))
+    with single_threaded_blas():
+        for i, (first, last) in enumerate(itertools.pairwise(steps), start=1):
+            picks = np.arange(first_pick + first, first_pick + last)
+            found.add(picks, found.augment(picks))
+            found.refresh(points)
+            np.minimum(to_pool, np.sqrt(found.squared[points]) / found.scale, out=distances[i])
+            if progress:
+                progress(int(last), int(steps[-1]))
     return distances
 
 

@@ -10,13 +10,14 @@ import numpy as np
 
 from datapool.core.progress import Progress
 from datapool.selection.k_center import nearest
+from datapool.selection.nearest_centers import single_threaded_blas
 
 MAX_SIZE, MIN_SIZE, MIN_PAIRED = 10_000, 1_000, 200
 """Largest and smallest size of the sample, and the smallest number of its candidates that are compared with all others."""
 PAIRS = 100_000_000
 """Number of distances beyond which the sample becomes smaller."""
 
-_BLOCK = 1024  # candidates that the sample is compared with at a time
+_BLOCK = 512  # rows and columns of a block of distances: it stays in the cache of a core
 
 
 class EvaluationSample(NamedTuple):
@@ -46,7 +47,8 @@ def measure_sample(
     to_pool = nearest(candidates[order], pool, progress=progress).distances
     to_others = np.full(len(order), np.nan)
     paired = order[: max(MIN_PAIRED, PAIRS // max(n, 1))]
-    to_others[: len(paired)] = _to_nearest_other(candidates, paired, progress)
+    with single_threaded_blas():
+        to_others[: len(paired)] = _to_nearest_other(candidates, paired, progress)
     return EvaluationSample(order, to_pool, to_others)
 
 
@@ -61,20 +63,25 @@ def _to_nearest_other(candidates: np.ndarray, rows: np.ndarray, progress: Progre
     Products in float64 find that nearest one, and the length of the difference is its distance. (``faiss.knn`` computes
     products in float32: among images that are nearly the same it finds another one, up to 50 % farther.)
     """
-    points = candidates[rows].astype(np.float64)
     distances = np.full(len(rows), np.inf)
     for first in range(0, len(candidates), _BLOCK):
         block = candidates[first : first + _BLOCK].astype(np.float64)
-        # Squared distances, less the squared length of the point itself, which is the same for all others.
-        squared = np.einsum("ij,ij->i", block, block) - 2 * points @ block.T
-        own = rows - first  # the place of each point in the block, if it is in the block
-        is_inside = (own >= 0) & (own < len(block))
-        squared[is_inside, own[is_inside]] = np.inf
-        near = squared.argmin(axis=1)
-        difference = points - block[near]
-        found = np.sqrt(np.einsum("ij,ij->i", difference, difference))
-        found[is_inside & (near == own)] = np.inf  # there is no other in the block
-        np.minimum(distances, found, out=distances)
+        squared_lengths = np.einsum("ij,ij->i", block, block)
+        for start in range(0, len(rows), _BLOCK):
+            part = slice(start, start + _BLOCK)
+            points = candidates[rows[part]].astype(np.float64)
+            # Squared distances, less the squared length of the point itself, which is the same for all others.
+            squared = points @ block.T
+            squared *= -2
+            squared += squared_lengths
+            own = rows[part] - first  # the place of each point in the block, if it is in the block
+            is_inside = (own >= 0) & (own < len(block))
+            squared[is_inside, own[is_inside]] = np.inf
+            near = squared.argmin(axis=1)
+            difference = points - block[near]
+            found = np.sqrt(np.einsum("ij,ij->i", difference, difference))
+            found[is_inside & (near == own)] = np.inf  # there is no other in the block
+            distances[part] = np.minimum(distances[part], found)
         if progress:
             progress(min(first + _BLOCK, len(candidates)), len(candidates))
     return distances

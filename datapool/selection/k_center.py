@@ -10,7 +10,7 @@ import numpy as np
 
 from datapool.core.progress import Progress
 from datapool.selection.lower_bounds import TINY, as_centers, round_up
-from datapool.selection.nearest_centers import Change, NearestCenters
+from datapool.selection.nearest_centers import Change, NearestCenters, single_threaded_blas
 
 NO_NEIGHBOR = -1
 """Neighbor of the first pick when there is no pool."""
@@ -18,6 +18,7 @@ NO_NEIGHBOR = -1
 _ROWS = 4096  # rows widened to float64 at a time: the embeddings are never copied as a whole
 _SMALLEST_BLOCK, _LARGEST_BLOCK = 2048, 8192  # candidates refreshed together
 _BLOCKS_IN_SHORTLIST = 16
+_WHOLE = 0.5  # share of the candidates that are picked from which on all of them are refreshed at first
 _AHEAD = 32  # picks whose products with the block are computed together
 _EMPTY = np.empty(0, dtype=np.int32)
 
@@ -144,11 +145,13 @@ def k_center(
         prefix = np.array([0 if weights is None else np.argmax(weights)])
     size = min(_LARGEST_BLOCK, max(_SMALLEST_BLOCK, n // 16))
     greedy = _Greedy(centers, exclude, size)
-    with centers.single_threaded_blas():
+    with single_threaded_blas():
         greedy.pick_prefix(prefix)
         if len(centers):
             unbounded = np.flatnonzero(np.isinf(centers.squared))
             centers.refresh(unbounded, at_least=np.inf)  # any finite bound
+        if len(centers) > 1 and min_distance <= 0 and limit >= n * _WHOLE:
+            centers.refresh(np.flatnonzero(centers.squared >= 0))  # all, in full blocks, instead of a few at a time
         greedy.pick_farthest(limit, min_distance, weights, progress)
         if weights is not None:
             greedy.pick_farthest(len(greedy.picks), -1.0, None, progress)  # no more picks: find the farthest unweighted
@@ -411,7 +414,7 @@ def nearest(
         progress: Called with the number of rows so far and of all.
     """
     found = NearestCenters(rows, centers, n_expected=len(centers), device=device)
-    with found.single_threaded_blas():
+    with single_threaded_blas():
         for start in range(0, len(rows), _ROWS):
             found.refresh(np.arange(start, min(start + _ROWS, len(rows))))
             if progress:

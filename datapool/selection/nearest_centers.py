@@ -14,6 +14,7 @@ from bisect import bisect_right
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,7 +27,16 @@ _ROWS_ON_DEVICE, _TILE_ON_DEVICE = 8192, 8192
 _LARGEST = 1e37  # beyond it a difference of float32 values may overflow
 _SAMPLE = 1024  # points whose mean is the origin of the filter
 _WORTH_A_DEVICE = 1e12  # values × centers; below, importing torch costs more than a GPU saves
+_WORTH_THREADS = 1e12  # likewise; below, two threads take up to 1.7 times the CPU time and save none on the clock
 _LEAST_MEMORY = 2**26  # bytes that augmented centers may always take
+
+
+def single_threaded_blas() -> AbstractContextManager[Any]:
+    """Return a context in which matrix products use one thread.
+
+    ``NearestCenters.refresh`` has threads of its own, which scale better, where they pay.
+    """
+    return _blas().limit(limits=1)
 
 
 def squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -130,10 +140,11 @@ class NearestCenters:
         Args:
             points: Shape (n, d).
             others: Shape (p, d).
-            n_expected: Largest number of centers that there will be; decides whether a GPU pays.
+            n_expected: Largest number of centers that there will be; decides whether more threads or a GPU pay.
             keep_changes: Keep ``changes``.
-            device: Where matrix products are computed: None for numpy, on as many threads as its BLAS may use; a device
-                of torch; or "auto", which is a CUDA device if there is one and the work is large. Results are the same.
+            device: Where matrix products are computed: None for numpy, on as many threads as its BLAS may use if the work
+                is large, else on one; a device of torch; or "auto", which is a CUDA device if there is one and the work
+                is large. Results are the same.
 
         Raises:
             ValueError: If a value is not finite or above 1e37, or the dimensions differ.
@@ -144,12 +155,12 @@ class NearestCenters:
         n = len(points)
         self.points, self._others = points, others
         self.scale = 2.0 ** -np.ceil(np.log2(2 * largest)) if largest else 1.0
+        work = float(points.size) * n_expected
         if device == "auto":
-            device = _cuda() if float(points.size) * n_expected > _WORTH_A_DEVICE else None
+            device = _cuda() if work > _WORTH_A_DEVICE else None
         sample = points[:: max(1, n // _SAMPLE)].astype(np.float64)
         self._filter = LowerBoundFilter(sample, scale=self.scale, device=device)
-        self._blas = ThreadpoolController().select(user_api="blas")
-        self.n_threads = _blas_threads(self._blas) if device is None else 1
+        self.n_threads = _blas_threads() if device is None and work > _WORTH_THREADS else 1
         self._block_size, self._tile_size = (_ROWS, _TILE) if device is None else (_ROWS_ON_DEVICE, _TILE_ON_DEVICE)
         # Center number -> row of ``others``. Each tile has rows from all over ``others``, so that the first tile
         # already yields small bounds for most points.
@@ -170,10 +181,6 @@ class NearestCenters:
         for start in range(0, len(others), self._tile_size):
             rows = self._row_of[start : start + self._tile_size]
             self._append_tile(as_centers(self._filter.augment(others[rows])))
-
-    def single_threaded_blas(self) -> AbstractContextManager[Any]:
-        """Return a context in which BLAS uses one thread: ``refresh`` has threads of its own, which scale better."""
-        return self._blas.limit(limits=1)
 
     def __len__(self) -> int:
         """Return the number of centers."""
@@ -347,5 +354,10 @@ def _cuda() -> str | None:
     return "cuda" if torch.cuda.is_available() else None
 
 
-def _blas_threads(blas: ThreadpoolController) -> int:
-    return max([library["num_threads"] for library in blas.info()], default=1)
+@cache  # looking for the loaded libraries takes milliseconds
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController().select(user_api="blas")
+
+
+def _blas_threads() -> int:
+    return max([library["num_threads"] for library in _blas().info()], default=1)

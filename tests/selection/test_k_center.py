@@ -289,7 +289,11 @@ def test_the_reference_cases_are_met():
 
 
 @pytest.mark.parametrize("kind", ["random", "lattice", "clustered"])
-def test_the_trace_names_for_every_number_of_picks_a_center_within_the_covering_radius(kind, small_blocks):
+@pytest.mark.parametrize("share", [0.0, 2.0])  # all candidates refreshed at first, or not
+def test_the_trace_names_for_every_number_of_picks_a_center_within_the_covering_radius(
+    kind, share, small_blocks, monkeypatch
+):
+    monkeypatch.setattr(engine, "_WHOLE", share)
     points = points_of(kind, 130, 3, seed=5)
     candidates, pool = points[30:], points[:30]
     picks = k_center(candidates, pool, n_samples=60, min_distance=INACTIVE, with_trace=True)
@@ -364,12 +368,39 @@ def test_continuing_from_a_prefix_gives_the_same_as_one_run():
 def test_the_number_of_threads_changes_nothing(small_blocks, monkeypatch):
     points = points_of("clustered", 400, 12, seed=2)
     found = []
+    monkeypatch.setattr(nearest_centers, "_WORTH_THREADS", 0)
     for n_threads in (1, 3):
-        monkeypatch.setattr(nearest_centers, "_blas_threads", lambda _, n=n_threads: n)
+        monkeypatch.setattr(nearest_centers, "_blas_threads", lambda n=n_threads: n)
         found.append(k_center(points[90:], points[:90], n_samples=100, min_distance=INACTIVE, with_trace=True))
 
     assert all(np.array_equal(one, other) for one, other in zip(found[0].trace, found[1].trace, strict=True))
     assert found[0].indices.tolist() == found[1].indices.tolist()
+
+
+def test_more_threads_than_one_are_used_for_much_work_only(monkeypatch):
+    monkeypatch.setattr(nearest_centers, "_blas_threads", lambda: 3)
+    points = points_of("clustered", 500, 10, seed=3)  # 5,000 values
+    monkeypatch.setattr(nearest_centers, "_WORTH_THREADS", 1e6)
+
+    assert nearest_centers.NearestCenters(points, points[:0], n_expected=200).n_threads == 1
+    assert nearest_centers.NearestCenters(points, points[:0], n_expected=201).n_threads == 3
+
+
+@pytest.mark.parametrize("n_pool", [0, 70])
+@pytest.mark.parametrize("n_known", [0, 12])
+def test_whether_all_candidates_are_refreshed_at_first_changes_nothing(small_blocks, monkeypatch, n_pool, n_known):
+    # But for the trace, which may name other covering centers.
+    points = points_of("clustered", 400, 6, seed=5)
+    candidates, pool = points[n_pool:], points[:n_pool]
+    options = {"n_samples": 300, "min_distance": INACTIVE, "with_trace": True}
+    prefix = k_center(candidates, pool, n_samples=n_known, min_distance=INACTIVE).indices
+
+    found = []
+    for share in (0.0, 2.0):  # always, never
+        monkeypatch.setattr(engine, "_WHOLE", share)
+        found.append(k_center(candidates, pool, prefix=prefix, **options))
+
+    assert all(np.array_equal(one, other) for one, other in zip(found[0][:-1], found[1][:-1], strict=True))
 
 
 def test_memory_mapped_embeddings_are_read_in_place(tmp_path):
