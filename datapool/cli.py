@@ -277,6 +277,51 @@ def prune(
     say("ran `dvc commit --force merge`; commit params.yaml and dvc.lock. DVC's cache keeps the files until `dvc gc`")
 
 
+@app.command(short_help="Show a version of a pool, or its csv.")
+def show(
+    version: Annotated[
+        int | None, typer.Argument(help="Number of the version.", show_default="the latest one", metavar="[VERSION]")
+    ] = None,
+    csv: Annotated[bool, typer.Option("--csv", help="Its datapool_latest.csv, as it was then.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Write the csv to this file.", show_default="the terminal")
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", help="The pool.", show_default="datapool.name")] = None,
+) -> None:
+    """Show what datapools.json records of a version, or write its csv; run it in the workspace.
+
+    datapool_latest.csv begins with the csv of every version, so each can be written without a copy in history/. Its
+    sha256 must be the recorded one.
+    """
+    import shutil
+    import sys
+
+    from datapool.core.errors import DatapoolError
+    from datapool.core.lineage import LINEAGE
+    from datapool.core.params import load_params
+    from datapool.core.tables import json_text
+    from datapool.pool.show import find_version, open_csv
+
+    params = load_params()
+    pool = name or params.datapool.name
+    if output and not csv:
+        raise DatapoolError("--output is for the csv of a version; add --csv")
+    found = find_version(LINEAGE, pool, version)
+    if not csv:
+        say(*json_text(found.model_dump()).decode().splitlines())
+        return
+    with open_csv(Path(params.shared_dir), pool, found) as file:
+        if output is None:
+            shutil.copyfileobj(file, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
+            return
+        part = output.with_name(f"{output.name}.part")  # beside it: output may be on another disk
+        with part.open("wb") as copy:
+            shutil.copyfileobj(file, copy)
+        part.replace(output)
+    say(f"{output}: version {found.version} of pool {pool!r}, {found.rows} images")
+
+
 @app.command(short_help="Take images out of every pool.")
 def remove(
     images: Annotated[

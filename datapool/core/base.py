@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from datapool.core import atomic
 from datapool.core.errors import DatapoolError
 from datapool.core.lineage import Parameters, Version
-from datapool.core.recorded_rows import COLUMNS, no_seen, read_recorded_rows, read_recorded_seen
+from datapool.core.recorded_rows import COLUMNS, NotRecordedError, no_seen, read_recorded_rows, read_recorded_seen
 from datapool.core.tables import EmbeddedTable, read_json, read_rows, read_table, write_json, write_rows, write_table
 
 _COPIES = ("rows.parquet", "seen.parquet")
@@ -154,8 +154,13 @@ def read_base(folder: Path, *, needs_seen: bool = True) -> Base:
     if "pools" not in record:  # of an earlier release
         rows, seen = read_rows(folder / _COPIES[0]), read_table(folder / _COPIES[1])
     else:
-        rows = read_recorded_rows(pools / pool, versions[-1]) if versions else empty_base_table()
-        seen = read_recorded_seen(pools / pool, versions, reconsidered) if needs_seen else no_seen()
+        try:
+            rows = read_recorded_rows(pools / pool, versions[-1]) if versions else empty_base_table()
+            seen = read_recorded_seen(pools / pool, versions, reconsidered) if needs_seen else no_seen()
+        except NotRecordedError as error:
+            raise DatapoolError(
+                f"{error}; to build on the pool as it is now, `dvc repro --force --single-item open`, then `dvc repro`"
+            ) from error
     return Base(
         pool,
         batch,

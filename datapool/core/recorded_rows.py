@@ -8,7 +8,7 @@ the files are parsed, and only bytes with the recorded sha256.
 import hashlib
 import io
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -53,6 +53,10 @@ _BECAUSE_OF_ANOTHER = ("covered", "sequence_gap")
 """The fates of images that were not taken because another image was."""
 
 _KEPT = RowCache(atomic.SCRATCH / "pools")
+
+
+class NotRecordedError(DatapoolError):
+    """The files of a pool are not those of a version that its lineage records, nor of a later one."""
 
 
 def columns_of(table: pd.DataFrame) -> dict[str, str]:
@@ -119,7 +123,7 @@ def _parsed_rows(folder: Path, version: Version) -> EmbeddedTable:
     with open_beginning(folder / LATEST, version) as file:
         embeddings = parse_csv_file(file, folder / LATEST).embeddings
     if not len(table) == len(embeddings) == version.rows:
-        raise _refusal(folder / LATEST, version, f"has not {version.rows} rows")
+        raise _refusal(folder / LATEST, version, f"has not the {version.rows} rows")
     return EmbeddedTable(table[list(columns)].astype(columns), embeddings)
 
 
@@ -134,17 +138,18 @@ def open_beginning(path: Path, version: Version) -> Iterator[BinaryIO]:
     Raises:
         DatapoolError: If the file is missing or does not begin with the recorded bytes.
     """
-    try:
-        # An open file stays the same file, whatever takes its place meanwhile.
-        with atomic.open_regular_file(path) as file:
-            size = version.datapool_bytes if path.name == LATEST else None
+    size = version.datapool_bytes if path.name == LATEST else None
+    with ExitStack() as opened:
+        try:
+            file = opened.enter_context(atomic.open_regular_file(path))  # it stays, whatever takes its place meanwhile
             part = io.BufferedReader(_Beginning(file, _size_of(file, version.rows) if size is None else size))
-            if hashlib.file_digest(part, "sha256").hexdigest() != getattr(version, HASH_KEYS[path.name]):
-                raise _refusal(path, version, "does not begin with the recorded bytes")
+            digest = hashlib.file_digest(part, "sha256").hexdigest()
             part.seek(0)
-            yield part
-    except OSError as error:
-        raise _refusal(path, version, _what(path, error)) from error
+        except OSError as error:
+            raise _refusal(path, version, _what(path, error)) from error
+        if digest != getattr(version, HASH_KEYS[path.name]):
+            raise _refusal(path, version, "does not begin with the recorded bytes")
+        yield part
 
 
 def _size_of(file: BinaryIO, rows: int) -> int:
@@ -184,19 +189,16 @@ class _Beginning(io.RawIOBase):
 
 
 def _what(path: Path, error: OSError) -> str:
-    return f"cannot be read ({error.strerror})" if path.exists() else "is not here"
+    return f"cannot be read ({error.strerror}), the file" if path.exists() else "is not here, the file"
 
 
-def _refusal(path: Path, version: Version, what: str) -> DatapoolError:
+def _refusal(path: Path, version: Version, what: str) -> "NotRecordedError":
     remedy = (
         "`datapool repair` repairs the pool or names the command that does, and keeps copies"
         if path.exists()
-        else "`dvc checkout` restores the pool (`dvc pull` first in a fresh clone)"
+        else "`dvc checkout` restores it (`dvc pull` first in a fresh clone)"
     )
-    return DatapoolError(
-        f"{path}: {what}, but this batch builds on version {version.version} of the pool; nothing was changed. {remedy}; "
-        "to build on the pool as it is now, `dvc repro --force --single-item open`, then `dvc repro`"
-    )
+    return NotRecordedError(f"{path}: {what} of version {version.version}; nothing was changed. {remedy}")
 
 
 # --- what was offered and not taken --------------------------------------------------------------------------------------

@@ -59,6 +59,12 @@ def _balance(value: object) -> object:
     )
 
 
+def _kept_versions(value: object) -> object:
+    if isinstance(value, bool) or (type(value) is int and value >= 1):
+        return value
+    raise ValueError("true, false, or how many earlier versions are kept, a whole number of at least 1")
+
+
 def _batch_ids(value: object) -> object:
     """Check ids of batches, or their beginnings, as datapools.json has them."""
     ids = value if isinstance(value, list) else [value]
@@ -199,7 +205,7 @@ class Datapool(Section):
     """The pool that a run reads and extends."""
 
     name: Annotated[str, AfterValidator(pool_name)]
-    keep_history: bool
+    keep_history: Annotated[bool | int, BeforeValidator(_kept_versions)]
     remember_rejected: bool
     base_version: Annotated[int, Field(ge=0)] | None
     replaces: Annotated[str | list[str] | None, BeforeValidator(_batch_ids)]

@@ -13,9 +13,18 @@ from typing import Any, NamedTuple
 
 from datapool.core import atomic
 from datapool.core.errors import join_sentences
-from datapool.core.lineage import HASH_KEYS, LATEST, SAMPLES, Version, recorded_files, recorded_hashes, seen_files
+from datapool.core.lineage import (
+    HASH_KEYS,
+    HISTORY,
+    LATEST,
+    SAMPLES,
+    Version,
+    recorded_files,
+    recorded_hashes,
+    seen_files,
+)
 from datapool.maintenance.verify import row_ends
-from datapool.pool.files import history_file, history_files
+from datapool.pool.files import history_file, history_files, kept_versions
 from datapool.pool.seen import present_seen_files
 from datapool.pool.store import Store
 from datapool.pool.transaction import Transaction
@@ -55,10 +64,10 @@ def rebuild(
             for file in (*HASH_KEYS, *history_files(store.folder), *present_seen_files(store.folder))
             for note in atomic.back_up(store.folder / file, unless=recorded_hashes(versions))
         ]
-        has_history = any(file.startswith("history/") for file in source.files)
+        history = [file for file in source.files if file.startswith(f"{HISTORY}/")]
         with transaction:
             files = {file: transaction.write(file, [data]).sha256 for file, data in found.items()}
-            for earlier in versions[:-1] if has_history else ():
+            for earlier in kept_versions(history, versions) if history else ():
                 text = _beginning(found[LATEST], earlier.rows)
                 files[history_file(earlier)] = transaction.write(history_file(earlier), [text]).sha256
             here = [

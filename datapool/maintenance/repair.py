@@ -31,7 +31,7 @@ from datapool.pool.agreement import (
     known_pools,
     read_record,
 )
-from datapool.pool.files import history_file
+from datapool.pool.files import history_file, history_files, kept_versions
 from datapool.pool.hints import HINT_AS_HERE, HINT_DVC_CHECKOUT, HINT_RESTORE
 from datapool.pool.lock import LostLockError, locked
 from datapool.pool.store import RECORD, DamagedRecordError, Record, Store
@@ -148,7 +148,7 @@ def _repair_record(transaction: Transaction) -> Repair:
             f"{'is damaged' if path.exists() else 'is missing'}, and {store.lineage} does not list pool {store.name!r}"
         )
         return Repair(False, f"{path}: {problem}; {HINT_DVC_CHECKOUT}; or move {store.folder} away")
-    files = recorded_files(versions[-1]) | seen_files(versions)
+    files, here = recorded_files(versions[-1]) | seen_files(versions), history_files(store.folder)
     if unlike := _unlike(store, files):
         return _damaged(store, unlike)
     backups = atomic.back_up(path, unless=set())
@@ -157,7 +157,7 @@ def _repair_record(transaction: Transaction) -> Repair:
     path.unlink(missing_ok=True)
     transaction.discard_pending()
     if (store.folder / HISTORY).is_dir():  # ``_repair_history`` writes what is missing in it
-        files |= {history_file(version): version.datapool_sha256 for version in versions[:-1]}
+        files |= {history_file(version): version.datapool_sha256 for version in kept_versions(here, versions)}
     with transaction:
         transaction.commit(entry, files)
     done = f"{path}: written again; the files are those of version {len(versions)} in {store.lineage}"

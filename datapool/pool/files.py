@@ -213,10 +213,11 @@ def write_checkpoint(transaction: Transaction, checkpoint: Path) -> str:
     return digest
 
 
-def write_history(transaction: Transaction, versions: Sequence[Version], text: Text, *, add: bool) -> History:
-    """Write the csv of each version that ``history/`` does not hold; ``text`` is that of a later version.
+def write_history(transaction: Transaction, versions: Sequence[Version], text: Text, *, keep: bool | int) -> History:
+    """Write the csv of each version that ``history/`` is to hold and does not; ``text`` is that of a later version.
 
-    Without ``add`` the files that are there stay, and no others are written.
+    It is to hold all versions, or with a number so many of the last. With False the files that are there stay, and no
+    others are written.
 
     A file of the recorded size that the pool's record names, and that is no newer than the record, is taken to be the
     recorded one. Otherwise each merge would read all of the history. ``datapool verify`` reads it.
@@ -224,9 +225,9 @@ def write_history(transaction: Transaction, versions: Sequence[Version], text: T
     store = transaction.store
     is_as_recorded = _recorded_history(store)
     history = History({}, [])
-    for version in versions:
+    for version in versions if isinstance(keep, bool) else versions[-keep:]:
         file, digest = history_file(version), version.datapool_sha256
-        if not add and not (store.folder / file).exists():
+        if not keep and not (store.folder / file).exists():
             continue
         if not is_as_recorded(file, version) and not store.holds(file, digest):
             history.notes.extend(atomic.back_up(store.folder / file, unless=set()))
@@ -259,3 +260,12 @@ def history_files(folder: Path) -> list[str]:
     """List the csv files of versions that ``history/`` holds, by their paths below the pool's folder; no others."""
     names = (path.name for path in (folder / HISTORY).glob("datapool_*.csv"))
     return sorted(f"{HISTORY}/{name}" for name in names if re.fullmatch(r"datapool_[0-9]{4,}\.csv", name))
+
+
+def kept_versions(files: Sequence[str], versions: Sequence[Version]) -> Sequence[Version]:
+    """Return the earlier versions that ``history/`` is to hold, where some of its files are lost: from the first one there.
+
+    With ``keep_history: 4`` the ones before are not there.
+    """
+    kept = [k for k, version in enumerate(versions[:-1]) if history_file(version) in files]
+    return versions[:-1][min(kept, default=0) :]

@@ -61,7 +61,7 @@ def merge(
     picks: EmbeddedTable,
     checkpoint: Path | None,
     *,
-    keep_history: bool,
+    keep_history: bool | int,
     provenance: Provenance,
     n_kept: int = 0,
     seen: Path | None = None,
@@ -78,7 +78,8 @@ def merge(
         picks: The new samples in order of picking: filename, content_hash, distance, nearest, weak_label; path, if it is
             known (``with_paths``).
         checkpoint: The model that made the embeddings; None if they came from outside.
-        keep_history: Keep every earlier version in ``history/``. Otherwise those that are there stay, and none is added.
+        keep_history: Keep every earlier version in ``history/``, or so many of the last. With False those that are there
+            stay, and none is added.
         provenance: What the lineage records of this version besides counts and hashes.
         n_kept: How many of the first picks were taken over from ``base.standing``.
         seen: A file of what the batch offered and what was not taken; it becomes the version's own in ``seen/``. None if
@@ -117,7 +118,7 @@ def _merge(
     checkpoint: Path | None,
     seen: Path | None,
     *,
-    keep_history: bool,
+    keep_history: bool | int,
     provenance: Provenance,
     n_kept: int,
 ) -> Merged:
@@ -249,7 +250,7 @@ def _write_files(
     checkpoint: Path | None,
     seen: Path | None,
     *,
-    keep_history: bool,
+    keep_history: bool | int,
     adds_version: bool,
 ) -> _NewFiles:
     """Write all files of the next version; the pool is untouched."""
@@ -259,7 +260,7 @@ def _write_files(
     if latest:
         text = pool_files.text_of(transaction.store.folder, latest, base.rows, labels)
         earlier = base.versions if adds_version else base.versions[:-1]
-        history = pool_files.write_history(transaction, earlier, text, add=keep_history)
+        history = pool_files.write_history(transaction, earlier, text, keep=keep_history)
     samples = pool_files.write_samples(transaction, latest, base.rows.table, new.table)
     if latest:
         csv = pool_files.write_csv(transaction, LATEST, text, latest, rows)

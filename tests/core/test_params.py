@@ -167,6 +167,7 @@ BATCH = (
 )
 
 
+KEPT = "true, false, or how many earlier versions are kept, a whole number of at least 1"
 BAD_VALUES = [
     ({"stopping_condition__n_samples": 0}, f"stopping_condition.n_samples is 0; it should be {SHARE}"),
     ({"stopping_condition__n_samples": 0.0}, f"stopping_condition.n_samples is 0.0; it should be {SHARE}"),
@@ -179,7 +180,10 @@ BAD_VALUES = [
     ({"stopping_condition": None}, "stopping_condition is null; it should be a section with keys of its own"),
     ({"seed": "1e-99999"}, "seed is '1e-99999'; it should be a whole number"),
     ({"seed": 1.0}, "seed is 1.0; it should be a whole number"),
-    ({"datapool__keep_history": "yes"}, "datapool.keep_history is 'yes'; it should be true or false"),
+    ({"datapool__keep_history": "yes"}, f"datapool.keep_history is 'yes'; it should be {KEPT}"),
+    ({"datapool__keep_history": 0}, f"datapool.keep_history is 0; it should be {KEPT}"),
+    ({"datapool__keep_history": 2.0}, f"datapool.keep_history is 2.0; it should be {KEPT}"),
+    ({"datapool__keep_history": None}, f"datapool.keep_history is null; it should be {KEPT}"),
     ({"input_dir": None}, "input_dir is null; it should be a string"),
     ({"method": "coresett"}, "method is 'coresett'; it should be 'coreset', 'random', 'typical' or 'coral'"),
     ({"datapool__name": "../x"}, f"datapool.name is '../x'; it should be {PLAIN}"),

@@ -48,7 +48,7 @@ class Params(NamedTuple):
     batch: str = "A"
     n: int = 2
     pool: str = "p"
-    keep_history: bool = True
+    keep_history: bool | int = True
     base_version: int | None = None
 
 

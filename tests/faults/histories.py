@@ -58,7 +58,7 @@ params_of_a_run = st.builds(
     batch=st.sampled_from(list(BATCHES)),
     n=st.sampled_from([2, 1, 3, 0]),
     pool=st.sampled_from(["p", "p", "p", "q"]),
-    keep_history=st.sampled_from([True, True, False]),
+    keep_history=st.sampled_from([True, True, 1, False]),
     base_version=st.sampled_from([None, None, None, None, 0, 1, 2]),
 )
 
@@ -102,8 +102,8 @@ class Histories(RuleBasedStateMachine):
         self.workspace.params = params
         self.reproduce()
 
-    @rule(n=st.integers(0, 3), keep_history=st.booleans())
-    def run_with_other_params(self, n: int, keep_history: bool) -> None:
+    @rule(n=st.integers(0, 3), keep_history=st.sampled_from([True, 1, False]))
+    def run_with_other_params(self, n: int, keep_history: bool | int) -> None:
         self.workspace.params = self.workspace.params._replace(n=n, keep_history=keep_history)
         self.reproduce()
 
@@ -329,7 +329,7 @@ class Histories(RuleBasedStateMachine):
         if "open" in ran:
             assert base in {choose(state, params) for state in self.possible[params.pool]}
         result = self.know(fold(base, params))
-        expected = expected_files(result, params.pool, keep_history=True)
+        expected = expected_files(result, params.pool, keep_history=params.keep_history or True)
         found = tree(POOLS / params.pool)
         record = found.pop("pool.json", None)
         if not params.keep_history:  # what was there stays

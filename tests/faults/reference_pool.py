@@ -73,7 +73,7 @@ def expected_seen(state: State) -> dict[str, list[str]]:
     return seen
 
 
-def expected_files(state: State, pool: str, *, keep_history: bool) -> Tree:
+def expected_files(state: State, pool: str, *, keep_history: bool | int) -> Tree:
     """Return the files that the folder of a pool must hold, without its record pool.json and ``seen/``."""
     if not state:
         return {}
@@ -81,7 +81,8 @@ def expected_files(state: State, pool: str, *, keep_history: bool) -> Tree:
     if pool == "p":
         files["checkpoint_latest.ckpt"] = MODEL
     if keep_history:
-        files |= {f"history/datapool_{k:04d}.csv": csv(state[:k]) for k in range(1, len(state))}
+        earlier = range(1, len(state)) if keep_history is True else range(1, len(state))[-keep_history:]
+        files |= {f"history/datapool_{k:04d}.csv": csv(state[:k]) for k in earlier}
     return files
 
 

@@ -186,7 +186,7 @@ def edit(path: Path) -> None:
 EMPTY: Callable[[Path], object] = lambda path: path.write_bytes(b"")  # noqa: E731
 CUT: Callable[[Path], object] = lambda path: path.write_bytes(path.read_bytes()[:60])  # noqa: E731
 REPAIR = "`datapool repair` repairs the pool or names the command that does, and keeps copies"
-CHECKOUT = "`dvc checkout` restores the pool (`dvc pull` first in a fresh clone)"
+CHECKOUT = "`dvc checkout` restores it (`dvc pull` first in a fresh clone)"
 AS_IT_IS = "; to build on the pool as it is now, `dvc repro --force --single-item open`, then `dvc repro`"
 
 
@@ -198,15 +198,13 @@ def test_a_pool_that_does_not_begin_with_the_base_is_refused_with_the_command_th
     cases = [
         *((path, change, "does not begin with the recorded bytes", REPAIR) for path in (CSV, SAMPLES) for change in (edit, EMPTY, CUT)),
         (seen, EMPTY, "is not the recorded file", REPAIR),
-        *((path, Path.unlink, "is not here", CHECKOUT) for path in (CSV, SAMPLES, seen)),
+        *((path, Path.unlink, "is not here, the file", CHECKOUT) for path in (CSV, SAMPLES, seen)),
     ]  # fmt: skip
     for path, change, what, remedy in cases:
         before = path.read_bytes()
         shutil.rmtree(KEPT, ignore_errors=True)
         change(path)
-        message = (
-            f"{path}: {what}, but this batch builds on version 1 of the pool; nothing was changed. {remedy}{AS_IT_IS}"
-        )
+        message = f"{path}: {what} of version 1; nothing was changed. {remedy}{AS_IT_IS}"
         with pytest.raises(DatapoolError, match=f"^{re.escape(message)}$"):
             read_base(BASE)
         path.write_bytes(before)

@@ -98,7 +98,7 @@ def add(
     pool: str = "p",
     base_version: int | None = None,
     replaces: str | list[str] | None = None,
-    keep_history: bool = True,
+    keep_history: bool | int = True,
     checkpoint: Path | None = None,
 ) -> Merged:
     """Run a batch: open, pick the first n, merge."""
@@ -106,7 +106,9 @@ def add(
     return close(base, picks(batch, base, n), keep_history=keep_history, checkpoint=checkpoint)
 
 
-def close(base: Base, rows: EmbeddedTable, *, keep_history: bool = True, checkpoint: Path | None = None) -> Merged:
+def close(
+    base: Base, rows: EmbeddedTable, *, keep_history: bool | int = True, checkpoint: Path | None = None
+) -> Merged:
     return merge(
         POOLS, LINEAGE, base, rows, checkpoint, keep_history=keep_history, provenance=Provenance(covering_radius=0.25)
     )
@@ -409,6 +411,49 @@ def test_without_history_the_file_of_a_version_that_is_replaced_goes():
     add(C, 0, keep_history=False)  # the pool is at version 2 again, which is no earlier version
 
     assert sorted(path.name for path in (FOLDER / "history").iterdir()) == ["datapool_0001.csv"]
+
+
+def test_a_number_keeps_the_last_earlier_versions_and_removes_the_others():
+    earlier = {}
+    for number, batch in enumerate((A, B, C), start=1):
+        add(batch, keep_history=2)
+        earlier[f"datapool_{number:04d}.csv"] = CSV.read_bytes()
+    add({"dog/d1.jpg": 6.0}, keep_history=2)
+    history = FOLDER / "history"
+    assert {path.name: path.read_bytes() for path in history.iterdir()} == {
+        name: earlier[name] for name in ("datapool_0002.csv", "datapool_0003.csv")
+    }
+    files = json.loads((FOLDER / "pool.json").read_text())["files"]
+    assert [name for name in files if "history" in name] == ["history/datapool_0002.csv", "history/datapool_0003.csv"]
+    assert not Path(".datapool/backup").exists()
+
+    with_two = state()
+    add({"dog/d1.jpg": 6.0}, keep_history=1)
+    assert [path.name for path in history.iterdir()] == ["datapool_0003.csv"]
+    add({"dog/d1.jpg": 6.0}, keep_history=2)
+    assert state() == with_two
+    add({"dog/d1.jpg": 6.0}, keep_history=9)
+    assert {path.name: path.read_bytes() for path in history.iterdir()} == earlier
+
+
+def test_a_file_in_the_place_of_a_version_that_is_not_kept_is_backed_up():
+    for batch in (A, B, C):
+        add(batch)
+    (FOLDER / "history/datapool_0001.csv").write_text("notes")
+    add({"dog/d1.jpg": 6.0}, keep_history=1)
+
+    assert [path.read_text() for path in Path(".datapool/backup").iterdir()] == ["notes"]
+
+
+def test_a_repair_writes_no_version_again_that_was_not_kept():
+    for batch in (A, B, C, {"dog/d1.jpg": 6.0}):
+        add(batch, keep_history=2)
+    before = state()
+    (FOLDER / "pool.json").unlink()
+    (FOLDER / "history/datapool_0003.csv").unlink()
+    assert len(list(repair(POOLS, LINEAGE))) == 2
+
+    assert state() == before
 
 
 def test_history_can_be_switched_off_and_on_and_its_bytes_are_the_earlier_pools():

@@ -1,0 +1,38 @@
+"""Read one version of a pool: its record, and its csv, with which datapool_latest.csv begins."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from datapool.core.errors import DatapoolError
+from datapool.core.lineage import LATEST, Version, read_lineage
+from datapool.core.recorded_rows import open_beginning
+
+
+def find_version(lineage: Path, name: str, number: int | None) -> Version:
+    """Return the record of a version; the latest if ``number`` is None.
+
+    Raises:
+        DatapoolError: If the lineage does not have it.
+    """
+    known = read_lineage(lineage)
+    if name not in known:
+        raise DatapoolError(f"{lineage} lists no pool {name!r}; it lists {', '.join(map(repr, known)) or 'none'}")
+    versions = known[name]
+    if number is None:
+        return versions[-1]
+    if not 1 <= number <= len(versions):
+        raise DatapoolError(f"pool {name!r} has the versions 1 to {len(versions)}, and no version {number}")
+    return versions[number - 1]
+
+
+@contextmanager
+def open_csv(pools: Path, name: str, version: Version) -> Iterator[BinaryIO]:
+    """Open datapool_latest.csv as it was at a version.
+
+    Raises:
+        DatapoolError: If the file here does not begin with the recorded bytes.
+    """
+    with open_beginning(pools / name / LATEST, version) as file:
+        yield file
