@@ -13,19 +13,10 @@ from typing import Any, NamedTuple
 
 from datapool.core import atomic
 from datapool.core.errors import join_sentences
-from datapool.core.lineage import (
-    HASH_KEYS,
-    HISTORY,
-    LATEST,
-    SAMPLES,
-    Version,
-    recorded_files,
-    recorded_hashes,
-    seen_files,
-)
+from datapool.core.lineage import HISTORY, LATEST, SAMPLES, Version, recorded_files, recorded_hashes, seen_files
 from datapool.maintenance.verify import row_ends
-from datapool.pool.files import history_file, history_files, kept_versions
-from datapool.pool.seen import present_seen_files
+from datapool.pool.agreement import files_of_versions
+from datapool.pool.files import history_file, kept_versions
 from datapool.pool.store import Store
 from datapool.pool.transaction import Transaction
 
@@ -61,7 +52,7 @@ def rebuild(
             continue
         backups = [
             note
-            for file in (*HASH_KEYS, *history_files(store.folder), *present_seen_files(store.folder))
+            for file in files_of_versions(store.folder)
             for note in atomic.back_up(store.folder / file, unless=recorded_hashes(versions))
         ]
         history = [file for file in source.files if file.startswith(f"{HISTORY}/")]
@@ -70,11 +61,7 @@ def rebuild(
             for earlier in kept_versions(history, versions) if history else ():
                 text = _beginning(found[LATEST], earlier.rows)
                 files[history_file(earlier)] = transaction.write(history_file(earlier), [text]).sha256
-            here = [
-                file
-                for file in (*HASH_KEYS, *history_files(store.folder), *present_seen_files(store.folder))
-                if file not in files
-            ]
+            here = [file for file in files_of_versions(store.folder) if file not in files]
             transaction.commit(entry, files, remove=here)
         done = f"{store.folder}: version {version.version} is made again from a later version {source.where}"
         return join_sentences(done, *backups)
@@ -83,10 +70,7 @@ def rebuild(
 
 def _sources(store: Store, cache: Path | None) -> Iterator[_Source]:
     """Yield files of the pool: those that are here, then those of each state of all pools that DVC's cache lists."""
-    here = {
-        file: store.folder / file
-        for file in (*HASH_KEYS, *history_files(store.folder), *present_seen_files(store.folder))
-    }
+    here = {file: store.folder / file for file in files_of_versions(store.folder)}
     yield _Source("here", {file: path for file, path in here.items() if path.is_file()})
     for listing in sorted(cache.glob("??/*.dir")) if cache else ():
         try:

@@ -115,6 +115,13 @@ def backing_up_before_checkout(pools: Path, lineage_file: Path) -> Iterator[list
         raise DatapoolError(join_sentences(*done, str(error), kept)) from error
 
 
+def files_of_versions(folder: Path) -> list[str]:
+    """List the files that versions of a pool may have, by their paths below the pool's folder: the latest ones, whether they
+    are there or not, and those of ``history/`` and ``seen/`` that are there.
+    """
+    return [*HASH_KEYS, *history_files(folder), *present_seen_files(folder)]
+
+
 def back_up_unrecorded(pools: Path, lineage_file: Path) -> str:
     """Copy the files that no version records, of all pools: a checkout that restores one pool resets all of them.
 
@@ -130,7 +137,7 @@ def back_up_unrecorded(pools: Path, lineage_file: Path) -> str:
     notes = []
     for folder in sorted(pools.glob("*/")):
         known = recorded_hashes(lineage.get(folder.name, []))
-        paths = [folder / file for file in (*HASH_KEYS, *history_files(folder), *present_seen_files(folder))]
+        paths = [folder / file for file in files_of_versions(folder)]
         for path in (*paths, *Transaction(Store(pools, folder.name, lineage_file)).pending_files()):
             try:
                 notes += atomic.back_up(path, unless=known)

@@ -106,22 +106,17 @@ def sample(
     n_kept = None
     if standing is not None and standing.is_final:
         n_kept = limit = len(standing.rows.table)
+        is_to_extend = False
         ranked = ranked._replace(table=standing.rows.table[["filename", "distance", "nearest"]])
     elif standing is not None:
         ranked = begin_with(candidates, base, ranked, standing.rows.table.filename, config.rules)
         n_kept = len(ranked.table) or None
         limit = max(limit, len(ranked.table))
-        ranked = extend(
-            candidates,
-            base,
-            ranked,
-            config.vectors(candidates, base),
-            config,
-            n_samples=limit,
-            min_distance=stop.min_distance,
-            progress=progress,
-        )
-    elif not _decides(ranked, limit, stop.min_distance) and can_be_extended(candidates, base, ranked, config.rules):
+        is_to_extend = True  # its distances are missing
+    else:
+        is_decided = _decides(ranked, limit, stop.min_distance)
+        is_to_extend = not is_decided and can_be_extended(candidates, base, ranked, config.rules)
+    if is_to_extend:
         ranked = extend(
             candidates,
             base,
