@@ -5,6 +5,7 @@ the embeddings does not count. ``affordable_picks`` limits the number of picks o
 """
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from importlib.util import find_spec
 from typing import NamedTuple
 
@@ -131,6 +132,59 @@ def _torch(rows: np.ndarray, k: int) -> Callable[[], Picks]:
     return pick
 
 
+def _numba(rows: np.ndarray, k: int) -> Callable[[], Picks]:
+    pick = _compiled()
+    return lambda: pick(rows, k)
+
+
+@cache
+def _compiled() -> Callable[[np.ndarray, int], np.ndarray]:
+    """Return one loop over rows and dimensions, in machine code: difference, minimum and maximum at once."""
+    from numba import njit
+
+    @njit(fastmath={"reassoc", "contract"})  # lets sums use vector instructions; infinity keeps its meaning
+    def pick(rows: np.ndarray, k: int) -> np.ndarray:
+        n, d = rows.shape
+        smallest = np.full(n, np.float32(np.inf))
+        picks = np.zeros(k, dtype=np.int64)
+        for number in range(1, k):
+            latest = rows[picks[number - 1]]
+            smallest[picks[number - 1]] = -np.inf
+            farthest = 0
+            for row in range(n):
+                squared = np.float32(0)
+                for i in range(d):
+                    difference = rows[row, i] - latest[i]
+                    squared += difference * difference
+                smallest[row] = min(smallest[row], squared)
+                if smallest[row] > smallest[farthest]:
+                    farthest = row
+            picks[number] = farthest
+        return picks
+
+    return pick
+
+
+def _faiss(rows: np.ndarray, k: int) -> Callable[[], Picks]:
+    import faiss
+
+    def pick() -> list[int]:
+        n, d = rows.shape
+        distances = np.empty(n, dtype=np.float32)
+        smallest = np.full(n, np.inf, dtype=np.float32)
+        into, all_rows = faiss.swig_ptr(distances), faiss.swig_ptr(rows)
+        picks = [0]
+        while len(picks) < k:
+            latest = picks[-1]
+            faiss.fvec_L2sqr_ny(into, faiss.swig_ptr(rows[latest]), all_rows, d, n)
+            np.minimum(smallest, distances, out=smallest)
+            smallest[latest] = -np.inf
+            picks.append(int(smallest.argmax()))
+        return picks
+
+    return pick
+
+
 CONTESTANTS = [
     Contestant("datapool", "datapool", "datapool", _datapool, np.inf, False, "`k_center`, exact in float64"),
     Contestant("lightly-mundig", "lightly-mundig", "lightly_mundig", _mundig, 2e11, True, "Lightly's engine, in Rust"),
@@ -146,5 +200,11 @@ CONTESTANTS = [
     ),
     Contestant(
         "torch", "torch", "torch", _torch, 1e10, True, "one pass per pick, float32, written for this comparison"
+    ),
+    Contestant(
+        "numba", "numba", "numba", _numba, 1e10, True, "one loop over rows per pick, float32, compiled, on one thread"
+    ),
+    Contestant(
+        "faiss", "faiss-cpu", "faiss", _faiss, 1e10, True, "`fvec_L2sqr_ny` per pick, then as numpy, on one thread"
     ),
 ]

@@ -1,5 +1,6 @@
-"""The embeddings to pick from: generated ones, and those of the digits of the demo."""
+"""The embeddings to pick from: generated ones, and those of real images."""
 
+import gzip
 import hashlib
 import re
 import tempfile
@@ -13,9 +14,13 @@ KINDS = {
     "clustered": "100 Gaussian clusters of equal weight, centers normal with deviation 1, points around them with 0.5",
     "uniform": "uniform in the unit cube",
     "normalized": "the clustered ones divided by their length",
-    "digits": "scikit-learn's 1,797 handwritten digits through EfficientNet-Lite0 with ImageNet weights at 64 pixels and "
-    "its first 64 principal components, divided by their length: the only set that is not generated",
+    "digits": "REAL: scikit-learn's 1,797 handwritten digits through EfficientNet-Lite0 with ImageNet weights at 64 pixels "
+    "and its first 64 principal components, divided by their length",
+    "fashion": "REAL: the first 20,000 images of Fashion-MNIST (Zalando's photos of clothes, 28 pixels, gray, MIT licence; "
+    "Debian's package dataset-fashion-mnist), through the same model",
 }
+REAL = ("digits", "fashion")
+FASHION = Path("/usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz")
 _CENTERS, _DEVIATION = 100, 0.5
 _BLOCK = 4096
 
@@ -36,20 +41,24 @@ def make(kind: str, n: int, d: int, *, seed: int = 0) -> np.ndarray:
     return rows
 
 
-def embed_digits(n: int) -> np.ndarray:
-    """Embed the first n digits: shape (n, 64), float32, unit length; fewer dimensions if n is smaller."""
+def is_available(kind: str) -> bool:
+    """Return whether the images or the generator of a kind are on this machine."""
+    return kind != "fashion" or FASHION.exists()
+
+
+def embed_real(kind: str, n: int) -> np.ndarray:
+    """Embed the first n images of a kind in ``REAL``.
+
+    Returns:
+        Shape (n, 64), float32, unit length; fewer dimensions if n is smaller.
+    """
     from datapool.images.decode import ImageFile
     from datapool.model.backbones import PRETRAINED_BACKBONE
     from datapool.model.embedding import backbone_features
     from datapool.model.embedding_model import build_model, fit_head
-    from datapool.workspace.demo import write_digits
 
     with tempfile.TemporaryDirectory() as scratch:
-        write_digits(Path(scratch))
-        files = sorted(
-            (path for path in Path(scratch).rglob("*.png") if re.fullmatch(r"digit_\d+", path.stem)),
-            key=lambda path: path.stem,
-        )[:n]
+        files = (write_digits if kind == "digits" else write_fashion)(Path(scratch), n)
         images = [ImageFile(path, hashlib.sha256(path.read_bytes()).hexdigest(), max_pixels=10**8) for path in files]
         model = build_model(
             PRETRAINED_BACKBONE, dimension=min(64, n - 1), input_size=64, pretrained=True, weights=None, seed=0
@@ -57,3 +66,24 @@ def embed_digits(n: int) -> np.ndarray:
         features = backbone_features(model, images, batch_size=64, num_workers=0, accelerator="cpu", progress=None)
     head = fit_head(model, features, seed=0).head
     return unit_rows(features @ head.weight.detach().numpy().T + head.bias.detach().numpy())
+
+
+def write_digits(folder: Path, n: int) -> list[Path]:
+    """Write the digits of the demo; return the first n files."""
+    from datapool.workspace import demo
+
+    demo.write_digits(folder)
+    digits = (path for path in folder.rglob("*.png") if re.fullmatch(r"digit_\d+", path.stem))
+    return sorted(digits, key=lambda path: path.stem)[:n]
+
+
+def write_fashion(folder: Path, n: int) -> list[Path]:
+    """Write the first n images of Fashion-MNIST as PNG; return the files."""
+    from PIL import Image
+
+    with gzip.open(FASHION) as file:
+        pixels = np.frombuffer(file.read(), dtype=np.uint8, offset=16).reshape(-1, 28, 28)
+    files = [folder / f"{number:05}.png" for number in range(n)]
+    for path, picture in zip(files, pixels, strict=False):
+        Image.fromarray(picture).save(path)
+    return files

@@ -1,6 +1,6 @@
 """Measure one section of the benchmark, in a process of its own.
 
-    python -m benchmarks.measure SECTION PLAN --threads N --digits FILE --output FILE
+    python -m benchmarks.measure SECTION PLAN --threads N --real FOLDER --output FILE
 
 Writes the measurements as JSON, and progress to standard error. ``python -m benchmarks.selection`` starts these processes
 with a number of threads in the environment, because libraries read it when they are imported.
@@ -20,7 +20,7 @@ import numpy as np
 
 from benchmarks import machine
 from benchmarks.contestants import CONTESTANTS, Contestant, Picks, affordable_picks, is_installed, select
-from benchmarks.datasets import embed_digits, make
+from benchmarks.datasets import REAL, embed_real, is_available, make
 from benchmarks.plan import PLANS, Plan, WithPool
 
 _BLOCK = 2048
@@ -40,22 +40,27 @@ class Timing(NamedTuple):
 def main() -> None:
     """Measure one section."""
     parser = argparse.ArgumentParser(description="Measure one section of the benchmark and write it as JSON.")
-    parser.add_argument("section", choices=[*SECTIONS, "digits", "memory"])
+    parser.add_argument("section", choices=[*SECTIONS, "real", "memory"])
     parser.add_argument("plan", choices=PLANS)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--digits", type=Path, help="embeddings of the digits, written by the section `digits`")
+    parser.add_argument("--real", type=Path, help="embeddings of real images: the folder that the section `real` wrote")
     parser.add_argument("--number", type=int, default=0, help="which of the memory measurements of the plan")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
     plan = PLANS[arguments.plan]
-    if arguments.section == "digits":
-        np.save(arguments.output, embed_digits(next(case.n for case in plan.cases if case.kind == "digits")))
+    if arguments.section == "real":
+        for kind, n in sorted({(case.kind, case.n) for case in plan.cases if case.kind in REAL}):
+            if is_available(kind):
+                log(f"embeddings of {n:,} images: {kind}")
+                np.save(arguments.output / f"{kind}.npy", embed_real(kind, n))
+            else:
+                log(f"left out: {kind} is not on this machine")
         return
     select(make("clustered", *_WARM_UP), _WARM_UP[1])
     if arguments.section == "memory":
         found = memory(plan.memory[arguments.number])
     else:
-        found = SECTIONS[arguments.section](plan, arguments.threads, arguments.digits)
+        found = SECTIONS[arguments.section](plan, arguments.threads, arguments.real)
     arguments.output.write_text(json.dumps(found))
 
 
@@ -73,14 +78,16 @@ def log(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def compare(plan: Plan, threads: int, digits: Path) -> list[dict[str, Any]]:
+def compare(plan: Plan, threads: int, real: Path) -> list[dict[str, Any]]:
     """Run all contestants on every case, one after the other and repeatedly, and check their picks.
 
     Returns the fields of a ``results.Compared`` for each case and contestant.
     """
     found = []
     for case in plan.cases:
-        rows = np.load(digits) if case.kind == "digits" else make(case.kind, case.n, case.d)
+        if not is_available(case.kind):
+            continue
+        rows = np.load(real / f"{case.kind}.npy") if case.kind in REAL else make(case.kind, case.n, case.d)
         picks_run = {one: affordable_picks(one, n=case.n, d=case.d, k=case.k) for one in CONTESTANTS}
         ready = {one: k for one, k in picks_run.items() if k and is_installed(one)}
         timings: dict[Contestant, list[Timing]] = {one: [] for one in ready}
@@ -160,7 +167,7 @@ def covering_radius(rows: np.ndarray, picks: Picks) -> float:
     return float(np.sqrt(largest))
 
 
-def limits(plan: Plan, threads: int, digits: Path) -> dict[str, Any]:
+def limits(plan: Plan, threads: int, real: Path) -> dict[str, Any]:
     """Describe the machine and measure its best speeds."""
     log(f"the machine, threads: {threads}")
     packages = sorted(
@@ -186,7 +193,7 @@ def in_seconds(timings: list[Timing]) -> dict[str, list[float]]:
     return {"cpu": [timing.cpu for timing in timings], "wall": [timing.wall for timing in timings]}
 
 
-def growth(plan: Plan, threads: int, digits: Path) -> dict[str, list[dict[str, Any]]]:
+def growth(plan: Plan, threads: int, real: Path) -> dict[str, list[dict[str, Any]]]:
     """Measure how the time grows when n, d or k is doubled."""
     found: dict[str, list[dict[str, Any]]] = {}
     for what, cases in plan.growth.items():
@@ -197,7 +204,7 @@ def growth(plan: Plan, threads: int, digits: Path) -> dict[str, list[dict[str, A
     return found
 
 
-def pools(plan: Plan, threads: int, digits: Path) -> list[dict[str, Any]]:
+def pools(plan: Plan, threads: int, real: Path) -> list[dict[str, Any]]:
     """Pick with a pool: one pick, which needs the distances to the pool, and k picks."""
     found = []
     for size in plan.pools:
@@ -213,7 +220,7 @@ def pools(plan: Plan, threads: int, digits: Path) -> list[dict[str, Any]]:
     return found
 
 
-def resume(plan: Plan, threads: int, digits: Path) -> dict[str, Any]:
+def resume(plan: Plan, threads: int, real: Path) -> dict[str, Any]:
     """Pick k, of which none, the first half, or all but the last hundredth are known already."""
     case = plan.resume
     rows = make(case.kind, case.n, case.d)
@@ -228,7 +235,7 @@ def resume(plan: Plan, threads: int, digits: Path) -> dict[str, Any]:
     return {"case": case, "runs": found}
 
 
-def cut(plan: Plan, threads: int, digits: Path) -> dict[str, Any]:
+def cut(plan: Plan, threads: int, real: Path) -> dict[str, Any]:
     """Cut a finished ranking at other distances."""
     from benchmarks.cut import rank_to_cut
 

@@ -48,7 +48,7 @@ class Plan(NamedTuple):
 
 
 _KINDS = ("clustered", "uniform", "normalized")
-_DIGITS = Case("digits", 1_797, 64, 500)
+_REAL = [Case("digits", 1_797, 64, 500), Case("fashion", 20_000, 64, 2_000), Case("fashion", 20_000, 64, 10_000)]
 
 QUICK = Plan(
     cases=[*(Case(kind, 1_000, 16, 50) for kind in _KINDS), Case("digits", 120, 64, 40)],
@@ -74,11 +74,11 @@ STANDARD = Plan(
         *(Case(kind, 50_000, 128, 5_000) for kind in _KINDS),
         Case("clustered", 200_000, 64, 2_000),
         Case("clustered", 20_000, 512, 10_000),
-        _DIGITS,
+        *_REAL,
     ],
     repetitions=3,
-    patience=30,
-    textbook=2e9,
+    patience=12,
+    textbook=3e9,
     growth={
         "n": [Case("clustered", n, 64, 2_000) for n in (25_000, 50_000, 100_000, 200_000)],
         "d": [Case("clustered", 50_000, d, 2_000) for d in (32, 64, 128, 256)],
@@ -97,7 +97,7 @@ FULL = STANDARD._replace(
         *(Case(kind, *size) for size in
           ((10_000, 128, 1_000), (50_000, 128, 5_000), (200_000, 64, 2_000), (20_000, 512, 10_000), (1_000_000, 128, 10_000))
           for kind in _KINDS),
-        _DIGITS,
+        *_REAL,
     ],
     repetitions=5,
     patience=100,

@@ -12,6 +12,8 @@ from benchmarks.plan import Case, WithPool
 
 OURS = CONTESTANTS[0].name
 LEFT_OUT = "–"
+BUSY = 0.05
+"""The share of all cores from which on other programs spoil times on the clock, and those of several threads."""
 
 HOW = """\
 "n × d, k picks": from n embeddings of dimension d, k are picked by farthest-point selection. The first pick is row 0 for
@@ -21,6 +23,11 @@ largest in brackets; CPU seconds are those of all threads together. × is the ra
 datapool. All get the same float32 array; converting it is not counted (lightly-mundig copies it). ≈: measured for as many
 picks as the column "picks run" shows and for half as many, and extrapolated linearly, which is fair to algorithms with one
 pass per pick. "–, over budget": even that would take minutes."""
+
+SPOILED = """\
+Other programs used the machine during this run. CPU seconds of one thread bear that, while seconds on the clock and those
+of several threads do not (one of these tables once had 40 s on two threads for what took 13.6 s on one), so this page has
+only the former. On an idle machine, `make bench` writes both."""
 
 BEST = """\
 The best of five repetitions in the same run: reading is a float32 sum over more than the caches hold, copying counts bytes
@@ -92,6 +99,21 @@ class Measurements(NamedTuple):
         return "unknown" if math.isnan(self.others) else f"{100 * max(self.others, 0):.0f} % of all cores"
 
     @property
+    def measures(self) -> dict[str, str]:
+        """What is shown of each run, with its heading: CPU seconds, and those on the clock on an idle machine."""
+        return {"cpu": "CPU s"} if self.others > BUSY else {"cpu": "CPU s", "wall": "wall s"}
+
+    def without_what_others_spoil(self) -> "Measurements":
+        """Return the measurements of one thread only if other programs used the machine."""
+        if not self.others > BUSY:
+            return self
+        return self._replace(
+            limits={1: self.limits[1]},
+            compared=[one for one in self.compared if one.threads == 1],
+            pools={1: self.pools[1]},
+        )
+
+    @property
     def cases(self) -> list[Case]:
         """The cases, in order."""
         return list(dict.fromkeys(one.case for one in self.compared))
@@ -142,6 +164,7 @@ def render(found: Measurements, summary: str, command: str) -> str:
     parts = [
         f"# How fast the selection is\n\nWritten by `{command}`; change nothing by hand.",
         HOW,
+        *([SPOILED] if found.others > BUSY else []),
         "## Summary",
         summary,
         "## The machine",
@@ -162,11 +185,11 @@ def render(found: Measurements, summary: str, command: str) -> str:
         "## With a pool, and from known picks on",
         _pools(found),
         f"{Case(*found.resume['case'])}, of which some are known already, 1 thread:",
-        _resume(found.resume),
+        _resume(found),
         "## Another min_distance",
         f"{Case(*found.cut['case'])}, ranked already: cut at the distance of a pick, with a reason for each other image,\n"
         f"on {format_threads(max(found.limits))}.",
-        _cut(found.cut),
+        _cut(found),
         "## Memory",
         HELD,
         _memory(found.memory),
@@ -189,22 +212,23 @@ def _comparison(found: Measurements, case: Case) -> str:
     header, rows = ["contestant", "picks run"], {one.name: [one.name] for one in CONTESTANTS}
     limit = ["reading every embedding once per pick at the best speed of this machine, without caches", f"{case.k:,}"]
     for position, (threads, measured) in enumerate(found.limits.items()):
-        header += [f"{what}, {format_threads(threads)}" for what in ("CPU s", "×", "wall s", "×", "runs")]
+        shown_measures = [what for title in found.measures.values() for what in (title, "×")]
+        header += [f"{what}, {format_threads(threads)}" for what in (*shown_measures, "runs")]
         contestants = found.of(case, threads)
         ours = contestants[OURS]
         for name, one in contestants.items():
             if not position:
                 rows[name].append(LEFT_OUT if one.missing else f"{one.k:,}")
             if one.missing:
-                rows[name] += [f"{LEFT_OUT}, {one.missing}", "", "", "", ""]
+                rows[name] += [f"{LEFT_OUT}, {one.missing}", *[""] * len(shown_measures)]
                 continue
-            for measure in ("cpu", "wall"):
+            for measure in found.measures:
                 shown = one.seconds(measure)
                 rows[name] += [f"{one.about}{shown} {one.spread(measure)}", format_ratio(shown, ours.seconds(measure))]
             rows[name].append(str(len(one.cpu)))
         shown = format_seconds(4 * case.n * case.d * case.k / measured["limits"]["read GB/s"] / 1e9)
         limit += ["", "", shown, format_ratio(shown, ours.seconds("wall")), ""]
-    return table(header, [*rows.values(), limit])
+    return table(header, [*rows.values(), *([limit] if "wall" in found.measures else [])])
 
 
 def _exactness(found: Measurements) -> str:
@@ -243,26 +267,28 @@ def _pools(found: Measurements) -> str:
         product = found.limits[threads]["limits"]["float32 GFLOP/s"]
         for one in measured:
             size = WithPool(*one["size"])
-            taken = [median(one[part], measure) for part in ("first", "all") for measure in ("cpu", "wall")]
+            taken = [median(one[part], measure) for part in ("first", "all") for measure in found.measures]
             whole_product = format_seconds(2 * size.n * size.p * size.d / product / 1e9)
             rows.append(
                 [f"{size.n:,} × {size.d}", f"{size.p:,}", f"{size.k:,}", format_threads(threads), *taken, whole_product]
             )
-    header = ["candidates", "pool", "picks", "threads", "1 pick: CPU s", "wall s", "all picks: CPU s", "wall s"]
+    header = ["candidates", "pool", "picks", "threads"]
+    for part in ("1 pick", "all picks"):
+        header += [f"{part}: {title}" for title in found.measures.values()]
     return table([*header, "all distances to the pool as one float32 product at best"], rows)
 
 
-def _resume(resume: dict[str, Any]) -> str:
+def _resume(found: Measurements) -> str:
     rows = [
-        [f"{run['known']:,}", median(run, "cpu"), median(run, "wall"), "yes" if run["equal"] else "NO"]
-        for run in resume["runs"]
+        [f"{run['known']:,}", *(median(run, measure) for measure in found.measures), "yes" if run["equal"] else "NO"]
+        for run in found.resume["runs"]
     ]
-    return table(["known", "CPU s", "wall s", "same picks"], rows)
+    return table(["known", *found.measures.values(), "same picks"], rows)
 
 
-def _cut(cut: dict[str, Any]) -> str:
-    rows = [[f"{run['picks']:,}", median(run, "cpu"), median(run, "wall")] for run in cut["runs"]]
-    return table(["cut at pick", "CPU s", "wall s"], rows)
+def _cut(found: Measurements) -> str:
+    rows = [[f"{run['picks']:,}", *(median(run, measure) for measure in found.measures)] for run in found.cut["runs"]]
+    return table(["cut at pick", *found.measures.values()], rows)
 
 
 def _memory(memory: list[dict[str, Any]]) -> str:

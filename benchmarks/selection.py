@@ -4,8 +4,9 @@
     python -m benchmarks.selection --full       all embeddings at all sizes and a million images, more than an hour
     python -m benchmarks.selection --quick      toy sizes, under a minute; prints, writes nothing
 
-Each number of threads is measured in processes of its own, because libraries read it when they are imported. Run it on a
-machine that is otherwise idle: other work makes wall times, and products on several threads, worthless.
+Each number of threads is measured in processes of its own, because libraries read it when they are imported. Other work
+on the machine makes times on the clock, and those of several threads, worthless: on a machine that other programs use,
+only CPU seconds of one thread are written.
 """
 
 import argparse
@@ -20,12 +21,13 @@ from typing import Any
 
 from benchmarks.machine import THREAD_VARIABLES, busy_seconds, cores
 from benchmarks.plan import PLANS, Case
-from benchmarks.results import Compared, Measurements, render
+from benchmarks.results import BUSY, Compared, Measurements, render
 from benchmarks.summary import BEGIN, block_of, summarize
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results.md"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]  # one of them repeats the summary
+_LOOK = 2.0  # seconds: how long to look whether the machine is idle
 TABLES = "benchmarks.tables"  # prints Markdown; --quick takes fewer rows
 
 
@@ -53,14 +55,14 @@ def main() -> None:
 
 def measure(plan: str, scratch: Path) -> Measurements:
     """Run all sections of a plan, and those that depend on threads with one thread and with all cores."""
-    counts = sorted({1, len(cores())})
-    start, (all_before, own_before) = time.perf_counter(), busy_seconds()
-    digits = scratch / "digits.npy"
-    run("benchmarks.measure", "digits", plan, "--output", str(digits), threads=counts[-1])
+    start = Usage()
+    time.sleep(_LOOK)
+    counts = [1] if start.by_others() > BUSY else sorted({1, len(cores())})
+    run("benchmarks.measure", "real", plan, "--output", str(scratch), threads=counts[-1])
 
     def found(section: str, threads: int, *more: str) -> Any:  # noqa: ANN401  what JSON holds
         output = scratch / "found.json"
-        arguments = [section, plan, "--threads", str(threads), "--digits", str(digits), "--output", str(output), *more]
+        arguments = [section, plan, "--threads", str(threads), "--real", str(scratch), "--output", str(output), *more]
         run("benchmarks.measure", *arguments, threads=threads)
         return json.loads(output.read_text())
 
@@ -77,9 +79,20 @@ def measure(plan: str, scratch: Path) -> Measurements:
         tables=run(TABLES, *(["--quick"] if plan == "quick" else []), threads=counts[-1]),
         others=0.0,
     )
-    all_after, own_after = busy_seconds()
-    others = (all_after - all_before - own_after + own_before) / (time.perf_counter() - start) / (os.cpu_count() or 1)
-    return measured._replace(others=others)
+    return measured._replace(others=start.by_others()).without_what_others_spoil()
+
+
+class Usage:
+    """The CPU time that programs have used up to now, to find out later how much others used since."""
+
+    def __init__(self) -> None:
+        self._clock, (self._all, self._own) = time.perf_counter(), busy_seconds()
+
+    def by_others(self) -> float:
+        """Return the CPU time that others used since, as a share of all cores; NaN if unknown."""
+        everything, own = busy_seconds()
+        spent = everything - self._all - own + self._own
+        return spent / (time.perf_counter() - self._clock) / (os.cpu_count() or 1)
 
 
 def run(module: str, *arguments: str, threads: int) -> str:
