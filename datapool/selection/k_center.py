@@ -150,8 +150,10 @@ def k_center(
         if len(centers):
             unbounded = np.flatnonzero(np.isinf(centers.squared))
             centers.refresh(unbounded, at_least=np.inf)  # any finite bound
-        if len(centers) > 1 and min_distance <= 0 and limit >= n * _WHOLE:
-            centers.refresh(np.flatnonzero(centers.squared >= 0))  # all, in full blocks, instead of a few at a time
+        if len(centers) > 1 and limit >= n * _WHOLE:
+            # All that may be picked, in full blocks: what follows would come to them a few at a time.
+            too_close = (max(min_distance, 0.0) * centers.scale) ** 2
+            centers.refresh(np.flatnonzero(centers.squared >= too_close), at_least=too_close)
         greedy.pick_farthest(limit, min_distance, weights, progress)
         if weights is not None:
             greedy.pick_farthest(len(greedy.picks), -1.0, None, progress)  # no more picks: find the farthest unweighted

@@ -388,12 +388,18 @@ def test_more_threads_than_one_are_used_for_much_work_only(monkeypatch):
 
 @pytest.mark.parametrize("n_pool", [0, 70])
 @pytest.mark.parametrize("n_known", [0, 12])
-def test_whether_all_candidates_are_refreshed_at_first_changes_nothing(small_blocks, monkeypatch, n_pool, n_known):
+@pytest.mark.parametrize("picks_apart", [False, True])
+def test_whether_all_candidates_are_refreshed_at_first_changes_nothing(
+    small_blocks, monkeypatch, n_pool, n_known, picks_apart
+):
     # But for the trace, which may name other covering centers.
     points = points_of("clustered", 400, 6, seed=5)
     candidates, pool = points[n_pool:], points[:n_pool]
-    options = {"n_samples": 300, "min_distance": INACTIVE, "with_trace": True}
-    prefix = k_center(candidates, pool, n_samples=n_known, min_distance=INACTIVE).indices
+    whole = textbook(candidates, pool, 300)
+    # The distance of a pick is rounded: a pick at exactly the smallest distance is taken.
+    min_distance = whole.distances[150] if picks_apart else INACTIVE
+    options = {"n_samples": 300, "min_distance": min_distance, "with_trace": True}
+    prefix = whole.indices[:n_known]
 
     found = []
     for share in (0.0, 2.0):  # always, never
@@ -401,6 +407,7 @@ def test_whether_all_candidates_are_refreshed_at_first_changes_nothing(small_blo
         found.append(k_center(candidates, pool, prefix=prefix, **options))
 
     assert all(np.array_equal(one, other) for one, other in zip(found[0][:-1], found[1][:-1], strict=True))
+    assert found[0].indices.tolist() == whole.indices[: 151 if picks_apart else 300]
 
 
 def test_memory_mapped_embeddings_are_read_in_place(tmp_path):
