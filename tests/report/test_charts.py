@@ -1,8 +1,11 @@
 """The charts: projection, labels and the checks of plotly."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
+from plotly import graph_objects
 
 from datapool.report import charts
 from datapool.report.charts import project
@@ -60,3 +63,22 @@ def test_a_chart_has_no_template_of_plotly():
             "hovertemplate": "step %{x}: %{y:.4g}",
         }
     ]
+
+
+def test_plotly_accepts_every_chart_and_would_write_the_same():
+    taken, after = pd.DataFrame({"step": [1], "distance": [0.9]}), pd.DataFrame({"step": [2], "distance": [0.3]})
+    means = {"step": [0, 1], "chosen": [0.4, 0.2], "random": 0.4, "chosen_p99": 0.9, "random_p99": 0.9}
+    kinds = ["left out", "in the pool before", "picked"]
+    images = pd.DataFrame({"filename": ["a", "b", "c"], "kind": kinds, "reason": "why"})
+    made = [
+        charts.curve(taken, after, cut=1, min_distance=0.5, caption=""),
+        charts.coverage(pd.DataFrame(means), caption=""),
+        charts.embedding_map(images, np.eye(3, dtype=np.float32), totals=dict.fromkeys(kinds, 1), caption=""),
+    ]
+
+    # plotly refuses an attribute that plotly.js does not know, and has its own order of keys.
+    for chart in made:
+        checked = [graph_objects.Scatter(trace).to_plotly_json() for trace in chart.traces]
+        assert json.dumps(chart.traces) == json.dumps(checked)
+        assert json.dumps(chart.layout) == json.dumps(graph_objects.Layout(chart.layout).to_plotly_json())
+    assert [len(chart.traces) for chart in made] == [2, 4, 3]
