@@ -53,7 +53,7 @@ def read_table(path: Path) -> pd.DataFrame:
         DatapoolError: If the file is damaged.
     """
     with _naming(path):
-        return _frame(pq.read_table(path))
+        return _frame(_read(path))
 
 
 def write_rows(path: Path, *parts: EmbeddedTable) -> None:
@@ -108,7 +108,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         DatapoolError: If the file is damaged.
     """
     with _naming(path):
-        table = pq.read_table(path)
+        table = _read(path)
     return {name: table.column(name).to_numpy() for name in table.column_names}
 
 
@@ -304,6 +304,12 @@ def _write(path: Path, table: pa.Table) -> None:
     with atomic.replace(path) as temporary:
         # Without the metadata of pandas: it has versions of libraries, and the bytes must depend on the rows only.
         pq.write_table(table.replace_schema_metadata(None), temporary, **settings)
+
+
+def _read(path: Path) -> pa.Table:
+    # Not pq.read_table, which imports the reader of folders of files.
+    with pq.ParquetFile(path) as file:
+        return file.read()
 
 
 @contextmanager
