@@ -212,7 +212,7 @@ def _chart(id: str, description: str, caption: str, traces: list[dict[str, Any]]
     return Chart(id, description, caption, [_sorted(trace) for trace in traces], _sorted(_LAYOUT | layout))
 
 
-def _sorted(value: Any) -> Any:
+def _sorted(value: Any) -> Any:  # noqa: ANN401  JSON
     """Return JSON with the keys of every object in the order of the alphabet, "type" last, as plotly writes them."""
     if isinstance(value, dict):
         return {key: _sorted(value[key]) for key in sorted(value, key=lambda key: (key == "type", key))}
