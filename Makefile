@@ -1,4 +1,4 @@
-.PHONY: help demo backbones docs clean test quick faults image-test check lint bench soak lock audit
+.PHONY: help demo backbones docs clean test quick faults image-test check lint bench bench-images soak lock audit
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # No tool of this project reports anything to its makers.
 export DVC_NO_ANALYTICS := true
@@ -8,7 +8,7 @@ export PYTHONDONTWRITEBYTECODE :=
 ##@ For users
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^##@ /{printf "\n%s:\n", substr($$0, 5)} /^[a-z-]+:.*## /{printf "  %-11s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^##@ /{printf "\n%s:\n", substr($$0, 5)} /^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' Makefile
 
 demo: .venv/ready  ## set up, make a workspace in demo/, run two weeks of real images through it
 	datapool demo demo
@@ -50,6 +50,9 @@ lint: .venv/dev  ## check style, types and workflows
 
 bench: .venv/bench  ## compare the selection with other implementations, some 15 minutes; ARGS=--full: more than an hour
 	python -m benchmarks.selection $(ARGS)
+
+bench-images: .venv/ready  ## compare reading and embedding images with plain loops, some 10 minutes; ARGS="--week --old CHECKOUT"
+	python -m benchmarks.images $(ARGS)
 
 soak: .venv/ready  ## add 51 batches to one pool and write benchmarks/soak.md, some minutes
 	python -m benchmarks.soak > benchmarks/soak.md
