@@ -6,7 +6,7 @@ this release would write their numbers in another way.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from hashlib import sha256
@@ -23,13 +23,14 @@ from datapool.core.errors import CheckoutError, DatapoolError
 from datapool.core.lineage import CHECKPOINT, HISTORY, LATEST, SAMPLES, Version, recorded_files
 from datapool.core.recorded_rows import columns_of, keep_rows, kept_rows
 from datapool.core.tables import EmbeddedTable, csv_text, read_csv
-from datapool.pool.filesystem import FileDigest
+from datapool.pool.filesystem import Beginning, FileDigest
 from datapool.pool.hints import HINT_RESTORE
 from datapool.pool.store import RECORD, Store
 from datapool.pool.transaction import Transaction
 
-Text = Callable[[Version], Iterable[bytes]]
-"""Returns the csv text of a version in pieces. A function made for one version also works for every version before it."""
+Text = Callable[[Version], Beginning | Iterable[bytes]]
+"""Returns the csv text of a version: the beginning of a file, or pieces. A function made for one version works for those
+before it too."""
 
 _PIECE = 2**18  # bytes of a file that are copied at a time
 
@@ -133,10 +134,8 @@ def text_of(folder: Path, version: Version, rows: EmbeddedTable, labels: Sequenc
     files = [path for path in (folder / LATEST, folder / history_file(version)) if path.exists()]
     texts: list[Text] = [*(partial(_beginning, path) for path in files), written_again]
     for text in texts:
-        digest = sha256()
-        for piece in text(version):
-            digest.update(piece)
-        if digest.hexdigest() == version.datapool_sha256:
+        found = text(version)
+        if _hash(found.pieces() if isinstance(found, Beginning) else found)[0] == version.datapool_sha256:
             return text
     raise CheckoutError(
         f"{folder / LATEST} does not begin with version {version.version} of the pool, and this release would write its "
@@ -144,12 +143,8 @@ def text_of(folder: Path, version: Version, rows: EmbeddedTable, labels: Sequenc
     )
 
 
-def _beginning(path: Path, version: Version) -> Iterator[bytes]:
-    left = version.datapool_bytes or 0  # early releases did not record it: the rows are written again
-    with path.open("rb") as file:
-        while piece := file.read(min(left, _PIECE)):
-            left -= len(piece)
-            yield piece
+def _beginning(path: Path, version: Version) -> Beginning:
+    return Beginning(path, version.datapool_bytes or 0)  # early releases did not record it: the rows are written again
 
 
 # --- writing -----------------------------------------------------------------------------------------------------------
@@ -195,13 +190,27 @@ def write_samples(transaction: Transaction, base: Version | None, rows: pd.DataF
         DatapoolError: If the rows of the base are not those that were recorded with it.
     """
     header, *new_text = csv_text(new_rows)
-    written = transaction.write(SAMPLES, csv_text(rows) if base else [header], new_text)
-    if base and written.before_last != base.samples_sha256:
+    if base is None:
+        return transaction.write(SAMPLES, [header], new_text).sha256
+    digest, size = _hash(csv_text(rows))
+    begins = Beginning(transaction.store.folder / SAMPLES, size)
+    is_there = begins.path.exists() and _hash(begins.pieces())[0] == digest
+    written = transaction.write(SAMPLES, begins if is_there else csv_text(rows), new_text)
+    if not digest == written.before_last == base.samples_sha256:
         raise DatapoolError(
             f"the rows of the base are not those that datapools.json records as version {base.version}; nothing was "
             "changed. Run `dvc repro --force --single-item open`, then `dvc repro`"
         )
     return written.sha256
+
+
+def _hash(pieces: Iterable[bytes]) -> tuple[str, int]:
+    """Return the sha256 (hex) and the length of a text."""
+    digest, size = sha256(), 0
+    for piece in pieces:
+        digest.update(piece)
+        size += len(piece)
+    return digest.hexdigest(), size
 
 
 def write_checkpoint(transaction: Transaction, checkpoint: Path) -> str:

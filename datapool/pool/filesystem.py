@@ -3,14 +3,19 @@
 Tests replace them by a model of a disk, which simulates what a power cut may leave of each.
 """
 
+import errno
 import hashlib
 import os
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from datapool.core.atomic import flush, open_regular_file, sha256
+
+_PIECE = 2**18  # bytes of a file that are read at a time
+_NOT_SHARED = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF}
+"""Errors by which a kernel or a file system says that it does not copy between two files."""
 
 
 class FileDigest(NamedTuple):
@@ -22,6 +27,20 @@ class FileDigest(NamedTuple):
     """Of all parts but the last (hex)."""
     size: int
     """Bytes."""
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """The first bytes of a file, as a part of another."""
+
+    path: Path
+    size: int
+    """Bytes; all of the file if it is shorter."""
+
+    def pieces(self) -> Iterator[bytes]:
+        """Read them, piece by piece."""
+        with self.path.open("rb") as file:
+            yield from _pieces(file, self.size)
 
 
 class Disk:
@@ -37,6 +56,20 @@ class Disk:
         left = memoryview(data)
         while left:
             left = left[file.write(left) :]
+
+    def copy(self, part: Beginning, file: BinaryIO) -> None:
+        """Write the first bytes of a file; the two files then share them on the disk where the file system can."""
+        with part.path.open("rb") as source:
+            done = _share(source, file, part.size)
+            source.seek(done)
+            for piece in _pieces(source, part.size - done):
+                self.write(file, piece)
+
+    def pieces(self, path: Path) -> Iterator[bytes]:
+        """Read a file, piece by piece."""
+        with path.open("rb") as file:
+            while piece := file.read(_PIECE):
+                yield piece
 
     def fsync(self, file: BinaryIO) -> None:
         """Make the content of a file durable, but not its name."""
@@ -100,27 +133,57 @@ class Disk:
         return sha256(path)
 
 
-def write_file(disk: Disk, path: Path, *parts: Iterable[bytes]) -> FileDigest:
-    """Create a file from parts, each of several pieces of bytes, and make its content durable."""
+def write_file(disk: Disk, path: Path, *parts: Beginning | Iterable[bytes]) -> FileDigest:
+    """Create a file from parts, each some pieces of bytes, and make its content durable.
+
+    The first part may be the beginning of another file.
+    """
+    digest, before_last, size = hashlib.sha256(), "", 0
     file = disk.create(path)
     try:
-        written = write_hashed(partial(disk.write, file), *parts)
+        for part in parts:
+            before_last = digest.hexdigest()
+            for piece in _written(disk, file, path, part):
+                digest.update(piece)
+                size += len(piece)
         disk.fsync(file)
     finally:
         disk.close(file)
-    return written
-
-
-def write_hashed(write: Callable[[bytes], object], *parts: Iterable[bytes]) -> FileDigest:
-    """Write parts, each of several pieces of bytes, one after another, and hash them at the same time."""
-    digest, before_last, size = hashlib.sha256(), "", 0
-    for part in parts:
-        before_last = digest.hexdigest()
-        for piece in part:
-            write(piece)
-            digest.update(piece)
-            size += len(piece)
     return FileDigest(digest.hexdigest(), before_last, size)
+
+
+def _written(disk: Disk, file: BinaryIO, path: Path, part: Beginning | Iterable[bytes]) -> Iterator[bytes]:
+    """Write a part of a file, and yield what was written; the beginning of another file can only be the first part."""
+    if isinstance(part, Beginning):
+        disk.copy(part, file)
+        yield from disk.pieces(path)  # what is in the file now, not what was in the other one
+        return
+    for piece in part:
+        disk.write(file, piece)
+        yield piece
+
+
+def _pieces(file: BinaryIO, size: int) -> Iterator[bytes]:
+    """Read the next bytes of a file, up to so many."""
+    while size and (piece := file.read(min(size, _PIECE))):
+        size -= len(piece)
+        yield piece
+
+
+def _share(source: BinaryIO, file: BinaryIO, size: int) -> int:
+    """Append the first bytes of a file in the kernel, which copies or shares them; return how many it did."""
+    done = 0
+    while done < size and hasattr(os, "copy_file_range"):
+        try:
+            n = os.copy_file_range(source.fileno(), file.fileno(), size - done, done)
+        except OSError as error:
+            if error.errno not in _NOT_SHARED:
+                raise
+            break
+        if not n:
+            break
+        done += n
+    return done
 
 
 def make_folder(disk: Disk, path: Path) -> None:

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, Self
 from datapool.core.atomic import SCRATCH, back_up, reason, remedy
 from datapool.core.errors import CheckoutError, DatapoolError
 from datapool.core.tables import json_text, parse_json
-from datapool.pool.filesystem import FileDigest, make_folder, write_file
+from datapool.pool.filesystem import Beginning, FileDigest, make_folder, write_file
 from datapool.pool.store import RECORD, Record, Store, is_pool_file, json_digest
 
 _NOTE = "note.json"
@@ -115,12 +115,12 @@ class Transaction:
 
     # --- the change ----------------------------------------------------------------------------------------------------
 
-    def write(self, file: str, *parts: Iterable[bytes]) -> FileDigest:
+    def write(self, file: str, *parts: Beginning | Iterable[bytes]) -> FileDigest:
         """Write a file that will be part of the pool. Step 1.
 
         Args:
             file: Its path below the pool's folder.
-            parts: Its content: one part after another, each in some pieces.
+            parts: Its content: one part after another, each in some pieces. The first may be the beginning of another file.
         """
         make_folder(self._disk, self._pending)
         temporary, target = self._pending / f"writing-{Path(file).name}", self.store.folder / file

@@ -1,5 +1,6 @@
 """A file is replaced whole or not at all, and no temporary file remains."""
 
+import errno
 import hashlib
 import os
 import socket
@@ -9,7 +10,7 @@ import pytest
 
 from datapool.core import atomic
 from datapool.core.errors import DatapoolError
-from datapool.pool.filesystem import Disk, write_file
+from datapool.pool.filesystem import Beginning, Disk, write_file
 
 
 @pytest.fixture(autouse=True)
@@ -104,6 +105,42 @@ def test_parts_are_written_one_after_another_and_hashed_as_far_as_they_go():
         hashlib.sha256(text).hexdigest() for text in (b"", b"abc", b"abc")
     ]
     assert [each.size for each in written] == [3, 3, 4]
+
+
+@pytest.mark.parametrize("refusal", [None, errno.EXDEV, errno.EINVAL, errno.ENOSYS, "half", "none"], ids=str)
+def test_the_beginning_of_a_file_is_copied_or_shared_and_hashed_as_it_is_in_the_new_file(monkeypatch, refusal):
+    data = os.urandom(700_000)
+    Path("source").write_bytes(data)
+    in_kernel, copied = os.copy_file_range, []
+
+    def copy_file_range(source: int, file: int, count: int, offset: int) -> int:
+        if isinstance(refusal, int):
+            raise OSError(refusal, os.strerror(refusal))
+        if refusal == "half" and copied:
+            raise OSError(errno.EOPNOTSUPP, "not supported")
+        copied.append(in_kernel(source, file, min(count, 0 if refusal == "none" else 300_000), offset))
+        return copied[-1]
+
+    monkeypatch.setattr(os, "copy_file_range", copy_file_range)
+    for size, new in ((500_001, [b"new", b" rows"]), (0, []), (800_000, [b"x"])):
+        copied.clear()
+        Path("c.txt").unlink(missing_ok=True)
+        written = write_file(Disk(), Path("c.txt"), Beginning(Path("source"), size), new)
+        expected = data[:size] + b"".join(new)
+
+        assert Path("c.txt").read_bytes() == expected
+        assert (written.sha256, written.size) == (hashlib.sha256(expected).hexdigest(), len(expected))
+        assert written.before_last == hashlib.sha256(data[:size]).hexdigest()
+
+
+def test_a_full_disk_is_no_reason_to_copy_in_another_way(monkeypatch):
+    def full(*_: int) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    Path("source").write_bytes(b"abc")
+    monkeypatch.setattr(os, "copy_file_range", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        write_file(Disk(), Path("c.txt"), Beginning(Path("source"), 3))
 
 
 def test_the_hash_of_a_file_is_that_of_all_its_bytes():

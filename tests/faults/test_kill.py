@@ -123,6 +123,8 @@ def renames_and_removals(points: list[Point], folder: Path) -> Iterator[tuple[st
         match point.call:
             case "fsync":
                 unsynced.discard(names[0])
+            case "copy_file_range":
+                unsynced.add(names[-1])
             case "write" | "pwrite64":
                 unsynced.add(names[0])
             case "openat" | "mkdir" | "rename" | "unlink":
