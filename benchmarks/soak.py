@@ -4,15 +4,20 @@ Prints Markdown: `python -m benchmarks.soak [--batches 50] [--rows 2000]`. Each 
 open and merge. For comparison, the last row adds a batch to a pool with as many rows from a single batch. Bytes are those
 that the process asked the kernel to read and to write, and "reads, writes" are the system calls (/proc/self/io, Linux
 only). Unlike seconds, they do not depend on other work of the machine.
+
+DVC's cache is what it would hold of the base and the pools after each run: every content once, and a list of files for each
+state of a folder. "per csv" is what a run adds to it, in parts of datapool_latest.csv.
 """
 
 import argparse
+import hashlib
+import json
 import os
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,12 +26,15 @@ import pandas as pd
 
 from datapool.core.base import read_base, write_base
 from datapool.core.lineage import Provenance
-from datapool.core.tables import EmbeddedTable
+from datapool.core.tables import EmbeddedTable, write_table
 from datapool.pool.merge import merge
 from datapool.pool.open import open_base
 
 DIMENSION = 64
 POOLS, LINEAGE, BASE, MODEL = Path("pools"), Path("datapools.json"), Path("base"), Path("model.ckpt")
+SEEN = Path("seen.parquet")
+_CSV, _CACHE = "datapool_latest.csv", "DVC's cache"
+_KEPT = 4  # versions, where not all are kept
 
 
 class Cost(NamedTuple):
@@ -57,26 +65,26 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=2000, help="How many images of a batch are picked.")
     options = parser.parse_args()
     print("# What a batch costs after many others\n\nWritten by `make soak`; change nothing by hand.\n")
-    for keep_history in (True, False):
+    for keep_history in (True, _KEPT, False):
         print(soak(options.batches, options.rows, keep_history=keep_history))
 
 
-def soak(batches: int, rows: int, *, keep_history: bool) -> str:
+def soak(batches: int, rows: int, *, keep_history: bool | int) -> str:
     """Measure in temporary folders; return the tables as Markdown."""
-    many = in_new_folder(lambda: [run([n], rows, keep_history=keep_history) for n in range(batches + 1)])
-    one = in_new_folder(
-        lambda: [run(numbers, rows, keep_history=keep_history) for numbers in (range(batches), [batches])]
-    )
+    many = in_new_folder(lambda: runs([[n] for n in range(batches + 1)], rows, keep_history=keep_history))
+    one = in_new_folder(lambda: runs([range(batches), [batches]], rows, keep_history=keep_history))
     shown = sorted({0, *range(9, batches, 10), batches - 1, batches})
     names = list(many[0].sizes)
     head = ["run", "open s", "merge s", "MB read", "MB written", "reads, writes", *(f"{name}, MB" for name in names)]
+    head += ["added to DVC's cache, MB", "per csv"]
     lines = [
-        f"{batches + 1} batches of {rows:,} picks × {DIMENSION} dimensions, keep_history: {str(keep_history).lower()}",
+        f"{batches + 1} batches of {rows:,} picks and as many images that were not taken, {DIMENSION} dimensions, "
+        f"keep_history: {str(keep_history).lower()}",
         "",
         _row(head),
         _row(["---"] * len(head)),
-        *(_row([str(n + 1), *_figures(many[n])]) for n in shown),
-        _row([f"2, after one of {batches * rows:,}", *_figures(one[1])]),
+        *(_row([str(n + 1), *_figures(many[n]), *_growth(many[max(n - 1, 0) : n + 1])]) for n in shown),
+        _row([f"2, after one of {batches * rows:,}", *_figures(one[1]), *_growth(one)]),
     ]
     ratios = " | ".join(f"{name} {ratio:.3f}" for name, ratio in compare(many[-1], one[-1]).items())
     return "\n".join([*lines, "", f"Run {batches + 1} beside that last line: {ratios}", ""])
@@ -104,7 +112,13 @@ def in_new_folder(work: Callable[[], list[Run]]) -> list[Run]:
         shutil.rmtree(folder)
 
 
-def run(numbers: range | list[int], rows: int, *, keep_history: bool) -> Run:
+def runs(batches: Sequence[Sequence[int]], rows: int, *, keep_history: bool | int) -> list[Run]:
+    """Add batches to the pool, one after the other."""
+    cache = DvcCache()
+    return [run(numbers, rows, cache, keep_history=keep_history) for numbers in batches]
+
+
+def run(numbers: Sequence[int], rows: int, cache: "DvcCache", *, keep_history: bool | int) -> Run:
     """Add a batch to the pool; the batch has the images of one or several numbers."""
     names = [f"week {number:03d}/image {i:05d}.png" for number in numbers for i in range(rows)]
     print(f"soak: {names[0]}", file=sys.stderr)
@@ -114,6 +128,9 @@ def run(numbers: range | list[int], rows: int, *, keep_history: bool) -> Run:
     embeddings = [np.random.default_rng(number).standard_normal((rows, DIMENSION), np.float32) for number in numbers]
     columns = ["filename", "content_hash", "weak_label"]
     picks = EmbeddedTable(images[columns].assign(distance=0.5, nearest=names[0]), np.concatenate(embeddings))
+    hashes = [hashlib.sha256(name.encode()).hexdigest() for name in names]
+    left = pd.DataFrame({"content_hash": sorted(hashes), "fate": "covered"}, dtype="str").assign(distance=0.1)
+    write_table(SEEN, left)
 
     def opens() -> None:
         write_base(BASE, open_base(POOLS, LINEAGE, "pool", images, base_version=None)[0])
@@ -127,9 +144,45 @@ def run(numbers: range | list[int], rows: int, *, keep_history: bool) -> Run:
             MODEL,
             keep_history=keep_history,
             provenance=Provenance(covering_radius=0.5),
+            seen=SEEN,
         )
 
-    return Run(cost(opens), cost(merges), sizes())
+    opened, merged = cost(opens), cost(merges)
+    cache.add(BASE)
+    cache.add(POOLS)
+    return Run(opened, merged, {**sizes(), _CACHE: cache.size})
+
+
+class DvcCache:
+    """What DVC's cache holds: every content once."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        """Bytes."""
+        self._known: set[str] = set()
+        self._digests: dict[tuple[int, int, int], str] = {}  # by what shows that a file is the same: DVC does so too
+
+    def add(self, folder: Path) -> None:
+        """Add the files of a folder, and the list of them."""
+        files = {path: self._digest(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+        for path, digest in files.items():
+            self._add(digest, path.stat().st_size)
+        listing = [{"md5": digest, "relpath": str(path.relative_to(folder))} for path, digest in files.items()]
+        text = json.dumps(listing).encode()
+        self._add(hashlib.md5(text).hexdigest(), len(text))  # noqa: S324  as DVC does
+
+    def _add(self, digest: str, size: int) -> None:
+        if digest not in self._known:
+            self._known.add(digest)
+            self.size += size
+
+    def _digest(self, path: Path) -> str:
+        found = path.stat()
+        key = (found.st_ino, found.st_mtime_ns, found.st_size)
+        if key not in self._digests:
+            with path.open("rb") as file:
+                self._digests[key] = hashlib.file_digest(file, "md5").hexdigest()
+        return self._digests[key]
 
 
 def cost(work: Callable[[], None]) -> Cost:
@@ -144,7 +197,7 @@ def cost(work: Callable[[], None]) -> Cost:
 def sizes() -> dict[str, int]:
     """Return the sizes of the files of the workspace."""
     folder = POOLS / "pool"
-    named = {"datapool_latest.csv": folder / "datapool_latest.csv", "history": folder / "history"}
+    named = {_CSV: folder / _CSV, "history": folder / "history", "seen": folder / "seen"}
     named |= {
         "pools": POOLS,
         "pool.json": folder / "pool.json",
@@ -175,6 +228,12 @@ def _figures(run: Run) -> list[str]:
         f"{sum(cost.calls for cost in both):,}",
         *(f"{size / 1e6:.3f}" for size in run.sizes.values()),
     ]
+
+
+def _growth(runs: Sequence[Run]) -> list[str]:
+    """Return what the last of one or two runs added to DVC's cache, as figures."""
+    before, after = ([0] * (2 - len(runs)) + [run.sizes[_CACHE] for run in runs])[-2:]
+    return [f"{(after - before) / 1e6:.1f}", f"{(after - before) / runs[-1].sizes[_CSV]:.2f}"]
 
 
 def _row(cells: list[str]) -> str:

@@ -1,6 +1,7 @@
 """The cost of a batch depends on the size of the pool, not on the number of batches before it."""
 
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -18,14 +19,15 @@ BATCHES = 50
 def test_a_batch_costs_the_same_after_many_versions_as_after_one_of_as_many_rows(keep_history):
     # 30 versions of 100 rows, and one of 3000: the same csv of 2 MB to read and to extend. Lineage and record grow by
     # half a kilobyte per version.
-    costs = soak.in_new_folder(lambda: [soak.run([n], 100, keep_history=keep_history) for n in range(31)])
-    after_one = soak.in_new_folder(
-        lambda: [soak.run(numbers, 100, keep_history=keep_history) for numbers in (range(30), [30])]
-    )
+    costs = soak.in_new_folder(lambda: soak.runs([[n] for n in range(31)], 100, keep_history=keep_history))
+    after_one = soak.in_new_folder(lambda: soak.runs([range(30), [30]], 100, keep_history=keep_history))
 
     for name, ratio in soak.compare(costs[-1], after_one[-1]).items():
         assert ratio < 1.1, name
     assert costs[-1].sizes[".datapool"] < 4 * costs[-1].sizes["datapool_latest.csv"]
+    # The two csv files anew, and the new rows: no copy of the pool in the base.
+    growth = [after.sizes["DVC's cache"] - before.sizes["DVC's cache"] for before, after in pairwise(costs)]
+    assert growth[-1] < 1.4 * costs[-1].sizes["datapool_latest.csv"]
     count("soak: batches into one pool", 31)
 
 
