@@ -76,6 +76,7 @@ def demo(folder: Annotated[Path, typer.Argument(help="Where to make the workspac
 @app.command(short_help="Check the pools against their records.")
 def verify(
     name: Annotated[str | None, typer.Option("--name", help="The pool to check.", show_default="every pool")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Make again the checks that were made before, too.")] = False,
 ) -> None:
     """Check the pools of a workspace against datapools.json; run it in the workspace.
 
@@ -83,29 +84,40 @@ def verify(
     image nearer. The picks of a version must be at least its covering radius apart, which bounds what any choice could
     reach. If the output folder has the batch of the latest version, every candidate must be within that radius.
 
-    All distances are computed again, without the code that made the choice. Each check prints one line: pass, fail or
-    skip. The exit code is 1 if a check failed. The time grows with the square of the number of images.
+    All distances are computed again, without the code that made the choice. That takes a time that grows with the square of
+    the number of images; so what was checked before is remembered in .datapool/verified, by the hashes of all that was read
+    and of the code. Each check prints one line: pass, fail or skip. The exit code is 1 if a check failed.
     """
+    from datapool.core.atomic import SCRATCH
     from datapool.core.errors import DatapoolError
     from datapool.core.lineage import LINEAGE
     from datapool.core.params import load_params
+    from datapool.maintenance.memory import Memory
     from datapool.maintenance.verify import verify as checks_of
     from datapool.pool.agreement import known_pools
 
     params = load_params()
-    pools, outcomes = Path(params.shared_dir), []
+    pools, outcomes, n_before = Path(params.shared_dir), [], 0
     for pool in [name] if name else known_pools(pools, LINEAGE):
         with progress(f"pool {pool!r}") as report:
-            for check in checks_of(pools, LINEAGE, pool, Path(params.output_dir), progress=report):
-                say(f"{check.outcome}  pool {pool!r}, {check.name}: {check.sentence}")
+            memory = Memory(SCRATCH / "verified" / f"{pool}.json", recall=not every)
+            for check in checks_of(pools, LINEAGE, pool, Path(params.output_dir), memory=memory, progress=report):
+                before = "; checked before" * check.was_made_before
+                say(f"{check.outcome}  pool {pool!r}, {check.name}: {check.sentence}{before}")
                 outcomes.append(check.outcome)
+                n_before += check.was_made_before
     if "fail" in outcomes:
         raise DatapoolError(
             f"{outcomes.count('fail')} of {len(outcomes)} checks failed; `datapool repair` repairs what needs no decision, "
             "backs up what a checkout would overwrite, and names the command that helps with the rest; `git log -p "
             "datapools.json` shows every change of the lineage"
         )
-    say(f"{len(outcomes)} checks, none failed" if outcomes else "datapools.json has no pool yet")
+    before = f"; {n_before} of them were made before, from the same bytes: `datapool verify --all` makes them again"
+    say(
+        f"{len(outcomes)} checks, none failed{before * bool(n_before)}"
+        if outcomes
+        else "datapools.json has no pool yet"
+    )
 
 
 @app.command("import", short_help="Take over a pool that Lightly's Docker made.")

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from datapool.core.progress import Progress
 
@@ -16,7 +17,7 @@ NEARLY = 1e-9
 """Of two points whose distances differ by no more than this share, either may count as the nearest."""
 
 _LABELS = 2 * float(np.float32(np.sqrt(0.5))) ** 2  # added to a squared distance between different weak labels
-_BLOCK = 2048  # rows and columns of a block of distances
+_BLOCK = 512  # rows and columns of a block of distances: it stays in the cache of a core
 
 
 class Points(NamedTuple):
@@ -60,7 +61,8 @@ def distances_to_nearest(some: Points, others: Points, progress: Progress) -> np
 
     A distance is larger than the smallest one by no more than the share NEARLY.
     """
-    return _to_nearest(some, others, progress, first=0, only_before=False)
+    with threadpool_limits(limits=1, user_api="blas"):  # the blocks are too small for more threads
+        return _to_nearest(some, others, progress, first=0, only_before=False)
 
 
 def distances_to_nearest_before(points: Points, first: int, progress: Progress) -> np.ndarray:
@@ -68,7 +70,8 @@ def distances_to_nearest_before(points: Points, first: int, progress: Progress) 
 
     Point 0 has none before it; its distance is inf. The accuracy is that of ``distances_to_nearest``.
     """
-    return _to_nearest(points, points, progress, first=first, only_before=True)
+    with threadpool_limits(limits=1, user_api="blas"):
+        return _to_nearest(points, points, progress, first=first, only_before=True)
 
 
 def _to_nearest(some: Points, others: Points, progress: Progress, *, first: int, only_before: bool) -> np.ndarray:

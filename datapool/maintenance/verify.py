@@ -1,14 +1,16 @@
 """Check a pool against its lineage: its record, files and rows here, its distances and certificates in ``certificate``.
 
-Nothing is changed, and every distance is computed again.
+Nothing of the pool is changed. Distances are computed again, unless they were before, from the same bytes.
 """
 
 import hashlib
+import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 import pandas as pd
 
@@ -28,11 +30,13 @@ from datapool.core.lineage import (
     recorded_files,
     seen_files,
 )
+from datapool.core.outputs import Outputs
 from datapool.core.progress import Progress
 from datapool.core.recorded_rows import columns_of
 from datapool.core.tables import EmbeddedTable
 from datapool.maintenance.certificate import check_candidates, check_certificate, check_distances
 from datapool.maintenance.check import Check, check_of
+from datapool.maintenance.memory import Memory, key_of
 from datapool.pool.agreement import known_pools, read_record
 from datapool.pool.files import history_file
 from datapool.pool.store import RECORD, DamagedRecordError, Record, Store
@@ -46,7 +50,17 @@ _SPACE_KEYS = ("id", "backbone", "input_size")
 imported pool has another."""
 
 
-def verify(pools: Path, lineage: Path, name: str, output: Path, *, progress: Progress) -> Iterator[Check]:
+class _Prefix(NamedTuple):
+    """The bytes that a file had when a version was the latest."""
+
+    sha256: str
+    end: int
+    """How many bytes."""
+
+
+def verify(
+    pools: Path, lineage: Path, name: str, output: Path, *, memory: Memory | None = None, progress: Progress
+) -> Iterator[Check]:
     """Check one pool. A check that needs what an earlier one found damaged is left out.
 
     Args:
@@ -54,6 +68,7 @@ def verify(pools: Path, lineage: Path, name: str, output: Path, *, progress: Pro
         lineage: datapools.json.
         name: Which pool.
         output: The output folder of the last run. Only there are the candidates that were not picked.
+        memory: What was checked before; None checks everything.
         progress: Called with the number of images done and of all images, by each check of distances.
 
     Raises:
@@ -64,7 +79,7 @@ def verify(pools: Path, lineage: Path, name: str, output: Path, *, progress: Pro
         raise DatapoolError(f"{lineage} lists no pool {name!r}; it lists {', '.join(map(repr, known)) or 'none'}")
     store = Store(pools, name, lineage)
     try:
-        yield from _checks(store, known.get(name), output, progress)
+        yield from _checks(store, known.get(name), output, memory, progress)
     except DatapoolError as error:
         yield Check("reading", "fail", str(error))
     except OSError as error:
@@ -98,7 +113,9 @@ def _missing_folder(folder: Path) -> Check:
     return Check("files", "fail", f"{folder} is missing; {_HINT_DVC}")
 
 
-def _checks(store: Store, entry: LineageEntry | None, output: Path, progress: Progress) -> Iterator[Check]:
+def _checks(
+    store: Store, entry: LineageEntry | None, output: Path, memory: Memory | None, progress: Progress
+) -> Iterator[Check]:
     folder, versions = store.folder, entry.versions if entry else []
     if versions and not folder.exists():
         yield _missing_folder(folder)
@@ -114,21 +131,62 @@ def _checks(store: Store, entry: LineageEntry | None, output: Path, progress: Pr
     yield _check_files(folder, versions)
     if not all(os.access(folder / file, os.R_OK) and (folder / file).is_file() for file in (LATEST, SAMPLES)):
         return
+    # What is hashed here is what is read below: a check is remembered for these bytes.
+    latest, samples = ((folder / file).read_bytes() for file in (LATEST, SAMPLES))
+    prefixes = {LATEST: _prefixes(latest, versions), SAMPLES: _prefixes(samples, versions)}
     if len(versions) > 1:
-        yield _check_history(folder, versions, store.read() if record.outcome == "pass" else None)
+        yield _check_history(folder, versions, prefixes, store.read() if record.outcome == "pass" else None)
     try:
-        rows, label_ids = _read_rows(folder)
+        rows, label_ids = _read_rows(folder, latest, samples)
     except DatapoolError as error:
         yield Check("rows", "fail", str(error))
         return
+    del latest, samples
     as_recorded = _check_rows(rows, label_ids, entry)
     yield as_recorded
-    if as_recorded.outcome == "pass":
-        for version in versions:
-            has_lost_images = version.is_before_a_removal(entry.removed)
-            yield check_distances(rows, version, progress, has_lost_images=has_lost_images)
-            yield check_certificate(rows, version, has_lost_images=has_lost_images)
-        yield check_candidates(rows, store.name, versions, output, progress)
+    if as_recorded.outcome != "pass":
+        return
+    for number, version in enumerate(versions):
+        has_lost_images = version.is_before_a_removal(entry.removed)
+        bytes_of_rows = [prefixes[file][number].sha256 for file in (LATEST, SAMPLES)]
+        key = key_of("version", bytes_of_rows, version.model_dump(), has_lost_images)
+        yield from _remembered(memory, key, partial(_check_version, rows, version, progress, has_lost_images))
+    key = key_of(
+        "candidates",
+        store.name,
+        [prefixes[file][-1].sha256 for file in (LATEST, SAMPLES)],
+        [version.model_dump() for version in versions],
+        _hashes_of_the_last_run(output) if memory else None,
+    )
+    yield from _remembered(
+        memory, key, lambda: [check_candidates(rows, store.name, versions, output, progress)], only_passed=True
+    )
+
+
+def _check_version(rows: EmbeddedTable, version: Version, progress: Progress, has_lost_images: bool) -> list[Check]:
+    return [
+        check_distances(rows, version, progress, has_lost_images=has_lost_images),
+        check_certificate(rows, version, has_lost_images=has_lost_images),
+    ]
+
+
+def _remembered(
+    memory: Memory | None, key: str, make: Callable[[], list[Check]], *, only_passed: bool = False
+) -> list[Check]:
+    """Return the checks that ``memory`` has under a key; else make them, and keep them there."""
+    if memory and (before := memory.recall(key)):
+        return before
+    checks = make()
+    if memory and not (only_passed and any(check.outcome != "pass" for check in checks)):
+        memory.keep(key, checks)
+    return checks
+
+
+def _hashes_of_the_last_run(output: Path) -> list[str]:
+    """Return the sha256 of each file that ``check_candidates`` reads in an output folder; "" for one that it lacks."""
+    outputs = Outputs(output)
+    files = (outputs.base / "base.json", outputs.embeddings, outputs.removed_samples)
+    return [sha256(file) if file.is_file() else "" for file in files]
 
 
 def _missing_keys(version: Version) -> list[str]:
@@ -184,9 +242,11 @@ def _check_files(folder: Path, versions: Sequence[Version]) -> Check:
     return check_of("files", problems, f"{', '.join(names)} have the hashes that the lineage records")
 
 
-def _check_history(folder: Path, versions: Sequence[Version], record: Record | None) -> Check:
+def _check_history(
+    folder: Path, versions: Sequence[Version], prefixes: dict[str, list[_Prefix]], record: Record | None
+) -> Check:
     """Check that every earlier version is a prefix of the latest files, and that history/ holds what the record lists."""
-    problems = _prefix_problems(folder, versions)
+    problems = _prefix_problems(folder, versions, prefixes)
     paths = {folder / history_file(version): version for version in versions[:-1]}
     kept = {path: version for path, version in paths.items() if path.exists()}
     if record:
@@ -199,18 +259,25 @@ def _check_history(folder: Path, versions: Sequence[Version], record: Record | N
     return check_of("history", problems, sentence)
 
 
-def _prefix_problems(folder: Path, versions: Sequence[Version]) -> list[str]:
+def _prefixes(data: bytes, versions: Sequence[Version]) -> list[_Prefix]:
+    """Return the beginning of a csv that has the rows of a version, for each version."""
+    ends = [0, *row_ends(data)]  # ends[n + 1]: where n rows below the header end
+    digest, start, prefixes = hashlib.sha256(), 0, []
+    for version in versions:
+        end = ends[min(version.rows + 1, len(ends) - 1)]
+        digest.update(memoryview(data)[start:end])
+        start = end
+        prefixes.append(_Prefix(digest.hexdigest(), end))
+    return prefixes
+
+
+def _prefix_problems(folder: Path, versions: Sequence[Version], prefixes: dict[str, list[_Prefix]]) -> list[str]:
     """Return for which earlier versions the latest files do not begin with the recorded bytes."""
     problems = []
     for file, key in ((LATEST, "datapool_sha256"), (SAMPLES, "samples_sha256")):
-        data = (folder / file).read_bytes()
-        ends = [0, *row_ends(data)]  # ends[n + 1]: where n rows below the header end
-        digest, start = hashlib.sha256(), 0
-        for version in versions[:-1]:
-            end = ends[min(version.rows + 1, len(ends) - 1)]
-            digest.update(memoryview(data)[start:end])
-            start, recorded = end, version.datapool_bytes
-            if digest.hexdigest() != getattr(version, key):
+        for version, prefix in zip(versions[:-1], prefixes[file], strict=False):  # the last one is a file of its own
+            end, recorded = prefix.end, version.datapool_bytes
+            if prefix.sha256 != getattr(version, key):
                 rows = f"the {version.rows} rows of version {version.version}"
                 problems.append(f"{folder / file} does not begin with {rows}")
             elif file == LATEST and recorded not in (None, end):
@@ -246,15 +313,15 @@ def row_ends(data: bytes) -> Iterator[int]:
 # --- rows --------------------------------------------------------------------------------------------------------------
 
 
-def _read_rows(folder: Path) -> tuple[EmbeddedTable, list[int]]:
-    """Read the rows of a pool, and the label ids of its csv.
+def _read_rows(folder: Path, latest: bytes, samples: bytes) -> tuple[EmbeddedTable, list[int]]:
+    """Read the rows of a pool from the bytes of its two files, and the label ids of its csv.
 
     Raises:
         DatapoolError: If a file is damaged, or the two do not list the same images.
     """
-    content = parse_csv((folder / LATEST).read_bytes(), folder / LATEST)
+    content = parse_csv(latest, folder / LATEST)
     try:
-        table = pd.read_csv(folder / SAMPLES, dtype=str, keep_default_na=False)
+        table = pd.read_csv(io.BytesIO(samples), dtype=str, keep_default_na=False)
         table = table[list(columns_of(table))]
         table = table.assign(distance=table.distance.replace("", "nan"))
         table = table.astype({"version": "int64", "rank": "int64", "distance": "float64"})

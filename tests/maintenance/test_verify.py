@@ -30,6 +30,7 @@ from datapool.maintenance.distances import (
     distances_to_nearest_before,
 )
 from datapool.maintenance.verify import verify
+from datapool.pool.erasure import erase_from_scratch
 from datapool.pool.open import open_base
 from datapool.selection.ranking import LABEL_DISTANCE
 from datapool.workspace.params_file import set_params
@@ -37,6 +38,7 @@ from datapool.workspace.params_file import set_params
 ROOT = Path(__file__).parents[2]
 FOLDER, LINEAGE, OUTPUT = Path("pools/my_datapool"), Path("datapools.json"), Path("output")
 LATEST, SAMPLES = FOLDER / "datapool_latest.csv", FOLDER / "samples.csv"
+MEMORY = Path(".datapool/verified/my_datapool.json")
 FIRST = FOLDER / "history" / "datapool_0001.csv"
 
 N_WEEK, DIMENSION = 30, 5
@@ -325,12 +327,14 @@ def test_images_that_were_not_offered_are_no_candidates_of_the_version(pool):
     assert failed() == {}
 
 
-def test_verify_writes_nothing(pool):
+def test_verify_writes_nothing_but_what_it_remembers(pool):
     shutil.rmtree(".datapool")
     before = {path: path.stat().st_mtime_ns for path in pool.rglob("*")}
     assert CliRunner().invoke(app, ["verify"]).exit_code == 0
 
-    assert {path: path.stat().st_mtime_ns for path in pool.rglob("*")} == before
+    after = {path: path.stat().st_mtime_ns for path in pool.rglob("*") if ".datapool" not in path.parts}
+    assert after == before
+    assert [path for path in Path(".datapool").rglob("*") if path.is_file()] == [MEMORY]
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -360,7 +364,7 @@ def test_a_missing_pool_is_one_failure(pool):
     shutil.rmtree(FOLDER)
 
     assert list(checks().values()) == [
-        ("files", "fail", f"{FOLDER} is missing; `dvc checkout` restores it (`dvc pull` first in a fresh clone)")
+        Check("files", "fail", f"{FOLDER} is missing; `dvc checkout` restores it (`dvc pull` first in a fresh clone)")
     ]
 
 
@@ -923,6 +927,137 @@ def test_the_command_prints_what_passed(pool):
         "pass  pool 'my_datapool', files: datapool_latest.csv, samples.csv, 2 in seen/ have the hashes that the lineage records",
     ]
     assert done.stdout.splitlines()[-1] == "9 checks, none failed"
+
+
+def verify_again(*options: str) -> tuple[int, set[str], str]:
+    """Run the command; return its exit code, the checks that it did not make itself, and its last line."""
+    done = CliRunner().invoke(app, ["verify", *options])
+    *lines, last = done.stdout.splitlines() or [""]
+    before = {line for line in lines if line.endswith("; checked before")}
+    return done.exit_code, {line.split(", ", 1)[1].split(": ")[0] for line in before}, last
+
+
+EXPENSIVE = {f"version {number}, {what}" for number in (1, 2) for what in ("distances", "certificate")}
+
+
+def test_the_command_makes_no_check_twice_unless_asked(pool, monkeypatch):
+    assert verify_again() == (0, set(), "9 checks, none failed")
+
+    def fail(*_: object) -> None:
+        raise AssertionError("computed again")
+
+    with monkeypatch.context() as patch:
+        for name in ("check_distances", "check_certificate", "check_candidates"):
+            patch.setattr(f"datapool.maintenance.verify.{name}", fail)
+        code, before, last = verify_again()
+    assert (code, before) == (0, {*EXPENSIVE, "version 2, candidates"})
+    assert last == (
+        "9 checks, none failed; 5 of them were made before, from the same bytes: `datapool verify --all` makes them again"
+    )
+
+    assert verify_again("--all") == (0, set(), "9 checks, none failed")
+    assert verify_again()[1] == before
+
+
+def test_only_the_checks_of_a_new_version_are_made(pool):
+    verify_again()
+    for number in range(60, 70):
+        write_picture(Path(f"week_3/cat/{number}.png"), number, side=8)
+    rng = np.random.default_rng(9)
+    with Path("embeddings.csv").open("a") as file:
+        for number in range(60, 70):
+            file.write(f'"cat/{number}.png",' + ",".join(repr(float(x)) for x in rng.normal(size=DIMENSION)) + ",0\n")
+    repro(input_dir="week_3")
+
+    code, before, _ = verify_again()
+    assert (code, before) == (0, EXPENSIVE)
+    assert verify_again()[1] == {*EXPENSIVE, "version 3, distances", "version 3, certificate", "version 3, candidates"}
+
+
+def test_what_failed_is_checked_each_time(pool):
+    edit_rows(SAMPLES, lambda rows: rows[-1].__setitem__(DISTANCE, "1.5"))
+    for _ in range(2):
+        code, before, _ = verify_again()
+        assert code == 1
+        assert "version 2, distances" not in before
+
+
+@pytest.mark.parametrize(
+    ("change", "made_again"),
+    [
+        # The last row belongs to version 2, the second to version 1 and so to what version 2 is compared with.
+        (lambda: edit_rows(SAMPLES, lambda rows: rows[-1].__setitem__(DISTANCE, rows[-1][DISTANCE] + "0")), {"2", "c"}),
+        (lambda: edit_rows(LATEST, lambda rows: rows[-1].__setitem__(1, rows[-1][1] + "0")), {"2", "c"}),
+        (
+            lambda: edit_rows(SAMPLES, lambda rows: rows[2].__setitem__(DISTANCE, rows[2][DISTANCE] + "0")),
+            {"1", "2", "c"},
+        ),
+        (lambda: edit_lineage(lambda versions: versions[0].update(witness=None)), {"1", "c"}),
+        (lambda: Path("output/embeddings.parquet").touch(), set()),
+        (
+            lambda: Path("output/removed_samples.csv").write_text(
+                Path("output/removed_samples.csv").read_text() + "\n"
+            ),
+            {"c"},
+        ),
+    ],
+)
+def test_whatever_a_check_reads_makes_it_new(pool, change, made_again):
+    verify_again()
+    change()
+    before = verify_again()[1]
+
+    remembered = {"1": "version 1, distances", "2": "version 2, distances", "c": "version 2, candidates"}
+    assert {key for key, name in remembered.items() if name not in before} == made_again
+
+
+def test_other_code_checks_again(pool, monkeypatch):
+    verify_again()
+    monkeypatch.setattr("datapool.maintenance.memory._code_digest", lambda: "another release")
+
+    assert verify_again()[1] == set()
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"a": 1}', b'{"a": [["b"]]}', b"\xff", None])
+def test_a_damaged_memory_is_no_memory(pool, content):
+    verify_again()
+    MEMORY.unlink()
+    if content is None:
+        MEMORY.mkdir()
+    else:
+        MEMORY.write_bytes(content)
+
+    assert verify_again() == (0, set(), "9 checks, none failed")
+    assert bool(verify_again()[1]) == (content is not None)  # a folder cannot be replaced
+
+
+def test_a_memory_behind_a_link_is_neither_read_nor_written(pool):
+    verify_again()
+    shutil.move(MEMORY.parent, "elsewhere")
+    MEMORY.parent.symlink_to(pool / "elsewhere")
+    kept = (pool / "elsewhere" / MEMORY.name).read_bytes()
+
+    assert verify_again("--all") == verify_again() == (0, set(), "9 checks, none failed")
+    assert (pool / "elsewhere" / MEMORY.name).read_bytes() == kept
+
+
+def test_what_names_a_forgotten_image_is_erased(pool):
+    verify_again()
+    witness = json.loads(LINEAGE.read_text())["my_datapool"]["versions"][-1]["witness"]
+    assert witness in MEMORY.read_text()
+
+    assert str(MEMORY) in erase_from_scratch([], [witness])
+    assert not MEMORY.exists()
+
+
+def test_the_memory_is_bounded(pool, monkeypatch):
+    verify_again()
+    monkeypatch.setattr("datapool.maintenance.memory._KEPT", 3)
+    monkeypatch.setattr("datapool.maintenance.memory._code_digest", lambda: "another release")
+    verify_again()
+
+    assert len(json.loads(MEMORY.read_text())) == 3
+    assert len(verify_again()[1]) == 5
 
 
 def test_the_command_checks_every_pool_and_fails_with_one(pool):
