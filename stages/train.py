@@ -34,6 +34,7 @@ def train() -> None:
             checkpoint=outputs.checkpoint,
             last=outputs.last_checkpoint,
             scratch_dir=SCRATCH / "training",
+            cache_dir=SCRATCH / "embeddings",
             progress=report,
         )
     if provided.space is None:  # a helper process of training on several devices

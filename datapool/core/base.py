@@ -75,6 +75,8 @@ class Base(NamedTuple):
     """The folder of all pools, as params.yaml names it."""
     reconsidered: tuple[int, ...] = ()
     """The numbers of the versions of which ``seen`` lacks what was not taken because of another image."""
+    decodes_in_full: bool = False
+    """A new model must decode JPEG files at full size: this batch makes a first version anew whose model does."""
 
     @property
     def made_by(self) -> list[Version]:
@@ -115,6 +117,8 @@ def write_base(folder: Path, base: Base) -> None:
         },
         "reconsidered": list(base.reconsidered),
         "versions": [version.model_dump() for version in base.versions],
+        # Absent otherwise: the base of a new pool has the same bytes before and after its first version was made.
+        **({"decodes_in_full": True} if base.decodes_in_full else {}),
     }
     write_json(folder / "base.json", record)
     for copy in _COPIES:
@@ -177,6 +181,7 @@ def read_base(folder: Path, *, needs_seen: bool = True) -> Base:
         left,
         pools,
         reconsidered,
+        record.get("decodes_in_full", False),
     )
 
 

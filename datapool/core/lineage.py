@@ -107,6 +107,8 @@ class EmbeddingSpace(_JsonObject):
     """Of the file that the embeddings of this version come from."""
     n_compared: _WholeNumber | None = None
     """Images in that file that the pool had already, with the same embeddings."""
+    decode: str | None = None
+    """"scaled" where JPEG files are decoded at a smaller scale; absent where at full size: by models of early releases."""
     ranges: dict[str, Annotated[list[_Number], Field(min_length=2, max_length=2)]] | None = None
     """What becomes black and white in images of more than 8 bits, by kind; absent for a pool without such images. It is not
     part of the id: a kind that is new to the pool adds its own."""

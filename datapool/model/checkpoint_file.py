@@ -3,17 +3,23 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, InstanceOf, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, InstanceOf
 from torch import Tensor
 
 from datapool.core.errors import DatapoolError
 from datapool.model.weights import first_few, is_dense
 
-_KIND, _FORMAT = "datapool checkpoint", 1
+_KIND = "datapool checkpoint"
 
 _LARGEST_INPUT_SIZE = 2048  # an untrusted checkpoint cannot ask for all the memory
 
 ResizeMethod = Literal["squash bicubic", "squash bilinear"]
+
+Decoding = Literal["full", "scaled"]
+"""How JPEG files are decoded: at full size, or at the smallest scale that is twice the input size."""
+
+_FORMATS: dict[Decoding, int] = {"full": 1, "scaled": 2}
+"""The format of a checkpoint, which earlier releases refuse by its number if they do not know it."""
 
 
 def _require_dense(value: Tensor) -> Tensor:
@@ -40,13 +46,14 @@ class CheckpointFields(BaseModel):
     mean: _Mean
     std: _Std
     resize: ResizeMethod = "squash bicubic"
+    decode: Decoding = "full"
     state_dict: dict[str, _Weight]
 
     def content(self) -> dict[str, Any]:
         """Return what ``torch.save`` writes: plain types and tensors only."""
         content: dict[str, Any] = {
             "kind": _KIND,
-            "format": _FORMAT,
+            "format": _FORMATS[self.decode],
             "backbone": self.backbone,
             "dimension": self.dimension,
             "input_size": self.input_size,
@@ -56,6 +63,8 @@ class CheckpointFields(BaseModel):
         }
         if self.resize != "squash bicubic":  # the first checkpoints did not have this field
             content["resize"] = self.resize
+        if self.decode != "full":
+            content["decode"] = self.decode
         return content
 
 
@@ -79,15 +88,17 @@ def parse_checkpoint(path: Path, content: object) -> CheckpointFields:
             f"{path}: is not a checkpoint of datapool; to start from weights of another program, set "
             "lightly.model.weights"
         )
-    if content.get("format") != _FORMAT:
+    if content.get("format") not in _FORMATS.values():
         raise DatapoolError(
-            f"{path}: is a checkpoint of format {content.get('format')!r}, this datapool reads {_FORMAT}; use the "
-            "datapool that wrote it, or a newer one"
+            f"{path}: is a checkpoint of format {content.get('format')!r}, this datapool reads "
+            f"{' and '.join(map(str, _FORMATS.values()))}; use the datapool that wrote it, or a newer one"
         )
-    fields = {key: value for key, value in content.items() if key not in ("kind", "format")}
     try:
-        return CheckpointFields(**fields)
-    except (ValidationError, TypeError) as error:  # TypeError: a key that is not a text
+        fields = CheckpointFields(**{key: value for key, value in content.items() if key not in ("kind", "format")})
+        if content["format"] != _FORMATS[fields.decode]:
+            raise ValueError("a format of other fields")
+        return fields
+    except (ValueError, TypeError) as error:  # ValidationError is a ValueError; TypeError: a key that is not a text
         raise DatapoolError(
             f"{path}: its fields are not those of a datapool checkpoint ({first_few(sorted(map(str, content)))}); fetch or "
             "write it again"

@@ -1,11 +1,12 @@
 """Embed image files with a model; take over the embeddings that the last run computed with the same model."""
 
+import copy
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import pandas as pd
@@ -16,8 +17,11 @@ from datapool.core.errors import DatapoolError
 from datapool.core.progress import Progress
 from datapool.core.row_cache import RowCache
 from datapool.core.tables import EmbeddedTable
-from datapool.images.decode import ImageFile, read_rgb
+from datapool.images.decode import ImageFile
 from datapool.model.embedding_model import EmbeddingModel, Preprocessing, embedding_space_id, load_checkpoint
+
+_FITTED_IMAGES = 2000  # the head of a pretrained backbone is fitted to at most so many images
+_SMALL_BATCH = 16
 
 
 class Embedded(NamedTuple):
@@ -46,10 +50,13 @@ def embed(
     rounding: by less than 1e-5 of its length in float32. Mini-batches are always full (copies of its last image fill the
     last one), because their size changes the rounding most.
 
+    Models whose JPEG files are decoded at full size are those of earlier releases. They are computed as ever, because pools
+    that exist must keep their bytes; for others see ``_Course``.
+
     Args:
         model: Used in eval mode, in float32.
         images: In any order.
-        batch_size: Images per mini-batch.
+        batch_size: Images per mini-batch; at most 16 on a CPU.
         num_workers: Processes that read and resize images; 0 does it in this process. Never changes a result.
         accelerator: "auto" (a GPU if there is one), "cpu", "gpu", "cuda" or "mps".
         known: Embeddings of this model by content (column content_hash). These images are not read.
@@ -72,16 +79,22 @@ def embed(
     to_fill = np.flatnonzero(~is_known)  # indices of images
     # factorize numbers the distinct contents by their first appearance, which is the order of `to_embed`.
     content_numbers = pd.factorize(hashes[to_fill])[0]
-    to_embed = [images[index] for index in to_fill[~hashes[to_fill].duplicated()]]
-    new = _run(
+    distinct = to_fill[~hashes[to_fill].duplicated()]
+    course = _Course.of(model, batch_size=batch_size, accelerator=accelerator)
+    is_first = distinct % fitting_step(len(images)) == 0
+    parts = [distinct[is_first], distinct[~is_first]] if course.is_new else [distinct]
+    order = np.concatenate(parts)
+    computed = _run(
         model,
-        to_embed,
+        [[images[index] for index in part] for part in parts],
+        course,
         with_head=True,
-        batch_size=batch_size,
         num_workers=num_workers,
-        accelerator=accelerator,
         progress=progress,
     )
+    new = np.empty_like(computed)
+    new[np.searchsorted(distinct, order)] = computed
+    to_embed = [images[index] for index in distinct]
     _refuse(~np.isfinite(new).all(axis=1), to_embed, "is not finite")
     _refuse((new == 0).all(axis=1), to_embed, "is all zero")
     embeddings[to_fill] = new[content_numbers]
@@ -123,11 +136,7 @@ def embed_with_cache(
             f"{checkpoint}: is model {found[:12]}, but model {space_id[:12]} is recorded for this pool; `git checkout HEAD "
             "-- datapools.json` restores the record, then run `dvc repro --force --single-item open` and `dvc repro`"
         )
-    # Another batch size, device or release of torch may change embeddings by rounding, and the same inputs must make the
-    # same bytes. So each has a cache of its own. Other ranges change the pixels.
-    key = f"{found} {batch_size} {_device(accelerator).type} {torch.__version__}"
-    if images and images[0].ranges:  # one for all images
-        key += f" {json.dumps(images[0].ranges, sort_keys=True)}"
+    key = _key(found, images, _Course.of(model, batch_size=batch_size, accelerator=accelerator))
     embedded = embed(
         model,
         images,
@@ -137,9 +146,69 @@ def embed_with_cache(
         known=cache.read(key),
         progress=progress,
     )
-    hashes = pd.DataFrame({"content_hash": [image.content_hash for image in images]}, dtype="str")
-    cache.write(key, EmbeddedTable(hashes, embedded.embeddings))
+    cache.write(key, _by_content(images, embedded.embeddings))
     return embedded
+
+
+def _key(space_id: str, images: Sequence[ImageFile], course: "_Course") -> str:
+    """Return the key of a cache of embeddings.
+
+    Another size of the mini-batches, device or release of torch may change embeddings by rounding, and the same inputs must
+    make the same bytes. So each has a cache of its own. Other ranges change the pixels.
+    """
+    key = f"{space_id} {course.size} {course.device.type} {torch.__version__}"
+    if images and images[0].ranges:  # one for all images
+        key += f" {json.dumps(images[0].ranges, sort_keys=True)}"
+    return key
+
+
+def _by_content(images: Sequence[ImageFile], embeddings: np.ndarray) -> EmbeddedTable:
+    hashes = pd.DataFrame({"content_hash": [image.content_hash for image in images]}, dtype="str")
+    return EmbeddedTable(hashes, embeddings)
+
+
+def fitting_step(n_images: int) -> int:
+    """Return the step from one of the images to which a head is fitted to the next: 2,000 at most, evenly spaced."""
+    return max(-(-n_images // _FITTED_IMAGES), 1)  # rounded up
+
+
+def keep_embeddings(
+    model: EmbeddingModel,
+    images: Sequence[ImageFile],
+    features: np.ndarray,
+    *,
+    cache: RowCache,
+    batch_size: int,
+    accelerator: str,
+) -> None:
+    """Write the embeddings of images to the cache of ``embed_with_cache``: the bytes that it would compute.
+
+    That is so for the model of a new pool and images that ``fitting_step`` chooses, all of different contents: the
+    mini-batches are the same. For others, and if an embedding could not be used, nothing is written.
+
+    Args:
+        model: The one whose head was fitted.
+        images: Every image to which it was fitted, in their order.
+        features: What ``backbone_features`` returned for them.
+        cache: Written.
+        batch_size: As that of ``embed``.
+        accelerator: As that of ``embed``.
+
+    Raises:
+        DatapoolError: If the disk refuses, or memory ran out.
+    """
+    course = _Course.of(model, batch_size=batch_size, accelerator=accelerator)
+    if not course.is_new or len({image.content_hash for image in images}) < len(images):
+        return
+    outputs = []
+    with explain_out_of_memory(batch_size=course.size, num_workers=0), _exact():
+        head = copy.deepcopy(model.head).to(course.device)
+        for start in range(0, len(features), course.size):
+            rows = torch.from_numpy(features[start : start + course.size])
+            outputs.append(head(_filled(rows, course.size).to(course.device))[: len(rows)].float().cpu().numpy())
+    embeddings = np.concatenate(outputs)
+    if np.isfinite(embeddings).all() and embeddings.any(axis=1).all():
+        cache.write(_key(embedding_space_id(model), images, course), _by_content(images, embeddings))
 
 
 def backbone_features(
@@ -155,15 +224,8 @@ def backbone_features(
 
     For ``fit_head``. Arguments and errors are those of ``embed``.
     """
-    features = _run(
-        model,
-        images,
-        with_head=False,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        accelerator=accelerator,
-        progress=progress,
-    )
+    course = _Course.of(model, batch_size=batch_size, accelerator=accelerator)
+    features = _run(model, [images], course, with_head=False, num_workers=num_workers, progress=progress)
     _refuse(~np.isfinite(features).all(axis=1), images, "is not finite")
     return features  # zero is allowed: the last activation may cut off all features of a dim image
 
@@ -202,46 +264,94 @@ def explain_out_of_memory(*, batch_size: int, num_workers: int) -> Iterator[None
         raise
 
 
+class _Course(NamedTuple):
+    """How images go through a model."""
+
+    device: torch.device
+    size: int
+    """Images per mini-batch."""
+    is_new: bool
+    """The model is one of a new pool. The images to which its head was fitted go first, in mini-batches of their own, and a
+    CPU takes smaller ones."""
+    layout: torch.memory_format | None
+    """The order of images and weights in memory; None: as they are."""
+
+    @classmethod
+    def of(cls, model: EmbeddingModel, *, batch_size: int, accelerator: str) -> Self:
+        device, is_new = _device(accelerator), model.preprocessing.decode == "scaled"
+        if not is_new:
+            return cls(device, batch_size, is_new, None)
+        if device.type != "cpu":
+            return cls(device, batch_size, is_new, torch.contiguous_format)
+        # Small mini-batches stay in the processor's cache. With the channels last, vector instructions need no copies.
+        return cls(device, min(batch_size, _SMALL_BATCH), is_new, torch.channels_last)
+
+
 def _run(
     model: EmbeddingModel,
-    images: Sequence[ImageFile],
+    parts: Sequence[Sequence[ImageFile]],
+    course: _Course,
     *,
     with_head: bool,
-    batch_size: int,
     num_workers: int,
-    accelerator: str,
     progress: Progress | None,
 ) -> np.ndarray:
-    """Return the output of the model, or of its backbone, for each image. The model is left as it was."""
-    if not images:
-        return np.empty((0, model.dimension if with_head else model.n_features), dtype=np.float32)
-    device = _device(accelerator)
+    """Return the output of the model, or of its backbone, for each image of each part. The model is left as it was.
+
+    No mini-batch has images of two parts.
+    """
+    n_images, n_done = sum(map(len, parts)), 0
+    outputs = [np.empty((0, model.dimension if with_head else model.n_features), dtype=np.float32)]
+    if not n_images:
+        return outputs[0]
     was_training, original_device = model.training, next(model.parameters()).device
-    outputs: list[np.ndarray] = []
-    n_done = 0
     model.eval()
-    with explain_out_of_memory(batch_size=batch_size, num_workers=num_workers):
+    with explain_out_of_memory(batch_size=course.size, num_workers=num_workers):
         try:
-            model.to(device)
-            for minibatch in _minibatches(images, model.preprocessing, batch_size=batch_size, num_workers=num_workers):
-                n_images = len(minibatch)
-                filling = minibatch[-1:].expand(batch_size - n_images, -1, -1, -1)
-                # By default a GPU computes convolutions in TensorFloat-32, which keeps ten bits: embed promises more.
-                with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
-                    features = model.backbone(torch.cat([minibatch, filling]).to(device))
-                    output = model.head(features) if with_head else features
-                outputs.append(output[:n_images].float().cpu().numpy())
-                n_done += n_images
-                if progress is not None:
-                    progress(n_done, len(images))
+            _move(model, course.device, course.layout)
+            for part in parts:
+                for squares in _minibatches(part, model.preprocessing, batch_size=course.size, num_workers=num_workers):
+                    with _exact():
+                        images = model.preprocessing.normalized(_filled(squares, course.size).to(course.device))
+                        features = model.backbone(_laid_out(images, course.layout))
+                        output = model.head(_laid_out(features, course.layout)) if with_head else features
+                    outputs.append(output[: len(squares)].float().cpu().numpy())
+                    n_done += len(squares)
+                    if progress is not None:
+                        progress(n_done, n_images)
         finally:
-            model.train(was_training).to(original_device)
+            _move(model.train(was_training), original_device, torch.contiguous_format if course.layout else None)
     return np.concatenate(outputs)
+
+
+@contextmanager
+def _exact() -> Iterator[None]:
+    # By default a GPU computes convolutions in TensorFloat-32, which keeps ten bits: embed promises more.
+    with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+        yield
+
+
+def _filled(rows: torch.Tensor, size: int) -> torch.Tensor:
+    """Return rows with copies of the last one behind them, so that there are ``size``."""
+    return torch.cat([rows, rows[-1:].expand(size - len(rows), *rows.shape[1:])])
+
+
+def _laid_out(tensor: torch.Tensor, layout: torch.memory_format | None) -> torch.Tensor:
+    if layout is None:
+        return tensor
+    return tensor.contiguous(memory_format=layout if tensor.ndim == 4 else torch.contiguous_format)
+
+
+def _move(model: EmbeddingModel, device: torch.device, layout: torch.memory_format | None) -> None:
+    model.to(device)
+    if layout is not None:
+        model.to(memory_format=layout)  # type: ignore[call-overload]
 
 
 def _minibatches(
     images: Sequence[ImageFile], preprocessing: Preprocessing, *, batch_size: int, num_workers: int
 ) -> Iterator[torch.Tensor]:
+    """Yield images as bytes, shape (n, 3, input_size, input_size): a quarter of the numbers that the model takes."""
     loader: DataLoader[torch.Tensor | DatapoolError] = DataLoader(
         _ImageDataset(images, preprocessing),
         batch_size=batch_size,
@@ -266,7 +376,7 @@ class _ImageDataset(Dataset[torch.Tensor | DatapoolError]):
     def __getitem__(self, index: int) -> torch.Tensor | DatapoolError:
         image = self.images[index]
         try:
-            return self.preprocessing(read_rgb(image))
+            return self.preprocessing.square(self.preprocessing.read(image))
         except DatapoolError as error:
             return error  # raised in a worker process, it would arrive inside that process's traceback
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +16,10 @@ from torch import Tensor, nn
 
 from datapool.core.atomic import write_bytes
 from datapool.core.errors import DatapoolError
+from datapool.images.decode import ImageFile, read_rgb
 from datapool.model import lightly_resnet
 from datapool.model.backbones import Backbone, Rgb, find_backbone, load_packaged_weights, load_weights
-from datapool.model.checkpoint_file import CheckpointFields, ResizeMethod, is_checkpoint, parse_checkpoint
+from datapool.model.checkpoint_file import CheckpointFields, Decoding, ResizeMethod, is_checkpoint, parse_checkpoint
 from datapool.model.weights import (
     first_few,
     named_tensors,
@@ -29,6 +31,8 @@ from datapool.model.weights import (
 
 # What timm and torchvision raise if a backbone does not accept images of a size.
 _SIZE_ERRORS = (AssertionError, RuntimeError, ValueError, TypeError, ZeroDivisionError)
+
+_SIDES = 2  # a JPEG is decoded to this many times the input size at least; once would alias
 
 _ROWS_AT_A_TIME = 4096  # of the features in float64: no second copy of all of them
 
@@ -48,13 +52,35 @@ class Preprocessing:
     """Divides the channels after that."""
     resize: ResizeMethod = "squash bicubic"
     """Bilinear for models that Lightly's command line trained."""
+    decode: Decoding = "full"
+    """Scaled for models of new pools; those of earlier releases keep their own."""
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Return a float32 tensor of shape (3, input_size, input_size)."""
+        return self.normalized(self.square(image)[None])[0]
+
+    def read(self, file: ImageFile) -> Image.Image:
+        """Read an image file, at a smaller scale if that suffices.
+
+        Raises:
+            DatapoolError: As ``read_rgb``.
+        """
+        return read_rgb(file, side=_SIDES * self.input_size if self.decode == "scaled" else None)
+
+    def square(self, image: Image.Image) -> Tensor:
+        """Return an image as a tensor of bytes, shape (3, input_size, input_size)."""
         method = Image.Resampling.BILINEAR if self.resize == "squash bilinear" else Image.Resampling.BICUBIC
-        square = image.resize((self.input_size, self.input_size), method)
-        channels = torch.from_numpy(np.array(square)).permute(2, 0, 1).float() / 255
-        return (channels - torch.tensor(self.mean).view(3, 1, 1)) / torch.tensor(self.std).view(3, 1, 1)
+        resized = image.resize((self.input_size, self.input_size), method)
+        return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
+
+    def normalized(self, squares: Tensor) -> Tensor:
+        """Return a stack of ``square``, shape (n, 3, input_size, input_size), as the model takes it: float32."""
+        mean, std = (torch.tensor(rgb, device=squares.device).view(1, 3, 1, 1) for rgb in (self.mean, self.std))
+        return (squares.float() / 255 - mean) / std
+
+    def fields(self) -> dict[str, Any]:
+        """Return what a checkpoint records. The first ones did not have the field ``decode``: "full" is left out."""
+        return {key: value for key, value in asdict(self).items() if (key, value) != ("decode", "full")}
 
 
 class EmbeddingModel(nn.Module):
@@ -116,7 +142,14 @@ class EmbeddingModel(nn.Module):
 
 
 def build_model(
-    name: str, *, dimension: int, input_size: int, pretrained: bool, weights: Path | None, seed: int
+    name: str,
+    *,
+    dimension: int,
+    input_size: int,
+    pretrained: bool,
+    weights: Path | None,
+    seed: int,
+    decode: Decoding = "scaled",
 ) -> EmbeddingModel:
     """Build a model. Its backbone has trained weights, or random ones with neither ``pretrained`` nor ``weights``.
 
@@ -130,6 +163,7 @@ def build_model(
         weights: A file with a state dict of this backbone (.pth, .pt, .ckpt, .safetensors), or one of our own
             checkpoints; replaces ``pretrained``. See ``match_weights`` for the names that its weights may have.
         seed: Of the random weights.
+        decode: How JPEG files are decoded; at full size for a pool that an early release began.
 
     Raises:
         DatapoolError: If the backbone cannot be built, has no packaged weights, or the file does not fit it.
@@ -145,7 +179,8 @@ def build_model(
             mean, std = fields.mean, fields.std
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = EmbeddingModel(backbone, dimension=dimension, preprocessing=Preprocessing(input_size, mean, std))
+        preprocessing = Preprocessing(input_size, mean, std, decode=decode)
+        model = EmbeddingModel(backbone, dimension=dimension, preprocessing=preprocessing)
     if weights is not None:
         note = load_weights(model.backbone, state, name=backbone.name, source=str(weights), convert=backbone.convert)
         model.origin = f"weights of a given file ({note})" if note else "weights of a given file"
@@ -225,7 +260,7 @@ def save_checkpoint(model: EmbeddingModel, path: Path) -> None:
     fields = CheckpointFields(
         backbone=model.backbone_name,
         dimension=model.dimension,
-        **asdict(model.preprocessing),
+        **model.preprocessing.fields(),
         state_dict={key: state[key].detach().cpu().contiguous().clone() for key in sorted(state)},
     )
     buffer = io.BytesIO()  # given a path, torch would write the file's name into the zip
@@ -241,7 +276,7 @@ def load_checkpoint(path: Path) -> EmbeddingModel:
             are not finite.
     """
     fields = parse_checkpoint(path, read_training_file(path, zip_only=True))
-    preprocessing = Preprocessing(fields.input_size, fields.mean, fields.std, fields.resize)
+    preprocessing = Preprocessing(fields.input_size, fields.mean, fields.std, fields.resize, fields.decode)
     return _build_with_weights(
         path, fields.backbone, fields.state_dict, dimension=fields.dimension, preprocessing=preprocessing
     )
@@ -298,7 +333,7 @@ def embedding_space_id(model: EmbeddingModel) -> str:
     Returns:
         A sha256 in hex; equal for equal models, whatever file they came from.
     """
-    header = {"backbone": model.backbone_name, **asdict(model.preprocessing)}
+    header = {"backbone": model.backbone_name, **model.preprocessing.fields()}
     digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
     for key, value in sorted(model.state_dict().items()):
         array = np.ascontiguousarray(value.detach().cpu().numpy())

@@ -205,9 +205,16 @@ def _open(
         left if left != batch and len(excluded) + is_own else None,
         store.folder.parent,
         reconsidered,
+        base_version is None and not k and _decodes_in_full(versions),
     )
     has_model = bool(base.made_by) and base.made_by[-1].checkpoint_sha256 is not None
     return base._replace(checkpoint=store.folder / CHECKPOINT if has_model else None)
+
+
+def _decodes_in_full(versions: Sequence[Version]) -> bool:
+    """Return whether a pool has a model that decodes JPEG files at full size, as those of early releases do."""
+    space = versions[0].embedding_space if versions else None
+    return space is not None and space.backbone is not None and space.decode is None
 
 
 def _excluded_of(images: pd.DataFrame, contents: Mapping[str, Excluded]) -> pd.DataFrame:

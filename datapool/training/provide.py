@@ -12,15 +12,15 @@ from datapool.core.base import Base
 from datapool.core.errors import DatapoolError
 from datapool.core.lineage import EmbeddingSpace, Version, embedding_space_of
 from datapool.core.progress import Progress
+from datapool.core.row_cache import RowCache
 from datapool.core.schema import Lightly, Params
 from datapool.images.decode import ImageFile
 from datapool.training.given_embeddings import given_space
 
 if TYPE_CHECKING:
+    from datapool.model.checkpoint_file import Decoding
     from datapool.model.embedding_model import EmbeddingModel
     from datapool.training.simclr import StepLoss, TrainingResult
-
-_PCA_IMAGES = 2000  # the embedding head of a pretrained backbone is fitted to at most so many images
 
 _RANDOM_WEIGHTS = "random weights"
 
@@ -45,6 +45,7 @@ def provide_model(
     checkpoint: Path,
     last: Path,
     scratch_dir: Path,
+    cache_dir: Path,
     progress: Progress,
 ) -> ProvidedModel:
     """Write the checkpoint that embeds this batch.
@@ -60,6 +61,7 @@ def provide_model(
         checkpoint: File to write: the best model, or the words "no model".
         last: File to write: the model after the last epoch; the best if nothing was trained.
         scratch_dir: Keeps the state of an interrupted training, from which the next call continues.
+        cache_dir: Where ``embed_candidates`` keeps embeddings. Those that follow from fitting a head are written to it.
         progress: Of the training.
 
     Raises:
@@ -84,7 +86,16 @@ def provide_model(
         dimension = params.lightly.model.num_ftrs
         space = EmbeddingSpace(id=None, backbone=None, dimension=dimension, input_size=None, origin=None)
         return _no_model(space, checkpoint, last)
-    return _new_model(images, params, checkpoint=checkpoint, last=last, scratch_dir=scratch_dir, progress=progress)
+    return _new_model(
+        images,
+        params,
+        decode="full" if base.decodes_in_full else "scaled",
+        checkpoint=checkpoint,
+        last=last,
+        scratch_dir=scratch_dir,
+        cache=RowCache(cache_dir),
+        progress=progress,
+    )
 
 
 def _no_model(space: EmbeddingSpace, checkpoint: Path, last: Path) -> ProvidedModel:
@@ -167,15 +178,17 @@ def _new_model(
     images: Sequence[ImageFile],
     params: Params,
     *,
+    decode: "Decoding",
     checkpoint: Path,
     last: Path,
     scratch_dir: Path,
+    cache: RowCache,
     progress: Progress,
 ) -> ProvidedModel:
     """Make the model of a new pool, and write its checkpoints."""
     from datapool.model.embedding_model import embedding_space_id, save_checkpoint
 
-    start, origin = _initial_model(images, params)
+    start, origin = _initial_model(images, params, cache, decode=decode)
     best = after_last_epoch = start
     losses: Sequence[StepLoss] = ()
     notes = [f"new model: {start.backbone_name} with {start.dimension} dimensions, {origin}"]
@@ -199,6 +212,8 @@ def _new_model(
         input_size=best.preprocessing.input_size,
         origin=origin,
     )
+    if best.preprocessing.decode != "full":
+        space = EmbeddingSpace.model_validate(space.model_dump() | {"decode": best.preprocessing.decode})
     return ProvidedModel(space, losses, notes)
 
 
@@ -216,7 +231,9 @@ def _training_notes(result: "TrainingResult", *, n_images: int) -> list[str]:
     return notes
 
 
-def _initial_model(images: Sequence[ImageFile], params: Params) -> "tuple[EmbeddingModel, str]":
+def _initial_model(
+    images: Sequence[ImageFile], params: Params, cache: RowCache, *, decode: "Decoding"
+) -> "tuple[EmbeddingModel, str]":
     """Return the model before training, and the origin of its weights, which the lineage records."""
     from datapool.model.embedding_model import build_model, load_checkpoint
 
@@ -241,27 +258,37 @@ def _initial_model(images: Sequence[ImageFile], params: Params) -> "tuple[Embedd
         pretrained=settings.pretrained,
         weights=Path(settings.weights) if settings.weights else None,
         seed=params.seed,
+        decode=decode,
     )
     if not has_trained_weights:
         return model, _RANDOM_WEIGHTS
-    return _with_fitted_head(model, images, params), model.origin
+    return _with_fitted_head(model, images, params, cache), model.origin
 
 
-def _with_fitted_head(model: "EmbeddingModel", images: Sequence[ImageFile], params: Params) -> "EmbeddingModel":
-    """Return the model with a head fitted to at most 2,000 images, evenly spaced in their order."""
-    from datapool.model.embedding import backbone_features
+def _with_fitted_head(
+    model: "EmbeddingModel", images: Sequence[ImageFile], params: Params, cache: RowCache
+) -> "EmbeddingModel":
+    """Return the model with a head fitted to at most 2,000 images, evenly spaced in their order.
+
+    Without a training, the embeddings of these images are known now, and embed need not read them again.
+    """
+    from datapool.model.embedding import backbone_features, fitting_step, keep_embeddings
     from datapool.model.embedding_model import fit_head
 
-    every = -(-len(images) // _PCA_IMAGES)  # rounded up
+    chosen = images[:: fitting_step(len(images))]
+    batch_size, accelerator = params.lightly.loader.batch_size, params.lightly.trainer.accelerator
     features = backbone_features(
         model,
-        images[::every],
-        batch_size=params.lightly.loader.batch_size,
+        chosen,
+        batch_size=batch_size,
         num_workers=params.lightly.loader.num_workers,
-        accelerator=params.lightly.trainer.accelerator,
+        accelerator=accelerator,
         progress=None,
     )
-    return fit_head(model, features, seed=params.seed)
+    fitted = fit_head(model, features, seed=params.seed)
+    if not params.enable_training:
+        keep_embeddings(fitted, chosen, features, cache=cache, batch_size=batch_size, accelerator=accelerator)
+    return fitted
 
 
 def _train(

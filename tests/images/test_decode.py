@@ -55,6 +55,31 @@ def read(path: Path, **ranges: tuple[float, float]) -> Image.Image:
     return read_rgb(ImageFile(path, hashlib.sha256(path.read_bytes()).hexdigest(), MAX_PIXELS, of_kinds))
 
 
+def test_a_jpeg_is_decoded_at_the_smallest_scale_whose_sides_are_long_enough(tmp_path):
+    # Left half red, right half blue; upright it is 400 pixels wide and 200 high.
+    picture = Image.new("RGB", (400, 200), "red")
+    picture.paste("blue", (200, 0, 400, 200))
+    turned = Image.Exif()
+    turned[0x0112] = 6  # the file has it turned to the left
+    picture.save(tmp_path / "a.jpg", quality=95)
+    picture.save(tmp_path / "a.png")
+    picture.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.jpg", quality=95, exif=turned)
+
+    def sizes(name: str) -> list[tuple[int, int]]:
+        path = tmp_path / name
+        file = ImageFile(path, hashlib.sha256(path.read_bytes()).hexdigest(), MAX_PIXELS)
+        images = [read_rgb(file, side=side) for side in (201, 200, 101, 100, 50, 26, 25, 1)]
+        for image in images:
+            left, right = image.getpixel((image.width // 8, 5)), image.getpixel((image.width * 7 // 8, 5))
+            assert left[0] > 245 and left[2] < 10 and right[0] < 10 and right[2] > 245, (name, left, right)
+        return [image.size for image in images]
+
+    full, half, quarter, eighth = (400, 200), (200, 100), (100, 50), (50, 25)
+    wanted = [full, full, full, half, quarter, quarter, eighth, eighth]
+    assert sizes("a.jpg") == sizes("turned.jpg") == wanted
+    assert sizes("a.png") == [full] * 8
+
+
 def pixels(path: Path, **ranges: tuple[float, float]) -> list[list[tuple[int, ...]]]:
     """Rows of RGB triples, from the top; ``ranges`` by kind of image, as in uint16_gray=(0, 65535)."""
     image = read(path, **ranges)

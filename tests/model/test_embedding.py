@@ -1,6 +1,8 @@
 """Embedding: rows in the order of the images, each image embedded once, known rows taken over."""
 
+import copy
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +20,16 @@ from datapool.images import batch
 from datapool.images.decode import ImageFile, read_rgb
 from datapool.images.pixels import Ranges
 from datapool.images.ranges import ranges_of
-from datapool.model.embedding import backbone_features, embed, embed_with_cache
-from datapool.model.embedding_model import EmbeddingModel, build_model, embedding_space_id, save_checkpoint
+from datapool.model.embedding import backbone_features, embed, embed_with_cache, fitting_step, keep_embeddings
+from datapool.model.embedding_model import (
+    EmbeddingModel,
+    Preprocessing,
+    build_model,
+    embedding_space_id,
+    fit_head,
+    load_checkpoint,
+    save_checkpoint,
+)
 
 COLORS = ["black", "white", "red", "lime", "blue", "yellow", "cyan", "magenta", "gray", "orange"]
 
@@ -233,6 +243,115 @@ def test_a_checkpoint_of_another_embedding_space_than_the_recorded_one_is_refuse
         match=f"^model.ckpt: is model {found[:12]}, but model 0123456789ab is recorded for this pool; `git checkout HEAD",
     ):
         embed_with_cache(Path("model.ckpt"), [], **settings, progress=None, space_id="0123456789abcdef" * 4)
+
+
+def photo(name: str, seed: int, *, size: tuple[int, int] = (160, 120)) -> ImageFile:
+    """Write an image of 8 x 6 squares."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    Image.fromarray(coarse).resize(size, Image.Resampling.NEAREST).save(name, quality=90)
+    return ImageFile(Path(name), hashlib.sha256(Path(name).read_bytes()).hexdigest(), MAX_PIXELS)
+
+
+def test_a_model_of_an_earlier_release_embeds_as_it_did():
+    # Written by the release before format 2, whose way of computing is written out here.
+    old = load_checkpoint(Path(__file__).with_name("format_1.ckpt"))
+    images = [photo(f"{number}.jpg", number) for number in range(20)]
+
+    rows = []
+    inputs = torch.stack([old.preprocessing(read_rgb(image)) for image in images])
+    for minibatch in inputs.split(8):
+        with torch.no_grad():
+            filling = minibatch[-1:].expand(8 - len(minibatch), -1, -1, -1)
+            rows.append(old(torch.cat([minibatch, filling]))[: len(minibatch)])
+    rows = torch.cat(rows).numpy()
+
+    assert rows_of(old, images, batch_size=8).tobytes() == rows.tobytes()
+    # As that release embedded the first and the last image; another processor rounds in another way.
+    assert rows[0] == pytest.approx([-0.09283238, 0.06516281, 0.07086718, -0.09198905], rel=1e-4)
+    assert rows[19] == pytest.approx([-0.09447873, 0.07484677, 0.07490437, -0.06976230], rel=1e-4)
+
+
+def test_a_new_model_takes_mini_batches_of_sixteen_on_a_cpu_and_embeds_as_before_but_for_rounding(
+    model: EmbeddingModel,
+):
+    images = [photo(f"{number}.png", number) for number in range(20)]
+    old = copy.deepcopy(model)
+    old.preprocessing = replace(model.preprocessing, decode="full")
+    steps = []
+    rows = rows_of(model, images, batch_size=64, progress=lambda *step: steps.append(step))
+
+    assert steps == [(16, 20), (20, 20)]
+    assert rows_of(model, images, batch_size=16).tobytes() == rows.tobytes()
+    assert relative_error(rows, rows_of(old, images, batch_size=64)) < 1e-5
+
+
+def test_a_new_model_reads_large_jpegs_at_a_smaller_scale(model: EmbeddingModel):
+    images = [photo(f"{number}.jpg", number, size=(320, 240)) for number in range(6)]  # read at 160 x 120
+    old = copy.deepcopy(model)
+    old.preprocessing = replace(model.preprocessing, decode="full")
+
+    scaled, full = rows_of(model, images), rows_of(old, images)
+
+    units = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (scaled, full)]
+    moved = np.linalg.norm(units[0] - units[1], axis=1)
+    apart = distances(full).min()
+    assert 1e-4 < moved.max() < apart / 4
+
+
+@pytest.mark.parametrize(("n_images", "step"), [(20, 1), (20, 3), (7, 2)])
+def test_embeddings_kept_while_a_head_is_fitted_are_those_that_embed_computes(
+    model: EmbeddingModel, monkeypatch: pytest.MonkeyPatch, n_images: int, step: int
+):
+    monkeypatch.setattr("datapool.model.embedding._FITTED_IMAGES", -(-n_images // step))
+    images = [photo(f"{number}.jpg", number) for number in range(n_images)]
+    chosen = images[:: fitting_step(n_images)]
+    settings = {"batch_size": 4, "num_workers": 0, "accelerator": "cpu", "progress": None}
+    features = backbone_features(model, chosen, **settings)
+    fitted = fit_head(model, features, seed=1)
+    save_checkpoint(fitted, Path("fitted.ckpt"))
+    cache = RowCache(Path("cache"))
+
+    keep_embeddings(fitted, chosen, features, cache=cache, batch_size=4, accelerator="cpu")
+    computed = embed_with_cache(Path("fitted.ckpt"), images, cache=RowCache(Path("empty")), **settings)
+    for image in chosen:
+        image.path.unlink()
+    taken = embed_with_cache(Path("fitted.ckpt"), images, cache=cache, **settings)
+
+    assert len(chosen) == -(-n_images // step)
+    assert (computed.n_known, taken.n_known) == (0, len(chosen))
+    assert taken.embeddings.tobytes() == computed.embeddings.tobytes()
+
+
+def test_the_images_of_a_fitted_head_are_embedded_first_and_apart_from_others(
+    model: EmbeddingModel, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("datapool.model.embedding._FITTED_IMAGES", 4)
+    images = [photo(f"{number}.jpg", number) for number in range(10)]
+    old, read, steps = copy.deepcopy(model), [], []
+    old.preprocessing = replace(model.preprocessing, decode="full")
+    reader = Preprocessing.read
+    monkeypatch.setattr(Preprocessing, "read", lambda self, file: [read.append(file.path.stem), reader(self, file)][1])
+
+    rows_of(model, images, batch_size=3, progress=lambda done, n: steps.append(done))
+    assert ("".join(read), steps) == ("0369124578", [3, 4, 7, 10])
+    read.clear()
+    rows_of(old, images, batch_size=3)
+    assert "".join(read) == "0123456789"  # in a pool of an earlier release, as ever
+
+
+def test_embeddings_that_embed_would_compute_in_another_way_or_refuse_are_not_kept(model: EmbeddingModel):
+    images = [photo(f"{number}.jpg", number) for number in range(4)]
+    features = backbone_features(model, images, batch_size=4, num_workers=0, accelerator="cpu", progress=None)
+    old, zero = copy.deepcopy(model), copy.deepcopy(model)
+    old.preprocessing = replace(model.preprocessing, decode="full")
+    torch.nn.init.zeros_(zero.head.weight)
+    torch.nn.init.zeros_(zero.head.bias)
+    copies = [images[0], *images[:3]]
+
+    for case in ((old, images), (zero, images), (model, copies)):
+        keep_embeddings(*case, features, cache=RowCache(Path("cache")), batch_size=4, accelerator="cpu")
+
+    assert not Path("cache").exists()
 
 
 def picture_of(path: Path, ranges: Ranges) -> ImageFile:

@@ -1,5 +1,6 @@
 """The embedding model: its preprocessing, its weights, and which checkpoint files are accepted."""
 
+import hashlib
 import os
 import pickle
 import shutil
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from datapool.core.errors import DatapoolError
+from datapool.images.decode import ImageFile
 from datapool.model import torchvision_compat
 from datapool.model.backbones import PRETRAINED_BACKBONE
 from datapool.model.embedding_model import (
@@ -29,6 +32,7 @@ from datapool.model.embedding_model import (
     save_checkpoint,
 )
 
+FORMAT_1 = Path(__file__).with_name("format_1.ckpt")
 TINY = "test_efficientnet"  # timm's smallest: 256 features, 0.1 million weights
 
 
@@ -69,6 +73,16 @@ def test_preprocessing_squashes_the_whole_image_and_crops_nothing():
     row = Preprocessing(8, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))(wide)[0, 4]
 
     assert row.round().tolist() == [1, 1, 0, 0, 0, 0, 0, 0]
+
+
+def test_a_new_model_reads_a_jpeg_at_twice_its_input_size_or_more():
+    # 203 x 144 pixels for an input of 24: 72 is 144 at a half, and 36 at a quarter would be too few for 48.
+    Image.new("RGB", (203, 144)).save("a.jpg")
+    file = ImageFile(Path("a.jpg"), hashlib.sha256(Path("a.jpg").read_bytes()).hexdigest(), 10**6)
+    old = Preprocessing(24, (0.5, 0.5, 0.5), (1.0, 1.0, 1.0))
+
+    assert tiny(input_size=24).preprocessing.read(file).size == (102, 72)
+    assert old.read(file).size == (203, 144)
 
 
 def test_preprocessing_averages_details_finer_than_a_pixel():
@@ -200,7 +214,7 @@ def test_weights_from_one_of_our_checkpoints_keep_its_mean():
     model = from_weights(Path("ours.ckpt"))
 
     assert same_backbone(model, source)
-    assert model.preprocessing == Preprocessing(32, (0.1, 0.2, 0.3), (1.0, 1.0, 1.0))
+    assert model.preprocessing == Preprocessing(32, (0.1, 0.2, 0.3), (1.0, 1.0, 1.0), decode="scaled")
 
 
 def test_weights_of_another_backbone_are_refused_with_the_missing_keys():
@@ -326,13 +340,24 @@ def test_a_checkpoint_is_plain_types_and_tensors_that_torch_loads_safely():
     assert all(type(value) is torch.Tensor for value in content.pop("state_dict").values())
     assert content == {
         "kind": "datapool checkpoint",
-        "format": 1,
+        "format": 2,  # earlier releases refuse it, because they do not know how to decode
         "backbone": TINY,
         "dimension": 8,
         "input_size": 32,
         "mean": [0.485, 0.456, 0.406],
         "std": [0.229, 0.224, 0.225],
+        "decode": "scaled",
     }
+
+
+def test_a_checkpoint_of_the_first_format_keeps_its_bytes():
+    # Written by the release before format 2.
+    model = load_checkpoint(FORMAT_1)
+    save_checkpoint(model, Path("again.ckpt"))
+
+    assert Path("again.ckpt").read_bytes() == FORMAT_1.read_bytes()
+    assert model.preprocessing.decode == "full"
+    assert embedding_space_id(model) == "1ea110f094e38331e037d19cd2695b9a9be3db79203dcc6dbf24cded49c820e9"
 
 
 def test_a_loaded_checkpoint_embeds_as_the_model_did():
@@ -391,16 +416,19 @@ def test_weights_preprocessing_and_backbone_name_each_change_the_embedding_space
     def other_mean(model: EmbeddingModel) -> None:
         model.preprocessing = Preprocessing(32, (0.5, 0.456, 0.406), (0.229, 0.224, 0.225))
 
+    def other_decoding(model: EmbeddingModel) -> None:
+        model.preprocessing = replace(model.preprocessing, decode="full")
+
     def other_size(model: EmbeddingModel) -> None:
         model.preprocessing = Preprocessing(33, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
     spaces = {embedding_space_id(tiny())}
-    for change in (renamed, nudged, other_mean, other_size):
+    for change in (renamed, nudged, other_mean, other_decoding, other_size):
         model = tiny()
         change(model)
         spaces.add(embedding_space_id(model))
 
-    assert len(spaces) == 5
+    assert len(spaces) == 6
 
 
 class Malicious:
@@ -475,7 +503,11 @@ NOT_ITS_FIELDS = "its fields are not those of a datapool checkpoint"
 
 CHANGES: dict[str, tuple[Callable[[dict], object], str]] = {
     "another kind": (lambda c: c.update(kind="lightning"), "is not a checkpoint of datapool; to start from weights of "),
-    "a later format": (lambda c: c.update(format=2), "is a checkpoint of format 2, this datapool reads 1"),
+    "a later format": (lambda c: c.update(format=3), "is a checkpoint of format 3, this datapool reads 1 and 2; use the datapool that wrote it, or a newer one"),
+    "a field of format 2 in format 1": (lambda c: c.update(format=1), NOT_ITS_FIELDS),
+    "a field less in format 2": (lambda c: c.pop("decode"), NOT_ITS_FIELDS),
+    "full decoding in format 2": (lambda c: c.update(decode="full"), NOT_ITS_FIELDS),
+    "an unknown way to decode": (lambda c: c.update(decode="half"), NOT_ITS_FIELDS),
     "a dimension that is a text": (lambda c: c.update(dimension="8"), NOT_ITS_FIELDS),
     "a dimension that is a bool": (lambda c: c.update(dimension=True), NOT_ITS_FIELDS),
     "no dimension": (lambda c: c.update(dimension=0), NOT_ITS_FIELDS),

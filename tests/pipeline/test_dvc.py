@@ -511,7 +511,7 @@ def test_14_only_the_new_images_of_a_grown_folder_are_embedded(new_model_workspa
     for number in range(10):
         write_picture(images / f"b_{number}.png", 100 + number)
     # Two of the six are in the pool; the embeddings of the other four are reused.
-    assert "14 candidates with embeddings, 4 reused from the last run" in workspace.repro()
+    assert "14 candidates with embeddings, 4 of them embedded before" in workspace.repro()
     assert len(workspace.versions()) == 2
     assert len(workspace.names()) == 4
 

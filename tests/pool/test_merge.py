@@ -18,7 +18,7 @@ import pytest
 from datapool.core.base import Base, read_base, write_base
 from datapool.core.embeddings_csv import read_csv
 from datapool.core.errors import DatapoolError
-from datapool.core.lineage import Provenance, Version, read_lineage
+from datapool.core.lineage import EmbeddingSpace, Provenance, Version, read_lineage
 from datapool.core.tables import EmbeddedTable
 from datapool.images.batch import candidates
 from datapool.maintenance.repair import repair
@@ -535,6 +535,22 @@ def test_an_empty_base_has_the_same_bytes_before_and_after_the_pool_has_versions
     add(B)
     written("version 0 asked for", base_version=0)
     assert not len(read_base(Path("version 0 asked for")).rows.table)
+
+
+def test_the_first_batch_again_keeps_the_way_to_decode_of_the_version_that_it_makes_anew():
+    # Models of early releases decode JPEG files at full size; that a later one does not is recorded.
+    early = EmbeddingSpace(id="a" * 64, backbone="b", dimension=2, input_size=32)
+    later = EmbeddingSpace(id="a" * 64, backbone="b", dimension=2, input_size=32, decode="scaled")
+    given = EmbeddingSpace(id="csv-2", backbone=None, dimension=2, input_size=None)
+    for name, space, expected in (("early", early, True), ("later", later, False), ("given", given, False)):
+        base = open_for(A, name)
+        assert not base.decodes_in_full
+        provenance = Provenance(covering_radius=0.25, embedding_space=space)
+        merge(POOLS, LINEAGE, base, picks(A, base), None, keep_history=True, provenance=provenance)
+
+        assert open_for(A, name).decodes_in_full == expected, name
+        assert not open_for(B, name).decodes_in_full  # it uses the pool's own model
+        assert not open_for(A, name, base_version=0).decodes_in_full  # asks for a new one
 
 
 def test_a_base_read_again_is_the_base_that_was_written():

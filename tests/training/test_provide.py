@@ -15,8 +15,10 @@ from datapool.core.base import Base, empty_base_table
 from datapool.core.errors import DatapoolError
 from datapool.core.lineage import EmbeddingSpace, Version
 from datapool.core.recorded_rows import no_seen
+from datapool.core.row_cache import RowCache
 from datapool.core.schema import Params
 from datapool.images.decode import ImageFile
+from datapool.model.embedding import embed_with_cache
 from datapool.model.embedding_model import build_model, embedding_space_id, load_checkpoint, save_checkpoint
 from datapool.training.provide import ProvidedModel, provide_model
 
@@ -73,7 +75,14 @@ def provide(base: Base, images=(), **settings: object) -> ProvidedModel:
         section[name] = value
     params = Params.model_validate(content)
     return provide_model(
-        base, images, params, checkpoint=CHECKPOINT, last=LAST, scratch_dir=Path("scratch"), progress=lambda *_: None
+        base,
+        images,
+        params,
+        checkpoint=CHECKPOINT,
+        last=LAST,
+        scratch_dir=Path("scratch"),
+        cache_dir=Path("cache"),
+        progress=lambda *_: None,
     )
 
 
@@ -183,6 +192,30 @@ def test_a_backbone_with_trained_weights_has_a_head_that_is_fitted_to_the_images
     axes = load_checkpoint(CHECKPOINT).head.weight.detach().numpy()
     assert provided.space.origin == "weights of a given file"
     assert axes @ axes.T == pytest.approx(np.eye(8), abs=1e-5)  # principal axes, unlike random weights
+    for file in images:
+        file.path.unlink()
+    settings = {"batch_size": 64, "num_workers": 0, "accelerator": "cpu", "progress": None}
+    assert embed_with_cache(CHECKPOINT, images, cache=RowCache(Path("cache")), **settings).n_known == 3
+
+
+def test_a_new_pool_decodes_at_a_smaller_scale_and_one_that_an_early_release_began_at_full_size():
+    save_checkpoint(tiny(), Path("weights.ckpt"))
+    settings = {"lightly__model__weights": "weights.ckpt", "enable_training": False}
+
+    early = provide(NEW_POOL._replace(decodes_in_full=True), [image("red")], **settings)
+    early_decodes = load_checkpoint(CHECKPOINT).preprocessing.decode
+    later = provide(NEW_POOL, [image("red")], **settings)
+
+    assert (early_decodes, load_checkpoint(CHECKPOINT).preprocessing.decode) == ("full", "scaled")
+    assert ("decode" in early.space.model_dump(), later.space.model_dump()["decode"]) == (False, "scaled")
+    assert early.space.id != later.space.id
+
+
+def test_a_model_that_is_trained_after_its_head_was_fitted_leaves_no_embeddings():
+    save_checkpoint(tiny(), Path("weights.ckpt"))
+    provide(NEW_POOL, [image("red"), image("blue")], lightly__model__weights="weights.ckpt", enable_training=True)
+
+    assert not Path("cache").exists()
 
 
 def test_the_run_and_the_lineage_say_which_copy_of_the_weights_was_taken():
