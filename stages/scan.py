@@ -37,7 +37,8 @@ def scan() -> None:
         f"{params.input_dir}: {counted(len(found.images), 'image')}, {status.get('corrupt', 0)} of them corrupt and "
         f"{counted(status.get('duplicate', 0), 'exact copy', 'exact copies')}{'; skipped: ' * bool(skipped)}{skipped}",
         *(
-            f"{remedy}, then `dvc repro --force --single-item scan` and `dvc repro`"
+            # A package is nothing that DVC sees; a parameter is.
+            f"{remedy}, then {'' if 'params.yaml' in remedy else '`dvc repro --force --single-item scan` and '}`dvc repro`"
             for remedy in found.skipped.remedies()
         ),
     )

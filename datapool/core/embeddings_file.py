@@ -26,7 +26,7 @@ from datapool.core.embeddings_csv import (
     open_embeddings,
     parse_csv_file,
 )
-from datapool.core.errors import DatapoolError, short_repr
+from datapool.core.errors import DatapoolError, counted, short_repr
 from datapool.core.tables import find_bad_filename, read_names
 
 _FOLDER_VECTORS, _FOLDER_NAMES = "embeddings.npy", "filenames.txt"
@@ -113,7 +113,7 @@ def read_embeddings_of(path: Path, filenames: Sequence[str]) -> np.ndarray:
     names = [name if name in row_of else name.removeprefix("./") for name in filenames]
     missing = [name for name in names if name not in row_of]
     if missing:
-        count = f"{len(missing)} images" if len(missing) > 1 else "1 image"
+        count = counted(len(missing), "image")
         has = f"; it has {len(row_of)}, such as {short_repr(content.filenames[0])}" if row_of else ""
         raise DatapoolError(
             f"{path}: lacks the embeddings of {count} of the batch, such as {short_repr(missing[0])}{has}; add them, or "

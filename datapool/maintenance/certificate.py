@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from datapool.core.base import IMPORTED
+from datapool.core.errors import counted
 from datapool.core.lineage import Parameters, Version
 from datapool.core.outputs import Outputs
 from datapool.core.progress import Progress
@@ -86,8 +87,12 @@ def check_distances(
         rest = (
             f"the other {len(new) - n_unknown} lie as far from theirs as recorded, and no image before a pick is nearer"
         )
-        return Check(name, "skip", f"the nearest image of {n_unknown} of {version.new} picks has left the pool; {rest}")
-    sentence = f"each of {version.new} picks lies as far from its nearest before it as recorded"
+        return Check(
+            name,
+            "skip",
+            f"the nearest image of {n_unknown} of {counted(version.new, 'pick')} has left the pool; {rest}",
+        )
+    sentence = f"each of {counted(version.new, 'pick')} lies as far from its nearest before it as recorded"
     return Check(name, "pass", f"{sentence} (largest difference {difference.max(initial=0.0):.1g})")
 
 
@@ -98,7 +103,7 @@ def _check_imported(name: str, table: pd.DataFrame) -> Check:
         return Check(
             name, "fail", f"{invented.iloc[0]} has a distance or a nearest neighbor, which no imported image has"
         )
-    return Check(name, "skip", f"its {len(table)} images were imported, and how they were picked is unknown")
+    return Check(name, "skip", f"another program picked its {counted(len(table), 'image')}, and how is unknown")
 
 
 def check_certificate(rows: EmbeddedTable, version: Version, *, has_lost_images: bool = False) -> Check:
@@ -116,7 +121,8 @@ def check_certificate(rows: EmbeddedTable, version: Version, *, has_lost_images:
     if has_lost_images:
         return Check(name, "skip", "images have left the pool since, so nothing is promised of those that stayed")
     if version.kept:
-        what = f"its first {version.kept} picks were kept from the version that it replaced"
+        kept = "pick was" if version.kept == 1 else f"{version.kept} picks were"
+        what = f"its first {kept} kept from the version that it replaced"
         return Check(name, "skip", f"{what}, which promises no bound on the covering radius")
     picks = rows.table.iloc[version.rows - version.new : version.rows].dropna(subset="distance")
     filenames, distances = picks.filename.to_numpy(), picks.distance.to_numpy()

@@ -17,7 +17,7 @@ import pandas as pd
 from datapool.core.atomic import sha256
 from datapool.core.base import IMPORTED
 from datapool.core.embeddings_csv import parse_csv
-from datapool.core.errors import DatapoolError
+from datapool.core.errors import DatapoolError, counted
 from datapool.core.lineage import (
     LATEST,
     SAMPLES,
@@ -340,8 +340,8 @@ def _check_rows(rows: EmbeddedTable, label_ids: Sequence[int], entry: LineageEnt
         *_label_problems(table, label_ids, entry.labels, has_lost_images=bool(entry.removed)),
         *_space_problems(dimension, entry.versions),
     ]
-    removed = f"; {len(entry.removed)} have left the pool" if entry.removed else ""
-    sentence = f"{len(table)} images; versions, batches, ranks and labels are those of the lineage{removed}"
+    removed = f"; {counted(len(entry.removed), 'other')} left the pool" if entry.removed else ""
+    sentence = f"{counted(len(table), 'image')}; versions, batches, ranks and labels are those of the lineage{removed}"
     return check_of("rows", problems, sentence)
 
 
@@ -356,14 +356,14 @@ def _version_problems(table: pd.DataFrame, versions: Sequence[Version], removed:
         n_left = sum(removal.version == version.version for removal in left)
         part, number, start = table.iloc[start : version.rows], version.version, version.rows
         if len(part) != version.new or (part.version != number).any() or not set(part.batch) <= {version.batch}:
-            yield f"version {number} does not have the {version.new} images of the batch that the lineage records"
+            yield f"version {number} does not have the {counted(version.new, 'image')} of the batch that the lineage records"
         elif not _are_ranks(part["rank"].tolist(), n_left):
-            gaps = f", except those of {n_left} images that have left" * bool(n_left)
+            gaps = f", except those of {counted(n_left, 'image')} that left" * bool(n_left)
             yield f"the ranks of version {number} are not 1 to {len(part) + n_left} in order{gaps}"
         elif part.content_hash[part.content_hash != ""].isin([removal.content_hash for removal in left]).any():
             yield f"version {number} has an image that the lineage records as removed since"
     if start != len(table):
-        yield f"the pool has {len(table)} images, the lineage records {start}"
+        yield f"the pool has {counted(len(table), 'image')}, the lineage records {start}"
 
 
 def _are_ranks(ranks: list[int], n_left: int) -> bool:

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from pyarrow import csv
 
 from datapool.core import atomic
-from datapool.core.errors import DatapoolError, short_repr
+from datapool.core.errors import DatapoolError, counted, short_repr
 from datapool.core.tables import find_bad_filename
 
 
@@ -89,7 +89,7 @@ def _find_rows(names: pd.Index, filenames: pd.Series) -> np.ndarray:
     missing = np.flatnonzero(rows < 0)
     if len(missing):
         example = short_repr(filenames.iloc[missing[0]])
-        raise _CsvError(f"lacks {len(missing)} images of the batch, such as {example}; add their scores")
+        raise _CsvError(f"lacks {counted(len(missing), 'image')} of the batch, such as {example}; add their scores")
     return rows
 
 

@@ -30,8 +30,10 @@ def run_command(folder: Path, *command: str) -> str:
         raise DatapoolError(f"{command[0]} is not installed; install it, then run again") from error
     if result.returncode:
         printed = (result.stderr.strip() or result.stdout.strip() or "it printed nothing").splitlines()
+        reasons = [line.removeprefix("error: ") for line in printed if not line.startswith("WARNING")] or printed
         name = " ".join(command).replace(f"{sys.executable} -m ", "")
-        raise DatapoolError(f"{folder}: `{name}` failed: {' '.join(printed[:3])}")
+        where = "" if folder == Path() else f"{folder}: "
+        raise DatapoolError(f"{where}`{name}` failed: {' '.join(reasons[:3])}")
     return result.stdout
 
 

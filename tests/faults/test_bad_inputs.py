@@ -929,7 +929,7 @@ BAD_SCORES: dict[str, tuple[bytes, str]] = {
     "too many values": (b"filename,entropy\ngood.png,1,2\n", "cannot be read (CSV parse error: Row #2: Expected 2 columns, got 3: good.png,1,2)"),
     "a word": (b"filename,entropy\ngood.png,high\n", "cannot be read (In CSV column #1: Row #2: CSV conversion error to double: invalid value 'high')"),
     "a name twice": (b"filename,entropy\ngood.png,1\ngood.png,2\n", "has the filename 'good.png' twice"),
-    "no score for an image": (b"filename,entropy\n./data/good.png,1\n", "lacks 1 images of the batch, such as 'good.png'; add their scores"),
+    "no score for an image": (b"filename,entropy\n./data/good.png,1\n", "lacks 1 image of the batch, such as 'good.png'; add their scores"),
     "a missing score": (b"filename,entropy\ngood.png,\n", "the entropy of 'good.png' is missing, and a score is a finite number, 0 or more"),
     "below zero": (b"filename,entropy\ngood.png,-1\n", "the entropy of 'good.png' is -1, and a score is a finite number, 0 or more"),
     "infinity": (b"filename,entropy\ngood.png,1e400\n", "the entropy of 'good.png' is inf, and a score is a finite number, 0 or more"),

@@ -55,7 +55,7 @@ def test_a_pool_that_has_lost_images_of_both_versions_passes_and_is_made_again_b
     assert failed() == {}
     assert outcomes()["version 1, certificate"] == outcomes()["version 2, certificate"] == "skip"
     assert outcomes()["version 2, candidates"] == "pass"
-    assert "3 have left the pool" in checks()["rows"].sentence
+    assert "3 others left the pool" in checks()["rows"].sentence
     once = state()
     repro()
     assert state() == once

@@ -81,9 +81,8 @@ def test_scores_change_the_picks_and_a_changed_file_of_scores_runs_the_pipeline_
 
     before = workspace.pool_files()
     scores.write_text("".join(scores.read_text().splitlines(keepends=True)[:-1]))
-    assert (
-        f"error: scores.csv: lacks 1 images of the batch, such as '{NAMES[11]}'; add their scores"
-        in workspace.repro(fails=True)
+    assert f"error: scores.csv: lacks 1 image of the batch, such as '{NAMES[11]}'; add their scores" in workspace.repro(
+        fails=True
     )
     assert workspace.pool_files() == before
 

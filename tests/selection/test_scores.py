@@ -58,7 +58,7 @@ REMEDY = "a csv of scores has the column filename and a column 'entropy'"
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("filename,entropy\na,1\n", "lacks 1 images of the batch, such as 'b'; add their scores; "),
+        ("filename,entropy\na,1\n", "lacks 1 image of the batch, such as 'b'; add their scores; "),
         ("filename,entropy\na,1\nb,\n", "the entropy of 'b' is missing, and a score is a finite number, 0 or more; "),
         ("filename,entropy\na,1\nb,nan\n", "the entropy of 'b' is missing, and a score is a finite number, 0 or more; "),
         ("filename,entropy\na,-0.5\nb,1\n", "the entropy of 'a' is -0.5, and a score is a finite number, 0 or more; "),
