@@ -60,7 +60,7 @@ def _balance(value: object) -> object:
 
 
 def _kept_versions(value: object) -> object:
-    if isinstance(value, bool) or (type(value) is int and value >= 1):
+    if isinstance(value, bool | dict) or (type(value) is int and value >= 1):  # pydantic names the keys of a dict
         return value
     raise ValueError("true, false, or how many earlier versions are kept, a whole number of at least 1")
 

@@ -1080,7 +1080,8 @@ def wrong_values() -> Iterator[tuple[str, object]]:
         if isinstance(value, dict):
             yield from ((key, wrong) for wrong in (None, "text", 3))
         elif isinstance(value, bool):
-            yield from ((key, wrong) for wrong in (None, "yes", 1))
+            number = 0 if key == "datapool__keep_history" else 1  # there, 1 keeps one version
+            yield from ((key, wrong) for wrong in (None, "yes", number))
         elif isinstance(value, int | float):
             yield from ((key, wrong) for wrong in (None, "ten", True, math.nan, math.inf, -math.inf))
             if not key.endswith("min_distance"):  # a negative min_distance means that it is inactive
