@@ -1,5 +1,6 @@
 """Show the run in one HTML file."""
 
+from datapool.core.atomic import SCRATCH
 from datapool.core.base import read_base
 from datapool.core.lineage import LINEAGE, read_embedding_space, read_lineage
 from datapool.core.metrics import read_metrics
@@ -8,6 +9,7 @@ from datapool.core.params import load_params
 from datapool.core.tables import read_csv, read_json, read_rows, read_table
 from datapool.images.batch import mark_excluded
 from datapool.images.listing import Skipped
+from datapool.images.thumbnails import ThumbnailStore
 from datapool.report.page import ReportInputs, write_report
 from datapool.terminal import run, say
 
@@ -34,6 +36,7 @@ def report() -> None:
         ),
         params,
         removed_file=str(outputs.removed_samples),
+        thumbnails=ThumbnailStore(SCRATCH / "thumbnails"),
     )
     say(f"the report is in {outputs.report}")
 

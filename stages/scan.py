@@ -3,6 +3,7 @@
 import shlex
 from pathlib import Path
 
+from datapool.core.atomic import SCRATCH
 from datapool.core.base import empty_base_table
 from datapool.core.errors import counted
 from datapool.core.outputs import Outputs
@@ -10,6 +11,7 @@ from datapool.core.params import load_params
 from datapool.core.tables import read_names, write_json, write_table
 from datapool.images import batch
 from datapool.images.decode import count_reasons
+from datapool.images.thumbnails import ThumbnailStore
 from datapool.images.tracking import untracked_path
 from datapool.terminal import progress, run, say
 
@@ -18,7 +20,7 @@ def scan() -> None:
     """Find the images below input_dir, hash them, try to decode each, and mark damaged images and exact copies."""
     params = load_params(files_exist=True)
     outputs, listed = Outputs(params.output_dir), params.relevant_filenames_file
-    with progress("checking images") as report:
+    with progress("checking images") as report, ThumbnailStore(SCRATCH / "thumbnails").writing() as keep:
         found = batch.scan(
             Path(params.input_dir),
             filename_prefix=batch.prefix_of(params.filename_prefix, params.input_dir),
@@ -28,6 +30,7 @@ def scan() -> None:
             remove_duplicates=params.remove_exact_duplicates,
             gif=params.images.gif,
             progress=report,
+            keep_thumbnail=keep,
         )
     batch.require_usable_images(found, Path(params.input_dir))
     write_table(outputs.images, found.images)

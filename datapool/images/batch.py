@@ -28,6 +28,7 @@ from datapool.images.decode import Check, ImageFile, Inspection, NeedsMemoryErro
 from datapool.images.listing import Skipped, find_images, is_folder, links_out, relevant_paths
 from datapool.images.memory import memory_for_images
 from datapool.images.pixels import Ranges
+from datapool.images.thumbnails import Keep
 
 ROOT_LABEL = "."
 """Weak label of images directly in input_dir. No folder can have this name."""
@@ -67,6 +68,7 @@ def scan(
     remove_duplicates: bool,
     gif: bool,
     progress: Progress,
+    keep_thumbnail: Keep | None = None,
 ) -> Batch:
     """Inspect every image below ``folder``. Damaged images and exact copies are rows of the table, not errors.
 
@@ -84,6 +86,7 @@ def scan(
         remove_duplicates: Mark exact copies as "duplicate".
         gif: Count GIF files as images.
         progress: Called after each image.
+        keep_thumbnail: Called with the small picture of each healthy image that has one; see ``decode.inspect``.
 
     Raises:
         DatapoolError: If ``folder`` is not a folder, a name is not UTF-8, or a name in ``relevant`` is not there.
@@ -96,8 +99,16 @@ def scan(
     paths = sorted(paths, key=lambda path: safe_name(filename_prefix + path))
     leading_out = links_out(folder, sorted(found.links.intersection(paths)))
     to_inspect = [path for path in paths if path not in leading_out]
-    found_of = partial(inspect, check=check, max_pixels=max_pixels, gif=gif)
-    inspected = dict(zip(to_inspect, _inspect_all(folder, to_inspect, found_of, progress=progress), strict=True))
+    found_of = partial(inspect, check=check, max_pixels=max_pixels, gif=gif, with_thumbnail=keep_thumbnail is not None)
+
+    def without_thumbnail(found: Inspection) -> Inspection:
+        """Pass a picture on, so that they are not all in memory."""
+        if keep_thumbnail and found.thumbnail:
+            keep_thumbnail(found.content_hash, found.thumbnail)
+        return found._replace(thumbnail=b"")
+
+    found_in_order = _inspect_all(folder, to_inspect, found_of, when_done=without_thumbnail, progress=progress)
+    inspected = dict(zip(to_inspect, found_in_order, strict=True))
     inspections = [not_inspected(LINK_OUT) if path in leading_out else inspected[path] for path in paths]
     images = _table(paths, inspections, filename_prefix)
     if remove_duplicates:
@@ -369,14 +380,19 @@ def _mark_duplicates(images: pd.DataFrame) -> None:
 
 
 def _inspect_all(
-    folder: Path, paths: list[str], inspect_one: Callable[..., Inspection], *, progress: Progress
+    folder: Path,
+    paths: list[str],
+    inspect_one: Callable[..., Inspection],
+    *,
+    when_done: Callable[[Inspection], Inspection],
+    progress: Progress,
 ) -> list[Inspection]:
-    """Inspect files in the order of ``paths``, in other processes if there are many."""
+    """Inspect files in other processes if there are many; return what ``when_done`` returns, in the order of ``paths``."""
     files = [folder / path for path in paths]
     if len(files) <= _FEW:
         inspections = []
         for file in files:
-            inspections.append(inspect_one(file))
+            inspections.append(when_done(inspect_one(file)))
             progress(len(inspections), len(files))
         return inspections
     memory = memory_for_images()
@@ -397,11 +413,11 @@ def _inspect_all(
                 if isinstance(found, int):
                     needed[place] = found
                 else:
-                    done[place] = found
+                    done[place] = when_done(found)
                     progress(len(done), len(files))
             left = memory - n_processes * at_rest
             for place, found in _one_after_another(workers, inspect_one, files, needed, memory=left):
-                done[place] = found
+                done[place] = when_done(found)
                 progress(len(done), len(files))
         except BrokenProcessPool as error:
             first = min(set(range(len(files))) - set(done) - set(needed), default=min(needed, default=place))

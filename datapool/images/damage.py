@@ -60,17 +60,25 @@ def find_damage(data: bytes, *, n_pixels: int) -> str:
     return ""
 
 
-def decode_intact_jpeg(data: bytes) -> Image.Image | None:
-    """Return a JPEG at an eighth of its size, as stored; None if anything may be wrong with it, or for another file.
+def decode_intact_jpeg(data: bytes, *, longer_side: int) -> Image.Image | None:
+    """Return a JPEG at a small size, as stored; None if anything may be wrong with it, or for another file.
 
     What this decodes has no damage that Pillow or ``find_damage`` would find: all of its bytes were read. None for inks
     too, which simplejpeg makes RGB in another way than Pillow, and for rare subsamplings, which it refuses.
+
+    Args:
+        data: Of the file.
+        longer_side: Pixels that the longer side of the result has at least, if the image has as many. The size is at
+            least an eighth of the image's.
     """
     if data[:3] != _JPEG or isinstance(end := _end_of_jpeg(data), str):
         return None
     try:
-        colors = simplejpeg.decode_jpeg_header(data)[2]
-        return None if colors in ("CMYK", "YCCK") else Image.fromarray(_decode_small(data[:end], "RGB"))
+        height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
+        if colors in ("CMYK", "YCCK"):
+            return None
+        least = (1, longer_side) if width >= height else (longer_side, 1)
+        return Image.fromarray(_decode_small(data[:end], "RGB", *least))
     except ValueError:
         return None
 
@@ -111,13 +119,19 @@ def _end_of_jpeg(data: bytes) -> int | str:
     return at
 
 
-def _decode_small(data: bytes, colors: str) -> np.ndarray:
-    """Return the pixels of a JPEG at an eighth of its size, for which all of its bytes are read.
+def _decode_small(data: bytes, colors: str, height: int = 1, width: int = 1) -> np.ndarray:
+    """Return the pixels of a JPEG at an eighth of its size or more, for which all of its bytes are read.
+
+    Args:
+        data: Of the file, up to its end marker.
+        colors: As simplejpeg names them.
+        height: Pixels that the result has at least, if the image has as many.
+        width: The same.
 
     Raises:
         ValueError: Whatever libjpeg warns of, or what simplejpeg does not read.
     """
-    return simplejpeg.decode_jpeg(data, colorspace=colors, min_height=1, min_width=1, strict=True)
+    return simplejpeg.decode_jpeg(data, colorspace=colors, min_height=height, min_width=width, strict=True)
 
 
 def _heard_from_libjpeg(data: bytes, *, end: int) -> str:

@@ -20,7 +20,18 @@ from datapool.images.chatter import caught_chatter
 from datapool.images.contents import content_of
 from datapool.images.damage import decode_intact_jpeg, find_damage
 from datapool.images.formats import ON_DEMAND, formats
-from datapool.images.pixels import QUARTER_TURNS, TRANSPOSE, Ranges, Spread, Values, orientation_of, read_values, to_rgb
+from datapool.images.pixels import (
+    QUARTER_TURNS,
+    THUMBNAIL_SIDE,
+    TRANSPOSE,
+    Ranges,
+    Spread,
+    Values,
+    orientation_of,
+    read_values,
+    thumbnail,
+    to_rgb,
+)
 from datapool.images.tiff import read_tiff
 
 MAX_BYTES = 2**30
@@ -34,7 +45,7 @@ PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 # Bytes per pixel that decoding takes at most, copies included, as measured: see the test of memory.
 _BYTES_PER_PIXEL = 50  # float64 in three colors with alpha; the pixels of a WebP with alpha that is turned take 40
 _OPAQUE = 13  # RGB that is turned
-_OF_JPEG = 7  # progressive, at an eighth of the size
+_OF_JPEG = 7  # progressive, at an eighth of the size (of a small one more, which is little all the same)
 _IN_WORDS = 200  # values of a Netpbm file written as words
 
 _REASON = 200  # characters of a decoder's error that are shown: some decoders quote a whole table of tags
@@ -61,6 +72,8 @@ class Inspection(NamedTuple):
     """Why the image cannot be used; empty if it can."""
     spread: Spread | None = None
     """The values that an image of more than 8 bits uses; None for other images."""
+    thumbnail: bytes = b""
+    """A small picture, as ``thumbnail_of`` returns it; empty if none was asked for, and see ``inspect``."""
 
 
 class ImageFile(NamedTuple):
@@ -88,7 +101,15 @@ class NeedsMemoryError(Exception):
         """How much it takes at most."""
 
 
-def inspect(path: Path, *, check: Check, max_pixels: int, gif: bool = False, memory: int | None = None) -> Inspection:
+def inspect(
+    path: Path,
+    *,
+    check: Check,
+    max_pixels: int,
+    gif: bool = False,
+    memory: int | None = None,
+    with_thumbnail: bool = False,
+) -> Inspection:
     """Hash a file and, with a ``check``, try to read all of its pixels. Those of more than 8 bits are read in any case.
 
     Damage is a result, not an error: the content of a file never makes this raise. The same bytes give the same result.
@@ -99,6 +120,8 @@ def inspect(path: Path, *, check: Check, max_pixels: int, gif: bool = False, mem
         max_pixels: An image whose header states more is refused undecoded.
         gif: Read GIF as well.
         memory: Bytes that this may take; None: as many as it needs.
+        with_thumbnail: Make a small picture as well; only if ``check`` is "strict", which decodes at a small size anyway.
+            None is made of an image that is as small itself, nor of more than 8 bits: what becomes black is chosen later.
 
     Raises:
         NeedsMemoryError: If more is needed than ``memory``. Nothing of that size was done.
@@ -112,10 +135,10 @@ def inspect(path: Path, *, check: Check, max_pixels: int, gif: bool = False, mem
     if check == "none":
         return Inspection(content_hash, None, None, None, "", _spread_of(data, limits))
     try:
-        seen = _look(data, limits, gif=gif, is_strict=check == "strict")
+        seen = _look(data, limits, gif=gif, is_strict=check == "strict", with_thumbnail=with_thumbnail)
     except _DamagedError as error:
         return Inspection(content_hash, None, None, None, str(error))
-    return Inspection(content_hash, *seen.size, seen.mode, "", seen.spread)
+    return Inspection(content_hash, *seen.size, seen.mode, "", seen.spread, seen.thumbnail)
 
 
 def hash_of(path: Path) -> str:
@@ -156,9 +179,24 @@ def read_rgb(image: ImageFile, *, side: int | None = None) -> Image.Image:
     Raises:
         DatapoolError: If the file is missing, cannot be decoded, or does not have the content hash.
     """
+    return _read(image, side=side)
+
+
+def thumbnail_of(image: ImageFile) -> bytes:
+    """Return a small picture of an image as WebP; upright, its longer side at most THUMBNAIL_SIDE, without metadata.
+
+    A JPEG is decoded at a small size. ``inspect`` makes the same bytes.
+
+    Raises:
+        DatapoolError: If the file is missing, cannot be decoded, or does not have the content hash.
+    """
+    return thumbnail(_read(image, side=None, for_thumbnail=True))
+
+
+def _read(image: ImageFile, *, side: int | None, for_thumbnail: bool = False) -> Image.Image:
     try:
         data = read_bytes(image.path, content_hash=image.content_hash)
-        return _decode(data, image.ranges, _Limits(image.max_pixels), side=side)
+        return _decode(data, image.ranges, _Limits(image.max_pixels), side=side, for_thumbnail=for_thumbnail)
     except _DamagedError as error:
         raise DatapoolError(
             f"{image.path}: {error}; set enable_corruptness_check: true to leave such files out, or remove it"
@@ -223,10 +261,11 @@ class _Seen(NamedTuple):
     size: tuple[int, int]
     """Width and height in pixels, upright."""
     spread: Spread | None
+    thumbnail: bytes = b""
 
 
-def _look(data: bytes, limits: _Limits, *, gif: bool, is_strict: bool) -> _Seen:
-    """Decode a file to find damage. Of a JPEG with ``is_strict``, an eighth of the size; all of its bytes are read for it.
+def _look(data: bytes, limits: _Limits, *, gif: bool, is_strict: bool, with_thumbnail: bool) -> _Seen:
+    """Decode a file to find damage; a JPEG, with ``is_strict``, at a small size.
 
     Raises:
         _DamagedError: If it is damaged.
@@ -235,29 +274,54 @@ def _look(data: bytes, limits: _Limits, *, gif: bool, is_strict: bool) -> _Seen:
         raise _DamagedError("empty file")
     with _explaining_damage(data, limits, gif=gif):
         if values := _read_values(data, limits):
-            values.corner().to_rgb({})
+            values.corner().to_rgb({})  # fails where the whole image would
             seen = _Seen(values.kind or "RGB", values.size, values.spread())
+            if with_thumbnail and is_strict and not values.kind and max(seen.size) > THUMBNAIL_SIDE:
+                seen = seen._replace(thumbnail=thumbnail(values.to_rgb({})))
         else:
             with Image.open(BytesIO(data), formats=formats(gif=gif)) as image:
                 limits.check_size(*image.size, bytes_per_pixel=_bytes_per_pixel(image, is_full_size=not is_strict))
                 mode, (width, height) = image.mode, image.size
-                is_intact = is_strict and decode_intact_jpeg(data) is not None
-                if is_strict and not is_intact:
-                    image.draft(None, (1, 1))
-                orientation = orientation_of(image, is_in_header=is_intact)
-                if not is_intact:
-                    to_rgb(image.crop((0, 0, 1, 1)))  # fails for colors that cannot become RGB
-                turned = orientation in QUARTER_TURNS
-                seen = _Seen(mode, (height, width) if turned else (width, height), None)
-            if is_intact:
+                small, orientation = _at_small_size(image, data) if is_strict else (image, orientation_of(image))
+                to_rgb(small.crop((0, 0, 1, 1)))  # fails for colors that cannot become RGB
+                is_wanted = with_thumbnail and is_strict and max(width, height) > THUMBNAIL_SIDE
+                seen = _Seen(
+                    mode,
+                    (height, width) if orientation in QUARTER_TURNS else (width, height),
+                    None,
+                    thumbnail(_upright(to_rgb(small), orientation)) if is_wanted else b"",
+                )
+            if small is not image:
                 return seen
     if is_strict and (damage := find_damage(data, n_pixels=seen.size[0] * seen.size[1])):
         raise _DamagedError(damage)
     return seen
 
 
-def _decode(data: bytes, ranges: Ranges, limits: _Limits, *, side: int | None) -> Image.Image:
+def _at_small_size(image: Image.Image, data: bytes) -> tuple[Image.Image, int]:
+    """Decode a file that Pillow has opened, a JPEG at a small size for which all of its bytes are read nevertheless.
+
+    Returns:
+        The opened image itself, or another one if the file is a JPEG that is certainly intact; as stored, its longer side
+        at least THUMBNAIL_SIDE if the image's is. And its EXIF orientation.
+    """
+    intact = decode_intact_jpeg(data, longer_side=THUMBNAIL_SIDE)
+    if intact is not None:
+        return intact, orientation_of(image, is_in_header=True)
+    image.draft(None, (THUMBNAIL_SIDE, 1) if image.width >= image.height else (1, THUMBNAIL_SIDE))
+    return image, orientation_of(image)
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    return image.transpose(TRANSPOSE[orientation]) if orientation in TRANSPOSE else image
+
+
+def _decode(
+    data: bytes, ranges: Ranges, limits: _Limits, *, side: int | None, for_thumbnail: bool = False
+) -> Image.Image:
     """Return the image of a file as upright RGB; see ``read_rgb`` for ``side``.
+
+    With ``for_thumbnail``, it may have any size of which a thumbnail can be made.
 
     Raises:
         _DamagedError: If it cannot be decoded.
@@ -268,11 +332,14 @@ def _decode(data: bytes, ranges: Ranges, limits: _Limits, *, side: int | None) -
         if values := _read_values(data, limits):
             return values.to_rgb(ranges)
         with Image.open(BytesIO(data), formats=formats(gif=True)) as image:
-            limits.check_size(*image.size, bytes_per_pixel=_bytes_per_pixel(image, is_full_size=True))
+            limits.check_size(*image.size, bytes_per_pixel=_bytes_per_pixel(image, is_full_size=not for_thumbnail))
+            if for_thumbnail:
+                decoded, orientation = _at_small_size(image, data)
+                return to_rgb(_upright(decoded, orientation))
             if side is not None:
                 image.draft(None, (side, side))
             orientation = orientation_of(image)
-            return to_rgb(image.transpose(TRANSPOSE[orientation]) if orientation in TRANSPOSE else image)
+            return to_rgb(_upright(image, orientation))
 
 
 def _spread_of(data: bytes, limits: _Limits) -> Spread | None:

@@ -33,6 +33,9 @@ TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # by EXIF orientation: what makes an image upright
+THUMBNAIL_SIDE = 96
+"""The longer side of a small picture of an image, in pixels; shorter for a smaller image."""
+
 QUARTER_TURNS = (5, 6, 7, 8)  # the orientations whose upright width is the height of the file
 
 _SAMPLE = 2**18  # pixels at most from which the values that an image uses are found
@@ -229,6 +232,20 @@ def to_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def thumbnail(image: Image.Image) -> bytes:
+    """Return an RGB image as WebP, at most THUMBNAIL_SIDE wide and high, without metadata.
+
+    The same pixels make the same bytes with one release of Pillow.
+    """
+    share = min(THUMBNAIL_SIDE / max(image.size), 1)
+    width, height = (max(round(length * share), 1) for length in image.size)
+    small = image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=2)
+    small.info.clear()  # Pillow would copy a color profile of the file
+    webp = BytesIO()
+    small.save(webp, format="WEBP", quality=75, method=1)
+    return webp.getvalue()
 
 
 def to_alpha(opacity: np.ndarray, bits: int) -> np.ndarray:

@@ -29,6 +29,7 @@ from datapool.core.recorded_rows import drop_kept_rows, keep_rows
 from datapool.core.row_cache import RowCache
 from datapool.core.tables import EmbeddedTable, complete_rows
 from datapool.images.batch import batch_id
+from datapool.images.thumbnails import ThumbnailStore
 from datapool.pool import files as pool_files
 from datapool.pool.agreement import require_agreement, require_files
 from datapool.pool.exclusion import Excluded, Exclusions, PoolRows, are_listed, digest_of, excluded_contents
@@ -282,7 +283,8 @@ def _id_without(version: Version, rows: pd.DataFrame, images: pd.DataFrame, cont
 
 
 def clear_caches(contents: Iterable[str]) -> None:
-    """Take excluded contents out of the rows that are kept between runs."""
+    """Take excluded contents out of the rows and thumbnails that are kept between runs."""
     listed = list(contents)
     drop_kept_rows(lambda table: table.content_hash.isin(listed))
     RowCache(atomic.SCRATCH / "embeddings").remove(lambda table: table.content_hash.isin(listed))
+    ThumbnailStore(atomic.SCRATCH / "thumbnails").remove(listed)

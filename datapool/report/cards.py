@@ -2,7 +2,6 @@
 
 import base64
 from collections.abc import Mapping
-from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,11 +9,9 @@ import pandas as pd
 
 from datapool.core.errors import DatapoolError
 from datapool.images.batch import image_files
-from datapool.images.decode import ImageFile, read_rgb
+from datapool.images.decode import ImageFile, thumbnail_of
 from datapool.images.pixels import Ranges
-
-SIDE = 128
-"""The longer side of a picture, in pixels."""
+from datapool.images.thumbnails import ThumbnailStore
 
 
 class Picture(NamedTuple):
@@ -23,7 +20,7 @@ class Picture(NamedTuple):
     filename: str
     relation: str
     """Words before the filename: "", "covered by" or "nearest"."""
-    jpeg: str
+    webp: str
     """In base64; empty if the image cannot be shown."""
     problem: str
     """Empty if it can."""
@@ -39,12 +36,18 @@ class Card(NamedTuple):
 
 
 def make_cards(
-    rows: pd.DataFrame, images: pd.DataFrame, folder: Path, *, max_pixels: int, ranges: Ranges
+    rows: pd.DataFrame,
+    images: pd.DataFrame,
+    folder: Path,
+    *,
+    max_pixels: int,
+    ranges: Ranges,
+    thumbnails: ThumbnailStore,
 ) -> list[Card]:
     """Make a card for each of some images.
 
-    An image that is gone, has changed or cannot be decoded is replaced by the reason. Neighbors from earlier batches are
-    not shown: their files may be anywhere.
+    An image without a thumbnail that is gone, has changed or cannot be decoded is replaced by the reason. Neighbors from
+    earlier batches are not shown: their files may be anywhere.
 
     Args:
         rows: filename, kind (the label of the card), distance and nearest (a filename, or "").
@@ -52,31 +55,37 @@ def make_cards(
         folder: The paths of ``images`` start from here.
         max_pixels: An image that claims more is not read.
         ranges: Of the embedding space: what becomes black and white in images of more than 8 bits.
+        thumbnails: Small copies that are there already.
     """
     # A damaged file may have the name of an image of the pool.
     healthy = images[(images.status == "ok") & images.filename.isin({*rows.filename, *rows.nearest})]
     files = dict(zip(healthy.filename, image_files(healthy, folder, max_pixels=max_pixels, ranges=ranges), strict=True))
+    small = thumbnails.read(file.content_hash for file in files.values())
     cards = []
     for row in rows.itertuples():
-        pictures = [_picture(row.filename, "", files)]
+        pictures = [_picture(row.filename, "", files, small)]
         if row.nearest:
             relation = "covered by" if row.kind == "covered" else "nearest"
-            pictures.append(_picture(row.nearest, relation, files))
+            pictures.append(_picture(row.nearest, relation, files, small))
         cards.append(Card(row.kind, row.distance if row.nearest else None, pictures))
     return cards
 
 
-def _picture(filename: str, relation: str, files: Mapping[str, ImageFile]) -> Picture:
-    """Return a small copy of an image; ``files`` has the images of the batch by their filenames."""
+def _picture(filename: str, relation: str, files: Mapping[str, ImageFile], thumbnails: Mapping[str, bytes]) -> Picture:
+    """Return a small copy of an image.
+
+    Args:
+        filename: Of the image.
+        relation: As in ``Picture``.
+        files: The images of the batch by their filenames.
+        thumbnails: Small copies by content hash.
+    """
     if filename not in files:
         return Picture(filename, relation, "", "in the pool, not in this batch")
+    file = files[filename]
     try:
-        picture = read_rgb(files[filename])
+        webp = thumbnails.get(file.content_hash) or thumbnail_of(file)
     except DatapoolError as error:
-        problem = str(error).removeprefix(f"{files[filename].path}: ").partition(";")[0]  # without the remedy
+        problem = str(error).removeprefix(f"{file.path}: ").partition(";")[0]  # without the remedy
         return Picture(filename, relation, "", problem)
-    picture.thumbnail((SIDE, SIDE))
-    picture.info.clear()  # Pillow would copy a comment of the file into ours
-    jpeg = BytesIO()
-    picture.save(jpeg, format="JPEG", quality=85)
-    return Picture(filename, relation, base64.b64encode(jpeg.getvalue()).decode(), "")
+    return Picture(filename, relation, base64.b64encode(webp).decode(), "")

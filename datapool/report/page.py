@@ -30,6 +30,7 @@ from datapool.images.batch import label_conflicts
 from datapool.images.decode import count_reasons
 from datapool.images.listing import Skipped
 from datapool.images.ranges import little_used
+from datapool.images.thumbnails import ThumbnailStore
 from datapool.report import charts
 from datapool.report.cards import Card, make_cards
 from datapool.report.charts import Chart
@@ -167,17 +168,20 @@ class Page(NamedTuple):
         return [{"id": chart.id, "traces": chart.traces, "layout": chart.layout} for chart in shown]
 
 
-def write_report(path: Path, inputs: ReportInputs, params: Params, *, removed_file: str) -> None:
+def write_report(
+    path: Path, inputs: ReportInputs, params: Params, *, removed_file: str, thumbnails: ThumbnailStore
+) -> None:
     """Write the page.
 
-    Pictures are read from ``params.input_dir``. One that is gone, has changed or cannot be decoded becomes a gray box
-    with the reason. Of the pool's pictures only those in this batch are shown.
+    Pictures that are not among the thumbnails are read from ``params.input_dir``. One that is gone, has changed or cannot
+    be decoded becomes a gray box with the reason. Of the pool's pictures only those in this batch are shown.
 
     Args:
         path: HTML file to write.
         inputs: What to show.
         params: Shown in full; ``n_example_images`` pictures of each kind.
         removed_file: Path of the file with all of ``inputs.removed``, named where a list is cut.
+        thumbnails: What scan has kept. The pictures are the same with and without it, as long as the images are there.
 
     Raises:
         DatapoolError: If the file cannot be written.
@@ -199,8 +203,8 @@ def write_report(path: Path, inputs: ReportInputs, params: Params, *, removed_fi
         n_samples_is_active=params.stopping_condition.n_samples != -1,
         coverage=_coverage(inputs),
         map=_map(inputs, params),
-        first_picks=_first_picks(inputs, params),
-        left_out=_left_out(inputs, params),
+        first_picks=_first_picks(inputs, params, thumbnails),
+        left_out=_left_out(inputs, params, thumbnails),
         conflicts=_reasons(label_conflicts(inputs.images, inputs.base.rows.table)),
         corrupt=_file_list(removed, "corrupt"),
         corrupt_kinds=count_reasons(removed.reason[removed.kind == "corrupt"]),
@@ -347,16 +351,16 @@ def _facts(space: EmbeddingSpace) -> dict[str, str]:
 # --- pictures ---------------------------------------------------------------------------------------------------------
 
 
-def _first_picks(inputs: ReportInputs, params: Params) -> Gallery:
+def _first_picks(inputs: ReportInputs, params: Params, thumbnails: ThumbnailStore) -> Gallery:
     picks = inputs.picks.table
     first = picks.head(params.n_example_images)
     return Gallery(
         f"The first {len(first):,} of {len(picks):,} picks in order, each beside its nearest neighbor when it was picked.",
-        _cards(first.assign(kind=[f"#{i + 1}" for i in first.index]), inputs, params),
+        _cards(first.assign(kind=[f"#{i + 1}" for i in first.index]), inputs, params, thumbnails),
     )
 
 
-def _left_out(inputs: ReportInputs, params: Params) -> Gallery:
+def _left_out(inputs: ReportInputs, params: Params, thumbnails: ThumbnailStore) -> Gallery:
     is_candidate = inputs.removed.kind.isin(
         ["covered", "balance", "sequence_gap", "beyond n_samples", "not considered"]
     )
@@ -365,17 +369,18 @@ def _left_out(inputs: ReportInputs, params: Params) -> Gallery:
     return Gallery(
         f"{len(some):,} of the {len(candidates):,} candidates that were not picked, in order of distance, each beside its "
         "nearest image among the pool and the picks.",
-        _cards(some, inputs, params),
+        _cards(some, inputs, params, thumbnails),
     )
 
 
-def _cards(rows: pd.DataFrame, inputs: ReportInputs, params: Params) -> list[Card]:
+def _cards(rows: pd.DataFrame, inputs: ReportInputs, params: Params, thumbnails: ThumbnailStore) -> list[Card]:
     return make_cards(
         rows,
         inputs.images,
         Path(params.input_dir),
         max_pixels=params.images.max_pixels,
         ranges=inputs.embedding_space.ranges or {},
+        thumbnails=thumbnails,
     )
 
 

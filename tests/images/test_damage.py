@@ -173,19 +173,23 @@ def test_the_size_of_a_jpeg_is_that_of_the_upright_picture(tmp_path):
     assert inspect(tmp_path / "a.jpg", check="strict", max_pixels=MAX_PIXELS)[1:5] == (121, 161, "RGB", "")
 
 
+def intact(data: bytes) -> Image.Image | None:
+    return damage.decode_intact_jpeg(data, longer_side=1)
+
+
 def test_an_intact_jpeg_is_decoded_once_and_small(tmp_path, monkeypatch):
     monkeypatch.setattr(JpegImageFile, "load", lambda image: pytest.fail("Pillow decodes it as well"))
 
     assert reason(WHOLE, tmp_path / "a.jpg") == ""
-    assert damage.decode_intact_jpeg(WHOLE).size == (80, 60)
+    assert intact(WHOLE).size == (80, 60)
 
 
 @pytest.mark.parametrize("harm", [zero_tail, lost, cut_with_end, lambda data: data[:-2], lambda data: b""])
 def test_only_an_intact_jpeg_is_decoded_small(harm):
     for options in ({}, {"progressive": True}):
         data = encoded("JPEG", size=(640, 480), quality=95, **options)
-        assert damage.decode_intact_jpeg(data) is not None
-        assert damage.decode_intact_jpeg(harm(data)) is None
+        assert intact(data) is not None
+        assert intact(harm(data)) is None
 
 
 def test_pillow_decodes_a_jpeg_that_is_not_known_to_be_intact(tmp_path):
@@ -193,7 +197,7 @@ def test_pillow_decodes_a_jpeg_that_is_not_known_to_be_intact(tmp_path):
     inks, padded = encoded("JPEG", mode="CMYK"), WHOLE[:-2] + bytes(64) + END
 
     for data in (inks, padded):
-        assert damage.decode_intact_jpeg(data) is None
+        assert intact(data) is None
         assert reason(data, tmp_path / "a.jpg") == ""
 
 

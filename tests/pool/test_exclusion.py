@@ -21,6 +21,7 @@ from datapool.core.lineage import Parameters, Provenance, read_entries
 from datapool.core.row_cache import RowCache
 from datapool.core.tables import EmbeddedTable
 from datapool.core.tables import read_csv as read_csv_file
+from datapool.images.thumbnails import ThumbnailStore
 from datapool.maintenance.repair import repair
 from datapool.pool.erasure import erase_names
 from datapool.pool.exclusion import line_of, read_exclusions
@@ -214,11 +215,17 @@ def test_what_is_kept_between_runs_loses_excluded_images():
     cache = RowCache(Path(".datapool/embeddings"))
     hashes = pd.DataFrame({"content_hash": [content_hash(1.0), content_hash(2.0)]})
     cache.write("a model", EmbeddedTable(hashes, np.float32([[1.25], [2.5]])))
+    thumbnails = ThumbnailStore(Path(".datapool/thumbnails"))
+    with thumbnails.writing() as keep:
+        keep(content_hash(1.0), b"a picture")
+        keep(content_hash(2.0), b"another")
     exclude(content_hash(1.0))
     opened(B)
 
     rows = cache.read("a model")
     assert (rows.table.content_hash.tolist(), rows.embeddings.tolist()) == ([content_hash(2.0)], [[2.5]])
+    assert thumbnails.read(hashes.content_hash) == {content_hash(2.0): b"another"}
+    assert not any(b"a picture" in path.read_bytes() for path in thumbnails.folder.iterdir())
     assert not any(b"a1.jpg" in path.read_bytes() for path in Path(".datapool/pools").iterdir())
 
 

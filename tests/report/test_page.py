@@ -27,6 +27,7 @@ from datapool.core.schema import Params
 from datapool.core.tables import EmbeddedTable, write_csv, write_json, write_rows, write_table
 from datapool.images import batch
 from datapool.images.listing import Skipped
+from datapool.images.thumbnails import ThumbnailStore
 from datapool.pool.merge import merge
 from datapool.pool.open import open_base
 from datapool.report import page as report
@@ -37,6 +38,7 @@ from datapool.selection.evaluation_sample import measure_sample
 
 RED, GREEN, BLUE, YELLOW = (220, 20, 20), (20, 160, 20), (20, 20, 220), (230, 230, 20)
 ROOT = Path(__file__).parents[2]
+THUMBNAILS = ThumbnailStore(Path(".datapool/thumbnails"))
 
 
 # --- a workspace ------------------------------------------------------------------------------------------------------
@@ -202,7 +204,9 @@ class Page(HTMLParser):
 
 
 def written(inputs: ReportInputs, params: Params | None = None, removed_file: str = "output/removed.csv") -> Page:
-    write_report(Path("output/report.html"), inputs, params or parameters(), removed_file=removed_file)
+    write_report(
+        Path("output/report.html"), inputs, params or parameters(), removed_file=removed_file, thumbnails=THUMBNAILS
+    )
     return Page(Path("output/report.html").read_text(encoding="utf-8"))
 
 
@@ -212,7 +216,7 @@ def cards(page: Page) -> list[str]:
 
 def color_in(card: str, which: int) -> tuple[int, int, int]:
     """Color in the middle of a picture of a card."""
-    data = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', card)[which]
+    data = re.findall(r'src="data:image/webp;base64,([^"]+)"', card)[which]
     picture = Image.open(BytesIO(base64.b64decode(data)))
     return picture.getpixel((picture.width // 2, picture.height // 2))
 
@@ -541,8 +545,27 @@ def test_pictures_are_small_keep_their_shape_and_stand_upright():
 
     page = written(run_on({"turned.jpg": (0, 0)}, parameters()))
 
-    data = page.all("img")[0]["src"].removeprefix("data:image/jpeg;base64,")
-    assert Image.open(BytesIO(base64.b64decode(data))).size == (64, 128)
+    data = page.all("img")[0]["src"].removeprefix("data:image/webp;base64,")
+    assert Image.open(BytesIO(base64.b64decode(data))).size == (48, 96)
+
+
+def test_the_page_is_the_same_with_and_without_thumbnails():
+    paint(a=RED, b=BLUE, c=GREEN)
+    inputs = run_on({"a.png": (0, 0), "b.png": (5, 0), "c.png": (0, 0.5)}, parameters())
+    without = written(inputs)
+    assert not THUMBNAILS.folder.exists()
+    batch.scan(
+        Path("week"), filename_prefix="", relevant=None, check="strict", max_pixels=MAX_PIXELS, remove_duplicates=True,
+        gif=False, progress=no_progress, keep_thumbnail=(kept := {}).__setitem__,
+    )  # fmt: skip
+    with THUMBNAILS.writing() as keep:
+        for content_hash, picture in kept.items():
+            keep(content_hash, picture)
+
+    assert len(kept) == 3
+    assert written(inputs).source == without.source
+    shutil.rmtree("week")  # no image is read
+    assert written(inputs).source == without.source
 
 
 def test_a_picture_has_no_metadata_of_its_file():
@@ -555,7 +578,7 @@ def test_a_picture_has_no_metadata_of_its_file():
 
     (picture,) = page.all("img")
     assert b" text" in Path("week/noted.jpg").read_bytes()
-    assert b" text" not in base64.b64decode(picture["src"].removeprefix("data:image/jpeg;base64,"))
+    assert b" text" not in base64.b64decode(picture["src"].removeprefix("data:image/webp;base64,"))
 
 
 def test_n_example_images_limits_the_pictures(inputs):
@@ -658,7 +681,7 @@ def test_names_are_shown_as_they_are_and_never_become_elements_or_attributes(har
     assert {tag for tag, _ in page.tags}.isdisjoint({"i", "iframe", "object"})
     assert [attributes for _, attributes in page.tags if any(key.startswith("on") for key in attributes)] == []
     assert len(page.all("script")) == 3
-    assert all(image["src"].startswith("data:image/jpeg;base64,") for image in page.all("img"))
+    assert all(image["src"].startswith("data:image/webp;base64,") for image in page.all("img"))
     stems = [name.removesuffix(".png") for name in HARMFUL]
     for stem in stems:
         assert f"{stem} broken.png" in page.texts["code"]
