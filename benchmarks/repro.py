@@ -1,8 +1,9 @@
 """Measure what `dvc repro` and an experiment cost apart from the images: CPU seconds in a workspace of few small images.
 
-    python -m benchmarks.repro [--old CHECKOUT] [--repetitions 5]
+    python -m benchmarks.repro [--old CHECKOUT] [--repetitions 5] [--images 630] [--untracked]
 
-The workspace is made by this checkout, with ready embeddings, so that no model is loaded. Two commands are measured: a
+The workspace is made by this checkout, with ready embeddings, so that no model is loaded. Its images are as many as the
+demo's in two weeks, and DVC tracks them (`dvc add`) unless --untracked is given. Two commands are measured: a
 `dvc repro` with nothing to do, and `dvc exp run -S stopping_condition.min_distance=...`, which samples, merges and reports
 again. With --old the same is done in a workspace made by another checkout, in alternation; the ratio is the median over
 neighboring runs. CPU seconds are those of the command and all its processes. Prints Markdown.
@@ -11,6 +12,7 @@ neighboring runs. CPU seconds are those of the command and all its processes. Pr
 import argparse
 import os
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -22,7 +24,7 @@ import yaml
 from PIL import Image
 
 ROOT = Path(__file__).parent.parent
-N_IMAGES, SIDE = 40, 32
+SIDE = 32
 NO_OP, EXPERIMENT = "`dvc repro`, nothing to do", "`dvc exp run` with another min_distance"
 
 
@@ -31,36 +33,44 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure a no-op `dvc repro` and an experiment in a small workspace.")
     parser.add_argument("--old", type=Path, help="root of another checkout to compare with")
     parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--images", type=int, default=630, help="number of images")
+    parser.add_argument("--untracked", action="store_true", help="leave the images in the workspace without `dvc add`")
     arguments = parser.parse_args()
     checkouts = {"this checkout": ROOT} | ({"old": arguments.old.resolve()} if arguments.old else {})
     with tempfile.TemporaryDirectory() as scratch:
         images, embeddings = Path(scratch, "images"), Path(scratch, "embeddings.csv")
-        write_images(images, embeddings)
+        write_images(images, embeddings, n=arguments.images)
         workspaces = {}
         for name, checkout in checkouts.items():
             workspaces[name] = Path(scratch, name.replace(" ", "_"))
-            make_workspace(workspaces[name], checkout, images=images, embeddings=embeddings)
+            make_workspace(
+                workspaces[name], checkout, images=images, embeddings=embeddings, track=not arguments.untracked
+            )
         print(table(measure(workspaces, arguments.repetitions)))
 
 
-def write_images(folder: Path, embeddings: Path) -> None:
-    """Write images of random patterns, and an embeddings csv that puts them on the unit circle, 0.05 rad apart."""
+def write_images(folder: Path, embeddings: Path, *, n: int) -> None:
+    """Write images of random patterns, and an embeddings csv that puts them on two radians of the unit circle."""
     lines = ["filenames,embedding_0,embedding_1,labels"]
     folder.mkdir()
-    for number in range(N_IMAGES):
+    for number in range(n):
         pixels = np.random.default_rng(number).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"image_{number:02}.png")
-        lines.append(f"image_{number:02}.png,{np.cos(0.05 * number)!s},{np.sin(0.05 * number)!s},0")
+        Image.fromarray(pixels).save(folder / f"image_{number:05}.png")
+        angle = 2 * number / n
+        lines.append(f"image_{number:05}.png,{np.cos(angle)!s},{np.sin(angle)!s},0")
     embeddings.write_text("\n".join(lines) + "\n")
 
 
-def make_workspace(folder: Path, checkout: Path, *, images: Path, embeddings: Path) -> None:
-    """Make a workspace with the code of a checkout, run its pipeline once and commit the result."""
+def make_workspace(folder: Path, checkout: Path, *, images: Path, embeddings: Path, track: bool) -> None:
+    """Make a workspace with the code of a checkout and a copy of the images, run its pipeline once and commit the result."""
     program = "from datapool.cli import main; main()"
     run([sys.executable, "-c", program, "init", str(folder)], cwd=folder.parent, python_path=str(checkout))
+    shutil.copytree(images, folder / "data" / "week_1")
+    if track:
+        run(["dvc", "add", "--quiet", "data/week_1"], cwd=folder)
     params = folder / "params.yaml"
     settings = yaml.safe_load(params.read_text())
-    settings |= {"input_dir": str(images), "embeddings": str(embeddings), "n_example_images": 2}
+    settings |= {"input_dir": "data/week_1", "embeddings": str(embeddings), "n_example_images": 2}
     settings["stopping_condition"]["min_distance"] = 0.5
     params.write_text(yaml.safe_dump(settings, sort_keys=False))
     run(["dvc", "repro"], cwd=folder)
