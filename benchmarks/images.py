@@ -23,7 +23,7 @@ import numpy as np
 import yaml
 from PIL import Image, ImageOps
 
-from benchmarks.meter import Usage, metered
+from datapool.workspace.meter import Usage, metered
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "images.md"
@@ -155,7 +155,7 @@ class Workspace:
     def run(self, stage: str) -> Usage:
         """Run a stage as dvc would; nothing if this checkout has no such stage."""
         if stage not in self._commands:
-            return Usage(0.0, 0.0)
+            return Usage(0.0, 0.0, 0.0)
         return self.meter("bash", "-c", self._commands[stage])
 
     def meter(self, *command: str) -> Usage:

@@ -1,38 +1,11 @@
-"""The benchmarks of images and of the week count all that a command does, and their tables follow from what was measured."""
-
-import os
-import sys
+"""The tables of the benchmarks of images and of the week follow from what was measured."""
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from benchmarks import images, week
 from benchmarks.images import BEFORE, OURS, PLAIN, Measured, PerImage
-from benchmarks.meter import metered
 from benchmarks.week import AtPool, Size
-
-
-def test_the_meter_waits_for_a_process_that_the_command_left_behind(tmp_path):
-    metered(["sh", "-c", "(sleep 0.2; touch done) & exit 0"], cwd=tmp_path, environment=dict(os.environ))
-
-    assert (tmp_path / "done").exists()
-
-
-def test_the_meter_counts_memory_of_the_command_and_not_of_the_program_that_measures(tmp_path):
-    mine = np.ones(2**25)  # 256 MiB
-    held = "numbers = bytearray(80 * 2**20)"
-    small, large = (
-        metered([sys.executable, "-S", "-c", code], cwd=tmp_path, environment=dict(os.environ)) for code in ("", held)
-    )
-
-    assert small.peak < mine.nbytes / 2**20 / 2
-    assert 70 < large.peak - small.peak < 90
-
-
-def test_a_command_that_fails_is_an_error_with_its_output(tmp_path):
-    with pytest.raises(RuntimeError, match=r"(?s)sh -c echo what happened; exit 3 ended with 3:.*what happened"):
-        metered(["sh", "-c", "echo what happened; exit 3"], cwd=tmp_path, environment=dict(os.environ))
 
 
 def test_photos_have_their_size_and_each_has_bytes_of_its_own(tmp_path):
