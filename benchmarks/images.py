@@ -43,6 +43,7 @@ Milliseconds of CPU time (user and system, one thread) for each further image: w
 is subtracted. All are of one run, in turn. In parentheses: how many times that of datapool. The peak is that of the largest
 process. The images are JPEG files, crops of real photographs with a little noise ({sizes}). The pool has a model already."""
 _DISTINCT = 8  # photos; further ones have the same pixels and other bytes
+_SERIAL = 64  # up to so many images, stage scan starts no other processes
 _NOISE, _QUALITY = 4.0, 88  # gray levels; of the JPEG
 
 
@@ -57,7 +58,7 @@ class Plan(NamedTuple):
     photos: dict[str, int]
 
 
-FULL = Plan(first_week=200, few=128, many_to_scan=4_224, many_to_embed=640, photos={"2 MP": 128, "12 MP": 128})
+FULL = Plan(first_week=200, few=128, many_to_scan=4_224, many_to_embed=640, photos={"2 MP": 128, "12 MP": 64})
 QUICK = Plan(first_week=70, few=66, many_to_scan=130, many_to_embed=70, photos={"2 MP": 66})
 
 
@@ -241,6 +242,10 @@ def measure(scratch: Path, checkouts: dict[str, Path], plan: Plan, photos: list[
         process[stage] = {name: beside[stage][name].cpu - plan.few * each[name] for name in many}
         found.append(PerImage(TINY, stage, each, {name: usage.peak for name, usage in many.items()}))
         shutil.rmtree(images)
+    without_workers = {
+        name: usage.cpu - _SERIAL * found[0].seconds[name]
+        for name, usage in stages_on(folder_of(TINY, _SERIAL), ("scan",))["scan"].items()
+    }
     for size, n in plan.photos.items():
         _log(f"{n:,} photos of {size}")
         images = folder_of(size, n)
@@ -248,7 +253,8 @@ def measure(scratch: Path, checkouts: dict[str, Path], plan: Plan, photos: list[
         report[size] = taken["report"]
         for stage in ("scan", "embed"):
             usages = taken[stage] | loops_on(images, stage)
-            each = {name: (usage.cpu - process[stage][name]) / n for name, usage in usages.items()}
+            begun = process[stage] | (without_workers if stage == "scan" and n <= _SERIAL else {})
+            each = {name: (usage.cpu - begun[name]) / n for name, usage in usages.items()}
             found.append(PerImage(size, stage, each, {name: usage.peak for name, usage in usages.items()}))
         shutil.rmtree(images)
     return Measured(
