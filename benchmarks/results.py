@@ -25,9 +25,10 @@ picks as the column "picks run" shows and for half as many, and extrapolated lin
 pass per pick. "–, over budget": even that would take minutes."""
 
 SPOILED = """\
-Other programs used the machine during this run. CPU seconds of one thread bear that, while seconds on the clock and those
-of several threads do not (one of these tables once had 40 s on two threads for what took 13.6 s on one), so this page has
-only the former. On an idle machine, `make bench` writes both."""
+Other programs used the machine during this run. Seconds on the clock and those of several threads mean nothing then (one of
+these tables once had 40 s on two threads for what took 13.6 s on one), so this page has only CPU seconds of one thread. They
+rise too, as others take the caches: least for datapool, two- to threefold for a loop that would find all embeddings in a
+cache. So only an idle machine gives fair ratios; there `make bench` writes all times."""
 
 BEST = """\
 The best of five repetitions in the same run: reading is a float32 sum over more than the caches hold, copying counts bytes
