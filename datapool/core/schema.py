@@ -32,6 +32,7 @@ _RESERVED = frozenset(
     }
 )
 """The other files and folders of a workspace, where results may not go."""
+_MOST_WORKERS = 2**10
 _PATH_BYTES, _PART_BYTES = 4096, 255  # Linux's limits
 _DEVICES = frozenset({"con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt") for i in range(1, 10))})
 
@@ -57,6 +58,14 @@ def _balance(value: object) -> object:
     raise ValueError(
         "a whole number of at least 1, a number for each label such as {cat: 50, dog: 100}, or null for no limit"
     )
+
+
+def _workers(value: object) -> object:
+    if value == "auto" or (type(value) is int and 0 <= value <= _MOST_WORKERS):
+        return value
+    if isinstance(value, dict):
+        return value  # a section, whose keys are refused by name
+    raise ValueError(f"auto, or a whole number from 0 to {_MOST_WORKERS}")
 
 
 def _kept_versions(value: object) -> object:
@@ -243,7 +252,7 @@ class Loader(Section):
     """How images are loaded. Apart from the batch size in training, this changes results by rounding only."""
 
     batch_size: Annotated[int, Field(ge=1, le=2**16)]
-    num_workers: Annotated[int, Field(ge=0, le=2**10)]
+    num_workers: Annotated[int | Literal["auto"], BeforeValidator(_workers)]
 
 
 class Trainer(Section):

@@ -26,7 +26,7 @@ from datapool.core.errors import DatapoolError, join_sentences
 from datapool.core.progress import Progress
 from datapool.images.decode import Check, ImageFile, Inspection, NeedsMemoryError, inspect, not_inspected, read_bytes
 from datapool.images.listing import Skipped, find_images, is_folder, links_out, relevant_paths
-from datapool.images.memory import memory_for_images
+from datapool.images.memory import machine_cores, memory_for_images
 from datapool.images.pixels import Ranges
 from datapool.images.thumbnails import Keep
 
@@ -396,7 +396,7 @@ def _inspect_all(
             progress(len(inspections), len(files))
         return inspections
     memory = memory_for_images()
-    n_processes = max(min(_n_cores(), memory // _PROCESS), 1)
+    n_processes = max(min(machine_cores(), memory // _PROCESS), 1)
     kept = min(memory // n_processes // 8, _KEPT)
     at_rest = _AT_REST + kept
     done: dict[int, Inspection] = {}
@@ -491,8 +491,3 @@ def _end_with_parent() -> None:
         os._exit(1)
 
     Thread(target=watch, daemon=True).start()
-
-
-def _n_cores() -> int:
-    """Return the number of cores that this process may use; in a container, these are fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

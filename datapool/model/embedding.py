@@ -2,11 +2,13 @@
 
 import copy
 import json
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
@@ -18,10 +20,17 @@ from datapool.core.progress import Progress
 from datapool.core.row_cache import RowCache
 from datapool.core.tables import EmbeddedTable
 from datapool.images.decode import ImageFile
+from datapool.images.memory import machine_cores, memory_for_images
 from datapool.model.embedding_model import EmbeddingModel, Preprocessing, embedding_space_id, load_checkpoint
 
 _FITTED_IMAGES = 2000  # the head of a pretrained backbone is fitted to at most so many images
 _SMALL_BATCH = 16
+_READER = 2**29  # bytes of memory for a process that reads images
+_WAITING = 3  # mini-batches of each such process in shared memory: one that is used, and two that wait
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  nothing is written there: see statvfs
+
+NumWorkers = int | Literal["auto"]
+"""``lightly.loader.num_workers``."""
 
 
 class Embedded(NamedTuple):
@@ -38,7 +47,7 @@ def embed(
     images: Sequence[ImageFile],
     *,
     batch_size: int,
-    num_workers: int,
+    num_workers: NumWorkers,
     accelerator: str,
     known: EmbeddedTable | None,
     progress: Progress | None,
@@ -57,7 +66,8 @@ def embed(
         model: Used in eval mode, in float32.
         images: In any order.
         batch_size: Images per mini-batch; at most 16 on a CPU.
-        num_workers: Processes that read and resize images; 0 does it in this process. Never changes a result.
+        num_workers: Processes that read and resize images; 0 does it in this process; "auto" as ``readers`` describes. Never
+            changes a result.
         accelerator: "auto" (a GPU if there is one), "cpu", "gpu", "cuda" or "mps".
         known: Embeddings of this model by content (column content_hash). These images are not read.
         progress: Called with images embedded and images to embed.
@@ -116,7 +126,7 @@ def embed_with_cache(
     *,
     cache: RowCache,
     batch_size: int,
-    num_workers: int,
+    num_workers: NumWorkers,
     accelerator: str,
     progress: Progress | None,
     space_id: str | None = None,
@@ -165,6 +175,40 @@ def _key(space_id: str, images: Sequence[ImageFile], course: "_Course") -> str:
 def _by_content(images: Sequence[ImageFile], embeddings: np.ndarray) -> EmbeddedTable:
     hashes = pd.DataFrame({"content_hash": [image.content_hash for image in images]}, dtype="str")
     return EmbeddedTable(hashes, embeddings)
+
+
+def readers(
+    num_workers: NumWorkers, device: torch.device, *, n_minibatches: int, minibatch_bytes: int, n_devices: int = 1
+) -> int:
+    """Return how many processes should read images for a model; 0: the process of the model does.
+
+    Args:
+        num_workers: A number is returned as it is. "auto" is none for a CPU, which has no time to spare for them. For a GPU,
+            it is one per core of this machine or container, but not more than there are mini-batches, or than fit in half
+            of the memory and of the shared memory, which is small in a container unless it was asked for.
+        device: That of the model.
+        n_minibatches: How many there are to read.
+        minibatch_bytes: Bytes of one, as the processes hand it over.
+        n_devices: How many models read at the same time.
+    """
+    if num_workers != "auto":
+        return num_workers
+    if device.type == "cpu":
+        return 0
+    limits = [
+        machine_cores(),
+        memory_for_images() // _READER,
+        _free_shared_memory() // 2 // (_WAITING * minibatch_bytes),
+    ]
+    return min(n_minibatches, *(limit // n_devices for limit in limits))
+
+
+def _free_shared_memory() -> int:
+    try:
+        found = os.statvfs(_SHARED_MEMORY)
+    except OSError:  # not Linux: there it is not limited in this way
+        return sys.maxsize
+    return found.f_bavail * found.f_frsize
 
 
 def fitting_step(n_images: int) -> int:
@@ -216,7 +260,7 @@ def backbone_features(
     images: Sequence[ImageFile],
     *,
     batch_size: int,
-    num_workers: int,
+    num_workers: NumWorkers,
     accelerator: str,
     progress: Progress | None,
 ) -> np.ndarray:
@@ -231,7 +275,7 @@ def backbone_features(
 
 
 @contextmanager
-def explain_out_of_memory(*, batch_size: int, num_workers: int) -> Iterator[None]:
+def explain_out_of_memory(*, batch_size: int, num_workers: NumWorkers) -> Iterator[None]:
     """Turn the errors of a model that ran out of memory into one line with a remedy.
 
     Raises:
@@ -293,7 +337,7 @@ def _run(
     course: _Course,
     *,
     with_head: bool,
-    num_workers: int,
+    num_workers: NumWorkers,
     progress: Progress | None,
 ) -> np.ndarray:
     """Return the output of the model, or of its backbone, for each image of each part. The model is left as it was.
@@ -306,13 +350,20 @@ def _run(
         return outputs[0]
     was_training, original_device = model.training, next(model.parameters()).device
     model.eval()
+    n_readers = readers(
+        num_workers,
+        course.device,
+        n_minibatches=sum(-(-len(part) // course.size) for part in parts),
+        minibatch_bytes=course.size * 3 * model.preprocessing.input_size**2,
+    )
     with explain_out_of_memory(batch_size=course.size, num_workers=num_workers):
         try:
             _move(model, course.device, course.layout)
             for part in parts:
-                for squares in _minibatches(part, model.preprocessing, batch_size=course.size, num_workers=num_workers):
+                for squares in _minibatches(part, model.preprocessing, course, n_readers=n_readers):
                     with _exact():
-                        images = model.preprocessing.normalized(_filled(squares, course.size).to(course.device))
+                        on_device = squares.to(course.device, non_blocking=True)
+                        images = model.preprocessing.normalized(_filled(on_device, course.size))
                         features = model.backbone(_laid_out(images, course.layout))
                         output = model.head(_laid_out(features, course.layout)) if with_head else features
                     outputs.append(output[: len(squares)].float().cpu().numpy())
@@ -349,14 +400,15 @@ def _move(model: EmbeddingModel, device: torch.device, layout: torch.memory_form
 
 
 def _minibatches(
-    images: Sequence[ImageFile], preprocessing: Preprocessing, *, batch_size: int, num_workers: int
+    images: Sequence[ImageFile], preprocessing: Preprocessing, course: _Course, *, n_readers: int
 ) -> Iterator[torch.Tensor]:
     """Yield images as bytes, shape (n, 3, input_size, input_size): a quarter of the numbers that the model takes."""
     loader: DataLoader[torch.Tensor | DatapoolError] = DataLoader(
         _ImageDataset(images, preprocessing),
-        batch_size=batch_size,
-        num_workers=num_workers,
+        batch_size=course.size,
+        num_workers=n_readers,
         collate_fn=_stack_or_error,
+        pin_memory=course.device.type == "cuda",  # then it is copied while the model computes
         generator=torch.Generator(),  # without it the loader would draw from the global generator
     )
     for minibatch in loader:

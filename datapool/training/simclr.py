@@ -24,7 +24,7 @@ from datapool.core import atomic
 from datapool.core.errors import DatapoolError
 from datapool.core.progress import Progress
 from datapool.images.decode import ImageFile
-from datapool.model.embedding import embed, explain_out_of_memory
+from datapool.model.embedding import NumWorkers, embed, explain_out_of_memory, readers
 from datapool.model.embedding_model import EmbeddingModel, embedding_space_id
 from datapool.model.weights import read_torch_file
 from datapool.training.views import Augmentation, EpochSampler, Views, seeds
@@ -94,7 +94,7 @@ def train_simclr(
     trainer: TrainerSettings,
     out_dim: int,
     batch_size: int,
-    num_workers: int,
+    num_workers: NumWorkers,
     lr: float,
     weight_decay: float,
     temperature: float,
@@ -122,7 +122,7 @@ def train_simclr(
         trainer: For Lightning.
         out_dim: Width of the projection that the loss is computed on; the projection is dropped after training.
         batch_size: Images per step and device, two or more.
-        num_workers: Processes that read and augment images; 0 does it in this process.
+        num_workers: Processes that read and augment images; 0 does it in this process; "auto" as ``readers`` describes.
         lr: The highest learning rate.
         weight_decay: Of weight matrices; biases and normalization have none.
         temperature: Of the NT-Xent loss.
@@ -162,7 +162,13 @@ def train_simclr(
             Views(images, augmentation, preprocessing=model.preprocessing, seed=seed),
             sampler=sampler,  # not batch_sampler: Lightning calls set_epoch of a sampler only
             batch_size=None,
-            num_workers=num_workers,
+            num_workers=readers(
+                num_workers,
+                lightning.strategy.root_device,
+                n_minibatches=len(sampler),
+                minibatch_bytes=batch_size * 2 * 3 * model.preprocessing.input_size**2 * 4,  # two views in float32
+                n_devices=lightning.num_devices,
+            ),
             generator=torch.Generator(),  # the global one would be drawn from at another moment after a restart
         )
         with explain_out_of_memory(batch_size=batch_size, num_workers=num_workers), _explain_disk_error(scratch_dir):

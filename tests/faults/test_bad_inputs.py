@@ -1087,7 +1087,8 @@ def wrong_values() -> Iterator[tuple[str, object]]:
             if not key.endswith("min_distance"):  # a negative min_distance means that it is inactive
                 yield from ((key, wrong) for wrong in (-5, -0.5))
         elif isinstance(value, str):
-            yield from ((key, wrong) for wrong in (7, True, "\0"))
+            number = 7.5 if key == "lightly__loader__num_workers" else 7  # there, 7 are seven processes
+            yield from ((key, wrong) for wrong in (number, True, "\0"))
             if key != "rules__exclude":  # a file, or null
                 yield key, None
         else:  # null
@@ -1111,7 +1112,10 @@ def test_every_key_refuses_values_of_other_types_and_out_of_range(own_params, su
 
 OUT_OF_RANGE: list[tuple[dict[str, object], str]] = [
     ({"lightly__loader__batch_size": 10**6}, "lightly.loader.batch_size is 1000000; it should be less than or equal to 65536"),
-    ({"lightly__loader__num_workers": 10**6}, "lightly.loader.num_workers is 1000000; it should be less than or equal to 1024"),
+    ({"lightly__loader__num_workers": 10**6}, "lightly.loader.num_workers is 1000000; it should be auto, or a whole number from 0 to 1024"),
+    ({"lightly__loader__num_workers": -1}, "lightly.loader.num_workers is -1; it should be auto, or a whole number from 0 to 1024"),
+    ({"lightly__loader__num_workers": "all"}, "lightly.loader.num_workers is 'all'; it should be auto, or a whole number from 0 to 1024"),
+    ({"lightly__loader__num_workers": True}, "lightly.loader.num_workers is true; it should be auto, or a whole number from 0 to 1024"),
     ({"lightly__collate__input_size": 100_000}, "lightly.collate.input_size is 100000; it should be less than or equal to 2048"),
     ({"lightly__model__num_ftrs": 10**12}, "lightly.model.num_ftrs is 1000000000000; it should be less than or equal to 1000000000"),
     ({"rules__sequence_gap": 10**30}, "rules.sequence_gap is 1" + "0" * 30 + "; it should be less than or equal to 1000000000"),

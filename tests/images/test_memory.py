@@ -74,6 +74,25 @@ def test_in_a_container_the_limit_is_at_the_root(cgroups):
     assert memory.machine_memory() == 7_000_000_000
 
 
+def test_the_cores_are_those_whose_time_the_control_groups_give(cgroups, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    assert memory.machine_cores() == 8
+
+    put(cgroups / "own", "0::/batch/job\n")
+    put(cgroups / "batch/cpu.max", "250000 100000\n")  # two and a half
+    put(cgroups / "batch/job/cpu.max", "max 100000\n")
+    assert memory.machine_cores() == 3
+
+    put(cgroups / "own", "11:cpu,cpuacct:/docker/1\n4:memory:/docker/1\n")  # version 1
+    put(cgroups / "cpu/cpu.cfs_quota_us", "400000\n")
+    put(cgroups / "cpu/cpu.cfs_period_us", "100000\n")
+    assert memory.machine_cores() == 4
+    put(cgroups / "cpu/cpu.cfs_quota_us", "-1\n")
+    assert memory.machine_cores() == 8
+    put(cgroups / "cpu/cpu.cfs_quota_us", "1000\n")  # a hundredth
+    assert memory.machine_cores() == 1
+
+
 def test_control_groups_of_version_1_are_respected(cgroups):
     # Docker without its own name space: the path is that of the host, and the limit lies at the root of what is mounted.
     put(cgroups / "own", "11:cpu,cpuacct:/docker/1\n4:memory:/docker/1\n")
@@ -122,7 +141,7 @@ def test_a_pixel_of_more_than_four_values_counts_as_several(tmp_path):
 
 def test_large_images_are_read_after_the_others_with_the_same_result(tmp_path, monkeypatch):
     monkeypatch.setattr(batch, "_FEW", 0)
-    monkeypatch.setattr(batch, "_n_cores", lambda: 2)
+    monkeypatch.setattr(batch, "machine_cores", lambda: 2)
     for i in range(8):
         Image.new("RGB", (10 * (8 - i), 10), (i, 0, 0)).save(tmp_path / f"{i}.png")
     (tmp_path / "8.png").write_bytes(b"no image")
@@ -190,7 +209,7 @@ def test_the_processes_of_a_scan_stay_within_their_memory(tmp_path, monkeypatch)
     Image.new("RGB", size, (1, 2, 3)).save(tmp_path / "60_opaque.webp", lossless=True)
     for i in range(80):
         Image.new("RGB", (20 + i, 20)).save(tmp_path / f"{i:02}_small.png")
-    monkeypatch.setattr(batch, "_n_cores", lambda: 8)
+    monkeypatch.setattr(batch, "machine_cores", lambda: 8)
     monkeypatch.setattr(batch, "memory_for_images", lambda: 600 * MEBIBYTE)
     with peak_of_other_processes() as peak:
         images = scan(tmp_path)

@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,8 @@ from datapool.images import batch
 from datapool.images.decode import ImageFile, read_rgb
 from datapool.images.pixels import Ranges
 from datapool.images.ranges import ranges_of
-from datapool.model.embedding import backbone_features, embed, embed_with_cache, fitting_step, keep_embeddings
+from datapool.model import embedding
+from datapool.model.embedding import backbone_features, embed, embed_with_cache, fitting_step, keep_embeddings, readers
 from datapool.model.embedding_model import (
     EmbeddingModel,
     Preprocessing,
@@ -105,6 +107,43 @@ def test_another_batch_size_changes_rows_by_rounding_only(
 
 def test_workers_change_nothing(model: EmbeddingModel, images: list[ImageFile]):
     assert np.array_equal(rows_of(model, images, num_workers=2), rows_of(model, images))
+
+
+def test_readers_are_one_per_core_for_a_gpu_and_none_for_a_cpu(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("datapool.model.embedding.machine_cores", lambda: 16)
+    monkeypatch.setattr("datapool.model.embedding.memory_for_images", lambda: 2**40)
+    monkeypatch.setattr("datapool.model.embedding._free_shared_memory", lambda: 2**40)
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    many = {"n_minibatches": 1000, "minibatch_bytes": 1_000_000}
+
+    assert (readers("auto", gpu, **many), readers("auto", cpu, **many)) == (16, 0)
+    assert (readers(3, gpu, **many), readers(3, cpu, **many), readers(0, gpu, **many)) == (3, 3, 0)
+    assert readers("auto", gpu, **many, n_devices=4) == 4
+    assert readers("auto", gpu, n_minibatches=5, minibatch_bytes=1_000_000) == 5
+    monkeypatch.setattr("datapool.model.embedding._free_shared_memory", lambda: 64_000_000)  # as Docker's
+    assert readers("auto", gpu, **many) == 10  # three mini-batches each in 32 MB
+    monkeypatch.setattr("datapool.model.embedding.memory_for_images", lambda: 2**32)
+    assert readers("auto", gpu, **many) == 8  # half a GiB each
+    monkeypatch.setattr("datapool.model.embedding._free_shared_memory", lambda: 5_000_000)
+    assert readers("auto", gpu, **many) == 0
+
+
+def test_the_shared_memory_of_this_machine_is_found(monkeypatch: pytest.MonkeyPatch):
+    assert embedding._free_shared_memory() > 0
+    monkeypatch.setattr("datapool.model.embedding._SHARED_MEMORY", Path("not there"))
+    assert embedding._free_shared_memory() == sys.maxsize
+
+
+def test_images_are_read_by_readers_chosen_for_the_device(
+    model: EmbeddingModel, images: list[ImageFile], monkeypatch: pytest.MonkeyPatch
+):
+    alone, asked = rows_of(model, images, num_workers="auto"), []
+    monkeypatch.setattr(
+        "datapool.model.embedding.readers", lambda *given, **sizes: [asked.append((given, sizes)), 2][1]
+    )
+
+    assert np.array_equal(rows_of(model, images, num_workers="auto"), alone)
+    assert asked == [(("auto", torch.device("cpu")), {"n_minibatches": 3, "minibatch_bytes": 4 * 3 * 32 * 32})]
 
 
 def test_no_image_makes_no_row(model: EmbeddingModel):
