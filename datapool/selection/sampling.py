@@ -1,6 +1,8 @@
 """Cut the ranking of a batch at the stopping condition, and explain why every other image was not picked."""
 
 import math
+from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +17,7 @@ from datapool.core.tables import EmbeddedTable
 from datapool.images.batch import label_conflicts, rows_in_base
 from datapool.selection.k_center import NO_NEIGHBOR, Coverage, Trace, coverage_after, k_center, nearest
 from datapool.selection.ranking import (
+    DistanceVectors,
     Ranked,
     RankingConfig,
     begin_with,
@@ -102,6 +105,7 @@ def sample(
         progress: Called with the steps done and the steps in all, for one part of the work after another.
     """
     n = len(candidates.table)
+    vectors = cache(lambda: config.vectors(candidates, base))  # made where needed, and once
     limit = min(_number_of_samples(stop, n_candidates=n, n_base=len(base.table)), n)
     n_kept = None
     if standing is not None and standing.is_final:
@@ -121,7 +125,7 @@ def sample(
             candidates,
             base,
             ranked,
-            config.vectors(candidates, base),
+            vectors(),
             config,
             n_samples=limit,
             min_distance=stop.min_distance,
@@ -135,7 +139,8 @@ def sample(
         picks = EmbeddedTable(picks.table, standing.rows.embeddings)
     excluded = ranked.excluded[~ranked.excluded.filename.isin(taken.filename)]
     left_out = np.flatnonzero(~candidates.table.filename.isin([*taken.filename, *excluded.filename]))
-    coverage = _coverage(candidates, base, None if is_final else ranked.trace, config, picked, left_out, progress)
+    trace = None if is_final else ranked.trace
+    coverage = _coverage(candidates, base, trace, config, vectors, picked, left_out, progress)
     by_rules = excluded_by_rules(candidates.table, base.table, picks.table, config.rules)
     removed = pd.concat(
         [
@@ -166,7 +171,7 @@ def filename_lists(base: EmbeddedTable, sampled: Sampled) -> dict[str, list[str]
             removed.kind.isin(["covered", *RULES, "beyond n_samples", "not considered", "seen"])
         ].tolist(),
         "sampled_filenames_excluding_datapool": picks,
-        "sampled_filenames": [*base.table.filename, *picks],
+        "sampled_filenames": [*base.table.filename.tolist(), *picks],
     }
 
 
@@ -203,6 +208,7 @@ def _coverage(
     base: EmbeddedTable,
     trace: Trace | None,
     config: RankingConfig,
+    vectors: Callable[[], DistanceVectors],
     picked: np.ndarray,
     left_out: np.ndarray,
     progress: Progress,
@@ -215,6 +221,7 @@ def _coverage(
         trace: That of the ranking that the picks begin: names a neighbor where there are too many pairs to compute all
             distances. None if the picks begin none.
         config: That of the ranking.
+        vectors: Returns those of candidates and base; only where they are needed.
         picked: Rows of the candidates, in order.
         left_out: Rows of the candidates, ascending.
         progress: Called with the steps done and the steps in all.
@@ -227,8 +234,8 @@ def _coverage(
     if not has_few_pairs and has_trace(config) and trace is not None:
         of_all = coverage_after(trace, n_candidates=len(candidates.table), n_picks=len(picked))
         return Coverage(of_all.distances[left_out], of_all.neighbors[left_out])
-    vectors = config.vectors(candidates, base)
-    points, centers = vectors.candidates[left_out], np.concatenate([vectors.pool, vectors.candidates[picked]])
+    ours, pool = vectors()
+    points, centers = ours[left_out], np.concatenate([pool, ours[picked]])
     if has_few_pairs:
         distances, found = nearest(points, centers, progress=progress)
     else:
