@@ -26,13 +26,12 @@ import pandas as pd
 
 from datapool.core.base import read_base, write_base
 from datapool.core.lineage import Provenance
-from datapool.core.tables import EmbeddedTable, write_table
+from datapool.core.tables import EmbeddedTable
 from datapool.pool.merge import merge
 from datapool.pool.open import open_base
 
 DIMENSION = 64
 POOLS, LINEAGE, BASE, MODEL = Path("pools"), Path("datapools.json"), Path("base"), Path("model.ckpt")
-SEEN = Path("seen.parquet")
 _CSV, _CACHE = "datapool_latest.csv", "DVC's cache"
 _KEPT = 4  # versions, where not all are kept
 
@@ -78,8 +77,7 @@ def soak(batches: int, rows: int, *, keep_history: bool | int) -> str:
     head = ["run", "open s", "merge s", "MB read", "MB written", "reads, writes", *(f"{name}, MB" for name in names)]
     head += ["added to DVC's cache, MB", "per csv"]
     lines = [
-        f"{batches + 1} batches of {rows:,} picks and as many images that were not taken, {DIMENSION} dimensions, "
-        f"keep_history: {str(keep_history).lower()}",
+        f"{batches + 1} batches of {rows:,} picks × {DIMENSION} dimensions, keep_history: {str(keep_history).lower()}",
         "",
         _row(head),
         _row(["---"] * len(head)),
@@ -128,9 +126,6 @@ def run(numbers: Sequence[int], rows: int, cache: "DvcCache", *, keep_history: b
     embeddings = [np.random.default_rng(number).standard_normal((rows, DIMENSION), np.float32) for number in numbers]
     columns = ["filename", "content_hash", "weak_label"]
     picks = EmbeddedTable(images[columns].assign(distance=0.5, nearest=names[0]), np.concatenate(embeddings))
-    hashes = [hashlib.sha256(name.encode()).hexdigest() for name in names]
-    left = pd.DataFrame({"content_hash": sorted(hashes), "fate": "covered"}, dtype="str").assign(distance=0.1)
-    write_table(SEEN, left)
 
     def opens() -> None:
         write_base(BASE, open_base(POOLS, LINEAGE, "pool", images, base_version=None)[0])
@@ -144,7 +139,6 @@ def run(numbers: Sequence[int], rows: int, cache: "DvcCache", *, keep_history: b
             MODEL,
             keep_history=keep_history,
             provenance=Provenance(covering_radius=0.5),
-            seen=SEEN,
         )
 
     opened, merged = cost(opens), cost(merges)
@@ -197,7 +191,7 @@ def cost(work: Callable[[], None]) -> Cost:
 def sizes() -> dict[str, int]:
     """Return the sizes of the files of the workspace."""
     folder = POOLS / "pool"
-    named = {_CSV: folder / _CSV, "history": folder / "history", "seen": folder / "seen"}
+    named = {_CSV: folder / _CSV, "history": folder / "history"}
     named |= {
         "pools": POOLS,
         "pool.json": folder / "pool.json",
