@@ -226,7 +226,7 @@ def advise(found: Found) -> list[str]:
     elif gpu and gpu.percent < 50 and machine.num_workers == 0:
         advice.append(
             f"The GPU waits for images (at work {gpu.percent:.0f} % of its busiest second): set lightly.loader.num_workers: "
-            f"{machine.cores} in params.yaml, so that all cores read them."
+            "auto in params.yaml, so that every core reads them."
         )
     elif gpu and gpu.percent > 80 and 4 * gpu.memory_mib < gpu.total_mib:
         advice.append(
@@ -236,7 +236,7 @@ def advise(found: Found) -> list[str]:
     elif not gpu and isinstance(machine.num_workers, int) and machine.num_workers > 0:
         advice.append(
             f"lightly.loader.num_workers is {machine.num_workers}: without a GPU, the processes that read images take the "
-            "cores from the model, which needs them longer; set 0 in params.yaml."
+            "cores from the model, which needs them longer; set auto in params.yaml."
         )
     if machine.threads is not None and machine.threads > machine.cores:
         advice.append(

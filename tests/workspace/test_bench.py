@@ -54,11 +54,11 @@ def test_a_machine_that_suits_needs_no_change():
         ({"gpu": GPU, "accelerator": "cpu"}, ["it is not used: set lightly.trainer.accelerator: auto"]),
         (
             {"gpu": GPU._replace(percent=20.0)},
-            ["waits for images (at work 20 % of its busiest second): set lightly.loader.num_workers: 8"],
+            ["waits for images (at work 20 % of its busiest second): set lightly.loader.num_workers: auto"],
         ),
         ({"gpu": GPU._replace(percent=20.0), "num_workers": 8}, ["Nothing to change"]),
         ({"gpu": GPU._replace(memory_mib=900.0)}, ["(900 of 24000 MiB used): lightly.loader.batch_size: 128"]),
-        ({"num_workers": 4}, ["num_workers is 4: without a GPU", ]),
+        ({"num_workers": 4}, ["num_workers is 4: without a GPU", "set auto"]),
         ({"threads": 16}, ["OMP_NUM_THREADS is 16 on 8 cores"]),
         ({"has_malloc_settings": True}, ["MALLOC_… settings"]),
         ({"peak": 9_000.0}, ["took 9,000 MiB of 16,384: set a smaller lightly.loader.batch_size in params.yaml (32)"]),
@@ -157,7 +157,7 @@ def test_the_stages_are_measured_with_the_settings_of_the_workspace(new_workspac
     assert result.n_images == {"made-up photos": 6, "data/mine": 5}  # each second of nine
     assert [list(stages) for stages in result.stages.values()] == [["scan", "embed"]] * 2
     assert all(one.peak_mib > 20 for stages in result.stages.values() for one in stages.values())
-    assert (result.machine.batch_size, result.machine.num_workers) == (32, 0)
+    assert (result.machine.batch_size, result.machine.num_workers) == (32, "auto")
     assert result.untracked == ("data/mine", 9)
     parsed = json.loads(result.as_json())
     assert parsed["images"]["data/mine"]["n"] == 5
