@@ -10,7 +10,8 @@ from recorded_pools import make_pools
 @pytest.mark.slow
 def test_pools_have_the_bytes_that_were_recorded_with_an_earlier_release(tmp_path):
     # Recorded at fcf2200, before the library was divided into packages. A change here changes users' pools. Recorded again
-    # since for samples.csv and the lineage, which got columns and keys; every csv of embeddings has the bytes of fcf2200.
+    # since for samples.csv and the lineage, which got columns, keys and another hint; every csv of embeddings has the bytes
+    # of fcf2200.
     # seen/ and what records it (pool.json, datapools.json) hold Parquet and its hash: another pyarrow writes other bytes.
     recorded = json.loads(Path(__file__).with_name("recorded_pools.json").read_text())
 
