@@ -6,8 +6,8 @@ Writes benchmarks/images.md, and with --week the table of docs/speed.md. The sta
 commands of its dvc.yaml with the settings of params.yaml; --old measures another checkout beside this one. All that is
 compared runs in turn, one thread each, and CPU seconds are counted, of all processes: they bear other work on the machine.
 
-What a process costs before its first image (imports, the model) is measured with few small images and subtracted. So the
-columns are the cost of one image more. --quick takes few images and prints, only to see that it works.
+Imports and the reading of the model are not part of what an image costs: the clock of CPU time begins after the imports, and
+the model is the difference of two runs. --quick takes tiny images only and prints, to see that it works.
 """
 
 import argparse
@@ -39,27 +39,16 @@ The stages `scan` and `embed` of a workspace, with the defaults of params.yaml, 
 kept": the environment makes glibc keep freed memory (`MALLOC_MMAP_MAX_`, `MALLOC_TRIM_THRESHOLD_`), which datapool does by
 itself.
 
-Milliseconds of CPU time (user and system, one thread) for each further image: what a process costs before its first image
-is subtracted. All are of one run, in turn. In parentheses: how many times that of datapool. The peak is that of the largest
-process. The images are JPEG files, crops of real photographs with a little noise ({sizes}). The pool has a model already."""
+Milliseconds of CPU time (user and system, one thread) for each image, without the imports and the reading of the model. All
+are of one run, in turn, on 64 images of each size. In parentheses: how many times that of datapool. The peak is that of the
+largest process. The images are JPEG files, crops of real photographs with a little noise ({sizes}). The pool has a model
+already. On a machine that others use, these times differ by a quarter from run to run."""
 _DISTINCT = 8  # photos; further ones have the same pixels and other bytes
-_SERIAL = 64  # up to so many images, stage scan starts no other processes
 _NOISE, _QUALITY = 4.0, 88  # gray levels; of the JPEG
 
 
-class Plan(NamedTuple):
-    """How many images are measured. ``embed`` fills mini-batches of 64, so use multiples of that where it is measured."""
-
-    first_week: int
-    few: int
-    """Tiny images of the run whose cost is mostly that of the process."""
-    many_to_scan: int
-    many_to_embed: int
-    photos: dict[str, int]
-
-
-FULL = Plan(first_week=200, few=128, many_to_scan=4_224, many_to_embed=640, photos={"2 MP": 128, "12 MP": 64})
-QUICK = Plan(first_week=70, few=66, many_to_scan=130, many_to_embed=70, photos={"2 MP": 66})
+N = 64
+"""Images of each size: as many as stage scan reads without other processes, and whole mini-batches of embed."""
 
 
 class PerImage(NamedTuple):
@@ -193,8 +182,8 @@ class Measured(NamedTuple):
         return next(one.seconds for one in self.images if (one.size, one.stage) == (size, stage))
 
 
-def measure(scratch: Path, checkouts: dict[str, Path], plan: Plan, photos: list[Image.Image]) -> Measured:
-    """Measure stages and plain loops."""
+def measure(scratch: Path, checkouts: dict[str, Path], sizes: list[str], photos: list[Image.Image]) -> Measured:
+    """Measure stages and plain loops on images of these sizes; the first must be ``TINY``."""
     next_number = iter(range(0, 10**9, 10**6))
 
     def folder_of(size: str, count: int) -> Path:
@@ -206,63 +195,80 @@ def measure(scratch: Path, checkouts: dict[str, Path], plan: Plan, photos: list[
     workspaces = {
         name: Workspace(scratch / f"workspace {name}".replace(" ", "_"), at) for name, at in checkouts.items()
     }
-    first = folder_of(TINY, plan.first_week)
-    for workspace in workspaces.values():  # makes the pool, and Python keeps what it compiles
-        workspace.set({"input_dir": str(first), "stopping_condition.min_distance": 0.5})
-        for stage in STAGES:
-            workspace.run(stage)
+    inside = scratch / "inside"
 
-    def stages_on(images: Path, stages: tuple[str, ...]) -> dict[str, dict[str, Usage]]:
+    def measured(images: Path, stage: str) -> dict[str, Inside]:
+        """Return the cost of a stage for each checkout, and of the plain loops."""
+        found = {}
+        for name, workspace in workspaces.items():
+            usage = workspace.meter("python", str(ROOT / "benchmarks" / "one_stage.py"), stage, str(inside))
+            found[name] = Inside(float(inside.read_text()), usage)
+        command = [sys.executable, "-m", "benchmarks.plain_loops", stage, str(images), str(inside)]
+        for name, more in ((PLAIN, {}), (CURED, CURE)):
+            usage = metered(command, cwd=ROOT, environment=_environment() | {"PYTHONPATH": str(ROOT)} | more)
+            found[name] = Inside(float(inside.read_text()), usage)
+        return found
+
+    def turn_to(images: Path) -> None:
         for workspace in workspaces.values():
             workspace.set({"input_dir": str(images)})
-        return {stage: {name: workspace.run(stage) for name, workspace in workspaces.items()} for stage in stages}
 
-    def loops_on(images: Path, stage: str) -> dict[str, Usage]:
-        command = [sys.executable, "-m", "benchmarks.plain_loops", stage, str(images)]
-        plain = _environment() | {"PYTHONPATH": str(ROOT)}
-        return {
-            PLAIN: metered(command, cwd=ROOT, environment=plain),
-            CURED: metered(command, cwd=ROOT, environment=plain | CURE),
-        }
-
-    _log("few images, which shows what a process costs")
-    few_images = folder_of(TINY, plan.few)
-    few = stages_on(few_images, STAGES)
-    beside = {stage: few[stage] | loops_on(few_images, stage) for stage in ("scan", "embed")}
-    found: list[PerImage] = []
+    _log("a pool")
+    turn_to(folder_of(TINY, 80))
+    train: dict[str, float] = {}
+    for workspace in workspaces.values():  # Python keeps what it compiles
+        workspace.set({"stopping_condition.min_distance": 0.5})
+        for stage in STAGES:
+            workspace.run(stage)
+    found, report = [], {}
     process: dict[str, dict[str, float]] = {}
-    report = {TINY: few["report"]}
-    for stage, n in (("scan", plan.many_to_scan), ("embed", plan.many_to_embed)):
-        _log(f"{stage}, {n:,} images of {TINY}")
-        images = folder_of(TINY, n)
-        if stage == "embed":
-            stages_on(images, ("scan", "open", "train"))
-        many = stages_on(images, (stage,))[stage] | loops_on(images, stage)
-        each = {name: (many[name].cpu - beside[stage][name].cpu) / (n - plan.few) for name in many}
-        process[stage] = {name: beside[stage][name].cpu - plan.few * each[name] for name in many}
-        found.append(PerImage(TINY, stage, each, {name: usage.peak for name, usage in many.items()}))
+    begun: dict[str, float] = {}
+    for size in sizes:
+        _log(f"{N} images of {size}")
+        images = folder_of(size, N)
+        turn_to(images)
+        costs = {"scan": measured(images, "scan")}
+        for name, workspace in workspaces.items():
+            workspace.run("open")
+            train[name] = workspace.run("train").cpu
+        costs["embed"] = measured(images, "embed")
+        if size == TINY:
+            for stage, by_name in costs.items():
+                process[stage] = {name: one.usage.cpu - one.cpu for name, one in by_name.items()}
+            more = folder_of(TINY, 2 * N)
+            turn_to(more)
+            for workspace in workspaces.values():
+                workspace.run("scan")
+            twice = measured(more, "embed")
+            begun = {name: max(2 * costs["embed"][name].cpu - twice[name].cpu, 0.0) for name in twice}
+            turn_to(images)
+            for workspace in workspaces.values():
+                workspace.run("scan")
+                workspace.run("embed")
+        report[size] = {name: _report(workspace) for name, workspace in workspaces.items()}
+        for stage, by_name in costs.items():
+            before = begun if stage == "embed" else dict.fromkeys(by_name, 0.0)
+            each = {name: (one.cpu - before[name]) / N for name, one in by_name.items()}
+            found.append(PerImage(size, stage, each, {name: one.usage.peak for name, one in by_name.items()}))
         shutil.rmtree(images)
-    without_workers = {
-        name: usage.cpu - _SERIAL * found[0].seconds[name]
-        for name, usage in stages_on(folder_of(TINY, _SERIAL), ("scan",))["scan"].items()
-    }
-    for size, n in plan.photos.items():
-        _log(f"{n:,} photos of {size}")
-        images = folder_of(size, n)
-        taken = stages_on(images, STAGES)
-        report[size] = taken["report"]
-        for stage in ("scan", "embed"):
-            usages = taken[stage] | loops_on(images, stage)
-            begun = process[stage] | (without_workers if stage == "scan" and n <= _SERIAL else {})
-            each = {name: (usage.cpu - begun[name]) / n for name, usage in usages.items()}
-            found.append(PerImage(size, stage, each, {name: usage.peak for name, usage in usages.items()}))
-        shutil.rmtree(images)
-    return Measured(
-        found,
-        process,
-        train={name: usage.cpu for name, usage in few["train"].items()},
-        report={size: {name: usage.cpu for name, usage in by_name.items()} for size, by_name in report.items()},
-    )
+    process["embed"] = {name: seconds + begun[name] for name, seconds in process["embed"].items()}
+    return Measured(found, process, train, report)
+
+
+class Inside(NamedTuple):
+    """What a program cost."""
+
+    cpu: float
+    """CPU seconds after its imports."""
+    usage: Usage
+    """Of the whole process."""
+
+
+def _report(workspace: Workspace) -> float:
+    """Run the stages up to report and return the CPU seconds of that."""
+    for stage in ("rank", "sample", "merge"):
+        workspace.run(stage)
+    return workspace.run("report").cpu
 
 
 # --- tables ------------------------------------------------------------------------------------------------------------
@@ -334,7 +340,7 @@ def main() -> None:
     checkouts = {OURS: ROOT} | ({BEFORE: arguments.old.resolve()} if arguments.old else {})
     photos = sources(arguments.photos)
     with tempfile.TemporaryDirectory() as scratch:
-        found = measure(Path(scratch), checkouts, QUICK if arguments.quick else FULL, photos)
+        found = measure(Path(scratch), checkouts, [TINY] if arguments.quick else list(SIZES), photos)
         tables = ""
         if arguments.week:
             from benchmarks import week

@@ -363,6 +363,15 @@ def test_speed_md_contains_the_summary_of_the_benchmark():
     assert written(TEXTS["docs/speed.md"]) == (written(results.read_text()) if results.exists() else "")
 
 
+def test_speed_md_contains_the_week_that_was_measured():
+    results = (ROOT / "benchmarks" / "images.md").read_text()
+    begin, end = "<!-- begin: written by make bench-images -->", "<!-- end: written by make bench-images -->"
+
+    measured, shown = (text.split(begin, 1)[1].split(end, 1)[0] for text in (results, TEXTS["docs/speed.md"]))
+    assert shown == measured
+    assert "10,000 new images beside a pool of 200,000 × 64" in shown
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
