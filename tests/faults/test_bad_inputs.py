@@ -1323,7 +1323,7 @@ def flipped_in_a_tensor(good: bytes) -> bytes:
 OBJECT = "is not a file of weights: it holds a Python object, {}, and is not executed; save model.state_dict() alone"
 NO_ZIP = "is not a checkpoint (it is not a zip file of torch.save); give another file"
 FIELDS = "its fields are not those of a datapool checkpoint ({}); fetch or write it again"
-ALL_FIELDS = "backbone, dimension, format, input_size, kind, ..."
+ALL_FIELDS = "backbone, decode, dimension, format, input_size, ..."
 PACKED = "is a compressed zip file, which no checkpoint is; fetch it again, or do not use it"
 CUT = "is not complete (its end is missing or damaged); fetch it again"
 
@@ -1355,7 +1355,7 @@ BAD_CHECKPOINTS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "a sparse weight": (lambda good: changed(good, lambda c: c["state_dict"].update({"head.weight": c["state_dict"]["head.weight"].to_sparse()})), FIELDS.format(ALL_FIELDS)),
     "a weight without data": (lambda good: changed(good, lambda c: c["state_dict"].update({"head.weight": torch.zeros(8, 64, device="meta")})), FIELDS.format(ALL_FIELDS)),
     "a missing field": (lambda good: changed(good, lambda c: c.pop("mean")), FIELDS.format(ALL_FIELDS)),
-    "a later format": (lambda good: changed(good, lambda c: c.update(format=2)), "is a checkpoint of format 2, this datapool reads 1; use the datapool that wrote it, or a newer one"),
+    "a later format": (lambda good: changed(good, lambda c: c.update(format=3)), "is a checkpoint of format 3, this datapool reads 1 and 2; use the datapool that wrote it, or a newer one"),
     "a checkpoint of another program": (lambda good: saved({"state_dict": {}}), "is not a checkpoint of datapool; to start from weights of another program, set lightly.model.weights"),
     "prefixes of DistributedDataParallel": (lambda good: changed(good, lambda c: c.update(state_dict={f"module.{k}": v for k, v in c["state_dict"].items()})), "160 weights are not those of a test_vit with dimension 8 ("),
 }  # fmt: skip

@@ -201,7 +201,7 @@ def test_no_script_in_a_name_runs_and_every_name_is_shown_literally(ran, tmp_pat
     assert (seen["title"], seen["harm"]) == ("Pool my_datapool, version 2", "undefined")
     assert (seen["handlers"], seen["links"]) == ([], 0)
     assert {"i", "a", "iframe", "object", "form", "base", "extra"}.isdisjoint(seen["tags"])
-    assert set(seen["sources"]) == {"data:image/jpeg;base64,"}
+    assert set(seen["sources"]) == {"data:image/webp;base64,"}
     # The lists show damaged images and copies with another label; the map shows the images with an embedding.
     is_listed = removed.kind.isin(["corrupt", "label conflict"])
     assert set(map(escape_unprintable, removed.filename[is_listed])) <= set(seen["codes"])

@@ -101,7 +101,7 @@ def test_images_leave_both_pools_whatever_is_killed_and_one_is_forgotten(no_fsyn
                 "dog/b2.jpg",
             ]
         for i, number in enumerate((1, 5, 8)):
-            history.exclude_a_content(number, False, ("open", 20 * i + 15))
+            history.exclude_a_content(number, False, ("open", 10 * i + 15))
         assert [row.filename for row in history.rows("p")] == ["dog/a2.jpg", "ant/b1.jpg"]
         history.forget(2)  # the nearest of ant/b1.jpg
         assert (
