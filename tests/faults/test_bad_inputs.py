@@ -1655,7 +1655,9 @@ ENVIRONMENTS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ENVIRONMENTS)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[pytest.mark.full] * ("locale" not in case)) for case in ENVIRONMENTS]
+)
 def test_the_results_do_not_depend_on_environment_variables(merged_batch, tmp_path, monkeypatch, case):
     if case != "the C locale without the UTF-8 mode of Python":  # it cannot represent é
         put("été.png", GOOD)

@@ -111,6 +111,7 @@ def test_03_another_min_distance_ranks_nothing_again_and_replaces_the_version(fi
     assert workspace.pool_files() == first_week.pool_files()
 
 
+@pytest.mark.full
 def test_the_result_is_printed_by_merge_if_dvc_takes_that_of_sample_from_its_cache(second_week, after):
     workspace = after(second_week)
     workspace.set({"stopping_condition.min_distance": 0.25})
@@ -229,6 +230,7 @@ def test_05_a_run_on_the_first_batch_again_loses_nothing(second_week, after, wee
     assert workspace.versions() == second_week.versions()
 
 
+@pytest.mark.full
 def test_06_experiments_on_a_batch_share_its_base(second_week, after, weeks):
     workspace = after(second_week)
     workspace.set({"input_dir": str(weeks / "week_3")})
@@ -771,6 +773,7 @@ def test_a_killed_training_resumes_and_results_in_the_same_model(new_model_works
     assert not resume_point.exists()
 
 
+@pytest.mark.full
 def test_a_killed_merge_is_finished_by_the_next_run(second_week, after, weeks):
     workspace = after(second_week)
     workspace.set({"input_dir": str(weeks / "week_3")})

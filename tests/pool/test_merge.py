@@ -1630,7 +1630,10 @@ def test_a_merge_that_is_killed_anywhere_is_finished_by_running_it_again(story):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("story", STORIES.values(), ids=STORIES)
+@pytest.mark.parametrize(
+    "story",
+    [pytest.param(story, id=name, marks=[pytest.mark.full] * (name != "append")) for name, story in STORIES.items()],
+)
 def test_after_a_kill_the_next_batch_builds_on_the_old_pool_or_the_new_one(story):
     story()
     base = open_for(B)

@@ -127,6 +127,7 @@ def test_if_the_settings_of_the_batch_stay_undo_says_that_the_next_run_makes_the
     )
 
 
+@pytest.mark.full
 def test_work_that_is_not_committed_is_refused(second_week, after):
     workspace = after(second_week)
     workspace.set({"seed": 2})
