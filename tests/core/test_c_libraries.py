@@ -121,6 +121,7 @@ def test_threads_sleep_unless_the_user_says_how_they_wait(no_settings):
 STAGES = sorted(path.stem for path in (ROOT / "stages").glob("[a-z]*.py"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="GNU's runtime shows what it has read")
 def test_every_stage_sets_how_threads_wait_before_an_openmp_runtime_is_loaded():
     # The stages are imported as their programs are, then one ends with the import of a library that brings a runtime.

@@ -266,6 +266,7 @@ def test_label_conflicts_within_the_batch_and_with_the_pool_are_named_in_the_run
     assert (metrics["images"], metrics["duplicates"], metrics["known"], metrics["candidates"]) == (4, 1, 1, 2)
 
 
+@pytest.mark.slow
 def test_with_an_automatic_prefix_a_camera_may_restart_its_numbering_every_week(merged_batch):
     params(filename_prefix="auto")
     for week in (2, 3):
@@ -1095,6 +1096,7 @@ def wrong_values() -> Iterator[tuple[str, object]]:
             yield from ((key, wrong) for wrong in (True, -5, math.nan, "\0"))
 
 
+@pytest.mark.slow
 def test_every_key_refuses_values_of_other_types_and_out_of_range(own_params, subtests):
     for key, value in wrong_values():
         dotted = key.replace("__", ".")

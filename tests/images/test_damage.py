@@ -356,6 +356,7 @@ def test_damage_in_a_tiff_of_jpegs_is_found(tmp_path):
     assert reason(bytes(data), tmp_path / "a.tif", check="tolerant") == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("compression", [None, "jpeg"])
 def test_any_tags_are_read_or_left_to_the_decoder(order, compression):

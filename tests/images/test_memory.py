@@ -139,6 +139,7 @@ def test_a_pixel_of_more_than_four_values_counts_as_several(tmp_path):
     assert inspect(path, **options, max_pixels=1799).damage == "too many pixels (1800, and images.max_pixels is 1799)"
 
 
+@pytest.mark.slow
 def test_large_images_are_read_after_the_others_with_the_same_result(tmp_path, monkeypatch):
     monkeypatch.setattr(batch, "_FEW", 0)
     monkeypatch.setattr(batch, "machine_cores", lambda: 2)

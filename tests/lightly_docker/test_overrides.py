@@ -419,6 +419,7 @@ def is_valid(key: str, value: object) -> bool:
     return True
 
 
+@pytest.mark.slow
 @trials(deadline=None, max_examples=100, phases=[Phase.explicit, Phase.generate])
 @given(values=st.fixed_dictionaries(ANY))
 def test_any_value_survives_as_text_and_any_invalid_one_is_refused(values):

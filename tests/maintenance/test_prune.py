@@ -80,6 +80,7 @@ def test_files_in_the_history_that_are_no_versions_stay(three):
     assert [path.name for path in HISTORY.iterdir()] == ["notes.txt"]
 
 
+@pytest.mark.slow
 def test_a_kill_leaves_the_old_pool_or_the_pruned_one(three):
     outcomes = set()
     for operation in range(1000):

@@ -12,6 +12,8 @@ from test_verify import FOLDER, LINEAGE, checks, failed, outcomes, pool, repro, 
 from datapool.core.tables import read_csv
 from datapool.maintenance.repair import repair
 
+pytestmark = pytest.mark.slow
+
 LIST = Path("exclude.txt")
 
 

@@ -350,6 +350,7 @@ def test_repair_is_not_advised_for_files_that_differ_from_the_record(workspace):
     )
 
 
+@pytest.mark.slow
 def test_the_command_prints_what_it_did_and_exits_with_1_if_something_is_not_repaired(whole):
     shutil.copy(ROOT / "params.yaml", ".")
     run = CliRunner().invoke

@@ -19,6 +19,8 @@ from datapool.model.embedding_model import EmbeddingModel, build_model, load_che
 import timm  # after datapool.model.torchvision_compat; see there
 import torchvision
 
+pytestmark = pytest.mark.slow
+
 TINY = "test_efficientnet"
 State = dict[str, Tensor]
 
@@ -262,7 +264,6 @@ def test_the_kernels_of_patches_are_not_resampled():
         load(state, "test_vit", input_size=160)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "input_size"),
     [("vit_tiny_patch16_224", 128), ("vit_small_patch14_dinov2", 126), ("deit_tiny_patch16_224", 64)],
@@ -277,7 +278,6 @@ def test_vision_transformers_that_users_have_compute_what_timm_computes(name, in
 
 
 @pytest.mark.full
-@pytest.mark.slow
 def test_a_vision_transformer_of_torchvision_is_resampled_as_torchvision_does():
     source = unlike_any_other(torchvision.models.vit_b_32())
     resized = torchvision.models.vit_b_32(image_size=96).eval()
@@ -288,7 +288,6 @@ def test_a_vision_transformer_of_torchvision_is_resampled_as_torchvision_does():
     assert deviation(load(source.state_dict(), "vit_b_32", input_size=96), resized, size=96) < 1e-5
 
 
-@pytest.mark.slow
 def test_a_swin_transformer_of_microsoft_is_converted_to_the_names_and_windows_of_timm():
     name = "swin_tiny_patch4_window7_224"
     source = unlike_any_other(timm.create_model(name, num_classes=0))

@@ -11,6 +11,8 @@ from conftest import Workspace, stages_run
 
 from datapool.core.tables import read_csv
 
+pytestmark = pytest.mark.slow
+
 MAIN = "from datapool.cli import main; main()"
 
 
@@ -27,7 +29,6 @@ def ends_well(workspace: Workspace) -> None:
     assert "none failed" in datapool(workspace, "verify")
 
 
-@pytest.mark.slow
 def test_a_removed_image_leaves_every_version_and_no_other_is_picked(second_week, after):
     workspace = after(second_week)
     names, rows = workspace.names(), workspace.pool_files()["datapool_latest.csv"].decode().splitlines()
@@ -53,7 +54,6 @@ def workspace_input(workspace: Workspace) -> str:
 
 
 @pytest.mark.full
-@pytest.mark.slow
 def test_an_edit_of_the_list_by_hand_does_the_same_as_the_command(first_week, after, tmp_path):
     by_command = after(first_week)
     by_hand = by_command.copy_to(tmp_path / "by hand")
@@ -76,7 +76,6 @@ def test_an_unknown_image_and_a_list_that_params_do_not_name_are_refused(first_w
     assert "error: params.yaml: rules.exclude is null" in printed
 
 
-@pytest.mark.slow
 def test_a_corrected_batch_is_told_and_redone(first_week, after, weeks, tmp_path):
     workspace = after(first_week)
     names = workspace.names()
@@ -112,7 +111,6 @@ def test_a_corrected_batch_is_told_and_redone(first_week, after, weeks, tmp_path
 
 
 @pytest.mark.full
-@pytest.mark.slow
 def test_a_forgotten_image_is_named_nowhere_and_its_embedding_is_gone(second_week, after, weeks, tmp_path):
     workspace = after(second_week)
     shutil.copytree(weeks / "week_2", tmp_path / "week_2")

@@ -177,6 +177,7 @@ def test_importing_datapool_imports_nothing_heavy():
     assert not imported_by("import datapool") & {"pandas", "pyarrow", "numpy", "PIL", "pydantic"}
 
 
+@pytest.mark.slow
 def test_the_help_of_a_stage_contains_its_docstring():
     # One process for all stages, because starting Python takes longer than the rest.
     show = "; ".join(f"from stages.{stage} import {stage}; print(json.dumps(help_of({stage})))" for stage in PIPELINE)

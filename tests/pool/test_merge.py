@@ -1665,6 +1665,7 @@ def test_a_row_added_by_hand_after_a_kill_is_backed_up_when_the_merge_is_finishe
     assert all(kept)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("undo", ["datapools.json", "pools"])
 def test_a_killed_merge_is_not_finished_if_record_or_lineage_was_reset_meanwhile(undo):
     # By `git checkout` or `dvc checkout --force` after the kill.

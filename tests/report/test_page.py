@@ -294,6 +294,7 @@ def test_corrupt_images_and_copies_are_listed_with_the_reason(page):
     assert "<tr><td><code>copy.png</code></td><td>duplicate of a.png</td></tr>" in page.source
 
 
+@pytest.mark.slow
 def test_images_that_use_little_of_the_recorded_range_are_listed_and_shown_by_it():
     Path("week").mkdir()
     ramp = np.arange(400, dtype=np.uint16).reshape(20, 20)

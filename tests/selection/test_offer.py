@@ -20,6 +20,8 @@ from datapool.selection.ranking import RankingConfig
 from datapool.selection.sampling import Sampled, filename_lists, sample
 from datapool.selection.summary import describe_offered_again, summarize
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -21,6 +21,8 @@ from datapool.training import simclr as training
 from datapool.training.simclr import TrainerSettings, TrainingResult, embedding_spread, train_simclr
 from datapool.training.views import Augmentation, EpochSampler, Views
 
+pytestmark = pytest.mark.slow
+
 COLORS = ["black", "white", "red", "lime", "blue", "yellow", "cyan"]
 GENTLE = Augmentation(
     cj_prob=0.5, cj_strength=0.2, cj_bright=0.5, cj_contrast=0.5, cj_sat=0.5, cj_hue=0.1, min_scale=0.5,
@@ -100,7 +102,6 @@ def test_training_lowers_the_loss(images: list[ImageFile]):
     assert not result.collapsed
 
 
-@pytest.mark.slow
 def test_the_same_arguments_make_the_same_weights_whatever_the_number_of_workers(images: list[ImageFile]):
     torch.manual_seed(1)
     one = train(images, num_workers=0, max_epochs=2)
@@ -311,7 +312,6 @@ def test_a_training_interrupted_after_its_last_epoch_trains_no_more(
     assert outcome(again) == outcome(train(images, max_epochs=2, scratch_dir=Path("other")))
 
 
-@pytest.mark.slow
 def test_the_state_of_another_training_is_ignored(images: list[ImageFile], monkeypatch: pytest.MonkeyPatch):
     other_model = build_model("test_efficientnet", dimension=8, input_size=32, pretrained=False, weights=None, seed=9)
     others = {

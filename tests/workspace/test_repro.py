@@ -16,6 +16,8 @@ from conftest import ENVIRONMENT, Workspace
 from datapool.core.errors import DatapoolError
 from datapool.workspace import repro
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 RUN = """
