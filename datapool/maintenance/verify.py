@@ -14,6 +14,7 @@ from typing import NamedTuple, cast
 
 import pandas as pd
 
+from datapool.core import tables
 from datapool.core.atomic import sha256
 from datapool.core.base import IMPORTED
 from datapool.core.embeddings_csv import parse_csv
@@ -302,12 +303,10 @@ def _problem_of(path: Path, version: int, recorded: str, *, hint: str = "") -> s
 
 def row_ends(data: bytes) -> Iterator[int]:
     """Yield where each row of a csv ends; a line feed between quotes ends no row."""
-    start = end = 0
-    while end < len(data):
-        end = data.find(b"\n", end) + 1 or len(data)
-        if data.count(b'"', start, end) % 2 == 0:  # outside of quotes
-            yield end
-            start = end
+    start = 0
+    for rows in tables.complete_rows(io.BytesIO(data)):  # in pieces, which need little memory
+        yield from (start + tables.row_ends(rows)).tolist()
+        start += len(rows)
 
 
 # --- rows --------------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from datapool.core import atomic
+from datapool.core.errors import counted
 from datapool.core.lineage import (
     LATEST,
     SAMPLES,
@@ -27,7 +28,7 @@ from datapool.core.lineage import (
 )
 from datapool.core.recorded_rows import drop_kept_rows, keep_rows
 from datapool.core.row_cache import RowCache
-from datapool.core.tables import EmbeddedTable, complete_rows
+from datapool.core.tables import EmbeddedTable, complete_rows, row_ends
 from datapool.images.batch import batch_id
 from datapool.images.thumbnails import ThumbnailStore
 from datapool.pool import files as pool_files
@@ -81,8 +82,7 @@ def remove_excluded(
         if reasons:
             _remove_from(pool, reasons, images, set(contents), require_lock)
             notes.append(
-                f"pool {pool.store.name!r}: {len(reasons)} image{'s' * (len(reasons) != 1)} of {list_name} left it, from "
-                "every version"
+                f"pool {pool.store.name!r}: {counted(len(reasons), 'image')} of {list_name} left it, from every version"
             )
     clear_caches(contents)
     if unmatched := _n_unmatched(exclusions, contents, images, held):
@@ -255,12 +255,10 @@ def _rows(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         yield file.readline()
         for text in complete_rows(file):
-            start = end = 0
-            while start < len(text):
-                end = text.find(b"\n", end) + 1 or len(text)
-                if text.count(b'"', start, end) % 2 == 0:
-                    yield text[start:end]
-                    start = end
+            start = 0
+            for end in row_ends(text).tolist():
+                yield text[start:end]
+                start = end
 
 
 def _id_without(version: Version, rows: pd.DataFrame, images: pd.DataFrame, contents: set[str]) -> str | None:
