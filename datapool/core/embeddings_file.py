@@ -8,10 +8,11 @@ import hashlib
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +29,8 @@ from datapool.core.embeddings_csv import (
 )
 from datapool.core.errors import DatapoolError, counted, short_repr
 from datapool.core.tables import find_bad_filename, read_names
+
+_Result = TypeVar("_Result")
 
 _FOLDER_VECTORS, _FOLDER_NAMES = "embeddings.npy", "filenames.txt"
 _NAMES = ("filenames", "filename", "file_name", "paths", "path", "images", "image")
@@ -67,16 +70,7 @@ def read_embeddings(path: Path) -> EmbeddingsCsv:
     """
     if path.is_dir():
         return _read_folder(path)
-    with open_embeddings(path) as file:
-        start = _first_bytes(file, path)
-        if start.startswith(_PARQUET):
-            with _naming(path, "Parquet"):
-                return _read_parquet(file)
-        if start.startswith(_ZIP):
-            with _naming(path, "npz"):
-                return _read_npz(file)
-        with _as_text(file, path, start) as text:
-            return parse_csv_file(text, path, needs_labels=False)
+    return _by_kind(path, parquet=_read_parquet, npz=_read_npz, csv=partial(parse_csv_file, needs_labels=False))
 
 
 def embeddings_dimension(path: Path) -> int:
@@ -89,16 +83,7 @@ def embeddings_dimension(path: Path) -> int:
         vectors, _ = _files_of_folder(path)
         with open_embeddings(vectors) as file, _naming(vectors, "folder"):
             return _npy_dimension(file)
-    with open_embeddings(path) as file:
-        start = _first_bytes(file, path)
-        if start.startswith(_PARQUET):
-            with _naming(path, "Parquet"):
-                return _parquet_dimension(file)
-        if start.startswith(_ZIP):
-            with _naming(path, "npz"):
-                return _npz_dimension(file)
-        with _as_text(file, path, start) as text:
-            return csv_dimension(text, path)
+    return _by_kind(path, parquet=_parquet_dimension, npz=_npz_dimension, csv=csv_dimension)
 
 
 def read_embeddings_of(path: Path, filenames: Sequence[str]) -> np.ndarray:
@@ -136,6 +121,26 @@ def is_embeddings_folder(path: Path) -> bool:
 
 
 # --- kinds of files ----------------------------------------------------------------------------------------------------
+
+
+def _by_kind(
+    path: Path,
+    *,
+    parquet: Callable[[BinaryIO], _Result],
+    npz: Callable[[BinaryIO], _Result],
+    csv: Callable[[BinaryIO, Path], _Result],
+) -> _Result:
+    """Read a file by the function for its kind, and name it in what goes wrong."""
+    with open_embeddings(path) as file:
+        start = _first_bytes(file, path)
+        if start.startswith(_PARQUET):
+            with _naming(path, "Parquet"):
+                return parquet(file)
+        if start.startswith(_ZIP):
+            with _naming(path, "npz"):
+                return npz(file)
+        with _as_text(file, path, start) as text:
+            return csv(text, path)
 
 
 def _first_bytes(file: BinaryIO, path: Path) -> bytes:
