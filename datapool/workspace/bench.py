@@ -27,7 +27,7 @@ from datapool.core.errors import DatapoolError
 from datapool.core.outputs import Outputs
 from datapool.core.tables import EmbeddedTable, write_rows
 from datapool.images.listing import find_images, is_folder
-from datapool.images.memory import machine_memory
+from datapool.images.memory import machine_cores, machine_memory
 from datapool.images.tracking import untracked_path
 from datapool.workspace.meter import FailedError, Usage, metered
 from datapool.workspace.template import template
@@ -187,7 +187,7 @@ def bench(images: Path | None, workspace: Path, *, plan: Plan = PLAN, report: Ca
     threads = os.environ.get("OMP_NUM_THREADS", "")
     return Found(
         Machine(
-            cores=_n_cores(),
+            cores=machine_cores(),
             memory_mib=machine_memory() / 2**20,
             load=load,
             gpu=gpu(environment),
@@ -408,10 +408,6 @@ def _write_images(folder: Path, size: tuple[int, int], count: int) -> None:
         text, comment = texts[number % len(texts)], f"{number:08}".encode()
         segment = b"\xff\xfe" + (2 + len(comment)).to_bytes(2, "big") + comment  # so every file has bytes of its own
         (folder / f"{number:08}.jpg").write_bytes(text[:2] + segment + text[2:])
-
-
-def _n_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 # --- the GPU -----------------------------------------------------------------------------------------------------------
