@@ -8,7 +8,7 @@ from fake_dvc import Params
 from histories import Histories
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 from real_dvc import RealWorkspace
 from tally import count
 
@@ -19,8 +19,7 @@ class HistoriesWithDvc(Histories):
     kind = RealWorkspace
 
 
-def try_histories(machine: type[Histories], *, examples: int, steps: int, **options: object) -> None:
-    machine.runs = machine.kills = machine.refusals = 0
+def run_machine(machine: type[RuleBasedStateMachine], *, examples: int, steps: int, **options: object) -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(
@@ -33,6 +32,11 @@ def try_histories(machine: type[Histories], *, examples: int, steps: int, **opti
             **options,
         ),
     )
+
+
+def try_histories(machine: type[Histories], *, examples: int, steps: int, **options: object) -> None:
+    machine.runs = machine.kills = machine.refusals = 0
+    run_machine(machine, examples=examples, steps=steps, **options)
     assert machine.runs > examples
     assert machine.kills
     assert machine.refusals
@@ -64,18 +68,7 @@ def test_no_history_loses_a_row(no_fsync):
 
 def try_corrections(*, examples: int, steps: int, **options: object) -> None:
     Corrections.runs = Corrections.killed = Corrections.removals = Corrections.replaced = 0
-    run_state_machine_as_test(
-        Corrections,
-        settings=settings(
-            max_examples=examples,
-            stateful_step_count=steps,
-            deadline=None,
-            database=None,
-            suppress_health_check=list(HealthCheck),
-            print_blob=False,
-            **options,
-        ),
-    )
+    run_machine(Corrections, examples=examples, steps=steps, **options)
     assert Corrections.killed
     assert Corrections.removals
     count("corrections: runs", Corrections.runs)
