@@ -54,9 +54,8 @@ def run_app(app: Callable[[], Any]) -> None:
         app()
     except DatapoolError as error:
         _exit_with(str(error))
-    except (
-        BrokenPipeError
-    ):  # what read our output has ended, as in `python -m stages.scan | head -1`; typer does the same
+    except BrokenPipeError:
+        # What read our output has ended, as in `python -m stages.scan | head -1`; typer does the same.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that Python can empty its buffer at exit
         sys.exit(1)
     except OSError as error:

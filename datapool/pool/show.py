@@ -1,7 +1,6 @@
 """Read one version of a pool: its record, and its csv, with which datapool_latest.csv begins."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,12 +26,10 @@ def find_version(lineage: Path, name: str, number: int | None) -> Version:
     return versions[number - 1]
 
 
-@contextmanager
-def open_csv(pools: Path, name: str, version: Version) -> Iterator[BinaryIO]:
+def open_csv(pools: Path, name: str, version: Version) -> AbstractContextManager[BinaryIO]:
     """Open datapool_latest.csv as it was at a version.
 
     Raises:
         DatapoolError: If the file here does not begin with the recorded bytes.
     """
-    with open_beginning(pools / name / LATEST, version) as file:
-        yield file
+    return open_beginning(pools / name / LATEST, version)
