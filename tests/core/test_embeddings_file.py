@@ -324,6 +324,7 @@ def test_a_column_twice_is_refused():
         read_embeddings(Path("e"))
 
 
+@pytest.mark.slow
 def test_any_damage_of_a_file_is_a_message_and_no_traceback():
     makers: list[Callable[[], Path]] = [
         lambda: parquet(filenames=NAMES, embeddings=LISTS),

@@ -266,7 +266,6 @@ def test_label_conflicts_within_the_batch_and_with_the_pool_are_named_in_the_run
     assert (metrics["images"], metrics["duplicates"], metrics["known"], metrics["candidates"]) == (4, 1, 1, 2)
 
 
-@pytest.mark.slow
 def test_with_an_automatic_prefix_a_camera_may_restart_its_numbering_every_week(merged_batch):
     params(filename_prefix="auto")
     for week in (2, 3):
@@ -506,7 +505,6 @@ def cells(path: Path) -> list[str]:
     return [cell.decode().replace('""', '"') for cell in found]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("prefix", ["", "=week/", "-/"])
 def test_every_name_is_kept_and_no_cell_is_a_formula(merged_batch, prefix):
     names = [name if name.endswith(".png") else f"{name}.png" for name in (*HARMLESS_NAMES, *FORMULA_NAMES)]
@@ -556,7 +554,6 @@ TERMINAL = "\x1b[2J\x1b]0;all is lost\x07\nerror: all is lost"
 ESCAPED = "\\x1b[2J\\x1b]0;all is lost\\x07\\nerror: all is lost"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "changes", "lines"),
     [
@@ -964,7 +961,6 @@ def test_a_bad_list_of_names_is_refused(next_batch, case):
     assert refusal() == f"names.txt: {message}"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["images.parquet", "embeddings.parquet", "trace.parquet"])
 @pytest.mark.parametrize("damage", ["empty", "cut", "text"])
 def test_a_damaged_table_between_stages_is_refused(next_batch, name, damage):
@@ -977,7 +973,6 @@ def test_a_damaged_table_between_stages_is_refused(next_batch, name, damage):
     assert message.endswith("); remove it and run `dvc repro`")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
@@ -1096,7 +1091,6 @@ def wrong_values() -> Iterator[tuple[str, object]]:
             yield from ((key, wrong) for wrong in (True, -5, math.nan, "\0"))
 
 
-@pytest.mark.slow
 def test_every_key_refuses_values_of_other_types_and_out_of_range(own_params, subtests):
     for key, value in wrong_values():
         dotted = key.replace("__", ".")
@@ -1363,7 +1357,6 @@ BAD_CHECKPOINTS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("case", BAD_CHECKPOINTS)
 def test_a_bad_checkpoint_is_refused_and_never_executed(next_batch, good_checkpoint, case):
     make, expected = BAD_CHECKPOINTS[case]
@@ -1395,7 +1388,6 @@ def circular() -> dict[str, object]:
     return content
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("case", BAD_WEIGHTS)
 def test_bad_weights_are_refused_and_never_executed(next_batch, good_checkpoint, case):
@@ -1419,7 +1411,6 @@ def test_weights_with_the_prefixes_of_distributed_data_parallel_are_accepted(nex
     assert read_json(Path("output/space.json"))["origin"] == "weights of a given file"
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(
     ("make", "expected"),
@@ -1576,7 +1567,6 @@ except DatapoolError as error:
 """
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux enforces RLIMIT_AS")
 @pytest.mark.parametrize(
     ("data", "line"),
@@ -1633,7 +1623,6 @@ time.strftime = lambda text, when=None, of=time.strftime: of(text, when or time.
 """
 
 
-@pytest.mark.slow
 def test_no_output_contains_a_time(merged_batch, tmp_path, monkeypatch):
     shutil.copytree(merged_batch, tmp_path / "again")
     run(*ALL, "report")
@@ -1656,7 +1645,6 @@ ENVIRONMENTS = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "case", [pytest.param(case, marks=[pytest.mark.full] * ("locale" not in case)) for case in ENVIRONMENTS]
 )

@@ -15,10 +15,7 @@ from inject import Stages
 from small_pools import Case, Runs
 from tally import count
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(sys.platform != "linux", reason="mounts, limits and users as Linux has them"),
-]
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="mounts, limits and users as Linux has them")
 
 PAGE = 4096
 UNPRIVILEGED = 65534  # the user and the group "nobody"
@@ -118,7 +115,6 @@ def test_too_many_open_files_are_reported_in_one_line_and_leave_the_old_pool_or_
     count("limits on open files", refused)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", CHANGES)
 @pytest.mark.parametrize("read_only", [".", "pools", ".datapool"])
 def test_a_read_only_disk_is_reported_in_one_line_and_leaves_the_pool(stages, cases, name, read_only, tmp_path):
@@ -138,7 +134,6 @@ def test_a_read_only_disk_is_reported_in_one_line_and_leaves_the_pool(stages, ca
 FOLDERS = [".", "pools", ".datapool", "pools/my_datapool", "pools/my_datapool/history"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", CHANGES)
 def test_missing_write_permission_is_reported_in_one_line_and_leaves_the_old_pool_or_the_new(stages, cases, name):
     as_root, refused = os.geteuid() == 0, 0

@@ -189,7 +189,6 @@ def server():
 
 
 @needs_browser
-@pytest.mark.slow
 def test_no_script_in_a_name_runs_and_every_name_is_shown_literally(ran, tmp_path):
     page = (ran / "output/report.html").read_text(encoding="utf-8")
     images = read_table(ran / "output/images.parquet")
@@ -222,7 +221,6 @@ def test_no_script_in_a_name_runs_and_every_name_is_shown_literally(ran, tmp_pat
 
 
 @needs_browser
-@pytest.mark.slow
 def test_the_report_works_with_its_content_security_policy(ran, tmp_path):
     seen, log = browse((ran / "output/report.html").read_text(encoding="utf-8"), tmp_path)
 
@@ -232,7 +230,6 @@ def test_the_report_works_with_its_content_security_policy(ran, tmp_path):
 
 
 @needs_browser
-@pytest.mark.slow
 @pytest.mark.parametrize("has_policy", [True, False])
 def test_the_policy_alone_stops_every_script_and_every_request(ran, tmp_path, server, has_policy):
     # The markup stands for a name that is not escaped. Without the policy the attacks succeed, so the test can detect them.

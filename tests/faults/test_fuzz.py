@@ -32,8 +32,6 @@ from datapool.core.tables import read_json, read_names, write_names
 from datapool.images.decode import ImageFile, inspect, read_rgb
 from datapool.selection.scores import read_scores
 
-pytestmark = pytest.mark.slow
-
 SHIPPED = (Path(__file__).parents[2] / "params.yaml").read_text()
 CONTENT = yaml.safe_load(SHIPPED)
 MAX_PIXELS = CONTENT["images"]["max_pixels"]

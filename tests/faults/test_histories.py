@@ -61,7 +61,6 @@ def no_fsync(monkeypatch):
     )  # a killed process loses nothing that it has written, flushed or not
 
 
-@pytest.mark.slow
 def test_no_history_loses_a_row(no_fsync):
     try_histories(Histories, examples=8, steps=12, derandomize=True, phases=[Phase.generate])
 
@@ -77,7 +76,6 @@ def try_corrections(*, examples: int, steps: int, **options: object) -> None:
     count("corrections: versions replaced by a corrected batch", Corrections.replaced)
 
 
-@pytest.mark.slow
 def test_images_leave_both_pools_whatever_is_killed_and_one_is_forgotten(no_fsync):
     @settings(max_examples=1, deadline=None, database=None, phases=[Phase.generate])
     @given(st.just(Corrections))
@@ -108,7 +106,6 @@ def test_images_leave_both_pools_whatever_is_killed_and_one_is_forgotten(no_fsyn
     assert (Corrections.killed, Corrections.removals, Corrections.replaced) == (4, 6, 1)
 
 
-@pytest.mark.slow
 def test_no_correction_changes_another_row(no_fsync):
     try_corrections(examples=4, steps=8, derandomize=True, phases=[Phase.generate])
 

@@ -14,7 +14,7 @@ from inject import Point, Stages
 from small_pools import Case, Runs
 from tally import count
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(why := inject.why_unavailable()), reason=why or "")]
+pytestmark = pytest.mark.skipif(bool(why := inject.why_unavailable()), reason=why or "")
 
 STEP = 9  # one of so many points is tried, and those around the commit; with -m full all points
 CHANGES = [
@@ -229,7 +229,6 @@ def test_a_kill_while_a_killed_merge_is_finished_leaves_the_old_pool_or_the_new(
 CODES = {"SIGTERM": 143, "SIGINT": 130}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("name", "share"), some_or_all("SIGINT", of=[*CODES]))
 def test_a_merge_that_receives_a_signal_leaves_a_whole_pool_and_no_temporary_files(
     stages, cases, name, share, tmp_path

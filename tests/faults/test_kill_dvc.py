@@ -16,7 +16,7 @@ from inject import Point
 from small_pools import Case
 from tally import count
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(why := inject.why_unavailable()), reason=why or "")]
+pytestmark = pytest.mark.skipif(bool(why := inject.why_unavailable()), reason=why or "")
 
 TRACED = "write,openat,?rename,?unlink,?mkdir,wait4"
 

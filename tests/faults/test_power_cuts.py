@@ -165,9 +165,7 @@ def disks_after_a_stop(
 # --- the tests -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "limit", [4, pytest.param(32, marks=pytest.mark.slow), pytest.param(2048, marks=pytest.mark.full)]
-)
+@pytest.mark.parametrize("limit", [32, pytest.param(2048, marks=pytest.mark.full)])
 @pytest.mark.parametrize(("old", "new"), CHANGES.values(), ids=CHANGES)
 def test_a_power_cut_anywhere_leaves_the_old_pool_or_the_new_one(old, new, limit):
     tried = 0
@@ -274,7 +272,6 @@ def loses_data(old: State, new: State, **options: object) -> bool:
     return False
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "sync"),
     [pytest.param(name, sync, marks=[pytest.mark.full] * (name != QUICK_CHANGE)) for name, sync in SYNCS],
@@ -330,7 +327,6 @@ class DiscardsPendingFiles(Transaction):
         return ""
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("mutant", [FilesFirst, LineageFirst, NoNote, NoteRemovedFirst, DiscardsPendingFiles])
 def test_a_protocol_with_its_steps_swapped_or_left_out_loses_data(mutant, monkeypatch):
     make = transaction_on

@@ -6,7 +6,6 @@ import time
 from itertools import cycle, pairwise
 from pathlib import Path
 
-import pytest
 from fake_dvc import BASE, LINEAGE, POOLS, Params, images, picks
 from tally import count
 
@@ -67,7 +66,6 @@ def read_again_and_again() -> list[int]:
     return seen
 
 
-@pytest.mark.slow
 def test_a_reader_gets_one_version_while_a_writer_replaces_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, "fsync", lambda handle: None)

@@ -145,7 +145,6 @@ def run(folder: Path, command: str, *, file: str | None = None) -> subprocess.Co
     )
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits as Linux has them")
 @pytest.mark.parametrize(
     "case",

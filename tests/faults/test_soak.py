@@ -13,7 +13,6 @@ from benchmarks import soak
 BATCHES = 50
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="reads and writes are counted by Linux")
 @pytest.mark.parametrize("keep_history", [True, False])
 def test_a_batch_costs_the_same_after_many_versions_as_after_one_of_as_many_rows(keep_history):

@@ -56,7 +56,6 @@ def test_a_folder_whose_name_contains_a_shell_command_is_refused(with_params):
         count("commands hidden in params.yaml", 1)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("key", ["output_dir", "shared_dir"])
 def test_dvc_repro_runs_no_command_from_params_yaml(first_week, after, key):
     workspace = after(first_week)

@@ -490,6 +490,7 @@ def test_a_fifo_among_the_images_is_corrupt_and_does_not_block(tmp_path):
     assert look(tmp_path).images.reason.tolist() == ["cannot be read (not a regular file)"]
 
 
+@pytest.mark.slow
 def test_the_table_does_not_depend_on_whether_other_processes_read_the_images(tmp_path, monkeypatch):
     for i in range(20):
         paint(tmp_path / f"{i}.png", size=(1 + i % 7, 1))

@@ -252,6 +252,7 @@ def test_a_webp_is_as_long_as_it_states_and_does_not_end_in_zeros(tmp_path, opti
         assert reason(zero_tail(data), tmp_path / "a.webp", check="tolerant") == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["WEBP", "AVIF"])
 def test_a_picture_of_one_color_may_end_in_some_zeros(tmp_path, kind):
     # A lossy WebP of this size ends in some 1,200 zeros.

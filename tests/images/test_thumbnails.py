@@ -108,6 +108,7 @@ def test_scan_makes_no_picture_of_small_deep_or_damaged_images_or_unless_it_deco
     assert Image.open(BytesIO(thumbnail_of(image_file(Path("deep.png"))))).size == (96, 96)
 
 
+@pytest.mark.slow
 def test_other_processes_pass_their_pictures_on(tmp_path, monkeypatch):
     monkeypatch.setattr(batch, "_FEW", 0)
     Path("week").mkdir()

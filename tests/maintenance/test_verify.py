@@ -236,6 +236,7 @@ def test_a_first_version_alone_passes(pool):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["random", "typical"])
 def test_a_method_without_certificate_is_checked_for_what_holds(pool, method):
     repro(method=method, stopping_condition__n_samples=8, stopping_condition__min_distance=-1.0, ranking__n_clusters=5)
@@ -300,6 +301,7 @@ def test_a_file_of_what_was_seen_that_is_not_the_recorded_one_is_named(pool, cha
     assert failed()["files"].startswith(f"{path} is missing" if change == "missing" else f"{path} has sha256 ")
 
 
+@pytest.mark.slow
 def test_images_that_were_not_offered_are_no_candidates_of_the_version(pool):
     # All images of week 1 and week 2 and no more: those of week 1 that were not taken stay out.
     shutil.copytree("week_1", "both")

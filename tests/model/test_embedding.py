@@ -460,6 +460,7 @@ def test_images_of_more_than_8_bits_keep_their_distances(model: EmbeddingModel, 
     assert np.corrcoef(distances(rows["plain"]), distances(rows["deep"]))[0, 1] > 0.95
 
 
+@pytest.mark.slow
 def test_embeddings_of_another_model_or_batch_size_are_not_taken_over(model: EmbeddingModel, images: list[ImageFile]):
     save_checkpoint(model, Path("model.ckpt"))
     save_checkpoint(

@@ -165,6 +165,7 @@ def imported_by(code: str) -> set[str]:
     return {name.split(".")[0] for name in done.stdout.split()}
 
 
+@pytest.mark.slow
 def test_torch_is_not_imported_before_it_is_needed():
     # One process imports all, so an import by any of them is detected. The report may import plotly.
     modules = ["datapool", "datapool.cli", *(f"stages.{stage}" for stage in PIPELINE)]

@@ -556,6 +556,7 @@ def test_pictures_are_small_keep_their_shape_and_stand_upright():
     assert Image.open(BytesIO(base64.b64decode(data))).size == (48, 96)
 
 
+@pytest.mark.slow
 def test_the_page_is_the_same_with_and_without_thumbnails():
     paint(a=RED, b=BLUE, c=GREEN)
     inputs = run_on({"a.png": (0, 0), "b.png": (5, 0), "c.png": (0, 0.5)}, parameters())
@@ -588,6 +589,7 @@ def test_a_picture_has_no_metadata_of_its_file():
     assert b" text" not in base64.b64decode(picture["src"].removeprefix("data:image/webp;base64,"))
 
 
+@pytest.mark.slow
 def test_n_example_images_limits_the_pictures(inputs):
     assert len(cards(written(inputs, parameters(n_example_images=1)))) == 2  # one pick, one left out
     assert cards(written(inputs, parameters(n_example_images=0))) == []

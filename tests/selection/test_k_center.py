@@ -410,6 +410,7 @@ def test_whether_all_candidates_are_refreshed_at_first_changes_nothing(
     assert found[0].indices.tolist() == whole.indices[: 151 if picks_apart else 300]
 
 
+@pytest.mark.slow
 def test_memory_mapped_embeddings_are_read_in_place(tmp_path):
     points = points_of("clustered", 40_000, 128, seed=4)
     np.save(tmp_path / "points.npy", points)

@@ -401,6 +401,7 @@ def test_images_that_a_rule_excludes_are_listed_as_removed():
     assert filename_lists(ZERO, sampled)["removed_filenames"] == ["a", "f1", "z"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "rules"), [*((method, "all rules") for method in METHODS[1:]), *(("coreset", rules) for rules in RULES)]
 )

@@ -39,6 +39,7 @@ def interrupt(*_: object) -> None:
 # --- what a workspace holds --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_interrupted_workspace_is_made_again_and_git_tracks_its_own_files_only(here, monkeypatch):
     Path("notes.txt").write_text("mine\n")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -139,6 +140,7 @@ def test_a_workspace_is_not_made_where_our_own_folder_is_a_link(here, victim):
     assert [path.name for path in victim.parent.iterdir()] == ["bashrc"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scm", Scm)
 def test_a_workspace_within_another_is_refused_unless_it_is_the_demo(here, scm):
     for name in ("datapools.json", "dvc.yaml"):
@@ -158,6 +160,7 @@ def test_a_workspace_within_another_is_refused_unless_it_is_the_demo(here, scm):
         assert Path("demo/dvc.yaml").exists()
 
 
+@pytest.mark.slow
 def test_a_folder_with_files_of_another_repository_becomes_no_workspace_of_its_own(here):
     data = Path("data")
     data.mkdir()

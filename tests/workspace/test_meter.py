@@ -15,6 +15,7 @@ def test_the_meter_waits_for_a_process_that_the_command_left_behind(tmp_path):
     assert (tmp_path / "done").exists()
 
 
+@pytest.mark.slow
 def test_the_meter_counts_memory_of_the_command_and_not_of_the_program_that_measures(tmp_path):
     mine = np.ones(2**25)  # 256 MiB
     held = "numbers = bytearray(80 * 2**20)"
