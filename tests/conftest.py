@@ -72,7 +72,10 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put slow tests first, because a slow test at the end would leave all processes but one idle."""
+    """Mark all of tests/faults as slow. Put slow tests first: one at the end would leave all processes but one idle."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent / "faults"):
+            item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 

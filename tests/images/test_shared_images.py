@@ -61,6 +61,7 @@ def copies(images: pd.DataFrame) -> Groups:
     return {frozenset(group) for group in groups.values()}
 
 
+@pytest.mark.slow
 def test_every_file_is_an_image_or_counted_as_skipped(batches, planted):
     n_files = {name: sum(path.is_file() for path in (IMAGES / name).rglob("*")) for name in BATCHES}
 

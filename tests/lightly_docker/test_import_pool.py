@@ -352,6 +352,7 @@ def test_the_next_batch_appends_images_far_from_the_imported_ones(lightly, capsy
     assert found["version 2, candidates"] == "pass"
 
 
+@pytest.mark.slow
 def test_a_repeated_batch_replaces_its_version_and_keeps_the_imported_one(lightly):
     import_from(lightly)
     names = [f"x/{i}.png" for i in range(6)]

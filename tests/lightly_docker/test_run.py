@@ -455,6 +455,7 @@ def test_an_invalid_output_dir_in_params_gets_the_message_of_the_schema(shared):
         assert str(refused.value).startswith(message)
 
 
+@pytest.mark.slow
 def test_older_code_in_the_workspace_is_updated_though_params_are_edited(new_workspace, after, monkeypatch):
     made, printed = after(new_workspace), []
     monkeypatch.chdir(made.folder)

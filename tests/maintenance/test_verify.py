@@ -210,6 +210,7 @@ def test_the_lineage_carries_the_certificate(pool):
     assert (second["witness"] not in LATEST.read_text()) and Path("week_2", second["witness"]).exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -1020,6 +1021,7 @@ def test_other_code_checks_again(pool, monkeypatch):
     assert verify_again()[1] == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"a": 1}', b'{"a": [["b"]]}', b"\xff", None])
 def test_a_damaged_memory_is_no_memory(pool, content):
     verify_again()

@@ -531,6 +531,7 @@ CHANGES: dict[str, tuple[Callable[[dict], object], str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_checkpoint_with_other_content_is_refused():
     save_checkpoint(tiny(), Path("good.ckpt"))
     failures = []

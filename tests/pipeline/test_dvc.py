@@ -173,6 +173,7 @@ STAGES_OF = {
     "maintenance/verify.py": set(),
     "workspace/create.py": set(),
     "lightly_docker/run.py": set(),
+    "commands/pools.py": set(),
     "cli.py": set(),
     "terminal.py": set(),
     "lifetime.py": set(),

@@ -306,6 +306,7 @@ def damage(path: Path) -> list[bytes]:
     return [b"", data[:1], data[: len(data) // 2], data[:-1], data + b"x", *flipped]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", [".parquet", ".sha256"])
 def test_damaged_cached_rows_are_never_used_and_are_cached_anew(what, parsed):
     add("a", 1.5)

@@ -1650,6 +1650,7 @@ def test_after_a_kill_the_next_batch_builds_on_the_old_pool_or_the_new_one(story
     assert set(outcomes) == {False, True}
 
 
+@pytest.mark.slow
 def test_a_row_added_by_hand_after_a_kill_is_backed_up_when_the_merge_is_finished():
     add(A)
     base = open_for(B)

@@ -439,6 +439,7 @@ def test_the_curve_has_no_line_for_an_inactive_min_distance(inputs):
     assert [note["text"] for note in layout["annotations"]] == ["selection ends after 2"]
 
 
+@pytest.mark.slow
 def test_the_caption_of_the_curve_names_what_ended_the_selection(inputs):
     rules = {"balance": None, "sequence_gap": 5, "protected": None, "protected_distance": 0.1, "exclude": None}
     failures = []

@@ -386,6 +386,7 @@ def test_more_threads_than_one_are_used_for_much_work_only(monkeypatch):
     assert nearest_centers.NearestCenters(points, points[:0], n_expected=201).n_threads == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_pool", [0, 70])
 @pytest.mark.parametrize("n_known", [0, 12])
 @pytest.mark.parametrize("picks_apart", [False, True])

@@ -251,6 +251,7 @@ def test_the_order_is_that_of_the_method_among_those_that_the_rules_allow(method
     assert not failures
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rules", ["no rule", "balance", "all rules"])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_shorter_order_is_the_beginning_of_a_longer_one_and_is_extended_to_it(method, rules):

@@ -213,6 +213,7 @@ def test_a_ranking_that_is_too_short_is_extended_and_equals_a_long_one():
     assert not failures
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 3])  # 3 is a lattice
 def test_the_cut_at_any_threshold_equals_a_separate_run(seed):
     candidates, base = cloud(seed)
@@ -438,6 +439,7 @@ def test_a_ranking_that_the_rules_ended_is_not_extended(monkeypatch):
     assert picked(sampled) == ["e"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rules", ["no rule", "all rules"])
 @pytest.mark.parametrize("method", METHODS)
 def test_with_too_many_pairs_a_neighbor_that_covers_is_named_and_the_radius_is_exact(monkeypatch, method, rules):
