@@ -1,0 +1,123 @@
+"""The commands about the workspace: make, update and check one, go back, measure the machine."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import datapool
+from datapool.terminal import say
+
+app = typer.Typer()
+
+
+@app.command(short_help="Make a workspace, or update one.")
+def init(
+    folder: Annotated[Path, typer.Argument(help="The workspace.", show_default="the current folder")] = Path(),
+    update: Annotated[
+        bool, typer.Option("--update", help="Bring the code of this release into an existing workspace.")
+    ] = False,
+    subdir: Annotated[bool, typer.Option("--subdir", help="Use the git repository around the folder.")] = False,
+    no_git: Annotated[bool, typer.Option("--no-git", help="Use no git; `dvc exp` does not work then.")] = False,
+    remote: Annotated[
+        str | None, typer.Option(help="Where `dvc push` shares the pools, such as a folder or s3://bucket/path.")
+    ] = None,
+) -> None:
+    """Make a workspace: a folder with its own git and DVC in which `dvc repro` works.
+
+    It has its own copy of the code, so a pool stays tied to the code that made it.
+    """
+    from datapool.core.errors import DatapoolError
+    from datapool.workspace.create import Scm, make_workspace
+    from datapool.workspace.update import update_workspace
+
+    if update + subdir + no_git > 1:
+        raise DatapoolError("--update, --subdir and --no-git exclude each other; use one of them")
+    if update and remote:
+        raise DatapoolError(
+            "--remote is for a new workspace; in an existing one run `dvc remote add --default store URL`"
+        )
+    if update:
+        added, notes = update_workspace(folder)
+        say(
+            f"{folder} has the code of datapool {datapool.__version__}; new in params.yaml: {', '.join(added) or 'nothing'}",
+            *notes,
+        )
+        return
+    scm = Scm.SURROUNDING if subdir else Scm.NONE if no_git else Scm.OWN
+    make_workspace(folder, scm=scm, remote=remote)
+    say(
+        f"{folder} is a workspace. Put images into a folder of their own, such as {folder / 'data/week_1'}, and name it in "
+        f"{folder / 'params.yaml'} (input_dir: data/week_1); then run `dvc repro` in {folder}"
+    )
+
+
+@app.command(short_help="Run the pipeline on real images.")
+def demo(folder: Annotated[Path, typer.Argument(help="Where to make the workspace.")] = Path("demo")) -> None:
+    """Make a workspace with real images, run the pipeline on two weeks of them and show the results.
+
+    The images are the handwritten digits of scikit-learn. This needs no network and no account.
+    """
+    from datapool.workspace.demo import run_demo
+
+    run_demo(folder, say)
+
+
+@app.command(short_help="Go back to the version before.")
+def undo() -> None:
+    """Undo the last version, after its commit; run it in the workspace.
+
+    It reverts the commit with `git revert`, runs `dvc checkout`, and prints both. Run again, it goes back one version more.
+    It refuses while anything is not committed, or if later commits changed what the commit of the version did.
+    """
+    from datapool.workspace.undo import undo as undo_steps
+
+    for sentence in undo_steps(Path()):
+        say(sentence)
+
+
+@app.command(short_help="Check git, DVC and the remote.")
+def doctor() -> None:
+    """Check what surrounds the pools; run it in the workspace. It changes nothing.
+
+    Is everything committed, do the pools agree with datapools.json, is there a remote, and does it hold every state of the
+    pools that git has? Otherwise a clone could not get some versions. The exit code is 1 if something is wrong.
+    """
+    from datapool.core.errors import DatapoolError
+    from datapool.core.lineage import LINEAGE
+    from datapool.core.params import load_params
+    from datapool.maintenance.verify import check_files
+    from datapool.workspace.doctor import examine
+
+    outcomes = []
+    for check in check_files(Path(load_params().shared_dir), LINEAGE):
+        outcome = {"pass": "ok", "skip": "note", "fail": "wrong"}[check.outcome]
+        say(f"{outcome:5}  {check.sentence}")
+        outcomes.append(outcome)
+    for finding in examine(Path()):
+        say(f"{finding.outcome:5}  {finding.sentence}")
+        outcomes.append(finding.outcome)
+    if "wrong" in outcomes:
+        raise DatapoolError("something is wrong; the lines above name what helps")
+
+
+@app.command(short_help="Measure what images cost on this machine.")
+def bench(
+    images: Annotated[
+        Path | None, typer.Option("--images", help="A folder of your images to measure as well.", show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+) -> None:
+    """Measure how fast this machine scans, embeds and ranks images, and say what to change.
+
+    The stages run as they do in `dvc repro`, in a temporary folder, on photos of 2 megapixels made up for it and on up to
+    198 images of --images. In a workspace, the model, the reading of images and the loader of its params.yaml are used. No
+    pool is read or changed. It takes less than a minute on an idle machine with two cores.
+    """
+    from datapool.workspace.bench import bench as measure
+
+    found = measure(images, Path(), report=lambda step: None if as_json else say(f"measuring: {step}"))
+    if as_json:
+        typer.echo(found.as_json())
+    else:
+        say(*found.as_text())
