@@ -1,9 +1,11 @@
-"""Errors in one line and progress bars, for the stages and the command line. The library itself prints nothing."""
+"""Errors in one line, tables and progress bars, for the stages and the command line. The library itself prints nothing."""
 
+import json
 import os
+import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -77,6 +79,67 @@ def say(*lines: str) -> None:
     """Print lines. Characters that would end a line or disturb a terminal are escaped."""
     for line in lines:
         print(escape_unprintable(line), flush=True)
+
+
+def print_json(document: object) -> None:
+    """Print a JSON document. All but ASCII is escaped, so that no encoding of the terminal can spoil it.
+
+    Raises:
+        ValueError: If it has a number that JSON has not, such as NaN.
+    """
+    print(json.dumps(document, indent=2, allow_nan=False), flush=True)
+
+
+def print_facts(facts: Iterable[tuple[str, str]]) -> None:
+    """Print facts, a name and a text each, the texts below each other. Long texts are wrapped on a terminal."""
+    facts = [(escape_unprintable(name), escape_unprintable(text)) for name, text in facts]
+    if not sys.stdout.isatty():
+        width = max((len(name) for name, _ in facts), default=0)
+        say(*(f"{name:{width}}  {text}".rstrip() for name, text in facts))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 2))
+    for name, text in facts:
+        grid.add_row(Text(name, "bold"), Text(text, overflow="fold"))
+    Console(highlight=False).print(grid)
+
+
+def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table: with rules on a terminal, otherwise as aligned text, a line per row. Columns of numbers end together.
+
+    Args:
+        header: The names of the columns.
+        rows: As many cells each. "–" stands for a number that is not known.
+    """
+    cells = [[escape_unprintable(cell) for cell in row] for row in rows]
+    columns = list(zip(header, *cells, strict=True))
+    are_numbers = [bool(cells) and all(map(_NUMBER.fullmatch, column[1:])) for column in columns]
+    if not sys.stdout.isatty():
+        widths = [max(map(len, column)) for column in columns]
+        for row in (header, *cells):
+            aligned = (
+                cell.rjust(width) if is_number else cell.ljust(width)
+                for cell, width, is_number in zip(row, widths, are_numbers, strict=True)
+            )
+            say("  ".join(aligned).rstrip())
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name, is_number in zip(header, are_numbers, strict=True):
+        table.add_column(Text(name), justify="right" if is_number else "left", overflow="fold")
+    for row in cells:
+        table.add_row(*map(Text, row))
+    Console(highlight=False).print(table)
+
+
+_NUMBER = re.compile(r"[-+−]?[\d.,]+(e[-+]?\d+)?( ?%)?|–?")
 
 
 @contextmanager
