@@ -129,8 +129,8 @@ def _require_cached(folder: Path, commit: _Commit, shared_dir: str) -> None:
     if n_missing:
         raise DatapoolError(
             f"DVC's cache lacks {n_missing} files of the pools before commit {commit.sha[:10]}; nothing was undone. "
-            "`dvc fetch --all-commits` gets them from a remote; where none has them, `git revert --no-edit "
-            f"{commit.sha[:10]} && datapool repair --as-recorded` makes them from the later version"
+            "`dvc fetch --all-commits` gets them from a remote; where none has them, and no image has left the pool since, "
+            f"`git revert --no-edit {commit.sha[:10]} && datapool repair --as-recorded` makes them from the later version"
         )
 
 

@@ -1,10 +1,14 @@
 """`datapool undo` goes back one version, with real git and DVC, or changes nothing."""
 
+import os
 import shlex
 import shutil
+import signal
+import subprocess
+import sys
 
 import pytest
-from conftest import Workspace, stages_run
+from conftest import ENVIRONMENT, Workspace, stages_run
 
 pytestmark = pytest.mark.slow
 
@@ -185,6 +189,39 @@ def test_a_later_commit_to_the_same_settings_is_refused(second_week, after, week
     workspace.commit("next week, not run yet")
 
     assert "cannot be undone alone: a later commit changed the same lines" in refused(workspace)
+
+
+GIT_THAT_ENDS_UNDO = """#!/bin/sh
+{git} "$@" || exit
+for word in "$@"; do [ "$word" != revert ] || kill -9 $PPID; done
+"""
+
+
+def test_an_undo_that_was_killed_after_git_revert_is_finished_by_dvc_checkout(second_week, first_week, after, tmp_path):
+    workspace = after(second_week)
+    git = tmp_path / "git"
+    git.write_text(GIT_THAT_ENDS_UNDO.format(git=shutil.which("git")))
+    git.chmod(0o755)
+    killed = subprocess.run(
+        [sys.executable, "-c", "from datapool.cli import main; main()", "undo"],
+        cwd=workspace.folder,
+        env={**ENVIRONMENT, "PATH": f"{tmp_path}{os.pathsep}{ENVIRONMENT['PATH']}"},
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert workspace.pool_files() == second_week.pool_files()
+
+    # Whatever the user tries next changes nothing and names the command that helps.
+    assert "pools/: is not as DVC records it; nothing was undone. `dvc checkout --force` restores it" in refused(
+        workspace
+    )
+    assert "dvc checkout" in workspace.repro(fails=True)
+    assert workspace.pool_files() == second_week.pool_files()
+    workspace.run("dvc", "checkout", "--force")
+    assert workspace.pool_files() == first_week.pool_files()
+    assert "none failed" in workspace.run("datapool", "verify")
+    assert stages_run(workspace.repro()) == []
+    assert workspace.run("git", "status", "--porcelain") == ""
 
 
 @pytest.mark.full
