@@ -11,7 +11,7 @@ FLOORS = [
     {"core"},
     {"images"},
     {"model", "selection", "pool"},
-    {"training", "report", "maintenance", "workspace"},
+    {"training", "report", "maintenance", "export", "workspace"},
     {"lightly_docker"},
     {"commands"},
     {"cli"},

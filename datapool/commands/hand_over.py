@@ -1,0 +1,87 @@
+"""The commands that hand the images of a pool over to labeling and training."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from datapool.export.options import Format, Placement
+from datapool.terminal import progress, say
+
+app = typer.Typer()
+
+
+@app.command(short_help="Write images of a pool for labeling and training tools.")
+def export(
+    to: Annotated[Format, typer.Option("--to", help="What for.", show_default=False)],
+    new: Annotated[bool, typer.Option("--new", help="The images that the latest version added.")] = False,
+    version: Annotated[
+        int | None, typer.Option("--version", help="The images that this version added.", show_default=False)
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="All images of the pool; with --version, all that it had then.")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="The folder or file to write.", show_default="below exports/")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
+    files: Annotated[
+        Placement | None,
+        typer.Option("--files", help="How image files get there; none: name where they are.", show_default="copy"),
+    ] = None,
+    images: Annotated[
+        list[Path] | None,
+        typer.Option("--images", help="Look for image files here first; may be repeated.", show_default="input_dir"),
+    ] = None,
+    url_prefix: Annotated[
+        str, typer.Option("--url-prefix", help="label-studio: what stands before the names of images in its tasks.")
+    ] = "",
+    name: Annotated[str | None, typer.Option("--name", help="The pool.", show_default="datapool.name")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
+) -> None:
+    """Write images of a pool in the form that another program reads; run it in the workspace.
+
+    The image files are looked for where their batch was, and must have the recorded content. If one is missing or has
+    changed, nothing is written. Each folder has datapool.csv, which says of every image why it was picked; its names and
+    content hashes find the images again when the labels come back.
+    """
+    from datapool.core.errors import DatapoolError
+    from datapool.core.lineage import LINEAGE
+    from datapool.core.params import load_params
+    from datapool.export.choice import LABELS_FOLDER, SPLITS, choose
+    from datapool.export.export import write_export
+
+    if sum((new, version is not None, everything)) == 0:
+        raise DatapoolError("say which images: --new, --version NUMBER or --all")
+    if new and (version is not None or everything):
+        raise DatapoolError("--new excludes --version and --all; use one of them")
+    params = load_params()
+    pool = name or params.datapool.name
+    splits = LABELS_FOLDER / pool / SPLITS
+    chosen = choose(Path(params.shared_dir), LINEAGE, pool, version, is_whole=everything, splits=splits)
+    with progress("exporting") as report:
+        exported = write_export(
+            chosen,
+            to=to,
+            output=output,
+            overwrite=overwrite,
+            files=files,
+            folders=images or [],
+            url_prefix=url_prefix,
+            max_pixels=params.images.max_pixels,
+            progress=report,
+        )
+    if as_json:
+        facts = {
+            "output": str(exported.output),
+            "format": to.value,
+            "pool": chosen.pool,
+            "version": chosen.version.version,
+            "all": chosen.is_whole,
+            "images": exported.n_images,
+            "notes": exported.notes,
+        }
+        typer.echo(json.dumps(facts, ensure_ascii=False))
+        return
+    say(f"{exported.output}: {exported.n_images} images, {chosen}", *exported.notes)

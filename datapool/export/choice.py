@@ -1,0 +1,106 @@
+"""Read the images of a pool that are handed over: those that a version added, or all up to it."""
+
+import csv
+import io
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from datapool.core import atomic
+from datapool.core.errors import DatapoolError
+from datapool.core.lineage import Version, read_lineage
+from datapool.core.recorded_rows import read_recorded_rows
+from datapool.pool.show import find_version
+
+LABELS_FOLDER = Path("labels")
+"""The folder of a workspace for what was decided about the images of its pools, below a folder per pool."""
+
+SPLITS = "splits.csv"
+"""The file below the folder of a pool that says which images are for training, and which for validation and test."""
+
+COLUMNS = (
+    "filename", "path", "content_hash", "weak_label", "version", "week", "rank", "distance", "nearest", "split",
+)  # fmt: skip
+"""The columns of what is handed over. ``split`` is there only if the pool has splits."""
+
+
+class Chosen(NamedTuple):
+    """Images of a pool."""
+
+    pool: str
+    version: Version
+    """The record of the version that added them, or the last one of those that did."""
+    is_whole: bool
+    """Whether the images of all versions up to ``version`` are here."""
+    versions: list[Version]
+    """The records of the pool, from version 1."""
+    table: pd.DataFrame
+    """A row per image, in the order of the pool, with ``COLUMNS``."""
+    pool_rows: pd.DataFrame
+    """The rows of the whole pool at ``version``: an image's nearest neighbor is one of them."""
+    embeddings: np.ndarray
+    """Shape (n, d), float32, raw: row i belongs to row i of ``table``."""
+
+    def __str__(self) -> str:
+        """Say what it is, for messages."""
+        what = "all up to version" if self.is_whole else "those that version"
+        added = "" if self.is_whole else " added"
+        return f"{what} {self.version.version} ({week_of(self.version)}) of pool {self.pool!r}{added}"
+
+
+def choose(
+    pools: Path, lineage: Path, name: str, number: int | None, *, is_whole: bool, splits: Path | None = None
+) -> Chosen:
+    """Read the images that a version of a pool added, or all that the pool had then.
+
+    Args:
+        pools: The folder of all pools.
+        lineage: datapools.json.
+        name: Which pool.
+        number: Which version; None for the latest.
+        is_whole: All images up to that version.
+        splits: The pool's splits.csv; the column ``split`` is there if the file exists.
+
+    Raises:
+        DatapoolError: If there is no such version, it has no images, or its files are not those that were recorded.
+    """
+    version = find_version(lineage, name, number)
+    versions = read_lineage(lineage)[name]
+    table, embeddings = read_recorded_rows(pools / name, version)
+    is_chosen = np.full(len(table), fill_value=True) if is_whole else (table.version == version.version).to_numpy()
+    if not is_chosen.any():
+        raise DatapoolError(
+            f"version {version.version} of pool {name!r} has no images{'' if is_whole else ' of its own any more'}; "
+            "`--all` exports the whole pool, `--version` another version"
+        )
+    pool_rows, table = table, table[is_chosen].reset_index(drop=True)
+    weeks = {each.version: week_of(each) for each in versions}
+    table = table.assign(week=table.version.map(weeks))
+    if "path" not in table:
+        table = table.assign(path="")
+    if splits and splits.exists():
+        table = table.assign(split=table.content_hash.map(_read_splits(splits)).fillna(""))
+    columns = [column for column in COLUMNS if column in table]
+    return Chosen(name, version, is_whole, versions, table[columns], pool_rows, embeddings[is_chosen])
+
+
+def week_of(version: Version) -> str:
+    """Return what a version is called: the last part of its batch's folder, or its number if no folder is recorded."""
+    name = Path(version.offered.input_dir).name if version.offered else ""
+    return name if name not in ("", "..") else f"version_{version.version}"
+
+
+def _read_splits(path: Path) -> dict[str, str]:
+    """Return the split of each image by its content hash.
+
+    Raises:
+        DatapoolError: If the file cannot be read, or lacks a column.
+    """
+    remedy = f"`git checkout HEAD -- {path}` restores it"
+    text = atomic.read_regular_file(path, remedy=remedy).decode(errors="replace")
+    rows = list(csv.DictReader(io.StringIO(text)))
+    if rows and not {"content_hash", "split"} <= rows[0].keys():
+        raise DatapoolError(f"{path}: lacks the columns content_hash and split; {remedy}")
+    return {row["content_hash"]: row["split"] for row in rows}

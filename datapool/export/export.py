@@ -1,0 +1,210 @@
+"""Write an export whole or not at all: find the files of its images, write it beside its place, and move it there."""
+
+import math
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from datapool.core.errors import DatapoolError
+from datapool.core.progress import Progress
+from datapool.core.tables import read_json
+from datapool.export.choice import Chosen
+from datapool.export.images import ExportedImage, label_of
+from datapool.export.job import Job, Written, write_json
+from datapool.export.labeling import write_cvat, write_label_studio
+from datapool.export.options import Format, Placement
+from datapool.export.tables import write_csv, write_parquet
+from datapool.export.training import write_coco, write_files, write_webdataset, write_yolo
+from datapool.pool.image_files import find_image_files, require_image_files
+
+EXPORTS = Path("exports")
+"""The folder of a workspace for exports that get no other place. git ignores what is in it."""
+
+RECORD = "export.json"
+"""The file in the folder of an export that says what it is. Only a folder with it is overwritten."""
+
+
+_TABLES: dict[Format, Callable[[Path, Chosen], None]] = {Format.CSV: write_csv, Format.PARQUET: write_parquet}
+"""The formats that are one file and need no image."""
+
+_FOLDERS: dict[Format, Callable[[Path, Job], Written]] = {
+    Format.FILES: write_files,
+    Format.WEBDATASET: write_webdataset,
+    Format.COCO: write_coco,
+    Format.YOLO: write_yolo,
+    Format.LABEL_STUDIO: write_label_studio,
+    Format.CVAT: write_cvat,
+}
+
+_PLACEMENTS = {
+    Format.CSV: {Placement.NONE},
+    Format.PARQUET: {Placement.NONE},
+    Format.WEBDATASET: {Placement.COPY},
+    Format.YOLO: {Placement.COPY, Placement.HARDLINK, Placement.SYMLINK},
+    Format.CVAT: {Placement.COPY, Placement.HARDLINK, Placement.SYMLINK},
+}
+"""How the files of images can get into an export; in any way for other formats."""
+
+
+class Exported(NamedTuple):
+    """An export that was written."""
+
+    output: Path
+    n_images: int
+    notes: list[str]
+    """Sentences for the user."""
+
+
+def default_output(chosen: Chosen, to: Format) -> Path:
+    """Return the place of an export that gets no other one, below the workspace."""
+    name = f"{chosen.pool}-{'all-' * chosen.is_whole}v{chosen.version.version}"
+    return EXPORTS / (f"{name}.{to}" if to in _TABLES else f"{name}-{to}")
+
+
+def write_export(
+    chosen: Chosen,
+    *,
+    to: Format,
+    output: Path | None,
+    overwrite: bool,
+    files: Placement | None,
+    folders: Sequence[Path],
+    url_prefix: str,
+    max_pixels: int,
+    progress: Progress,
+) -> Exported:
+    """Write images of a pool for another program.
+
+    Args:
+        chosen: The images.
+        to: The format.
+        output: The file or folder to write; None for ``default_output``.
+        overwrite: Replace a file, or a folder that is an export.
+        files: How the files of the images get there; None for the usual way of the format.
+        folders: Where to look for the images first.
+        url_prefix: What stands before the names of images in the tasks of Label Studio; "" for its local files.
+        max_pixels: An image that states more is not decoded.
+        progress: Called after each image.
+
+    Raises:
+        DatapoolError: If an image is not found or has other content, the output exists, or the disk refuses. Nothing is
+            written then.
+    """
+    allowed = _PLACEMENTS.get(to, set(Placement))
+    if files is not None and files not in allowed:
+        possible = " or ".join(each for each in Placement if each in allowed)
+        raise DatapoolError(f"--files {files} is not possible with --to {to}, only {possible}")
+    if url_prefix and to is not Format.LABEL_STUDIO:
+        raise DatapoolError(f"--url-prefix is for --to label-studio, not for --to {to}; leave it out")
+    if to is Format.LABEL_STUDIO and files is Placement.NONE and not url_prefix:
+        raise DatapoolError(
+            "--files none leaves the tasks of Label Studio without images; --url-prefix says where it finds them"
+        )
+    target = output or default_output(chosen, to)
+    _require_free(target, to, overwrite=overwrite)
+    if to in _TABLES:
+        with _in_place_of(target) as part:
+            _TABLES[to](part, chosen)
+        return Exported(target, len(chosen.table), [])
+    images, neighbors = _find_images(chosen, folders, with_neighbors=to is Format.CVAT, progress=progress)
+    job = Job(target.name, images, files or Placement.COPY, neighbors, url_prefix, max_pixels, progress)
+    with _in_place_of(target) as part:
+        part.mkdir(parents=True)
+        written = _FOLDERS[to](part, job)
+        write_csv(part / "datapool.csv", chosen, files=written.files)
+        write_json(part / RECORD, {"pool": chosen.pool, "images": str(chosen), "count": len(images), "format": to})
+    return Exported(target, len(images), written.notes)
+
+
+def _find_images(
+    chosen: Chosen, folders: Sequence[Path], *, with_neighbors: bool, progress: Progress
+) -> tuple[list[ExportedImage], dict[str, Path]]:
+    """Return the images with their files, and the files of their nearest neighbors as far as they are found.
+
+    Raises:
+        DatapoolError: If the file of an image is not found.
+    """
+    table = chosen.table
+    located = find_image_files(table, chosen.versions, folders=folders, progress=progress)
+    remedy = (
+        "bring them back (`dvc checkout` or `dvc pull`, if DVC tracks the batch), or name the folder that has them by "
+        "`--images FOLDER`; nothing was written"
+    )
+    paths = require_image_files(table.filename.tolist(), located, remedy=remedy)
+    texts = table.assign(split=table.get("split", ""))
+    images = [
+        ExportedImage(
+            filename=row.filename,
+            path=path,
+            content_hash=row.content_hash,
+            label=label_of(row.weak_label),
+            version=int(row.version),
+            week=row.week,
+            rank=int(row.rank),
+            distance=None if math.isnan(row.distance) else float(row.distance),
+            nearest=row.nearest,
+            split=row.split,
+            embedding=embedding,
+        )
+        for row, path, embedding in zip(texts.itertuples(), paths, chosen.embeddings, strict=True)
+    ]
+    if not with_neighbors:
+        return images, {}
+    wanted = set(table.nearest)
+    rows = chosen.pool_rows[chosen.pool_rows.filename.isin(wanted)]
+    found = find_image_files(rows, chosen.versions, folders=folders, progress=progress)
+    neighbors = {name: place.path for name, place in zip(rows.filename, found, strict=True) if place.path}
+    return images, neighbors
+
+
+def _require_free(target: Path, to: Format, *, overwrite: bool) -> None:
+    """Refuse a place that is taken, unless it is an export and may be replaced.
+
+    Raises:
+        DatapoolError: Says what is there.
+    """
+    if not target.exists() and not target.is_symlink():
+        return
+    if not overwrite:
+        raise DatapoolError(f"{target} exists; `--overwrite` replaces it, `--output` names another place")
+    if to in _TABLES:
+        if not target.is_file():
+            raise DatapoolError(
+                f"{target} is no file, so --overwrite does not replace it; name another place by `--output`"
+            )
+    elif target.is_symlink() or "format" not in (read_json(target / RECORD) if (target / RECORD).is_file() else {}):
+        raise DatapoolError(
+            f"{target} is not the folder of an export (it has no {RECORD}), so --overwrite does not replace it; name "
+            "another place by `--output`"
+        )
+
+
+@contextmanager
+def _in_place_of(target: Path) -> Iterator[Path]:
+    """Yield a path beside ``target``. At the end of the block, what was written there takes its place.
+
+    If the block raises, nothing has changed. What an earlier export left there when it was killed is removed.
+    """
+    part, old = (target.with_name(f".{target.name}.{ending}") for ending in ("part", "old"))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.parent == EXPORTS and not (EXPORTS / ".gitignore").exists():
+        (EXPORTS / ".gitignore").write_text("# Exports are copies: git does not track them.\n*\n")
+    _remove(part)
+    try:
+        yield part
+        if target.is_dir():
+            _remove(old)
+            target.rename(old)
+        part.replace(target)
+    finally:
+        _remove(part)
+    _remove(old)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,113 @@
+"""Find the files of a pool's images: where their batches were, or in folders that the user names.
+
+A file is an image of the pool if it has the image's content hash.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from datapool.core.errors import DatapoolError, counted, short_repr
+from datapool.core.lineage import Version
+from datapool.core.progress import Progress
+from datapool.images.batch import AUTO_PREFIX, prefix_of
+from datapool.images.decode import hash_of
+
+_SHOWN = 3  # images that a message names
+
+
+class Located(NamedTuple):
+    """Where an image is."""
+
+    path: Path | None
+    """Its file; None if no file with its content was found."""
+    expected: Path | None
+    """Where it was looked for first; None if nothing records a place."""
+
+
+def find_image_files(
+    table: pd.DataFrame, versions: Sequence[Version], *, folders: Sequence[Path] = (), progress: Progress
+) -> list[Located]:
+    """Find the file of each image by its place, and then by its name.
+
+    An image is looked for below each of ``folders`` and below the ``input_dir`` of its batch, by its path there and by its
+    filename; then among all files below ``folders`` with the same last part of the name. What is found has the content
+    hash, but if the pool does not know the hash, as of an imported image.
+
+    Args:
+        table: Rows of a pool, with the columns filename, content_hash and version, and path if the pool has it.
+        versions: The records of the pool's versions, from 1.
+        folders: Where to look first.
+        progress: Called after each image.
+    """
+    paths = table["path"] if "path" in table else [""] * len(table)
+    rows = list(zip(table.filename, table.content_hash, table.version, paths, strict=True))
+    located = []
+    for done, (filename, content_hash, version, path) in enumerate(rows, start=1):
+        places = _places(filename, path, versions[version - 1], folders)
+        found = next((place for place in places if _has_content(place, content_hash)), None)
+        located.append(Located(found, places[0] if places else None))
+        progress(done, len(rows))
+    missing = [i for i, place in enumerate(located) if place.path is None]
+    by_hash = _by_hash(folders, {Path(name).name for i in missing for name in (rows[i][0], rows[i][3])})
+    for i in missing:
+        located[i] = located[i]._replace(path=by_hash.get(rows[i][1]))
+    return located
+
+
+def require_image_files(filenames: Sequence[str], located: Sequence[Located], *, remedy: str) -> list[Path]:
+    """Return the file of each image.
+
+    Args:
+        filenames: Of the images, for the message.
+        located: Where they are.
+        remedy: The end of the message: what to do.
+
+    Raises:
+        DatapoolError: If a file is missing or has other content. Says how many, and names the first.
+    """
+    lost = [(name, place) for name, place in zip(filenames, located, strict=True) if place.path is None]
+    if lost:
+        named = "; ".join(f"{short_repr(name)} ({_what(place.expected)})" for name, place in lost[:_SHOWN])
+        raise DatapoolError(
+            f"{counted(len(lost), 'image')} of {len(filenames)} cannot be found: {named}{'; …' * (len(lost) > _SHOWN)}; "
+            f"{remedy}"
+        )
+    return [place.path for place in located if place.path is not None]
+
+
+def _places(filename: str, path: str, version: Version, folders: Sequence[Path]) -> list[Path]:
+    """Return where an image may be, the likeliest place first."""
+    roots = list(folders)
+    if version.offered:
+        roots.append(Path(version.offered.input_dir))
+        prefix = version.offered.filename_prefix
+        prefix = prefix_of(prefix, version.offered.input_dir) if prefix == AUTO_PREFIX else prefix
+        path = path or filename.removeprefix("./").removeprefix(prefix)
+    return list(dict.fromkeys(root / name for root in roots for name in (path or filename, filename)))
+
+
+def _has_content(path: Path, content_hash: str) -> bool:
+    return path.is_file() and (not content_hash or hash_of(path) == content_hash)
+
+
+def _by_hash(folders: Sequence[Path], names: set[str]) -> dict[str, Path]:
+    """Return the files below some folders that have one of these names, by the sha256 of their bytes."""
+    if not names:
+        return {}
+    paths = (
+        Path(root) / name
+        for folder in folders
+        for root, _, files in os.walk(folder)
+        for name in names.intersection(files)
+    )
+    return {hash_of(path): path for path in sorted(paths, reverse=True)}
+
+
+def _what(expected: Path | None) -> str:
+    if expected is None:
+        return "the lineage records no folder"
+    return f"{expected} has other content" if expected.is_file() else f"no file {expected}"

@@ -1,0 +1,400 @@
+"""Each format has the files that its program reads; an export is written whole or not at all."""
+
+import csv
+import io
+import json
+import os
+import shutil
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from PIL import Image
+from small_pool import POOLS, make_pool, sha256, write_image
+
+import datapool
+from datapool import cli
+from datapool.terminal import run_app
+
+NAMES = ["cat/a 1.png", "dog/b.jpg", "c.png", "cat/d.jpg", "cat/e&é.png"]
+
+
+@pytest.fixture(autouse=True)
+def pool(tmp_path, monkeypatch):
+    """The pool p of ``small_pool``, and params.yaml."""
+    monkeypatch.chdir(tmp_path)
+    template = (Path(datapool.__file__).parents[1] / "params.yaml").read_text()
+    Path("params.yaml").write_text(template.replace("name: my_datapool", "name: p"))
+    make_pool(monkeypatch)
+
+
+@pytest.fixture
+def export(monkeypatch, capfd):
+    """Run `datapool export` and return what it prints."""
+
+    def run(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["datapool", "export", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            run_app(cli.app)
+        printed = capfd.readouterr()
+        assert ended.value.code == (1 if printed.err else 0)
+        return printed.err or printed.out
+
+    return run
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(path.read_text())))
+
+
+def is_copy(path: Path, original: str) -> bool:
+    return not path.is_symlink() and sha256(path) == sha256(Path("data") / original)
+
+
+def write_splits(splits: dict[str, str]) -> None:
+    rows = {row["filename"]: row["content_hash"] for row in table(POOLS / "p/samples.csv")}
+    Path("labels/p").mkdir(parents=True)
+    lines = [f'"{name}","{rows[name]}","{split}"\n' for name, split in splits.items()]
+    Path("labels/p/splits.csv").write_text("filename,content_hash,split\n" + "".join(lines))
+
+
+# --- which images -------------------------------------------------------------------------------------------------------
+
+
+def test_new_version_and_all_choose_the_images(export):
+    chosen = {}
+    for arguments in ("--new", "--version 1", "--version 2", "--all", "--all --version 1"):
+        export(*arguments.split(), "--to", "csv", "--output", "x.csv", "--overwrite")
+        chosen[arguments] = [row["filename"] for row in table(Path("x.csv"))]
+
+    assert chosen == {
+        "--new": NAMES[3:],
+        "--version 1": NAMES[:3],
+        "--version 2": NAMES[3:],
+        "--all": NAMES,
+        "--all --version 1": NAMES[:3],
+    }
+
+
+def test_an_export_goes_below_exports_which_git_ignores(export):
+    assert export("--new", "--to", "files") == (
+        "exports/p-v2-files: 2 images, those that version 2 (week_2) of pool 'p' added\n"
+    )
+    assert export("--all", "--to", "parquet") == (
+        "exports/p-all-v2.parquet: 5 images, all up to version 2 (week_2) of pool 'p'\n"
+    )
+    assert Path("exports/.gitignore").read_text().splitlines()[-1] == "*"
+    assert sorted(os.listdir("exports")) == [".gitignore", "p-all-v2.parquet", "p-v2-files"]
+
+
+def test_json_says_what_was_written(export):
+    assert json.loads(export("--version", "1", "--to", "yolo", "--output", "out/y", "--json")) == {
+        "output": "out/y",
+        "format": "yolo",
+        "pool": "p",
+        "version": 1,
+        "all": False,
+        "images": 3,
+        "notes": ["the pool has no splits, so all images are in train, and val is the same list"],
+    }
+
+
+# --- formats ------------------------------------------------------------------------------------------------------------
+
+
+def test_csv_and_parquet_have_a_row_per_image_and_need_no_image(export):
+    shutil.rmtree("data")
+    write_splits({"cat/a 1.png": "val"})
+    export("--all", "--to", "csv", "--output", "x.csv")
+    export("--all", "--to", "parquet", "--output", "x.parquet")
+    rows = table(Path("x.csv"))
+
+    assert list(rows[0]) == [
+        "filename", "path", "content_hash", "weak_label", "version", "week", "rank", "distance", "nearest", "split",
+    ]  # fmt: skip
+    assert rows[0] | {"content_hash": ""} == {
+        "filename": "cat/a 1.png", "path": "cat/a 1.png", "content_hash": "", "weak_label": "cat", "version": "1",
+        "week": "week_1", "rank": "1", "distance": "", "nearest": "", "split": "val",
+    }  # fmt: skip
+    assert (rows[3]["distance"], rows[3]["nearest"], rows[3]["week"], rows[3]["split"]) == (
+        repr(1 / 3), "c.png", "week_2", "",
+    )  # fmt: skip
+    read = pq.read_table("x.parquet")
+    assert read["filename"].to_pylist() == NAMES
+    assert read["embedding"].to_pylist() == [[number, 0.5] for number in range(1, 6)]
+    assert np.isnan(read.to_pandas().distance[0])
+
+
+def test_files_has_copies_and_a_list_of_them(export):
+    export("--new", "--to", "files", "--output", "f")
+
+    assert files_in(Path("f")) == [
+        "datapool.csv", "export.json", "filenames.txt", "images/cat/d.jpg", "images/cat/e&é.png",
+    ]  # fmt: skip
+    assert Path("f/filenames.txt").read_text() == "images/cat/d.jpg\nimages/cat/e&é.png\n"
+    assert is_copy(Path("f/images/cat/d.jpg"), "week_2/cat/d.jpg")
+    assert [(row["file"], row["filename"], row["rank"]) for row in table(Path("f/datapool.csv"))] == [
+        ("images/cat/d.jpg", "cat/d.jpg", "1"),
+        ("images/cat/e&é.png", "cat/e&é.png", "2"),
+    ]
+
+
+def test_files_may_be_links_or_only_named(export):
+    export("--new", "--to", "files", "--files", "symlink", "--output", "s")
+    export("--new", "--to", "files", "--files", "hardlink", "--output", "h")
+    export("--new", "--to", "files", "--files", "none", "--output", "n")
+    original = Path("data/week_2/cat/d.jpg").resolve()
+
+    assert Path("s/images/cat/d.jpg").readlink() == original
+    assert Path("h/images/cat/d.jpg").stat().st_ino == original.stat().st_ino
+    assert files_in(Path("n")) == ["datapool.csv", "export.json", "paths.txt"]
+    assert Path("n/paths.txt").read_text().splitlines()[0] == str(original)
+
+
+def test_webdataset_has_the_file_and_the_facts_of_each_image_under_one_key(export, monkeypatch):
+    size = Path("data/week_1/cat/a 1.png").stat().st_size
+    monkeypatch.setattr("datapool.export.training._SHARD", size + 1)  # the first image fills a shard
+    export("--version", "1", "--to", "webdataset", "--output", "w")
+
+    assert files_in(Path("w"))[:3] == ["datapool.csv", "export.json", "w-000000.tar"]
+    with tarfile.open("w/w-000000.tar") as tar:
+        assert tar.getnames() == ["000000000.png", "000000000.json"]
+        assert tar.extractfile("000000000.png").read() == Path("data/week_1/cat/a 1.png").read_bytes()
+        facts = json.load(tar.extractfile("000000000.json"))
+    assert facts == {
+        "filename": "cat/a 1.png", "content_hash": sha256(Path("data/week_1/cat/a 1.png")), "weak_label": "cat",
+        "version": 1, "week": "week_1", "rank": 1,
+    }  # fmt: skip
+    with tarfile.open("w/w-000001.tar") as tar:
+        assert tar.getnames()[0] == "000000001.jpg"
+    assert table(Path("w/datapool.csv"))[1]["file"] == "w-000001.tar/000000001.jpg"
+    before = Path("w/w-000000.tar").read_bytes()
+    export("--version", "1", "--to", "webdataset", "--output", "w", "--overwrite")
+    assert Path("w/w-000000.tar").read_bytes() == before
+
+
+def test_coco_has_upright_sizes_and_the_weak_labels_as_categories(export):
+    path = Path("data/week_3/turned.jpg")
+    path.parent.mkdir()
+    image, exif = Image.new("RGB", (40, 10)), Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    image.save(path, exif=exif)
+    from small_pool import add_version
+
+    add_version(path.parent, ["turned.jpg"])
+    write_splits({"cat/a 1.png": "val", "dog/b.jpg": "train"})
+    export("--all", "--to", "coco", "--output", "c")
+
+    assert [name for name in files_in(Path("c")) if name.endswith(".json") and "/" in name] == [
+        "annotations/instances_default.json", "annotations/instances_train.json", "annotations/instances_val.json",
+    ]  # fmt: skip
+    content = json.loads(Path("c/annotations/instances_default.json").read_text())
+    assert content["categories"] == [
+        {"id": 1, "name": "cat", "supercategory": ""},
+        {"id": 2, "name": "dog", "supercategory": ""},
+    ]
+    assert content["annotations"] == []
+    assert [(each["id"], each["file_name"], each["width"], each["height"]) for each in content["images"]] == [
+        (3, "c.png", 20, 20),
+        (4, "cat/d.jpg", 64, 32),
+        (5, "cat/e&é.png", 8, 9),
+        (6, "turned.jpg", 10, 40),
+    ]
+    assert is_copy(Path("c/images/val/cat/a 1.png"), "week_1/cat/a 1.png")
+    assert is_copy(Path("c/images/default/cat/d.jpg"), "week_2/cat/d.jpg")
+
+
+def test_yolo_has_lists_of_images_an_empty_label_file_each_and_the_classes(export):
+    write_splits({"cat/a 1.png": "val", "dog/b.jpg": "test"})
+    export("--all", "--to", "yolo", "--output", "y")
+
+    assert yaml.safe_load(Path("y/data.yaml").read_text()) == {
+        "train": "train.txt", "val": "val.txt", "test": "test.txt", "names": {0: "cat", 1: "dog"},
+    }  # fmt: skip
+    assert Path("y/val.txt").read_text() == "./images/val/cat/a 1.png\n"
+    assert Path("y/train.txt").read_text().splitlines() == [
+        "./images/train/c.png", "./images/train/cat/d.jpg", "./images/train/cat/e&é.png",
+    ]  # fmt: skip
+    assert [name for name in files_in(Path("y/labels")) if (Path("y/labels") / name).stat().st_size == 0] == [
+        "test/dog/b.txt", "train/c.txt", "train/cat/d.txt", "train/cat/e&é.txt", "val/cat/a 1.txt",
+    ]  # fmt: skip
+    export("--all", "--version", "1", "--to", "yolo", "--output", "y", "--overwrite")
+
+
+def test_label_studio_has_a_task_per_image_whose_weak_label_is_a_prediction(export):
+    export("--new", "--to", "label-studio", "--output", "out/week #2")
+    tasks = json.loads(Path("out/week #2/tasks.json").read_text())
+
+    assert tasks[1]["data"]["image"] == "/data/local-files/?d=week%20%232/images/cat/e%26%C3%A9.png"
+    assert (tasks[1]["data"]["filename"], tasks[1]["data"]["week"]) == ("cat/e&é.png", "week_2")
+    assert tasks[1]["predictions"] == [
+        {
+            "model_version": "weak label",
+            "result": [
+                {"from_name": "label", "to_name": "image", "type": "choices", "value": {"choices": ["cat"]}},
+            ],
+        }
+    ]
+    assert "annotations" not in tasks[1]
+    assert '<Choice value="cat"/>' in Path("out/week #2/label_config.xml").read_text()
+    assert is_copy(Path("out/week #2/images/cat/d.jpg"), "week_2/cat/d.jpg")
+    export("--new", "--to", "label-studio", "--files", "none", "--url-prefix", "s3://b/", "--output", "u")
+    assert json.loads(Path("u/tasks.json").read_text())[0]["data"]["image"] == "s3://b/cat/d.jpg"
+    assert files_in(Path("u")) == ["datapool.csv", "export.json", "label_config.xml", "tasks.json"]
+
+
+def test_cvat_has_a_manifest_and_the_nearest_image_as_context(export):
+    export("--new", "--to", "cvat", "--output", "v")
+    lines = [json.loads(line) for line in Path("v/images/manifest.jsonl").read_text().splitlines()]
+
+    assert lines == [
+        {"version": "1.1"},
+        {"type": "images"},
+        {
+            "name": "cat/d", "extension": ".jpg", "width": 64, "height": 32,
+            "meta": {"related_images": ["cat/related_images/d_jpg/nearest.png"]},
+        },
+        {
+            "name": "cat/e&é", "extension": ".png", "width": 8, "height": 9,
+            "meta": {"related_images": ["cat/related_images/e&é_png/nearest.jpg"]},
+        },
+    ]  # fmt: skip
+    assert is_copy(Path("v/images/cat/related_images/d_jpg/nearest.png"), "week_1/c.png")
+    assert is_copy(Path("v/images/cat/related_images/e&é_png/nearest.jpg"), "week_2/cat/d.jpg")
+    assert json.loads(Path("v/labels.json").read_text()) == [{"name": "cat", "attributes": []}]
+    Path("data/week_1/c.png").unlink()
+    assert export("--new", "--to", "cvat", "--output", "v", "--overwrite").splitlines()[1] == (
+        "1 image without its nearest one as context, whose file was not found; `--images` names a folder"
+    )
+    assert not Path("v/images/cat/related_images/d_jpg").exists()
+
+
+def test_images_in_no_folder_make_the_class_object(export):
+    write_image(Path("data/week_3/f.png"), (5, 5), 9)
+    from small_pool import add_version
+
+    add_version(Path("data/week_3"), ["f.png"])
+    for to in ("yolo", "cvat", "label-studio"):
+        export("--new", "--to", to, "--output", to)
+
+    assert yaml.safe_load(Path("yolo/data.yaml").read_text())["names"] == {0: "object"}
+    assert json.loads(Path("cvat/labels.json").read_text()) == [{"name": "object", "attributes": []}]
+    assert '<Choice value="object"/>' in Path("label-studio/label_config.xml").read_text()
+    assert "predictions" not in json.loads(Path("label-studio/tasks.json").read_text())[0]
+
+
+# --- finding image files ------------------------------------------------------------------------------------------------
+
+
+def test_moved_images_are_found_by_their_content(export):
+    Path("data/week_1").rename("archive")
+    Path("archive/cat/a 1.png").rename("archive/a 1.png")  # only the last part of its name is left
+    write_image(Path("archive/other/a 1.png"), (4, 4), 99)
+    export("--all", "--to", "files", "--output", "f", "--images", "archive")
+
+    assert sha256(Path("f/images/cat/a 1.png")) == sha256(Path("archive/a 1.png"))
+    assert sha256(Path("f/images/dog/b.jpg")) == sha256(Path("archive/dog/b.jpg"))
+
+
+def test_images_that_are_missing_or_changed_are_named_and_nothing_is_written(export):
+    Path("data/week_1/cat/a 1.png").unlink()
+    write_image(Path("data/week_2/cat/d.jpg"), (3, 3), 5)
+    for to in ("files", "webdataset", "coco", "yolo", "label-studio", "cvat"):
+        assert export("--all", "--to", to, "--output", "out/x") == (
+            "error: 2 images of 5 cannot be found: 'cat/a 1.png' (no file data/week_1/cat/a 1.png); 'cat/d.jpg' "
+            "(data/week_2/cat/d.jpg has other content); bring them back (`dvc checkout` or `dvc pull`, if DVC tracks the "
+            "batch), or name the folder that has them by `--images FOLDER`; nothing was written\n"
+        )
+    assert not Path("out").exists()
+
+
+def test_a_pool_whose_files_have_a_prefix_finds_them(tmp_path, monkeypatch, export):
+    for name in ("pools", "data"):
+        shutil.rmtree(name)
+    make_pool(monkeypatch, prefix="x_")
+    export("--all", "--to", "files", "--output", "f")
+
+    assert is_copy(Path("f/images/x_c.png"), "week_1/c.png")
+
+
+# --- refusals -----------------------------------------------------------------------------------------------------------
+
+
+def test_what_contradicts_itself_is_refused(export):
+    export("--new", "--to", "csv", "--output", "taken.csv")
+    Path("folder").mkdir()
+    cases = {
+        "--to csv": "say which images: --new, --version NUMBER or --all",
+        "--to csv --new --all": "--new excludes --version and --all; use one of them",
+        "--to csv --version 3": "pool 'p' has the versions 1 to 2, and no version 3",
+        "--to csv --new --name q": "datapools.json lists no pool 'q'; it lists 'p'",
+        "--to csv --new --files copy": "--files copy is not possible with --to csv, only none",
+        "--to cvat --new --files none": "--files none is not possible with --to cvat, only copy or hardlink or symlink",
+        "--to csv --new --url-prefix x": "--url-prefix is for --to label-studio, not for --to csv; leave it out",
+        "--to label-studio --new --files none": "--files none leaves the tasks of Label Studio without images; --url-prefix "
+        "says where it finds them",
+        "--to csv --new --output taken.csv": "taken.csv exists; `--overwrite` replaces it, `--output` names another place",
+        "--to csv --new --output folder --overwrite": "folder is no file, so --overwrite does not replace it; name another "
+        "place by `--output`",
+        "--to files --new --output folder --overwrite": "folder is not the folder of an export (it has no export.json), so "
+        "--overwrite does not replace it; name another place by `--output`",
+    }
+
+    assert {case: export(*case.split()) for case in cases} == {
+        case: f"error: {message}\n" for case, message in cases.items()
+    }
+    assert sorted(os.listdir()) == [
+        ".datapool", "data", "datapools.json", "folder", "params.yaml", "pools", "taken.csv",
+    ]  # fmt: skip
+
+
+def test_an_earlier_export_is_replaced_and_what_a_killed_one_left_is_removed(export):
+    Path("out/.f.part").mkdir(parents=True)
+    export("--version", "1", "--to", "files", "--output", "out/f")
+    export("--new", "--to", "files", "--output", "out/f", "--overwrite")
+
+    assert os.listdir("out") == ["f"]
+    assert files_in(Path("out/f/images")) == ["cat/d.jpg", "cat/e&é.png"]
+
+
+def test_images_that_yolo_cannot_tell_apart_are_refused(export):
+    for name, seed in (("cat/d.png", 31), ("cat/d.jpg", 32)):
+        write_image(Path("data/week_3") / name, (5, 5), seed)
+    from small_pool import add_version
+
+    add_version(Path("data/week_3"), ["cat/d.png"])
+
+    assert export("--all", "--to", "yolo") == (
+        "error: 'cat/d.jpg' and 'cat/d.png' would share one file of labels: YOLO knows images by their names without the "
+        "ending; export them `--to coco`\n"
+    )
+    assert not list(Path("exports").glob("p*"))
+
+
+def test_a_name_that_leads_out_of_the_export_is_refused(tmp_path, monkeypatch, export):
+    for name in ("pools", "data"):
+        shutil.rmtree(name)
+    make_pool(monkeypatch, prefix="../")
+
+    assert export("--new", "--to", "files", "--output", "f").startswith(
+        "error: the filename '../cat/d.jpg' leads out of a folder, so its image is not exported"
+    )
+    assert not Path("f").exists()
+
+
+def test_splits_that_cannot_be_read_are_refused(export):
+    Path("labels/p").mkdir(parents=True)
+    Path("labels/p/splits.csv").write_text("name,split\na,b\n")
+
+    assert export("--new", "--to", "csv") == (
+        "error: labels/p/splits.csv: lacks the columns content_hash and split; `git checkout HEAD -- labels/p/splits.csv` "
+        "restores it\n"
+    )
