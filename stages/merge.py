@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from datapool.core.atomic import SCRATCH
 from datapool.core.base import read_base
 from datapool.core.errors import counted
 from datapool.core.lineage import LINEAGE, Offered, Parameters, Provenance, read_embedding_space
@@ -9,8 +10,10 @@ from datapool.core.metrics import read_metrics
 from datapool.core.outputs import Outputs
 from datapool.core.params import load_params
 from datapool.core.tables import read_rows, read_table
+from datapool.images.thumbnails import ThumbnailStore
 from datapool.pool.merge import merge as merge_picks
 from datapool.pool.merge import with_paths
+from datapool.pool.thumbnails import pictures_of
 from datapool.selection.summary import describe_offered_again, describe_stop, suggest_method, summarize
 from datapool.terminal import run, say
 
@@ -21,15 +24,24 @@ def merge() -> None:
     outputs = Outputs(params.output_dir)
     stop = params.stopping_condition
     space, metrics = read_embedding_space(outputs.space), read_metrics(outputs.metrics)
+    images = read_table(outputs.images)
+    pictures = pictures_of(
+        images,
+        Path(params.input_dir),
+        max_pixels=params.images.max_pixels,
+        ranges=space.ranges or {},
+        kept=ThumbnailStore(SCRATCH / "thumbnails"),
+    )
     merged = merge_picks(
         Path(params.shared_dir),
         LINEAGE,
         read_base(outputs.base, needs_seen=False),
-        with_paths(read_rows(outputs.picks), read_table(outputs.images)),
+        with_paths(read_rows(outputs.picks), images),
         outputs.checkpoint if space.backbone else None,
         keep_history=params.datapool.keep_history,
         n_kept=metrics.kept or 0,
         seen=outputs.seen,
+        pictures=pictures if params.datapool.thumbnails else None,
         provenance=Provenance(
             embedding_space=space,
             covering_radius=metrics.covering_radius,
@@ -56,11 +68,11 @@ def merge() -> None:
         say(again)
     if why_it_stopped := describe_stop(metrics, stop):
         say(why_it_stopped)
-    images = counted(merged.n_samples, "image")
+    samples = counted(merged.n_samples, "image")
     say(
-        f"pool {params.datapool.name!r}: version {merged.version}, {images}, {merged.n_new} of them new"
+        f"pool {params.datapool.name!r}: version {merged.version}, {samples}, {merged.n_new} of them new"
         if merged.n_new
-        else f"pool {params.datapool.name!r}: nothing to add; it stays at version {merged.version} with {images}"
+        else f"pool {params.datapool.name!r}: nothing to add; it stays at version {merged.version} with {samples}"
     )
 
 

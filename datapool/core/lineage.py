@@ -33,11 +33,15 @@ LINEAGE = Path("datapools.json")
 LATEST, CHECKPOINT, SAMPLES, HISTORY = "datapool_latest.csv", "checkpoint_latest.ckpt", "samples.csv", "history"
 """The files of a pool and its folder of earlier versions, below the pool's own folder."""
 
-SEEN_FOLDER = "seen"
-"""The folder of what each version's batch offered and what was not taken, below the pool's own folder."""
+SEEN_FOLDER, THUMBNAILS_FOLDER = "seen", "thumbnails"
+"""The folders with one file per version, below the pool's own folder: what its batch offered and what was not taken; small
+pictures of what it added."""
 
 HASH_KEYS = {LATEST: "datapool_sha256", SAMPLES: "samples_sha256", CHECKPOINT: "checkpoint_sha256"}
 """The attribute of a version that holds the sha256 of each file; None for a checkpoint that the pool does not have."""
+
+VERSION_FOLDERS = {SEEN_FOLDER: "seen_sha256", THUMBNAILS_FOLDER: "thumbnails_sha256"}
+"""The attribute of a version that holds the sha256 of its own file in each of these folders; None for one without."""
 
 
 class _JsonObject(BaseModel):
@@ -220,7 +224,9 @@ class Version(Provenance):
     batch_left: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     """Id of its batch without the excluded images, so that they may be deleted; absent where that is not known."""
     seen_sha256: _Sha256 | None = None
-    """Sha256 of ``seen_file``; None for a version that has none: of an early release, or imported."""
+    """Of its file in ``seen/``; None for a version that has none: of an early release, or imported."""
+    thumbnails_sha256: _Sha256 | None = None
+    """Of its file in ``thumbnails/``; None for a version that has none. ``datapool thumbnails`` may add it later."""
 
     def is_before_a_removal(self, removed: Sequence["Removal"] | None) -> bool:
         """Return whether images were removed from the pool since the images of this version were chosen."""
@@ -258,21 +264,31 @@ def recorded_files(version: Version) -> dict[str, str]:
     return {file: digest for file, digest in digests.items() if digest}
 
 
-def seen_file(version: int) -> str:
-    """Return the path of what a version's batch offered and what was not taken, below the pool's folder."""
-    return f"{SEEN_FOLDER}/{version:04d}.parquet"
+def version_file(folder: str, version: int) -> str:
+    """Return the path of a version's own file in one of the ``VERSION_FOLDERS``, below the pool's folder."""
+    return f"{folder}/{version:04d}.parquet"
 
 
-def seen_files(versions: Iterable[Version]) -> dict[str, str]:
-    """Return the sha256 of the ``seen_file`` of each version that has one, by its path below the pool's folder."""
-    return {seen_file(version.version): version.seen_sha256 for version in versions if version.seen_sha256}
+def version_files(versions: Iterable[Version]) -> dict[str, str]:
+    """Return the sha256 of each file that these versions have in the ``VERSION_FOLDERS``, by its path below the pool."""
+    return {
+        version_file(folder, version.version): digest
+        for version in versions
+        for folder, key in VERSION_FOLDERS.items()
+        if (digest := getattr(version, key))
+    }
+
+
+def without_pictures(versions: Iterable[Version]) -> list[dict[str, Any]]:
+    """Return the records of versions without what ``datapool thumbnails`` may change: to compare what they decided."""
+    return [version.model_dump() | {"thumbnails_sha256": None} for version in versions]
 
 
 def recorded_hashes(versions: Iterable[Version]) -> set[str]:
     """Return the sha256 of every file of some recorded versions."""
     versions = list(versions)
     digests = {digest for version in versions for digest in recorded_files(version).values()}
-    return digests | set(seen_files(versions).values())
+    return digests | set(version_files(versions).values())
 
 
 def read_lineage(path: Path) -> dict[str, list[Version]]:

@@ -18,7 +18,7 @@ from datapool import __version__
 from datapool.core import atomic
 from datapool.core.embeddings_csv import parse_csv_file
 from datapool.core.errors import DatapoolError
-from datapool.core.lineage import HASH_KEYS, LATEST, SAMPLES, Version, seen_file
+from datapool.core.lineage import HASH_KEYS, LATEST, SAMPLES, SEEN_FOLDER, Version, version_file
 from datapool.core.row_cache import RowCache
 from datapool.core.tables import EmbeddedTable, complete_rows, parse_csv_table, read_table, row_ends
 
@@ -227,7 +227,7 @@ def read_recorded_seen(folder: Path, versions: Sequence[Version], reconsidered: 
 
 
 def _read_seen(folder: Path, version: Version) -> pd.DataFrame:
-    path = folder / seen_file(version.version)
+    path = folder / version_file(SEEN_FOLDER, version.version)
     try:
         digest = atomic.sha256(path)
     except OSError as error:

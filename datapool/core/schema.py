@@ -216,6 +216,7 @@ class Datapool(Section):
     name: Annotated[str, AfterValidator(pool_name)]
     keep_history: Annotated[bool | int, BeforeValidator(_kept_versions)]
     remember_rejected: bool
+    thumbnails: Literal[96, 0]
     base_version: Annotated[int, Field(ge=0)] | None
     replaces: Annotated[str | list[str] | None, BeforeValidator(_batch_ids)]
 

@@ -7,6 +7,7 @@ A file has a row for each picture: content_hash (sha256 of the image file, hex) 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import pyarrow as pa
@@ -33,18 +34,34 @@ def write_thumbnails(path: Path, pictures: Mapping[str, bytes]) -> None:
     Raises:
         DatapoolError: If the disk refuses.
     """
-    table = pa.table([list(pictures), list(pictures.values())], schema=_SCHEMA)
-    with atomic.replace(path) as temporary:
+    with atomic.replace(path) as temporary, temporary.open("wb") as file:
+        file.writelines(thumbnails_file([pictures]))
+
+
+def thumbnails_file(parts: Iterable[Mapping[str, bytes]]) -> Iterator[bytes]:
+    """Yield the content of a file of pictures, piece by piece, so that they need not be in memory together.
+
+    Args:
+        parts: Pictures by content hash, in their order. Other parts of the same pictures may make other bytes.
+    """
+    piece = BytesIO()
+    with pq.ParquetWriter(
+        piece,
+        _SCHEMA,
+        compression="none",
+        use_dictionary=False,
         # Statistics would repeat some of what is stored, and hide a change of it.
-        pq.write_table(
-            table,
-            temporary,
-            row_group_size=_ROWS,
-            compression="none",
-            use_dictionary=False,
-            write_statistics=False,
-            write_page_checksum=True,
-        )
+        write_statistics=False,
+        write_page_checksum=True,
+    ) as writer:
+        for pictures in parts:
+            if pictures:
+                table = pa.table([list(pictures), list(pictures.values())], schema=_SCHEMA)
+                writer.write_table(table, row_group_size=_ROWS)
+                yield piece.getvalue()
+                piece.seek(0)
+                piece.truncate()
+    yield piece.getvalue()
 
 
 def read_thumbnails(path: Path, content_hashes: Collection[str]) -> dict[str, bytes]:
@@ -63,6 +80,24 @@ def read_thumbnails(path: Path, content_hashes: Collection[str]) -> dict[str, by
                 table = parquet.read_row_group(group).take(rows.drop_null())
                 found |= zip(table["content_hash"].to_pylist(), table["webp"].to_pylist(), strict=True)
     return found
+
+
+def remove_pictures(path: Path, content_hashes: Collection[str]) -> None:
+    """Remove the pictures of some images from a file; the file itself if none is left, or if it cannot be read.
+
+    Raises:
+        DatapoolError: If the disk refuses.
+    """
+    try:
+        hashes = _hashes_in(path).to_pylist()
+        is_concerned = not set(hashes).isdisjoint(content_hashes)
+        pictures = read_thumbnails(path, set(hashes).difference(content_hashes)) if is_concerned else None
+    except _UNREADABLE:
+        pictures = {}
+    if pictures == {}:
+        path.unlink(missing_ok=True)
+    elif pictures is not None:
+        write_thumbnails(path, pictures)
 
 
 def _opened(file: object) -> pq.ParquetFile:
@@ -161,15 +196,7 @@ class ThumbnailStore:
         """
         unwanted = set(content_hashes)
         for path in self._files():
-            try:
-                hashes = _hashes_in(path).to_pylist()
-                pictures = read_thumbnails(path, set(hashes) - unwanted) if unwanted.intersection(hashes) else None
-            except _UNREADABLE:
-                pictures = {}
-            if pictures == {}:
-                path.unlink(missing_ok=True)
-            elif pictures is not None:
-                write_thumbnails(path, pictures)
+            remove_pictures(path, unwanted)
 
     def _files(self) -> list[Path]:
         """Return the files of the store, oldest first."""

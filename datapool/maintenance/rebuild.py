@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from datapool.core import atomic
 from datapool.core.errors import join_sentences
-from datapool.core.lineage import HISTORY, LATEST, SAMPLES, Version, recorded_files, recorded_hashes, seen_files
+from datapool.core.lineage import HISTORY, LATEST, SAMPLES, Version, recorded_files, recorded_hashes, version_files
 from datapool.maintenance.verify import row_ends
 from datapool.pool.agreement import files_of_versions
 from datapool.pool.files import history_file, kept_versions
@@ -90,7 +90,7 @@ def _files_of(source: _Source, versions: Sequence[Version]) -> dict[str, bytes] 
     """Return the files of the last of some versions, cut from those of a later one; None if these do not begin with it."""
     version = versions[-1]
     found: dict[str, bytes] = {}
-    for file, digest in (recorded_files(version) | seen_files(versions)).items():
+    for file, digest in (recorded_files(version) | version_files(versions)).items():
         if file not in source.files:
             return None
         data = source.files[file].read_bytes()

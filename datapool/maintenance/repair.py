@@ -20,7 +20,7 @@ from datapool.core.lineage import (
     read_lineage,
     recorded_files,
     recorded_hashes,
-    seen_files,
+    version_files,
 )
 from datapool.maintenance.rebuild import rebuild
 from datapool.pool import files as pool_files
@@ -127,7 +127,7 @@ def _repair(transaction: Transaction, *, as_here: bool, as_recorded: bool, cache
     if record is None:
         return
     own = parse_entry(record.entry)
-    if unlike := _unlike(store, recorded_files(own.versions[-1]) | seen_files(own.versions)):
+    if unlike := _unlike(store, recorded_files(own.versions[-1]) | version_files(own.versions)):
         yield _damaged(store, unlike)
         return
     if record.entry != store.entry():
@@ -148,7 +148,7 @@ def _repair_record(transaction: Transaction) -> Repair:
             f"{'is damaged' if path.exists() else 'is missing'}, and {store.lineage} does not list pool {store.name!r}"
         )
         return Repair(False, f"{path}: {problem}; {HINT_DVC_CHECKOUT}; or move {store.folder} away")
-    files, here = recorded_files(versions[-1]) | seen_files(versions), history_files(store.folder)
+    files, here = recorded_files(versions[-1]) | version_files(versions), history_files(store.folder)
     if unlike := _unlike(store, files):
         return _damaged(store, unlike)
     backups = atomic.back_up(path, unless=set())

@@ -22,14 +22,14 @@ from datapool.core.errors import DatapoolError, counted
 from datapool.core.lineage import (
     LATEST,
     SAMPLES,
-    SEEN_FOLDER,
+    VERSION_FOLDERS,
     EmbeddingSpace,
     LineageEntry,
     Removal,
     Version,
     read_entries,
     recorded_files,
-    seen_files,
+    version_files,
 )
 from datapool.core.outputs import Outputs
 from datapool.core.progress import Progress
@@ -230,16 +230,17 @@ def _check_record(store: Store) -> Check:
 
 
 def _check_files(folder: Path, versions: Sequence[Version]) -> Check:
-    """Check that the files of the latest version, and those in ``seen/``, are as recorded, and the size of its csv."""
+    """Check that the files of the latest version, and each version's own, are as recorded, and the size of the csv."""
     latest = versions[-1]
-    hashes, seen = recorded_files(latest), seen_files(versions)
+    hashes, own = recorded_files(latest), version_files(versions)
     problems = [_problem_of(folder / file, latest.version, digest) for file, digest in hashes.items()]
-    problems += [_problem_of(folder / file, int(Path(file).stem), digest) for file, digest in seen.items()]
+    problems += [_problem_of(folder / file, int(Path(file).stem), digest) for file, digest in own.items()]
     if not any(problems):
         size, recorded = (folder / LATEST).stat().st_size, latest.datapool_bytes
         if recorded not in (None, size):  # early releases did not record it
             problems.append(f"{folder / LATEST} has {size} bytes, the lineage records {recorded}")
-    names = [*hashes, *([f"{len(seen)} in {SEEN_FOLDER}/"] if seen else [])]
+    counts = {each: sum(file.startswith(f"{each}/") for file in own) for each in VERSION_FOLDERS}
+    names = [*hashes, *(f"{n} in {each}/" for each, n in counts.items() if n)]
     return check_of("files", problems, f"{', '.join(names)} have the hashes that the lineage records")
 
 

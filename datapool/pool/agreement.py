@@ -21,11 +21,11 @@ from datapool.core.lineage import (
     read_lineage,
     recorded_files,
     recorded_hashes,
-    seen_files,
+    version_files,
+    without_pictures,
 )
-from datapool.pool.files import history_files
+from datapool.pool.files import history_files, present_version_files
 from datapool.pool.hints import HINT_AS_HERE, HINT_AS_RECORDED, HINT_DVC_CHECKOUT, HINT_GIT_CHECKOUT, HINT_RESTORE
-from datapool.pool.seen import present_seen_files
 from datapool.pool.store import RECORD, DamagedRecordError, Record, Store
 from datapool.pool.transaction import Transaction
 
@@ -55,7 +55,7 @@ def read_record(store: Store) -> Record | None:
     try:
         versions = parse_entry(record.entry).versions
         last = versions[-1]
-        if not (recorded_files(last) | seen_files(versions)).items() <= record.files.items():
+        if not (recorded_files(last) | version_files(versions)).items() <= record.files.items():
             problem = "does not list the files of its last version"
     except ValueError as error:
         problem = str(error)
@@ -117,9 +117,9 @@ def backing_up_before_checkout(pools: Path, lineage_file: Path) -> Iterator[list
 
 def files_of_versions(folder: Path) -> list[str]:
     """List the files that versions of a pool may have, by their paths below the pool's folder: the latest ones, whether they
-    are there or not, and those of ``history/`` and ``seen/`` that are there.
+    are there or not, and those of ``history/``, ``seen/`` and ``thumbnails/`` that are there.
     """
-    return [*HASH_KEYS, *history_files(folder), *present_seen_files(folder)]
+    return [*HASH_KEYS, *history_files(folder), *present_version_files(folder)]
 
 
 def back_up_unrecorded(pools: Path, lineage_file: Path) -> str:
@@ -206,7 +206,7 @@ def is_successor(entry: LineageEntry, other: LineageEntry) -> bool:
 
     def continues(version: Version, before: Version) -> bool:
         if not left:
-            return version == before
+            return without_pictures([version]) == without_pictures([before])
         return version.batch == before.batch and version.new + left[version.version] == before.new
 
     n_same = k if len(versions) > k else k - 1

@@ -12,10 +12,11 @@ import pandas as pd
 
 from datapool.core import atomic
 from datapool.core.errors import counted
-from datapool.core.lineage import SAMPLES, LineageEntry, recorded_files, seen_files
+from datapool.core.lineage import SAMPLES, THUMBNAILS_FOLDER, LineageEntry, recorded_files, version_files
 from datapool.core.recorded_rows import drop_kept_rows
 from datapool.core.row_cache import RowCache
 from datapool.core.tables import csv_text
+from datapool.images.thumbnails import remove_pictures
 from datapool.pool import files as pool_files
 from datapool.pool.files import history_file
 from datapool.pool.lock import locked
@@ -95,7 +96,7 @@ def _write_samples(
 
 def _files_without_record(store: Store, entry: LineageEntry) -> dict[str, str]:
     """Return the sha256 of every file of a pool that has no pool.json, by its path below the pool's folder."""
-    files = recorded_files(entry.versions[-1]) | seen_files(entry.versions)
+    files = recorded_files(entry.versions[-1]) | version_files(entry.versions)
     history = {history_file(version): version.datapool_sha256 for version in entry.versions[:-1]}
     return files | {file: digest for file, digest in history.items() if store.holds(file, digest)}
 
@@ -104,7 +105,7 @@ def erase_from_scratch(contents: Iterable[str], names: Iterable[str]) -> list[st
     """Erase images from everything in ``.datapool``, backups included; call it while nothing runs.
 
     Returns:
-        The files that were deleted because they name one of them.
+        The files that were deleted because they name one of them. From tables and pictures, only theirs are removed.
 
     Raises:
         OSError: If the disk refuses.
@@ -115,6 +116,8 @@ def erase_from_scratch(contents: Iterable[str], names: Iterable[str]) -> list[st
     RowCache(atomic.SCRATCH / "protected").remove(lambda table: table.content_hash.isin(hashes))
     drop_kept_rows(lambda table: table.filename.isin(listed) | table.nearest.isin(listed))
     shutil.rmtree(atomic.SCRATCH / "training", ignore_errors=True)
+    for path in (atomic.SCRATCH / "backup").glob(f"{THUMBNAILS_FOLDER}-*.parquet"):
+        remove_pictures(path, hashes)
     deleted = []
     for path in sorted(path for path in atomic.SCRATCH.rglob("*") if path.is_file()):
         if path.suffix != ".parquet" and is_named_in(path.read_bytes(), names):

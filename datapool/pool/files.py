@@ -20,7 +20,16 @@ from datapool.core import atomic
 from datapool.core.embeddings_csv import csv_header, csv_rows
 from datapool.core.embeddings_csv import read_csv as read_embeddings
 from datapool.core.errors import CheckoutError, DatapoolError
-from datapool.core.lineage import CHECKPOINT, HISTORY, LATEST, SAMPLES, Version, recorded_files
+from datapool.core.lineage import (
+    CHECKPOINT,
+    HISTORY,
+    LATEST,
+    SAMPLES,
+    VERSION_FOLDERS,
+    Version,
+    recorded_files,
+    version_files,
+)
 from datapool.core.recorded_rows import columns_of, keep_rows, kept_rows
 from datapool.core.tables import EmbeddedTable, csv_text, read_csv
 from datapool.pool.filesystem import Beginning, FileDigest
@@ -278,3 +287,28 @@ def kept_versions(files: Sequence[str], versions: Sequence[Version]) -> Sequence
     """
     kept = [k for k, version in enumerate(versions[:-1]) if history_file(version) in files]
     return versions[:-1][min(kept, default=0) :]
+
+
+# --- one file per version ------------------------------------------------------------------------------------------------
+
+
+def require_version_files(store: Store, versions: Iterable[Version]) -> dict[str, str]:
+    """Return the sha256 of each version's own files in ``VERSION_FOLDERS``, by its path below the pool's folder.
+
+    Raises:
+        CheckoutError: If a file is missing or not the recorded one.
+    """
+    recorded = version_files(versions)
+    for file, digest in recorded.items():
+        if not store.holds(file, digest):
+            raise CheckoutError(
+                f"{store.folder / file} is missing, or not the file that {store.lineage} records; nothing was changed. "
+                f"{HINT_RESTORE}"
+            )
+    return recorded
+
+
+def present_version_files(folder: Path) -> list[str]:
+    """List the files of versions that the ``VERSION_FOLDERS`` hold, by their paths below the pool's folder; no others."""
+    paths = [path for each in VERSION_FOLDERS for path in (folder / each).glob("*.parquet")]
+    return sorted(f"{path.parent.name}/{path.name}" for path in paths if re.fullmatch(r"[0-9]{4,}", path.stem))

@@ -19,14 +19,17 @@ from datapool.core.lineage import (
     HASH_KEYS,
     LATEST,
     SAMPLES,
+    THUMBNAILS_FOLDER,
+    VERSION_FOLDERS,
     LineageEntry,
     Provenance,
     Version,
     read_entries,
     read_lineage,
     recorded_hashes,
-    seen_file,
-    seen_files,
+    version_file,
+    version_files,
+    without_pictures,
 )
 from datapool.core.recorded_rows import COLUMNS, columns_of, keep_rows
 from datapool.core.tables import EmbeddedTable
@@ -36,8 +39,9 @@ from datapool.pool.agreement import backing_up_before_checkout, require_agreemen
 from datapool.pool.labels import label_ids
 from datapool.pool.lock import locked
 from datapool.pool.open import is_replaced
-from datapool.pool.seen import present_seen_files, require_seen, write_seen
+from datapool.pool.seen import write_seen
 from datapool.pool.store import Store
+from datapool.pool.thumbnails import Pictures, kept_first, write_thumbnails
 from datapool.pool.transaction import Transaction, recover
 
 
@@ -65,6 +69,7 @@ def merge(
     provenance: Provenance,
     n_kept: int = 0,
     seen: Path | None = None,
+    pictures: Pictures | None = None,
 ) -> Merged:
     """Make the pool that consists of ``base`` and ``picks``, and record it.
 
@@ -84,6 +89,8 @@ def merge(
         n_kept: How many of the first picks were taken over from ``base.standing``.
         seen: A file of what the batch offered and what was not taken; it becomes the version's own in ``seen/``. None if
             that is unknown.
+        pictures: Where small pictures of the new samples come from, for ``thumbnails/``; None for a version without them.
+            A picture that the replaced version has is kept.
 
     Raises:
         DatapoolError: If another process is at work on the pools, the pool is no longer the one that the base was taken
@@ -95,7 +102,15 @@ def merge(
         done.extend(recover(pools, lineage_file))
         transaction = Transaction(Store(pools, base.pool, lineage_file), require_lock=require_lock)
         merged = _merge(
-            transaction, base, picks, checkpoint, seen, keep_history=keep_history, provenance=provenance, n_kept=n_kept
+            transaction,
+            base,
+            picks,
+            checkpoint,
+            seen,
+            pictures,
+            keep_history=keep_history,
+            provenance=provenance,
+            n_kept=n_kept,
         )
     return merged._replace(notes=[*done, *merged.notes])
 
@@ -108,7 +123,7 @@ class _NewFiles(NamedTuple):
     csv_size: int
     """Bytes of datapool_latest.csv."""
     notes: list[str]
-    """Sentences about files that were backed up."""
+    """Sentences about files that were backed up, and about images without a picture."""
 
 
 def _merge(
@@ -117,6 +132,7 @@ def _merge(
     picks: EmbeddedTable,
     checkpoint: Path | None,
     seen: Path | None,
+    pictures: Pictures | None,
     *,
     keep_history: bool | int,
     provenance: Provenance,
@@ -124,6 +140,8 @@ def _merge(
 ) -> Merged:
     store = transaction.store
     present = _require_unchanged(store, base, picks)
+    k = len(base.versions)
+    base = base._replace(versions=present[:k])  # `datapool thumbnails` may have added pictures to them
     stands = base.standing is not None and base.standing.is_final and base.standing.applies(provenance.parameters)
     if not len(picks.table) and not base.versions and not stands:
         return _stay_empty(store, base, present)
@@ -140,11 +158,19 @@ def _merge(
     notes = _back_up_dropped(store, base, present)
     with transaction:
         files = _write_files(
-            transaction, base, new, labels, checkpoint, seen, keep_history=keep_history, adds_version=adds_version
+            transaction,
+            base,
+            new,
+            labels,
+            checkpoint,
+            seen,
+            kept_first(store, present[k:], pictures) if pictures else None,
+            keep_history=keep_history,
+            adds_version=adds_version,
         )
-        present_files = (*pool_files.history_files(store.folder), *present_seen_files(store.folder))
+        present_files = (*pool_files.history_files(store.folder), *pool_files.present_version_files(store.folder))
         remove = sorted({CHECKPOINT, *present_files} - files.sha256.keys())
-        replaced = [*HASH_KEYS, seen_file(len(base.versions) + 1), *remove]
+        replaced = [*HASH_KEYS, *(version_file(folder, k + 1) for folder in VERSION_FOLDERS), *remove]
         foreign = _back_up_foreign(store, files, replaced, (*present, *base.versions))
         versions = list(base.versions)
         if adds_version:
@@ -178,8 +204,9 @@ def _require_unchanged(store: Store, base: Base, picks: EmbeddedTable) -> list[V
     present, k = lineage.get(base.pool, []), len(base.versions)
     if k and len(picks.table) and picks.embeddings.shape[1] != base.rows.embeddings.shape[1]:
         raise ValueError(f"picks of shape {picks.embeddings.shape}, a base of shape {base.rows.embeddings.shape}")
-    is_expected = len(present) == k or _is_of_same_batch(base, present) or present[k:] == base.dropped
-    if present[:k] != base.versions or not is_expected:
+    dropped = None if base.dropped is None else without_pictures(base.dropped)
+    is_expected = len(present) == k or _is_of_same_batch(base, present) or without_pictures(present[k:]) == dropped
+    if without_pictures(present[:k]) != without_pictures(base.versions) or not is_expected:
         require_agreement(store)  # has a better message if datapools.json was reverted
         raise DatapoolError(
             f"pool {base.pool!r} has changed since this run opened it (version {k} then, {len(present)} now); nothing was "
@@ -237,7 +264,7 @@ def _back_up_dropped(store: Store, base: Base, present: Sequence[Version]) -> li
     k = len(base.versions)
     if base.dropped is None or all(version.batch == base.batch for version in present[k:]):
         return []
-    files = [*HASH_KEYS, *seen_files(present[k:])]
+    files = [*HASH_KEYS, *version_files(present[k:])]
     kept = [note for file in files for note in atomic.back_up(store.folder / file, unless=set())]
     return [*kept, f"datapool.base_version {k}: the versions {k + 1} to {len(present)} are dropped from the lineage"]
 
@@ -249,6 +276,7 @@ def _write_files(
     labels: Sequence[str],
     checkpoint: Path | None,
     seen: Path | None,
+    pictures: Pictures | None,
     *,
     keep_history: bool | int,
     adds_version: bool,
@@ -266,12 +294,18 @@ def _write_files(
         csv = pool_files.write_csv(transaction, LATEST, text, latest, rows)
     else:
         csv = transaction.write(LATEST, [csv_header(new.embeddings.shape[1])], rows)
-    sha256 = {**history.files, **require_seen(transaction.store, base.versions), SAMPLES: samples, LATEST: csv.sha256}
+    sha256 = {**history.files, **pool_files.require_version_files(transaction.store, base.versions)}
+    sha256 |= {SAMPLES: samples, LATEST: csv.sha256}
+    notes, number = history.notes, len(base.versions) + 1
     if seen and adds_version:
-        sha256 |= write_seen(transaction, len(base.versions) + 1, seen)
+        sha256 |= write_seen(transaction, number, seen)
+    if pictures and adds_version:
+        written = write_thumbnails(transaction, number, new.table.content_hash, pictures)
+        sha256[version_file(THUMBNAILS_FOLDER, number)] = written.sha256
+        notes = [*notes, *written.notes]
     if checkpoint:
         sha256[CHECKPOINT] = pool_files.write_checkpoint(transaction, checkpoint)
-    return _NewFiles(sha256, csv.size, history.notes)
+    return _NewFiles(sha256, csv.size, notes)
 
 
 def _back_up_foreign(store: Store, new: _NewFiles, replaced: Sequence[str], recorded: Sequence[Version]) -> list[str]:
@@ -295,7 +329,7 @@ def _new_version(
         **changes,
         "labels": None if are_shown else len(labels),
         "batch_left": base.batch_left,
-        "seen_sha256": files.sha256.get(seen_file(number)),
+        **{key: files.sha256.get(version_file(folder, number)) for folder, key in VERSION_FOLDERS.items()},
     }
     return Version(
         version=number,

@@ -31,7 +31,7 @@ from datapool.pool.exclusion import Excluded, Exclusions, is_batch_of, read_excl
 from datapool.pool.labels import label_ids, labels_of
 from datapool.pool.lock import locked
 from datapool.pool.removal import remove_excluded
-from datapool.pool.seen import offered_by, require_seen
+from datapool.pool.seen import offered_by
 from datapool.pool.store import Store
 from datapool.pool.transaction import recover
 
@@ -185,7 +185,7 @@ def _open(
         standing = _standing(entries[name], rows, images, k, contents, is_own=is_own)
     labels = labels_of(entries[name], versions[k - 1], rows.table.weak_label) if k else []
     left = batch_id(images[images.status != "excluded"])
-    require_seen(store, versions[:k])
+    pool_files.require_version_files(store, versions[:k])
     removed = entries[name].removed if name in entries else None
     reconsidered = tuple(version.version for version in versions[:k] if version.is_before_a_removal(removed))
     if k and not are_kept(versions[k - 1]):

@@ -18,13 +18,15 @@ from datapool.core.errors import counted
 from datapool.core.lineage import (
     LATEST,
     SAMPLES,
+    THUMBNAILS_FOLDER,
     LineageEntry,
     Removal,
     Version,
     read_entries,
     recorded_files,
     recorded_hashes,
-    seen_files,
+    version_file,
+    version_files,
 )
 from datapool.core.recorded_rows import drop_kept_rows, keep_rows
 from datapool.core.row_cache import RowCache
@@ -37,6 +39,7 @@ from datapool.pool.exclusion import Excluded, Exclusions, PoolRows, are_listed, 
 from datapool.pool.files import history_file
 from datapool.pool.labels import labels_of
 from datapool.pool.store import Store
+from datapool.pool.thumbnails import write_without
 from datapool.pool.transaction import Transaction
 
 
@@ -208,7 +211,7 @@ def _write_without(
         versions.append({key: value for key, value in content.items() if key != "kept" or value})
         n_before = n
     record = store.read()
-    files = dict(record.files) if record else recorded_files(entry.versions[-1]) | seen_files(entry.versions)
+    files = dict(record.files) if record else recorded_files(entry.versions[-1]) | version_files(entry.versions)
     for version, end, in_csv in zip(entry.versions[:-1], ends, csv, strict=False):
         file = history_file(version)
         if file in files or store.disk.is_file(store.folder / file):
@@ -216,6 +219,10 @@ def _write_without(
             files[file] = transaction.write(file, _without(store.folder / LATEST, leaves, end)).sha256
     for file in (LATEST, SAMPLES):
         files[file] = transaction.write(file, _without(store.folder / file, leaves, ends[-1])).sha256
+    gone = set(rows.table.content_hash[leaves])
+    for number, digest in write_without(transaction, entry.versions, rows.table[~leaves], gone).items():
+        files[version_file(THUMBNAILS_FOLDER, number)] = digest
+        versions[number - 1]["thumbnails_sha256"] = digest
     return versions, files
 
 

@@ -11,12 +11,16 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from datapool.core.errors import CheckoutError, DatapoolError, short_repr
+from datapool.core.lineage import HISTORY, VERSION_FOLDERS
 from datapool.core.schema import pool_name
 from datapool.core.tables import json_text, parse_json
 from datapool.pool.filesystem import Disk
 
 RECORD = "pool.json"
 """The record's file, in the pool's folder."""
+
+FOLDERS = (HISTORY, *VERSION_FOLDERS)
+"""The folders of a pool, below its own."""
 
 _FORMAT = 1
 
@@ -138,14 +142,14 @@ def json_digest(content: Mapping[str, Any] | None) -> str:
 
 
 def is_pool_file(file: object) -> bool:
-    """Return whether a pool may have such a file: in its folder, ``history/`` or ``seen/``, which are known not to be links.
+    """Return whether a pool may have such a file: in its folder or one of the ``FOLDERS``, which are known not to be links.
 
     Records and notes are untrusted: a repository from elsewhere may contain them.
     """
     if not isinstance(file, str) or "\0" in file:
         return False
     *above, name = file.split("/")
-    return above in ([], ["history"], ["seen"]) and name not in ("", ".", "..", RECORD)
+    return above in ([], *([folder] for folder in FOLDERS)) and name not in ("", ".", "..", RECORD)
 
 
 def _is_hash_of_file(item: tuple[object, object]) -> bool:

@@ -26,7 +26,7 @@ from datapool.core.atomic import SCRATCH, back_up, reason, remedy
 from datapool.core.errors import CheckoutError, DatapoolError
 from datapool.core.tables import json_text, parse_json
 from datapool.pool.filesystem import Beginning, FileDigest, make_folder, write_file
-from datapool.pool.store import RECORD, Record, Store, is_pool_file, json_digest
+from datapool.pool.store import FOLDERS, RECORD, Record, Store, is_pool_file, json_digest
 
 _NOTE = "note.json"
 
@@ -352,7 +352,8 @@ class Transaction:
 
     def _refuse_links(self) -> None:
         """Refuse links, which a repository may hold: files would be written and removed elsewhere."""
-        for path in (self.store.folder, self.store.folder / "history", self.store.folder / "seen", self._pending):
+        folder = self.store.folder
+        for path in (folder, *map(folder.joinpath, FOLDERS), self._pending):
             if self._disk.is_link(path):
                 raise DatapoolError(f"{path}: is a link, but must be a folder; put a folder there, then run again")
 

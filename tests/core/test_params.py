@@ -184,6 +184,7 @@ BAD_VALUES = [
     ({"datapool__keep_history": 0}, f"datapool.keep_history is 0; it should be {KEPT}"),
     ({"datapool__keep_history": 2.0}, f"datapool.keep_history is 2.0; it should be {KEPT}"),
     ({"datapool__keep_history": None}, f"datapool.keep_history is null; it should be {KEPT}"),
+    ({"datapool__thumbnails": 64}, "datapool.thumbnails is 64; it should be 96 or 0"),
     ({"input_dir": None}, "input_dir is null; it should be a string"),
     ({"method": "coresett"}, "method is 'coresett'; it should be 'coreset', 'random', 'typical' or 'coral'"),
     ({"datapool__name": "../x"}, f"datapool.name is '../x'; it should be {PLAIN}"),

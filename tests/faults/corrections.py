@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import tempfile
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -291,6 +292,7 @@ class Corrections(RuleBasedStateMachine):
             provenance=Provenance(covering_radius=0.25, witness="a witness", parameters=parameters),
             n_kept=len(standing.rows.table) if standing and not standing.is_final else 0,
             seen=SEEN,
+            pictures=fake_dvc.pictures,
         )
 
     def picks(self, images: pd.DataFrame, base: Base, standing: EmbeddedTable | None) -> EmbeddedTable:
@@ -356,6 +358,8 @@ class Corrections(RuleBasedStateMachine):
             assert version["datapool_bytes"] == len(beginning)
             assert version["samples_sha256"] == hashlib.sha256(b"".join(samples[: n + 1])).hexdigest()
             assert [row.version for row in rows[:n]].count(number) == version["new"]
+            pictures = pd.read_parquet(BytesIO(files[f"thumbnails/{number:04d}.parquet"]))
+            assert pictures.content_hash.tolist() == [row.content for row in rows if row.version == number]
             assert files.get(f"history/datapool_{number:04d}.csv", beginning) == beginning
             assert (f"history/datapool_{number:04d}.csv" in files) == (number < len(entry["versions"]))
         assert len(rows) == entry["versions"][-1]["rows"]

@@ -11,7 +11,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,6 +79,8 @@ class Killed(Exception):  # noqa: N818
 
 class Workspace:
     """The current folder as a workspace; it must be empty at first."""
+
+    has_pictures = True  # whether each version has a picture of each image that it added
 
     def __init__(self) -> None:
         self.params: Params = Params()
@@ -217,7 +219,13 @@ def _merge(params: Params) -> None:
         keep_history=params.keep_history,
         provenance=provenance,
         seen=SEEN,
+        pictures=pictures,
     )
+
+
+def pictures(content_hashes: Sequence[str]) -> dict[str, bytes]:
+    """Return a picture of each image."""
+    return {content: f"picture of {content}".encode() for content in content_hashes}
 
 
 def seen(params: Params, base: Base) -> pd.DataFrame:

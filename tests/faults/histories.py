@@ -33,6 +33,7 @@ from reference_pool import (
     csv,
     expected_files,
     expected_seen,
+    expected_thumbnails,
     fold,
     names,
     row,
@@ -50,6 +51,7 @@ FILES = [
     "pool.json",
     "history/datapool_0001.csv",
     "seen/0001.parquet",
+    "thumbnails/0001.parquet",
 ]
 EXTRA = '"by hand",9,0.1,0\n'
 
@@ -64,7 +66,7 @@ params_of_a_run = st.builds(
 
 
 def hashes_in(data: bytes) -> list[str]:
-    """Return the hashes that a file in ``seen/`` holds."""
+    """Return the hashes that a file in ``seen/`` or ``thumbnails/`` holds."""
     return pq.read_table(BytesIO(data)).column("content_hash").to_pylist()
 
 
@@ -336,7 +338,9 @@ class Histories(RuleBasedStateMachine):
             expected = {name: data for name, data in expected.items() if name in found or "history" not in name}
         seen = {name: hashes_in(data) for name, data in found.items() if name.startswith("seen/")}
         assert seen == expected_seen(result)
-        assert {name: data for name, data in found.items() if name not in seen} == expected
+        thumbnails = {name: hashes_in(data) for name, data in found.items() if name.startswith("thumbnails/")}
+        assert thumbnails == (expected_thumbnails(result) if self.kind.has_pictures else {})
+        assert {name: data for name, data in found.items() if name not in {*seen, *thumbnails}} == expected
         entry = json.loads(LINEAGE.read_text()).get(params.pool, {"versions": []})
         recorded = [(version["batch"], version["datapool_sha256"]) for version in entry["versions"]]
         assert recorded == [(BATCH_IDS[result[k - 1][0]], sha256(csv(result[:k]))) for k in range(1, len(result) + 1)]

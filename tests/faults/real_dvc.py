@@ -65,6 +65,8 @@ def template() -> Path:
 class RealWorkspace(Workspace):
     """The current folder as a workspace in which git and dvc run."""
 
+    has_pictures = False  # there are no image files to make them from
+
     def __init__(self) -> None:
         shutil.copytree(template(), ".", dirs_exist_ok=True, symlinks=True)
         self._params, self.lock, self.cache = Params(), Lock(), set()
@@ -146,6 +148,7 @@ def write_params(folder: Path, params: Params) -> None:
         "stopping_condition.min_distance": 0.0,
         "datapool.name": params.pool,
         "datapool.keep_history": params.keep_history,
+        "datapool.thumbnails": 0,
         "datapool.base_version": params.base_version,
         "datapool.replaces": droppable(params),
     }

@@ -73,8 +73,16 @@ def expected_seen(state: State) -> dict[str, list[str]]:
     return seen
 
 
+def expected_thumbnails(state: State) -> dict[str, list[str]]:
+    """Return the hashes that each file in ``thumbnails/`` must hold, in order: those of what its version added."""
+    return {
+        f"thumbnails/{k:04d}.parquet": [content_hash(BATCHES[batch][name]) for name in picked]
+        for k, (batch, picked) in enumerate(state, start=1)
+    }
+
+
 def expected_files(state: State, pool: str, *, keep_history: bool | int) -> Tree:
-    """Return the files that the folder of a pool must hold, without its record pool.json and ``seen/``."""
+    """Return the files that the folder of a pool must hold, without its record pool.json, ``seen/`` and ``thumbnails/``."""
     if not state:
         return {}
     files = {"datapool_latest.csv": csv(state), "samples.csv": samples(state)}

@@ -17,6 +17,7 @@ from inject import Done, Point, Stages, commands
 from datapool.core.lineage import read_lineage
 from datapool.core.metrics import Metrics, write_metrics
 from datapool.core.tables import EmbeddedTable, write_json, write_rows, write_table
+from datapool.images.thumbnails import write_thumbnails
 from datapool.workspace.params_file import set_params
 
 ROOT = Path(__file__).parents[2]
@@ -126,6 +127,8 @@ def _write_batch(made: Path, *, week: int, picked: int = 2, renamed: bool = Fals
     picks = images[["filename", "content_hash", "weak_label"]].assign(distance=1 / np.arange(1, 4), nearest="near, by")
     embeddings = np.array([[number, 0.1] for number in numbers], dtype=np.float32)
     write_rows(made / "output" / "data" / "picks.parquet", EmbeddedTable(picks[:picked], embeddings[:picked]))
+    pictures = {digest: f"picture of {name}".encode() for name, digest in zip(names, hashes, strict=True)}
+    write_thumbnails(made / ".datapool" / "thumbnails" / f"{week:06}.parquet", pictures)
     seen = images[["content_hash"]][picked:].assign(fate="covered", distance=0.25)
     write_table(made / "output" / "seen.parquet", seen.sort_values("content_hash"))
     (made / "output" / "checkpoint.ckpt").write_bytes(b"model" * 1000)

@@ -927,7 +927,8 @@ def test_the_command_prints_what_passed(pool):
     assert done.exit_code == 0
     assert done.stdout.splitlines()[:2] == [
         "pass  pool 'my_datapool', record: pools/my_datapool/pool.json and datapools.json agree",
-        "pass  pool 'my_datapool', files: datapool_latest.csv, samples.csv, 2 in seen/ have the hashes that the lineage records",
+        "pass  pool 'my_datapool', files: datapool_latest.csv, samples.csv, 2 in seen/, 2 in thumbnails/ have the hashes that the "
+        "lineage records",
     ]
     assert done.stdout.splitlines()[-1] == "9 checks, none failed"
 
