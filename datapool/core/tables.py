@@ -59,8 +59,8 @@ def read_table(path: Path) -> pd.DataFrame:
 def write_rows(path: Path, *parts: EmbeddedTable) -> None:
     """Write a table with its float32 embeddings as the last column. Several parts become one table, in their order.
 
-    An embedding is stored as the bytes of its numbers: reading a list of numbers takes ten times as long, and compression
-    would save 7 % and take longer than reading the bytes.
+    Other programs read the column as lists of numbers. It is not compressed: that would save 7 % and take longer than
+    reading the bytes.
 
     Raises:
         ValueError: If table and embeddings differ in length, or the embeddings in dimension or have none.
@@ -70,28 +70,31 @@ def write_rows(path: Path, *parts: EmbeddedTable) -> None:
         if part.embeddings.shape != (len(part.table), dimension) or not dimension:
             raise ValueError(f"{len(part.table)} rows, but embeddings of shape {part.embeddings.shape}")
     blocks = [np.ascontiguousarray(part.embeddings, dtype="<f4") for part in parts]
-    kind = pa.binary(4 * dimension)
-    column = pa.chunked_array(
-        [pa.FixedSizeBinaryArray.from_buffers(kind, len(block), [None, pa.py_buffer(block)]) for block in blocks], kind
-    )
+    column = pa.chunked_array([pa.FixedSizeListArray.from_arrays(block.ravel(), dimension) for block in blocks])
     _write(path, _arrow(pd.concat([part.table for part in parts])).append_column(_EMBEDDING, column))
 
 
 def read_rows(path: Path) -> EmbeddedTable:
-    """Read what ``write_rows`` wrote.
+    """Read what ``write_rows`` wrote, in this release or an earlier one.
 
     Raises:
         DatapoolError: If the file is damaged.
     """
     with _naming(path), pq.ParquetFile(path, pre_buffer=False) as file:  # True would hold the whole file in memory
-        names = file.schema_arrow.names
-        dimension = file.schema_arrow.field(_EMBEDDING).type.byte_width // 4
+        names, kind = file.schema_arrow.names, file.schema_arrow.field(_EMBEDDING).type
+        is_of_bytes = pa.types.is_fixed_size_binary(kind)  # as early releases wrote it
+        dimension = kind.byte_width // 4 if is_of_bytes else kind.list_size
         embeddings = np.empty((file.metadata.num_rows, dimension), dtype=np.float32)
         end = 0
         for batch in file.iter_batches(_rows_at_a_time(dimension), columns=[_EMBEDDING]):
             column = batch.column(0)
             start, end = end, end + len(batch)
-            values = np.frombuffer(column.buffers()[1], "<f4", len(batch) * dimension, 4 * dimension * column.offset)
+            if is_of_bytes:
+                values = np.frombuffer(
+                    column.buffers()[1], "<f4", len(batch) * dimension, 4 * dimension * column.offset
+                )
+            else:
+                values = column.flatten().to_numpy()
             embeddings[start:end] = values.reshape(-1, dimension)
         return EmbeddedTable(_frame(file.read([name for name in names if name != _EMBEDDING])), embeddings)
 
@@ -296,10 +299,10 @@ def _write(path: Path, table: pa.Table) -> None:
     if _EMBEDDING in table.column_names:
         others = [name for name in table.column_names if name != _EMBEDDING]
         settings = {
-            "compression": dict.fromkeys(others, "zstd") | {_EMBEDDING: "none"},
+            "compression": dict.fromkeys(others, "zstd") | {f"{_EMBEDDING}.list.element": "none"},
             "use_dictionary": others,
             "write_statistics": others,
-            "row_group_size": _rows_at_a_time(table.schema.field(_EMBEDDING).type.byte_width // 4),
+            "row_group_size": _rows_at_a_time(table.schema.field(_EMBEDDING).type.list_size),
         }
     with atomic.replace(path) as temporary:
         # Without the metadata of pandas: it has versions of libraries, and the bytes must depend on the rows only.

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -140,11 +141,36 @@ def test_rows_are_read_in_other_pieces_than_they_were_written(monkeypatch):
 
 
 def test_embeddings_are_stored_as_they_are():
-    # So that reading them is copying; as compressed lists, a million of 128 numbers took seconds.
+    # So that reading them is copying: compressed, a million of 128 numbers took seconds.
     embeddings = np.tile(np.array([0.1, 0.2], dtype=np.float32), (100, 4))
     write_rows(Path("rows.parquet"), EmbeddedTable(rows(100, 1).table, embeddings))
 
     assert embeddings.tobytes() in Path("rows.parquet").read_bytes()
+
+
+def test_other_programs_read_an_embedding_as_a_list_of_numbers():
+    embeddings = np.array([[0.5, -2.0], [3.0, 0.25], [1.0, 0.0]], dtype=np.float32)
+    write_rows(Path("rows.parquet"), EmbeddedTable(rows(3, 1).table, embeddings))
+
+    assert [list(vector) for vector in pd.read_parquet("rows.parquet").embedding] == [
+        [0.5, -2.0],
+        [3.0, 0.25],
+        [1.0, 0.0],
+    ]
+    polars = pytest.importorskip("polars")
+    assert polars.read_parquet("rows.parquet")["embedding"].to_list() == [[0.5, -2.0], [3.0, 0.25], [1.0, 0.0]]
+
+
+@pytest.mark.parametrize("n", [0, 1, 3])
+def test_rows_of_an_early_release_which_wrote_embeddings_as_bytes_are_read(n, monkeypatch):
+    monkeypatch.setattr(tables, "_PIECE", 16)  # two rows of two numbers
+    written = rows(n, 2)
+    vectors = pa.array([vector.tobytes() for vector in written.embeddings], pa.binary(8))
+    pq.write_table(pa.Table.from_pandas(written.table).append_column("embedding", vectors), "rows.parquet")
+    read = read_rows(Path("rows.parquet"))
+
+    pd.testing.assert_frame_equal(read.table, written.table)
+    assert read.embeddings.tobytes() == written.embeddings.tobytes()
 
 
 def test_the_bytes_do_not_depend_on_how_the_table_was_put_together():
