@@ -23,7 +23,7 @@ def merge() -> None:
     params = load_params()
     outputs = Outputs(params.output_dir)
     stop = params.stopping_condition
-    space, metrics = read_embedding_space(outputs.space), read_metrics(outputs.metrics)
+    space, metrics = read_embedding_space(outputs.space), read_metrics(outputs.numbers)
     images = read_table(outputs.images)
     pictures = pictures_of(
         images,

@@ -31,7 +31,7 @@ def report() -> None:
             coverage=read_csv(outputs.coverage).astype("float64"),
             picks=read_rows(outputs.picks),
             removed=read_csv(outputs.removed_samples),
-            metrics=read_metrics(outputs.metrics),
+            metrics=read_metrics(outputs.numbers),
             versions=read_lineage(LINEAGE).get(base.pool, []),
         ),
         params,

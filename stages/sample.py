@@ -59,7 +59,7 @@ def sample() -> None:
         write_names(outputs.filenames / f"{name}.txt", names)
     write_csv(outputs.removed_samples, sampled.removed)
     write_table(outputs.seen, not_taken(sampled.removed, offer))
-    write_metrics(outputs.metrics, metrics)
+    write_metrics(outputs.numbers, outputs.metrics, metrics)
     write_csv(outputs.coverage, comparison.curve)
     if params.dump_dataset:
         copy_images(images, picked, Path(params.input_dir), outputs.sampled_images)

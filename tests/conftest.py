@@ -136,7 +136,7 @@ class Workspace:
         return [version.model_dump() for version in read_lineage(self.folder / "datapools.json").get(name, [])]
 
     def metrics(self) -> dict[str, Any]:
-        return json.loads((self.folder / "output" / "metrics.json").read_text())
+        return json.loads((self.folder / "output" / "numbers.json").read_text())
 
     def copy_to(self, folder: Path) -> "Workspace":
         shutil.copytree(self.folder, folder, symlinks=True)

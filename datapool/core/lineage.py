@@ -179,7 +179,7 @@ class Offered(_JsonObject):
     """Images that the pool had already."""
     candidates: _WholeNumber
     share_covered_by_pool: _Distance | None = None
-    """As in metrics.json."""
+    """As in numbers.json."""
     hint: str = ""
     """The sentence at the end of the run on which method suits the batch; "" if there was none."""
 

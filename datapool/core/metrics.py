@@ -1,4 +1,7 @@
-"""The numbers of one run, as ``metrics.json`` holds them."""
+"""The numbers of one run.
+
+``numbers.json`` holds all of them, and ``metrics.json`` the few that fit beside each other in ``dvc exp show``.
+"""
 
 from pathlib import Path
 
@@ -11,8 +14,7 @@ from datapool.core.tables import read_json, write_json
 class Metrics(BaseModel):
     """What happened to a batch, in numbers; None where there is no number. Distances are those of the selection.
 
-    The fields are the keys of ``metrics.json``, in its order. None but ``corrupt`` has the name of a key
-    of params.yaml: ``dvc exp show`` puts the file in front of such a name.
+    The fields are the keys of ``numbers.json``, in its order.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
@@ -80,14 +82,33 @@ class Metrics(BaseModel):
     redundant_below: float | None
     """A fifth of the median distance between two candidates."""
 
+    def to_compare(self) -> dict[str, int | float | None]:
+        """Return the numbers by which runs are compared, as ``metrics.json`` holds them.
 
-def write_metrics(path: Path, metrics: Metrics) -> None:
-    """Write the numbers of a run as JSON, one per line."""
-    write_json(path, metrics.model_dump())
+        The names are short, and none is a key of params.yaml: ``dvc exp show`` would put the file in front of it.
+        """
+        return {
+            "images": self.images,
+            "new": self.candidates,
+            "picked": self.picked,
+            "pool": self.pool_after,
+            "covered": self.share_covered_by_pool,
+            "radius": self.covering_radius,
+            "mean": self.mean_distance,
+        }
+
+
+def write_metrics(numbers: Path, to_compare: Path, metrics: Metrics) -> None:
+    """Write the numbers of a run as JSON, one per line: all of them, and those by which runs are compared."""
+    write_json(numbers, metrics.model_dump())
+    write_json(to_compare, metrics.to_compare())
 
 
 def read_metrics(path: Path) -> Metrics:
-    """Read what ``write_metrics`` wrote.
+    """Read all numbers of a run.
+
+    Args:
+        path: numbers.json.
 
     Raises:
         DatapoolError: If the file cannot be read, or is not such a file.
@@ -99,5 +120,5 @@ def read_metrics(path: Path) -> Metrics:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         raise DatapoolError(
-            f"{path}: does not hold the metrics of a run ({key}: {first['msg']}); `dvc repro` writes it again"
+            f"{path}: does not hold the numbers of a run ({key}: {first['msg']}); `dvc repro` writes it again"
         ) from error

@@ -60,8 +60,10 @@ class Outputs:
         """What was offered for the first time and not taken: hashes, fates and distances, without names."""
         self.coverage = folder / "plots" / "coverage.csv"
         """Distances to the pool by number of picks, for the picks and for random ones."""
+        self.numbers = folder / "numbers.json"
+        """The run in numbers: all of them."""
         self.metrics = folder / "metrics.json"
-        """The run in numbers."""
+        """The few of them that `dvc exp show` and `dvc metrics diff` compare."""
         # report
         self.report = folder / "report.html"
         """The page that shows the run."""

@@ -4,7 +4,7 @@ config/          config.yaml (every setting), overrides.yaml (those of this run)
 data/            embeddings.csv, normalized_embeddings.csv, sampled_embeddings.csv; sampled/ with dump_dataset
 filenames/       one .txt file per reason
 plots/           the data of the figures, as csv
-metrics.json, removed_samples.csv, report.html, log.txt
+numbers.json, metrics.json, removed_samples.csv, report.html, log.txt
 """
 
 import shutil
@@ -95,7 +95,7 @@ def write_results(output: Path, lineage: Path, params: Params, folder: Path) -> 
             shutil.copytree(stages.sampled_images, data / "sampled", dirs_exist_ok=True)
         for source in (stages.filenames, stages.coverage.parent):
             shutil.copytree(source, folder / source.name, dirs_exist_ok=True, ignore=_WITHOUT_GITIGNORE)
-        for source in (stages.metrics, stages.removed_samples, stages.report):
+        for source in (stages.numbers, stages.metrics, stages.removed_samples, stages.report):
             shutil.copyfile(source, folder / source.name)
     except OSError as error:
         raise DatapoolError(

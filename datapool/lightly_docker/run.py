@@ -163,7 +163,7 @@ def _publish(overrides: Overrides, params: Params, results: Path | None, log: Lo
     """Link the pool, write the results, and commit the run."""
     name, outputs = params.datapool.name, Outputs(params.output_dir)
     version = len(read_lineage(LINEAGE).get(name, []))
-    metrics = read_metrics(outputs.metrics)
+    metrics = read_metrics(outputs.numbers)
     problem = _link_pool(Path(name), Path(params.shared_dir))
     pool = Path.cwd() / (Path(params.shared_dir) / name if problem else name)
     summary = f"{name}: version {version}, {metrics.picked} of {metrics.candidates} candidates picked"

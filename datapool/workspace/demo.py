@@ -117,7 +117,7 @@ def _call(folder: Path, *command: str) -> None:
 
 
 def _show_result(folder: Path, week: int, say: Callable[..., None]) -> None:
-    metrics = read_metrics(Outputs(folder / "output").metrics)
+    metrics = read_metrics(Outputs(folder / "output").numbers)
     say(
         "",
         f"week {week}: {metrics.images} images in, {metrics.corrupt} corrupt, {metrics.duplicates} exact copies, "

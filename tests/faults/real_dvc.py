@@ -32,7 +32,13 @@ SMALL_STAGES = {
         "cmd": f"{sys.executable} -m small_stages sample",
         "deps": ["output/base"],
         "params": ["stopping_condition", "input_dir", "datapool.name"],
-        "outs": ["output/data", "output/checkpoint.ckpt", "output/space.json", "output/metrics.json"],
+        "outs": [
+            "output/data",
+            "output/checkpoint.ckpt",
+            "output/space.json",
+            "output/numbers.json",
+            "output/metrics.json",
+        ],
     },
 }
 KILLER = """

@@ -136,7 +136,7 @@ def _write_batch(made: Path, *, week: int, picked: int = 2, renamed: bool = Fals
     write_json(made / "output" / "space.json", space)
     certificate = {"covering_radius": 0.5, "radius_lower_bound": 0.25, "witness": names[-1]}
     metrics = Metrics(**{**dict.fromkeys(Metrics.model_fields, 0), **certificate})
-    write_metrics(made / "output" / "metrics.json", metrics)
+    write_metrics(made / "output/numbers.json", made / "output/metrics.json", metrics)
 
 
 # --- checks ----------------------------------------------------------------------------------------------------------------

@@ -27,4 +27,8 @@ else:
     }
     write_json(Path("output/space.json"), space)
     certificate = {"covering_radius": 0.25, "radius_lower_bound": 0.125, "witness": "w"}
-    write_metrics(Path("output/metrics.json"), Metrics(**{**dict.fromkeys(Metrics.model_fields, 0), **certificate}))
+    write_metrics(
+        Path("output/numbers.json"),
+        Path("output/metrics.json"),
+        Metrics(**{**dict.fromkeys(Metrics.model_fields, 0), **certificate}),
+    )

@@ -262,7 +262,7 @@ def test_label_conflicts_within_the_batch_and_with_the_pool_are_named_in_the_run
         "WARNING: 1 label conflict: dog/of the pool.png has the same bytes under two labels: dog here, cat in the pool as "
         "cat/old_1.png",
     ]
-    metrics = read_json(Path("output/metrics.json"))
+    metrics = read_json(Path("output/numbers.json"))
     assert (metrics["images"], metrics["duplicates"], metrics["known"], metrics["candidates"]) == (4, 1, 1, 2)
 
 
@@ -987,9 +987,9 @@ def test_a_damaged_table_between_stages_is_refused(next_batch, name, damage):
 )  # fmt: skip
 def test_a_damaged_json_file_is_refused(next_batch, data, reason):
     run(*BEFORE_THE_POOL)
-    put("output/metrics.json", data, folder=".")
+    put("output/numbers.json", data, folder=".")
 
-    assert refusal("merge") == (f"output/metrics.json: is not JSON ({reason}); `dvc repro` writes it again")
+    assert refusal("merge") == (f"output/numbers.json: is not JSON ({reason}); `dvc repro` writes it again")
 
 
 CHANGED = (

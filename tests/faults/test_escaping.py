@@ -212,7 +212,7 @@ def test_no_script_in_a_name_runs_and_every_name_is_shown_literally(ran, tmp_pat
     pooled = [f"{escape_unprintable(PREFIX + name)}in the pool since version 1" for name in NAMES]
     picked = [escape_unprintable(name) for name in images.filename if name not in set(removed.filename)]
     assert set(not_picked) <= set(seen["hovers"])
-    assert len(set(pooled) & set(seen["hovers"])) == read_json(ran / "output/metrics.json")["pool_before"]
+    assert len(set(pooled) & set(seen["hovers"])) == read_json(ran / "output/numbers.json")["pool_before"]
     assert all(any(hover.startswith(f"{name}pick ") for hover in seen["hovers"]) for name in picked)
     assert set(seen["alts"]) <= set(map(escape_unprintable, images.filename))
     assert set(seen["alts"]) >= set(picked)

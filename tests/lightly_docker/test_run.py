@@ -192,7 +192,7 @@ def test_git_records_each_run_and_none_of_the_users_files(folders, second):
     assert log.startswith("Start a datapool workspace")
     assert shared.run("git", "status", "--porcelain").split() == ["??", "circle.csv", "??", "large.bin"]
     shown = json.loads(shared.run("dvc", "exp", "show", "--all-commits", "--json"))
-    pools = [row["data"]["metrics"]["output/metrics.json"]["data"]["pool_after"] for row in shown[1:3]]
+    pools = [row["data"]["metrics"]["output/metrics.json"]["data"]["pool"] for row in shown[1:3]]
     assert pools == [5, 3]
 
 
@@ -215,6 +215,7 @@ def test_the_results_are_the_tree_that_lightlys_users_know(folders, first, secon
         "filenames/sampled_filenames_excluding_datapool.txt",
         "log.txt",
         "metrics.json",
+        "numbers.json",
         "plots/coverage.csv",
         "plots/loss.csv",
         "plots/selection_curve.csv",

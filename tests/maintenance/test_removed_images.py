@@ -27,7 +27,7 @@ def state() -> dict[str, bytes]:
 
 
 def metrics() -> dict:
-    return json.loads(Path("output/metrics.json").read_text())
+    return json.loads(Path("output/numbers.json").read_text())
 
 
 def versions() -> list[dict]:

@@ -202,7 +202,7 @@ def test_sentences_of_passed_checks_have_numbers(pool):
 
 def test_the_lineage_carries_the_certificate(pool):
     _, second = json.loads(LINEAGE.read_text())["my_datapool"]["versions"]
-    metrics = json.loads((OUTPUT / "metrics.json").read_text())
+    metrics = json.loads((OUTPUT / "numbers.json").read_text())
 
     assert second["covering_radius"] == metrics["covering_radius"] > 0
     assert second["radius_lower_bound"] == metrics["radius_lower_bound"] == second["covering_radius"] / 2
@@ -313,7 +313,7 @@ def test_images_that_were_not_offered_are_no_candidates_of_the_version(pool):
         datapool__replaces=batches()[1],
         stopping_condition__min_distance=0.6,
     )
-    metrics = json.loads((OUTPUT / "metrics.json").read_text())
+    metrics = json.loads((OUTPUT / "numbers.json").read_text())
     n_first = len(read_table(FOLDER / "seen" / "0001.parquet"))
 
     assert metrics["seen_before"] == n_first == N_WEEK - metrics["known"]
@@ -321,7 +321,7 @@ def test_images_that_were_not_offered_are_no_candidates_of_the_version(pool):
 
     # A smaller threshold brings back those that were at least as far away: sample orders all that is offered now anew.
     repro(stopping_condition__min_distance=0.5)
-    metrics = json.loads((OUTPUT / "metrics.json").read_text())
+    metrics = json.loads((OUTPUT / "numbers.json").read_text())
     n_again = int((read_table(FOLDER / "seen" / "0001.parquet").distance >= 0.5).sum())
 
     assert metrics["offered_again"] == n_again > 0

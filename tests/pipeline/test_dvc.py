@@ -249,7 +249,7 @@ def test_06_experiments_on_a_batch_share_its_base(second_week, after, weeks):
 
     table = json.loads(workspace.run("dvc", "exp", "show", "--json"))
     pool_before = {
-        params["stopping_condition"]["min_distance"]: metrics["pool_before"]
+        params["stopping_condition"]["min_distance"]: metrics["pool"] - metrics["picked"]
         for branch in table
         for entry in branch.get("experiments") or []
         for revision in entry["revs"]
@@ -284,7 +284,7 @@ def test_06_queued_and_temporary_experiments_build_on_the_same_base_and_leave_th
         for revision in entry["revs"]
     ]
     metrics = [revision["data"]["metrics"]["output/metrics.json"]["data"] for revision in revisions]
-    assert [each["pool_before"] for each in metrics] == [len(second_week.names())] * 2
+    assert [each["pool"] - each["picked"] for each in metrics] == [len(second_week.names())] * 2
     assert workspace.pool_files() == second_week.pool_files()
 
 

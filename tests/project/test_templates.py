@@ -174,7 +174,7 @@ def test_the_workflow_appends_a_batch_and_commits_the_result(on_github, tmp_path
     assert "none failed" in output  # datapool verify
     report = (first.folder / "report.md").read_text()
     assert report.startswith("## datapool\n\n### Metrics\n\n| Path ")
-    assert "| output/metrics.json | pool_after " in report
+    assert "| output/metrics.json | pool " in report
     assert "| params.yaml | input_dir " in report
     assert (first.folder / "dvc_plots/index.html").exists()
     calls = first.calls.read_text()
