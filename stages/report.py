@@ -1,4 +1,6 @@
-"""Show the run in one HTML file."""
+"""Show the run in one HTML file, and write its facts as JSON."""
+
+from pathlib import Path
 
 from datapool.core.atomic import SCRATCH
 from datapool.core.base import read_base
@@ -10,8 +12,9 @@ from datapool.core.tables import read_csv, read_json, read_rows, read_table
 from datapool.images.batch import mark_excluded
 from datapool.images.listing import Skipped
 from datapool.images.thumbnails import ThumbnailStore
-from datapool.report.page import ReportInputs, write_report
-from datapool.terminal import run, say
+from datapool.report.facts import ReportInputs
+from datapool.report.page import write_report
+from datapool.terminal import progress, run, say
 
 
 def report() -> None:
@@ -19,25 +22,30 @@ def report() -> None:
     params = load_params()
     outputs = Outputs(params.output_dir)
     base = read_base(outputs.base, needs_seen=False)
-    write_report(
-        outputs.report,
-        ReportInputs(
-            images=mark_excluded(read_table(outputs.images), base.excluded),
-            skipped=Skipped(**read_json(outputs.skipped)),
-            base=base,
-            candidates=read_rows(outputs.embeddings),
-            embedding_space=read_embedding_space(outputs.space),
-            curve=read_csv(outputs.selection_curve),
-            coverage=read_csv(outputs.coverage).astype("float64"),
-            picks=read_rows(outputs.picks),
-            removed=read_csv(outputs.removed_samples),
-            metrics=read_metrics(outputs.numbers),
-            versions=read_lineage(LINEAGE).get(base.pool, []),
-        ),
-        params,
-        removed_file=str(outputs.removed_samples),
-        thumbnails=ThumbnailStore(SCRATCH / "thumbnails"),
+    inputs = ReportInputs(
+        images=mark_excluded(read_table(outputs.images), base.excluded),
+        skipped=Skipped(**read_json(outputs.skipped)),
+        base=base,
+        candidates=read_rows(outputs.embeddings),
+        embedding_space=read_embedding_space(outputs.space),
+        ranking=read_table(outputs.ranking),
+        coverage=read_csv(outputs.coverage).astype("float64"),
+        picks=read_rows(outputs.picks),
+        removed=read_csv(outputs.removed_samples),
+        metrics=read_metrics(outputs.numbers),
+        versions=read_lineage(LINEAGE).get(base.pool, []),
     )
+    with progress("pictures") as show_progress:
+        write_report(
+            outputs.report,
+            outputs.report_facts,
+            inputs,
+            params,
+            removed_file=str(outputs.removed_samples),
+            in_pool=ThumbnailStore(Path(params.shared_dir) / base.pool / "thumbnails"),
+            scanned=ThumbnailStore(SCRATCH / "thumbnails"),
+            progress=show_progress,
+        )
     say(f"the report is in {outputs.report}")
 
 

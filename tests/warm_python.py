@@ -26,7 +26,7 @@ from pathlib import Path
 # torchvision_compat comes before what imports torchvision; the rest of the library is not preloaded.
 PRELOADED = ("dvc.cli", "dvc.repo", "dvc.commands.repro", "dvc.commands.experiments", "dvc.commands.checkout", "pandas",
     "pyarrow.parquet", "pyarrow.csv", "pydantic", "typer", "rich.progress", "ruamel.yaml", "filelock", "PIL.Image",
-    "plotly.offline", "faiss", "threadpoolctl", "datapool.model.torchvision_compat", "timm", "torchvision",
+    "jinja2", "faiss", "threadpoolctl", "datapool.model.torchvision_compat", "timm", "torchvision",
     "lightly.loss", "lightly.transforms", "pytorch_lightning")  # fmt: skip
 _SAME = ("PYTHON", "LC_", "LANG", "LD_", "OMP_")  # beginnings of variables that count when a Python starts
 

@@ -67,3 +67,5 @@ class Outputs:
         # report
         self.report = folder / "report.html"
         """The page that shows the run."""
+        self.report_facts = folder / "report.json"
+        """The same facts for programs."""

@@ -1,4 +1,4 @@
-"""The page that shows what a run did.
+"""The page that shows what a run did, and the same facts for machines.
 
-Knows the results of the stages. Computes nothing that another stage needs.
+Knows the results of the stages and what exclude.txt looks like. Computes nothing that another stage needs.
 """

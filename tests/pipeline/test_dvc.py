@@ -169,7 +169,7 @@ STAGES_OF = {
     "pool/merge.py": {"open", "merge"},
     "selection/k_center.py": {"rank", "sample", "merge", "report"},
     "report/page.py": {"report"},
-    "report/template.html.j2": {"report"},
+    "report/page.html": {"report"},
     "maintenance/verify.py": set(),
     "workspace/create.py": set(),
     "lightly_docker/run.py": set(),

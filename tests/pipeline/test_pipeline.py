@@ -167,7 +167,7 @@ def imported_by(code: str) -> set[str]:
 
 @pytest.mark.slow
 def test_torch_is_not_imported_before_it_is_needed():
-    # One process imports all, so an import by any of them is detected. The report may import plotly.
+    # One process imports all, so an import by any of them is detected.
     modules = ["datapool", "datapool.cli", *(f"stages.{stage}" for stage in PIPELINE)]
     heavy = {"torch", "lightly", "timm", "torchvision", "pytorch_lightning", "faiss"}
 

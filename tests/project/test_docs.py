@@ -330,7 +330,7 @@ def test_the_files_and_names_in_the_table_of_contributing_md_exist():
             if not (ROOT / path).exists() or (name and not re.search(rf"\b{name}\b", (ROOT / path).read_text())):
                 failures.append((path, name))
 
-    assert len(rows) == 10
+    assert len(rows) == 11
     assert not failures
 
 

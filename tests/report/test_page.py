@@ -1,13 +1,11 @@
 """The page of the report: what it shows, that it loads nothing and runs nothing from a name, and the same bytes again."""
 
 import base64
-import gzip
 import hashlib
 import json
 import re
 import shutil
 from dataclasses import dataclass, field
-from functools import cache
 from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
@@ -18,119 +16,28 @@ import pytest
 import yaml
 from conftest import MAX_PIXELS
 from PIL import Image
+from report_runs import BLUE, GREEN, RED, YELLOW, draw, no_progress, paint, parameters, run_on
 
 from datapool.core.base import write_base
-from datapool.core.lineage import EmbeddingSpace, Parameters, Provenance, read_lineage
+from datapool.core.lineage import EmbeddingSpace
 from datapool.core.metrics import write_metrics
 from datapool.core.outputs import Outputs
-from datapool.core.params import load_params
 from datapool.core.schema import Params
-from datapool.core.tables import EmbeddedTable, write_csv, write_json, write_rows, write_table
+from datapool.core.tables import read_json, write_csv, write_json, write_rows, write_table
 from datapool.images import batch
 from datapool.images.listing import Skipped
-from datapool.images.thumbnails import ThumbnailStore
-from datapool.pool.merge import merge
-from datapool.pool.open import open_base
-from datapool.report import page as report
-from datapool.report.page import ReportInputs, write_report
-from datapool.selection import evaluation, sampling
-from datapool.selection import ranking as ordering
-from datapool.selection.evaluation_sample import measure_sample
+from datapool.images.thumbnails import ThumbnailStore, write_thumbnails
+from datapool.report import album, facts
+from datapool.report.facts import ReportInputs
+from datapool.report.page import write_report
 
-RED, GREEN, BLUE, YELLOW = (220, 20, 20), (20, 160, 20), (20, 20, 220), (230, 230, 20)
-ROOT = Path(__file__).parents[2]
-THUMBNAILS = ThumbnailStore(Path(".datapool/thumbnails"))
-
-
-# --- a workspace ------------------------------------------------------------------------------------------------------
+SCANNED = ThumbnailStore(Path(".datapool/thumbnails"))
+IN_POOL = ThumbnailStore(Path("pools/demo/thumbnails"))
 
 
 @pytest.fixture(autouse=True)
 def workspace(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-
-
-def no_progress(*_):
-    pass
-
-
-@cache
-def params_of_the_project() -> dict[str, Any]:
-    return load_params(ROOT / "params.yaml").model_dump()
-
-
-def parameters(**changes) -> Params:
-    content = params_of_the_project()
-    stop = {**content["stopping_condition"], "min_distance": 1.0}
-    changes = {"input_dir": "week", "normalize_embeddings": False, "stopping_condition": stop, **changes}
-    return Params.model_validate({**content, **changes})
-
-
-def paint(**colors: tuple[int, int, int]) -> None:
-    """Write a picture week/NAME.png for each color, wider than high."""
-    for name, color in colors.items():
-        draw(f"{name}.png", color)
-
-
-def draw(name: str, color: tuple[int, int, int]) -> None:
-    path = Path("week") / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (300, 200), color).save(path)
-
-
-def run_on(places: dict[str, tuple[float, float]], params: Params, *, lineage: str = "datapools.json") -> ReportInputs:
-    """Scan week/, pick and merge, with the embedding of each image given by hand."""
-    Path("week").mkdir(exist_ok=True)
-    found = batch.scan(
-        Path("week"),
-        filename_prefix="",
-        relevant=None,
-        check="strict",
-        max_pixels=MAX_PIXELS,
-        remove_duplicates=True,
-        gif=False,
-        progress=no_progress,
-    )
-    base, _ = open_base(Path("pools"), Path(lineage), "demo", found.images, base_version=None)
-    table = batch.candidates(found.images, base.rows.table)[["filename", "content_hash", "weak_label"]]
-    candidates = EmbeddedTable(
-        table, np.array([places[name] for name in table.filename], dtype=np.float32).reshape(-1, 2)
-    )
-    how = ordering.RankingConfig(
-        "coreset", normalize=False, append_weak_labels=False, seed=1, n_clusters=1, scores=None, rules=params.rules
-    )
-    no_images = EmbeddedTable(table.iloc[:0], candidates.embeddings[:0])
-    vectors = ordering.distance_vectors(candidates, base.rows, normalize=False, append_weak_labels=False)
-    ranking = ordering.rank(
-        candidates, base.rows, no_images, vectors, how, n_samples=-1, min_distance=-1, progress=no_progress
-    )
-    stop = params.stopping_condition
-    sampled = sampling.sample(found.images, candidates, base.rows, ranking, stop, how, progress=no_progress)
-    around = measure_sample(*vectors, seed=1)
-    compared = evaluation.compare_with_random(candidates, sampled.picks.table.filename, around, how)
-    metrics = evaluation.compute_metrics(
-        found.images, candidates, base.rows, sampled, compared, around, how, min_distance=stop.min_distance
-    )
-    space = EmbeddingSpace(id="f00d", backbone="resnet18", dimension=2, input_size=8, origin="ImageNet weights")
-    provenance = Provenance(
-        embedding_space=space,
-        covering_radius=metrics.covering_radius,
-        parameters=Parameters(method="coreset", stopping_condition=stop.model_dump()),
-    )
-    merge(Path("pools"), Path(lineage), base, sampled.picks, None, keep_history=True, provenance=provenance)
-    return ReportInputs(
-        images=found.images,
-        skipped=found.skipped,
-        base=base,
-        candidates=candidates,
-        embedding_space=space,
-        curve=ordering.distance_curve(ranking.table),
-        coverage=compared.curve,
-        picks=sampled.picks,
-        removed=sampled.removed,
-        metrics=metrics,
-        versions=read_lineage(Path(lineage)).get("demo", []),
-    )
 
 
 @dataclass
@@ -165,6 +72,24 @@ def inputs(example, workspace) -> ReportInputs:
     """What the page of the example is made from, in the current folder."""
     shutil.copytree(example.folder, Path.cwd(), dirs_exist_ok=True)
     return example.inputs
+
+
+@pytest.fixture
+def second_week(inputs) -> "Page":
+    """A week after the example: later is 7 away from a; near is covered again. The pool has a picture of a, not of far."""
+    shutil.move("week", "week_1")
+    draw("later.png", YELLOW)
+    draw("near.png", BLUE)
+    of_week_2 = run_on({"near.png": (0.5, 0), "later.png": (0, 7)}, parameters())
+    hashes = dict(zip(inputs.images.filename, inputs.images.content_hash, strict=True))
+    write_thumbnails(IN_POOL.folder / "0001.parquet", {hashes["a.png"]: webp_of(RED)})
+    return written(of_week_2)
+
+
+def webp_of(color: tuple[int, int, int]) -> bytes:
+    file = BytesIO()
+    Image.new("RGB", (96, 64), color).save(file, "WEBP")
+    return file.getvalue()
 
 
 # --- a page, read as a browser reads it -------------------------------------------------------------------------------
@@ -203,26 +128,43 @@ class Page(HTMLParser):
         parts = [part for tag, texts in self.texts.items() if tag not in ("script", "style") for part in texts]
         return " ".join(" ".join(parts).split())
 
+    @property
+    def data(self) -> dict[str, Any]:
+        """What page.js reads."""
+        return json.loads(self.texts["script"][0])
 
-def written(inputs: ReportInputs, params: Params | None = None, removed_file: str = "output/removed.csv") -> Page:
-    write_report(
-        Path("output/report.html"), inputs, params or parameters(), removed_file=removed_file, thumbnails=THUMBNAILS
-    )
-    return Page(Path("output/report.html").read_text(encoding="utf-8"))
+    @property
+    def facts(self) -> dict[str, Any]:
+        return read_json(Path("output/report.json"))
+
+    def color_of(self, name: str) -> tuple[int, int, int]:
+        """Color in the middle of the picture of an image."""
+        number = self.data["picture"][self.data["names"].index(name)]
+        assert number >= 0
+        return color_of(self.data["pictures"][number])
+
+    def problem_of(self, name: str) -> str:
+        i = self.data["names"].index(name)
+        assert self.data["picture"][i] == -1
+        return self.data["problems"][self.data["problem"][str(i)]]
 
 
-def cards(page: Page) -> list[str]:
-    return re.findall(r"<li>(.*?)</li>", page.source, flags=re.DOTALL)
-
-
-def color_in(card: str, which: int) -> tuple[int, int, int]:
-    """Color in the middle of a picture of a card."""
-    data = re.findall(r'src="data:image/webp;base64,([^"]+)"', card)[which]
-    picture = Image.open(BytesIO(base64.b64decode(data)))
+def color_of(webp: str) -> tuple[int, int, int]:
+    picture = Image.open(BytesIO(base64.b64decode(webp)))
     return picture.getpixel((picture.width // 2, picture.height // 2))
 
 
-# --- sentences and tables ---------------------------------------------------------------------------------------------
+def written(inputs: ReportInputs, params: Params | None = None, removed_file: str = "output/removed.csv") -> Page:
+    write_report(
+        Path("output/report.html"),
+        Path("output/report.json"),
+        inputs,
+        params or parameters(),
+        removed_file=removed_file,
+        in_pool=IN_POOL,
+        scanned=SCANNED,
+    )
+    return Page(Path("output/report.html").read_text(encoding="utf-8"))
 
 
 def rows_of_table(page: Page, head: str) -> list[list[str]]:
@@ -232,12 +174,393 @@ def rows_of_table(page: Page, head: str) -> list[list[str]]:
     return [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in rows]
 
 
-def test_the_page_names_pool_and_version_and_sums_up_the_run_in_one_sentence(page):
-    assert page.texts["title"] == ["Pool demo, version 1"]
+# --- the week in a sentence -------------------------------------------------------------------------------------------
+
+
+def test_the_page_names_the_week_and_the_pool_and_sums_up_the_run_in_one_sentence(page):
+    assert page.texts["title"] == ["week: pool demo, version 1"]
+    assert page.texts["h1"] == ["week"]
     assert (
-        "picked 2 of 3 candidates: the pool grows from 0 to 2 images; every candidate lies within 0.5 of it."
+        "2 of 3 new images are worth labeling; the rest looks like something you already have or pick."
         in page.texts["p"]
     )
+
+
+def test_the_sentence_names_what_became_of_every_candidate(inputs):
+    failures = []
+    for counts, method, expected in (
+        ({"picked": 3, "covered": 0}, "coreset", "All 3 new images are worth labeling"),
+        ({"picked": 1, "candidates": 1, "covered": 0}, "coreset", "The only new image is worth labeling"),
+        (
+            {"picked": 0, "candidates": 9, "covered": 9},
+            "coreset",
+            "None of the 9 new images was picked; all look like something you already have or pick",
+        ),
+        (
+            {"picked": 1, "candidates": 9, "covered": 2, "over_balance": 1, "in_sequence_gap": 1, "beyond_limit": 4},
+            "typical",
+            "1 of 9 new images is worth labeling; of the rest, 2 are like something you already have or pick, "
+            "2 are kept out by your rules, 4 are beyond the number you asked for",
+        ),
+        (
+            {"picked": 2, "candidates": 9, "covered": 0, "beyond_limit": 7},
+            "random",
+            "2 of 9 new images were drawn at random; of the rest, 7 are beyond the number you asked for",
+        ),
+    ):
+        metrics = inputs.metrics.model_copy(update=counts)
+        params = parameters(method=method, stopping_condition={**NUMBER_OF_SAMPLES, "n_samples": 2})
+        found = facts.collect_facts(inputs._replace(metrics=metrics), params, removed_file="").sentence
+        if found != expected:
+            failures.append((found, expected))
+    assert failures == []
+
+
+NUMBER_OF_SAMPLES = {"n_samples": 2, "min_distance": -1.0, "n_samples_includes_datapool": False}
+
+
+def test_the_share_covered_is_shown_week_by_week(second_week):
+    # In the first week there was no pool; in the second, near is 0.5 from a, later 7: one of two is below 1.
+    assert second_week.texts["h1"] == ["week"]
+    assert "50% of the new images were covered by the pool already." in second_week.text
+    assert [week["share_covered_by_pool"] for week in second_week.facts["weeks"]] == [0.0, 0.5]
+    assert [span["style"] for span in second_week.all("span") if span.get("style", "").startswith("height")] == [
+        "height:0%",
+        "height:50%",
+    ]
+
+
+def test_a_week_that_adds_nothing_is_the_last_of_the_weeks(inputs):
+    shutil.move("week", "week_1")
+    draw("near.png", BLUE, folder="week 2")
+
+    page = written(run_on({"near.png": (0.5, 0)}, params := parameters(input_dir="week 2/")), params)
+
+    assert page.texts["h1"] == ["week 2"]
+    weeks = page.facts["weeks"]
+    assert [(week["version"], week["week"], week["picked"]) for week in weeks] == [(1, "week", 2), (None, "week 2", 0)]
+
+
+# --- the choice: what the slider reads --------------------------------------------------------------------------------
+
+
+def test_the_candidates_come_in_the_order_of_picking_with_their_nearest(page):
+    data = page.data
+
+    assert data["names"] == ["a.png", "far.png", "near.png"]
+    assert data["distance"] == [None, 10.0, 0.5]
+    assert data["nearest"] == [-1, 0, 0]
+    assert (data["order"], data["taken"], data["candidates"]) == (3, 2, 3)
+    assert data["byDistance"]
+    assert not data["isFixed"]
+    assert not data["isCut"]
+
+
+def test_images_of_the_pool_come_after_the_candidates_with_their_version(second_week):
+    data = second_week.data
+
+    assert data["names"] == ["later.png", "near.png", "a.png", "far.png"]
+    assert data["nearest"] == [2, 2]
+    assert (data["candidates"], data["version"], data["weekOf"]) == (2, [1, 1], {"1": "week", "2": "week"})
+
+
+def test_without_distances_that_decrease_no_min_distance_is_offered(inputs):
+    page = written(inputs, parameters(method="random", stopping_condition=NUMBER_OF_SAMPLES))
+
+    assert not page.data["byDistance"]
+    assert "min_distance" not in page.texts["th"]
+
+
+def test_a_ranking_that_was_cut_short_says_so(inputs):
+    ranking = {**parameters().ranking.model_dump(), "n_samples": 2}
+
+    page = written(inputs._replace(ranking=inputs.ranking.head(2)), parameters(ranking=ranking))
+
+    assert page.data["isCut"]
+    assert "The order ends here: 2 of 3 candidates are ranked, as `ranking` in params.yaml says." in page.text
+
+
+def test_picks_that_are_no_beginning_of_the_ranking_fix_the_slider(inputs):
+    turned = inputs.ranking.iloc[::-1].reset_index(drop=True)
+    kept = inputs.metrics.model_copy(update={"kept": 1})
+
+    page = written(inputs._replace(ranking=turned, metrics=kept))
+
+    assert page.data["isFixed"]
+    assert page.data["order"] == 2
+    assert "The slider is fixed: some picks were kept from an earlier choice" in page.text
+
+
+def test_the_order_ends_where_images_of_an_earlier_batch_would_be_offered_again(inputs):
+    # near was offered by an earlier batch of threshold 4, at 0.5: a min_distance of 0.5 or less brings it back.
+    removed = inputs.removed.assign(kind=inputs.removed.kind.where(inputs.removed.filename != "near.png", "seen"))
+    stop = {**NUMBER_OF_SAMPLES, "n_samples": -1, "min_distance": 4.0}
+    version = inputs.versions[0]
+    earlier = version.model_copy(
+        update={"parameters": version.parameters.model_copy(update={"stopping_condition": stop})}
+    )
+    base = inputs.base._replace(versions=[earlier])
+
+    page = written(inputs._replace(removed=removed, base=base))
+
+    assert page.data["again"] == 0.5
+    assert page.data["order"] == 2
+    assert "with a min_distance of 0.5 or less, images that an earlier batch offered are offered again" in page.text
+
+
+def test_the_facts_name_the_images_on_either_side_of_the_cut(page, inputs):
+    choice = written(inputs).facts["choice"]
+
+    assert choice["last_taken"] == [
+        {"filename": "a.png", "rank": 1, "distance": None, "nearest": ""},
+        {"filename": "far.png", "rank": 2, "distance": 10.0, "nearest": "a.png"},
+    ]
+    assert choice["first_left_out"] == [{"filename": "near.png", "rank": 3, "distance": 0.5, "nearest": "a.png"}]
+
+
+def test_a_name_that_exclude_txt_writes_in_another_way_has_its_line(tmp_path):
+    draw("#odd.png", RED)
+    draw("plain.png", BLUE)
+
+    page = written(run_on({"#odd.png": (0, 0), "plain.png": (5, 0)}, parameters()))
+
+    assert page.data["lines"] == {"0": f'"#odd.png"\t{album.REFUSED}'}
+
+
+# --- the map ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_map_keeps_distances_and_shows_pool_and_candidates(second_week):
+    data = second_week.data
+    place = {name: np.array([data["x"][i], data["y"][i]]) for i, name in enumerate(data["names"])}
+
+    # Turned and scaled. With two dimensions nothing is lost: far is 10 from a, later 7, near 0.5.
+    unit = np.linalg.norm(place["far.png"] - place["a.png"]) / 10
+    assert np.linalg.norm(place["later.png"] - place["a.png"]) == pytest.approx(7 * unit, abs=2)
+    assert np.linalg.norm(place["near.png"] - place["a.png"]) == pytest.approx(0.5 * unit, abs=2)
+
+
+def test_the_axes_of_the_map_are_those_of_the_first_version_of_the_pool():
+    paint(a=RED, b=GREEN, c=BLUE)
+    run_on({"a.png": (0, 0), "b.png": (10, 0), "c.png": (20, 1)}, parameters())
+    shutil.rmtree("week")
+    paint(up=YELLOW, down=(9, 9, 9))
+
+    data = written(run_on({"up.png": (10, 60), "down.png": (10, -60)}, parameters())).data
+
+    # The new images differ most along the second coordinate. It is still the vertical one.
+    i, j = data["names"].index("up.png"), data["names"].index("down.png")
+    assert abs(data["y"][i] - data["y"][j]) > 3900
+    assert abs(data["x"][i] - data["x"][j]) < 400
+
+
+def test_the_map_shows_normalized_embeddings_where_distances_are_taken_between_them(inputs):
+    # Embeddings in one direction are one point once they are normalized.
+    embeddings = np.array([[1, 1], [9, 9], [0, 2]], dtype=np.float32)
+
+    inputs = inputs._replace(candidates=inputs.candidates._replace(embeddings=embeddings))
+    data = written(inputs, parameters(normalize_embeddings=True)).data
+
+    assert (data["x"][0], data["y"][0]) == (data["x"][1], data["y"][1])
+    assert (data["x"][0], data["y"][0]) != (data["x"][2], data["y"][2])
+
+
+def test_a_large_map_shows_evenly_spaced_images_and_says_how_many(inputs, monkeypatch):
+    monkeypatch.setattr(album, "MAX_CANDIDATES", 4)
+    monkeypatch.setattr(album, "MAX_POOL", 0)
+    shutil.move("week", "week_1")
+    for i in range(9):
+        draw(f"new_{i}.png", (i, 0, 0))
+    places = {f"new_{i}.png": (20 + i / 10, 0) for i in range(9)}
+
+    page = written(run_on(places, parameters()))
+
+    assert page.data["names"][:2] == ["new_8.png", "new_0.png"]  # the farthest from the pool, then from that one
+    assert (page.data["candidates"], page.data["order"]) == (4, 4)
+    assert "Of 9 candidates, 4 are on this page: the best first, then others, evenly spaced." in page.text
+    assert "Of 2 images of the pool, 1 are on the map" in page.text
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------------
+
+
+def test_every_candidate_has_its_picture_once(page):
+    assert page.color_of("a.png") == pytest.approx(RED, abs=3)
+    assert page.color_of("far.png") == pytest.approx(GREEN, abs=3)
+    assert page.color_of("near.png") == pytest.approx(BLUE, abs=3)
+    assert len(page.data["pictures"]) == 3
+
+
+def test_the_pool_shows_the_pictures_that_it_keeps(second_week):
+    assert second_week.color_of("a.png") == pytest.approx(RED, abs=3)
+    assert second_week.problem_of("far.png") == "no picture of it is kept in the pool"
+    assert second_week.color_of("later.png") == pytest.approx(YELLOW, abs=3)
+
+
+def test_pictures_are_small_keep_their_shape_and_stand_upright():
+    Path("week").mkdir()
+    upright = Image.new("RGB", (300, 150), BLUE)
+    exif = upright.getexif()
+    exif[0x0112] = 6  # EXIF orientation: the camera was turned by 90 degrees
+    exif[0x010E] = "EXIF text"  # ImageDescription
+    upright.save("week/turned.jpg", exif=exif, comment=b"comment text")
+
+    page = written(run_on({"turned.jpg": (0, 0)}, parameters()))
+
+    picture = base64.b64decode(page.data["pictures"][0])
+    assert Image.open(BytesIO(picture)).size == (48, 96)
+    assert b" text" in Path("week/turned.jpg").read_bytes()
+    assert b" text" not in picture
+
+
+def test_the_page_is_the_same_with_and_without_what_scan_has_kept():
+    paint(a=RED, b=BLUE, c=GREEN)
+    inputs = run_on({"a.png": (0, 0), "b.png": (5, 0), "c.png": (0, 0.5)}, parameters())
+    without = written(inputs)
+    assert not SCANNED.folder.exists()
+    batch.scan(
+        Path("week"), filename_prefix="", relevant=None, check="strict", max_pixels=MAX_PIXELS, remove_duplicates=True,
+        gif=False, progress=no_progress, keep_thumbnail=(kept := {}).__setitem__,
+    )  # fmt: skip
+    with SCANNED.writing() as keep:
+        for content_hash, picture in kept.items():
+            keep(content_hash, picture)
+
+    assert len(kept) == 3
+    assert written(inputs).source == without.source
+    shutil.rmtree("week")  # no image is read
+    assert written(inputs).source == without.source
+
+
+def test_an_image_that_is_gone_or_changed_has_a_box_with_the_reason(inputs):
+    Path("week/far.png").unlink()
+    draw("near.png", YELLOW)
+
+    page = written(inputs)
+
+    assert page.problem_of("far.png").startswith("cannot be read (No such file or directory)")
+    assert page.problem_of("near.png") == "the file has changed since the batch was scanned"
+    assert page.color_of("a.png") == pytest.approx(RED, abs=3)
+
+
+def test_where_there_is_no_room_the_pictures_around_the_cut_come_first(inputs, page, monkeypatch):
+    monkeypatch.setattr(album, "_AROUND_THE_CUT", 1)
+    data, (of_first, of_second, _) = page.data, page.data["pictures"]
+    added_last = ("picture", "pictures", "problems", "problem", "coverage")
+    used = len(json.dumps({key: value for key, value in data.items() if key not in added_last}))
+    monkeypatch.setattr(album, "PAGE_BYTES", used + len(of_first) + len(of_second))
+
+    small = written(inputs)
+
+    # Of a (the nearest image of the last one taken), far (the last one taken) and near, near comes last.
+    assert len(small.data["pictures"]) == 2
+    assert small.color_of("far.png") == pytest.approx(GREEN, abs=3)
+    assert small.color_of("a.png") == pytest.approx(RED, abs=3)
+    assert small.problem_of("near.png") == "its picture would make the page too large"
+
+
+def test_a_damaged_file_with_the_name_of_a_pool_image_is_not_taken_for_it(inputs):
+    shutil.rmtree("week")
+    paint(later=YELLOW)
+    Path("week/a.png").write_bytes(b"")
+
+    page = written(run_on({"later.png": (0, 7)}, parameters()))
+
+    assert page.problem_of("a.png") == "no picture of it is kept in the pool"
+
+
+# --- what wants an eye ------------------------------------------------------------------------------------------------
+
+
+def test_corrupt_images_and_copies_are_listed_with_the_reason(page):
+    assert "<tr><td><code>broken.png</code></td><td>not an image: a text</td></tr>" in page.source
+    assert "<tr><td>not an image: a text</td><td>1</td></tr>" in page.source
+    assert "<tr><td><code>copy.png</code></td><td>duplicate of a.png</td></tr>" in page.source
+    assert "Skipped" not in page.text
+
+
+def test_skipped_files_are_counted(inputs):
+    kinds = {".mp4": 2000, ".gif": 6, ".<b>": 1}
+    page = written(inputs._replace(skipped=Skipped(1, {"@eaDir": 2}, kinds, folder_links=0, not_relevant=3)))
+
+    assert (
+        "Skipped: 1 hidden, 2 folders @eaDir, 2,000 .mp4, 6 .gif, 1 .<b>, 3 not in relevant_filenames_file. "
+        "6 .gif skipped; to read the first frame of each, set images.gif: true in params.yaml." in page.text
+    )
+
+
+@pytest.mark.slow
+def test_images_that_use_little_of_the_recorded_range_are_listed_and_shown_by_it():
+    Path("week").mkdir()
+    ramp = np.arange(400, dtype=np.uint16).reshape(20, 20)
+    Image.fromarray(ramp * 10).save("week/wide.png")
+    Image.fromarray(ramp // 10 + 2000).save("week/narrow.png")
+    inputs = run_on({"narrow.png": (0, 0), "wide.png": (9, 0)}, parameters())
+
+    with_ranges = inputs.embedding_space.with_ranges({"uint16 gray": (0, 8000)})
+    page = written(inputs._replace(embedding_space=with_ranges))
+
+    reason = "uint16 gray: uses 2000 to 2039 of 0 to 8000"
+    assert f"<tr><td><code>narrow.png</code></td><td>{reason}</td></tr>" in page.source
+    assert "uint16 gray: 0 to 8000" in page.text
+    assert "little_used" in page.facts["attention"]
+    assert all(60 <= value <= 68 for value in page.color_of("narrow.png"))  # 2020 of 8000 is 64 of 255
+    without = written(inputs)
+    assert "little_used" not in without.facts["attention"]
+    assert all(110 <= value <= 145 for value in without.color_of("narrow.png"))  # half of what it uses
+
+
+def test_label_conflicts_are_the_first_finding_and_name_both_labels():
+    draw("cat/a.png", RED)
+    draw("dog/b.png", RED)
+    draw("dog/c.png", BLUE)
+    Path("week/dog/broken.png").write_bytes(b"")
+    page = written(run_on({"cat/a.png": (0, 0), "dog/c.png": (9, 0)}, parameters()))
+
+    row = "<tr><td><code>dog/b.png</code></td><td>same bytes under two labels: dog here, cat as cat/a.png</td></tr>"
+    assert page.source.count(row) == 1
+    assert list(page.facts["attention"]) == ["label_conflicts", "corrupt"]
+    assert page.source.index("The same picture under two labels: 1") < page.source.index("Damaged files: 1")
+    (picture,) = page.all("img")  # the picture of dog/b.png
+    assert color_of(page.data["pictures"][int(picture["data-picture"])]) == pytest.approx(RED, abs=3)
+    assert "Exact copies" not in page.source
+
+
+def test_a_long_list_is_cut_and_names_the_file_with_the_rest(monkeypatch):
+    monkeypatch.setattr(facts, "MAX_ROWS", 2)
+    paint(a=RED)
+    for i in range(5):
+        Path(f"week/broken_{i}.png").write_bytes(b"")
+
+    page = written(run_on({"a.png": (0, 0)}, parameters()), removed_file="output/<all>.csv")
+
+    assert [name for name in page.texts["code"] if name.startswith("broken")] == ["broken_0.png", "broken_1.png"]
+    assert "Damaged files: 5" in page.text
+    assert "3 more are in" in page.text
+    assert "output/<all>.csv" in page.texts["code"]
+
+
+# --- left out ---------------------------------------------------------------------------------------------------------
+
+
+def test_images_left_out_are_shown_by_what_covers_them(page, inputs):
+    covers = page.source.split('<section id="left-out">')[1].split("</section>")[0]
+
+    assert "<b>1</b> near <code>a.png</code>" in covers
+    assert "0.5 <code>near.png</code>" in covers
+    shown = [page.data["pictures"][int(number)] for number in re.findall(r'data-picture="(\d+)"', covers)]
+    assert [color_of(each) for each in shown] == [pytest.approx(RED, abs=3), pytest.approx(BLUE, abs=3)]
+    assert written(inputs).facts["left_out"] == [{"covered_by": "a.png", "images": 1}]
+
+
+def test_n_example_images_limits_the_pictures_of_findings_and_covers(inputs):
+    page = written(inputs, parameters(n_example_images=0))
+
+    assert page.all("img") == []
+    assert "1 more: <code>output/removed.csv</code> names the nearest of each image." in page.source
+
+
+# --- numbers ----------------------------------------------------------------------------------------------------------
 
 
 def test_every_image_of_the_batch_is_counted_with_its_outcome(page):
@@ -272,88 +595,57 @@ def test_the_table_of_outcomes_names_every_rule_with_its_value(inputs):
     assert reasons["beyond n_samples"] == ("4", "n_samples 7 was reached first")
     assert reasons["already in the pool"] == ("6", "same bytes as an image in the pool")
     assert "Candidates that protected images exclude do not count toward it." in page.text
+    assert "n_samples may end the selection earlier." in page.text
 
 
-def test_skipped_files_are_counted(inputs):
-    kinds = {".mp4": 2000, ".gif": 6, ".<b>": 1}
-    page = written(inputs._replace(skipped=Skipped(1, {"@eaDir": 2}, kinds, folder_links=0, not_relevant=3)))
-
-    assert (
-        "Skipped: 1 hidden, 2 folders @eaDir, 2,000 .mp4, 6 .gif, 1 .<b>, 3 not in relevant_filenames_file. "
-        "6 .gif skipped; to read the first frame of each, set images.gif: true in params.yaml." in page.text
-    )
-
-
-def test_nothing_is_said_of_skipped_files_where_there_are_none(inputs):
-    assert "Skipped" not in written(inputs).text
+def test_a_table_shows_how_many_images_each_min_distance_would_pick(page):
+    # The first image has no distance and is always picked; far lies 10 away, near 0.5.
+    assert rows_of_table(page, "min_distance") == [
+        ["10", "2", "66.7%"],
+        ["<b>1</b>", "<b>2</b>", "<b>66.7%</b>"],
+        ["0.5", "3", "100.0%"],
+    ]
+    assert "n_samples may end" not in page.text
 
 
-def test_corrupt_images_and_copies_are_listed_with_the_reason(page):
-    assert "<tr><td><code>broken.png</code></td><td>not an image: a text</td></tr>" in page.source
-    assert "<tr><td>not an image: a text</td><td>1</td></tr>" in page.source
-    assert "<tr><td><code>copy.png</code></td><td>duplicate of a.png</td></tr>" in page.source
+def test_the_picks_are_compared_with_a_random_choice(page):
+    coverage = page.data["coverage"]
+
+    # a lies at 0, far at 10, near at 0.5: after a the mean is 10.5 / 3, after far 0.5 / 3.
+    assert coverage["step"] == [1, 2]
+    assert coverage["chosen"] == pytest.approx([3.5, 0.5 / 3], abs=1e-5)
+    assert coverage["chosen_p99"] == pytest.approx([9.81, 0.49], abs=1e-5)
+    assert coverage["random"][0] > coverage["random"][1] >= 0
+    assert "A candidate lies 0.1667 from its nearest image of the pool on average" in page.text
+    assert "instead of 0.5 (of 3 candidates)." in page.text
 
 
-@pytest.mark.slow
-def test_images_that_use_little_of_the_recorded_range_are_listed_and_shown_by_it():
-    Path("week").mkdir()
-    ramp = np.arange(400, dtype=np.uint16).reshape(20, 20)
-    Image.fromarray(ramp * 10).save("week/wide.png")
-    Image.fromarray(ramp // 10 + 2000).save("week/narrow.png")
-    inputs = run_on({"narrow.png": (0, 0), "wide.png": (9, 0)}, parameters())
-
-    with_ranges = inputs.embedding_space.with_ranges({"uint16 gray": (0, 8000)})
-    page = written(inputs._replace(embedding_space=with_ranges))
-
-    assert "Images that use little of their range" in page.texts["h2"]
-    reason = "uint16 gray: uses 2000 to 2039 of 0 to 8000"
-    assert f"<tr><td><code>narrow.png</code></td><td>{reason}</td></tr>" in page.source
-    assert "uint16 gray: 0 to 8000" in page.text
-    assert "Images that use little of their range" not in written(inputs).texts["h2"]
-    assert all(60 <= value <= 68 for value in color_in(page.source, 0))  # 2020 of 8000 is 64 of 255
-    assert all(
-        110 <= value <= 145 for value in color_in(written(inputs).source, 0)
-    )  # without a recorded range, half of what it uses
+def test_the_lower_bound_of_the_covering_radius_is_shown_with_its_witness(page):
+    assert "The covering radius is 0.5: every candidate lies within this distance of the pool." in page.text
+    assert "No other selection of 2 images could bring it below 0.25, which is half of it." in page.text
+    assert "the picks and the next candidate, <code>near.png</code>, lie at least 0.5 from one another" in page.source
+    assert "Every pick was at least 10 away from the pool and from the picks before it." in page.text
+    # near lies 0.5 from a; the usual distance is about 10: two of three are redundant.
+    assert "Hint: 67% of the candidates lie closer than" in page.text
 
 
-def test_label_conflicts_are_the_first_finding_and_name_both_labels():
-    draw("cat/a.png", RED)
-    draw("dog/b.png", RED)
-    draw("dog/c.png", BLUE)
-    page = written(run_on({"cat/a.png": (0, 0), "dog/c.png": (9, 0)}, parameters()))
+def test_no_lower_bound_is_shown_where_the_method_proves_none(inputs):
+    nothing = {"radius_lower_bound": None, "witness": None, "smallest_pick_distance": None}
+    metrics = inputs.metrics.model_copy(update=nothing)
 
-    row = "<tr><td><code>dog/b.png</code></td><td>same bytes under two labels: dog here, cat as cat/a.png</td></tr>"
-    assert page.source.count(row) == 1
-    assert page.source.index("<h2>Label conflicts</h2>") < page.source.index("<h2>What happened to the batch</h2>")
-    assert "Exact copies" not in page.source
+    page = written(inputs._replace(metrics=metrics))
 
-
-def test_without_label_conflicts_there_is_no_such_section(page):
-    assert "Label conflicts" not in page.source
+    assert "The covering radius is 0.5" in page.text
+    assert "No other selection" not in page.text
+    assert "Every pick was" not in page.text
 
 
-def test_a_long_list_is_cut_and_names_the_file_with_the_rest(monkeypatch):
-    monkeypatch.setattr(report, "MAX_ROWS", 2)
-    paint(a=RED)
-    for i in range(5):
-        Path(f"week/broken_{i}.png").write_bytes(b"")
-
-    page = written(run_on({"a.png": (0, 0)}, parameters()), removed_file="output/<all>.csv")
-
-    assert [name for name in page.texts["code"] if name.startswith("broken")] == ["broken_0.png", "broken_1.png"]
-    assert "5 in total" in page.text
-    assert "3 more are in" in page.text
-    assert "output/<all>.csv" in page.texts["code"]
-
-
-def test_every_version_of_the_pool_is_listed(inputs):
-    paint(later=YELLOW)
-    page = written(run_on({"near.png": (0.5, 0), "later.png": (0, 7)}, parameters()))
-
+def test_every_version_of_the_pool_is_listed(second_week):
     # far and a are version 1; later (7 from a) is version 2; near is covered by a again.
-    assert [row[:4] for row in rows_of_table(page, "version")] == [["1", "2", "2", "0.5"], ["2", "3", "1", "0.5"]]
-    assert page.texts["title"] == ["Pool demo, version 2"]
-    assert "coreset, min_distance 1" in page.texts["td"]
+    rows = rows_of_table(second_week, "version")
+    assert [row[:4] for row in rows] == [["1", "2", "2", "0.5"], ["2", "3", "1", "0.5"]]
+    assert second_week.texts["title"] == ["week: pool demo, version 2"]
+    assert "coreset, min_distance 1" in second_week.texts["td"]
 
 
 def test_all_parameters_are_shown_as_yaml(inputs):
@@ -378,269 +670,17 @@ def test_unknown_properties_of_the_embedding_space_are_not_shown(inputs):
     ]
 
 
-def test_the_lower_bound_of_the_covering_radius_is_shown_with_its_witness(page):
-    assert "The covering radius is 0.5: every candidate lies within this distance of the pool." in page.text
-    assert "No other selection of 2 images could bring it below 0.25, which is half of it." in page.text
-    assert "the picks and the next candidate, <code>near.png</code>, lie at least 0.5 from one another" in page.source
-
-
-def test_no_lower_bound_is_shown_where_the_method_proves_none(inputs):
-    metrics = inputs.metrics.model_copy(update={"radius_lower_bound": None, "witness": None})
-
-    page = written(inputs._replace(metrics=metrics))
-
-    assert "The covering radius is 0.5" in page.text
-    assert "No other selection" not in page.text
-
-
-def test_the_smallest_distance_of_a_pick_is_shown(page, inputs):
-    assert "Every pick was at least 10 away from the pool and from the picks before it." in page.text
-
-    metrics = inputs.metrics.model_copy(update={"smallest_pick_distance": None})
-    assert "Every pick was" not in written(inputs._replace(metrics=metrics)).text
-
-
-def test_a_hint_says_how_redundant_the_batch_is(page):
-    # near lies 0.5 from a; the usual distance is about 10: two of three are redundant.
-    assert "Hint: 67% of the candidates lie closer than" in page.text
-
-
-# --- charts -----------------------------------------------------------------------------------------------------------
-
-
-def unpacked(script: str) -> str:
-    """Return the program that a page holds compressed."""
-    return gzip.decompress(base64.b64decode(script)).decode()
-
-
-def charts(page: Page) -> dict[str, tuple[dict, dict]]:
-    """Return the traces by name, and the layout, of each chart."""
-    drawn = json.loads(page.texts["script"][1])
-    return {chart["id"]: ({trace["name"]: trace for trace in chart["traces"]}, chart["layout"]) for chart in drawn}
-
-
-def test_the_curve_is_cut_where_the_selection_ended(page):
-    traces, layout = charts(page)["curve"]
-
-    # a has no distance; far is 10 away; near, 0.5 away, was not picked.
-    assert (traces["picked"]["x"], traces["picked"]["y"]) == ([2], [10.0])
-    assert (traces["not picked"]["x"], traces["not picked"]["y"]) == ([3], [0.5])
-    assert [(shape["x0"], shape["y0"]) for shape in layout["shapes"]] == [(2.5, 0), (0, 1.0)]
-    assert layout["annotations"][0]["text"] == "selection ends after 2"
-    assert layout["annotations"][0]["xanchor"] == "right"  # two steps lie left of the line, one right of it
-    assert "2 picked: then the next candidate was closer than min_distance." in page.text
-
-
-def test_the_curve_has_no_line_for_an_inactive_min_distance(inputs):
-    stop = {"n_samples": 2, "min_distance": -1.0, "n_samples_includes_datapool": False}
-
-    _, layout = charts(written(inputs, parameters(stopping_condition=stop)))["curve"]
-
-    assert [note["text"] for note in layout["annotations"]] == ["selection ends after 2"]
-
-
-@pytest.mark.slow
-def test_the_caption_of_the_curve_names_what_ended_the_selection(inputs):
-    rules = {"balance": None, "sequence_gap": 5, "protected": None, "protected_distance": 0.1, "exclude": None}
-    failures = []
-    for counts, changes, expected in (
-        ({"beyond_limit": 1, "covered": 1}, {}, "2 picked: then n_samples was reached."),
-        ({"covered": 0}, {}, "2 picked: every candidate was picked."),
-        ({"covered": 0}, {"rules": rules}, "2 picked: every candidate that the rules allow was picked."),
-    ):
-        metrics = inputs.metrics.model_copy(update=counts)
-        page = written(inputs._replace(metrics=metrics), parameters(n_example_images=0, **changes))
-        if expected not in page.text:
-            failures.append(expected)
-    assert not failures
-
-
-def test_a_table_shows_how_many_images_each_min_distance_would_pick(page):
-    # The first image has no distance and is always picked; far lies 10 away, near 0.5.
-    assert rows_of_table(page, "min_distance") == [
-        ["10", "2", "66.7%"],
-        ["<b>1</b>", "<b>2</b>", "<b>66.7%</b>"],
-        ["0.5", "3", "100.0%"],
-    ]
-    assert "n_samples may end" not in page.text
-
-
-def test_a_method_without_min_distance_has_no_such_table(inputs):
-    stop = {"n_samples": 2, "min_distance": -1.0, "n_samples_includes_datapool": False}
-    page = written(inputs, parameters(method="random", stopping_condition=stop))
-
-    assert "min_distance" not in page.texts["th"]
-
-
-def test_the_picks_are_compared_with_a_random_selection(page):
-    traces, _ = charts(page)["coverage"]
-
-    # a lies at 0, far at 10, near at 0.5: after a the mean is 10.5 / 3, after far 0.5 / 3.
-    assert traces["picks, mean"]["x"] == traces["random, mean"]["x"] == [1, 2]
-    assert traces["picks, mean"]["y"] == pytest.approx([3.5, 0.5 / 3], abs=1e-5)
-    assert traces["picks, 99th percentile"]["y"] == pytest.approx([9.81, 0.49], abs=1e-5)
-    assert traces["random, mean"]["y"][0] > traces["random, mean"]["y"][1] >= 0
-    assert "A candidate lies 0.1667 from its nearest image of the pool on average" in page.text
-    assert "instead of 0.5 (of 3 candidates)." in page.text
-
-
-def test_the_map_shows_pool_picks_and_left_out_at_their_places(inputs):
-    paint(later=YELLOW)
-    page = written(run_on({"near.png": (0.5, 0), "later.png": (0, 7)}, parameters()))
-
-    traces, _ = charts(page)["map"]
-
-    # Turned and moved, but distances stay: 2-D embeddings lose nothing in two dimensions.
-    place = {
-        trace["text"][i].split("<br>")[0]: np.array([trace["x"][i], trace["y"][i]])
-        for trace in traces.values()
-        for i in range(len(trace["x"]))
-    }
-    assert list(traces) == ["left out (1)", "in the pool before (2)", "picked (1)"]
-    assert np.linalg.norm(place["a.png"] - place["later.png"]) == pytest.approx(7, abs=0.01)
-    assert np.linalg.norm(place["a.png"] - place["near.png"]) == pytest.approx(0.5, abs=0.01)
-    assert np.linalg.norm(place["far.png"] - place["a.png"]) == pytest.approx(10, abs=0.01)
-    assert traces["left out (1)"]["text"] == ["near.png<br>covered by a.png at distance 0.5"]
-    assert traces["picked (1)"]["text"] == ["later.png<br>pick 1, at distance 7 from a.png"]
-    assert traces["in the pool before (2)"]["text"][1] == "far.png<br>in the pool since version 1"
-
-
-def test_the_map_shows_the_vectors_that_distances_are_measured_between(inputs):
-    # Embeddings in one direction are one point once they are normalized.
-    embeddings = np.array([[1, 1], [9, 9], [0, 2]], dtype=np.float32)
-    inputs = inputs._replace(candidates=inputs.candidates._replace(embeddings=embeddings))
-
-    traces, _ = charts(written(inputs, parameters(normalize_embeddings=True)))["map"]
-
-    assert traces["picked (2)"]["x"][0] == pytest.approx(traces["picked (2)"]["x"][1], abs=1e-3)
-
-
-def test_a_large_map_shows_evenly_spaced_images_and_says_how_many(monkeypatch):
-    monkeypatch.setattr(report, "MAX_POINTS", 3)
-    draw("pick.png", RED)
-    for i in range(5):
-        draw(f"near_{i}.png", (i, 0, 0))
-    places = {"pick.png": (0.9, 0), **{f"near_{i}.png": (i / 10, 0) for i in range(5)}}
-
-    page = written(run_on(places, parameters()))  # near_0 comes first and covers all others
-
-    names = [text.split("<br>")[0] for text in charts(page)["map"][0]["left out (5)"]["text"]]
-    assert names == ["near_1.png", "near_3.png", "pick.png"]
-    assert "Of 5 images left out, 3 are drawn, evenly spaced." in page.text
-
-
-# --- pictures ---------------------------------------------------------------------------------------------------------
-
-
-def test_a_pick_is_shown_with_its_nearest_neighbor_and_their_distance(page):
-    first, second, covered = cards(page)
-
-    assert color_in(first, 0) == pytest.approx(RED, abs=3)
-    assert "first image of the pool" in first
-    assert "<b>#2</b><span>distance 10</span>" in second
-    assert [color_in(second, i) for i in (0, 1)] == [pytest.approx(GREEN, abs=3), pytest.approx(RED, abs=3)]
-    assert "<b>covered</b><span>distance 0.5</span>" in covered
-    assert "covered by <code>a.png</code>" in covered
-    assert [color_in(covered, i) for i in (0, 1)] == [pytest.approx(BLUE, abs=3), pytest.approx(RED, abs=3)]
-
-
-def test_pictures_are_small_keep_their_shape_and_stand_upright():
-    Path("week").mkdir()
-    upright = Image.new("RGB", (300, 150), BLUE)
-    exif = upright.getexif()
-    exif[0x0112] = 6  # EXIF orientation: the camera was turned by 90 degrees
-    upright.save("week/turned.jpg", exif=exif)
-
-    page = written(run_on({"turned.jpg": (0, 0)}, parameters()))
-
-    data = page.all("img")[0]["src"].removeprefix("data:image/webp;base64,")
-    assert Image.open(BytesIO(base64.b64decode(data))).size == (48, 96)
-
-
-@pytest.mark.slow
-def test_the_page_is_the_same_with_and_without_thumbnails():
-    paint(a=RED, b=BLUE, c=GREEN)
-    inputs = run_on({"a.png": (0, 0), "b.png": (5, 0), "c.png": (0, 0.5)}, parameters())
-    without = written(inputs)
-    assert not THUMBNAILS.folder.exists()
-    batch.scan(
-        Path("week"), filename_prefix="", relevant=None, check="strict", max_pixels=MAX_PIXELS, remove_duplicates=True,
-        gif=False, progress=no_progress, keep_thumbnail=(kept := {}).__setitem__,
-    )  # fmt: skip
-    with THUMBNAILS.writing() as keep:
-        for content_hash, picture in kept.items():
-            keep(content_hash, picture)
-
-    assert len(kept) == 3
-    assert written(inputs).source == without.source
-    shutil.rmtree("week")  # no image is read
-    assert written(inputs).source == without.source
-
-
-def test_a_picture_has_no_metadata_of_its_file():
-    Path("week").mkdir()
-    exif = Image.Exif()
-    exif[0x010E] = "EXIF text"  # ImageDescription
-    Image.new("RGB", (300, 200), RED).save("week/noted.jpg", comment=b"comment text", exif=exif)
-
-    page = written(run_on({"noted.jpg": (0, 0)}, parameters()))
-
-    (picture,) = page.all("img")
-    assert b" text" in Path("week/noted.jpg").read_bytes()
-    assert b" text" not in base64.b64decode(picture["src"].removeprefix("data:image/webp;base64,"))
-
-
-@pytest.mark.slow
-def test_n_example_images_limits_the_pictures(inputs):
-    assert len(cards(written(inputs, parameters(n_example_images=1)))) == 2  # one pick, one left out
-    assert cards(written(inputs, parameters(n_example_images=0))) == []
-
-
-def test_an_image_that_is_gone_or_changed_becomes_a_box_with_the_reason(inputs):
-    Path("week/far.png").unlink()
-    draw("near.png", YELLOW)
-
-    page = written(inputs)
-
-    boxes = page.texts["span"]
-    assert any(box.startswith("cannot be read (No such file or directory)") for box in boxes)
-    assert "the file has changed since the batch was scanned" in boxes
-    assert len(page.all("img")) == 3  # a, as itself and twice as the nearest
-
-
-def test_a_neighbor_from_an_earlier_batch_is_named_without_a_picture(inputs):
-    shutil.rmtree("week")
-    paint(later=YELLOW)
-
-    (card,) = cards(written(run_on({"later.png": (0, 7)}, parameters())))
-
-    assert "in the pool, not in this batch" in card
-    assert "nearest <code>a.png</code>" in card
-
-
-def test_a_damaged_file_with_the_name_of_a_pool_image_is_not_taken_for_it(inputs):
-    shutil.rmtree("week")
-    paint(later=YELLOW)
-    Path("week/a.png").write_bytes(b"")
-
-    (card,) = cards(written(run_on({"later.png": (0, 7)}, parameters())))
-
-    assert "in the pool, not in this batch" in card
-
-
 # --- nothing to pick --------------------------------------------------------------------------------------------------
 
 
-def test_an_empty_batch_and_no_pool_give_a_page_without_charts():
+def test_an_empty_batch_and_no_pool_give_a_page_without_a_choice():
     page = written(run_on({}, parameters()))
 
-    assert page.texts["title"] == ["Pool demo, no version yet"]
+    assert page.texts["title"] == ["week: pool demo"]
     assert "nothing to pick: of 0 images none is a candidate; the pool stays as it is." in page.texts["p"]
     assert "Pool demo has no version yet because no image has been picked for it." in page.texts["p"]
-    assert "There is no curve because no distances were measured." in page.texts["p"]
-    assert "There is no map because fewer than two images have an embedding." in page.texts["p"]
-    assert page.all("script") == []
-    assert "script-src 'none';" in page.all("meta")[1]["content"]
+    ids = {attributes.get("id") for _, attributes in page.tags}
+    assert ids.isdisjoint({"decision", "edge", "choice", "attention", "left-out"})
 
 
 def test_a_batch_that_the_pool_holds_already_shows_the_pool_and_why(inputs):
@@ -649,10 +689,9 @@ def test_a_batch_that_the_pool_holds_already_shows_the_pool_and_why(inputs):
     page = written(run_on({}, parameters()))
 
     assert "in the pool as a.png since version 1" in page.texts["td"]
-    assert list(charts(page)) == ["map"]
-    traces, layout = charts(page)["map"]
-    assert list(traces) == ["in the pool before (2)"]
-    assert layout["showlegend"]  # it alone says what the points are
+    assert page.data["candidates"] == 0
+    assert page.data["names"] == ["a.png", "far.png"]
+    assert len(page.data["x"]) == 2
 
 
 # --- harmful names, and loading nothing -------------------------------------------------------------------------------
@@ -690,19 +729,19 @@ def test_names_are_shown_as_they_are_and_never_become_elements_or_attributes(har
 
     assert {tag for tag, _ in page.tags}.isdisjoint({"i", "iframe", "object"})
     assert [attributes for _, attributes in page.tags if any(key.startswith("on") for key in attributes)] == []
-    assert len(page.all("script")) == 3
-    assert all(image["src"].startswith("data:image/webp;base64,") for image in page.all("img"))
+    assert len(page.all("script")) == 2
+    assert all("src" not in image for image in page.all("img"))
     stems = [name.removesuffix(".png") for name in HARMFUL]
     for stem in stems:
         assert f"{stem} broken.png" in page.texts["code"]
-        assert any(image["alt"].startswith(stem) for image in page.all("img"))
+        assert any(name.startswith(stem) for name in page.data["names"])
+    assert "<" not in page.texts["script"][0]  # no name ends the script
 
 
-def test_names_do_not_end_the_script_and_are_no_markup_in_the_charts(harmful):
-    assert "<" not in harmful.texts["script"][1]
-    hovers = [text for trace in charts(harmful)["map"][0].values() for text in trace["text"]]
-    assert any(hover.startswith("&lt;script&gt;alert(1)&lt;/script&gt;") for hover in hovers)
-    assert not any("<i" in hover or "<s" in hover for hover in hovers)
+def test_the_script_sets_names_as_text_only():
+    script = Path(album.__file__).with_name("page.js").read_text(encoding="utf-8")
+
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|Function\(", script)
 
 
 def test_control_characters_and_changes_of_writing_direction_are_escaped():
@@ -712,7 +751,9 @@ def test_control_characters_and_changes_of_writing_direction_are_escaped():
 
     assert "\u202e" not in page.source
     assert "\x1b" not in page.source
-    assert "gnp.\\u202eexe\\n\\x1b.png" in page.texts["code"]
+    assert page.data["names"] == ["gnp.\\u202eexe\\n\\x1b.png"]
+    (line,) = page.data["lines"].values()
+    assert line.startswith('"gnp.\\u202eexe\\n\\u001b.png"\t')
 
 
 def test_the_page_loads_nothing(harmful):
@@ -730,26 +771,20 @@ def test_the_page_loads_nothing(harmful):
         "manifest",
         "formaction",
     ]
-    links = [value for _, attributes in page.tags for key, value in attributes.items() if key in loading]
-    assert links
-    assert [link for link in links if not link.startswith("data:")] == []
+    assert [key for _, attributes in page.tags for key in attributes if key in loading] == []
     assert {tag for tag, _ in page.tags}.isdisjoint({"link", "base", "iframe", "embed", "object"})
     styles = "".join(page.texts["style"]) + "".join(attributes.get("style", "") for _, attributes in page.tags)
     assert not re.search(r"url\(|@import|src:", styles)
-    plotly, data, report_js = page.texts["script"]
-    assert "plotly.js v" in unpacked(plotly)[:500]
-    assert len(page.source) < 3_000_000  # DVC's cache keeps the page of every run
-    assert "//" not in page.source.split("<body>")[0]
-    assert "://" not in data + report_js
+    data, script = page.texts["script"]
+    assert "://" not in data + script.replace("http://www.w3.org/2000/svg", "")  # the name of a namespace
+    assert len(page.source) < 100_000
 
 
-def test_the_policy_of_the_page_allows_its_own_scripts_and_no_other(page):
+def test_the_policy_of_the_page_allows_its_own_script_and_no_other(page):
     policy = next(meta["content"] for meta in page.all("meta") if "http-equiv" in meta)
-    plotly, _, report_js = page.texts["script"]
-    scripts = (unpacked(plotly), report_js)
-    digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    digest = base64.b64encode(hashlib.sha256(page.texts["script"][1].encode()).digest()).decode()
     assert policy.startswith("default-src 'none'; ")
-    assert f"script-src 'sha256-{digests[0]}' 'sha256-{digests[1]}';" in policy
+    assert f"script-src 'sha256-{digest}';" in policy
     assert "http" not in policy
 
 
@@ -760,19 +795,10 @@ def test_the_same_inputs_give_the_same_bytes_in_any_folder(example, inputs):
     again = written(inputs).source
 
     assert again == example.page.source
-    assert str(Path.cwd()) not in again
+    found, first = (folder / "output" / "report.json" for folder in (Path.cwd(), example.folder))
+    assert found.read_bytes() == first.read_bytes()
+    assert str(Path.cwd()) not in again + found.read_text()
     assert str(example.folder) not in again
-
-
-# --- the picture for the README ---------------------------------------------------------------------------------------
-
-
-def test_the_picture_for_the_readme_names_elements_of_the_page(page):
-    script = (ROOT / "docs" / "make_picture.py").read_text(encoding="utf-8")
-    ids = set(re.findall(r"#([a-z][a-z-]*)", script.split("<style>")[1].split("</style>")[0]))
-
-    assert ids == {"outcomes", "distances", "embeddings", "left-out", "curve", "map"}
-    assert [name for name in ids if not re.search(rf'<[^>]* id="{name}"', page.source)] == []
 
 
 # --- the stage --------------------------------------------------------------------------------------------------------
@@ -792,19 +818,21 @@ def test_the_stage_reads_what_the_other_stages_wrote(capsys):
     write_base(outputs.base, inputs.base)
     write_rows(outputs.embeddings, inputs.candidates)
     write_json(outputs.space, inputs.embedding_space.model_dump())
-    write_csv(outputs.selection_curve, inputs.curve)
+    write_table(outputs.ranking, inputs.ranking)
     write_csv(outputs.coverage, inputs.coverage)
     write_rows(outputs.picks, inputs.picks)
     # By default pandas reads this name as a missing value.
     write_csv(outputs.removed_samples, inputs.removed.replace("null.png", "null"))
-    write_metrics(outputs.metrics, inputs.metrics)
+    write_metrics(outputs.numbers, outputs.metrics, inputs.metrics)
 
     stage()
 
     page = Page(Path("output/report.html").read_text(encoding="utf-8"))
     assert capsys.readouterr().out == "the report is in output/report.html\n"
-    assert page.texts["title"] == ["Pool demo, version 1"]
+    assert page.texts["title"] == ["week: pool demo, version 1"]
     assert "null" in page.texts["code"]
     removed = inputs.removed.replace("null.png", "null")
+    as_read = read_json(outputs.report_facts)
     expected = written(inputs._replace(removed=removed), removed_file="output/removed_samples.csv")
     assert page.source == expected.source
+    assert as_read == expected.facts

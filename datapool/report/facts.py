@@ -1,0 +1,410 @@
+"""Collect the facts of a run: what the page says in words and tables, and what report.json has for machines."""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from datapool.core.base import Base
+from datapool.core.lineage import EmbeddingSpace, Version
+from datapool.core.metrics import Metrics
+from datapool.core.schema import Params
+from datapool.core.tables import EmbeddedTable
+from datapool.images.batch import label_conflicts
+from datapool.images.decode import count_reasons
+from datapool.images.listing import Skipped
+from datapool.images.ranges import little_used
+from datapool.report.order import Order, make_order
+from datapool.selection.evaluation import picks_by_min_distance
+from datapool.selection.summary import describe_comparison, describe_stop, suggest_method, summarize
+
+MAX_ROWS = 200
+"""A list shows at most this many images."""
+N_EDGE = 6
+"""How many images each side of the cut has in report.json."""
+MAX_COVERS = 100
+"""How many images that cover others are listed."""
+
+
+class ReportInputs(NamedTuple):
+    """What the stages of one run wrote."""
+
+    images: pd.DataFrame
+    """The batch, as ``batch.scan`` returns it."""
+    skipped: Skipped
+    """The files that are not part of the batch."""
+    base: Base
+    """The pool before the batch."""
+    candidates: EmbeddedTable
+    """Sorted by filename."""
+    embedding_space: EmbeddingSpace
+    """All that it records is shown, except None values."""
+    ranking: pd.DataFrame
+    """As in ``ranking.Ranked``."""
+    coverage: pd.DataFrame
+    """As in ``evaluation.Comparison``."""
+    picks: EmbeddedTable
+    """As in ``sampling.Sampled``."""
+    removed: pd.DataFrame
+    """As in ``sampling.Sampled``."""
+    metrics: Metrics
+    versions: Sequence[Version]
+    """Lineage of the pool after the run; empty for a pool without a version."""
+
+
+class Outcome(NamedTuple):
+    """One way in which images of the batch ended, and how many did."""
+
+    name: str
+    key: str
+    """Field of ``Metrics``; also the class of the bar."""
+    reason: str
+    images: int
+    share: float
+    """Of the batch."""
+
+
+class WhatIf(NamedTuple):
+    """The number of images that a min_distance would pick."""
+
+    min_distance: float
+    picks: int
+    share: float
+    """Of the candidates."""
+    is_in_use: bool
+
+
+class Week(NamedTuple):
+    """A batch in the history of the pool; None where its version did not record it."""
+
+    version: int | None
+    """None if the batch added nothing."""
+    week: str
+    candidates: int | None
+    picked: int
+    share_covered_by_pool: float | None
+
+
+class ImageList(NamedTuple):
+    """Images with a reason each, the first MAX_ROWS of them."""
+
+    rows: list[tuple[str, str]]
+    """Filename and reason."""
+    total: int
+
+
+class Finding(NamedTuple):
+    """What wants an eye: some images of one kind."""
+
+    key: str
+    """Of report.json; stable."""
+    title: str
+    images: ImageList
+    kinds: Mapping[str, int]
+    """How many images have each reason; empty where the reasons all differ."""
+    listed_in: str
+    """The file with all of them."""
+
+
+class Cover(NamedTuple):
+    """An image of the pool or a pick, and the candidates left out that are nearest to it."""
+
+    filename: str
+    images: list[tuple[str, float]]
+    """The first of them, nearest first: filename and distance."""
+    total: int
+
+
+class VersionRow(NamedTuple):
+    """A version of the pool."""
+
+    number: int
+    images: int
+    new: int
+    covering_radius: float | None
+    batch: str
+    """The first 12 digits of its id."""
+    selection: str
+    """Method and stopping condition."""
+
+
+class Facts(NamedTuple):
+    """All facts of a run that need no picture."""
+
+    pool: str
+    version: int | None
+    """Of the pool after the run."""
+    week: str
+    input_dir: str
+    sentence: str
+    """The decision in one sentence, without a full stop."""
+    summary: str
+    why_it_stopped: str
+    hint: str
+    metrics: Metrics
+    outcomes: list[Outcome]
+    skipped: Skipped
+    weeks: list[Week]
+    """The batches so far, the latest last."""
+    order: Order
+    what_if: list[WhatIf]
+    findings: list[Finding]
+    duplicates: ImageList
+    known: ImageList
+    covers: list[Cover]
+    """Those that cover most first, at most MAX_COVERS."""
+    n_covers: int
+    comparison: str
+    coverage: pd.DataFrame
+    versions: list[VersionRow]
+    embedding_space: Mapping[str, str]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what report.json holds."""
+        order = self.order
+        ranked = [
+            {"filename": row.filename, "rank": row.Index + 1, "distance": _number(row.distance), "nearest": row.nearest}
+            for row in order.table.iloc[max(0, order.taken - N_EDGE) : order.taken + N_EDGE].itertuples()
+        ]
+        return {
+            "pool": self.pool,
+            "version": self.version,
+            "week": self.week,
+            "input_dir": self.input_dir,
+            "sentence": self.sentence,
+            "summary": self.summary,
+            "why_it_stopped": self.why_it_stopped,
+            "hint": self.hint,
+            "numbers": self.metrics.model_dump(),
+            "skipped": self.skipped._asdict(),
+            "weeks": [week._asdict() for week in self.weeks],
+            "choice": {
+                "ranked": len(order.table),
+                "taken": order.taken,
+                "by_distance": order.by_distance,
+                "is_fixed": order.is_fixed,
+                "order_ends": order.end,
+                "last_taken": [row for row in ranked if row["rank"] <= order.taken],
+                "first_left_out": [row for row in ranked if row["rank"] > order.taken],
+            },
+            "what_if": [row._asdict() for row in self.what_if],
+            "attention": {
+                finding.key: {
+                    "images": finding.images.total,
+                    "kinds": dict(finding.kinds),
+                    "first": [{"filename": name, "reason": reason} for name, reason in finding.images.rows],
+                }
+                for finding in self.findings
+            },
+            "left_out": [{"covered_by": cover.filename, "images": cover.total} for cover in self.covers],
+            "comparison": self.comparison,
+            "versions": [row._asdict() for row in self.versions],
+            "embedding_space": dict(self.embedding_space),
+        }
+
+
+def collect_facts(inputs: ReportInputs, params: Params, *, removed_file: str) -> Facts:
+    """Collect the facts of a run.
+
+    Args:
+        inputs: What the stages wrote.
+        params: Those of the run.
+        removed_file: Path of the file with all of ``inputs.removed``, named where a list is cut.
+    """
+    metrics, removed, stop = inputs.metrics, inputs.removed, params.stopping_condition
+    covers = _covers(removed)
+    return Facts(
+        pool=inputs.base.pool,
+        version=inputs.versions[-1].version if inputs.versions else None,
+        week=week_of(params.input_dir),
+        input_dir=params.input_dir,
+        sentence=_sentence(metrics, params.method),
+        summary=summarize(metrics),
+        why_it_stopped=describe_stop(metrics, stop),
+        hint=suggest_method(metrics, method=params.method, min_distance=stop.min_distance),
+        metrics=metrics,
+        outcomes=_outcomes(metrics, params),
+        skipped=inputs.skipped,
+        weeks=_weeks(inputs, params),
+        order=make_order(inputs.picks.table, inputs.ranking, removed, inputs.base.versions, metrics, params),
+        what_if=_what_if(inputs, params),
+        findings=[finding for finding in _findings(inputs, removed_file) if finding.images.total],
+        duplicates=_list(removed[removed.kind == "duplicate"]),
+        known=_list(removed[removed.kind == "known"]),
+        covers=covers[:MAX_COVERS],
+        n_covers=len(covers),
+        comparison=describe_comparison(metrics),
+        coverage=inputs.coverage,
+        versions=[_version_row(version) for version in inputs.versions],
+        embedding_space=_space_facts(inputs.embedding_space),
+    )
+
+
+def week_of(input_dir: str) -> str:
+    """Return what people call a batch: the last part of its folder.
+
+    >>> week_of("/mnt/robots/2026-W48/"), week_of("."), week_of("../..")
+    ('2026-W48', '.', '../..')
+    """
+    return Path(os.path.normpath(input_dir)).name.replace("..", "") or input_dir
+
+
+# --- words ------------------------------------------------------------------------------------------------------------
+
+
+def _sentence(metrics: Metrics, method: str) -> str:
+    n, picked, left = metrics.candidates, metrics.picked, metrics.candidates - metrics.picked
+    if not n or not metrics.pool_after:
+        return summarize(metrics)
+    new = "the only new image" if n == 1 else f"all {n:,} new images"
+    if not picked:
+        begin = f"None of the {n:,} new images was picked"
+    elif not left:
+        begin = f"{new[0].upper()}{new[1:]} {'is' if n == 1 else 'are'} worth labeling"
+    elif method == "random":
+        begin = f"{picked:,} of {n:,} new images were drawn at random"
+    else:
+        begin = f"{picked:,} of {n:,} new images {'is' if picked == 1 else 'are'} worth labeling"
+    if not left:
+        return begin
+    others = [
+        (metrics.covered, "like something you already have or pick"),
+        (metrics.over_balance + metrics.in_sequence_gap + metrics.near_protected, "kept out by your rules"),
+        (metrics.beyond_limit, "beyond the number you asked for"),
+        (metrics.not_considered, "not considered"),
+    ]
+    present = [(count, what) for count, what in others if count]
+    if len(present) == 1 and metrics.covered:
+        looks = "looks" if left == 1 else "look"
+        return f"{begin}; {'the rest' if picked else 'all'} {looks} like something you already have or pick"
+    return f"{begin}; of the rest, {', '.join(f'{count:,} are {what}' for count, what in present)}"
+
+
+def _outcomes(metrics: Metrics, params: Params) -> list[Outcome]:
+    stop, rules = params.stopping_condition, params.rules
+    outcomes = [
+        ("picked", "picked", "added to the pool"),
+        ("covered", "covered", f"closer than min_distance {stop.min_distance:g} to the pool or to a pick"),
+        ("over the balance limit", "over_balance", "rules.balance allows no more picks with their weak label"),
+        (
+            "in a sequence gap",
+            "in_sequence_gap",
+            f"fewer than {rules.sequence_gap} frames from an image in the pool or a pick",
+        ),
+        (
+            "near a protected image",
+            "near_protected",
+            f"closer than {rules.protected_distance:g} to a protected image, or a copy of one",
+        ),
+        ("beyond n_samples", "beyond_limit", f"n_samples {stop.n_samples:g} was reached first"),
+        ("excluded", "excluded", f"{rules.exclude} lists it"),
+        ("not considered", "not_considered", "images have left the pool, and none is picked in their place"),
+        (
+            "offered before",
+            "seen_before",
+            "an earlier batch offered them and they were not taken; datapool.remember_rejected: false offers them again",
+        ),
+        ("already in the pool", "known", "same bytes as an image in the pool"),
+        ("exact copies", "duplicates", "same bytes as another image in the batch"),
+        ("corrupt", "corrupt", "damaged, too large, or no image at all"),
+    ]
+    return [
+        Outcome(name, key, reason, images, images / metrics.images)
+        for name, key, reason in outcomes
+        if (images := getattr(metrics, key))
+    ]
+
+
+def _space_facts(space: EmbeddingSpace) -> dict[str, str]:
+    facts = {key.replace("_", " "): str(value) for key, value in space.model_dump().items() if value is not None}
+    if space.ranges:
+        facts["ranges"] = "; ".join(f"{kind}: {low:.6g} to {high:.6g}" for kind, (low, high) in space.ranges.items())
+    return facts
+
+
+# --- weeks and versions -----------------------------------------------------------------------------------------------
+
+
+def _weeks(inputs: ReportInputs, params: Params) -> list[Week]:
+    weeks = [
+        Week(
+            version.version,
+            week_of(version.offered.input_dir) if version.offered else f"version {version.version}",
+            version.offered.candidates if version.offered else None,
+            version.new,
+            version.offered.share_covered_by_pool if version.offered else None,
+        )
+        for version in inputs.versions
+    ]
+    metrics = inputs.metrics
+    if not metrics.picked:
+        weeks.append(Week(None, week_of(params.input_dir), metrics.candidates, 0, metrics.share_covered_by_pool))
+    return weeks
+
+
+def _version_row(version: Version) -> VersionRow:
+    parameters = version.parameters
+    stop = (parameters and parameters.stopping_condition) or {}
+    active = [f"{key} {stop[key]:g}" for key in ("n_samples", "min_distance") if stop.get(key, -1) >= 0]
+    return VersionRow(
+        number=version.version,
+        images=version.rows,
+        new=version.new,
+        covering_radius=version.covering_radius,
+        batch=version.batch[:12],
+        selection=", ".join([parameters.method if parameters else "", *active]),
+    )
+
+
+# --- images -----------------------------------------------------------------------------------------------------------
+
+
+def _what_if(inputs: ReportInputs, params: Params) -> list[WhatIf]:
+    steps = pd.DataFrame({"step": np.arange(1, len(inputs.ranking) + 1), "distance": inputs.ranking.distance})
+    curve = steps[np.isfinite(steps.distance)]
+    if params.method != "coreset" or not len(curve):
+        return []
+    in_use = params.stopping_condition.min_distance
+    table = picks_by_min_distance(curve, min_distance=in_use)
+    return [
+        WhatIf(float(value), int(picks), picks / inputs.metrics.candidates, bool(value == in_use))
+        for value, picks in table.to_numpy()
+    ]
+
+
+def _list(images: pd.DataFrame) -> ImageList:
+    first = images.head(MAX_ROWS)
+    return ImageList(list(zip(first.filename, first.reason, strict=True)), total=len(images))
+
+
+def _findings(inputs: ReportInputs, removed_file: str) -> list[Finding]:
+    """Return every kind of finding, those without an image too."""
+    removed = inputs.removed
+    corrupt = removed[removed.kind == "corrupt"]
+    is_candidate = inputs.images.filename.isin(inputs.candidates.table.filename) & (inputs.images.status == "ok")
+    narrow = little_used(inputs.images[is_candidate], inputs.embedding_space.ranges or {})
+    conflicts = label_conflicts(inputs.images, inputs.base.rows.table)
+    kinds = count_reasons(corrupt.reason)
+    return [
+        Finding("label_conflicts", "The same picture under two labels", _list(conflicts), {}, removed_file),
+        Finding("little_used", "Use little of their range of values", _list(narrow), {}, "images.parquet"),
+        Finding("corrupt", "Damaged files", _list(corrupt), kinds, removed_file),
+    ]
+
+
+def _covers(removed: pd.DataFrame) -> list[Cover]:
+    """Return what covers the candidates left out, those that cover most first."""
+    covered = removed[(removed.kind == "covered") & (removed.nearest != "")].sort_values(["distance", "filename"])
+    covers = [
+        Cover(str(name), list(zip(rows.filename.head(MAX_ROWS), rows.distance.head(MAX_ROWS), strict=True)), len(rows))
+        for name, rows in covered.groupby("nearest", sort=True)
+    ]
+    return sorted(covers, key=lambda cover: -cover.total)
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)

@@ -1,0 +1,292 @@
+"""The page of the report in a real browser: what a person does with it. Skipped where no Chromium is installed."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from report_runs import draw, parameters, run_on
+
+from datapool.images.thumbnails import ThumbnailStore
+from datapool.report.page import write_report
+
+sync_api = pytest.importorskip("playwright.sync_api")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed: apt-get install chromium"),
+]
+
+# On a line: the pool is at 0; then the farthest comes first.
+PLACES = {"cat/a.png": 100, "dog/b.png": 60, "cat/c.png": 30, "dog/d.png": 110, "cat/e.png": 61, "cat/f.png": 4}
+ORDER = ["dog/d.png", "dog/b.png", "cat/c.png", "cat/a.png", "cat/f.png", "cat/e.png"]
+DISTANCES = [110, 50, 30, 10, 4, 1]
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory) -> Path:
+    """The report of a second week; min_distance 25 takes the first three of ORDER."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder := tmp_path_factory.mktemp("browser"))
+        draw("cat/old.png", (9, 9, 9), folder="week_1")
+        run_on({"cat/old.png": (0, 0)}, parameters(input_dir="week_1"))
+        for i, name in enumerate(PLACES):
+            draw(name, (40 * i, 200 - 30 * i, 90), folder="week_2")
+        stop = {"n_samples": -1, "min_distance": 25.0, "n_samples_includes_datapool": False}
+        params = parameters(input_dir="week_2", stopping_condition=stop)
+        inputs = run_on({name: (x, 0) for name, x in PLACES.items()}, params)
+        nothing = ThumbnailStore(Path("nothing"))
+        write_report(
+            Path("report.html"),
+            Path("report.json"),
+            inputs,
+            params,
+            removed_file="r.csv",
+            in_pool=nothing,
+            scanned=nothing,
+        )
+        assert inputs.ranking.filename.tolist() == ORDER
+        assert inputs.ranking.distance.tolist() == DISTANCES
+        return folder / "report.html"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser, report):
+    """The report in a window; whatever the test does, nothing may be printed to the console or asked of a network."""
+    context = browser.new_context(viewport={"width": 1200, "height": 1000}, accept_downloads=True)
+    context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page = context.new_page()
+    messages, requests = [], []
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto(report.as_uri())
+    yield page
+    context.close()
+    assert messages == []
+    assert [url for url in requests if not url.startswith(("file:", "data:", "blob:"))] == []
+
+
+def names(page, selector: str) -> list[str]:
+    """Return the names of the pictures in some elements, in their order."""
+    return [image.get_attribute("alt") for image in page.query_selector_all(f"{selector} img")]
+
+
+def slide(page, n: int) -> None:
+    """Drag the slider to n of 6."""
+    box = page.locator("#slider").bounding_box()
+    thumb = 16  # pixels: the middle of the thumb goes from 8 to width - 8
+    x = [box["x"] + thumb / 2 + (box["width"] - thumb) * k / 6 for k in (int(page.input_value("#slider")), n)]
+    page.mouse.move(x[0], box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(x[1], box["y"] + box["height"] / 2, steps=4)
+    page.mouse.up()
+    page.wait_for_function(f"document.getElementById('number').value === '{n}'")
+
+
+# --- the decision -----------------------------------------------------------------------------------------------------
+
+
+def test_the_page_opens_with_the_choice_of_the_run(page):
+    assert page.inner_text("#n") == "3"
+    assert page.input_value("#number") == "3"
+    assert names(page, "#sheet") == ORDER[:3]
+    assert names(page, "#last-taken .shot") == ORDER[:3]
+    assert names(page, "#first-left-out .shot") == ORDER[3:]
+    assert page.inner_text("#command") == "git add --all && git commit -m week_2"
+
+
+def test_dragging_the_slider_moves_the_cut_everywhere(page):
+    slide(page, 5)
+
+    assert page.inner_text("#n") == "5"
+    assert page.inner_text("#grows") == "pool 1 → 6"
+    assert page.input_value("#distance") == "4"  # cat/f.png lies at 4, the next one at 1
+    assert names(page, "#sheet") == ORDER[:5]
+    assert names(page, "#first-left-out .shot") == ORDER[5:]
+    assert page.inner_text("#command").startswith("dvc exp run -S stopping_condition.min_distance=4\n")
+
+
+def test_a_min_distance_takes_all_before_the_first_that_is_nearer(page):
+    for typed, expected in (("10", 4), ("10.5", 3), ("0", 6), ("111", 0)):
+        page.fill("#distance", typed)
+        page.keyboard.press("Enter")
+        assert page.inner_text("#n") == str(expected), typed
+
+
+def test_a_typed_number_moves_the_cut_and_back(page):
+    page.fill("#number", "1")
+    page.keyboard.press("Enter")
+    assert names(page, "#sheet") == ORDER[:1]
+    assert page.inner_text("#command").startswith("dvc exp run -S stopping_condition.min_distance=110\n")
+
+    page.click("#reset")
+    assert page.inner_text("#n") == "3"
+    assert page.is_hidden("#reset")
+
+
+def test_the_arrow_keys_move_the_slider(page):
+    page.focus("#slider")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("document.getElementById('number').value === '4'")
+
+    assert page.get_attribute("#slider", "aria-valuetext") == "4 images, min_distance 10"
+
+
+def test_the_command_is_copied(page):
+    slide(page, 4)
+    page.click("#copy")
+    page.wait_for_function("document.getElementById('said').textContent === 'copied'")
+
+    assert page.evaluate("navigator.clipboard.readText()") == page.inner_text("#command")
+
+
+def test_each_image_at_the_cut_is_beside_its_nearest(page):
+    # f lies at 4: its nearest is the image of the pool at 0. e, at 61, is nearest to b.
+    assert "the" not in names(page, "#first-left-out .pair")
+    pairs = page.locator("#first-left-out .pair")
+    assert pairs.nth(2).inner_text().split("\n") == ["6 · 1", "number 2"]
+    assert pairs.nth(1).inner_text().split("\n") == ["5 · 4", "no picture of it is kept in the pool", "week_1"]
+
+
+# --- refusing ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_click_refuses_an_image_and_exclude_txt_is_downloaded(page):
+    page.click("#last-taken .shot >> nth=1")
+    page.click("#first-left-out .shot >> nth=0")
+
+    assert page.inner_text("#download") == "refused (2): exclude.txt"
+    assert page.get_attribute("#last-taken .shot >> nth=1", "aria-pressed") == "true"
+    assert page.get_attribute("#sheet > div >> nth=1", "aria-selected") == "false"
+    assert "cat ~/Downloads/exclude.txt >> exclude.txt\ndvc repro\n" in page.inner_text("#command")
+    with page.expect_download() as download:
+        page.click("#download")
+    assert download.value.suggested_filename == "exclude.txt"
+    lines = Path(download.value.path()).read_text().splitlines()
+    assert lines == ["dog/b.png\trefused when it was proposed", "cat/a.png\trefused when it was proposed"]
+
+
+def test_a_second_click_takes_the_refusal_back(page):
+    for _ in range(2):
+        page.click("#last-taken .shot >> nth=0")
+
+    assert page.is_hidden("#download")
+
+
+def test_a_reload_keeps_the_choice(page):
+    slide(page, 4)
+    page.click("#last-taken .shot >> nth=0")
+    page.reload()
+
+    assert page.inner_text("#n") == "4"
+    assert page.inner_text("#download") == "refused (1): exclude.txt"
+
+
+# --- sheet and map ----------------------------------------------------------------------------------------------------
+
+
+def test_a_label_filters_the_sheet(page):
+    slide(page, 6)
+    page.click("#labels button:has-text('dog')")
+
+    assert names(page, "#sheet") == ["dog/d.png", "dog/b.png"]
+    assert page.inner_text("#shown") == "2 of 6"
+    page.click("#labels button:has-text('dog')")
+    assert len(names(page, "#sheet")) == 6
+
+
+def test_the_sheet_is_sorted_by_distance_or_label(page):
+    slide(page, 6)
+    page.select_option("#sort", "distance")
+    assert names(page, "#sheet") == ORDER[::-1]
+    page.select_option("#sort", "label")
+    assert names(page, "#sheet") == ["cat/c.png", "cat/a.png", "cat/f.png", "cat/e.png", "dog/d.png", "dog/b.png"]
+
+
+def test_the_keyboard_moves_refuses_and_compares(page):
+    page.focus("#sheet")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("x")
+    assert page.get_attribute("#sheet", "aria-activedescendant") == "image-1"
+    assert page.inner_text("#n-refused") == "1"
+
+    page.keyboard.press(" ")
+    assert page.is_visible("#compare")
+    assert names(page, "#compare") == ["dog/b.png", "dog/d.png"]
+    assert "refused; number 2, 50 from dog/d.png" in page.inner_text("#compare")
+    page.keyboard.press("ArrowRight")
+    assert "number 3, 30 from" in page.inner_text("#compare")
+    page.keyboard.press("Escape")
+    assert page.is_hidden("#compare")
+
+
+def point(page, name: str) -> tuple[float, float]:
+    """Return where an image lies on the map, in the window."""
+    page.locator("#map").scroll_into_view_if_needed()
+    box = page.locator("#map").bounding_box()
+    x, y = page.evaluate("name => at(D.names.indexOf(name))", name)
+    return box["x"] + x, box["y"] + y
+
+
+def test_drawing_around_points_filters_the_sheet(page):
+    x, y = point(page, "dog/d.png")
+    page.mouse.move(x - 12, y - 12)
+    page.mouse.down()
+    for dx, dy in ((12, -12), (12, 12), (-12, 12), (-12, -12)):
+        page.mouse.move(x + dx, y + dy, steps=3)
+    page.mouse.up()
+
+    assert names(page, "#sheet") == ["dog/d.png"]
+    page.click("#everything")
+    assert len(names(page, "#sheet")) == 3
+
+
+def test_the_map_shows_the_image_under_the_pointer(page):
+    page.mouse.move(*point(page, "cat/c.png"))
+
+    assert page.is_visible("#tip")
+    assert names(page, "#tip") == ["cat/c.png"]
+    assert "number 3, 30 from cat/old.png" in page.inner_text("#tip")
+
+
+# --- the rest ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_pictures_of_the_text_are_shown(page):
+    assert page.evaluate(
+        "[...document.querySelectorAll('img')].every((image) => image.complete && image.naturalWidth > 0)"
+    )
+    assert page.locator("#left-out img").count() > 0
+
+
+def test_the_chart_of_the_comparison_is_drawn_when_it_is_opened(page):
+    page.click("#comparison summary")
+    page.wait_for_function("document.querySelectorAll('#coverage path').length === 4")
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+def test_no_part_is_wider_than_the_window(page, width):
+    page.set_viewport_size({"width": width, "height": 800})
+
+    for details in page.query_selector_all("details"):
+        details.evaluate("each => { each.open = true }")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_every_control_has_a_name(page):
+    slide(page, 4)
+    page.click("#last-taken .shot >> nth=0")
+
+    snapshot = page.locator("body").aria_snapshot()
+    assert (
+        re.findall(r"- (?:button|slider|spinbutton|combobox|listbox|option|img)(?: \[.*\])*:?$", snapshot, re.M) == []
+    )
