@@ -49,6 +49,7 @@ def import_pool(
         images=images,
         input_size=input_size,
         max_pixels=params.images.max_pixels,
+        thumbnails=bool(params.datapool.thumbnails),
     )
     for note in imported.notes:
         say(note)

@@ -142,6 +142,49 @@ def prune(
     say("ran `dvc commit --force merge`; commit params.yaml and dvc.lock. DVC's cache keeps the files until `dvc gc`")
 
 
+@app.command(short_help="Add the pictures that a pool lacks.")
+def thumbnails(
+    images: Annotated[
+        Path | None,
+        typer.Option("--images", help="A folder of images.", show_default="the input_dir of each version"),
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", help="The pool.", show_default="every pool")] = None,
+) -> None:
+    """Add small pictures of images that a pool has none of; run it in the workspace.
+
+    Each run keeps a picture of each image that it adds. This command makes those of versions that were made before there
+    were any, or with datapool.thumbnails: 0. It reads the images where they were when their batch ran, or below --images,
+    where they may have other names: they are recognized by their content. Then it runs `dvc commit --force merge`.
+    """
+    from datapool.core.errors import DatapoolError
+    from datapool.core.lineage import LINEAGE, read_lineage
+    from datapool.core.params import load_params
+    from datapool.maintenance.pictures import add_pictures
+    from datapool.workspace.commands import run_dvc
+
+    params = load_params()
+    if not params.datapool.thumbnails:
+        raise DatapoolError(
+            "params.yaml: datapool.thumbnails is 0, so pools keep no pictures; set it to 96, then run again"
+        )
+    names = list(read_lineage(LINEAGE))
+    if name and name not in names:
+        raise DatapoolError(f"{LINEAGE} lists no pool {name!r}; it lists {', '.join(map(repr, names)) or 'none'}")
+    is_merged = not json.loads(run_dvc(Path(), "status", "--json", "merge"))
+    before = LINEAGE.read_bytes()
+    pools, wanted = Path(params.shared_dir), [name] if name else names
+    with progress("making pictures") as report:
+        done = list(add_pictures(pools, LINEAGE, wanted, images, max_pixels=params.images.max_pixels, progress=report))
+    say(*done)
+    if LINEAGE.read_bytes() == before:
+        return
+    if not is_merged:
+        say("merge was not up to date before: run `dvc repro`")
+        return
+    run_dvc(Path(), "commit", "--force", "--quiet", "merge")
+    say(f"ran `dvc commit --force merge`; `dvc repro` writes the report again; commit {LINEAGE} and dvc.lock")
+
+
 @app.command(short_help="Show a version of a pool, or its csv.")
 def show(
     version: Annotated[

@@ -89,7 +89,7 @@ def remove_pictures(path: Path, content_hashes: Collection[str]) -> None:
         DatapoolError: If the disk refuses.
     """
     try:
-        hashes = _hashes_in(path).to_pylist()
+        hashes = hashes_in(path)
         is_concerned = not set(hashes).isdisjoint(content_hashes)
         pictures = read_thumbnails(path, set(hashes).difference(content_hashes)) if is_concerned else None
     except _UNREADABLE:
@@ -105,6 +105,15 @@ def _opened(file: object) -> pq.ParquetFile:
     if not parquet.schema_arrow.equals(_SCHEMA, check_metadata=True):
         raise ValueError("not a file of thumbnails of this release")
     return parquet
+
+
+def hashes_in(path: Path) -> list[str]:
+    """Return the content hashes of the images that a file has pictures of, in its order.
+
+    Raises:
+        OSError, pyarrow.ArrowException, ValueError: If the file is not what ``write_thumbnails`` wrote.
+    """
+    return _hashes_in(path).to_pylist()
 
 
 def _hashes_in(path: Path) -> pa.ChunkedArray:

@@ -23,12 +23,14 @@ from datapool.core.schema import pool_name
 from datapool.core.tables import EmbeddedTable
 from datapool.images.batch import safe_name, weak_label
 from datapool.images.decode import ImageFile, hash_of, inspect
+from datapool.images.thumbnails import ThumbnailStore
 from datapool.lightly_docker.find_model import find_model, imported_space, params_of
 from datapool.pool import transaction
 from datapool.pool.agreement import backing_up_before_checkout
 from datapool.pool.labels import label_ids
 from datapool.pool.lock import locked
 from datapool.pool.merge import merge
+from datapool.pool.thumbnails import pictures_of
 
 if TYPE_CHECKING:
     from datapool.model.embedding_model import EmbeddingModel
@@ -54,6 +56,7 @@ def import_pool(
     images: Path | None,
     input_size: int | None = None,
     max_pixels: int,
+    thumbnails: bool = True,
 ) -> Imported:
     """Make a pool whose version 1 has the images of Lightly's csv: the same float32 embeddings in the same order.
 
@@ -75,6 +78,7 @@ def import_pool(
         input_size: lightly.collate.input_size of Lightly's run, in pixels; None: from the checkpoint or the images, else
             Lightly's default.
         max_pixels: An image that claims more is not compared.
+        thumbnails: Keep small pictures of the images that are found.
 
     Raises:
         DatapoolError: If there is such a pool already; the csv is missing, invalid or empty, or has a filename twice or
@@ -100,7 +104,13 @@ def import_pool(
     )
     with _saved(found.model) as checkpoint:
         rows = EmbeddedTable(table, content.embeddings)
-        merged = merge(pools, lineage_file, base, rows, checkpoint, keep_history=True, provenance=provenance)
+        pictures = None
+        if images is not None and thumbnails:
+            kept = ThumbnailStore(atomic.SCRATCH / "thumbnails")
+            pictures = pictures_of(table, images, max_pixels=max_pixels, ranges={}, kept=kept)
+        merged = merge(
+            pools, lineage_file, base, rows, checkpoint, keep_history=True, provenance=provenance, pictures=pictures
+        )
     notes = [
         *recovered,
         *merged.notes,

@@ -22,6 +22,8 @@ from datapool.core.lineage import Parameters, read_lineage
 from datapool.core.params import load_params
 from datapool.core.tables import read_csv, read_json
 from datapool.images.batch import candidates, rows_in_base
+from datapool.images.decode import ImageFile, thumbnail_of
+from datapool.images.thumbnails import ThumbnailStore
 from datapool.lightly_docker.import_pool import Imported, import_pool
 from datapool.maintenance.repair import repair
 from datapool.maintenance.verify import verify
@@ -240,6 +242,20 @@ def test_an_imported_image_is_recognized_by_its_name(lightly):
     offered = batch({"cat/a.png": "x", "cat/new.png": "y"})
     assert rows_in_base(offered, samples()).tolist() == [1, -1]
     assert candidates(offered, samples()).filename.tolist() == ["cat/new.png"]
+
+
+def test_the_pool_gets_a_picture_of_each_image_that_still_exists(lightly, tmp_path):
+    path = tmp_path / "images" / "cat" / "a.png"
+    path.parent.mkdir(parents=True)
+    write_picture(path, 1, side=24)
+    import_from(lightly, images=tmp_path / "images")
+    content = samples().content_hash[1]
+
+    assert ThumbnailStore(FOLDER / "thumbnails").read([content]) == {
+        content: thumbnail_of(ImageFile(path, content, 1000))
+    }
+    import_pool(lightly, POOLS, LINEAGE, "other", images=tmp_path / "images", max_pixels=1000, thumbnails=False)
+    assert not (POOLS / "other" / "thumbnails").exists()
 
 
 def test_an_imported_image_whose_file_still_exists_is_recognized_by_its_content(lightly, tmp_path):

@@ -35,6 +35,7 @@ def test_01_the_first_run_makes_a_pool(model_first_week):
         "pool.json",
         "samples.csv",
         "seen/0001.parquet",
+        "thumbnails/0001.parquet",
     ]
     assert model_first_week.metrics()["images"] == 14
     assert model_first_week.metrics()["corrupt"] == 1
