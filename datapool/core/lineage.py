@@ -184,6 +184,27 @@ class Offered(_JsonObject):
     """The sentence at the end of the run on which method suits the batch; "" if there was none."""
 
 
+class Combined(_JsonObject):
+    """The version of another pool that a version took its images from, by ``datapool combine``."""
+
+    source: str
+    """As it was named: a pool of this workspace, a git revision, or a folder."""
+    commit: str | None = None
+    """The git commit behind a revision; absent for another source."""
+    pool: str
+    version: _Count
+    datapool_sha256: _Sha256
+
+
+class Migrated(_JsonObject):
+    """The version of a pool of another embedding space that a version holds the images of, by ``datapool migrate``."""
+
+    pool: str
+    version: _Count
+    datapool_sha256: _Sha256
+    embedding_space: Annotated[EmbeddingSpace, AfterValidator(_has_id)]
+
+
 class Provenance(_JsonObject):
     """How a version came about; early releases recorded less of it."""
 
@@ -196,6 +217,10 @@ class Provenance(_JsonObject):
     """Filename of the candidate at the covering radius."""
     parameters: Parameters | None = None
     offered: Offered | None = None
+    combined: Combined | None = None
+    """Absent unless its images come from another pool."""
+    migrated: Migrated | None = None
+    """Absent unless its images were chosen in another embedding space."""
 
 
 class Version(Provenance):

@@ -158,7 +158,8 @@ def check_candidates(
     """
     version = versions[-1]
     name = f"version {version.version}, candidates"
-    if not _is_output_of(output, pool, versions) or _parameters(version).method == IMPORTED:
+    is_of_the_run = version.combined is None and _parameters(version).method != IMPORTED
+    if not is_of_the_run or not _is_output_of(output, pool, versions):
         return Check(name, "skip", f"{output} does not hold its batch, so the candidates left out are unknown here")
     if _parameters(version).has_rules():
         return Check(

@@ -104,7 +104,9 @@ def _compare(base: Base, path: Path) -> int:
     in_file, in_base = np.array(pairs, dtype=np.int64).T
     blocks = [slice(start, start + _ROWS) for start in range(0, len(pairs), _ROWS)]
     vectors, own = content.embeddings, base.rows.embeddings
-    differences = np.concatenate([_difference(vectors[in_file[block]], own[in_base[block]]) for block in blocks])
+    differences = np.concatenate(
+        [relative_difference(vectors[in_file[block]], own[in_base[block]]) for block in blocks]
+    )
     far = np.flatnonzero(differences > FAR)
     if len(far):
         worst = int(differences.argmax())
@@ -118,7 +120,7 @@ def _compare(base: Base, path: Path) -> int:
     return len(pairs)
 
 
-def _difference(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+def relative_difference(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Return the distance between the rows of two arrays, as a share of the longer of the two."""
     a, b = one.astype(np.float64), other.astype(np.float64)
     length = np.maximum(np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1))
