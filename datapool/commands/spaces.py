@@ -1,4 +1,4 @@
-"""The commands that bring two pools together, or a pool into another embedding space."""
+"""The command that brings two pools together."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from datapool.terminal import progress, say
+from datapool.terminal import print_json, progress, say
 
 app = typer.Typer()
 
@@ -80,7 +80,7 @@ def combine(
             "ran": ran,
             "todo": todo,
         }
-        typer.echo(json.dumps(document, indent=2))
+        print_json(document)
         return
     say(*lines, *ran, *([todo] if todo else []))
 

@@ -1,4 +1,4 @@
-"""Bring pools together, and into another embedding space: ``datapool combine`` and ``datapool migrate``.
+"""Bring pools together: ``datapool combine``.
 
-Knows pools, the selection, the models, and git and DVC where a pool is taken from another commit. Knows no terminal.
+Knows pools and the selection, and git and DVC where a pool is taken from another commit. Knows no terminal.
 """
