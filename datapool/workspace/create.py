@@ -18,6 +18,7 @@ from datapool.workspace.template import (
     CODE,
     IGNORED_DATA,
     OWN_FILES,
+    PLOTS,
     SETTINGS,
     add_missing_lines,
     copy_template,
@@ -123,7 +124,9 @@ def make_workspace(folder: Path, *, scm: Scm, remote: str | None = None, may_be_
     run_dvc(folder, "init", "--quiet", "--force", *options)
     config = folder / ".dvc" / "config"
     settings = _DVC_CONFIG + ("" if scm is Scm.NONE else AUTOSTAGE)
-    config.write_text((config.read_text() or "[core]\n") + settings)  # what `dvc config` would write, in no time
+    config.write_text(
+        (config.read_text() or "[core]\n") + settings + PLOTS
+    )  # what `dvc config` would write, in no time
     if remote:
         url = remote if "://" in remote else str(Path(remote).absolute())
         run_dvc(folder, "remote", "add", "--quiet", "--default", "store", url)

@@ -33,6 +33,9 @@ IGNORED_DATA = """\
 AUTOSTAGE = "    autostage = true\n"
 """A line of .dvc/config: git's index gets what `dvc add` and `dvc repro` write, so that `git commit` alone takes it."""
 
+PLOTS = "[plots]\n    html_template = ../datapool/workspace/plots_page.html\n"
+"""A section of .dvc/config: `dvc plots show` makes a page that needs no network. The path is that from .dvc/."""
+
 
 def template(name: str) -> Path:
     """Return the original of a file or folder: the package itself, the files packed into it, or its checkout."""

@@ -20,6 +20,7 @@ from datapool.workspace.template import (
     AUTOSTAGE,
     CODE,
     IGNORED_DATA,
+    PLOTS,
     SETTINGS,
     add_missing_lines,
     copy_template,
@@ -136,11 +137,16 @@ def _update_settings(folder: Path) -> list[str]:
         copy_template(name, folder)
     changed += [name for name in _LISTS if add_missing_lines(folder / name, _lines(name))]
     config = folder / _DVC_CONFIG
-    text = config.read_text() if config.exists() else "no_scm"
-    if "no_scm" not in text and "autostage" not in text:
-        before, _, after = text.rpartition("[core]\n")
-        config.write_text(f"{before}[core]\n{AUTOSTAGE}{after}")
-        changed.append(_DVC_CONFIG)
+    if config.exists():
+        before = text = config.read_text()
+        if "no_scm" not in text and "autostage" not in text:
+            first, _, rest = text.rpartition("[core]\n")
+            text = f"{first}[core]\n{AUTOSTAGE}{rest}"
+        if "[plots]" not in text:
+            text += PLOTS
+        if text != before:
+            config.write_text(text)
+            changed.append(_DVC_CONFIG)
     return changed
 
 

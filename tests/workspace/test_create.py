@@ -53,6 +53,7 @@ def test_an_interrupted_workspace_is_made_again_and_git_tracks_its_own_files_onl
     assert "notes.txt" not in tracked
     assert Path(".dvc/config").read_text() == (
         "[core]\n    analytics = false\n    check_update = false\n    autostage = true\n"
+        "[plots]\n    html_template = ../datapool/workspace/plots_page.html\n"
     )
     assert not Path(".datapool/init").exists()
 

@@ -17,7 +17,7 @@ from datapool.core.errors import DatapoolError
 from datapool.lightly_docker import run as docker_run
 from datapool.workspace import update as update_module
 from datapool.workspace.create import Scm, make_workspace
-from datapool.workspace.template import CODE, IGNORED_DATA
+from datapool.workspace.template import CODE, IGNORED_DATA, PLOTS
 from datapool.workspace.update import needs_update, update_workspace
 
 ROOT = Path(__file__).parents[2]
@@ -95,17 +95,19 @@ def test_lists_and_the_config_of_dvc_get_what_they_lack_and_keep_what_is_there(w
     assert after == {
         ".gitattributes": ours[".gitattributes"] + (ROOT / ".gitattributes").read_text(),
         ".gitignore": ours[".gitignore"] + IGNORED_DATA,
-        ".dvc/config": "[core]\n    autostage = true\n    remote = store\n['remote \"store\"']\n    url = /store\n",
+        ".dvc/config": "[core]\n    autostage = true\n    remote = store\n['remote \"store\"']\n    url = /store\n"
+        + PLOTS,
     }
     assert workspace.run("git", "status", "--porcelain") == ""
     update_workspace(workspace.folder)
     assert {name: (workspace.folder / name).read_text() for name in ours} == after
 
 
-def test_a_choice_of_the_user_about_staging_stays_and_a_workspace_without_git_gets_none(workspace):
+def test_choices_of_the_user_about_staging_and_plots_stay_and_a_workspace_without_git_gets_none(workspace):
     (workspace.folder / ".dvc").mkdir()
     config = workspace.folder / ".dvc/config"
-    for text in ("[core]\n    autostage = false\n", "[core]\n    no_scm = True\n"):
+    own_page = "[plots]\n    html_template = mine.html\n"
+    for text in ("[core]\n    autostage = false\n" + own_page, "[core]\n    no_scm = True\n" + own_page):
         config.write_text(text)
         workspace.commit("mine")
         update_workspace(workspace.folder)
@@ -114,7 +116,7 @@ def test_a_choice_of_the_user_about_staging_stays_and_a_workspace_without_git_ge
     config.write_text("")
     workspace.commit("mine")
     update_workspace(workspace.folder)
-    assert config.read_text() == "[core]\n    autostage = true\n"
+    assert config.read_text() == "[core]\n    autostage = true\n" + PLOTS
 
 
 def test_outputs_that_no_stage_writes_any_more_are_removed(workspace):
