@@ -34,6 +34,7 @@ def scan() -> None:
         )
     batch.require_usable_images(found, Path(params.input_dir))
     write_table(outputs.images, found.images)
+    write_table(outputs.quality, found.quality)
     write_json(outputs.skipped, found.skipped._asdict())
     status, skipped = found.images.status.value_counts(), str(found.skipped)
     say(

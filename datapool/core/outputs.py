@@ -15,6 +15,8 @@ class Outputs:
         # scan
         self.images = folder / "images.parquet"
         """The batch: one row per image, healthy or not."""
+        self.quality = folder / "quality.parquet"
+        """What the pixels of each healthy image show: brightness, information, sharpness, shape, size."""
         self.skipped = folder / "skipped.json"
         """How many files were skipped, by what they are."""
         # open

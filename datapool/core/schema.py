@@ -210,6 +210,17 @@ class Images(Section):
     gif: bool
 
 
+class Quality(Section):
+    """From which figures on the report names an image; None: never."""
+
+    dark: Probability | None
+    light: Probability | None
+    low_information: Probability | None
+    blurry: Probability | None
+    odd_aspect_ratio: Probability | None
+    odd_size: NotNegative | None
+
+
 class Datapool(Section):
     """The pool that a run reads and extends."""
 
@@ -314,6 +325,7 @@ class Params(Section):
     ranking: Ranking
     rules: Rules
     images: Images
+    quality: Quality
     datapool: Datapool
     dump_dataset: bool
     n_example_images: Annotated[int, Field(ge=0)]

@@ -28,6 +28,7 @@ from datapool.images.decode import Check, ImageFile, Inspection, NeedsMemoryErro
 from datapool.images.listing import Skipped, find_images, is_folder, links_out, relevant_paths
 from datapool.images.memory import machine_cores, memory_for_images
 from datapool.images.pixels import Ranges
+from datapool.images.quality import quality_table
 from datapool.images.thumbnails import Keep
 
 ROOT_LABEL = "."
@@ -56,6 +57,8 @@ class Batch(NamedTuple):
     not ok)."""
     skipped: Skipped
     """The files below ``input_dir`` that are not in the table."""
+    quality: pd.DataFrame
+    """What the pixels of the images show, as ``quality_table`` returns it."""
 
 
 def scan(
@@ -86,7 +89,8 @@ def scan(
         remove_duplicates: Mark exact copies as "duplicate".
         gif: Count GIF files as images.
         progress: Called after each image.
-        keep_thumbnail: Called with the small picture of each healthy image that has one; see ``decode.inspect``.
+        keep_thumbnail: Called with the small picture of each healthy image that has one; see ``decode.inspect``. Without
+            it, no image is measured.
 
     Raises:
         DatapoolError: If ``folder`` is not a folder, a name is not UTF-8, or a name in ``relevant`` is not there.
@@ -113,7 +117,8 @@ def scan(
     images = _table(paths, inspections, filename_prefix)
     if remove_duplicates:
         _mark_duplicates(images)
-    return Batch(images, found.skipped._replace(not_relevant=len(found.paths) - len(paths)))
+    quality = quality_table(images, [inspection.figures for inspection in inspections])
+    return Batch(images, found.skipped._replace(not_relevant=len(found.paths) - len(paths)), quality)
 
 
 def require_usable_images(batch: Batch, folder: Path) -> None:

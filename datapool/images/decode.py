@@ -19,6 +19,7 @@ from datapool.core.errors import DatapoolError
 from datapool.images.chatter import caught_chatter
 from datapool.images.contents import content_of
 from datapool.images.damage import decode_intact_jpeg, find_damage
+from datapool.images.figures import Figures, measure
 from datapool.images.formats import ON_DEMAND, formats
 from datapool.images.pixels import (
     QUARTER_TURNS,
@@ -27,8 +28,10 @@ from datapool.images.pixels import (
     Ranges,
     Spread,
     Values,
+    encode_thumbnail,
     orientation_of,
     read_values,
+    shrink,
     thumbnail,
     to_rgb,
 )
@@ -74,6 +77,8 @@ class Inspection(NamedTuple):
     """The values that an image of more than 8 bits uses; None for other images."""
     thumbnail: bytes = b""
     """A small picture, as ``thumbnail_of`` returns it; empty if none was asked for, and see ``inspect``."""
+    figures: Figures | None = None
+    """What the small picture shows; None if none was asked for, and see ``inspect``."""
 
 
 class ImageFile(NamedTuple):
@@ -120,8 +125,9 @@ def inspect(
         max_pixels: An image whose header states more is refused undecoded.
         gif: Read GIF as well.
         memory: Bytes that this may take; None: as many as it needs.
-        with_thumbnail: Make a small picture as well; only if ``check`` is "strict", which decodes at a small size anyway.
-            None is made of an image that is as small itself, nor of more than 8 bits: what becomes black is chosen later.
+        with_thumbnail: Make a small picture as well and measure it; only if ``check`` is "strict", which decodes at a small
+            size anyway. Not of an image of more than 8 bits: what becomes black is chosen later. The picture of an image
+            that is as small itself is measured and not returned.
 
     Raises:
         NeedsMemoryError: If more is needed than ``memory``. Nothing of that size was done.
@@ -138,7 +144,7 @@ def inspect(
         seen = _look(data, limits, gif=gif, is_strict=check == "strict", with_thumbnail=with_thumbnail)
     except _DamagedError as error:
         return Inspection(content_hash, None, None, None, str(error))
-    return Inspection(content_hash, *seen.size, seen.mode, "", seen.spread, seen.thumbnail)
+    return Inspection(content_hash, *seen.size, seen.mode, "", seen.spread, seen.thumbnail, seen.figures)
 
 
 def hash_of(path: Path) -> str:
@@ -262,6 +268,7 @@ class _Seen(NamedTuple):
     """Width and height in pixels, upright."""
     spread: Spread | None
     thumbnail: bytes = b""
+    figures: Figures | None = None
 
 
 def _look(data: bytes, limits: _Limits, *, gif: bool, is_strict: bool, with_thumbnail: bool) -> _Seen:
@@ -276,26 +283,30 @@ def _look(data: bytes, limits: _Limits, *, gif: bool, is_strict: bool, with_thum
         if values := _read_values(data, limits):
             values.corner().to_rgb({})  # fails where the whole image would
             seen = _Seen(values.kind or "RGB", values.size, values.spread())
-            if with_thumbnail and is_strict and not values.kind and max(seen.size) > THUMBNAIL_SIDE:
-                seen = seen._replace(thumbnail=thumbnail(values.to_rgb({})))
+            if with_thumbnail and is_strict and not values.kind:
+                seen = _with_picture(seen, values.to_rgb({}), is_gray=values.array.ndim == 2)
         else:
             with Image.open(BytesIO(data), formats=formats(gif=gif)) as image:
                 limits.check_size(*image.size, bytes_per_pixel=_bytes_per_pixel(image, is_full_size=not is_strict))
                 mode, (width, height) = image.mode, image.size
                 small, orientation = _at_small_size(image, data) if is_strict else (image, orientation_of(image))
                 to_rgb(small.crop((0, 0, 1, 1)))  # fails for colors that cannot become RGB
-                is_wanted = with_thumbnail and is_strict and max(width, height) > THUMBNAIL_SIDE
-                seen = _Seen(
-                    mode,
-                    (height, width) if orientation in QUARTER_TURNS else (width, height),
-                    None,
-                    thumbnail(_upright(to_rgb(small), orientation)) if is_wanted else b"",
-                )
+                seen = _Seen(mode, (height, width) if orientation in QUARTER_TURNS else (width, height), None)
+                if with_thumbnail and is_strict:
+                    seen = _with_picture(seen, _upright(to_rgb(small), orientation), is_gray=mode in ("1", "L"))
             if small is not image:
                 return seen
     if is_strict and (damage := find_damage(data, n_pixels=seen.size[0] * seen.size[1])):
         raise _DamagedError(damage)
     return seen
+
+
+def _with_picture(seen: _Seen, image: Image.Image, *, is_gray: bool) -> _Seen:
+    """Add the small picture and its figures; ``image`` is RGB and upright, of any size that suffices for the picture."""
+    picture = shrink(image)
+    figures = measure(picture, seen.size, is_gray=is_gray)
+    is_small = max(seen.size) <= THUMBNAIL_SIDE
+    return seen._replace(thumbnail=b"" if is_small else encode_thumbnail(picture), figures=figures)
 
 
 def _at_small_size(image: Image.Image, data: bytes) -> tuple[Image.Image, int]:

@@ -239,12 +239,21 @@ def thumbnail(image: Image.Image) -> bytes:
 
     The same pixels make the same bytes with one release of Pillow.
     """
+    return encode_thumbnail(shrink(image))
+
+
+def shrink(image: Image.Image) -> Image.Image:
+    """Return an RGB image at most THUMBNAIL_SIDE wide and high."""
     share = min(THUMBNAIL_SIDE / max(image.size), 1)
     width, height = (max(round(length * share), 1) for length in image.size)
-    small = image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=2)
-    small.info.clear()  # Pillow would copy a color profile of the file
+    return image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=2)
+
+
+def encode_thumbnail(picture: Image.Image) -> bytes:
+    """Return what ``shrink`` returned as WebP, without metadata."""
+    picture.info.clear()  # Pillow would copy a color profile of the file
     webp = BytesIO()
-    small.save(webp, format="WEBP", quality=75, method=1)
+    picture.save(webp, format="WEBP", quality=75, method=1)
     return webp.getvalue()
 
 

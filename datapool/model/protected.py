@@ -83,7 +83,7 @@ def _embed_folder(
     progress: Progress,
 ) -> EmbeddedTable:
     # A protected image that is skipped would not be protected, so GIF files count whatever the batch's setting.
-    images, skipped = batch.scan(
+    images, skipped, _ = batch.scan(
         path,
         filename_prefix="",
         relevant=None,

@@ -1079,7 +1079,9 @@ def wrong_values() -> Iterator[tuple[str, object]]:
             number = 0 if key == "datapool__keep_history" else 1  # there, 1 keeps one version
             yield from ((key, wrong) for wrong in (None, "yes", number))
         elif isinstance(value, int | float):
-            yield from ((key, wrong) for wrong in (None, "ten", True, math.nan, math.inf, -math.inf))
+            yield from ((key, wrong) for wrong in ("ten", True, math.nan, math.inf, -math.inf))
+            if not key.startswith("quality__"):  # there, null switches a kind of finding off
+                yield key, None
             if not key.endswith("min_distance"):  # a negative min_distance means that it is inactive
                 yield from ((key, wrong) for wrong in (-5, -0.5))
         elif isinstance(value, str):
@@ -1115,6 +1117,12 @@ OUT_OF_RANGE: list[tuple[dict[str, object], str]] = [
     ({"lightly__collate__input_size": 100_000}, "lightly.collate.input_size is 100000; it should be less than or equal to 2048"),
     ({"lightly__model__num_ftrs": 10**12}, "lightly.model.num_ftrs is 1000000000000; it should be less than or equal to 1000000000"),
     ({"rules__sequence_gap": 10**30}, "rules.sequence_gap is 1" + "0" * 30 + "; it should be less than or equal to 1000000000"),
+    ({"quality__dark": 1.5}, "quality.dark is 1.5; it should be less than or equal to 1"),
+    ({"quality__light": -0.1}, "quality.light is -0.1; it should be greater than or equal to 0"),
+    ({"quality__low_information": "low"}, "quality.low_information is 'low', a string; write a number without quotes"),
+    ({"quality__blurry": True}, "quality.blurry is true; it should be a number"),
+    ({"quality__odd_aspect_ratio": 2}, "quality.odd_aspect_ratio is 2; it should be less than or equal to 1"),
+    ({"quality__odd_size": -3}, "quality.odd_size is -3; it should be greater than or equal to 0"),
     ({"images__max_pixels": 0}, "images.max_pixels is 0; it should be greater than or equal to 1"),
     ({"images__range": "wide"}, "images.range is 'wide'" "; it should be auto, full, or the values that become black and white, the smaller one first, such as [0, 4095]"),
     ({"images__range": [5, 5]}, "images.range is [5, 5]" "; it should be auto, full, or the values that become black and white, the smaller one first, such as [0, 4095]"),
