@@ -92,6 +92,12 @@ def week_of(version: Version) -> str:
     return name if name not in ("", "..") else f"version_{version.version}"
 
 
+def space_of(version: Version) -> str:
+    """Return the id of a version's embedding space; "unknown" if it is not recorded."""
+    space = version.embedding_space
+    return space.id or "unknown" if space else "unknown"
+
+
 def _read_splits(path: Path) -> dict[str, str]:
     """Return the split of each image by its content hash.
 

@@ -10,13 +10,14 @@ from typing import NamedTuple
 from datapool.core.errors import DatapoolError
 from datapool.core.progress import Progress
 from datapool.core.tables import read_json
-from datapool.export.choice import Chosen
+from datapool.export.choice import Chosen, space_of
 from datapool.export.images import ExportedImage, label_of
 from datapool.export.job import Job, Written, write_json
 from datapool.export.labeling import write_cvat, write_label_studio
 from datapool.export.options import Format, Placement
 from datapool.export.tables import write_csv, write_parquet
 from datapool.export.training import write_coco, write_files, write_webdataset, write_yolo
+from datapool.export.viewing import write_fiftyone, write_lightly_studio
 from datapool.pool.image_files import find_image_files, require_image_files
 
 EXPORTS = Path("exports")
@@ -36,6 +37,8 @@ _FOLDERS: dict[Format, Callable[[Path, Job], Written]] = {
     Format.YOLO: write_yolo,
     Format.LABEL_STUDIO: write_label_studio,
     Format.CVAT: write_cvat,
+    Format.FIFTYONE: write_fiftyone,
+    Format.LIGHTLY_STUDIO: write_lightly_studio,
 }
 
 _PLACEMENTS = {
@@ -43,7 +46,8 @@ _PLACEMENTS = {
     Format.PARQUET: {Placement.NONE},
     Format.WEBDATASET: {Placement.COPY},
     Format.YOLO: {Placement.COPY, Placement.HARDLINK, Placement.SYMLINK},
-    Format.CVAT: {Placement.COPY, Placement.HARDLINK, Placement.SYMLINK},
+    Format.CVAT: {Placement.COPY},
+    Format.LIGHTLY_STUDIO: {Placement.COPY, Placement.HARDLINK, Placement.SYMLINK},
 }
 """How the files of images can get into an export; in any way for other formats."""
 
@@ -109,7 +113,16 @@ def write_export(
             _TABLES[to](part, chosen)
         return Exported(target, len(chosen.table), [])
     images, neighbors = _find_images(chosen, folders, with_neighbors=to is Format.CVAT, progress=progress)
-    job = Job(target.name, images, files or Placement.COPY, neighbors, url_prefix, max_pixels, progress)
+    job = Job(
+        name=target.name,
+        images=images,
+        files=files or Placement.COPY,
+        neighbors=neighbors,
+        url_prefix=url_prefix,
+        embedding_space=space_of(chosen.version),
+        max_pixels=max_pixels,
+        progress=progress,
+    )
     with _in_place_of(target) as part:
         part.mkdir(parents=True)
         written = _FOLDERS[to](part, job)

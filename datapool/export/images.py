@@ -78,18 +78,27 @@ def classes_of(images: Sequence[ExportedImage]) -> list[str]:
     return sorted({image.label for image in images} - {""})
 
 
+def require_inside(name: str) -> None:
+    """Check that a name stays below the folder that it is put into.
+
+    Raises:
+        DatapoolError: If it leads out of it.
+    """
+    parts = PurePosixPath(name).parts
+    if not parts or PurePosixPath(name).is_absolute() or ".." in parts:
+        raise DatapoolError(
+            f"the filename {short_repr(name)} leads out of a folder, so its image is not exported; `--to csv` needs no files"
+        )
+
+
 def place(image: Path, name: str, folder: Path, how: Placement) -> Path:
     """Put the file of an image into a folder under a name.
 
     Raises:
         DatapoolError: If the name leads out of the folder or is taken, or the file system refuses.
     """
-    parts = PurePosixPath(name).parts
+    require_inside(name)
     target = folder / name
-    if not parts or PurePosixPath(name).is_absolute() or ".." in parts:
-        raise DatapoolError(
-            f"the filename {short_repr(name)} leads out of a folder, so its image is not exported; `--to csv` needs no files"
-        )
     if os.path.lexists(target):
         raise DatapoolError(
             f"two images would get the name {short_repr(name)} on this file system; export to another one"

@@ -24,6 +24,8 @@ class Job:
     """The files of nearest neighbors, by the filename of the neighbor."""
     url_prefix: str
     """What stands before the names of images in the tasks of Label Studio; "" for the local files of the export."""
+    embedding_space: str
+    """What names the space of the embeddings: only those of one name can be compared."""
     max_pixels: int
     """An image that states more is not decoded."""
     progress: Progress

@@ -17,6 +17,8 @@ class Format(StrEnum):
     YOLO = "yolo"
     LABEL_STUDIO = "label-studio"
     CVAT = "cvat"
+    FIFTYONE = "fiftyone"
+    LIGHTLY_STUDIO = "lightly-studio"
 
 
 class Placement(StrEnum):

@@ -5,8 +5,10 @@ import io
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -253,7 +255,7 @@ def test_label_studio_has_a_task_per_image_whose_weak_label_is_a_prediction(expo
 
 def test_cvat_has_a_manifest_and_the_nearest_image_as_context(export):
     export("--new", "--to", "cvat", "--output", "v")
-    lines = [json.loads(line) for line in Path("v/images/manifest.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in Path("v/manifest.jsonl").read_text().splitlines()]
 
     assert lines == [
         {"version": "1.1"},
@@ -267,14 +269,23 @@ def test_cvat_has_a_manifest_and_the_nearest_image_as_context(export):
             "meta": {"related_images": ["cat/related_images/e&é_png/nearest.jpg"]},
         },
     ]  # fmt: skip
-    assert is_copy(Path("v/images/cat/related_images/d_jpg/nearest.png"), "week_1/c.png")
-    assert is_copy(Path("v/images/cat/related_images/e&é_png/nearest.jpg"), "week_2/cat/d.jpg")
+    originals = {
+        "cat/d.jpg": "week_2/cat/d.jpg",
+        "cat/related_images/d_jpg/nearest.png": "week_1/c.png",
+        "cat/e&é.png": "week_2/cat/e&é.png",
+        "cat/related_images/e&é_png/nearest.jpg": "week_2/cat/d.jpg",
+    }
+    with zipfile.ZipFile("v/images.zip") as archive:
+        assert archive.namelist() == list(originals)
+        for name, original in originals.items():
+            assert archive.read(name) == (Path("data") / original).read_bytes()
     assert json.loads(Path("v/labels.json").read_text()) == [{"name": "cat", "attributes": []}]
     Path("data/week_1/c.png").unlink()
     assert export("--new", "--to", "cvat", "--output", "v", "--overwrite").splitlines()[1] == (
         "1 image without its nearest one as context, whose file was not found; `--images` names a folder"
     )
-    assert not Path("v/images/cat/related_images/d_jpg").exists()
+    with zipfile.ZipFile("v/images.zip") as archive:
+        assert len(archive.namelist()) == 3
 
 
 def test_images_in_no_folder_make_the_class_object(export):
@@ -289,6 +300,98 @@ def test_images_in_no_folder_make_the_class_object(export):
     assert json.loads(Path("cvat/labels.json").read_text()) == [{"name": "object", "attributes": []}]
     assert '<Choice value="object"/>' in Path("label-studio/label_config.xml").read_text()
     assert "predictions" not in json.loads(Path("label-studio/tasks.json").read_text())[0]
+
+
+FAKE_FIFTYONE = """
+import json
+class Sample(dict):
+    pass
+def Classification(label):
+    return {"label": label}
+class Dataset:
+    def __init__(self, name, overwrite, persistent):
+        self.name, self.samples = name, []
+    def add_samples(self, samples):
+        self.samples += samples
+        print(json.dumps([{**each, "embedding": each["embedding"].tolist()} for each in samples]))
+    def __len__(self):
+        return len(self.samples)
+"""
+
+FAKE_LIGHTLY_STUDIO = """
+import json
+from types import SimpleNamespace
+from pathlib import Path
+EmbeddingSpaceSpec = EmbeddingResult = lambda **values: values
+embedders = []
+register_default_embedder = embedders.append
+class ImageDataset(list):
+    @classmethod
+    def create(cls, name):
+        print(name, json.dumps(embedders[0].embedding_space_spec()))
+        return cls()
+    def add_images_from_path(self, folder):
+        paths = sorted(str(path) for path in Path(folder).rglob("*") if path.is_file())
+        found = embedders[0].embed_images(["/elsewhere", *paths])
+        print(found["kept_indices"], found["embeddings"].tolist())
+        self += [SimpleNamespace(file_path_abs=path, sample_id=i) for i, path in enumerate(paths)]
+    def update_metadata(self, metadata):
+        print(json.dumps([[each.tags for each in self], [[number, facts["filename"]] for number, facts in metadata]]))
+"""
+
+
+def run_loader(script: Path, modules: dict[str, str]) -> list[str]:
+    """Run a script of an export with stand-ins for the modules that it imports, and return the lines that it prints."""
+    for name, text in modules.items():
+        path = Path("fakes") / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    done = subprocess.run(
+        [sys.executable, str(script), "--no-gui"],
+        env={**os.environ, "PYTHONPATH": "fakes"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_fiftyone_gets_files_tags_facts_and_embeddings_by_a_script(export):
+    write_splits({"cat/d.jpg": "val"})
+    said = export("--new", "--to", "fiftyone", "--output", "o")
+    lines = run_loader(Path("o/load_fiftyone.py"), {"fiftyone.py": FAKE_FIFTYONE})
+    sample = json.loads(lines[0])[0]
+
+    assert said.splitlines()[1] == "`python load_fiftyone.py` in this folder loads it"
+    assert sample == {
+        "filepath": str(Path("o/images/cat/d.jpg").resolve()), "tags": ["week_2", "version 2", "picked", "val"],
+        "embedding": [4.0, 0.5], "weak_label": {"label": "cat"}, "pool_filename": "cat/d.jpg", "version": 2, "week": "week_2",
+        "content_hash": sha256(Path("data/week_2/cat/d.jpg")), "rank": 1, "distance": 1 / 3, "nearest": "c.png", "split": "val",
+    }  # fmt: skip
+    assert lines[1] == "2 images in the dataset 'o'; `fiftyone app launch o` shows them"
+    export("--new", "--to", "fiftyone", "--output", "o", "--files", "none", "--overwrite")
+    lines = run_loader(Path("o/load_fiftyone.py"), {"fiftyone.py": FAKE_FIFTYONE})
+    assert json.loads(lines[0])[0]["filepath"] == str(Path("data/week_2/cat/d.jpg").resolve())
+
+
+def test_lightly_studio_gets_tags_facts_and_embeddings_by_a_script(export):
+    export("--new", "--to", "lightly-studio", "--output", "o")
+    lines = run_loader(
+        Path("o/load_lightly_studio.py"),
+        {
+            "lightly_studio/__init__.py": FAKE_LIGHTLY_STUDIO,
+            "lightly_studio/database/__init__.py": "",
+            "lightly_studio/database/db_manager.py": "def connect(db_file, cleanup_existing):\n    print(db_file)\n",
+            "lightly_studio_serve/__init__.py": "",
+            "lightly_studio_serve/embedder.py": "class ImagePathEmbedder:\n    pass\n",
+        },
+    )
+
+    assert lines == [
+        str(Path("o/lightly_studio.db").resolve()),
+        'o {"space_key": "unknown", "dimension": 2}',
+        "[1, 2] [[4.0, 0.5], [5.0, 0.5]]",
+        '[[["week_2", "version 2", "picked"], ["week_2", "version 2", "picked"]], [[0, "cat/d.jpg"], [1, "cat/e&\\u00e9.png"]]]',
+        "2 images in the dataset 'o'",
+    ]
 
 
 # --- finding image files ------------------------------------------------------------------------------------------------
@@ -307,7 +410,7 @@ def test_moved_images_are_found_by_their_content(export):
 def test_images_that_are_missing_or_changed_are_named_and_nothing_is_written(export):
     Path("data/week_1/cat/a 1.png").unlink()
     write_image(Path("data/week_2/cat/d.jpg"), (3, 3), 5)
-    for to in ("files", "webdataset", "coco", "yolo", "label-studio", "cvat"):
+    for to in ("files", "webdataset", "coco", "yolo", "label-studio", "cvat", "fiftyone", "lightly-studio"):
         assert export("--all", "--to", to, "--output", "out/x") == (
             "error: 2 images of 5 cannot be found: 'cat/a 1.png' (no file data/week_1/cat/a 1.png); 'cat/d.jpg' "
             "(data/week_2/cat/d.jpg has other content); bring them back (`dvc checkout` or `dvc pull`, if DVC tracks the "
@@ -337,7 +440,7 @@ def test_what_contradicts_itself_is_refused(export):
         "--to csv --version 3": "pool 'p' has the versions 1 to 2, and no version 3",
         "--to csv --new --name q": "datapools.json lists no pool 'q'; it lists 'p'",
         "--to csv --new --files copy": "--files copy is not possible with --to csv, only none",
-        "--to cvat --new --files none": "--files none is not possible with --to cvat, only copy or hardlink or symlink",
+        "--to cvat --new --files none": "--files none is not possible with --to cvat, only copy",
         "--to csv --new --url-prefix x": "--url-prefix is for --to label-studio, not for --to csv; leave it out",
         "--to label-studio --new --files none": "--files none leaves the tasks of Label Studio without images; --url-prefix "
         "says where it finds them",
