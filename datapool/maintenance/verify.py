@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple, cast
 
 import pandas as pd
+import pyarrow as pa
 
 from datapool.core import tables
 from datapool.core.atomic import sha256
@@ -22,6 +23,7 @@ from datapool.core.errors import DatapoolError, counted
 from datapool.core.lineage import (
     LATEST,
     SAMPLES,
+    THUMBNAILS_FOLDER,
     VERSION_FOLDERS,
     EmbeddingSpace,
     LineageEntry,
@@ -29,12 +31,14 @@ from datapool.core.lineage import (
     Version,
     read_entries,
     recorded_files,
+    version_file,
     version_files,
 )
 from datapool.core.outputs import Outputs
 from datapool.core.progress import Progress
 from datapool.core.recorded_rows import columns_of
 from datapool.core.tables import EmbeddedTable
+from datapool.images.thumbnails import hashes_in
 from datapool.maintenance.certificate import check_candidates, check_certificate, check_distances
 from datapool.maintenance.check import Check, check_of
 from datapool.maintenance.memory import Memory, key_of
@@ -147,6 +151,8 @@ def _checks(
     yield as_recorded
     if as_recorded.outcome != "pass":
         return
+    if any(version.thumbnails_sha256 for version in versions):
+        yield _check_pictures(folder, versions, rows.table)
     for number, version in enumerate(versions):
         has_lost_images = version.is_before_a_removal(entry.removed)
         bytes_of_rows = [prefixes[file][number].sha256 for file in (LATEST, SAMPLES)]
@@ -343,6 +349,26 @@ def _check_rows(rows: EmbeddedTable, label_ids: Sequence[int], entry: LineageEnt
     removed = f"; {counted(len(entry.removed), 'other')} left the pool" if entry.removed else ""
     sentence = f"{counted(len(table), 'image')}; versions, batches, ranks and labels are those of the lineage{removed}"
     return check_of("rows", problems, sentence)
+
+
+def _check_pictures(folder: Path, versions: Sequence[Version], table: pd.DataFrame) -> Check:
+    """Check that each version's file has pictures of images that it added and of no others, in their order."""
+    n, problems = 0, []
+    for version in versions:
+        if not version.thumbnails_sha256:
+            continue
+        path = folder / version_file(THUMBNAILS_FOLDER, version.version)
+        try:
+            there = hashes_in(path)
+        except (OSError, pa.ArrowException, ValueError) as error:
+            problems.append(f"{path} cannot be read ({' '.join(str(error).split())[:100]}); {_HINT_REPAIR}")
+            continue
+        n += len(there)
+        held = set(there)
+        added = dict.fromkeys(table.content_hash[table.version == version.version])
+        if there != [content for content in added if content in held]:
+            problems.append(f"{path} does not have the pictures of images of version {version.version} in their order")
+    return check_of("pictures", problems, f"{n} of {counted(len(table), 'image')} have a picture")
 
 
 def _version_problems(table: pd.DataFrame, versions: Sequence[Version], removed: Sequence[Removal]) -> Iterator[str]:

@@ -19,8 +19,10 @@ from conftest import write_picture
 from typer.testing import CliRunner
 
 from datapool.cli import app
+from datapool.core.atomic import sha256
 from datapool.core.errors import DatapoolError
 from datapool.core.tables import read_table
+from datapool.images.thumbnails import hashes_in, read_thumbnails, write_thumbnails
 from datapool.maintenance.check import Check
 from datapool.maintenance.distances import (
     Points,
@@ -174,6 +176,7 @@ def test_a_good_pool_passes_every_check(pool):
             "files",
             "history",
             "rows",
+            "pictures",
             "version 1, distances",
             "version 1, certificate",
             "version 2, distances",
@@ -233,7 +236,16 @@ def test_a_first_version_alone_passes(pool):
     repro(datapool__name="other")
 
     assert {name: check.outcome for name, check in checks("other").items()} == dict.fromkeys(
-        ["record", "files", "rows", "version 1, distances", "version 1, certificate", "version 1, candidates"], "pass"
+        [
+            "record",
+            "files",
+            "rows",
+            "pictures",
+            "version 1, distances",
+            "version 1, certificate",
+            "version 1, candidates",
+        ],
+        "pass",
     )
 
 
@@ -290,8 +302,8 @@ def test_a_pool_that_may_only_be_read_is_verified(open_pool):
         path.chmod(0o555 if path.is_dir() else 0o444)
     code, lines = verify_without_rights()
 
-    assert (code, lines[-1]) == (0, "9 checks, none failed")
-    assert [line.partition(" ")[0] for line in lines[:-1]] == ["pass"] * 9
+    assert (code, lines[-1]) == (0, "10 checks, none failed")
+    assert [line.partition(" ")[0] for line in lines[:-1]] == ["pass"] * 10
 
 
 @pytest.mark.parametrize("change", ["missing", "changed"])
@@ -300,6 +312,29 @@ def test_a_file_of_what_was_seen_that_is_not_the_recorded_one_is_named(pool, cha
     path.unlink() if change == "missing" else path.write_bytes(b"something else")
 
     assert failed()["files"].startswith(f"{path} is missing" if change == "missing" else f"{path} has sha256 ")
+
+
+@pytest.mark.parametrize("change", ["another image", "another order", "no pictures"])
+def test_a_file_of_pictures_that_is_recorded_but_is_not_of_the_version_is_named(pool, change):
+    path = FOLDER / "thumbnails" / "0001.parquet"
+    pictures = read_thumbnails(path, hashes_in(path))
+    first = next(iter(pictures))
+    if change == "another image":
+        write_thumbnails(path, {**pictures, "f" * 64: b"picture"})
+    elif change == "another order":
+        write_thumbnails(
+            path, {**{content: pictures[content] for content in pictures if content != first}, first: b"1"}
+        )
+    else:
+        path.write_bytes(b"no pictures")
+    edit_lineage(lambda versions: versions[0].update(thumbnails_sha256=sha256(path)))
+
+    what = (
+        "cannot be read"
+        if change == "no pictures"
+        else "does not have the pictures of images of version 1 in their order"
+    )
+    assert failed()["pictures"].startswith(f"{path} {what}")
 
 
 @pytest.mark.slow
@@ -930,7 +965,7 @@ def test_the_command_prints_what_passed(pool):
         "pass  pool 'my_datapool', files: datapool_latest.csv, samples.csv, 2 in seen/, 2 in thumbnails/ have the hashes that the "
         "lineage records",
     ]
-    assert done.stdout.splitlines()[-1] == "9 checks, none failed"
+    assert done.stdout.splitlines()[-1] == "10 checks, none failed"
 
 
 def verify_again(*options: str) -> tuple[int, set[str], str]:
@@ -945,7 +980,7 @@ EXPENSIVE = {f"version {number}, {what}" for number in (1, 2) for what in ("dist
 
 
 def test_the_command_makes_no_check_twice_unless_asked(pool, monkeypatch):
-    assert verify_again() == (0, set(), "9 checks, none failed")
+    assert verify_again() == (0, set(), "10 checks, none failed")
 
     def fail(*_: object) -> None:
         raise AssertionError("computed again")
@@ -956,10 +991,10 @@ def test_the_command_makes_no_check_twice_unless_asked(pool, monkeypatch):
         code, before, last = verify_again()
     assert (code, before) == (0, {*EXPENSIVE, "version 2, candidates"})
     assert last == (
-        "9 checks, none failed; 5 of them were made before, from the same bytes: `datapool verify --all` makes them again"
+        "10 checks, none failed; 5 of them were made before, from the same bytes: `datapool verify --all` makes them again"
     )
 
-    assert verify_again("--all") == (0, set(), "9 checks, none failed")
+    assert verify_again("--all") == (0, set(), "10 checks, none failed")
     assert verify_again()[1] == before
 
 
@@ -1032,7 +1067,7 @@ def test_a_damaged_memory_is_no_memory(pool, content):
     else:
         MEMORY.write_bytes(content)
 
-    assert verify_again() == (0, set(), "9 checks, none failed")
+    assert verify_again() == (0, set(), "10 checks, none failed")
     assert bool(verify_again()[1]) == (content is not None)  # a folder cannot be replaced
 
 
@@ -1042,7 +1077,7 @@ def test_a_memory_behind_a_link_is_neither_read_nor_written(pool):
     MEMORY.parent.symlink_to(pool / "elsewhere")
     kept = (pool / "elsewhere" / MEMORY.name).read_bytes()
 
-    assert verify_again("--all") == verify_again() == (0, set(), "9 checks, none failed")
+    assert verify_again("--all") == verify_again() == (0, set(), "10 checks, none failed")
     assert (pool / "elsewhere" / MEMORY.name).read_bytes() == kept
 
 
@@ -1075,7 +1110,7 @@ def test_the_command_checks_every_pool_and_fails_with_one(pool):
     assert "pass  pool 'other', files:" in done.stdout
     assert isinstance(done.exception, DatapoolError)
     assert str(done.exception) == (
-        "1 of 15 checks failed; `datapool repair` repairs what needs no decision, backs up what a checkout would overwrite, "
+        "1 of 17 checks failed; `datapool repair` repairs what needs no decision, backs up what a checkout would overwrite, "
         "and names the command that helps with the rest; `git log -p datapools.json` shows every change of the lineage"
     )
 
@@ -1149,7 +1184,7 @@ def test_a_pool_with_a_real_model_made_by_dvc_passes_and_a_changed_one_fails(mod
     command = (sys.executable, "-c", "from datapool.cli import main; main()", "verify")
     said = made.run(*command)
     assert said.count("pass  pool 'my_datapool', ") == 9
-    assert "9 checks, none failed" in said
+    assert "10 checks, none failed" in said
 
     path = made.folder / LATEST
     path.chmod(0o644)
