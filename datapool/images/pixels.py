@@ -253,7 +253,7 @@ def encode_thumbnail(picture: Image.Image) -> bytes:
     """Return what ``shrink`` returned as WebP, without metadata."""
     picture.info.clear()  # Pillow would copy a color profile of the file
     webp = BytesIO()
-    picture.save(webp, format="WEBP", quality=75, method=1)
+    picture.save(webp, format="WEBP", quality=75, method=2)  # 1 takes the same time and 1.3 times the bytes
     return webp.getvalue()
 
 

@@ -19,7 +19,7 @@ from datapool.core import atomic
 Keep = Callable[[str, bytes], None]
 """Takes the content hash of an image and its picture."""
 
-# The version in the metadata stands for how pictures are made: files of another one are not read.
+# Files of another version in the metadata are not read. Pools have files of version 1: every later release must read them.
 _SCHEMA = pa.schema({"content_hash": pa.string(), "webp": pa.binary()}, metadata={"datapool thumbnails": "1"})
 _ROWS = 1024  # of a row group: so many pictures are read to find one
 _UNREADABLE = (OSError, pa.ArrowException, ValueError)

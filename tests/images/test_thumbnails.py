@@ -1,7 +1,9 @@
 """Small pictures: scan and report make the same bytes, and the store returns what was written or nothing."""
 
+import base64
 import hashlib
 import os
+import zlib
 from io import BytesIO
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from PIL import Image
 from datapool.core.errors import DatapoolError
 from datapool.images import batch, thumbnails
 from datapool.images.decode import ImageFile, inspect, thumbnail_of
-from datapool.images.thumbnails import ThumbnailStore, read_thumbnails, write_thumbnails
+from datapool.images.thumbnails import ThumbnailStore, hashes_in, read_thumbnails, write_thumbnails
 
 RED, BLUE = (220, 20, 20), (20, 20, 220)
 ORIENTATION = 0x0112
@@ -236,6 +238,33 @@ def test_removed_pictures_are_in_no_file(store):
     assert not Path("store/000004.parquet").exists()
 
 
+def test_a_file_of_a_pool_of_the_first_release_with_pictures_is_read():
+    # Written by that release. Pools keep such files for ever.
+    written = (
+        "c-o~?F>ljA6uuf`Wyprk@<|@D#7omcEI<nCz`H6=A}AytD4CF*GjT*>yS7tz?9iXU$nRigXFy_P;|K5$7<hMalT>2s^ZDMLzxRFjo%B2gze@@IqRH|5="
+        "JOxJraFEws9_UAG<@}gmpBLa45<;`Gtifd&-cGSZW{lw`4H!ii@YceTolnPO$621$unXZ#Vn3i0o4g@wl%AXP#GoVhd3zWHhC>26rfj8m=RNFHtRUVrcK"
+        "s12)kQP5jTHoIGo1FMh}E)<ixzzn86&PqtqT#2`Yv#h4V|>BbeKI^XmgscN&-o>sXIOPzG6=E?Z^1UWG}pSQgenmsm~k{kP{YHdnE}X^&+b&H-Zrn|KBA"
+        "6!;uGfH|Bh2spokS2Fjvcz;swZ&egNl9{W#)90`)y;3V#I`CsL@T$=56{De_iu3LwTzOeIJljzFJCZv_zmhYVD7^vfTd(zpVmVDV`%2d1NuKgC1zy2fEp"
+        "|)d+*kS2&YucZH+6e!F?hEYUN4=#f0IIe9<TintCa=$#X2gFW?6O=<at`PE~C6yq)E$te*EOP%R1N^vO9*@VPpJN{s9CK(vS"
+    )
+    path = Path("0001.parquet")
+    path.write_bytes(zlib.decompress(base64.b85decode(written)))
+
+    assert read_thumbnails(path, ["b" * 64, "a" * 64]) == {"a" * 64: b"first", "b" * 64: b"second"}
+    assert hashes_in(path) == ["a" * 64, "b" * 64]
+
+
+def test_parts_of_pictures_make_one_file_of_them_in_their_order():
+    parts = [{"b": b"1", "a": b"2"}, {}, {"c": b"3"}]
+    Path("parts.parquet").write_bytes(b"".join(thumbnails.thumbnails_file(parts)))
+    Path("none.parquet").write_bytes(b"".join(thumbnails.thumbnails_file([])))
+
+    assert hashes_in(Path("parts.parquet")) == ["b", "a", "c"]
+    assert read_thumbnails(Path("parts.parquet"), ["a", "c", "d"]) == {"a": b"2", "c": b"3"}
+    assert hashes_in(Path("none.parquet")) == []
+    assert read_thumbnails(Path("none.parquet"), ["a"]) == {}
+
+
 def test_an_error_or_a_full_disk_leaves_what_was_there(store, monkeypatch):
     add(store, "a")
     with pytest.raises(ValueError, match="scan"), store.writing() as keep:
@@ -246,7 +275,7 @@ def test_an_error_or_a_full_disk_leaves_what_was_there(store, monkeypatch):
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(thumbnails.pq, "write_table", full)
+    monkeypatch.setattr(thumbnails.pq, "ParquetWriter", full)
     with pytest.raises(DatapoolError, match=r"store/000002\.parquet: cannot be written \(No space left"):
         add(store, "b")
     assert store.read(["a", "b"]) == {"a": b"a"}
