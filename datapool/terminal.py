@@ -142,6 +142,12 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 _NUMBER = re.compile(r"[-+−]?[\d.,]+(e[-+]?\d+)?( ?%)?|–?")
 
 
+def say_error(*lines: str) -> None:
+    """Print lines to the error output, for a command whose standard output is one document."""
+    for line in lines:
+        print(escape_unprintable(line), file=sys.stderr, flush=True)
+
+
 @contextmanager
 def progress(what: str) -> Iterator[Progress]:
     """Show how far ``what`` is: a bar with the time left on a terminal, otherwise a line every half minute."""

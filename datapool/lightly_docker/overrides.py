@@ -85,6 +85,19 @@ def parse(arguments: Sequence[str]) -> Overrides:
     return Overrides(params, sanity_check, run_directory, notes)
 
 
+def parse_setting(argument: str) -> tuple[str, Any]:
+    """Return the key of params.yaml and the typed value of one argument, without what Lightly's Docker implied.
+
+    >>> parse_setting("stopping_condition.n_samples=100")
+    ('stopping_condition.n_samples', 100)
+
+    Raises:
+        DatapoolError: If it has no "=", the key is unknown, or the value is of the wrong type or out of range.
+    """
+    key, text = _split(argument, 1)
+    return key, _value(key, text)
+
+
 # --- keys --------------------------------------------------------------------------------------------------------------
 
 

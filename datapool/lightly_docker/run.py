@@ -28,6 +28,7 @@ from datapool.lightly_docker.results import results_folder, write_config, write_
 from datapool.pool.lock import locked
 from datapool.workspace.commands import git_commit
 from datapool.workspace.create import Scm, is_half_made, make_workspace
+from datapool.workspace.params_file import check_with
 from datapool.workspace.repro import remove_stale_lock, run_repro
 from datapool.workspace.template import OWN_FILES
 from datapool.workspace.update import needs_update, update_workspace
@@ -136,12 +137,12 @@ def _run_pipeline(overrides: Overrides, input_dir: Path, results: Path | None, l
     """Set the params of this run and run the pipeline."""
     settings = {**overrides.params, "input_dir": str(input_dir)}
     saved_overrides.revert()
-    params = saved_overrides.check_with(settings)
+    params = check_with(settings)
     name = params.datapool.name
     _import_lightly_pool(name, params, overrides.params.get("lightly.collate.input_size"), log)
     if versions := read_lineage(LINEAGE).get(name):  # the pool keeps its model, unless an override names another
         settings = {**params_of(embedding_space_of(name, versions)), **settings}
-        params = saved_overrides.check_with(settings)
+        params = check_with(settings)
     require_files(params)
     saved_overrides.apply(settings)
     if results:

@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 
 from datapool.core import atomic
 from datapool.core.errors import DatapoolError
-from datapool.core.params import FILE, check_params, read_params
-from datapool.core.schema import Params
+from datapool.core.params import FILE, read_params
 from datapool.core.tables import read_json, write_json
 from datapool.workspace.params_file import set_params
 
@@ -63,23 +62,6 @@ def revert() -> None:
     unedited = {key: change for key, change in _last_changes().items() if _value(content, key) == change.set}
     if unedited:
         set_params(Path(), {key: change.before for key, change in unedited.items()})
-
-
-def check_with(settings: Mapping[str, Any]) -> Params:
-    """Check the params as they will be with these settings, and return them; the file stays as it is.
-
-    Raises:
-        DatapoolError: As ``params.load_params``.
-    """
-    content = read_params()
-    for key, value in settings.items():
-        *sections, name = key.split(".")
-        section: Any = content
-        for part in sections:
-            section = section.get(part) if isinstance(section, dict) else None
-        if isinstance(section, dict):  # otherwise check_params reports what is wrong with the section
-            section[name] = value
-    return check_params(content)
 
 
 def apply(settings: Mapping[str, Any]) -> None:

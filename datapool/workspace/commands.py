@@ -57,13 +57,14 @@ def author_options(folder: Path) -> list[str]:
     return []
 
 
-def git_commit(folder: Path, message: str, paths: Sequence[str] = (".",)) -> None:
+def git_commit(folder: Path, message: str, paths: Sequence[str] = (".",)) -> list[str]:
     """Commit these paths of a folder, everything by default, except what git ignores.
 
-    Without git, or without a change, nothing is done.
+    Returns:
+        The files that were committed; none without git or without a change, when nothing is done.
     """
     if not in_git_repository(folder):
-        return
+        return []
     existing = [path for path in paths if os.path.lexists(folder / path)]
     # `git add` fails if it is given an ignored path by name.
     ignored = subprocess.run(
@@ -76,13 +77,13 @@ def git_commit(folder: Path, message: str, paths: Sequence[str] = (".",)) -> Non
     ).stdout.split("\0")
     wanted = [path for path in existing if path not in ignored]
     if not wanted:
-        return
+        return []
     run_command(folder, "git", "add", "--all", "--", *wanted)
     # Without rename detection, which would leave out the old name of a moved file.
     names = ("git", "diff", "--cached", "--name-only", "--no-renames", "--relative", "-z", "--")
-    changed = run_command(folder, *names, *wanted)
+    changed = run_command(folder, *names, *wanted).split("\0")[:-1]
     if not changed:
-        return
+        return []
     run_command(
         folder,
         "git",
@@ -92,5 +93,6 @@ def git_commit(folder: Path, message: str, paths: Sequence[str] = (".",)) -> Non
         "--message",
         message,
         "--",
-        *changed.split("\0")[:-1],
+        *changed,
     )
+    return changed

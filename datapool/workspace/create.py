@@ -49,11 +49,11 @@ _DVC_CONFIG = """\
 _README = """\
 # A datapool workspace
 
-Put new images below `data/`, name their folder in `params.yaml` (`input_dir: data/week_1`), then:
+Put new images below `data/`, or leave them where they are, then:
 
-    dvc add data/week_1                        # track the images
-    dvc repro                                  # find new images, embed, pick, add to the pool, write the report
-    git add --all && git commit -m "week 1"    # keep this version
+    dvc add data/week_1        # track the images; not for a folder outside of the workspace
+    datapool add data/week_1   # find new images, embed, pick, add to the pool, write the report
+    datapool keep              # commit this version; --n 100 cuts it before
 
 * The images to label: `output/filenames/sampled_filenames_excluding_datapool.txt`.
 * The report of the last run: `output/report.html`. The pool: `pools/`.

@@ -13,7 +13,8 @@ from ruamel.yaml.scalarstring import DoubleQuotedScalarString, SingleQuotedScala
 from ruamel.yaml.tokens import CommentToken
 
 from datapool.core import atomic
-from datapool.core.params import is_plain_text
+from datapool.core.params import check_params, is_plain_text, read_params
+from datapool.core.schema import Params
 
 
 def set_params(folder: Path, values: Mapping[str, Any]) -> None:
@@ -26,6 +27,23 @@ def set_params(folder: Path, values: Mapping[str, Any]) -> None:
             section = section[each]
         section[name] = _readable(value)
     _write(params, folder / "params.yaml")
+
+
+def check_with(values: Mapping[str, Any]) -> Params:
+    """Check params.yaml of the current folder as it will be with these values, and return it; the file stays as it is.
+
+    Raises:
+        DatapoolError: As ``params.load_params``.
+    """
+    content = read_params()
+    for key, value in values.items():
+        *sections, name = key.split(".")
+        section: Any = content
+        for part in sections:
+            section = section.get(part) if isinstance(section, dict) else None
+        if isinstance(section, dict):  # otherwise check_params reports what is wrong with the section
+            section[name] = value
+    return check_params(content)
 
 
 def add_missing_params(path: Path, defaults: Path) -> list[str]:

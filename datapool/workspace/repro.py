@@ -42,18 +42,19 @@ def remove_stale_lock() -> None:
         _RUN.unlink()
 
 
-def run_repro(log: Callable[[str], None], *arguments: str) -> int:
+def run_repro(log: Callable[[str], None], *arguments: str, merge_errors: bool = True) -> int:
     """Run ``dvc repro`` and return its exit code. When this process is stopped, DVC and its stage get Ctrl-C first.
 
     Args:
         log: Called with each line that DVC prints.
         arguments: Of ``dvc repro``.
+        merge_errors: Pass errors to ``log`` too; otherwise errors and progress bars go where our own errors go.
 
     Raises:
         DatapoolError: If the DVC of a run that was killed is still running.
     """
     with _run_file() as run:
-        code = _run_dvc(run, log, arguments)
+        code = _run_dvc(run, log, arguments, stderr=subprocess.STDOUT if merge_errors else None)
         _RUN.unlink(missing_ok=True)
     return code
 
@@ -90,7 +91,7 @@ def _content(run: int) -> str:
     return os.pread(run, 300, 0).decode(errors="replace")
 
 
-def _run_dvc(run: int, log: Callable[[str], None], arguments: Sequence[str]) -> int:
+def _run_dvc(run: int, log: Callable[[str], None], arguments: Sequence[str], *, stderr: int | None) -> int:
     """Run ``dvc repro`` in a process group of its own, with the run file as one of its open files."""
     handler = signal.getsignal(signal.SIGINT)
     if handler is signal.SIG_IGN:  # in the background of a shell; DVC would inherit it, and ignore our Ctrl-C
@@ -99,7 +100,7 @@ def _run_dvc(run: int, log: Callable[[str], None], arguments: Sequence[str]) -> 
         [sys.executable, "-m", "dvc", "repro", *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stderr=stderr,
         text=True,
         errors="replace",
         env=environment(),

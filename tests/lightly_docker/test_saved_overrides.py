@@ -10,7 +10,7 @@ import yaml
 
 from datapool.core.errors import DatapoolError
 from datapool.lightly_docker import saved_overrides
-from datapool.workspace.params_file import set_params
+from datapool.workspace.params_file import check_with, set_params
 
 SHIPPED = Path(__file__).parents[2] / "params.yaml"
 
@@ -93,4 +93,4 @@ def test_a_key_that_params_yaml_lacks_is_named():
 def test_an_override_in_a_section_that_is_no_section_gets_the_message_of_the_schema(rules):
     Path("params.yaml").write_text(re.sub(r"(?m)^rules:.*\n(  .*\n)+", f"rules: {rules}\n", SHIPPED.read_text()))
     with pytest.raises(DatapoolError, match=r"params.yaml: rules is .*; it should be a section"):
-        saved_overrides.check_with({"rules.balance": 5})
+        check_with({"rules.balance": 5})

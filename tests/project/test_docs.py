@@ -235,7 +235,8 @@ def test_commands_of_datapool_exist():
 
     commands = typer.main.get_command(app).commands
     options = {
-        name: {option for param in command.params for option in param.opts} for name, command in commands.items()
+        name: {option for param in command.params for option in (*param.opts, *param.secondary_opts)}
+        for name, command in commands.items()
     }
     failures, seen = [], set()
     for name, text in TEXTS.items():

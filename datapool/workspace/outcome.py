@@ -1,0 +1,203 @@
+"""Say what a batch brought, in two lines: what it was, what is proposed, and what wants an eye."""
+
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from datapool.core.base import Base, read_base
+from datapool.core.errors import counted
+from datapool.core.metrics import Metrics, read_metrics
+from datapool.core.outputs import Outputs
+from datapool.core.schema import Params
+from datapool.core.tables import read_csv, read_json, read_table
+from datapool.images.batch import label_conflicts, mark_excluded
+from datapool.images.formats import ON_DEMAND
+from datapool.images.listing import Skipped
+
+TO_LABEL = "sampled_filenames_excluding_datapool.txt"
+"""The list of the picks, in the folder of the lists."""
+
+
+class Outcome(NamedTuple):
+    """What came of a batch."""
+
+    week: str
+    """The batch's name: the last part of input_dir."""
+    input_dir: str
+    """As in params.yaml."""
+    pool: str
+    version: int
+    """The latest version of the pool; 0 for none."""
+    is_new: bool
+    """Whether that version is not in the last commit."""
+    images: int
+    damaged: int
+    copies: int
+    known: int
+    """Images that the pool had already."""
+    excluded: int
+    seen_before: int
+    """Images that an earlier batch offered and that were not taken."""
+    candidates: int
+    """The rest: the new images."""
+    share_covered: float | None
+    """Share of the candidates that the pool covered before; None without a pool or candidates."""
+    week_before: str | None
+    """The name of the batch before, if it is recorded."""
+    share_covered_before: float | None
+    """The same share of that batch."""
+    proposed: int
+    """How many candidates were picked."""
+    fewer: int | None
+    """A round number of picks below ``proposed``; None if there is none, or no threshold picks as many."""
+    fewer_min_distance: float | None
+    """The min_distance that picks so many."""
+    look: list[str]
+    """What wants an eye, such as "1 image with two labels"."""
+    report: str
+    """Path of the page."""
+    to_label: str
+    """Path of the list of the picks."""
+
+    def lines(self) -> list[str]:
+        """Return the outcome as text: what the batch was, and what is proposed."""
+        return [self._batch_line(), self._choice_line()]
+
+    def facts(self) -> dict[str, Any]:
+        """Return the outcome as one JSON object."""
+        return self._asdict()
+
+    def _batch_line(self) -> str:
+        kinds = (
+            (self.damaged, "damaged"),
+            (self.copies, "copy" if self.copies == 1 else "copies"),
+            (self.known, "known"),
+            (self.excluded, "excluded"),
+            (self.seen_before, "offered before"),
+        )
+        parts = ", ".join([f"{count} {kind}" for count, kind in kinds if count] + [f"{self.candidates} new"])
+        line = f"{self.week}: {counted(self.images, 'image')}: {parts}"
+        if self.share_covered is None:
+            return line
+        before = (
+            f" ({self.week_before}: {self.share_covered_before:.0%})" if self.share_covered_before is not None else ""
+        )
+        return f"{line}; the pool covered {self.share_covered:.0%} of the new ones already{before}"
+
+    def _choice_line(self) -> str:
+        if not self.proposed:
+            why = "none of its new images is proposed" if self.candidates else "it has no new image"
+            sentence = f"nothing new: {why}; pool {self.pool!r} stays as it is"
+        elif not self.is_new:
+            sentence = (
+                f"nothing new: version {self.version} of pool {self.pool!r} has its {self.proposed} picks already"
+            )
+        else:
+            sentence = f"{self.proposed} proposed"
+            if self.fewer:
+                sentence += f"; {self.fewer} would be min_distance {self.fewer_min_distance:g}"
+        return f"{sentence}. Look: {', '.join(self.look)}" if self.look else sentence
+
+
+def read_outcome(params: Params, n_versions: int, *, is_new: bool) -> Outcome:
+    """Read what the last run wrote.
+
+    Args:
+        params: Those of the run.
+        n_versions: How many versions the pool has.
+        is_new: Whether the latest one is not in the last commit.
+
+    Raises:
+        DatapoolError: If a file is missing or cannot be read.
+    """
+    outputs = Outputs(params.output_dir)
+    metrics, base = read_metrics(outputs.numbers), read_base(outputs.base, needs_seen=False)
+    before = base.versions[-1].offered if base.versions else None
+    fewer = _fewer(read_csv(outputs.selection_curve), metrics, params)
+    return Outcome(
+        week=week_name(params.input_dir),
+        input_dir=params.input_dir,
+        pool=params.datapool.name,
+        version=n_versions,
+        is_new=is_new,
+        images=metrics.images,
+        damaged=metrics.corrupt,
+        copies=metrics.duplicates,
+        known=metrics.known,
+        excluded=metrics.excluded,
+        seen_before=metrics.seen_before,
+        candidates=metrics.candidates,
+        share_covered=metrics.share_covered_by_pool if metrics.pool_before else None,
+        week_before=week_name(before.input_dir) if before else None,
+        share_covered_before=before.share_covered_by_pool if before and len(base.versions) > 1 else None,
+        proposed=metrics.picked,
+        fewer=fewer[0] if fewer else None,
+        fewer_min_distance=fewer[1] if fewer else None,
+        look=_what_wants_an_eye(outputs, base),
+        report=str(outputs.report),
+        to_label=str(outputs.filenames / TO_LABEL),
+    )
+
+
+def week_name(input_dir: str) -> str:
+    """Return the name of a batch: the last part of its folder.
+
+    >>> week_name("/mnt/robots/2026-W48/"), week_name("data")
+    ('2026-W48', 'data')
+    """
+    return Path(input_dir).name or input_dir
+
+
+def _fewer(curve: pd.DataFrame, metrics: Metrics, params: Params) -> tuple[int, float] | None:
+    """Return a round number of picks below that of the run, and the min_distance that picks as many."""
+    is_cut_of_curve = metrics.kept is None and not metrics.not_considered and not metrics.offered_again
+    if params.method != "coreset" or not is_cut_of_curve:
+        return None
+    n = round_number_below(metrics.picked)
+    threshold = threshold_for(curve, n) if n else None
+    return None if n is None or threshold is None else (n, threshold)
+
+
+def round_number_below(count: int) -> int | None:
+    """Return the largest of 5, 10, 20, 50, 100, 200, … below a count.
+
+    >>> round_number_below(125), round_number_below(100), round_number_below(5)
+    (100, 50, None)
+    """
+    steps = [digit * 10**power for power in range(len(str(count))) for digit in (1, 2, 5)]
+    return max((step for step in steps if 5 <= step < count), default=None)
+
+
+def threshold_for(curve: pd.DataFrame, n: int) -> float | None:
+    """Return the shortest decimal number that, as min_distance, picks exactly n images.
+
+    Args:
+        curve: step (from 1) and distance of the ranking, as ``selection_curve.csv`` has them; distances do not increase.
+        n: How many.
+
+    Returns:
+        None if no number does: the next distance is the same, or the ranking does not reach so far.
+
+    >>> curve = pd.DataFrame({"step": [2, 3, 4], "distance": [0.5, 0.367, 0.352]})
+    >>> threshold_for(curve, 3), threshold_for(curve, 2)
+    (0.36, 0.5)
+    """
+    at = dict(zip(curve.step.tolist(), curve.distance.tolist(), strict=True))
+    low, high = at.get(n + 1), at.get(n)
+    if low is None or high is None or low >= high:
+        return None
+    for digits in range(1, 17):
+        number = round(math.floor(high * 10**digits) / 10**digits, digits)
+        if low < number <= high:
+            return number
+    return high
+
+
+def _what_wants_an_eye(outputs: Outputs, base: Base) -> list[str]:
+    images = mark_excluded(read_table(outputs.images), base.excluded)
+    n_conflicts = len(label_conflicts(images, base.rows.table))
+    skipped = Skipped(**read_json(outputs.skipped))
+    unread = [f"{count} {ending} not read" for ending, count in skipped.not_images.items() if ending in ON_DEMAND]
+    return [*[f"{counted(n_conflicts, 'image')} with two labels"] * bool(n_conflicts), *unread]

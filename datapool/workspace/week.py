@@ -1,0 +1,433 @@
+"""The week: ``add`` runs the pipeline on a new batch, and ``keep`` cuts its choice, takes images out and commits it.
+
+Both do what their user could do with ``dvc`` and ``git``, and log these commands. Works in the current folder. A version
+that git does not have yet is *waiting*: ``keep`` commits it, the same batch again replaces it, and another batch is refused,
+so that no choice becomes final unseen.
+"""
+
+import json
+import os
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from datapool.core import atomic
+from datapool.core.errors import DatapoolError, counted, short_repr
+from datapool.core.lineage import LINEAGE, Version, read_lineage
+from datapool.core.metrics import read_metrics
+from datapool.core.outputs import Outputs
+from datapool.core.params import FILE, load_params, read_params, require_files
+from datapool.core.schema import Params
+from datapool.core.tables import read_csv, read_json
+from datapool.pool.exclusion import parse_line, read_exclusions, read_lines
+from datapool.pool.lock import locked
+from datapool.workspace import corrections
+from datapool.workspace.commands import git_commit, in_git_repository, run_command, run_dvc
+from datapool.workspace.outcome import Outcome, read_outcome, threshold_for, week_name
+from datapool.workspace.params_file import check_with, set_params
+from datapool.workspace.repro import run_repro
+
+Log = Callable[[str], None]
+"""Shows a line to the user."""
+
+_CODE = ("dvc.yaml", "stages", "datapool")
+_N_SAMPLES, _MIN_DISTANCE = "stopping_condition.n_samples", "stopping_condition.min_distance"
+
+
+# --- add ---------------------------------------------------------------------------------------------------------------
+
+
+def add(folder: Path, settings: Mapping[str, Any], log: Log) -> Outcome:
+    """Set input_dir to a folder of images and run ``dvc repro``. Nothing is committed.
+
+    If the run fails or is stopped before it has changed a pool, params.yaml is as it was before.
+
+    Args:
+        folder: The batch.
+        settings: Other values for params.yaml, by dotted key.
+        log: Called with the commands and with each line of the stages.
+
+    Raises:
+        DatapoolError: If there is no such folder, a version of another batch is waiting, a setting is invalid, or the run
+            fails.
+    """
+    settings = {**settings, "input_dir": _input_dir(folder)}
+    with locked("run.lock", patience=0):
+        params = check_with(settings)
+        require_files(params)
+        _refuse_another_batch(params)
+        before = _recorded_versions()
+        with _restored_on_error([FILE]):
+            _set(settings, log)
+            _refuse_a_changed_batch(params)
+            _repro(log)
+        return _outcome(params, before)
+
+
+def _input_dir(folder: Path) -> str:
+    """Return a folder as params.yaml names it: below the workspace by its relative path, elsewhere by its absolute one."""
+    if not folder.is_dir():
+        problem = "is not a folder" if folder.exists() else "does not exist"
+        raise DatapoolError(f"{folder}: {problem}; give the folder with the new images")
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise DatapoolError(f"{folder}: cannot be read by user {os.geteuid()}; change its permissions")
+    path = Path(os.path.normpath(folder.absolute()))
+    here = Path.cwd()
+    if here.is_relative_to(path):
+        raise DatapoolError(f"{folder}: holds the workspace itself; give a folder that has new images only")
+    return (path.relative_to(here) if path.is_relative_to(here) else path).as_posix()
+
+
+def _outcome(params: Params, before: Mapping[str, Version]) -> Outcome:
+    name = params.datapool.name
+    now = _recorded_versions()
+    is_new = name in now and _is_another(now[name], before.get(name))
+    if in_git_repository(Path()):
+        is_new = name in _waiting()
+    return read_outcome(params, now[name].version if name in now else 0, is_new=is_new)
+
+
+# --- keep --------------------------------------------------------------------------------------------------------------
+
+
+class Kept(NamedTuple):
+    """What ``keep`` has kept."""
+
+    pool: str
+    version: int
+    """The latest version of the pool; 0 for none."""
+    images_added: int
+    """Images of that version, if it was waiting; otherwise 0."""
+    images: int
+    """Images of the pool."""
+    message: str | None
+    """The message of the commit; None if nothing was committed."""
+    commit: str | None
+    """The beginning of its id."""
+    is_pushed: bool
+
+    def facts(self) -> dict[str, Any]:
+        """Return what was kept as one JSON object."""
+        return self._asdict()
+
+    def sentence(self) -> str:
+        """Return what was kept as text."""
+        if not self.images_added:
+            return (
+                f"nothing new: pool {self.pool!r} stays at version {self.version} with {counted(self.images, 'image')}"
+            )
+        images = f"{counted(self.images_added, 'image')} more, {self.images} in all"
+        added = f"kept version {self.version} of pool {self.pool!r}: {images}"
+        return f"{added}; commit {self.commit}{', pushed' * self.is_pushed}" if self.commit else added
+
+
+def keep(
+    *,
+    n: int | None,
+    min_distance: float | None,
+    exclude: Path | None,
+    message: str | None,
+    push: bool,
+    log: Log,
+) -> Kept:
+    """Cut the choice of the batch that was added, take images out of it, and commit.
+
+    First the cut, then the images leave, and no others are picked in their place: what is kept is what was looked at.
+
+    Args:
+        n: Keep the first so many picks; None to leave the stopping condition as it is.
+        min_distance: Keep the picks that are at least so far from the pool; None as for ``n``.
+        exclude: A file with lines of exclude.txt: these images leave, and are never picked again.
+        message: Of the commit; None for the name of the batch and what it added.
+        push: Run ``dvc push`` and ``git push`` afterwards.
+        log: Called with the commands and with each line of the stages.
+
+    Raises:
+        DatapoolError: If nothing was added since the last commit, the code of the pipeline is not committed, a setting or
+            the file is invalid, or a command fails.
+    """
+    with locked("run.lock", patience=0):
+        params = load_params()
+        has_git = in_git_repository(Path())
+        _require_run(params, has_git=has_git)
+        if has_git:
+            _require_committable()
+        if push:
+            _require_remotes(has_git=has_git)
+        wanted = _cut(params, n, min_distance)
+        lines = _lines_to_exclude(params, exclude) if exclude else []
+        with _restored_on_error([FILE, *([corrections.list_of(params)] if lines else [])]):
+            _set(wanted, log)
+            # Not the whole pipeline: images may have arrived in the folder since, and belong to the next batch.
+            _repro(log, "--downstream", "open")
+            if lines:
+                _exclude(corrections.list_of(params), lines, log)
+                _repro(log, "--downstream", "open")
+        return _commit(load_params(), message, has_git=has_git, push=push, log=log)
+
+
+def _require_run(params: Params, *, has_git: bool) -> None:
+    """Refuse if there is nothing to keep, or if params.yaml is not that of the last run."""
+    nothing = DatapoolError(
+        "nothing was added since the last commit; `datapool add FOLDER` adds a batch, and `git push && dvc push` shares "
+        "what is committed"
+    )
+    if not Path("dvc.lock").exists() or (has_git and not _changed("dvc.lock", str(LINEAGE))):
+        raise nothing
+    try:
+        ran = yaml.safe_load(Path("dvc.lock").read_text())["stages"]["scan"]["params"][str(FILE)]
+    except (yaml.YAMLError, KeyError, TypeError):
+        raise nothing from None
+    content = read_params()
+    for key, value in ran.items():
+        if (now := _value(content, key)) != value:
+            raise DatapoolError(
+                f"{FILE}: {key} is {short_repr(now)}, and the last run had {short_repr(value)}; run "
+                f"`datapool add {shlex.quote(params.input_dir)}` (or `dvc repro`) and look at its report first"
+            )
+
+
+def _require_committable() -> None:
+    """Refuse if the commit would not be one that makes the same version again."""
+    for name, what in (("MERGE_HEAD", "merge"), ("rebase-merge", "rebase"), ("CHERRY_PICK_HEAD", "cherry-pick")):
+        if Path(run_command(Path(), "git", "rev-parse", "--git-path", name).strip()).exists():
+            raise DatapoolError(f"git is in the middle of a {what}; finish or abort it, then run again")
+    if changed := _changed(*_CODE):
+        raise DatapoolError(
+            f"{', '.join(changed[:5])}: changed since the last commit, and the version was made with it; commit it first "
+            f"(`git add {shlex.quote(changed[0])} && git commit`), then run again"
+        )
+
+
+def _require_remotes(*, has_git: bool) -> None:
+    if not has_git:
+        raise DatapoolError("--push needs a git repository, and this workspace is in none; leave it out")
+    if not run_dvc(Path(), "config", "--list").count("core.remote="):
+        raise DatapoolError(
+            "--push needs a remote of DVC, and there is none; `dvc remote add --default store URL` adds one"
+        )
+    if not run_command(Path(), "git", "remote").strip():
+        raise DatapoolError("--push needs a remote of git, and there is none; `git remote add origin URL` adds one")
+
+
+def _cut(params: Params, n: int | None, min_distance: float | None) -> dict[str, Any]:
+    """Return the values of params.yaml that cut the ranking at this place."""
+    stop = params.stopping_condition
+    if n is not None and min_distance is not None:
+        raise DatapoolError("--n and --min-distance exclude each other; use one of them")
+    if min_distance is not None:
+        return {_MIN_DISTANCE: min_distance, _N_SAMPLES: -1}
+    if n is None:
+        return {}
+    outputs = Outputs(params.output_dir)
+    metrics, curve = read_metrics(outputs.numbers), read_csv(outputs.selection_curve)
+    if n > metrics.candidates:
+        raise DatapoolError(
+            f"--n is {n}, but the batch has {counted(metrics.candidates, 'candidate')}; give a smaller number"
+        )
+    wanted: dict[str, Any] = {_N_SAMPLES: n + metrics.pool_before * stop.n_samples_includes_datapool}
+    reached = curve[curve.step <= n].distance
+    if params.method == "coreset" and len(reached) and reached.iloc[-1] < stop.min_distance:  # it would end before
+        wanted[_MIN_DISTANCE] = threshold_for(curve, n) or -1.0
+    return wanted
+
+
+def _lines_to_exclude(params: Params, file: Path) -> list[str]:
+    """Return the lines of a file that exclude.txt lacks, after a check that each names an image that is known."""
+    path = corrections.list_of(params)
+    listed, new = read_exclusions(path), read_exclusions(file)
+    corrections.find_images(params, [*new.by_hash, *new.by_name])
+    known = {*listed.by_hash, *listed.by_name}
+    lines = []
+    for number, line in enumerate(read_lines(file), start=1):
+        image, _ = parse_line(line, where=f"{file}: line {number}")
+        image = image.lower() if image.lower() in new.by_hash else image.removeprefix("./")
+        if image and image not in known:
+            known.add(image)
+            lines.append(line.removesuffix("\r"))
+    return lines
+
+
+def _exclude(path: Path, lines: Sequence[str], log: Log) -> None:
+    text = path.read_bytes().decode("utf-8")
+    gap = "\n" * (bool(text) and not text.endswith("\n"))
+    atomic.write_bytes(path, (text + gap + "".join(f"{line}\n" for line in lines)).encode())
+    for line in lines:
+        log(f"{path}: {line}")
+
+
+def _commit(params: Params, message: str | None, *, has_git: bool, push: bool, log: Log) -> Kept:
+    """Commit what belongs to the week and nothing else."""
+    name = params.datapool.name
+    versions = read_lineage(LINEAGE).get(name, [])
+    latest = versions[-1] if versions else None
+    kept = Kept(
+        pool=name,
+        version=latest.version if latest else 0,
+        images_added=latest.new if latest and (not has_git or name in _waiting()) else 0,
+        images=latest.rows if latest else 0,
+        message=None,
+        commit=None,
+        is_pushed=False,
+    )
+    if not has_git:
+        log(
+            f"this workspace is in no git repository, so nothing is committed; the pool is in {params.shared_dir}/{name}"
+        )
+        return kept
+    paths = [str(FILE), "dvc.lock", str(LINEAGE), params.output_dir, *_files_of_dvc(params.input_dir)]
+    if params.rules.exclude:
+        paths.append(params.rules.exclude)
+    if not _changed(str(LINEAGE), *([params.rules.exclude] if params.rules.exclude else [])):
+        return kept
+    images = counted(kept.images_added, "image")
+    text = message or f"{week_name(params.input_dir)}: {images} added, version {kept.version} of {name}"
+    if committed := git_commit(Path(), text, paths):
+        files = shlex.join(committed)
+        log(f"git add --all -- {files}")
+        log(f"git commit --message {shlex.quote(text)} -- {files}")
+    for path in _changed("."):
+        log(f"not in this commit: {path}")
+    if push:
+        log("dvc push")
+        run_dvc(Path(), "push", "--quiet")
+        log("git push")
+        run_command(Path(), "git", "push", "--quiet")
+    sha = run_command(Path(), "git", "rev-parse", "--short", "HEAD").strip()
+    return kept._replace(message=text, commit=sha, is_pushed=push)
+
+
+def _files_of_dvc(input_dir: str) -> list[str]:
+    """Return what `dvc add` has written for a batch, if it lies in the workspace."""
+    folder = Path(input_dir)
+    if folder.is_absolute() or ".." in folder.parts:
+        return []
+    files = [Path(f"{part}.dvc") for part in (folder, *folder.parents) if part != Path()]
+    return [str(each) for file in files if file.is_file() for each in (file, file.with_name(".gitignore"))]
+
+
+# --- both --------------------------------------------------------------------------------------------------------------
+
+
+def _set(values: Mapping[str, Any], log: Log) -> None:
+    """Set those values in params.yaml that differ from what it has."""
+    content = read_params()
+    changed = {key: value for key, value in values.items() if _value(content, key) != value}
+    if changed:
+        set_params(Path(), changed)
+    for key, value in changed.items():
+        log(f"{FILE}: {key}: {value if isinstance(value, str) else short_repr(value)}")
+
+
+def _value(content: Mapping[str, Any], key: str) -> object:
+    """Return the value of a dotted key; None if there is none."""
+    value: Any = content
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def _repro(log: Log, *arguments: str) -> None:
+    command = " ".join(["dvc repro --quiet", *arguments])
+    log(command)
+    if run_repro(log, "--quiet", *arguments, merge_errors=False):
+        raise DatapoolError(
+            f"`{command}` failed; correct what the lines above name, then run again. If there is no line, `dvc repro` "
+            "prints DVC's own reason"
+        )
+
+
+@contextmanager
+def _restored_on_error(paths: Sequence[Path]) -> Iterator[None]:
+    """Write files again as they were if the block raises, unless a pool has a new version by then."""
+    before, lineage = {path: path.read_bytes() for path in paths}, LINEAGE.read_bytes()
+    try:
+        yield
+    except BaseException:
+        if LINEAGE.read_bytes() == lineage:
+            for path, content in before.items():
+                if path.read_bytes() != content:
+                    atomic.write_bytes(path, content)
+        raise
+
+
+def _changed(*paths: str) -> list[str]:
+    """Return the files below these paths that differ from the last commit, or that git does not have yet."""
+    status = run_command(
+        Path(), "git", "status", "--porcelain", "--no-renames", "--untracked-files=all", "-z", "--", *paths
+    )
+    prefix = run_command(Path(), "git", "rev-parse", "--show-prefix").rstrip("\n")
+    return [line[3:].removeprefix(prefix) for line in status.split("\0") if line]
+
+
+def _recorded_versions() -> dict[str, Version]:
+    """Return the latest version of each pool."""
+    return {name: versions[-1] for name, versions in read_lineage(LINEAGE).items()}
+
+
+def _waiting() -> dict[str, Version]:
+    """Return the latest version of each pool where the last commit has not the same; none without git."""
+    if not in_git_repository(Path()):
+        return {}
+    committed: dict[str, Any] = {}
+    with suppress(DatapoolError, ValueError):  # not in git yet, or a conflict in it
+        committed = json.loads(run_command(Path(), "git", "show", f"HEAD:./{LINEAGE}"))
+    content, latest = read_json(LINEAGE), _recorded_versions()
+    return {
+        name: version
+        for name, version in latest.items()
+        if content[name] != committed.get(name)
+        and _is_another_record(content[name]["versions"][-1], (committed.get(name) or {"versions": [{}]})["versions"])
+    }
+
+
+def _is_another_record(version: Mapping[str, Any], committed: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether a version is another than that of its number; one that has only lost images since is the same."""
+    keys = ("version", "batch", "parameters")
+    place = int(version["version"]) - 1
+    return len(committed) <= place or any(version.get(key) != committed[place].get(key) for key in keys)
+
+
+def _is_another(version: Version, before: Version | None) -> bool:
+    return before is None or (version.version, version.batch, version.parameters) != (
+        before.version,
+        before.batch,
+        before.parameters,
+    )
+
+
+def _refuse_another_batch(params: Params) -> None:
+    """Refuse a batch while a version of another one is waiting: it would become final unseen."""
+    for name, version in _waiting().items():
+        offered = version.offered.input_dir if version.offered else "an earlier batch"
+        if name != params.datapool.name or offered != params.input_dir:
+            raise _waits(name, version, f"of {offered}", params)
+
+
+def _refuse_a_changed_batch(params: Params) -> None:
+    """Refuse a folder that has changed since the version that waits: it would become another version on top of that."""
+    version = _waiting().get(params.datapool.name)
+    if not version:
+        return
+    status = json.loads(run_dvc(Path(), "status", "--json", "scan")).get("scan", [])
+    changes = [path for each in status if isinstance(each, dict) for path in each.get("changed deps", {})]
+    if any(path != str(FILE) and path.split("/")[0] not in _CODE for path in changes):
+        raise _waits(
+            params.datapool.name,
+            version,
+            f"of {params.input_dir}, whose files have changed since",
+            params,
+            redo="; `datapool redo` replaces it by the images that are there now",
+        )
+
+
+def _waits(name: str, version: Version, what: str, params: Params, redo: str = "") -> DatapoolError:
+    drop = "" if version.version == 1 else "; `git checkout HEAD -- . && dvc checkout` drops it"
+    return DatapoolError(
+        f"version {version.version} of pool {name!r} ({what}) was added and is not kept yet, so {params.input_dir} is not "
+        f"added; `datapool keep` keeps it{drop}{redo}"
+    )

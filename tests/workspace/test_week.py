@@ -1,0 +1,189 @@
+"""`datapool add` and `datapool keep`: a week with the real git and dvc, and the two lines that tell what a batch brought."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+from conftest import Workspace, preloaded_environment, stages_run, write_picture
+
+from datapool.workspace.outcome import Outcome, round_number_below, threshold_for, week_name
+
+MAIN = "from datapool.cli import main; main()"
+
+
+def datapool(workspace: Workspace, *arguments: object) -> tuple[int, list[str], str]:
+    """Run a command; return its exit code, the lines of its output, and its error output."""
+    done = subprocess.run(
+        [sys.executable, "-c", MAIN, *map(str, arguments)],
+        cwd=workspace.folder,
+        env=preloaded_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout.splitlines(), done.stderr
+
+
+def head(workspace: Workspace) -> str:
+    return workspace.run("git", "rev-parse", "HEAD")
+
+
+OUTCOME = Outcome(
+    week="2026-W48",
+    input_dir="/mnt/robots/2026-W48",
+    pool="robots",
+    version=4,
+    is_new=True,
+    images=276,
+    damaged=5,
+    copies=1,
+    known=5,
+    excluded=0,
+    seen_before=0,
+    candidates=265,
+    share_covered=0.37,
+    week_before="2026-W47",
+    share_covered_before=0.3,
+    proposed=125,
+    fewer=100,
+    fewer_min_distance=0.36,
+    look=["1 image with two labels", "3 .heic not read"],
+    report="output/report.html",
+    to_label="output/filenames/sampled_filenames_excluding_datapool.txt",
+)
+
+
+def test_two_lines_tell_what_a_batch_brought():
+    assert OUTCOME.lines() == [
+        "2026-W48: 276 images: 5 damaged, 1 copy, 5 known, 265 new; the pool covered 37% of the new ones already (2026-W47: 30%)",
+        "125 proposed; 100 would be min_distance 0.36. Look: 1 image with two labels, 3 .heic not read",
+    ]
+
+
+def test_the_lines_say_why_nothing_is_new():
+    again = OUTCOME._replace(is_new=False, look=[])
+    covered = again._replace(proposed=0)
+    known = covered._replace(candidates=0, share_covered=None, known=270)
+
+    assert again.lines()[1] == "nothing new: version 4 of pool 'robots' has its 125 picks already"
+    assert covered.lines()[1] == "nothing new: none of its new images is proposed; pool 'robots' stays as it is"
+    assert known.lines() == [
+        "2026-W48: 276 images: 5 damaged, 1 copy, 270 known, 0 new",
+        "nothing new: it has no new image; pool 'robots' stays as it is",
+    ]
+
+
+def test_the_threshold_for_a_number_of_picks_is_the_shortest_one_that_picks_exactly_so_many():
+    curve = pd.DataFrame({"step": [2, 3, 4, 5, 6], "distance": [0.5, 0.367, 0.352, 0.25, 0.25]})
+    found = {n: threshold_for(curve, n) for n in range(1, 7)}
+
+    # 4 would take 0.352 down to above 0.25: 0.3; 5 is a tie with 6; 1 has no distance, and beyond 6 nothing is known.
+    assert found == {1: None, 2: 0.5, 3: 0.36, 4: 0.3, 5: None, 6: None}
+    for n in (2, 3, 4):
+        assert (curve.distance >= found[n]).sum() + 1 == n
+
+
+def test_round_numbers_and_names():
+    assert [round_number_below(count) for count in (0, 5, 6, 51, 1000, 1001)] == [None, None, 5, 50, 500, 1000]
+    assert [week_name(folder) for folder in ("data/week_1", "/mnt/W48/", "/")] == ["week_1", "W48", "/"]
+
+
+@pytest.mark.slow
+def test_a_week_is_added_cut_and_kept(first_week, after, weeks, tmp_path):
+    workspace = after(first_week)
+    arriving = tmp_path / "2026-W48"
+    shutil.copytree(weeks / "week_2", arriving)
+    (workspace.folder / "notes.txt").write_text("mine")
+    workspace.run("git", "add", "notes.txt")
+    settings, before = (workspace.folder / "params.yaml").read_text(), head(workspace)
+
+    (tmp_path / "empty").mkdir()
+    refusals = {
+        ("add", "nowhere"): "error: nowhere: does not exist; give the folder with the new images\n",
+        ("add", "notes.txt"): "error: notes.txt: is not a folder; give the folder with the new images\n",
+        ("add", "."): "error: .: holds the workspace itself; give a folder that has new images only\n",
+        (
+            "add",
+            "../empty",
+            "-S",
+            "n_samples=3",
+        ): "unknown key 'n_samples'; did you mean 'stopping_condition.n_samples'",
+        ("add", "../empty"): "error: `dvc repro --quiet` failed; correct what the lines above name, then run again",
+        ("keep",): "error: nothing was added since the last commit; `datapool add FOLDER` adds a batch",
+    }
+    for arguments, message in refusals.items():
+        code, _, error = datapool(workspace, *arguments)
+        assert (code, message in error) == (1, True), error
+        assert (workspace.folder / "params.yaml").read_text() == settings
+
+    # Week 2 lies on the arc from 3 to 3.7, far from week 1: its two ends are 0.5 apart, what is between is not.
+    code, lines, error = datapool(workspace, "add", arriving)
+    assert code == 0, error
+    assert lines[:2] == [f"params.yaml: input_dir: {arriving}", "dvc repro --quiet"]
+    assert lines[-3:] == [
+        "2026-W48: 10 images: 2 known, 8 new; the pool covered 0% of the new ones already",
+        "2 proposed. Look: 2 images with two labels",
+        "Look at output/report.html, then `datapool keep` (--n, --min-distance, --exclude FILE) commits it",
+    ]
+    now = (workspace.folder / "params.yaml").read_text()  # a long path gets a line of its own
+    assert now.split() == settings.replace(str(weeks / "week_1"), str(arriving)).split()
+
+    waits = "is not kept yet, so {} is not added; `datapool keep` keeps it; `git checkout HEAD -- . && dvc checkout` drops it"
+    code, _, error = datapool(workspace, "add", weeks / "week_3")
+    assert code == 1
+    version_2 = "error: version 2 of pool 'my_datapool' (of"
+    assert error == f"{version_2} {arriving}) was added and {waits.format(weeks / 'week_3')}\n"
+    write_picture(arriving / "bird/late.png", 99)
+    code, _, error = datapool(workspace, "add", arriving)
+    assert code == 1
+    assert error == (
+        f"{version_2} {arriving}, whose files have changed since) was added and {waits.format(arriving)}; "
+        "`datapool redo` replaces it by the images that are there now\n"
+    )
+    stage = workspace.folder / "stages/sample.py"
+    stage.write_text(stage.read_text() + "\n# mine\n")
+    code, _, error = datapool(workspace, "keep")
+    assert code == 1
+    assert error == (
+        "error: stages/sample.py: changed since the last commit, and the version was made with it; commit it first "
+        "(`git add stages/sample.py && git commit`), then run again\n"
+    )
+    workspace.run("git", "checkout", "stages/sample.py")
+    code, _, error = datapool(workspace, "keep", "--n", 9)
+    assert (code, error) == (1, "error: --n is 9, but the batch has 8 candidates; give a smaller number\n")
+
+    refused = tmp_path / "exclude.txt"
+    refused.write_text("# refused in the report\nbird/image_20.png\ta face\n")
+    code, lines, error = datapool(workspace, "keep", "--n", 3, "--exclude", refused, "-m", "W48")
+    assert code == 0, error
+    # The third pick is 0.3 rad from the others, the fourth 0.2: 0.2989 and 0.1997 on the chord.
+    assert lines[:3] == [
+        "params.yaml: stopping_condition.n_samples: 3",
+        "params.yaml: stopping_condition.min_distance: 0.2",
+        "dvc repro --quiet --downstream open",
+    ]
+    assert "exclude.txt: bird/image_20.png\\ta face" in lines
+    assert "not in this commit: notes.txt" in lines
+    assert lines[-1].startswith("kept version 2 of pool 'my_datapool': 2 images more, 5 in all; commit ")
+    assert workspace.names()[-2] == "bird/image_27.png"
+    assert not {"bird/image_20.png", "bird/late.png"}.intersection(workspace.names())
+    assert workspace.run("git", "log", "-1", "--format=%s %P") == f"W48 {before}"
+    assert workspace.run("git", "show", "--name-only", "--format=").split() == [
+        "datapools.json",
+        "dvc.lock",
+        "exclude.txt",
+        "output/metrics.json",
+        "params.yaml",
+    ]
+    assert workspace.run("git", "status", "--porcelain") == "A  notes.txt\n"
+    (arriving / "bird/late.png").unlink()
+    assert stages_run(workspace.repro()) == []
+
+    code, lines, error = datapool(workspace, "add", arriving, "--json")
+    assert code == 3, error
+    found = json.loads("\n".join(lines))
+    assert (found["is_new"], found["proposed"], found["version"], found["week"]) == (False, 2, 2, "2026-W48")
+    assert error == "dvc repro --quiet\n"
