@@ -149,8 +149,13 @@ def say_error(*lines: str) -> None:
 
 
 @contextmanager
-def progress(what: str) -> Iterator[Progress]:
-    """Show how far ``what`` is: a bar with the time left on a terminal, otherwise a line every half minute."""
+def progress(what: str, *, before: str = "") -> Iterator[Progress]:
+    """Show how far ``what`` is: a bar with rate and time left on a terminal, otherwise a line every half minute.
+
+    Args:
+        what: The work.
+        before: What happens until the first call of the callback, if that may take long; by default the same.
+    """
     if not _is_terminal():
         yield _line_by_line(what)
         return
@@ -159,7 +164,7 @@ def progress(what: str) -> Iterator[Progress]:
     # A descriptor of its own: what decoders print to descriptor 2 is caught while they work.
     with (
         os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding=sys.stderr.encoding) as terminal,
-        _bar(what, Console(file=terminal)) as report,
+        _bar(what, before or what, Console(file=terminal)) as report,
     ):
         yield report
 
@@ -174,20 +179,49 @@ def _is_terminal() -> bool:
 
 
 @contextmanager
-def _bar(what: str, console: "Console") -> Iterator[Progress]:
-    from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
+def _bar(what: str, before: str, console: "Console") -> Iterator[Progress]:
+    from rich.progress import BarColumn, SpinnerColumn, TextColumn
     from rich.progress import Progress as ProgressBars
 
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with ProgressBars(*columns, TextColumn("{task.fields[note]}"), console=console, transient=True) as bar:
-        task = bar.add_task(what, total=None, note="")
-        yield lambda done, total, note="": bar.update(task, completed=done, total=total, note=note)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[figures]}"))
+    with ProgressBars(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(before, total=None, figures="")
+        begun: tuple[float, int] | None = None
+
+        def report(done: int, total: int, note: str = "") -> None:
+            nonlocal begun
+            now = time.monotonic()
+            begun = begun or (now, done)
+            figures = _figures(done, total, now - begun[0], done - begun[1], note)
+            bar.update(task, description=what, completed=done, total=total, figures=figures)
+
+        yield report
+
+
+def _figures(done: int, total: int, seconds: float, n_since: int, note: str) -> str:
+    """Return how far work is, its rate and the time left, as far as they are known.
+
+    Args:
+        done: Steps done.
+        total: All steps.
+        seconds: Since the first report.
+        n_since: Steps done since then.
+        note: Of the work itself.
+
+    >>> _figures(300, 1500, 10.0, 250, "loss 4.31")
+    '300/1500  25/s  48 s left  loss 4.31'
+    >>> _figures(30, 1500, 0.1, 20, "")
+    '30/1500'
+    """
+    parts = [f"{done}/{total}"]
+    if seconds >= 1 and n_since > 0:
+        rate = n_since / seconds
+        parts.append(f"{rate:.0f}/s" if rate >= 10 else f"{rate:.1f}/s" if rate >= 1 else f"{60 * rate:.1f}/min")
+        left = round((total - done) / rate)
+        parts.append(
+            f"{left} s left" if left < 120 else f"{left // 60} min left" if left < 7200 else f"{left // 3600} h left"
+        )
+    return "  ".join([*parts, note]).rstrip()
 
 
 def _line_by_line(what: str) -> Progress:

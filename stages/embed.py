@@ -26,7 +26,7 @@ def embed() -> None:
     base = read_base(outputs.base, needs_seen=False)
     table = candidates(mark_excluded(read_table(outputs.images), base.excluded), base.rows.table)
     space = read_embedding_space(outputs.space)
-    with progress("embedding") as report:
+    with progress("embedding", before="loading the model") as report:
         embedded = embed_candidates(
             table,
             Path(params.input_dir),

@@ -26,7 +26,7 @@ def train() -> None:
     base = read_base(outputs.base, needs_seen=False)
     table = candidates(mark_excluded(read_table(outputs.images), base.excluded), base.rows.table)
     ranges = choose_ranges(table, base, params)
-    with progress("training") as report:
+    with progress("training", before="preparing the model") as report:
         provided = provide_model(
             base,
             image_files(table, Path(params.input_dir), max_pixels=params.images.max_pixels, ranges=ranges),
