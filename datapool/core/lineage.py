@@ -183,6 +183,20 @@ class Offered(_JsonObject):
     hint: str = ""
     """The sentence at the end of the run on which method suits the batch; "" if there was none."""
 
+    @property
+    def week(self) -> str:
+        """What a person calls the batch: the last part of its input_dir."""
+        return week_of(self.input_dir)
+
+
+def week_of(input_dir: str) -> str:
+    """Return the last part of an input_dir, by which a person knows the batch.
+
+    >>> week_of("/mnt/robots/2026-W48/")
+    '2026-W48'
+    """
+    return Path(input_dir).name or input_dir
+
 
 class Combined(_JsonObject):
     """The version of another pool that a version took its images from, by ``datapool combine``."""

@@ -9,16 +9,25 @@ from datapool.core.lineage import LATEST, Version, read_lineage
 from datapool.core.recorded_rows import open_beginning
 
 
+def find_versions(lineage: Path, name: str) -> list[Version]:
+    """Return the records of all versions of a pool, oldest first.
+
+    Raises:
+        DatapoolError: If the lineage does not list the pool.
+    """
+    known = read_lineage(lineage)
+    if name not in known:
+        raise DatapoolError(f"{lineage} lists no pool {name!r}; it lists {', '.join(map(repr, known)) or 'none'}")
+    return known[name]
+
+
 def find_version(lineage: Path, name: str, number: int | None) -> Version:
     """Return the record of a version; the latest if ``number`` is None.
 
     Raises:
         DatapoolError: If the lineage does not have it.
     """
-    known = read_lineage(lineage)
-    if name not in known:
-        raise DatapoolError(f"{lineage} lists no pool {name!r}; it lists {', '.join(map(repr, known)) or 'none'}")
-    versions = known[name]
+    versions = find_versions(lineage, name)
     if number is None:
         return versions[-1]
     if not 1 <= number <= len(versions):

@@ -12,7 +12,7 @@ FLOORS = [
     {"images"},
     {"model", "selection", "pool"},
     {"training", "report", "maintenance", "export", "workspace"},
-    {"lightly_docker", "migration"},
+    {"lightly_docker", "migration", "query"},
     {"commands"},
     {"cli"},
 ]

@@ -1,0 +1,77 @@
+"""`datapool log`: a row for each version of a pool."""
+
+import json
+import re
+
+import pytest
+
+from datapool.core.lineage import Version
+from datapool.query.log import Row, rows_of, sparkline
+
+SHA = "0" * 64
+
+
+def version(number, rows, new, **more):
+    return Version(
+        version=number,
+        batch=SHA,
+        rows=rows,
+        new=new,
+        datapool_sha256=SHA,
+        samples_sha256=SHA,
+        checkpoint_sha256=None,
+        **more,
+    )
+
+
+def test_a_version_of_an_early_release_has_gaps_and_a_later_one_has_none():
+    offered = {
+        "input_dir": "/mnt/robots/2026-W48/",
+        "filename_prefix": "",
+        "images": 276,
+        "corrupt": 5,
+        "duplicates": 1,
+        "known": 5,
+        "candidates": 265,
+        "share_covered_by_pool": 0.37,
+    }
+
+    assert rows_of([version(1, 30, 30), version(2, 155, 125, covering_radius=0.25, offered=offered)]) == [
+        Row(1, None, None, None, 30, None, None, 30),
+        Row(2, "2026-W48", 276, 265, 125, 0.37, 0.25, 155),
+    ]
+
+
+def test_a_sparkline_has_a_bar_of_the_height_of_each_number():
+    assert sparkline([0, 4, 8]) == "▁▅█"
+    assert sparkline([7, None, 14]) == "▅ █"
+    assert sparkline([0.0, 0.0]) == "▁▁"  # no division by nothing
+    assert sparkline([None]) == " "
+    assert sparkline([]) == ""
+
+
+@pytest.mark.slow
+def test_the_log_of_two_weeks_as_text_as_a_plot_and_as_json(second_week):
+    lines = second_week.run("datapool", "log", "--plot").splitlines()
+
+    assert [re.split("  +", line.strip()) for line in lines[:3]] == [
+        ["version", "week", "images", "candidates", "picked", "covered before", "radius", "pool"],
+        # Points 0.15 rad apart on an arc from 0 to 1.65: its ends and its middle leave two steps, 2 sin(0.15) = 0.2989.
+        ["1", "week_1", "14", "12", "3", "0%", "0.2989", "3"],
+        ["2", "week_2", "10", "8", "2", "0%", "0.2989", "5"],
+    ]
+    assert lines[3:] == ["picked          █▆", "covered before  ▁▁"]
+    (row,) = json.loads(second_week.run("datapool", "log", "-n", "1", "--json"))["versions"]
+    assert row == {
+        "version": 2,
+        "week": "week_2",
+        "images": 10,
+        "candidates": 8,
+        "picked": 2,
+        "share_covered": 0.0,
+        "radius": pytest.approx(0.29888, abs=1e-5),
+        "pool": 5,
+    }
+    assert second_week.run("datapool", "log", "--name", "other", fails=True) == (
+        "error: datapools.json lists no pool 'other'; it lists 'my_datapool'\n"
+    )
