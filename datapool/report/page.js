@@ -104,13 +104,13 @@ function thresholdOf(k) {
   return high > low ? high : null; // equal distances: no threshold lies between them
 }
 
+/** Return whether a min_distance is to end the choice of k images, as it does in this run, rather than their number. */
+const endsByDistance = (k) => D.stop.n_samples === -1 && thresholdOf(k) !== null;
+
 /** Return the overrides that make a run take exactly k images. */
 function overrides(k) {
-  const threshold = thresholdOf(k);
   const stop = D.stop;
-  if (threshold !== null) {
-    return [`min_distance=${threshold}`, ...(stop.n_samples === -1 ? [] : ["n_samples=-1"])];
-  }
+  if (endsByDistance(k)) return [`min_distance=${thresholdOf(k)}`];
   const n = k + (stop.n_samples_includes_datapool ? D.poolBefore : 0);
   const last = D.distance[k - 1];
   const isTooFar = D.byDistance && last !== null && stop.min_distance > last;
@@ -120,13 +120,20 @@ function overrides(k) {
 /** Quote a text for a shell where it must be. */
 const quoted = (text) => (/^[\w.,:/-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
 
-/** Return the commands that keep the choice: the first one, and what it stands for. */
-function commands() {
-  const merge = state.refused.size ? "cat ~/Downloads/exclude.txt >> exclude.txt\n" : "";
-  const isAsRun = state.k === D.taken;
-  const cut = isAsRun ? "dvc repro" : `dvc exp run ${overrides(state.k).map((each) => `-S stopping_condition.${each}`).join(" ")}`;
-  const run = isAsRun && !merge ? "" : `${merge}${cut}\n`;
-  return `${run}git add --all && git commit -m ${quoted(D.week)}`;
+/** Return the command that keeps the choice. */
+function keepCommand() {
+  const parts = ["datapool keep"];
+  if (state.k !== D.taken) parts.push(endsByDistance(state.k) ? `--min-distance ${thresholdOf(state.k)}` : `--n ${state.k}`);
+  if (state.refused.size) parts.push("--exclude ~/Downloads/exclude.txt");
+  return `${parts.join(" ")} -m ${quoted(D.week)}`;
+}
+
+/** Return what that command stands for. */
+function dvcCommands() {
+  const lines = [];
+  if (state.k !== D.taken) lines.push(`dvc exp run ${overrides(state.k).map((each) => `-S stopping_condition.${each}`).join(" ")}`);
+  if (state.refused.size) lines.push("cat ~/Downloads/exclude.txt >> exclude.txt", "dvc repro");
+  return [...lines, `git add --all && git commit -m ${quoted(D.week)}`].join("\n");
 }
 
 // --- the decision ---------------------------------------------------------------------------------------------------------
@@ -140,7 +147,9 @@ function drawDecision() {
   $("distance").value = threshold ?? "";
   $("slider").setAttribute("aria-valuetext", `${state.k} images${threshold === null ? "" : `, min_distance ${threshold}`}`);
   $("reset").hidden = state.k === D.taken;
-  $("command").textContent = state.k ? commands() : "nothing to keep";
+  $("command").textContent = keepCommand();
+  $("below").textContent = dvcCommands();
+  $("copy").disabled = !state.k;
   $("download").hidden = !state.refused.size;
   $("n-refused").textContent = state.refused.size;
   $("said").textContent = "";

@@ -26,6 +26,8 @@ IGNORED_DATA = """\
 !/data/**/
 !/data/**/*.dvc
 !/data/**/.gitignore
+# What `datapool report --pdf` writes.
+report.pdf
 """
 """Lines of .gitignore. Folders are not ignored: git and DVC would not look for .dvc files in them."""
 

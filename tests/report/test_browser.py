@@ -101,7 +101,8 @@ def test_the_page_opens_with_the_choice_of_the_run(page):
     assert names(page, "#sheet") == ORDER[:3]
     assert names(page, "#last-taken .shot") == ORDER[:3]
     assert names(page, "#first-left-out .shot") == ORDER[3:]
-    assert page.inner_text("#command") == "git add --all && git commit -m week_2"
+    assert page.inner_text("#command") == "datapool keep -m week_2"
+    assert page.text_content("#below") == "git add --all && git commit -m week_2"
 
 
 def test_dragging_the_slider_moves_the_cut_everywhere(page):
@@ -112,7 +113,8 @@ def test_dragging_the_slider_moves_the_cut_everywhere(page):
     assert page.input_value("#distance") == "4"  # cat/f.png lies at 4, the next one at 1
     assert names(page, "#sheet") == ORDER[:5]
     assert names(page, "#first-left-out .shot") == ORDER[5:]
-    assert page.inner_text("#command").startswith("dvc exp run -S stopping_condition.min_distance=4\n")
+    assert page.inner_text("#command") == "datapool keep --min-distance 4 -m week_2"
+    assert page.text_content("#below").startswith("dvc exp run -S stopping_condition.min_distance=4\n")
 
 
 def test_a_min_distance_takes_all_before_the_first_that_is_nearer(page):
@@ -126,7 +128,7 @@ def test_a_typed_number_moves_the_cut_and_back(page):
     page.fill("#number", "1")
     page.keyboard.press("Enter")
     assert names(page, "#sheet") == ORDER[:1]
-    assert page.inner_text("#command").startswith("dvc exp run -S stopping_condition.min_distance=110\n")
+    assert page.inner_text("#command") == "datapool keep --min-distance 110 -m week_2"
 
     page.click("#reset")
     assert page.inner_text("#n") == "3"
@@ -167,7 +169,8 @@ def test_a_click_refuses_an_image_and_exclude_txt_is_downloaded(page):
     assert page.inner_text("#download") == "refused (2): exclude.txt"
     assert page.get_attribute("#last-taken .shot >> nth=1", "aria-pressed") == "true"
     assert page.get_attribute("#sheet > div >> nth=1", "aria-selected") == "false"
-    assert "cat ~/Downloads/exclude.txt >> exclude.txt\ndvc repro\n" in page.inner_text("#command")
+    assert page.inner_text("#command") == "datapool keep --exclude ~/Downloads/exclude.txt -m week_2"
+    assert page.text_content("#below").startswith("cat ~/Downloads/exclude.txt >> exclude.txt\ndvc repro\n")
     with page.expect_download() as download:
         page.click("#download")
     assert download.value.suggested_filename == "exclude.txt"
