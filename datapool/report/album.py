@@ -14,7 +14,7 @@ from datapool.core.schema import Params
 from datapool.core.tables import EmbeddedTable
 from datapool.pool.exclusion import line_of
 from datapool.report.facts import Facts, ReportInputs
-from datapool.report.pictures import PictureSource
+from datapool.report.pictures import NO_ROOM, PictureSource
 from datapool.report.places import evenly_spaced, on_a_square, principal_axes, project
 from datapool.selection.ranking import distance_vectors
 
@@ -120,7 +120,8 @@ def make_album(
         "pictures": pictures.webp,
     }
     places = {name: pictures.places[of_name[name]] for name in shown if of_name.get(name) in pictures.places}
-    return Album(data, places, _left_out(inputs, images, facts))
+    n_without = len({each for each in hashes if pictures.problems.get(each) == NO_ROOM})
+    return Album(data, places, _left_out(inputs, images, facts, n_without=n_without))
 
 
 def _images(inputs: ReportInputs, facts: Facts) -> _Images:
@@ -197,7 +198,7 @@ def _names_in_text(facts: Facts, n: int) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _left_out(inputs: ReportInputs, images: _Images, facts: Facts) -> str:
+def _left_out(inputs: ReportInputs, images: _Images, facts: Facts, *, n_without: int) -> str:
     """Return what the page does not have, in sentences."""
     parts = []
     n, shown = len(inputs.candidates.table), len(images.candidates.table)
@@ -208,4 +209,6 @@ def _left_out(inputs: ReportInputs, images: _Images, facts: Facts) -> str:
     pool, drawn = len(inputs.base.rows.table), len(images.pool.table)
     if drawn < pool:
         parts.append(f"Of {pool:,} images of the pool, {drawn:,} are on the map: evenly spaced ones, and neighbors.")
+    if n_without:
+        parts.append(f"There was no room for the pictures of {n_without:,} of them.")
     return " ".join(parts)

@@ -67,7 +67,7 @@ def make_order(
     elif (
         len(table) in (params.ranking.n_samples, *_ended_by_distance(table, params)) and len(table) < metrics.candidates
     ):
-        end = f"{len(table):,} of {metrics.candidates:,} candidates are ranked, as `ranking` in params.yaml says"
+        end = f"{len(table):,} of {metrics.candidates:,} candidates are ranked; ranking in params.yaml says how many"
     return Order(
         table,
         taken=len(picks),

@@ -8,9 +8,10 @@
 
 const D = JSON.parse(document.getElementById("data").textContent);
 const SIDE = 4000; // of the map, in its own units
-const CHUNK = 300; // images that are added to the sheet at a time
+const CHUNK = 120; // images that are added to the sheet at a time
+const PRINTED = 500; // images of the sheet on paper
 const EDGE = 6; // images on either side of the cut
-const FEW = 6000; // points up to which the map draws circles; beyond, squares
+const FEW = 6000; // points up to which the map draws circles
 
 const $ = (id) => document.getElementById(id);
 
@@ -403,7 +404,13 @@ function refuseCurrent() {
 const map = { side: 0, path: [], isDrawing: false, cells: new Map(), picture: null };
 const CELL = 12; // pixels: where the image under the pointer is looked up
 
-const at = (i) => [10 + (D.x[i] / SIDE) * (map.side - 20), map.side - 10 - (D.y[i] / SIDE) * (map.side - 20)];
+const MARGIN = 10; // pixels around the points
+
+/** Return where an image lies on the map, in pixels. */
+function at(i) {
+  const scale = (map.side - 2 * MARGIN) / SIDE;
+  return [MARGIN + D.x[i] * scale, map.side - MARGIN - D.y[i] * scale];
+}
 
 /** Draw all points; the lasso and the pointer are drawn over a copy of it. */
 function drawMap() {
@@ -423,50 +430,66 @@ function drawMap() {
   }
   canvas.width = canvas.height = Math.round(side * ratio);
   const g = canvas.getContext("2d");
-  g.setTransform(ratio, 0, 0, ratio, 0, 0);
   const style = getComputedStyle(document.documentElement);
-  const [accent, rest] = ["--accent", "--rest"].map((name) => style.getPropertyValue(name));
-  drawPoints(g, D.candidates, D.x.length, rest, "pool");
-  drawPoints(g, state.k, D.candidates, rest, "left");
-  drawPoints(g, 0, state.k, accent, "picked");
+  const groups = pointsToDraw(...["--accent", "--rest"].map((name) => style.getPropertyValue(name).trim()));
+  if (D.x.length > FEW) {
+    const image = g.createImageData(canvas.width, canvas.width);
+    const pixels = new Uint32Array(image.data.buffer);
+    for (const group of groups) setPixels(pixels, canvas.width, ratio, group);
+    g.putImageData(image, 0, 0);
+  }
+  g.setTransform(ratio, 0, 0, ratio, 0, 0);
+  if (D.x.length <= FEW) for (const group of groups) drawCircles(g, group);
   map.picture = document.createElement("canvas");
   map.picture.width = map.picture.height = canvas.width;
   map.picture.getContext("2d").drawImage(canvas, 0, 0);
   drawLasso();
 }
 
-/** Draw the points of some images: circles, or squares where there are very many. */
-function drawPoints(g, from, to, color, kind) {
-  const isCrowded = D.x.length > FEW;
-  const radius = (kind === "picked" ? 4 : 3) / (isCrowded ? 2 : 1);
+/** Return the images of each kind, those outside of the lasso apart, in the order in which they are drawn. */
+function pointsToDraw(accent, rest) {
+  const groups = [];
+  for (const [from, to, kind, color, alpha] of [
+    [D.candidates, D.x.length, "pool", rest, 0.45],
+    [state.k, D.candidates, "left", rest, 1],
+    [0, state.k, "picked", accent, 1],
+  ]) {
+    const inside = [];
+    const outside = [];
+    for (let i = from; i < to; i++) (state.lasso && !state.lasso.has(i) ? outside : inside).push(i);
+    groups.push({ which: outside, kind, color, alpha: alpha * 0.2 }, { which: inside, kind, color, alpha });
+  }
+  return groups;
+}
+
+/** Draw points as circles; those left out are rings. */
+function drawCircles(g, { which, kind, color, alpha }) {
+  const radius = kind === "picked" ? 4 : 3;
   g.fillStyle = g.strokeStyle = color;
   g.lineWidth = 1.5;
-  const draw = (which) => {
-    if (isCrowded) {
-      for (const i of which) {
-        const [x, y] = at(i);
-        g.fillRect(x - radius, y - radius, 2 * radius, 2 * radius);
-      }
-      return;
-    }
-    g.beginPath();
-    for (const i of which) {
-      const [x, y] = at(i);
-      g.moveTo(x + radius, y);
-      g.arc(x, y, radius, 0, 7);
-    }
-    if (kind === "left") g.stroke();
-    else g.fill();
-  };
-  const inside = [];
-  const outside = [];
-  for (let i = from; i < to; i++) (state.lasso && !state.lasso.has(i) ? outside : inside).push(i);
-  const alpha = kind === "pool" ? 0.45 : kind === "left" && isCrowded ? 0.6 : 1;
-  g.globalAlpha = alpha * 0.2;
-  draw(outside);
   g.globalAlpha = alpha;
-  draw(inside);
+  g.beginPath();
+  for (const i of which) {
+    const [x, y] = at(i);
+    g.moveTo(x + radius, y);
+    g.arc(x, y, radius, 0, 7);
+  }
+  if (kind === "left") g.stroke();
+  else g.fill();
   g.globalAlpha = 1;
+}
+
+/** Set the pixels of points, squares of 3: a hundred thousand take some milliseconds, as circles they take half a second. */
+function setPixels(pixels, width, ratio, { which, color, alpha }) {
+  const [red, green, blue] = [1, 3, 5].map((start) => parseInt(color.slice(start, start + 2), 16));
+  const value = ((Math.round(alpha * 255) << 24) | (blue << 16) | (green << 8) | red) >>> 0;
+  const reach = Math.max(1, Math.round(ratio));
+  const scale = ((map.side - 2 * MARGIN) / SIDE) * ratio;
+  for (const i of which) {
+    const x = Math.round(MARGIN * ratio + D.x[i] * scale);
+    const y = Math.round(width - MARGIN * ratio - D.y[i] * scale);
+    for (let row = y - reach; row <= y + reach; row++) pixels.fill(value, row * width + x - reach, row * width + x + reach + 1);
+  }
 }
 
 function drawLasso() {
@@ -601,6 +624,14 @@ function drawAll() {
   remember();
 }
 
+/** Put on paper what a window scrolls or folds. */
+function prepareToPrint() {
+  drawAll();
+  if ($("sheet")) addToSheet(PRINTED);
+  for (const id of ["outcomes", "what-if", "comparison", "certificate", "versions"]) if ($(id)) $(id).open = true;
+  drawCoverage();
+}
+
 /** Call a function at most once per frame. */
 function oncePerFrame(draw) {
   let isWaiting = false;
@@ -689,7 +720,7 @@ function listen() {
   $("close").addEventListener("click", () => $("compare").close());
   $("comparison")?.addEventListener("toggle", drawCoverage);
   addEventListener("resize", oncePerFrame(drawAll));
-  addEventListener("beforeprint", drawAll);
+  addEventListener("beforeprint", prepareToPrint);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
 }
 

@@ -277,7 +277,7 @@ def test_a_ranking_that_was_cut_short_says_so(inputs):
     page = written(inputs._replace(ranking=inputs.ranking.head(2)), parameters(ranking=ranking))
 
     assert page.data["isCut"]
-    assert "The order ends here: 2 of 3 candidates are ranked, as `ranking` in params.yaml says." in page.text
+    assert "The order ends here: 2 of 3 candidates are ranked; ranking in params.yaml says how many." in page.text
 
 
 def test_picks_that_are_no_beginning_of_the_ranking_fix_the_slider(inputs):
@@ -457,6 +457,7 @@ def test_where_there_is_no_room_the_pictures_around_the_cut_come_first(inputs, p
     assert small.color_of("far.png") == pytest.approx(GREEN, abs=3)
     assert small.color_of("a.png") == pytest.approx(RED, abs=3)
     assert small.problem_of("near.png") == "its picture would make the page too large"
+    assert "There was no room for the pictures of 1 of them." in small.text
 
 
 def test_a_damaged_file_with_the_name_of_a_pool_image_is_not_taken_for_it(inputs):
