@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from datapool.selection import near_duplicates
-from datapool.selection.near_duplicates import near_duplicate_groups
+from datapool.selection.near_duplicates import near_duplicate_distance, near_duplicate_groups
 
 
 def line(*places: float) -> np.ndarray:
@@ -92,3 +92,14 @@ def test_the_vectors_are_not_changed_and_progress_counts_tiles(monkeypatch):
 
     assert vectors.ravel().tolist() == [1, 2, 3, 4, 5]
     assert seen == [(step, 6) for step in range(1, 7)]
+
+
+def test_near_duplicates_are_closer_than_a_fifteenth_of_the_median_distance():
+    assert near_duplicate_distance(line(0, 30)) == pytest.approx(2)
+    assert near_duplicate_distance(line(4)) == near_duplicate_distance(line()) == 0
+
+    rng = np.random.default_rng(1)
+    vectors = rng.standard_normal((500, 32)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    assert near_duplicate_distance(vectors) == pytest.approx(2**0.5 / 15, rel=0.02)  # at right angles
+    assert near_duplicate_distance(vectors) == near_duplicate_distance(vectors.copy())
