@@ -10,6 +10,7 @@ import pytest
 from conftest import Workspace, stages_run
 
 from datapool.core.tables import read_csv
+from datapool.images.thumbnails import ThumbnailStore
 
 pytestmark = pytest.mark.slow
 
@@ -122,6 +123,7 @@ def test_a_forgotten_image_is_named_nowhere_and_its_embedding_is_gone(second_wee
     row = next(line for line in workspace.pool_files()["datapool_latest.csv"].decode().splitlines() if name in line)
     embedding = ",".join(row.rsplit('",')[1].split(",")[:-1])
     assert name in read_csv(samples).nearest.tolist()
+    [picture] = ThumbnailStore(samples.parent / "thumbnails").read([content]).values()
     backup = workspace.folder / ".datapool/backup/an edited.csv"
     backup.parent.mkdir(parents=True, exist_ok=True)
     backup.write_text(f"header\n{row}\n")
@@ -142,6 +144,7 @@ def test_a_forgotten_image_is_named_nowhere_and_its_embedding_is_gone(second_wee
         if not path.is_file() or inside.parts[0] == ".git" or str(inside).startswith(".dvc/cache"):
             continue
         data = path.read_bytes()
+        assert picture not in data, path
         if path.suffix == ".parquet":
             data = str(pq.read_table(path).to_pydict()).encode()
         assert not any(text.encode() in data for text in (name, again, embedding)), path
