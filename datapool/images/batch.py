@@ -4,16 +4,9 @@ import hashlib
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor
-from concurrent.futures import wait as wait_for
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
+from collections.abc import Iterable, Sequence
 from functools import partial
-from multiprocessing import get_context, parent_process
-from multiprocessing.connection import wait
 from pathlib import Path
-from threading import Thread
 from typing import NamedTuple
 
 import numpy as np
@@ -21,13 +14,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from datapool.core.c_libraries import keep_freed_memory
 from datapool.core.errors import DatapoolError, join_sentences
 from datapool.core.progress import Progress
-from datapool.images.decode import Check, ImageFile, Inspection, NeedsMemoryError, inspect, not_inspected, read_bytes
+from datapool.images.decode import Check, ImageFile, Inspection, inspect, not_inspected, read_bytes
 from datapool.images.listing import Skipped, find_images, is_folder, links_out, relevant_paths
-from datapool.images.memory import machine_cores, memory_for_images
 from datapool.images.pixels import Ranges
+from datapool.images.processes import read_all
 from datapool.images.quality import quality_table
 from datapool.images.thumbnails import Keep
 
@@ -39,11 +31,6 @@ LINK_OUT = "link out of input_dir, which is not followed; put a copy of the file
 
 # A spreadsheet reads such a text as a formula, and a command reads a dash as an option.
 _FORMULA = re.compile(r"\s*[=+\-@＝＋－＠]|[\t\r\n]")
-
-_AT_REST = 64 * 2**20  # bytes of memory that a process takes beside its image
-_PROCESS = 4 * _AT_REST  # with less for each, there are fewer processes
-_KEPT = 2 * _AT_REST  # freed bytes that a process keeps at most for its next image
-_FEW = 64  # images that are inspected before other processes would have started
 
 
 class Batch(NamedTuple):
@@ -111,7 +98,14 @@ def scan(
             keep_thumbnail(found.content_hash, found.thumbnail)
         return found._replace(thumbnail=b"")
 
-    found_in_order = _inspect_all(folder, to_inspect, found_of, when_done=without_thumbnail, progress=progress)
+    found_in_order = read_all(
+        [folder / path for path in to_inspect],
+        found_of,
+        where=str(folder),
+        names=to_inspect,
+        when_done=without_thumbnail,
+        progress=progress,
+    )
     inspected = dict(zip(to_inspect, found_in_order, strict=True))
     inspections = [not_inspected(LINK_OUT) if path in leading_out else inspected[path] for path in paths]
     images = _table(paths, inspections, filename_prefix)
@@ -382,117 +376,3 @@ def _mark_duplicates(images: pd.DataFrame) -> None:
     copies = first[first != healthy.filename]
     images.loc[copies.index, "status"] = "duplicate"
     images.loc[copies.index, "reason"] = "duplicate of " + copies
-
-
-def _inspect_all(
-    folder: Path,
-    paths: list[str],
-    inspect_one: Callable[..., Inspection],
-    *,
-    when_done: Callable[[Inspection], Inspection],
-    progress: Progress,
-) -> list[Inspection]:
-    """Inspect files in other processes if there are many; return what ``when_done`` returns, in the order of ``paths``."""
-    files = [folder / path for path in paths]
-    if len(files) <= _FEW:
-        inspections = []
-        for file in files:
-            inspections.append(when_done(inspect_one(file)))
-            progress(len(inspections), len(files))
-        return inspections
-    memory = memory_for_images()
-    n_processes = max(min(machine_cores(), memory // _PROCESS), 1)
-    kept = min(memory // n_processes // 8, _KEPT)
-    at_rest = _AT_REST + kept
-    done: dict[int, Inspection] = {}
-    processes = get_context("forkserver")
-    processes.set_forkserver_preload(["datapool.images.decode"])  # imported once, not by each process
-    with ExitStack() as stack:
-        workers = ProcessPoolExecutor(n_processes, mp_context=processes, initializer=_begin_worker, initargs=(kept,))
-        stack.callback(workers.shutdown, cancel_futures=True)  # without it, shutdown waits for all
-        within = partial(_inspect_within, inspect_one=inspect_one, memory=memory // n_processes - at_rest)
-        place = 0
-        needed: dict[int, int] = {}  # bytes that an image needs which does not fit in the share of one process
-        try:
-            for place, found in enumerate(workers.map(within, files, chunksize=16)):
-                if isinstance(found, int):
-                    needed[place] = found
-                else:
-                    done[place] = when_done(found)
-                    progress(len(done), len(files))
-            left = memory - n_processes * at_rest
-            for place, found in _one_after_another(workers, inspect_one, files, needed, memory=left):
-                done[place] = when_done(found)
-                progress(len(done), len(files))
-        except BrokenProcessPool as error:
-            first = min(set(range(len(files))) - set(done) - set(needed), default=min(needed, default=place))
-            raise DatapoolError(
-                f"{folder}: a process that reads images was killed, perhaps because memory ran out, at "
-                f"{paths[first]!r} or soon after; free memory, or remove that image, then run again"
-            ) from error
-    return [done[place] for place in range(len(files))]
-
-
-def _one_after_another(
-    workers: ProcessPoolExecutor,
-    inspect_one: Callable[..., Inspection],
-    files: list[Path],
-    needed: dict[int, int],
-    *,
-    memory: int,
-) -> Iterator[tuple[int, Inspection]]:
-    """Inspect large images, at any time only as many as fit into the memory together, or a single one.
-
-    Args:
-        workers: The processes.
-        inspect_one: Reads a file.
-        files: All files.
-        needed: The bytes that the large ones need, by their places in ``files``. What was read so far may only have been
-            the length of a file; then inspecting it states a larger number. Becomes empty.
-        memory: Bytes.
-
-    Yields:
-        The place of a file, and its inspection.
-    """
-    running: dict[Future[Inspection | int], tuple[int, int]] = {}  # the place of a file, and what it needs
-    while needed or running:
-        for place, n_bytes in sorted(needed.items()):
-            if running and n_bytes + sum(taken for _, taken in running.values()) > memory:
-                break
-            running[workers.submit(_inspect_within, files[place], inspect_one=inspect_one, memory=n_bytes)] = (
-                place,
-                needed.pop(place),
-            )
-        for future in wait_for(running, return_when=FIRST_COMPLETED).done:
-            found, (place, _) = future.result(), running.pop(future)
-            if isinstance(found, int):
-                needed[place] = found
-            else:
-                yield place, found
-
-
-def _inspect_within(file: Path, *, inspect_one: Callable[..., Inspection], memory: int) -> Inspection | int:
-    """Return the inspection of a file, or the bytes that it needs if they are more than the memory."""
-    try:
-        return inspect_one(file, memory=memory)
-    except NeedsMemoryError as error:
-        return error.n_bytes
-
-
-def _begin_worker(kept: int) -> None:
-    """Begin a worker process that keeps some freed bytes for its next image."""
-    keep_freed_memory(kept)
-    _end_with_parent()
-
-
-def _end_with_parent() -> None:
-    """Make a worker process end when its parent is killed; otherwise it would wait for work forever."""
-    parent = parent_process()
-    if parent is None:
-        return
-
-    def watch() -> None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-    Thread(target=watch, daemon=True).start()

@@ -188,35 +188,42 @@ def read_rgb(image: ImageFile, *, side: int | None = None) -> Image.Image:
     return _read(image, side=side)
 
 
-def thumbnail_of(image: ImageFile) -> bytes:
+def thumbnail_of(image: ImageFile, *, memory: int | None = None) -> bytes:
     """Return a small picture of an image as WebP; upright, its longer side at most THUMBNAIL_SIDE, without metadata.
 
     A JPEG is decoded at a small size. ``inspect`` makes the same bytes.
 
+    Args:
+        image: The file.
+        memory: Bytes that this may take; None: as many as it needs.
+
     Raises:
         DatapoolError: If the file is missing, cannot be decoded, or does not have the content hash.
+        NeedsMemoryError: If more is needed than ``memory``. Nothing of that size was done.
     """
-    return thumbnail(_read(image, side=None, for_thumbnail=True))
+    return thumbnail(_read(image, side=None, for_thumbnail=True, memory=memory))
 
 
-def _read(image: ImageFile, *, side: int | None, for_thumbnail: bool = False) -> Image.Image:
+def _read(image: ImageFile, *, side: int | None, for_thumbnail: bool = False, memory: int | None = None) -> Image.Image:
+    limits = _Limits(image.max_pixels, memory)
     try:
-        data = read_bytes(image.path, content_hash=image.content_hash)
-        return _decode(data, image.ranges, _Limits(image.max_pixels), side=side, for_thumbnail=for_thumbnail)
+        data = read_bytes(image.path, content_hash=image.content_hash, limits=limits)
+        limits = limits._replace(taken=len(data))
+        return _decode(data, image.ranges, limits, side=side, for_thumbnail=for_thumbnail)
     except _DamagedError as error:
         raise DatapoolError(
             f"{image.path}: {error}; set enable_corruptness_check: true to leave such files out, or remove it"
         ) from error
 
 
-def read_bytes(path: Path, *, content_hash: str) -> bytes:
+def read_bytes(path: Path, *, content_hash: str, limits: "_Limits | None" = None) -> bytes:
     """Read a file that was scanned before.
 
     Raises:
         DatapoolError: If the file is missing or does not have the sha256 ``content_hash``.
     """
     try:
-        data = _bytes_of(path)
+        data = _bytes_of(path, limits)
     except OSError as error:
         raise DatapoolError(
             f"{path}: cannot be read ({error.strerror}), though it was there when the batch was scanned; "

@@ -22,7 +22,7 @@ from datapool.pool.store import RECORD, Store
 from datapool.pool.thumbnails import Pictures, kept_first, pictures_of, write_thumbnails
 from datapool.pool.transaction import Transaction, recover
 
-_AT_ONCE = 32  # images that are read between two calls of ``progress``
+_AT_ONCE = 512  # images that are read between two calls of ``progress``
 
 
 def add_pictures(

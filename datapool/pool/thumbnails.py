@@ -14,8 +14,9 @@ import pandas as pd
 from datapool.core.errors import DatapoolError, counted
 from datapool.core.lineage import THUMBNAILS_FOLDER, Version, version_file
 from datapool.images.batch import image_files
-from datapool.images.decode import thumbnail_of
+from datapool.images.decode import ImageFile, thumbnail_of
 from datapool.images.pixels import Ranges
+from datapool.images.processes import read_all
 from datapool.images.thumbnails import ThumbnailStore, read_thumbnails, thumbnails_file
 from datapool.pool.files import require_version_files
 from datapool.pool.store import Store
@@ -54,14 +55,19 @@ def pictures_of(
         found = kept.read(content_hashes)
         missing = set(content_hashes) - found.keys()
         to_read = images[images.content_hash.isin(missing)].drop_duplicates("content_hash")
-        for file in image_files(to_read, folder, max_pixels=max_pixels, ranges=ranges):
-            try:
-                found[file.content_hash] = thumbnail_of(file)
-            except DatapoolError:  # gone, changed or damaged
-                continue
-        return found
+        files = image_files(to_read, folder, max_pixels=max_pixels, ranges=ranges)
+        made = read_all(files, _thumbnail_of, where=str(folder), names=to_read.path.tolist())
+        return found | {file.content_hash: webp for file, webp in zip(files, made, strict=True) if webp}
 
     return find
+
+
+def _thumbnail_of(image: ImageFile, *, memory: int | None = None) -> bytes:
+    """Return the picture of an image; empty if it is gone, has changed or is damaged."""
+    try:
+        return thumbnail_of(image, memory=memory)
+    except DatapoolError:
+        return b""
 
 
 def kept_first(store: Store, versions: Sequence[Version], pictures: Pictures) -> Pictures:

@@ -14,7 +14,7 @@ from PIL import Image
 from pillow_heif import register_heif_opener
 
 from datapool.core.errors import DatapoolError
-from datapool.images import batch, formats
+from datapool.images import formats, processes
 from datapool.images.batch import (
     LINK_OUT,
     ROOT_LABEL,
@@ -495,7 +495,7 @@ def test_the_table_does_not_depend_on_whether_other_processes_read_the_images(tm
     for i in range(20):
         paint(tmp_path / f"{i}.png", size=(1 + i % 7, 1))
     alone = look(tmp_path).images
-    monkeypatch.setattr(batch, "_FEW", 0)
+    monkeypatch.setattr(processes, "_FEW", 0)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
 
     pd.testing.assert_frame_equal(look(tmp_path).images, alone)

@@ -16,7 +16,7 @@ import tifffile
 from conftest import MAX_PIXELS
 from PIL import Image
 
-from datapool.images import batch, memory
+from datapool.images import batch, memory, processes
 from datapool.images.decode import NeedsMemoryError, inspect
 
 MEBIBYTE = 2**20
@@ -141,8 +141,8 @@ def test_a_pixel_of_more_than_four_values_counts_as_several(tmp_path):
 
 @pytest.mark.slow
 def test_large_images_are_read_after_the_others_with_the_same_result(tmp_path, monkeypatch):
-    monkeypatch.setattr(batch, "_FEW", 0)
-    monkeypatch.setattr(batch, "machine_cores", lambda: 2)
+    monkeypatch.setattr(processes, "_FEW", 0)
+    monkeypatch.setattr(processes, "machine_cores", lambda: 2)
     for i in range(8):
         Image.new("RGB", (10 * (8 - i), 10), (i, 0, 0)).save(tmp_path / f"{i}.png")
     (tmp_path / "8.png").write_bytes(b"no image")
@@ -150,8 +150,8 @@ def test_large_images_are_read_after_the_others_with_the_same_result(tmp_path, m
     expected = scan(tmp_path)
     assert expected.status.tolist() == ["ok"] * 8 + ["corrupt", "ok"]
 
-    for n_bytes in (1, 2 * batch._AT_REST + 20_000):  # everything is too large; the smaller ones fit
-        monkeypatch.setattr(batch, "memory_for_images", lambda n_bytes=n_bytes: n_bytes)
+    for n_bytes in (1, 2 * processes._AT_REST + 20_000):  # everything is too large; the smaller ones fit
+        monkeypatch.setattr(processes, "memory_for_images", lambda n_bytes=n_bytes: n_bytes)
         pd.testing.assert_frame_equal(scan(tmp_path), expected)
 
 
@@ -212,8 +212,8 @@ def test_the_processes_of_a_scan_stay_within_their_memory(tmp_path, monkeypatch)
     Image.new("RGB", size, (1, 2, 3)).save(tmp_path / "60_opaque.webp", lossless=True)
     for i in range(80):
         Image.new("RGB", (20 + i, 20)).save(tmp_path / f"{i:02}_small.png")
-    monkeypatch.setattr(batch, "machine_cores", lambda: 8)
-    monkeypatch.setattr(batch, "memory_for_images", lambda: 550 * MEBIBYTE)
+    monkeypatch.setattr(processes, "machine_cores", lambda: 8)
+    monkeypatch.setattr(processes, "memory_for_images", lambda: 550 * MEBIBYTE)
     with peak_of_other_processes() as peak:
         images = scan(tmp_path)
 

@@ -14,7 +14,7 @@ from conftest import MAX_PIXELS
 from PIL import Image
 
 from datapool.core.errors import DatapoolError
-from datapool.images import batch, thumbnails
+from datapool.images import batch, processes, thumbnails
 from datapool.images.decode import ImageFile, inspect, thumbnail_of
 from datapool.images.thumbnails import ThumbnailStore, hashes_in, read_thumbnails, write_thumbnails
 
@@ -112,7 +112,7 @@ def test_scan_makes_no_picture_of_small_deep_or_damaged_images_or_unless_it_deco
 
 @pytest.mark.slow
 def test_other_processes_pass_their_pictures_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(batch, "_FEW", 0)
+    monkeypatch.setattr(processes, "_FEW", 0)
     Path("week").mkdir()
     for i in range(20):
         Image.new("RGB", (100 + i, 100), (i, 0, 0)).save(f"week/{i:02}.png")

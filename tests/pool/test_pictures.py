@@ -19,6 +19,7 @@ from datapool.core.atomic import SCRATCH, sha256
 from datapool.core.errors import DatapoolError
 from datapool.core.lineage import Provenance, read_lineage
 from datapool.core.tables import EmbeddedTable, read_csv
+from datapool.images import processes
 from datapool.images.batch import scan
 from datapool.images.thumbnails import ThumbnailStore, write_thumbnails
 from datapool.maintenance.repair import repair
@@ -306,6 +307,19 @@ def test_pictures_are_the_same_with_and_without_those_of_the_scan():
     assert without.keys() == set(found.content_hash[["=large.jpg", "small.png", "deep.tif"]])
     shutil.rmtree(folder)
     assert made(kept).keys() == {found.content_hash["=large.jpg"]}
+
+
+def test_pictures_of_many_images_are_made_by_several_processes_and_are_the_same(monkeypatch):
+    folder, found, _ = write_batch()
+    find = pictures_of(found, folder, max_pixels=MAX_PIXELS, ranges={}, kept=ThumbnailStore(Path("no")))
+    one_by_one = find(found.content_hash.tolist())
+    monkeypatch.setattr(processes, "_FEW", 0)
+    monkeypatch.setattr(processes, "machine_cores", lambda: 2)
+
+    assert find(found.content_hash.tolist()) == one_by_one
+    monkeypatch.setattr(processes, "memory_for_images", lambda: 1)  # every image needs more than the share of a process
+    assert find(found.content_hash.tolist()) == one_by_one
+    assert len(one_by_one) == 3
 
 
 def test_an_image_of_more_than_8_bits_is_shown_in_the_range_of_its_pool(tmp_path):
