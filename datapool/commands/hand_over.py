@@ -47,9 +47,10 @@ def export(
     content hashes find the images again when the labels come back.
     """
     from datapool.core.errors import DatapoolError
+    from datapool.core.label_files import splits_file
     from datapool.core.lineage import LINEAGE
     from datapool.core.params import load_params
-    from datapool.export.choice import LABELS_FOLDER, SPLITS, choose
+    from datapool.export.choice import choose
     from datapool.export.export import write_export
 
     if sum((new, version is not None, everything)) == 0:
@@ -58,8 +59,7 @@ def export(
         raise DatapoolError("--new excludes --version and --all; use one of them")
     params = load_params()
     pool = name or params.datapool.name
-    splits = LABELS_FOLDER / pool / SPLITS
-    chosen = choose(Path(params.shared_dir), LINEAGE, pool, version, is_whole=everything, splits=splits)
+    chosen = choose(Path(params.shared_dir), LINEAGE, pool, version, is_whole=everything, splits=splits_file(pool))
     with progress("exporting") as report:
         exported = write_export(
             chosen,

@@ -150,6 +150,7 @@ def _prefix(value: str) -> str:
 
 
 Probability = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1, le=10**9)]
@@ -200,6 +201,15 @@ class Rules(Section):
     protected: PathText | None
     protected_distance: Positive
     exclude: PathText | None
+
+
+class Split(Section):
+    """How `datapool split` assigns the images of a pool to train, val and test. No stage reads it."""
+
+    val: Share
+    test: Share
+    distance: Positive
+    sequence_gap: Count | None
 
 
 class Images(Section):
@@ -324,6 +334,7 @@ class Params(Section):
     stopping_condition: StoppingCondition
     ranking: Ranking
     rules: Rules
+    split: Split
     images: Images
     quality: Quality
     datapool: Datapool

@@ -1,24 +1,16 @@
 """Read the images of a pool that are handed over: those that a version added, or all up to it."""
 
-import csv
-import io
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from datapool.core import atomic
 from datapool.core.errors import DatapoolError
+from datapool.core.label_files import image_keys, read_splits
 from datapool.core.lineage import Version, read_lineage
 from datapool.core.recorded_rows import read_recorded_rows
 from datapool.pool.show import find_version
-
-LABELS_FOLDER = Path("labels")
-"""The folder of a workspace for what was decided about the images of its pools, below a folder per pool."""
-
-SPLITS = "splits.csv"
-"""The file below the folder of a pool that says which images are for training, and which for validation and test."""
 
 COLUMNS = (
     "filename", "path", "content_hash", "weak_label", "version", "week", "rank", "distance", "nearest", "split",
@@ -81,7 +73,9 @@ def choose(
     if "path" not in table:
         table = table.assign(path="")
     if splits and splits.exists():
-        table = table.assign(split=table.content_hash.map(_read_splits(splits)).fillna(""))
+        recorded = read_splits(splits)
+        by_image = dict(zip(image_keys(recorded), recorded.split, strict=True))
+        table = table.assign(split=image_keys(table).map(by_image).fillna(""))
     columns = [column for column in COLUMNS if column in table]
     return Chosen(name, version, is_whole, versions, table[columns], pool_rows, embeddings[is_chosen])
 
@@ -96,17 +90,3 @@ def space_of(version: Version) -> str:
     """Return the id of a version's embedding space; "unknown" if it is not recorded."""
     space = version.embedding_space
     return space.id or "unknown" if space else "unknown"
-
-
-def _read_splits(path: Path) -> dict[str, str]:
-    """Return the split of each image by its content hash.
-
-    Raises:
-        DatapoolError: If the file cannot be read, or lacks a column.
-    """
-    remedy = f"`git checkout HEAD -- {path}` restores it"
-    text = atomic.read_regular_file(path, remedy=remedy).decode(errors="replace")
-    rows = list(csv.DictReader(io.StringIO(text)))
-    if rows and not {"content_hash", "split"} <= rows[0].keys():
-        raise DatapoolError(f"{path}: lacks the columns content_hash and split; {remedy}")
-    return {row["content_hash"]: row["split"] for row in rows}

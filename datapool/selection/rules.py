@@ -160,14 +160,14 @@ def _why_full(label: str, limit: float) -> str:
 
 def _excluded_by_gap(filenames: pd.Series, base: pd.Series, picked: pd.Series, gap: int) -> pd.DataFrame:
     taken = pd.concat([base.to_frame().assign(state="in the pool"), picked.to_frame().assign(state="picked")])
-    near = _nearest_frames(filenames, taken, within=gap - 1)
+    near = nearest_frames(filenames, taken, within=gap - 1)
     unit = np.where(near.gap == 1, " frame from ", " frames from ")
     reasons = near.gap.astype("str") + unit + near.taken + ", which is " + near.state
     return pd.DataFrame({"kind": "sequence_gap", "reason": reasons}, index=near.index)
 
 
 def _exclude_near_frames(filenames: pd.Series, gap: int) -> Exclude:
-    table = _frames(filenames)
+    table = sequence_frames(filenames)
     sequences, frames = table.sequence.to_numpy(), table.frame.to_numpy()
     order = np.lexsort((frames, sequences))  # sequence by sequence, ascending frames within
     rows_in_order, frames_in_order = table.index.to_numpy()[order], frames[order]
@@ -188,7 +188,7 @@ def _exclude_near_frames(filenames: pd.Series, gap: int) -> Exclude:
     return exclude
 
 
-def _frames(filenames: pd.Series) -> pd.DataFrame:
+def sequence_frames(filenames: pd.Series) -> pd.DataFrame:
     """Return sequence (numbered) and frame of the names that have a number, indexed by their place in ``filenames``."""
     parts = pc.extract_regex(pa.array(filenames, type=pa.string()), pattern=_NUMBER)
     has_number = parts.is_valid().to_numpy(zero_copy_only=False)
@@ -203,7 +203,7 @@ def _frames(filenames: pd.Series) -> pd.DataFrame:
     )
 
 
-def _nearest_frames(filenames: pd.Series, taken: pd.DataFrame, *, within: int) -> pd.DataFrame:
+def nearest_frames(filenames: pd.Series, taken: pd.DataFrame, *, within: int) -> pd.DataFrame:
     """Find for each filename the nearest image of the same sequence among those taken.
 
     Args:
@@ -215,7 +215,9 @@ def _nearest_frames(filenames: pd.Series, taken: pd.DataFrame, *, within: int) -
         One row per filename with such an image, indexed by its place in ``filenames``, in order: taken (that image), gap
         (difference of the frame numbers) and the further columns of ``taken``.
     """
-    table = _frames(pd.concat([filenames, taken.filename], ignore_index=True))  # taken images come after all filenames
+    table = sequence_frames(
+        pd.concat([filenames, taken.filename], ignore_index=True)
+    )  # taken images come after all filenames
     is_taken = table.index >= len(filenames)
     ours = table[~is_taken].rename_axis("row").reset_index().sort_values("frame")
     theirs = table[is_taken].rename_axis("other").reset_index().sort_values(["frame", "other"])

@@ -12,6 +12,7 @@ import pandas as pd
 
 from datapool.core import atomic
 from datapool.core.errors import DatapoolError, short_repr
+from datapool.core.label_files import erase_rows
 from datapool.core.lineage import LINEAGE, SAMPLES, read_lineage
 from datapool.core.outputs import Outputs
 from datapool.core.schema import Params
@@ -151,14 +152,18 @@ def forget_names(path: Path, images: Iterable[Image]) -> None:
 
 
 def erase(params: Params, images: Sequence[Image]) -> list[str]:
-    """Erase the names of images that have left the pools from these and from ``.datapool``; return sentences about it.
+    """Erase the names of images that have left the pools from these, ``labels/`` and ``.datapool``.
+
+    Returns:
+        Sentences about it.
 
     Raises:
-        DatapoolError: As ``erase_names``.
+        DatapoolError: As ``erase_names``, or if a file of ``labels/`` is damaged.
     """
     contents = [image.content for image in images if image.content]
     names = {name for image in images for name in image.names}
     notes = erase_names(Path(params.shared_dir), LINEAGE, names)
+    notes += erase_rows(set(contents), {name for image in images for name in image.own_names})
     deleted = erase_from_scratch(contents, names)
     return [*notes, *(f"{path}: deleted" for path in deleted)]
 

@@ -498,6 +498,6 @@ def test_splits_that_cannot_be_read_are_refused(export):
     Path("labels/p/splits.csv").write_text("name,split\na,b\n")
 
     assert export("--new", "--to", "csv") == (
-        "error: labels/p/splits.csv: lacks the columns content_hash and split; `git checkout HEAD -- labels/p/splits.csv` "
-        "restores it\n"
+        "error: labels/p/splits.csv: lacks the column filename; `git checkout HEAD -- labels/p/splits.csv` "
+        "brings back its last version\n"
     )

@@ -15,7 +15,7 @@ from datapool.core.schema import Params
 from datapool.core.tables import write_csv, write_table
 from datapool.pool.erasure import is_named_in
 from datapool.pool.exclusion import read_exclusions
-from datapool.workspace.corrections import exclude, find_images, forget_names, still_named_in
+from datapool.workspace.corrections import erase, exclude, find_images, forget_names, still_named_in
 
 ROOT = Path(__file__).parents[2]
 OURS, OTHER = "a" * 64, "b" * 64
@@ -103,6 +103,21 @@ def test_a_file_that_another_image_has_under_the_same_name_is_not_said_to_be_the
 
     Path("notes.txt").write_text("see ./week_1/frame_1.jpg\n")
     assert still_named_in(params, [found]) == ["notes.txt"]
+
+
+def test_rows_in_the_splits_and_labels_of_an_image_are_erased_with_it(params):
+    (found,) = find_images(params, [OURS])
+    header, ours, other = "filename,content_hash,split,group", f"week_1/frame_1.jpg,{OURS},val,1", f"b,{OTHER},test,2"
+    splits = Path("labels/p/splits.csv")
+    splits.parent.mkdir(parents=True)
+    splits.write_text(f"{header}\n{ours}\n{other}\n")
+    shutil.rmtree("pools")  # its image has left
+    LINEAGE.write_text("{}")
+    assert still_named_in(params, [found]) == [str(splits)]
+
+    assert "labels/p/splits.csv: rows erased: 1" in erase(params, [found])
+    assert still_named_in(params, [found]) == []
+    assert OTHER in splits.read_text()
 
 
 def test_lines_reasons_and_comments_that_name_an_image_leave_the_list_and_others_stay(params):

@@ -1,0 +1,88 @@
+"""The commands about what is known of images beside a pool: their splits, and the labels that come back from labeling."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from datapool.terminal import print_json, print_table, say
+
+app = typer.Typer()
+
+
+@app.command(short_help="Assign the images of a pool to train, val and test, once and for ever.")
+def split(
+    val: Annotated[float | None, typer.Option("--val", help="Share for validation.", show_default="split.val")] = None,
+    test: Annotated[float | None, typer.Option("--test", help="Share for test.", show_default="split.test")] = None,
+    distance: Annotated[
+        float | None,
+        typer.Option("--distance", help="Images at most this far apart stay together.", show_default="split.distance"),
+    ] = None,
+    sequence_gap: Annotated[
+        int | None,
+        typer.Option(
+            "--sequence-gap",
+            help="Frames of a sequence stay together if their numbers are less than this apart.",
+            show_default="split.sequence_gap",
+        ),
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", help="The pool.", show_default="datapool.name")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Write labels/POOL/splits.csv: which images are for training, validation and test; run it in the workspace.
+
+    An image that has a split keeps it; run this again after each new version. Near-duplicates and frames of one sequence
+    are in one split, so that a model is not tested on what it was trained on. Values that are given are kept in
+    params.yaml. Every export has the splits. Commit the folder labels/ with git.
+    """
+    from datapool.core.errors import counted
+    from datapool.core.label_files import read_splits, require_labels_folder, splits_file, write_label_file
+    from datapool.core.lineage import LINEAGE
+    from datapool.core.params import check_setting, load_params
+    from datapool.core.recorded_rows import read_recorded_rows
+    from datapool.export.splits import Links, assign_splits, facts_of, sentences_about
+    from datapool.pool.show import find_version
+    from datapool.selection.k_center import unit_rows
+    from datapool.workspace.params_file import set_params
+
+    params = load_params()
+    require_labels_folder(params)
+    pool = name or params.datapool.name
+    options = {"val": val, "test": test, "distance": distance, "sequence_gap": sequence_gap}
+    given = {f"split.{key}": value for key, value in options.items() if value is not None}
+    settings = params.split.model_copy(
+        update={key.removeprefix("split."): check_setting(key, value) for key, value in given.items()}
+    )
+    version = find_version(LINEAGE, pool, None)
+    rows = read_recorded_rows(Path(params.shared_dir) / pool, version)
+    path = splits_file(pool)
+    assigned = assign_splits(
+        rows.table,
+        unit_rows(rows.embeddings) if params.normalize_embeddings else rows.embeddings,
+        read_splits(path),
+        shares={"val": settings.val, "test": settings.test},
+        links=Links(settings.distance, settings.sequence_gap),
+        seed=params.seed,
+    )
+    if assigned.n_new or assigned.n_left or not path.exists():
+        write_label_file(path, assigned.table)
+    before = params.split.model_dump()
+    changed = {key: value for key, value in given.items() if before[key.removeprefix("split.")] != value}
+    if changed:
+        set_params(Path(), changed)
+    if as_json:
+        print_json({"pool": pool, "version": version.version, "file": str(path), **facts_of(assigned)})
+        return
+    say(*(f"params.yaml: {key}: {value:g}" for key, value in changed.items()))
+    facts = facts_of(assigned)
+    say(
+        f"{path}: {counted(len(rows.table), 'image')} of version {version.version} of pool {pool!r}, {assigned.n_new} new"
+    )
+    print_table(
+        ("split", "images", "share", "new", "groups"),
+        [
+            (each, str(part["images"]), f"{part['share']:.1%}", str(part["new"]), str(part["groups"]))
+            for each, part in facts["splits"].items()
+        ],
+    )
+    say(*sentences_about(assigned))
