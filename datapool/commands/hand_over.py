@@ -1,13 +1,12 @@
 """The commands that hand the images of a pool over to labeling and training."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from datapool.export.options import Format, Placement
-from datapool.terminal import progress, say
+from datapool.terminal import print_json, progress, say
 
 app = typer.Typer()
 
@@ -21,6 +20,9 @@ def export(
     ] = None,
     everything: Annotated[
         bool, typer.Option("--all", help="All images of the pool; with --version, all that it had then.")
+    ] = False,
+    left_out: Annotated[
+        bool, typer.Option("--left-out", help="And those of the latest batch that were not picked, with their fate.")
     ] = False,
     output: Annotated[
         Path | None, typer.Option("--output", help="The folder or file to write.", show_default="below exports/")
@@ -49,9 +51,11 @@ def export(
     from datapool.core.errors import DatapoolError
     from datapool.core.label_files import splits_file
     from datapool.core.lineage import LINEAGE
+    from datapool.core.outputs import Outputs
     from datapool.core.params import load_params
     from datapool.export.choice import choose
     from datapool.export.export import write_export
+    from datapool.export.left_out import with_left_out
 
     if sum((new, version is not None, everything)) == 0:
         raise DatapoolError("say which images: --new, --version NUMBER or --all")
@@ -60,6 +64,8 @@ def export(
     params = load_params()
     pool = name or params.datapool.name
     chosen = choose(Path(params.shared_dir), LINEAGE, pool, version, is_whole=everything, splits=splits_file(pool))
+    if left_out:
+        chosen = with_left_out(chosen, Outputs(params.output_dir))
     with progress("exporting") as report:
         exported = write_export(
             chosen,
@@ -80,8 +86,9 @@ def export(
             "version": chosen.version.version,
             "all": chosen.is_whole,
             "images": exported.n_images,
+            "left_out": chosen.n_left_out,
             "notes": exported.notes,
         }
-        typer.echo(json.dumps(facts, ensure_ascii=False))
+        print_json(facts)
         return
     say(f"{exported.output}: {exported.n_images} images, {chosen}", *exported.notes)

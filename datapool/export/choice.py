@@ -12,10 +12,14 @@ from datapool.core.lineage import Version, read_lineage
 from datapool.core.recorded_rows import read_recorded_rows
 from datapool.pool.show import find_version
 
+PICKED = "picked"
+"""The fate of an image of the pool; that of an image that was left out is its kind in removed_samples.csv."""
+
 COLUMNS = (
     "filename", "path", "content_hash", "weak_label", "version", "week", "rank", "distance", "nearest", "split",
+    "fate",
 )  # fmt: skip
-"""The columns of what is handed over. ``split`` is there only if the pool has splits."""
+"""The columns of what is handed over; ``split`` only if the pool has splits, ``fate`` only with what was left out."""
 
 
 class Chosen(NamedTuple):
@@ -39,7 +43,13 @@ class Chosen(NamedTuple):
         """Say what it is, for messages."""
         what = "all up to version" if self.is_whole else "those that version"
         added = "" if self.is_whole else " added"
-        return f"{what} {self.version.version} ({week_of(self.version)}) of pool {self.pool!r}{added}"
+        left_out = f", and {self.n_left_out} that its batch left out" * bool(self.n_left_out)
+        return f"{what} {self.version.version} ({week_of(self.version)}) of pool {self.pool!r}{added}{left_out}"
+
+    @property
+    def n_left_out(self) -> int:
+        """How many of them are not in the pool; see ``left_out.with_left_out``."""
+        return int((self.table.fate != PICKED).sum()) if "fate" in self.table else 0
 
 
 def choose(

@@ -1,16 +1,17 @@
 """Write an export whole or not at all: find the files of its images, write it beside its place, and move it there."""
 
-import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import pandas as pd
+
 from datapool.core.errors import DatapoolError
 from datapool.core.progress import Progress
 from datapool.core.tables import read_json
-from datapool.export.choice import Chosen, space_of
+from datapool.export.choice import PICKED, Chosen, space_of
 from datapool.export.images import ExportedImage, label_of
 from datapool.export.job import Job, Written, write_json
 from datapool.export.labeling import write_cvat, write_label_studio
@@ -146,7 +147,7 @@ def _find_images(
         "`--images FOLDER`; nothing was written"
     )
     paths = require_image_files(table.filename.tolist(), located, remedy=remedy)
-    texts = table.assign(split=table.get("split", ""))
+    texts = table.assign(split=table.get("split", ""), fate=table.get("fate", PICKED))
     images = [
         ExportedImage(
             filename=row.filename,
@@ -155,10 +156,11 @@ def _find_images(
             label=label_of(row.weak_label),
             version=int(row.version),
             week=row.week,
-            rank=int(row.rank),
-            distance=None if math.isnan(row.distance) else float(row.distance),
+            rank=None if pd.isna(row.rank) else int(row.rank),
+            distance=None if pd.isna(row.distance) else float(row.distance),
             nearest=row.nearest,
             split=row.split,
+            fate=row.fate,
             embedding=embedding,
         )
         for row, path, embedding in zip(texts.itertuples(), paths, chosen.embeddings, strict=True)

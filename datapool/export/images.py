@@ -27,13 +27,16 @@ class ExportedImage:
     """The version that added it."""
     week: str
     """What that version is called."""
-    rank: int
+    rank: int | None
+    """None for an image that was not picked."""
     distance: float | None
     """To its nearest neighbor when it was picked; None for the first image of a pool."""
     nearest: str
     """Filename of that neighbor; "" for the first image of a pool."""
     split: str
     """"" if it has none."""
+    fate: str
+    """"picked", or why it was left out."""
     embedding: Sequence[float]
 
     @property
@@ -46,12 +49,13 @@ class ExportedImage:
         facts = {
             "filename": self.filename, "content_hash": self.content_hash, "weak_label": self.label, "version": self.version,
             "week": self.week, "rank": self.rank, "distance": self.distance, "nearest": self.nearest, "split": self.split,
+            "fate": self.fate,
         }  # fmt: skip
         return {key: value for key, value in facts.items() if value not in (None, "")}
 
     def tags(self) -> list[str]:
         """Return its week, its version, its fate and its split, for tools that filter images by tags."""
-        tags = [self.week, f"version {self.version}", "picked", self.split]
+        tags = [self.week, f"version {self.version}", self.fate, self.split]
         return [tag for tag in dict.fromkeys(tags) if tag]
 
     def size(self, *, max_pixels: int) -> Size:

@@ -87,7 +87,11 @@ def _places(filename: str, path: str, version: Version, folders: Sequence[Path])
         prefix = version.offered.filename_prefix
         prefix = prefix_of(prefix, version.offered.input_dir) if prefix == AUTO_PREFIX else prefix
         path = path or filename.removeprefix("./").removeprefix(prefix)
-    return list(dict.fromkeys(root / name for root in roots for name in (path or filename, filename)))
+    # A pool from elsewhere may name any file of this machine.
+    names = [
+        name for name in (path or filename, filename) if not Path(name).is_absolute() and ".." not in Path(name).parts
+    ]
+    return list(dict.fromkeys(root / name for root in roots for name in names))
 
 
 def _has_content(path: Path, content_hash: str) -> bool:

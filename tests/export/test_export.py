@@ -12,14 +12,18 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import yaml
 from PIL import Image
-from small_pool import POOLS, make_pool, sha256, write_image
+from small_pool import LINEAGE, POOLS, make_pool, sha256, write_image
 
 import datapool
 from datapool import cli
+from datapool.core.outputs import Outputs
+from datapool.core.tables import EmbeddedTable, write_csv, write_rows, write_table
+from datapool.images.batch import batch_id
 from datapool.terminal import run_app
 
 NAMES = ["cat/a 1.png", "dog/b.jpg", "c.png", "cat/d.jpg", "cat/e&é.png"]
@@ -105,6 +109,7 @@ def test_json_says_what_was_written(export):
         "version": 1,
         "all": False,
         "images": 3,
+        "left_out": 0,
         "notes": ["the pool has no splits, so all images are in train, and val is the same list"],
     }
 
@@ -173,7 +178,7 @@ def test_webdataset_has_the_file_and_the_facts_of_each_image_under_one_key(expor
         facts = json.load(tar.extractfile("000000000.json"))
     assert facts == {
         "filename": "cat/a 1.png", "content_hash": sha256(Path("data/week_1/cat/a 1.png")), "weak_label": "cat",
-        "version": 1, "week": "week_1", "rank": 1,
+        "version": 1, "week": "week_1", "rank": 1, "fate": "picked",
     }  # fmt: skip
     with tarfile.open("w/w-000001.tar") as tar:
         assert tar.getnames()[0] == "000000001.jpg"
@@ -365,6 +370,7 @@ def test_fiftyone_gets_files_tags_facts_and_embeddings_by_a_script(export):
         "filepath": str(Path("o/images/cat/d.jpg").resolve()), "tags": ["week_2", "version 2", "picked", "val"],
         "embedding": [4.0, 0.5], "weak_label": {"label": "cat"}, "pool_filename": "cat/d.jpg", "version": 2, "week": "week_2",
         "content_hash": sha256(Path("data/week_2/cat/d.jpg")), "rank": 1, "distance": 1 / 3, "nearest": "c.png", "split": "val",
+        "fate": "picked",
     }  # fmt: skip
     assert lines[1] == "2 images in the dataset 'o'; `fiftyone app launch o` shows them"
     export("--new", "--to", "fiftyone", "--output", "o", "--files", "none", "--overwrite")
@@ -392,6 +398,55 @@ def test_lightly_studio_gets_tags_facts_and_embeddings_by_a_script(export):
         '[[["week_2", "version 2", "picked"], ["week_2", "version 2", "picked"]], [[0, "cat/d.jpg"], [1, "cat/e&\\u00e9.png"]]]',
         "2 images in the dataset 'o'",
     ]
+
+
+def write_outputs() -> None:
+    """Write what a run on week_2 leaves: cat/d.jpg was picked, cat/e&é.png is in the pool, cat/f.png was covered."""
+    outputs, folder = Outputs("output"), Path("data/week_2")
+    write_image(folder / "cat/f.png", (6, 6), 77)
+    paths = ["cat/d.jpg", "cat/e&é.png", "cat/f.png"]
+    images = pd.DataFrame({"filename": paths, "path": paths, "content_hash": [sha256(folder / path) for path in paths]})
+    write_table(outputs.images, images)
+    candidates = images[["filename", "content_hash"]].assign(weak_label="cat")
+    write_rows(outputs.embeddings, EmbeddedTable(candidates, np.array([[4, 0.5], [5, 0.5], [9, 9]], dtype=np.float32)))
+    removed = {"filename": paths[2:], "kind": ["covered"], "reason": ["x"], "nearest": ["c.png"], "distance": [0.25]}
+    write_csv(outputs.removed_samples, pd.DataFrame(removed))
+    lineage = json.loads(LINEAGE.read_text())
+    lineage["p"]["versions"][1]["batch"] = batch_id(images)
+    LINEAGE.write_text(json.dumps(lineage))
+
+
+def test_what_the_batch_left_out_is_exported_with_its_fate_on_request(export):
+    write_outputs()
+    assert export("--new", "--left-out", "--to", "csv", "--output", "x.csv") == (
+        "x.csv: 3 images, those that version 2 (week_2) of pool 'p' added, and 1 that its batch left out\n"
+    )
+    export("--all", "--left-out", "--to", "fiftyone", "--output", "o")
+    rows = table(Path("x.csv"))
+    samples = json.loads(Path("o/samples.json").read_text())["samples"]
+
+    assert [(row["filename"], row["fate"], row["rank"], row["week"]) for row in rows] == [
+        ("cat/d.jpg", "picked", "1", "week_2"),
+        ("cat/e&é.png", "picked", "2", "week_2"),
+        ("cat/f.png", "covered", "", "week_2"),
+    ]
+    assert (rows[2]["path"], rows[2]["distance"], rows[2]["nearest"]) == ("cat/f.png", "0.25", "c.png")
+    assert len(samples) == 6
+    assert samples[5]["tags"] == ["week_2", "version 2", "covered"]
+    assert "rank" not in samples[5]
+    assert is_copy(Path("o/images/cat/f.png"), "week_2/cat/f.png")
+    assert np.load("o/embeddings.npy").tolist()[4:] == [[5.0, 0.5], [9.0, 9.0]]
+
+
+def test_left_out_is_refused_where_the_last_run_had_another_batch(export):
+    assert export("--new", "--left-out", "--to", "csv") == (
+        "error: output/images.parquet is not here, so nothing tells what was left out; `dvc checkout` restores it\n"
+    )
+    write_outputs()
+    assert export("--version", "1", "--left-out", "--to", "csv") == (
+        "error: --left-out: output/images.parquet is another batch than that of version 1, and only the last one is known in "
+        "full; leave out --left-out, or run that batch again\n"
+    )
 
 
 # --- finding image files ------------------------------------------------------------------------------------------------

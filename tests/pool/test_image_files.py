@@ -1,0 +1,83 @@
+"""Images of a pool are found by place, name and content; never outside of the folders where images are."""
+
+import hashlib
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from datapool.core.errors import DatapoolError
+from datapool.core.lineage import Version
+from datapool.pool.image_files import Located, find_image_files, require_image_files
+
+
+def version(input_dir: str | None = None, prefix: str = "") -> Version:
+    offered = {
+        "input_dir": input_dir, "filename_prefix": prefix, "images": 1, "corrupt": 0, "duplicates": 0, "known": 0,
+        "candidates": 1,
+    }  # fmt: skip
+    content = {
+        "version": 1, "batch": "b", "rows": 1, "new": 1, "datapool_sha256": "0" * 64, "samples_sha256": "0" * 64,
+        "checkpoint_sha256": None, **({"offered": offered} if input_dir else {}),
+    }  # fmt: skip
+    return Version.model_validate(content)
+
+
+def find(filename: str, content: bytes | None, record: Version, path: str | None = None, **options) -> Located:
+    digest = "" if content is None else hashlib.sha256(content).hexdigest()
+    table = pd.DataFrame({"filename": [filename], "content_hash": [digest], "version": [1]})
+    if path is not None:
+        table["path"] = [path]
+    return find_image_files(table, [record], progress=lambda *_: None, **options)[0]
+
+
+@pytest.fixture(autouse=True)
+def workspace(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, content in {
+        "data/cat/a.png": b"a",
+        "data/x/a.png": b"b",
+        "old/deep/a.png": b"c",
+        "secret.png": b"s",
+    }.items():
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_bytes(content)
+
+
+def test_an_image_is_at_its_path_or_under_its_name_without_the_prefix():
+    assert find("p_cat/a.png", b"a", version("data", "p_"), "cat/a.png").path == Path("data/cat/a.png")
+    assert find("p_cat/a.png", b"a", version("data", "p_")).path == Path("data/cat/a.png")  # a pool without paths
+    assert find("data/cat/a.png", b"a", version("data", "auto")).path == Path("data/cat/a.png")
+    assert find("./cat/a.png", b"a", version("data")).path == Path("data/cat/a.png")
+
+
+def test_other_content_is_not_the_image_wherever_it_is_and_equal_content_is_under_any_path():
+    assert find("cat/a.png", b"c", version("data")) == Located(None, Path("data/cat/a.png"))
+    assert find("cat/a.png", b"c", version("data"), folders=[Path("old")]).path == Path("old/deep/a.png")
+    assert find("cat/b.png", b"c", version("data"), folders=[Path("old")]).path is None  # another name
+    assert find("cat/a.png", b"b", version(), folders=[Path("data")]).path == Path("data/x/a.png")
+
+
+def test_an_image_without_a_known_hash_is_what_is_at_its_place():
+    assert find("cat/a.png", None, version("data")).path == Path("data/cat/a.png")
+    assert find("cat/a.png", None, version()) == Located(None, None)
+
+
+def test_names_that_lead_out_of_a_folder_are_not_followed():
+    outside = str(Path("secret.png").resolve())
+
+    assert find(outside, None, version("data")).path is None
+    assert find("../secret.png", None, version("data")).path is None
+    assert find("cat/a.png", None, version("data"), "../secret.png").path == Path("data/cat/a.png")
+
+
+def test_images_that_are_not_found_are_counted_and_the_first_named():
+    lost = [Located(None, None), Located(None, Path("data/cat/a.png")), *[Located(None, Path("data/no.png"))] * 2]
+    with pytest.raises(DatapoolError) as refused:
+        require_image_files(["a", "b", "c", "d", "e"], [*lost, Located(Path("e"), Path("e"))], remedy="find them")
+
+    assert str(refused.value) == (
+        "4 images of 5 cannot be found: 'a' (the lineage records no folder); 'b' (data/cat/a.png has other content); 'c' (no "
+        "file data/no.png); …; find them"
+    )
+    assert require_image_files(["e"], [Located(Path("e"), None)], remedy="") == [Path("e")]
