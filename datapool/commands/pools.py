@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from datapool.terminal import progress, say
+from datapool.terminal import print_json, progress, say
 
 app = typer.Typer()
 
@@ -149,6 +149,7 @@ def thumbnails(
         typer.Option("--images", help="A folder of images.", show_default="the input_dir of each version"),
     ] = None,
     name: Annotated[str | None, typer.Option("--name", help="The pool.", show_default="every pool")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was added as JSON.")] = False,
 ) -> None:
     """Add small pictures of images that a pool has none of; run it in the workspace.
 
@@ -171,18 +172,21 @@ def thumbnails(
     if name and name not in names:
         raise DatapoolError(f"{LINEAGE} lists no pool {name!r}; it lists {', '.join(map(repr, names)) or 'none'}")
     is_merged = not json.loads(run_dvc(Path(), "status", "--json", "merge"))
-    before = LINEAGE.read_bytes()
-    pools, wanted = Path(params.shared_dir), [name] if name else names
+    pools, wanted, ran = Path(params.shared_dir), [name] if name else names, []
     with progress("making pictures") as report:
         done = list(add_pictures(pools, LINEAGE, wanted, images, max_pixels=params.images.max_pixels, progress=report))
-    say(*done)
-    if LINEAGE.read_bytes() == before:
+    if is_merged and any(added.n for added in done):
+        run_dvc(Path(), "commit", "--force", "--quiet", "merge")
+        ran = ["dvc commit --force --quiet merge"]
+    if as_json:
+        facts = [{"pool": added.pool, "added": added.n, "not_found": added.n_left} for added in done]
+        print_json({"pools": facts, "ran": ran})
         return
-    if not is_merged:
+    say(*(sentence for added in done for sentence in added.sentences))
+    if ran:
+        say(f"ran `{ran[0]}`; `dvc repro` writes the report again; commit {LINEAGE} and dvc.lock")
+    elif any(added.n for added in done):
         say("merge was not up to date before: run `dvc repro`")
-        return
-    run_dvc(Path(), "commit", "--force", "--quiet", "merge")
-    say(f"ran `dvc commit --force merge`; `dvc repro` writes the report again; commit {LINEAGE} and dvc.lock")
 
 
 @app.command(short_help="Show a version of a pool, or its csv.")

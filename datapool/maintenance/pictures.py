@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -25,9 +25,21 @@ from datapool.pool.transaction import Transaction, recover
 _AT_ONCE = 512  # images that are read between two calls of ``progress``
 
 
+class Added(NamedTuple):
+    """What was done for one pool."""
+
+    pool: str
+    n: int
+    """Pictures that were added."""
+    n_left: dict[int, int]
+    """By the number of a version, how many of its images were not found; without those that lack no picture."""
+    sentences: list[str]
+    """For the user."""
+
+
 def add_pictures(
     pools: Path, lineage: Path, names: list[str], folder: Path | None, *, max_pixels: int, progress: Progress
-) -> Iterator[str]:
+) -> Iterator[Added]:
     """Add the pictures that are missing in the files of versions, in one transaction per pool.
 
     An image is looked for where it was when its batch ran: at its path below ``input_dir`` as the lineage records it. With a
@@ -43,7 +55,7 @@ def add_pictures(
         progress: Called with the number of images done and of all images without a picture, for each pool.
 
     Yields:
-        Sentences for the user.
+        What was done, pool by pool.
 
     Raises:
         DatapoolError: If another process is working on the pools, or the files of a pool are not those that the lineage
@@ -53,10 +65,12 @@ def add_pictures(
         raise DatapoolError(f"--images: {folder} is not a folder; give the one with the images of the pool")
     by_content = cache(partial(_by_content, folder))  # hashes all images there, so only if it must
     with locked() as require_lock, backing_up_before_checkout(pools, lineage):
-        yield from recover(pools, lineage)
+        recovered = list(recover(pools, lineage))
         for name in names:
             transaction = Transaction(Store(pools, name, lineage), require_lock=require_lock)
-            yield from _add_to(transaction, folder, by_content, max_pixels=max_pixels, progress=progress)
+            added = _add_to(transaction, folder, by_content, max_pixels=max_pixels, progress=progress)
+            yield added._replace(sentences=[*recovered, *added.sentences])
+            recovered = []
 
 
 def _add_to(
@@ -66,7 +80,7 @@ def _add_to(
     *,
     max_pixels: int,
     progress: Progress,
-) -> Iterator[str]:
+) -> Added:
     """Add pictures to the versions of one pool."""
     store = transaction.store
     require_agreement(store)
@@ -79,7 +93,9 @@ def _add_to(
     rows = read_samples(store.folder, entry.versions[-1])
     require_version_files(store, entry.versions)
     lacking = [_lacking(store, version, rows) for version in entry.versions]
-    n_done, n_all, n_added, left = 0, sum(map(len, lacking)), 0, []
+    n_done, n_all = 0, sum(map(len, lacking))
+    added = Added(store.name, 0, {}, [])
+    places = []
     with transaction:
         for version, missing in zip(entry.versions, lacking, strict=True):
             where = folder or (Path(version.offered.input_dir) if version.offered else None)
@@ -96,18 +112,15 @@ def _add_to(
                 files[file] = write_thumbnails(transaction, version.version, contents, all_of_it).sha256
                 versions[version.version - 1]["thumbnails_sha256"] = files[file]
             if n_left := len(missing) - len(found):
-                left.append(f"{n_left} of version {version.version}{f' in {where}' if where else ''}")
-            n_added += len(found)
-        if n_added:
+                added.n_left[version.version] = n_left
+                places.append(f"{n_left} of version {version.version}{f' in {where}' if where else ''}")
+            added = added._replace(n=added.n + len(found))
+        if added.n:
             new = LineageEntry.model_validate({**entry.model_dump(), "versions": versions})
             transaction.commit(new.model_dump(), files)
-    yield (
-        f"pool {store.name!r}: {counted(n_added, 'picture')} added"
-        if n_all
-        else f"pool {store.name!r}: has all pictures"
-    )
-    if left:
-        yield f"pool {store.name!r}: images were not found: {', '.join(left)}; name their folder with --images"
+    done = f"{counted(added.n, 'picture')} added" if n_all else "has all pictures"
+    left = [f"images were not found: {', '.join(places)}; name their folder with --images"] if places else []
+    return added._replace(sentences=[f"pool {store.name!r}: {sentence}" for sentence in (done, *left)])
 
 
 def _lacking(store: Store, version: Version, rows: pd.DataFrame) -> list[str]:
