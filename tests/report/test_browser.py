@@ -4,6 +4,7 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from report_runs import draw, parameters, run_on
 
@@ -157,6 +158,23 @@ def test_each_image_at_the_cut_is_beside_its_nearest(page):
     pairs = page.locator("#first-left-out .pair")
     assert pairs.nth(2).inner_text().split("\n") == ["6 · 1", "number 2"]
     assert pairs.nth(1).inner_text().split("\n") == ["5 · 4", "no picture of it is kept in the pool", "week_1"]
+
+
+def test_every_min_distance_on_the_page_takes_exactly_as_many_images(page):
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        distances = np.sort(rng.choice([rng.random(), 0.5, 1 / 3, 0.1 + 0.2, 0.3, 0.30000000000000004], 12))[
+            ::-1
+        ].tolist()
+        found = page.evaluate(
+            "distances => { D.distance = distances; D.order = 12; return distances.map((_, i) => thresholdOf(i + 1)); }",
+            distances,
+        )
+        for k, threshold in enumerate(found, start=1):
+            if threshold is None:
+                assert distances[k - 1] == distances[k], "only equal distances have no threshold between them"
+            else:
+                assert sum(distance >= threshold for distance in distances) == k
 
 
 # --- refusing ---------------------------------------------------------------------------------------------------------
