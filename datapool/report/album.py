@@ -47,7 +47,7 @@ class _Images(NamedTuple):
     """The images on the page: candidates first, then those of the pool."""
 
     candidates: EmbeddedTable
-    """Those in the order first; with the columns distance (NaN for none) and nearest ("" for none)."""
+    """Those in the order first; with the columns distance (NaN or inf for none) and nearest ("" for none)."""
     pool: EmbeddedTable
 
 
@@ -175,7 +175,7 @@ def _take(rows: EmbeddedTable, which: np.ndarray) -> EmbeddedTable:
 def _distances(distances: pd.Series, *, exact: int) -> list[float | None]:
     """Return distances for JSON: the first ``exact`` ones to the last bit, since they decide a cut."""
     return [
-        None if math.isnan(distance) else distance if i < exact else float(f"{distance:.4g}")
+        None if not math.isfinite(distance) else distance if i < exact else float(f"{distance:.4g}")
         for i, distance in enumerate(distances.tolist())
     ]
 

@@ -407,4 +407,4 @@ def _covers(removed: pd.DataFrame) -> list[Cover]:
 
 
 def _number(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)
+    return float(value) if math.isfinite(value) else None

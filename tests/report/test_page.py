@@ -684,6 +684,19 @@ def test_an_empty_batch_and_no_pool_give_a_page_without_a_choice():
     assert ids.isdisjoint({"decision", "edge", "choice", "attention", "left-out"})
 
 
+def test_rules_that_exclude_every_candidate_give_a_page_with_a_map_and_no_slider():
+    draw("cat/a.png", RED)
+    draw("cat/b.png", GREEN)
+    rules = {"balance": {"cat": 0}, "sequence_gap": None, "protected": None, "protected_distance": 0.1, "exclude": None}
+    params = parameters(rules=rules)
+
+    page = written(run_on({"cat/a.png": (0, 0), "cat/b.png": (5, 0)}, params), params)
+
+    assert "nothing to pick: the rules exclude all 2 candidates; the pool stays as it is." in page.texts["p"]
+    assert (page.data["candidates"], page.data["distance"]) == (2, [None, None])
+    assert "decision" not in {attributes.get("id") for _, attributes in page.tags}
+
+
 def test_a_batch_that_the_pool_holds_already_shows_the_pool_and_why(inputs):
     Path("week/near.png").unlink()
 
