@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from datapool.terminal import print_json, progress, say
+from datapool.terminal import print_facts, print_json, progress, say
 
 app = typer.Typer()
 
@@ -199,8 +199,11 @@ def show(
         Path | None, typer.Option("--output", help="Write the csv to this file.", show_default="the terminal")
     ] = None,
     name: Annotated[str | None, typer.Option("--name", help="The pool.", show_default="datapool.name")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Its whole record in datapools.json, as it is there.")
+    ] = False,
 ) -> None:
-    """Show what datapools.json records of a version, or write its csv; run it in the workspace.
+    """Show what is recorded of a version, or write its csv; run it in the workspace.
 
     datapool_latest.csv begins with the csv of every version, so each can be written without a copy in history/. Its
     sha256 must be the recorded one.
@@ -209,18 +212,25 @@ def show(
     import sys
 
     from datapool.core.errors import DatapoolError
-    from datapool.core.lineage import LINEAGE
+    from datapool.core.lineage import LINEAGE, read_entries
     from datapool.core.params import load_params
-    from datapool.core.tables import json_text
     from datapool.pool.show import find_version, open_csv
+    from datapool.query.log import describe
+    from datapool.query.states import first_with, history
 
     params = load_params()
     pool = name or params.datapool.name
     if output and not csv:
         raise DatapoolError("--output is for the csv of a version; add --csv")
     found = find_version(LINEAGE, pool, version)
+    if as_json and csv:
+        raise DatapoolError("--json and --csv exclude each other; use one of them")
+    if as_json:
+        print_json(found.model_dump())
+        return
     if not csv:
-        say(*json_text(found.model_dump()).decode().splitlines())
+        commit = first_with(history(str(LINEAGE)), found)
+        print_facts(describe(pool, read_entries(LINEAGE)[pool], found, commit))
         return
     with open_csv(Path(params.shared_dir), pool, found) as file:
         if output is None:

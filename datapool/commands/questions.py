@@ -4,12 +4,29 @@ from typing import Annotated
 
 import typer
 
-from datapool.terminal import print_json, print_table, say
+from datapool.terminal import print_facts, print_json, print_table, say
 
 app = typer.Typer()
 
 Json = Annotated[bool, typer.Option("--json", help="Print a JSON document.")]
 Name = Annotated[str | None, typer.Option("--name", help="The pool.", show_default="datapool.name")]
+
+
+@app.command(short_help="Show how the workspace stands, and what to do next.")
+def status(as_json: Json = False) -> None:
+    """Show how the workspace stands, and what to do next; run it in the workspace.
+
+    Which version has the pool, what became of the batch, what would `dvc repro` run again, and because of which change; what
+    is not committed. It runs nothing and changes nothing.
+    """
+    from datapool.core.params import load_params
+    from datapool.query.status import read_status
+
+    found = read_status(load_params())
+    if as_json:
+        print_json(found.as_json())
+    else:
+        print_facts(found.as_facts())
 
 
 @app.command(short_help="List the versions of a pool.")

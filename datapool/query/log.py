@@ -1,9 +1,11 @@
-"""Describe the versions of a pool, a row each: what each batch offered and what was picked of it."""
+"""Describe the versions of a pool: a row for each, or all that is recorded of one."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from datapool.core.lineage import Version
+from datapool.core.errors import counted
+from datapool.core.lineage import LineageEntry, Parameters, Version
+from datapool.query.states import State
 
 _BARS = "▁▂▃▄▅▆▇█"
 
@@ -47,6 +49,56 @@ def rows_of(versions: Iterable[Version]) -> list[Row]:
             )
         )
     return rows
+
+
+def describe(pool: str, entry: LineageEntry, version: Version, commit: State | None) -> Iterator[tuple[str, str]]:
+    """Yield what is recorded of a version, for a person: a name and a text for each fact.
+
+    Args:
+        pool: Its name.
+        entry: Its record.
+        version: One of its versions.
+        commit: The first commit that has the version; None if none has it, or there is no git.
+    """
+    yield "version", f"{version.version} of {len(entry.versions)} of pool {pool}"
+    offered = version.offered
+    if offered:
+        yield "week", f"{offered.week} (input_dir: {offered.input_dir})"
+        copies = counted(offered.duplicates, "copy", "copies")
+        others = f"{offered.corrupt} damaged, {copies}, {offered.known} known"
+        yield "batch", f"{counted(offered.images, 'image')}: {others}, {offered.candidates} candidates"
+    kept = f", {version.kept} of them kept from the version that it replaced" if version.kept else ""
+    yield "picked", f"{counted(version.new, 'image')}{kept}; the pool then had {version.rows:,}"
+    if offered and offered.share_covered_by_pool is not None:
+        yield "covered before", f"{offered.share_covered_by_pool:.0%} of the candidates"
+    if version.covering_radius is not None:
+        bound = version.radius_lower_bound
+        least = "" if bound is None else f"; no choice of as many images is below {bound:.4g}"
+        at = f", that of {version.witness}" if version.witness else ""
+        yield "radius", f"{version.covering_radius:.4g}, the largest distance from a candidate to the pool{at}{least}"
+    if version.parameters:
+        yield "parameters", _settings(version.parameters)
+    if space := version.embedding_space:
+        of = [space.backbone or "", f"{space.dimension} numbers", space.origin or ""]
+        yield "embeddings", ", ".join(filter(None, of))
+    if version.batch_left or version.is_before_a_removal(entry.removed):
+        left = sum(removal.version == version.version for removal in entry.removed or ())
+        yield "taken out", f"{counted(left, 'image')} since, by exclude.txt"
+    if commit:
+        yield "commit", f"{commit.commit[:10]} of {commit.date}: {commit.subject}"
+    yield (
+        "more",
+        f"`datapool show {version.version} --json` has the hashes of its files; `--csv` its datapool_latest.csv",
+    )
+
+
+def _settings(parameters: Parameters) -> str:
+    """Return the parameters that decided, without those that were switched off."""
+    recorded = parameters.model_dump()
+    stop = recorded.pop("stopping_condition", None) or {}
+    values = {"method": recorded.pop("method"), **stop, **recorded}
+    is_off = {key: value is None or value is False or (key in stop and value < 0) for key, value in values.items()}
+    return ", ".join(f"{key} {value}" for key, value in values.items() if not is_off[key])
 
 
 def sparkline(values: Sequence[float | None]) -> str:

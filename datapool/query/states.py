@@ -5,7 +5,7 @@ the cache has the files by it.
 """
 
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from datapool.core.errors import DatapoolError, short_repr
-from datapool.core.lineage import LINEAGE, LineageEntry, parse_entry, read_entries
+from datapool.core.lineage import LINEAGE, LineageEntry, Version, parse_entry, read_entries
 from datapool.core.tables import parse_json
 from datapool.workspace.commands import environment, in_git_repository, run_command
 from datapool.workspace.dvc_files import cache_folder, cached, listed_files
@@ -144,6 +144,18 @@ def history(*paths: str) -> list[State]:
         return _states(run_command(Path(), "git", "log", *options, "--", *paths))
     except DatapoolError:  # no commit yet
         return []
+
+
+def first_with(states: Iterable[State], version: Version) -> State | None:
+    """Return the first commit whose datapools.json has the batch of a version; None if none has it.
+
+    Args:
+        states: The latest first.
+        version: Of a pool.
+    """
+    batch = version.batch.encode()
+    commits = [state for state in states if state.commit and batch in (state.texts[2] or b"")]
+    return commits[-1] if commits else None
 
 
 _FORMAT = "--format=%H%x00%cs%x00%s"

@@ -22,7 +22,7 @@ from datapool.core.recorded_rows import open_beginning, read_recorded_seen
 from datapool.core.schema import Params
 from datapool.core.tables import parse_csv_table
 from datapool.query.batches import PICKED, Offer, deciding, find_in_batches, number, runs_of
-from datapool.query.states import Cache, State, history, state_here
+from datapool.query.states import Cache, State, first_with, history, state_here
 
 _SIMILAR = 5  # names in a message
 _COMPARED = 50_000  # names that are compared with one letter by letter
@@ -261,9 +261,7 @@ def _not_taken(
 
 def _of_version(pool: str, version: Version, states: list[State]) -> dict[str, Any]:
     """Return what an offer has of the version that its batch made."""
-    batch = version.batch.encode()
-    commits = [state for state in states if state.commit and batch in (state.texts[2] or b"")]
-    first = commits[-1] if commits else None
+    first = first_with(states, version)
     return {
         "pool": pool,
         "week": _week(version),

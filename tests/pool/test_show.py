@@ -55,10 +55,18 @@ def test_the_csv_of_every_version_is_printed_and_written(three, show):
     assert sorted(path.name for path in Path().glob("then*")) == ["then.csv"]
 
 
-def test_without_csv_the_record_is_printed(three, show):
-    printed, _, code = show("2")
+def test_the_record_is_printed_as_json(three, show):
+    printed, _, code = show("2", "--json")
 
     assert (json.loads(printed), code) == (versions()[1].model_dump(), 0)
+    assert show("2", "--json", "--csv")[1:] == ("error: --json and --csv exclude each other; use one of them\n", 1)
+
+
+def test_without_an_option_a_person_can_read_it(three, show):
+    lines = show("2")[0].decode().splitlines()
+
+    assert lines[:2] == ["version  2 of 3 of pool p", "picked   2 images; the pool then had 4"]
+    assert lines[-1].startswith("more     `datapool show 2 --json` has the hashes of its files")
 
 
 def test_what_is_not_there_is_named(three, show):
