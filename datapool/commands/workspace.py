@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 import datapool
-from datapool.terminal import say
+from datapool.terminal import print_json, say
 
 app = typer.Typer()
 
@@ -76,28 +76,37 @@ def undo() -> None:
         say(sentence)
 
 
-@app.command(short_help="Check git, DVC and the remote.")
-def doctor() -> None:
+@app.command(short_help="Check the machine, git, DVC and the remote.")
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+) -> None:
     """Check what surrounds the pools; run it in the workspace. It changes nothing.
 
-    Is everything committed, do the pools agree with datapools.json, is there a remote, and does it hold every state of the
-    pools that git has? Otherwise a clone could not get some versions. The exit code is 1 if something is wrong.
+    Which versions and devices are here, and what do DVC's cache and the disk hold? Is everything committed, do the pools
+    agree with datapools.json, is there a remote, and does it hold every state of the pools that git has? Otherwise a clone
+    could not get some versions. The exit code is 1 if something is wrong.
     """
+    from itertools import chain
+
     from datapool.core.errors import DatapoolError
     from datapool.core.lineage import LINEAGE
     from datapool.core.params import load_params
     from datapool.maintenance.verify import check_files
-    from datapool.workspace.doctor import examine
+    from datapool.workspace.doctor import Finding, Outcome, examine, examine_machine
 
-    outcomes = []
-    for check in check_files(Path(load_params().shared_dir), LINEAGE):
-        outcome = {"pass": "ok", "skip": "note", "fail": "wrong"}[check.outcome]
-        say(f"{outcome:5}  {check.sentence}")
-        outcomes.append(outcome)
-    for finding in examine(Path()):
-        say(f"{finding.outcome:5}  {finding.sentence}")
-        outcomes.append(finding.outcome)
-    if "wrong" in outcomes:
+    outcomes: dict[str, Outcome] = {"pass": "ok", "skip": "note", "fail": "wrong"}
+    pools = (
+        Finding(outcomes[check.outcome], check.sentence)
+        for check in check_files(Path(load_params().shared_dir), LINEAGE)
+    )
+    findings = []
+    for finding in chain(examine_machine(Path()), pools, examine(Path())):
+        findings.append(finding)
+        if not as_json:
+            say(f"{finding.outcome:5}  {finding.sentence}")
+    if as_json:
+        print_json([finding._asdict() for finding in findings])
+    if any(finding.outcome == "wrong" for finding in findings):
         raise DatapoolError("something is wrong; the lines above name what helps")
 
 

@@ -20,7 +20,7 @@ from datapool.core.metrics import read_metrics
 from datapool.core.outputs import Outputs
 from datapool.core.params import FILE, read_params, require_files
 from datapool.core.schema import Params
-from datapool.lightly_docker import sanity, saved_overrides
+from datapool.lightly_docker import saved_overrides
 from datapool.lightly_docker.find_model import params_of
 from datapool.lightly_docker.import_pool import import_pool
 from datapool.lightly_docker.overrides import Overrides
@@ -28,6 +28,7 @@ from datapool.lightly_docker.results import results_folder, write_config, write_
 from datapool.pool.lock import locked
 from datapool.workspace.commands import git_commit
 from datapool.workspace.create import Scm, is_half_made, make_workspace
+from datapool.workspace.machine import NO_GPU
 from datapool.workspace.params_file import check_with
 from datapool.workspace.repro import remove_stale_lock, run_repro
 from datapool.workspace.template import OWN_FILES
@@ -285,7 +286,7 @@ def _device(params: Params) -> str:
         return f"running on lightly.trainer.accelerator {params.lightly.trainer.accelerator}"
     if torch.cuda.is_available():
         return f"running on {torch.cuda.get_device_name(0)}"
-    return f"running on the CPU: {sanity.NO_GPU}"
+    return f"running on the CPU: {NO_GPU}"
 
 
 @contextmanager

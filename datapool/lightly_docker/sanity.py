@@ -1,27 +1,13 @@
 """Check what a run needs of this machine or container: programs, packages, devices and folders."""
 
 import os
-import platform
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
 
-NO_GPU = "no GPU is visible (`docker run --gpus all` gives a container those of the machine)"
-
-_PACKAGES = (
-    "dvc-datapool",
-    "dvc",
-    "torch",
-    "torchvision",
-    "lightly",
-    "pytorch-lightning",
-    "faiss-gpu",
-    "faiss-cpu",
-    "timm",
-)
+from datapool.workspace.machine import describe_devices, describe_packages, describe_python, free_gib
 
 
 class Finding(NamedTuple):
@@ -38,22 +24,12 @@ def check(folders: Mapping[str, Path | None]) -> Iterator[Finding]:
     Args:
         folders: By their role, which is "input", "shared" or "output"; None for one that was not given.
     """
-    yield Finding(
-        True, f"Python {platform.python_version()} on {platform.platform()}, user {os.geteuid()}:{os.getegid()}"
-    )
-    versions = {name: found for name in _PACKAGES if (found := _version(name))}
-    yield Finding(True, ", ".join(f"{name} {found}" for name, found in versions.items()))
+    yield Finding(True, f"{describe_python()}, user {os.geteuid()}:{os.getegid()}")
+    yield Finding(True, describe_packages())
     yield _git()
-    yield Finding(True, _devices())
+    yield Finding(True, describe_devices())
     for role, folder in folders.items():
         yield _folder(role, folder)
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def _git() -> Finding:
@@ -61,18 +37,6 @@ def _git() -> Finding:
         return Finding(False, "git is not installed; a workspace needs it")
     done = subprocess.run(["git", "--version"], capture_output=True, text=True, check=True)
     return Finding(True, done.stdout.strip())
-
-
-def _devices() -> str:
-    import torch
-
-    n_cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    cpus = f"{n_cpus} CPUs, {memory:.0f} GiB of memory"
-    if not torch.cuda.is_available():
-        return f"{cpus}; runs on the CPU: {NO_GPU}"
-    gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-    return f"{cpus}; " + ", ".join(f"GPU {gpu.name} with {gpu.total_memory / 2**30:.0f} GiB" for gpu in gpus)
 
 
 def _folder(role: str, folder: Path | None) -> Finding:
@@ -86,8 +50,8 @@ def _folder(role: str, folder: Path | None) -> Finding:
     can_read, can_write = os.access(folder, os.R_OK | os.X_OK), os.access(folder, os.W_OK | os.X_OK)
     access = f"can be read{' and' if can_write else ', not'} written" if can_read else "cannot be read"
     n_entries = f", {sum(1 for _ in folder.iterdir())} entries" if can_read else ""
-    free = shutil.disk_usage(folder).free / 2**30
+    owner, free = folder.stat().st_uid, free_gib(folder)
     return Finding(
         can_read and (can_write or role == "input"),
-        f"{role} folder {folder}: {access}{n_entries}, belongs to user {folder.stat().st_uid}, {free:.1f} GiB free",
+        f"{role} folder {folder}: {access}{n_entries}, belongs to user {owner}, {free:.1f} GiB free",
     )

@@ -5,21 +5,26 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from datapool.core import atomic
 from datapool.core.errors import DatapoolError
 from datapool.core.lineage import LINEAGE, parse_entry
 from datapool.core.params import load_params
 from datapool.workspace.commands import in_git_repository, run_command, run_dvc
 from datapool.workspace.dvc_files import cache_folder, cached, listed_files, locks_of_history, pools_digest
+from datapool.workspace.machine import describe_devices, describe_packages, describe_python, free_gib, size_of
 
 if TYPE_CHECKING:
     from dvc_data.hashfile.db import HashFileDB
 
 
+Outcome = Literal["ok", "note", "wrong"]
+""" "note": nothing is lost, but it is good to know."""
+
+
 class Finding(NamedTuple):
     """One thing that was looked at."""
 
-    outcome: Literal["ok", "note", "wrong"]
-    """ "note": nothing is lost, but it is good to know."""
+    outcome: Outcome
     sentence: str
 
 
@@ -29,6 +34,15 @@ class _Version(NamedTuple):
     """What dvc.lock records of the pools."""
     pools: str
     """The versions of the pools, as a text."""
+
+
+def examine_machine(folder: Path) -> Iterator[Finding]:
+    """Yield what the machine offers, and what the workspace takes of its disk."""
+    for sentence in (describe_python(), describe_packages(), describe_devices()):
+        yield Finding("ok", sentence)
+    sizes = {"DVC's cache": size_of(cache_folder(folder)), ".datapool": size_of(folder / atomic.SCRATCH)}
+    taken = ", ".join(f"{size / 1e6:,.0f} MB in {name}" for name, size in sizes.items())
+    yield Finding("ok", f"disk: {taken}; {free_gib(folder):,.1f} GiB free")
 
 
 def examine(folder: Path) -> Iterator[Finding]:
@@ -64,15 +78,15 @@ def examine(folder: Path) -> Iterator[Finding]:
 
 def _examine_remote(folder: Path, remote: str) -> Iterator[Finding]:
     """Yield whether a clone could get the pools of each commit from the remote."""
-    from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
     try:
         repository = Repo(str(folder))
         store, url = repository.cloud.get_remote_odb(remote), repository.config["remote"][remote]["url"]
         found = [(version, _n_missing(version, cache_folder(folder), store)) for version in _versions(folder)]
-    except (DvcException, OSError) as error:
-        raise DatapoolError(f"the remote {remote!r} cannot be asked ({error}); see `dvc remote list`") from error
+    except Exception as error:  # each kind of remote has errors of its own, such as botocore's
+        what = " ".join(str(error).split()) or type(error).__name__
+        raise DatapoolError(f"the remote {remote!r} cannot be asked ({what}); see `dvc remote list`") from error
     for version, missing in found:
         if missing is not None:
             yield Finding(
@@ -112,7 +126,9 @@ def _recorded_versions(folder: Path, sha: str) -> str:
 
 def _n_missing(version: _Version, cache: Path, store: "HashFileDB") -> str | None:
     """Return how many files of a state the remote lacks, as a text; None if it has all."""
-    if not store.exists(version.digest):
+    try:
+        store.fs.info(store.oid_to_path(version.digest))  # `exists` would answer "no" where the remote does not answer
+    except FileNotFoundError:
         return "the list of files"
     local = cached(cache, version.digest)
     directory = local if local.exists() else None

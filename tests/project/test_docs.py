@@ -12,7 +12,7 @@ import yaml
 
 import datapool
 from datapool.core.outputs import Outputs
-from datapool.lightly_docker import sanity
+from datapool.workspace import machine
 
 ROOT = Path(__file__).parents[2]
 NAMES = [
@@ -405,7 +405,7 @@ def test_the_distribution_is_dvc_datapool_wherever_it_is_named():
     ]
     texts = {name: (ROOT / name).read_text() for name in files if not name.startswith("tests/")}
 
-    assert project["name"] == sanity._PACKAGES[0] == "dvc-datapool"
+    assert project["name"] == machine.PACKAGES[0] == "dvc-datapool"
     assert {"datapool", "datapool-container"} == {*project["scripts"]}
     assert {name: match[0] for name, text in texts.items() if (match := other.search(text))} == {}
     assert other.search("pip install 'datapool[demo]'") and other.search("`pip install datapool`, then run again")
