@@ -4,7 +4,7 @@ from datapool.terminal import say
 
 
 def repro(*arguments: str) -> None:
-    """Run `dvc repro` and print its lines.
+    """Run `dvc repro` and print its lines; errors and progress bars go to the error output.
 
     Raises:
         DatapoolError: If it fails.
@@ -14,5 +14,5 @@ def repro(*arguments: str) -> None:
 
     command = " ".join(["dvc repro", *arguments])
     say(command)
-    if run_repro(say, *arguments):
+    if run_repro(say, *arguments, merge_errors=False):
         raise DatapoolError(f"`{command}` failed; correct what its lines above name, then run `dvc repro`")

@@ -1,20 +1,18 @@
 """Say what a batch brought, in two lines: what it was, what is proposed, and what wants an eye."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from datapool.core.base import Base, read_base
 from datapool.core.errors import counted
 from datapool.core.metrics import Metrics, read_metrics
 from datapool.core.outputs import Outputs
 from datapool.core.schema import Params
-from datapool.core.tables import read_csv, read_json, read_table
-from datapool.images.batch import label_conflicts, mark_excluded
+from datapool.core.tables import read_csv, read_json
 from datapool.images.formats import ON_DEMAND
-from datapool.images.listing import Skipped
 
 TO_LABEL = "sampled_filenames_excluding_datapool.txt"
 """The list of the picks, in the folder of the lists."""
@@ -113,8 +111,9 @@ def read_outcome(params: Params, n_versions: int, *, is_new: bool) -> Outcome:
         DatapoolError: If a file is missing or cannot be read.
     """
     outputs = Outputs(params.output_dir)
-    metrics, base = read_metrics(outputs.numbers), read_base(outputs.base, needs_seen=False)
-    before = base.versions[-1].offered if base.versions else None
+    metrics, page = read_metrics(outputs.numbers), read_json(outputs.report_facts)
+    earlier = page["weeks"][:-1]  # the last one is this batch
+    before = earlier[-1] if earlier else {"week": None, "share_covered_by_pool": None}
     fewer = _fewer(read_csv(outputs.selection_curve), metrics, params)
     return Outcome(
         week=week_name(params.input_dir),
@@ -130,12 +129,12 @@ def read_outcome(params: Params, n_versions: int, *, is_new: bool) -> Outcome:
         seen_before=metrics.seen_before,
         candidates=metrics.candidates,
         share_covered=metrics.share_covered_by_pool if metrics.pool_before else None,
-        week_before=week_name(before.input_dir) if before else None,
-        share_covered_before=before.share_covered_by_pool if before and len(base.versions) > 1 else None,
+        week_before=before["week"],
+        share_covered_before=before["share_covered_by_pool"] if len(earlier) > 1 else None,  # the first pool was empty
         proposed=metrics.picked,
         fewer=fewer[0] if fewer else None,
         fewer_min_distance=fewer[1] if fewer else None,
-        look=_what_wants_an_eye(outputs, base),
+        look=_what_wants_an_eye(page["attention"], page["skipped"]["not_images"]),
         report=str(outputs.report),
         to_label=str(outputs.filenames / TO_LABEL),
     )
@@ -195,9 +194,19 @@ def threshold_for(curve: pd.DataFrame, n: int) -> float | None:
     return high
 
 
-def _what_wants_an_eye(outputs: Outputs, base: Base) -> list[str]:
-    images = mark_excluded(read_table(outputs.images), base.excluded)
-    n_conflicts = len(label_conflicts(images, base.rows.table))
-    skipped = Skipped(**read_json(outputs.skipped))
-    unread = [f"{count} {ending} not read" for ending, count in skipped.not_images.items() if ending in ON_DEMAND]
-    return [*[f"{counted(n_conflicts, 'image')} with two labels"] * bool(n_conflicts), *unread]
+_WORDS = {
+    "label_conflicts": "with two labels",
+    "little_used": "in little of their range of values",
+    "near_blank": "nearly blank",
+}
+"""What is said of images that want an eye, where the key of report.json does not say it."""
+
+
+def _what_wants_an_eye(attention: Mapping[str, Any], not_images: Mapping[str, int]) -> list[str]:
+    """Return the number of images of each kind that the page shows under that title, and of images that were not read."""
+    found = []
+    for key, finding in attention.items():
+        n, words = finding["images"], _WORDS.get(key, key.replace("_", " "))
+        if key != "corrupt":  # the first line has them
+            found.append(f"{counted(n, 'image')} {words}" if words.startswith(("with", "in ")) else f"{n} {words}")
+    return found + [f"{count} {ending} not read" for ending, count in not_images.items() if ending in ON_DEMAND]

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from conftest import Workspace, preloaded_environment, stages_run, write_picture
 
-from datapool.workspace.outcome import Outcome, round_number_below, threshold_for, week_name
+from datapool.workspace.outcome import Outcome, _what_wants_an_eye, round_number_below, threshold_for, week_name
 
 MAIN = "from datapool.cli import main; main()"
 
@@ -89,6 +89,22 @@ def test_the_threshold_for_a_number_of_picks_is_the_shortest_one_that_picks_exac
 def test_round_numbers_and_names():
     assert [round_number_below(count) for count in (0, 5, 6, 51, 1000, 1001)] == [None, None, 5, 50, 500, 1000]
     assert [week_name(folder) for folder in ("data/week_1", "/mnt/W48/", "/")] == ["week_1", "W48", "/"]
+
+
+def test_what_wants_an_eye_is_what_the_page_shows_without_the_damaged_files_of_the_first_line():
+    attention = {
+        "label_conflicts": {"images": 1},
+        "corrupt": {"images": 5},
+        "near_blank": {"images": 6},
+        "dark": {"images": 1},
+    }
+
+    assert _what_wants_an_eye(attention, {".txt": 2, ".heic": 3}) == [
+        "1 image with two labels",
+        "6 nearly blank",
+        "1 dark",
+        "3 .heic not read",
+    ]
 
 
 @pytest.mark.slow
