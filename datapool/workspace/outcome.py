@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from datapool.core.errors import counted
+from datapool.core.lineage import week_of
 from datapool.core.metrics import Metrics, read_metrics
 from datapool.core.outputs import Outputs
 from datapool.core.schema import Params
@@ -48,6 +48,8 @@ class Outcome(NamedTuple):
     """The same share of that batch."""
     proposed: int
     """How many candidates were picked."""
+    is_limited: bool
+    """Whether n_samples left candidates out."""
     fewer: int | None
     """A round number of picks below ``proposed``; None if there is none, or no threshold picks as many."""
     fewer_min_distance: float | None
@@ -93,7 +95,7 @@ class Outcome(NamedTuple):
                 f"nothing new: version {self.version} of pool {self.pool!r} has its {self.proposed} picks already"
             )
         else:
-            sentence = f"{self.proposed} proposed"
+            sentence = f"{self.proposed} proposed{', as many as n_samples allows' * self.is_limited}"
             if self.fewer:
                 sentence += f"; {self.fewer} would be min_distance {self.fewer_min_distance:g}"
         return f"{sentence}. Look: {', '.join(self.look)}" if self.look else sentence
@@ -116,7 +118,7 @@ def read_outcome(params: Params, n_versions: int, *, is_new: bool) -> Outcome:
     before = earlier[-1] if earlier else {"week": None, "share_covered_by_pool": None}
     fewer = _fewer(read_csv(outputs.selection_curve), metrics, params)
     return Outcome(
-        week=week_name(params.input_dir),
+        week=week_of(params.input_dir),
         input_dir=params.input_dir,
         pool=params.datapool.name,
         version=n_versions,
@@ -132,21 +134,13 @@ def read_outcome(params: Params, n_versions: int, *, is_new: bool) -> Outcome:
         week_before=before["week"],
         share_covered_before=before["share_covered_by_pool"] if len(earlier) > 1 else None,  # the first pool was empty
         proposed=metrics.picked,
+        is_limited=metrics.beyond_limit > 0,
         fewer=fewer[0] if fewer else None,
         fewer_min_distance=fewer[1] if fewer else None,
         look=_what_wants_an_eye(page["attention"], page["skipped"]["not_images"]),
         report=str(outputs.report),
         to_label=str(outputs.filenames / TO_LABEL),
     )
-
-
-def week_name(input_dir: str) -> str:
-    """Return the name of a batch: the last part of its folder.
-
-    >>> week_name("/mnt/robots/2026-W48/"), week_name("data")
-    ('2026-W48', 'data')
-    """
-    return Path(input_dir).name or input_dir
 
 
 def _fewer(curve: pd.DataFrame, metrics: Metrics, params: Params) -> tuple[int, float] | None:

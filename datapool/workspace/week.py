@@ -17,7 +17,7 @@ import yaml
 
 from datapool.core import atomic
 from datapool.core.errors import DatapoolError, counted, short_repr
-from datapool.core.lineage import LINEAGE, Version, read_lineage
+from datapool.core.lineage import LINEAGE, Version, read_lineage, week_of
 from datapool.core.metrics import read_metrics
 from datapool.core.outputs import Outputs
 from datapool.core.params import FILE, load_params, read_params, require_files
@@ -27,7 +27,7 @@ from datapool.pool.exclusion import parse_line, read_exclusions, read_lines
 from datapool.pool.lock import locked
 from datapool.workspace import corrections
 from datapool.workspace.commands import git_commit, in_git_repository, run_command, run_dvc
-from datapool.workspace.outcome import Outcome, read_outcome, threshold_for, week_name
+from datapool.workspace.outcome import Outcome, read_outcome, threshold_for
 from datapool.workspace.params_file import check_with, set_params
 from datapool.workspace.repro import run_repro
 
@@ -212,6 +212,20 @@ def _require_remotes(*, has_git: bool) -> None:
         )
     if not run_command(Path(), "git", "remote").strip():
         raise DatapoolError("--push needs a remote of git, and there is none; `git remote add origin URL` adds one")
+    if not run_command(Path(), "git", "for-each-ref", "--format=%(upstream)", _branch()).strip():
+        raise DatapoolError(
+            "--push needs to know where this branch is pushed to; `git push --set-upstream origin HEAD` does that once"
+        )
+
+
+def _branch() -> str:
+    """Return the full name of the current branch."""
+    try:
+        return run_command(Path(), "git", "symbolic-ref", "HEAD").strip()
+    except DatapoolError:
+        raise DatapoolError(
+            "--push needs a branch, and no branch is checked out; `git switch BRANCH` gets one"
+        ) from None
 
 
 def _cut(params: Params, n: int | None, min_distance: float | None) -> dict[str, Any]:
@@ -230,9 +244,12 @@ def _cut(params: Params, n: int | None, min_distance: float | None) -> dict[str,
             f"--n is {n}, but the batch has {counted(metrics.candidates, 'candidate')}; give a smaller number"
         )
     wanted: dict[str, Any] = {_N_SAMPLES: n + metrics.pool_before * stop.n_samples_includes_datapool}
-    reached = curve[curve.step <= n].distance
-    if params.method == "coreset" and len(reached) and reached.iloc[-1] < stop.min_distance:  # it would end before
-        wanted[_MIN_DISTANCE] = threshold_for(curve, n) or -1.0
+    reached = curve[curve.step <= n]
+    if (
+        params.method == "coreset" and len(reached) and reached.distance.iloc[-1] < stop.min_distance
+    ):  # it ends before n
+        last = float(reached.distance.iloc[-1]) if reached.step.iloc[-1] == n else -1.0
+        wanted[_MIN_DISTANCE] = threshold_for(curve, n) or last
     return wanted
 
 
@@ -285,7 +302,7 @@ def _commit(params: Params, message: str | None, *, has_git: bool, push: bool, l
     if not _changed(str(LINEAGE), *([params.rules.exclude] if params.rules.exclude else [])):
         return kept
     images = counted(kept.images_added, "image")
-    text = message or f"{week_name(params.input_dir)}: {images} added, version {kept.version} of {name}"
+    text = message or f"{week_of(params.input_dir)}: {images} added, version {kept.version} of {name}"
     if committed := git_commit(Path(), text, paths):
         files = shlex.join(committed)
         log(f"git add --all -- {files}")

@@ -4,12 +4,23 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
-from conftest import Workspace, preloaded_environment, stages_run, write_picture
+from conftest import SETTINGS, Workspace, preloaded_environment, stages_run, write_picture
 
-from datapool.workspace.outcome import Outcome, _what_wants_an_eye, round_number_below, threshold_for, week_name
+from datapool.core.errors import DatapoolError
+from datapool.core.metrics import Metrics, write_metrics
+from datapool.core.outputs import Outputs
+from datapool.core.params import load_params
+from datapool.core.schema import Params
+from datapool.core.tables import write_csv
+from datapool.workspace.create import Scm, make_workspace
+from datapool.workspace.outcome import Outcome, _what_wants_an_eye, round_number_below, threshold_for
+from datapool.workspace.week import _cut
 
 MAIN = "from datapool.cli import main; main()"
 
@@ -48,6 +59,7 @@ OUTCOME = Outcome(
     week_before="2026-W47",
     share_covered_before=0.3,
     proposed=125,
+    is_limited=False,
     fewer=100,
     fewer_min_distance=0.36,
     look=["1 image with two labels", "3 .heic not read"],
@@ -61,6 +73,11 @@ def test_two_lines_tell_what_a_batch_brought():
         "2026-W48: 276 images: 5 damaged, 1 copy, 5 known, 265 new; the pool covered 37% of the new ones already (2026-W47: 30%)",
         "125 proposed; 100 would be min_distance 0.36. Look: 1 image with two labels, 3 .heic not read",
     ]
+
+
+def test_a_limit_is_told():
+    limited = OUTCOME._replace(is_limited=True, proposed=100, fewer=50, fewer_min_distance=0.5, look=[])
+    assert limited.lines()[1] == "100 proposed, as many as n_samples allows; 50 would be min_distance 0.5"
 
 
 def test_the_lines_say_why_nothing_is_new():
@@ -86,9 +103,8 @@ def test_the_threshold_for_a_number_of_picks_is_the_shortest_one_that_picks_exac
         assert (curve.distance >= found[n]).sum() + 1 == n
 
 
-def test_round_numbers_and_names():
+def test_round_numbers():
     assert [round_number_below(count) for count in (0, 5, 6, 51, 1000, 1001)] == [None, None, 5, 50, 500, 1000]
-    assert [week_name(folder) for folder in ("data/week_1", "/mnt/W48/", "/")] == ["week_1", "W48", "/"]
 
 
 def test_what_wants_an_eye_is_what_the_page_shows_without_the_damaged_files_of_the_first_line():
@@ -105,6 +121,50 @@ def test_what_wants_an_eye_is_what_the_page_shows_without_the_damaged_files_of_t
         "1 dark",
         "3 .heic not read",
     ]
+
+
+@pytest.fixture
+def cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    """Return what ``_cut`` sets after a run with a pool of 9, in which the five best of six candidates are ranked."""
+    monkeypatch.chdir(tmp_path)
+    outputs = Outputs("output")
+    outputs.selection_curve.parent.mkdir(parents=True)
+    write_csv(outputs.selection_curve, pd.DataFrame({"step": [1, 2, 3, 4, 5], "distance": [0.9, 0.8, 0.75, 0.5, 0.5]}))
+    may_be_missing = [key for key, field in Metrics.model_fields.items() if field.annotation is not int]
+    numbers = {
+        **dict.fromkeys(Metrics.model_fields, 0),
+        **dict.fromkeys(may_be_missing),
+        "candidates": 6,
+        "pool_before": 9,
+    }
+    write_metrics(outputs.numbers, outputs.metrics, Metrics(**numbers))
+
+    def cut_at(*, n=None, min_distance=None, method="coreset", **stop: bool) -> dict[str, Any]:
+        content = load_params(Path(__file__).parents[2] / "params.yaml").model_dump()
+        threshold = {"min_distance": 0.78} if method == "coreset" else {"min_distance": -1.0, "n_samples": 5}
+        content["stopping_condition"] |= {**threshold, **stop}
+        params = Params.model_validate({**content, "method": method})
+        return {key.partition(".")[2]: value for key, value in _cut(params, n, min_distance).items()}
+
+    return cut_at
+
+
+def test_a_number_lowers_the_threshold_only_where_that_would_end_the_choice_before(cut):
+    assert cut(n=2) == {"n_samples": 2}
+    assert cut(n=3) == {"n_samples": 3, "min_distance": 0.7}  # between 0.75 and 0.5, the next
+    assert cut(n=4) == {"n_samples": 4, "min_distance": 0.5}  # the fifth is as far away, so the number decides
+    assert cut(n=6) == {"n_samples": 6, "min_distance": -1.0}  # the ranking does not reach so far
+    assert cut(n=3, method="random") == {"n_samples": 3}
+    assert cut(n=2, n_samples_includes_datapool=True) == {"n_samples": 11}
+
+
+def test_a_threshold_ends_the_choice_alone_and_both_or_too_many_are_refused(cut):
+    assert cut() == {}
+    assert cut(min_distance=0.6) == {"min_distance": 0.6, "n_samples": -1}
+    with pytest.raises(DatapoolError, match="--n and --min-distance exclude each other; use one of them"):
+        cut(n=2, min_distance=0.6)
+    with pytest.raises(DatapoolError, match="--n is 7, but the batch has 6 candidates; give a smaller number"):
+        cut(n=7)
 
 
 @pytest.mark.slow
@@ -168,12 +228,25 @@ def test_a_week_is_added_cut_and_kept(first_week, after, weeks, tmp_path):
         "(`git add stages/sample.py && git commit`), then run again\n"
     )
     workspace.run("git", "checkout", "stages/sample.py")
+    assert datapool(workspace, "keep", "--push")[2].startswith(
+        "error: --push needs a remote of DVC, and there is none;"
+    )
+    workspace.run("dvc", "remote", "add", "--local", "--default", "store", str(tmp_path / "store"))
+    assert datapool(workspace, "keep", "--push")[2].startswith(
+        "error: --push needs a remote of git, and there is none;"
+    )
+    workspace.run("git", "init", "--quiet", "--bare", str(tmp_path / "origin"))
+    workspace.run("git", "remote", "add", "origin", str(tmp_path / "origin"))
+    assert datapool(workspace, "keep", "--push")[2].startswith(
+        "error: --push needs to know where this branch is pushed to"
+    )
+    workspace.run("git", "push", "--quiet", "--set-upstream", "origin", "HEAD")
     code, _, error = datapool(workspace, "keep", "--n", 9)
     assert (code, error) == (1, "error: --n is 9, but the batch has 8 candidates; give a smaller number\n")
 
     refused = tmp_path / "exclude.txt"
     refused.write_text("# refused in the report\nbird/image_20.png\ta face\n")
-    code, lines, error = datapool(workspace, "keep", "--n", 3, "--exclude", refused, "-m", "W48")
+    code, lines, error = datapool(workspace, "keep", "--n", 3, "--exclude", refused, "-m", "W48", "--push")
     assert code == 0, error
     # The third pick is 0.3 rad from the others, the fourth 0.2: 0.2989 and 0.1997 on the chord.
     assert lines[:3] == [
@@ -183,7 +256,11 @@ def test_a_week_is_added_cut_and_kept(first_week, after, weeks, tmp_path):
     ]
     assert "exclude.txt: bird/image_20.png\\ta face" in lines
     assert "not in this commit: notes.txt" in lines
-    assert lines[-1].startswith("kept version 2 of pool 'my_datapool': 2 images more, 5 in all; commit ")
+    sha = head(workspace)
+    assert lines[-3:-1] == ["dvc push", "git push"]
+    assert lines[-1] == f"kept version 2 of pool 'my_datapool': 2 images more, 5 in all; commit {sha[:7]}, pushed"
+    assert workspace.run("git", "ls-remote", "origin", "HEAD").split()[0] == sha.strip()
+    assert "in sync" in workspace.run("dvc", "status", "--cloud")
     assert workspace.names()[-2] == "bird/image_27.png"
     assert not {"bird/image_20.png", "bird/late.png"}.intersection(workspace.names())
     assert workspace.run("git", "log", "-1", "--format=%s %P") == f"W48 {before}"
@@ -203,3 +280,25 @@ def test_a_week_is_added_cut_and_kept(first_week, after, weeks, tmp_path):
     found = json.loads("\n".join(lines))
     assert (found["is_new"], found["proposed"], found["version"], found["week"]) == (False, 2, 2, "2026-W48")
     assert error == "dvc repro --quiet\n"
+
+
+@pytest.mark.full
+def test_without_git_a_week_is_added_and_kept_without_a_commit(weeks, tmp_path):
+    make_workspace(tmp_path / "plain", scm=Scm.NONE)
+    workspace = Workspace(tmp_path / "plain")
+    workspace.set({**SETTINGS, "embeddings": str(weeks / "circle.csv")})
+
+    assert datapool(workspace, "keep")[2].startswith("error: nothing was added since the last commit;")
+    code, lines, error = datapool(workspace, "add", weeks / "week_1")
+    assert (code, lines[-2].partition(";")[0]) == (0, "3 proposed"), error
+    code, lines, _ = datapool(workspace, "add", weeks / "week_1")
+    assert (code, lines[-1]) == (3, "nothing new: version 1 of pool 'my_datapool' has its 3 picks already")
+    code, lines, error = datapool(workspace, "keep", "--min-distance", 1.3)
+    assert code == 0, error
+    assert lines[-2:] == [
+        "this workspace is in no git repository, so nothing is committed; the pool is in pools/my_datapool",
+        "kept version 1 of pool 'my_datapool': 2 images more, 2 in all",
+    ]
+    assert datapool(workspace, "keep", "--push")[2] == (
+        "error: --push needs a git repository, and this workspace is in none; leave it out\n"
+    )
