@@ -69,9 +69,9 @@ def run_demo(folder: Path, say: Callable[..., None]) -> None:
     _call(folder, "dvc", "add", "--quiet", *(f"data/week_{week}" for week in range(1, _WEEKS + 1)))
     git_commit(folder, "Three weeks of images")
     for week in (1, 2):
-        say("", f"week {week}: input_dir: data/week_{week}, dvc repro")
+        say("", f"week {week}: input_dir: data/week_{week}, dvc repro --quiet")
         set_params(folder, {"input_dir": f"data/week_{week}"})
-        _call(folder, "dvc", "repro")
+        _call(folder, "dvc", "repro", "--quiet")
         git_commit(folder, f"Week {week}")
         _show_result(folder, week, say)
     state.write_text("finished")
@@ -136,7 +136,8 @@ The reasons  {folder}/output/removed_samples.csv
 History      cd {folder} && git log --oneline
 
 Try next     source {Path(sys.prefix)}/bin/activate
-             cd {folder} && dvc exp run -S stopping_condition.min_distance=0.6
+             cd {folder} && datapool add data/week_3       # the third week; then look at the report
+             dvc exp run -S stopping_condition.min_distance=0.6     # another threshold replaces its picks
              dvc exp show --only-changed --drop '^(output|data|stages|datapool)'
-             dvc exp run -S input_dir=data/week_3"""
+             datapool keep --n 50                   # the best 50 of it, and a commit"""
     say(*text.splitlines())
