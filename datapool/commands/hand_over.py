@@ -49,7 +49,6 @@ def export(
     content hashes find the images again when the labels come back.
     """
     from datapool.core.errors import DatapoolError
-    from datapool.core.label_files import splits_file
     from datapool.core.lineage import LINEAGE
     from datapool.core.outputs import Outputs
     from datapool.core.params import load_params
@@ -63,7 +62,7 @@ def export(
         raise DatapoolError("--new excludes --version and --all; use one of them")
     params = load_params()
     pool = name or params.datapool.name
-    chosen = choose(Path(params.shared_dir), LINEAGE, pool, version, is_whole=everything, splits=splits_file(pool))
+    chosen = choose(Path(params.shared_dir), LINEAGE, pool, version, is_whole=everything)
     if left_out:
         chosen = with_left_out(chosen, Outputs(params.output_dir))
     with progress("exporting") as report:

@@ -7,19 +7,21 @@ import numpy as np
 import pandas as pd
 
 from datapool.core.errors import DatapoolError
-from datapool.core.label_files import image_keys, read_splits
+from datapool.core.label_files import image_keys, labels_file, read_labels, read_splits, splits_file
 from datapool.core.lineage import Version, read_lineage
 from datapool.core.recorded_rows import read_recorded_rows
+from datapool.images.batch import ROOT_LABEL
 from datapool.pool.show import find_version
 
 PICKED = "picked"
 """The fate of an image of the pool; that of an image that was left out is its kind in removed_samples.csv."""
 
 COLUMNS = (
-    "filename", "path", "content_hash", "weak_label", "version", "week", "rank", "distance", "nearest", "split",
-    "fate",
+    "filename", "path", "content_hash", "weak_label", "version", "week", "rank", "distance", "nearest",
+    "split", "labels",  # if the pool has them
+    "fate",  # with what was left out
 )  # fmt: skip
-"""The columns of what is handed over; ``split`` only if the pool has splits, ``fate`` only with what was left out."""
+"""The columns of what is handed over."""
 
 
 class Chosen(NamedTuple):
@@ -38,6 +40,8 @@ class Chosen(NamedTuple):
     """The rows of the whole pool at ``version``: an image's nearest neighbor is one of them."""
     embeddings: np.ndarray
     """Shape (n, d), float32, raw: row i belongs to row i of ``table``."""
+    labels: dict[str, list[str]]
+    """The classes that came back from labeling, by ``image_keys``; empty if none came."""
 
     def __str__(self) -> str:
         """Say what it is, for messages."""
@@ -51,10 +55,14 @@ class Chosen(NamedTuple):
         """How many of them are not in the pool; see ``left_out.with_left_out``."""
         return int((self.table.fate != PICKED).sum()) if "fate" in self.table else 0
 
+    @property
+    def classes(self) -> list[str]:
+        """The classes that labeling and training start with, sorted: those of labels.csv; weak labels if it has none."""
+        found = {label for labels in self.labels.values() for label in labels} or set(self.table.weak_label)
+        return sorted(found - {ROOT_LABEL})
 
-def choose(
-    pools: Path, lineage: Path, name: str, number: int | None, *, is_whole: bool, splits: Path | None = None
-) -> Chosen:
+
+def choose(pools: Path, lineage: Path, name: str, number: int | None, *, is_whole: bool) -> Chosen:
     """Read the images that a version of a pool added, or all that the pool had then.
 
     Args:
@@ -63,10 +71,10 @@ def choose(
         name: Which pool.
         number: Which version; None for the latest.
         is_whole: All images up to that version.
-        splits: The pool's splits.csv; the column ``split`` is there if the file exists.
 
     Raises:
-        DatapoolError: If there is no such version, it has no images, or its files are not those that were recorded.
+        DatapoolError: If there is no such version, it has no images, or its files are not those that were recorded; or if
+            the pool's splits.csv or labels.csv cannot be read.
     """
     version = find_version(lineage, name, number)
     versions = read_lineage(lineage)[name]
@@ -82,12 +90,16 @@ def choose(
     table = table.assign(week=table.version.map(weeks))
     if "path" not in table:
         table = table.assign(path="")
-    if splits and splits.exists():
-        recorded = read_splits(splits)
-        by_image = dict(zip(image_keys(recorded), recorded.split, strict=True))
-        table = table.assign(split=image_keys(table).map(by_image).fillna(""))
+    keys = image_keys(table)
+    if len(splits := read_splits(splits_file(name))):
+        split_of = dict(zip(image_keys(splits), splits.split, strict=True))
+        table = table.assign(split=keys.map(split_of).fillna(""))
+    rows = read_labels(labels_file(name))
+    labels = {key: list(dict.fromkeys(names)) for key, names in rows.label.groupby(image_keys(rows), sort=False)}
+    if labels:
+        table = table.assign(labels=["; ".join(labels.get(key, [])) for key in keys])
     columns = [column for column in COLUMNS if column in table]
-    return Chosen(name, version, is_whole, versions, table[columns], pool_rows, embeddings[is_chosen])
+    return Chosen(name, version, is_whole, versions, table[columns], pool_rows, embeddings[is_chosen], labels)
 
 
 def week_of(version: Version) -> str:

@@ -9,16 +9,18 @@ from typing import NamedTuple
 import pandas as pd
 
 from datapool.core.errors import DatapoolError
+from datapool.core.label_files import image_keys
 from datapool.core.progress import Progress
 from datapool.core.tables import read_json
 from datapool.export.choice import PICKED, Chosen, space_of
-from datapool.export.images import ExportedImage, label_of
+from datapool.export.images import ExportedImage
 from datapool.export.job import Job, Written, write_json
 from datapool.export.labeling import write_cvat, write_label_studio
 from datapool.export.options import Format, Placement
 from datapool.export.tables import write_csv, write_parquet
 from datapool.export.training import write_coco, write_files, write_webdataset, write_yolo
 from datapool.export.viewing import write_fiftyone, write_lightly_studio
+from datapool.images.batch import ROOT_LABEL
 from datapool.pool.image_files import find_image_files, require_image_files
 
 EXPORTS = Path("exports")
@@ -117,6 +119,7 @@ def write_export(
     job = Job(
         name=target.name,
         images=images,
+        classes=chosen.classes or ["object"],
         files=files or Placement.COPY,
         neighbors=neighbors,
         url_prefix=url_prefix,
@@ -153,7 +156,8 @@ def _find_images(
             filename=row.filename,
             path=path,
             content_hash=row.content_hash,
-            label=label_of(row.weak_label),
+            weak_label="" if row.weak_label == ROOT_LABEL else row.weak_label,
+            labels=chosen.labels.get(key, []),
             version=int(row.version),
             week=row.week,
             rank=None if pd.isna(row.rank) else int(row.rank),
@@ -163,7 +167,9 @@ def _find_images(
             fate=row.fate,
             embedding=embedding,
         )
-        for row, path, embedding in zip(texts.itertuples(), paths, chosen.embeddings, strict=True)
+        for row, key, path, embedding in zip(
+            texts.itertuples(), image_keys(table), paths, chosen.embeddings, strict=True
+        )
     ]
     if not with_neighbors:
         return images, {}

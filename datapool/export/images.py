@@ -8,7 +8,6 @@ from pathlib import Path, PurePosixPath
 
 from datapool.core.errors import DatapoolError, short_repr
 from datapool.export.options import Placement
-from datapool.images.batch import ROOT_LABEL
 from datapool.images.size import Size, size_of
 
 
@@ -21,8 +20,10 @@ class ExportedImage:
     path: Path
     """Its file, as it was found."""
     content_hash: str
-    label: str
-    """Its weak label; "" for an image that was in no folder."""
+    weak_label: str
+    """"" for an image that was in no folder."""
+    labels: Sequence[str]
+    """Its classes, if they came back from labeling."""
     version: int
     """The version that added it."""
     week: str
@@ -47,11 +48,11 @@ class ExportedImage:
     def facts(self) -> dict[str, object]:
         """Return what is known of the image, for the files of other tools; without what is not known."""
         facts = {
-            "filename": self.filename, "content_hash": self.content_hash, "weak_label": self.label, "version": self.version,
-            "week": self.week, "rank": self.rank, "distance": self.distance, "nearest": self.nearest, "split": self.split,
-            "fate": self.fate,
+            "filename": self.filename, "content_hash": self.content_hash, "weak_label": self.weak_label,
+            "labels": list(self.labels), "version": self.version, "week": self.week, "rank": self.rank,
+            "distance": self.distance, "nearest": self.nearest, "split": self.split, "fate": self.fate,
         }  # fmt: skip
-        return {key: value for key, value in facts.items() if value not in (None, "")}
+        return {key: value for key, value in facts.items() if value not in (None, "", [])}
 
     def tags(self) -> list[str]:
         """Return its week, its version, its fate and its split, for tools that filter images by tags."""
@@ -70,16 +71,6 @@ class ExportedImage:
                 f"{self.path}: its width and height cannot be read; export it `--to files` or `--to csv`, which need none"
             )
         return size
-
-
-def label_of(weak_label: str) -> str:
-    """Return the weak label of an image; "" for an image directly in input_dir."""
-    return "" if weak_label == ROOT_LABEL else weak_label
-
-
-def classes_of(images: Sequence[ExportedImage]) -> list[str]:
-    """Return the weak labels of some images, sorted."""
-    return sorted({image.label for image in images} - {""})
 
 
 def require_inside(name: str) -> None:

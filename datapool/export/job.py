@@ -19,6 +19,8 @@ class Job:
     """The last part of the export's path."""
     images: Sequence[ExportedImage]
     """In the order of the pool: version by version, best first."""
+    classes: Sequence[str]
+    """At least one; see ``Chosen.classes``."""
     files: Placement
     neighbors: Mapping[str, Path]
     """The files of nearest neighbors, by the filename of the neighbor."""

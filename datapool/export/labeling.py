@@ -8,46 +8,61 @@ from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
 from datapool.core.errors import counted
-from datapool.export.images import classes_of, require_inside
+from datapool.export.images import require_inside
 from datapool.export.job import Job, Written, write_json
 
 _LOCAL_FILES = "/data/local-files/?d="
 """What Label Studio puts before a path below its LOCAL_FILES_DOCUMENT_ROOT."""
 
+_NOT_IN_BROWSERS = frozenset({".tif", ".tiff", ".ppm", ".pgm", ".heic", ".heif", ".hif"})
+
 
 def write_label_studio(folder: Path, job: Job) -> Written:
     """Write images/, tasks.json with a task per image, and label_config.xml.
 
-    The choices are the weak labels; that of an image is a prediction, never an annotation.
+    The choices are the classes. Those that an image has are a prediction, never an annotation: its labels, or its weak label
+    if the classes are the weak labels.
     """
     prefix = job.url_prefix or f"{_LOCAL_FILES}{quote(job.name)}/images/"
+    is_labeled = any(image.labels for image in job.images)
     tasks = []
     for done, image in enumerate(job.images, start=1):
         if not job.is_linked_to:
             job.place(image, folder / "images")
         data = {"image": prefix + quote(image.name), **image.facts()}
         task: dict[str, object] = {"data": data}
-        if image.label:
-            result = {"from_name": "label", "to_name": "image", "type": "choices", "value": {"choices": [image.label]}}
-            task["predictions"] = [{"model_version": "weak label", "result": [result]}]
+        guesses = list(image.labels) or [
+            label for label in [image.weak_label] if label in job.classes and not is_labeled
+        ]
+        if guesses:
+            result = {"from_name": "label", "to_name": "image", "type": "choices", "value": {"choices": guesses}}
+            source = "labels" if image.labels else "weak label"
+            task["predictions"] = [{"model_version": source, "result": [result]}]
         tasks.append(task)
         job.progress(done, len(job.images))
     write_json(folder / "tasks.json", tasks)
-    choices = "".join(f"\n    <Choice value={quoteattr(name)}/>" for name in classes_of(job.images) or ["object"])
+    choices = "".join(f"\n    <Choice value={quoteattr(name)}/>" for name in job.classes)
+    is_multiple = any(len(image.labels) > 1 for image in job.images)
     config = f"""\
 <View>
   <Image name="image" value="$image"/>
-  <Choices name="label" toName="image" choice="single">{choices}
+  <Choices name="label" toName="image" choice="{"multiple" if is_multiple else "single"}">{choices}
   </Choices>
 </View>
 """
     (folder / "label_config.xml").write_text(config, encoding="utf-8")
     files = [str(image.path.resolve()) if job.is_linked_to else f"images/{image.name}" for image in job.images]
-    return Written(files, [])
+    unseen = [
+        image.filename for image in job.images if PurePosixPath(image.filename).suffix.lower() in _NOT_IN_BROWSERS
+    ]
+    notes = [
+        f"{counted(len(unseen), 'image')} of a kind that most browsers do not show, such as {', '.join(unseen[:1])}"
+    ]
+    return Written(files, notes * bool(unseen))
 
 
 def write_cvat(folder: Path, job: Job) -> Written:
-    """Write images.zip, manifest.jsonl with the size of each image, and labels.json with the weak labels.
+    """Write images.zip, manifest.jsonl with the size of each image, and labels.json with the classes.
 
     CVAT takes the manifest's order for that of the frames if the sorting method is "predefined": best first, as in the pool.
     Beside an image, the archive has its nearest neighbor in related_images/, which CVAT shows as context.
@@ -72,8 +87,7 @@ def write_cvat(folder: Path, job: Job) -> Written:
             job.progress(done, len(job.images))
     with (folder / "manifest.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n" for line in lines)
-    classes = classes_of(job.images) or ["object"]
-    write_json(folder / "labels.json", [{"name": name, "attributes": []} for name in classes])
+    write_json(folder / "labels.json", [{"name": name, "attributes": []} for name in job.classes])
     alone = f"{counted(n_alone, 'image')} without its nearest one as context, whose file was not found"
     notes = [f"{alone}; `--images` names a folder"]
     return Written([f"images.zip/{image.name}" for image in job.images], notes * bool(n_alone))

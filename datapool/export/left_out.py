@@ -50,6 +50,7 @@ def with_left_out(chosen: Chosen, outputs: Outputs) -> Chosen:
         distance=why.distance,
         nearest=why.nearest,
         split="",
+        labels="",
         fate=why.kind,
     )
     picked = chosen.table.assign(fate=PICKED, rank=chosen.table["rank"].astype("Int64"))

@@ -9,12 +9,12 @@ from pathlib import Path, PurePosixPath
 import yaml
 
 from datapool.core.errors import DatapoolError, short_repr
-from datapool.export.images import ExportedImage, classes_of
+from datapool.export.images import ExportedImage
 from datapool.export.job import Job, Written, write_json, write_lines
 
 _SHARD = 2**30  # bytes of images in a shard
 
-_NO_SPLITS = "the pool has no splits, so all images are in train, and val is the same list"
+_NO_SPLITS = "the pool has no splits, so val is the same list as train; `datapool split` makes splits"
 
 
 def write_files(folder: Path, job: Job) -> Written:
@@ -73,11 +73,9 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 def write_coco(folder: Path, job: Job) -> Written:
     """Write images/SUBSET/ and annotations/instances_SUBSET.json without annotations.
 
-    The subsets are the splits, and "default" for images without one. The categories are the weak labels.
+    The subsets are the splits, and "default" for images without one. The categories are the classes.
     """
-    categories = [
-        {"id": number, "name": name, "supercategory": ""} for number, name in enumerate(classes_of(job.images), start=1)
-    ]
+    categories = [{"id": number, "name": name, "supercategory": ""} for number, name in enumerate(job.classes, start=1)]
     entries: dict[str, list[dict[str, object]]] = {}
     files: list[str] = []
     for number, image in enumerate(job.images, start=1):
@@ -105,7 +103,7 @@ def write_coco(folder: Path, job: Job) -> Written:
 def write_yolo(folder: Path, job: Job) -> Written:
     """Write images/SPLIT/, labels/SPLIT/ with an empty file per image, SPLIT.txt with its images, and data.yaml.
 
-    The classes are the weak labels. Images without a split are in train; if none has one, train is val as well, because
+    Images without a split are in train; if none has one, train is val as well, because
     Ultralytics needs both.
     """
     _refuse_same_stem(job)
@@ -123,7 +121,7 @@ def write_yolo(folder: Path, job: Job) -> Written:
     has_val = "val" in lists
     data: dict[str, object] = {"train": "train.txt", "val": "val.txt" if has_val else "train.txt"}
     data |= {split: f"{split}.txt" for split in lists}
-    data["names"] = dict(enumerate(classes_of(job.images) or ["object"]))
+    data["names"] = dict(enumerate(job.classes))
     text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
     (folder / "data.yaml").write_text(text, encoding="utf-8")
     order = [f"images/{image.split or 'train'}/{image.name}" for image in job.images]

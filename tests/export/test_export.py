@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from PIL import Image
-from small_pool import LINEAGE, POOLS, make_pool, sha256, write_image
+from small_pool import LINEAGE, POOLS, add_version, make_pool, sha256, write_image
 
 import datapool
 from datapool import cli
@@ -72,6 +72,13 @@ def write_splits(splits: dict[str, str]) -> None:
     Path("labels/p/splits.csv").write_text("filename,content_hash,split\n" + "".join(lines))
 
 
+def write_labels(labels: dict[str, list[str]]) -> None:
+    rows = {row["filename"]: row["content_hash"] for row in table(POOLS / "p/samples.csv")}
+    Path("labels/p").mkdir(parents=True, exist_ok=True)
+    lines = [f'"{name}","{rows[name]}","{label}","x"\n' for name, names in labels.items() for label in names]
+    Path("labels/p/labels.csv").write_text("filename,content_hash,label,source\n" + "".join(lines))
+
+
 # --- which images -------------------------------------------------------------------------------------------------------
 
 
@@ -110,7 +117,7 @@ def test_json_says_what_was_written(export):
         "all": False,
         "images": 3,
         "left_out": 0,
-        "notes": ["the pool has no splits, so all images are in train, and val is the same list"],
+        "notes": ["the pool has no splits, so val is the same list as train; `datapool split` makes splits"],
     }
 
 
@@ -194,8 +201,6 @@ def test_coco_has_upright_sizes_and_the_weak_labels_as_categories(export):
     image, exif = Image.new("RGB", (40, 10)), Image.Exif()
     exif[0x0112] = 6  # a quarter turn
     image.save(path, exif=exif)
-    from small_pool import add_version
-
     add_version(path.parent, ["turned.jpg"])
     write_splits({"cat/a 1.png": "val", "dog/b.jpg": "train"})
     export("--all", "--to", "coco", "--output", "c")
@@ -258,6 +263,15 @@ def test_label_studio_has_a_task_per_image_whose_weak_label_is_a_prediction(expo
     assert files_in(Path("u")) == ["datapool.csv", "export.json", "label_config.xml", "tasks.json"]
 
 
+def test_label_studio_gets_a_note_on_images_that_browsers_do_not_show(export):
+    write_image(Path("data/week_3/g.tif"), (5, 5), 9)
+    add_version(Path("data/week_3"), ["g.tif"])
+
+    assert export("--new", "--to", "label-studio", "--output", "o").splitlines()[1:] == [
+        "1 image of a kind that most browsers do not show, such as g.tif"
+    ]
+
+
 def test_cvat_has_a_manifest_and_the_nearest_image_as_context(export):
     export("--new", "--to", "cvat", "--output", "v")
     lines = [json.loads(line) for line in Path("v/manifest.jsonl").read_text().splitlines()]
@@ -293,10 +307,29 @@ def test_cvat_has_a_manifest_and_the_nearest_image_as_context(export):
         assert len(archive.namelist()) == 3
 
 
+def test_labels_that_came_back_are_the_classes_in_place_of_the_weak_labels(export):
+    write_labels({"cat/d.jpg": ["tiger", "big"]})
+    for to in ("csv", "coco", "yolo", "label-studio", "cvat"):
+        export("--new", "--to", to, "--output", f"out/{to}")
+    tasks = json.loads(Path("out/label-studio/tasks.json").read_text())
+
+    assert [(row["filename"], row["labels"]) for row in table(Path("out/csv"))] == [
+        ("cat/d.jpg", "tiger; big"),
+        ("cat/e&é.png", ""),
+    ]
+    assert yaml.safe_load(Path("out/yolo/data.yaml").read_text())["names"] == {0: "big", 1: "tiger"}
+    assert [each["name"] for each in json.loads(Path("out/cvat/labels.json").read_text())] == ["big", "tiger"]
+    content = json.loads(Path("out/coco/annotations/instances_default.json").read_text())
+    assert [each["name"] for each in content["categories"]] == ["big", "tiger"]
+    assert content["images"][0]["labels"] == ["tiger", "big"]
+    assert tasks[0]["predictions"][0]["model_version"] == "labels"
+    assert tasks[0]["predictions"][0]["result"][0]["value"] == {"choices": ["tiger", "big"]}
+    assert "predictions" not in tasks[1]  # its weak label is no class any more
+    assert 'choice="multiple"' in Path("out/label-studio/label_config.xml").read_text()
+
+
 def test_images_in_no_folder_make_the_class_object(export):
     write_image(Path("data/week_3/f.png"), (5, 5), 9)
-    from small_pool import add_version
-
     add_version(Path("data/week_3"), ["f.png"])
     for to in ("yolo", "cvat", "label-studio"):
         export("--new", "--to", to, "--output", to)
@@ -313,6 +346,8 @@ class Sample(dict):
     pass
 def Classification(label):
     return {"label": label}
+def Classifications(classifications):
+    return classifications
 class Dataset:
     def __init__(self, name, overwrite, persistent):
         self.name, self.samples = name, []
@@ -361,6 +396,7 @@ def run_loader(script: Path, modules: dict[str, str]) -> list[str]:
 
 def test_fiftyone_gets_files_tags_facts_and_embeddings_by_a_script(export):
     write_splits({"cat/d.jpg": "val"})
+    write_labels({"cat/d.jpg": ["tiger", "big"]})
     said = export("--new", "--to", "fiftyone", "--output", "o")
     lines = run_loader(Path("o/load_fiftyone.py"), {"fiftyone.py": FAKE_FIFTYONE})
     sample = json.loads(lines[0])[0]
@@ -368,7 +404,8 @@ def test_fiftyone_gets_files_tags_facts_and_embeddings_by_a_script(export):
     assert said.splitlines()[1] == "`python load_fiftyone.py` in this folder loads it"
     assert sample == {
         "filepath": str(Path("o/images/cat/d.jpg").resolve()), "tags": ["week_2", "version 2", "picked", "val"],
-        "embedding": [4.0, 0.5], "weak_label": {"label": "cat"}, "pool_filename": "cat/d.jpg", "version": 2, "week": "week_2",
+        "embedding": [4.0, 0.5], "weak_label": {"label": "cat"},
+        "labels": [{"label": "tiger"}, {"label": "big"}], "pool_filename": "cat/d.jpg", "version": 2, "week": "week_2",
         "content_hash": sha256(Path("data/week_2/cat/d.jpg")), "rank": 1, "distance": 1 / 3, "nearest": "c.png", "split": "val",
         "fate": "picked",
     }  # fmt: skip
@@ -526,8 +563,6 @@ def test_an_earlier_export_is_replaced_and_what_a_killed_one_left_is_removed(exp
 def test_images_that_yolo_cannot_tell_apart_are_refused(export):
     for name, seed in (("cat/d.png", 31), ("cat/d.jpg", 32)):
         write_image(Path("data/week_3") / name, (5, 5), seed)
-    from small_pool import add_version
-
     add_version(Path("data/week_3"), ["cat/d.png"])
 
     assert export("--all", "--to", "yolo") == (

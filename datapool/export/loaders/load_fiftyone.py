@@ -17,6 +17,8 @@ for facts, embedding in zip(content["samples"], np.load(HERE / "embeddings.npy")
     sample = fo.Sample(filepath=str(HERE / facts.pop("file")), tags=facts.pop("tags"), embedding=embedding)
     if label := facts.pop("weak_label", ""):
         sample["weak_label"] = fo.Classification(label=label)
+    if labels := facts.pop("labels", []):
+        sample["labels"] = fo.Classifications(classifications=[fo.Classification(label=label) for label in labels])
     for name, value in facts.items():
         sample["pool_filename" if name == "filename" else name] = value  # a sample has a "filename" already
     samples.append(sample)
