@@ -1,12 +1,15 @@
-"""The command that brings two pools together."""
+"""The commands that bring two pools together, or a pool into another embedding space."""
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from datapool.terminal import print_json, progress, say
+
+if TYPE_CHECKING:
+    from datapool.migration.migrate import Migration
 
 app = typer.Typer()
 
@@ -83,6 +86,118 @@ def combine(
         print_json(document)
         return
     say(*lines, *ran, *([todo] if todo else []))
+
+
+@app.command(short_help="Embed a pool by another model.")
+def migrate(
+    checkpoint: Annotated[
+        Path | None, typer.Option("--checkpoint", help="The new model: a checkpoint of datapool.", show_default=False)
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="The new backbone, with pretrained weights.", show_default="lightly.model.name"),
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option("--weights", help="A file with the backbone's weights.", show_default=False)
+    ] = None,
+    dimension: Annotated[
+        int | None, typer.Option(help="Of the new embeddings.", min=1, show_default="lightly.model.num_ftrs")
+    ] = None,
+    input_size: Annotated[
+        int | None,
+        typer.Option(help="Side of the images for the model.", min=8, show_default="lightly.collate.input_size"),
+    ] = None,
+    pool: Annotated[str | None, typer.Option("--pool", help="The pool.", show_default="datapool.name")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="The new pool.", show_default="NAME_2, NAME_3, …")] = None,
+    images: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--images", help="A folder with images of the pool; may be given several times.", show_default=False
+        ),
+    ] = None,
+    drop_missing: Annotated[bool, typer.Option("--drop-missing", help="Leave out images that are not found.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Print what it would do; change nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")] = False,
+) -> None:
+    """Embed the images of a pool by another model, as a new pool; run it in the workspace.
+
+    The new pool has the same versions and images in the same order; the old one stays as it is. The images are read from the
+    folders of their batches, or from --images. Prints how many nearest neighbors are the same in both spaces, which
+    min_distance corresponds to the present one, and which images are redundant with it. Then params.yaml is set so that the
+    next `dvc repro` continues with the new pool. Nothing is committed in git.
+    """
+    from datapool.core.errors import DatapoolError
+    from datapool.core.lineage import LINEAGE, read_lineage
+    from datapool.core.params import load_params
+    from datapool.migration.migrate import describe_migration, free_name
+    from datapool.migration.migrate import migrate as migrate_pool
+    from datapool.migration.reembed import NewModel
+    from datapool.workspace.commands import run_dvc
+    from datapool.workspace.params_file import set_params
+
+    wanted = NewModel(checkpoint, model, weights, dimension, input_size)
+    if wanted == NewModel():
+        raise DatapoolError("name the new model: --checkpoint, --model, --weights, --dimension or --input-size")
+    if checkpoint and wanted != NewModel(checkpoint):
+        raise DatapoolError(
+            "--checkpoint has the model whole; leave out --model, --weights, --dimension and --input-size"
+        )
+    params = load_params()
+    old = pool or params.datapool.name
+    new = name or free_name(old, [*read_lineage(LINEAGE)])
+    is_merged = check or _is_merged()
+    migration = migrate_pool(
+        Path(params.shared_dir),
+        LINEAGE,
+        old,
+        new,
+        wanted,
+        params,
+        folders=images or [],
+        drop_missing=drop_missing,
+        check_only=check,
+        bar=progress,
+    )
+    ran, todo = [], ""
+    if not check:
+        if is_merged:
+            run_dvc(Path(), "commit", "--force", "--quiet", "merge")
+            ran.append("dvc commit --force --quiet merge")
+        set_params(Path(), migration.params)
+        todo = (
+            "commit params.yaml, datapools.json and dvc.lock, then `dvc push`; the next `dvc repro` uses the new pool"
+        )
+        if not is_merged:
+            todo = "merge was not up to date before: run `dvc repro`, which uses the new pool, and commit"
+    if as_json:
+        print_json(
+            _migration_facts(migration, old, params.stopping_condition.min_distance) | {"ran": ran, "todo": todo}
+        )
+        return
+    would = "would be " if check else ""
+    settings = ", ".join(f"{key}: {'null' if value is None else value}" for key, value in migration.params.items())
+    say(*migration.notes, *describe_migration(migration, old, params, is_made=not check), *ran)
+    say(f"params.yaml {would}set: {settings}", *([todo] if todo else ["nothing was changed (--check)"]))
+
+
+def _migration_facts(migration: "Migration", old: str, min_distance: float) -> dict[str, object]:
+    """Return the JSON document of a migration."""
+    comparison = migration.comparison
+    return {
+        "from": old,
+        "pool": migration.pool,
+        "embedding_space": migration.space.model_dump(),
+        "embedding_space_before": migration.before.model_dump(),
+        "images": migration.images,
+        "dropped": migration.dropped,
+        "neighbor_agreement": comparison.neighbor_agreement if comparison else None,
+        "neighbors": comparison.n_neighbors if comparison else None,
+        "min_distance_before": min_distance,
+        "min_distance": migration.min_distance,
+        "redundant": [each._asdict() for each in migration.redundant],
+        "params": migration.params,
+        "notes": migration.notes,
+    }
 
 
 def _is_merged() -> bool:

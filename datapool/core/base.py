@@ -24,6 +24,10 @@ IMPORTED = "imported"
 """The method of a version whose images another program picked. Their ranks follow the order of its file, they have neither
 distance nor nearest, and content_hash is empty where the content is unknown."""
 
+MIGRATED = "migrated"
+"""The method of a version whose images were picked in another embedding space. Their distances are those to the images
+before them in the pool's own space; nothing is promised of these."""
+
 
 class Standing(NamedTuple):
     """Images of the version that a batch replaces that stay picked, as long as no parameter decides otherwise."""

@@ -217,6 +217,9 @@ class Migrated(_JsonObject):
     version: _Count
     datapool_sha256: _Sha256
     embedding_space: Annotated[EmbeddingSpace, AfterValidator(_has_id)]
+    """Of that pool."""
+    neighbor_agreement: _Distance | None = None
+    """The mean share of the nearest neighbors of an image that both spaces have; None for a pool of one image."""
 
 
 class Provenance(_JsonObject):
@@ -266,6 +269,11 @@ class Version(Provenance):
     """Of its file in ``seen/``; None for a version that has none: of an early release, or imported."""
     thumbnails_sha256: _Sha256 | None = None
     """Of its file in ``thumbnails/``; None for a version that has none. ``datapool thumbnails`` may add it later."""
+
+    @property
+    def batch_digest(self) -> str:
+        """The id of its batch, without the word in front of that of an imported or migrated version."""
+        return self.batch.rpartition(":")[2]
 
     def is_before_a_removal(self, removed: Sequence["Removal"] | None) -> bool:
         """Return whether images were removed from the pool since the images of this version were chosen."""

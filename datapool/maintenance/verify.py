@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from datapool.core import tables
 from datapool.core.atomic import sha256
-from datapool.core.base import IMPORTED
+from datapool.core.base import IMPORTED, MIGRATED
 from datapool.core.embeddings_csv import parse_csv
 from datapool.core.errors import DatapoolError, counted
 from datapool.core.lineage import (
@@ -201,7 +201,7 @@ def _missing_keys(version: Version) -> list[str]:
     parameters = version.parameters
     missing = [key for key in ("embedding_space", "parameters") if getattr(version, key) is None]
     if parameters and parameters.method != IMPORTED:
-        missing += ["covering_radius"] * (version.covering_radius is None)
+        missing += ["covering_radius"] * (version.covering_radius is None and parameters.method != MIGRATED)
         settings = ("normalize_embeddings", "append_weak_labels")
         missing += [f"parameters.{key}" for key in settings if getattr(parameters, key) is None]
     return missing

@@ -1,4 +1,4 @@
-"""Bring pools together: ``datapool combine``.
+"""Bring pools together, and into another embedding space: ``datapool combine`` and ``datapool migrate``.
 
-Knows pools and the selection, and git and DVC where a pool is taken from another commit. Knows no terminal.
+Knows pools, the selection and the models, and git and DVC where a pool is taken from another commit. Knows no terminal.
 """

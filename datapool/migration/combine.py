@@ -216,7 +216,8 @@ def _common_space(ours: Base, other: OtherPool, theirs: Theirs) -> EmbeddingSpac
         named = f" by {names[0]!r} and {names[1]!r}" if None not in names else ""
         raise DatapoolError(
             f"pool {ours.pool!r} has embeddings {describe(here)}, and pool {other.name!r} of {other.source} has embeddings "
-            f"{describe(there)}{named}: those of two models cannot be compared; nothing was changed"
+            f"{describe(there)}{named}: those of two models cannot be compared; nothing was changed. `datapool migrate` "
+            "brings a pool into another embedding space"
         )
     if here.backbone is None:
         _require_same_embeddings(ours, other, theirs)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from datapool.core.base import IMPORTED, Base, Standing, empty_base_table
+from datapool.core.base import Base, Standing, empty_base_table
 from datapool.core.errors import DatapoolError
 from datapool.core.lineage import CHECKPOINT, LineageEntry, Version, read_entries
 from datapool.core.recorded_rows import are_kept, keep_rows, read_recorded_seen
@@ -34,8 +34,6 @@ from datapool.pool.removal import remove_excluded
 from datapool.pool.seen import offered_by
 from datapool.pool.store import Store
 from datapool.pool.transaction import recover
-
-_IMPORTED = f"{IMPORTED}:"  # what the id of the batch of an imported version begins with
 
 
 def open_base(
@@ -322,7 +320,7 @@ def _require_droppable(name: str, dropped: Sequence[Version], batch: str, replac
     if not others:
         return
     what = f"version{'s' * (len(others) > 1)} {', '.join(str(version.version) for version in others)} of pool {name!r}"
-    ids = ", ".join(repr(version.batch.removeprefix(_IMPORTED)[:12]) for version in dropped if version.batch != batch)
+    ids = ", ".join(repr(version.batch_digest[:12]) for version in dropped if version.batch != batch)
     raise DatapoolError(
         f"params.yaml: datapool.base_version is {dropped[0].version - 1}, which would drop {what}, made of other batches; "
         f"nothing was changed. Set datapool.base_version: null to build on version {dropped[-1].version}; to drop what it "
@@ -348,4 +346,4 @@ def _require_common_images(
 
 def is_replaced(version: Version, replaces: Iterable[str]) -> bool:
     """Return whether ``datapool.replaces`` names the batch of a version."""
-    return any(version.batch.removeprefix(_IMPORTED).startswith(each) for each in replaces)
+    return any(version.batch_digest.startswith(each) for each in replaces)

@@ -196,8 +196,13 @@ def set_replaces(params: Params) -> str:
     # If this batch has run, its own version may lie above that of its earlier state.
     for version in reversed(versions[-2:]):
         if version.batch != batch and not offered_by(store, version, table).isdisjoint(images.content_hash):
-            set_params(Path(), {"datapool.replaces": version.batch[:12]})
-            return version.batch[:12]
+            if version.migrated:
+                raise DatapoolError(
+                    f"version {version.version} of pool {name!r} has images that were picked in another embedding space, "
+                    "and a new choice would drop them; nothing was changed. `datapool remove` takes single images out"
+                )
+            set_params(Path(), {"datapool.replaces": version.batch_digest[:12]})
+            return version.batch_digest[:12]
     if versions and versions[-1].batch == batch:
         raise DatapoolError(
             f"{params.input_dir} is the batch that made version {len(versions)} of pool {name!r} as it is now, so there is "

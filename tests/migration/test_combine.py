@@ -319,7 +319,8 @@ def test_another_embedding_space_is_refused_by_both_names(two_pools):
         run("elsewhere", other="theirs")
     assert str(refused.value) == (
         "pool 'ours' has embeddings of 2 dimensions from a csv, and pool 'theirs' of elsewhere has embeddings of 2 "
-        "dimensions by resnet18 (model ffffffffffff): those of two models cannot be compared; nothing was changed"
+        "dimensions by resnet18 (model ffffffffffff): those of two models cannot be compared; nothing was changed. "
+        "`datapool migrate` brings a pool into another embedding space"
     )
 
 

@@ -1,0 +1,110 @@
+"""Compare two embedding spaces by the same images: which neighbors they share, and which distances correspond.
+
+Works on arrays of vectors; knows nothing of files, pools or models.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+N_NEIGHBORS = 10
+"""Neighbors of each image that are compared."""
+MOST_IMAGES = 2000
+"""Images whose neighbors are looked for, among all."""
+
+_AT_ONCE = 2**24  # numbers of the distances that are in memory together: 128 MiB
+_FEW = 0.05
+"""A pool that was picked by a threshold has nearly no distances below it: from this share on there are enough of them."""
+
+
+class SpaceComparison(NamedTuple):
+    """How two embedding spaces agree on some images."""
+
+    neighbor_agreement: float
+    """The mean share of the nearest neighbors of an image that are the same in both: 0 to 1."""
+    n_neighbors: int
+    """Neighbors that were compared of each image."""
+    before: np.ndarray
+    """Shape (m,), ascending: the distances of the images to their nearest neighbors in the first space."""
+    after: np.ndarray
+    """The same in the second space."""
+
+
+def compare_spaces(before: np.ndarray, after: np.ndarray, *, seed: int) -> SpaceComparison | None:
+    """Compare the neighbors of the same images in two spaces; None if there is only one image.
+
+    Args:
+        before: Shape (n, d): the vectors between which distances are taken.
+        after: Shape (n, e): those of the same images in the other space.
+        seed: Of the sample of images whose neighbors are compared, if there are more than MOST_IMAGES.
+    """
+    n = len(before)
+    if n < 2:
+        return None
+    k = min(N_NEIGHBORS, n - 1)
+    rows = np.sort(np.random.default_rng(seed).permutation(n)[:MOST_IMAGES])
+    first, second = (nearest_others(vectors, rows, k) for vectors in (before, after))
+    shared = [len(np.intersect1d(a, b)) for a, b in zip(first.indices, second.indices, strict=True)]
+    return SpaceComparison(
+        float(np.mean(shared)) / k, k, np.sort(first.distances[:, 0]), np.sort(second.distances[:, 0])
+    )
+
+
+class Neighbors(NamedTuple):
+    """The nearest other rows of some rows, nearest first."""
+
+    indices: np.ndarray
+    """Shape (m, k)."""
+    distances: np.ndarray
+    """Shape (m, k), Euclidean, float64."""
+
+
+def nearest_others(vectors: np.ndarray, rows: np.ndarray, k: int) -> Neighbors:
+    """Find the k nearest other rows of some rows, by a matrix product in float64.
+
+    >>> nearest_others(np.array([[0.0], [1.0], [5.0]]), np.array([2]), 1).indices.tolist()
+    [[1]]
+
+    Args:
+        vectors: Shape (n, d), finite; n > k.
+        rows: Shape (m,): rows of ``vectors``.
+        k: How many.
+    """
+    points = vectors.astype(np.float64)
+    points -= points.mean(axis=0)  # smaller numbers, smaller differences of large ones
+    squares = (points**2).sum(axis=1)
+    indices, distances = np.empty((len(rows), k), dtype=np.int64), np.empty((len(rows), k))
+    step = max(_AT_ONCE // len(points), 1)
+    for start in range(0, len(rows), step):
+        part = rows[start : start + step]
+        squared = squares[part, None] + squares - 2 * points[part] @ points.T
+        squared[np.arange(len(part)), part] = np.inf
+        order = _smallest(squared, k)
+        indices[start : start + step] = order
+        exact = ((points[part][:, None] - points[order]) ** 2).sum(axis=2)
+        distances[start : start + step] = np.sqrt(exact)
+    return Neighbors(indices, distances)
+
+
+def _smallest(values: np.ndarray, k: int) -> np.ndarray:
+    """Return the columns of the k smallest values of each row, smallest first."""
+    found = np.sort(np.argpartition(values, k - 1, axis=1)[:, :k], axis=1)
+    order = np.argsort(np.take_along_axis(values, found, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(found, order, axis=1)
+
+
+def equivalent_distance(distance: float, comparison: SpaceComparison) -> float:
+    """Return the distance in the second space that corresponds to one in the first, by a matched quantile.
+
+    As large a share of the images as have their nearest neighbor within ``distance`` in the first space have it within the
+    result in the second. A pool that was picked by a threshold has no images nearer than that. Where it is below all but a
+    twentieth, the medians correspond, and the distance is scaled as they are.
+
+    Args:
+        distance: Above 0.
+        comparison: Of the two spaces.
+    """
+    share = float((comparison.before < distance).mean())
+    quantile = share if share >= _FEW else 0.5
+    before, after = (float(np.quantile(each, quantile)) for each in (comparison.before, comparison.after))
+    return distance * after / before if before > 0 else distance
