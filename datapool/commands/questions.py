@@ -1,5 +1,6 @@
 """The commands that answer questions: how the pools stand and grew, what differs, why an image is in or not."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -109,3 +110,35 @@ def why(
         print_json(found.as_json())
     else:
         say(*found.as_text())
+
+
+@app.command(short_help="Compare the pools and parameters of two git revisions.")
+def diff(
+    revision: Annotated[str, typer.Argument(help="The earlier commit, tag or branch.", show_default=False)],
+    other: Annotated[
+        str | None, typer.Argument(help="The later one.", show_default="the files here", metavar="[OTHER]")
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", help="The pool.", show_default="every pool")] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write a page with pictures to this file.", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare the pools and parameters of two git revisions without a checkout; run it in the workspace.
+
+    Lists the images that a pool has gained ("+"), lost ("-") or has under another name or label ("="), compared by content,
+    and the parameters that differ. Rows of earlier states come from the pool here, or else from DVC's cache.
+    """
+    from datapool.core import atomic
+    from datapool.query.diff import diff as compare
+    from datapool.query.diff_page import page
+    from datapool.query.states import state_at, state_here
+
+    here = state_here()
+    found = compare(state_at(revision), state_at(other) if other else here, pool=name)
+    if html:
+        atomic.write_bytes(html, page(found, here.shared_dir).encode())
+    if as_json:
+        print_json(found.as_json())
+    else:
+        say(*found.as_text(), *([f"{html}: written"] if html else []))

@@ -66,6 +66,11 @@ class State:
             raise DatapoolError(f"{_PARAMS} of {self.name} is not YAML ({' '.join(str(error).split())})") from error
         return dict(_flat(content if isinstance(content, dict) else {}))
 
+    @property
+    def shared_dir(self) -> Path:
+        """The folder of all pools."""
+        return Path(str(self.parameters.get("shared_dir", "pools")))
+
     @cached_property
     def pools(self) -> dict[str, LineageEntry]:
         """The record of each pool.
@@ -199,16 +204,15 @@ def require_git() -> None:
 
 
 class Cache:
-    """The files that DVC keeps by their md5."""
+    """The files that DVC keeps by their md5, for the workspace in the current folder."""
 
     def __init__(self) -> None:
-        """Find the cache of the workspace in the current folder.
-
-        Raises:
-            DatapoolError: If it is no DVC repository.
-        """
-        self._folder = cache_folder(Path())
+        """Read nothing yet."""
         self._lists: dict[str, dict[str, str]] = {}
+
+    @cached_property
+    def _folder(self) -> Path:
+        return cache_folder(Path())  # DVC is asked where its cache is: this takes a second
 
     def file(self, md5: str | None, what: str) -> Path:
         """Return the path of a file in the cache.
@@ -219,6 +223,7 @@ class Cache:
 
         Raises:
             AbsentError: If the cache does not have it, with the command that gets it.
+            DatapoolError: If this is no DVC repository.
         """
         if md5 is None:
             raise AbsentError(f"dvc.lock does not record {what}")

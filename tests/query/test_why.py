@@ -168,15 +168,3 @@ def test_other_settings_replace_the_answer_and_what_is_not_committed_says_so(sec
     workspace.commit("smaller")
     (offer,) = offers(workspace, "bird/image_23.png")
     assert offer["commit"] == commits(workspace)[0]
-
-
-@pytest.mark.slow
-def test_an_image_that_was_taken_out_says_when_and_why(second_week, after):
-    workspace = after(second_week)
-    workspace.run("datapool", "remove", "dog/image_06.png", "--reason", "blurred")
-
-    assert why(workspace, "dog/image_06.png")[-1] == (
-        "  left pool 'my_datapool' when it had 2 versions, because exclude.txt lists it: blurred"
-    )
-    (removed,) = json.loads(workspace.run("datapool", "why", "dog/image_06.png", "--json"))["removed"]
-    assert (removed["reason"], removed["after_version"]) == ("blurred", 2)
