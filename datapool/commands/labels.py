@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from datapool.export.options import Source
 from datapool.terminal import print_json, print_table, say
 
 app = typer.Typer()
@@ -86,3 +87,72 @@ def split(
         ],
     )
     say(*sentences_about(assigned))
+
+
+@app.command(short_help="Take back labels and refusals from labeling.")
+def labels(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="What Label Studio (JSON), CVAT (XML or COCO, zipped or not) or a spreadsheet (csv) wrote."
+        ),
+    ],
+    format_: Annotated[
+        Source | None, typer.Option("--format", help="What wrote the file.", show_default="found by its content")
+    ] = None,
+    refused_label: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--refused-label", help="A class that means: not this image. May be repeated.", show_default=False
+        ),
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", help="The pool.", show_default="datapool.name")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Write the classes that people gave to images into labels/POOL/labels.csv; run it in the workspace.
+
+    Images that were skipped in Label Studio, or have a --refused-label, are added to exclude.txt with their reason; the
+    next `dvc repro` takes them out of the pools. Images are found by the content hash that an export has, else by their
+    path, else by their name alone if one image has it. Commit the folder labels/ and exclude.txt with git.
+    """
+    from datapool.core.errors import counted
+    from datapool.core.label_files import labels_file, read_labels, require_labels_folder, write_label_file
+    from datapool.core.lineage import LINEAGE
+    from datapool.core.params import load_params
+    from datapool.export.labels import facts_of, sentences_about, take_back
+    from datapool.export.returned import read_returned
+    from datapool.pool.files import read_samples
+    from datapool.pool.show import find_version
+    from datapool.workspace import corrections
+
+    params = load_params()
+    require_labels_folder(params)
+    pool = name or params.datapool.name
+    version = find_version(LINEAGE, pool, None)
+    path = labels_file(pool)
+    taken = take_back(
+        read_returned(file, format_),
+        read_samples(Path(params.shared_dir) / pool, version),
+        read_labels(path),
+        source=file.name,
+        refused_labels=refused_label or [],
+    )
+    added = []
+    if taken.refused:
+        listed = corrections.list_of(params)
+        found = corrections.find_images(params, [image.content_hash or image.filename for image in taken.refused])
+        reasons = [image.reason for image in taken.refused]
+        for reason in dict.fromkeys(reasons):
+            images = [image for image, why in zip(found, reasons, strict=True) if why == reason]
+            added += corrections.exclude(listed, images, reason)
+    if len(taken.table) or path.exists():
+        write_label_file(path, taken.table)
+    if as_json:
+        print_json({"pool": pool, "version": version.version, "file": str(path), **facts_of(taken)})
+        return
+    say(f"{path}: labels of {counted(taken.n_labeled, 'image')} of pool {pool!r} from {file}")
+    say(*(f"  {label}: {n}" for label, n in facts_of(taken)["classes"].items()))
+    say(*sentences_about(taken))
+    if taken.refused:
+        say(*(f"{params.rules.exclude}: {line.strip()}" for line in added))
+        say(f"{counted(len(taken.refused), 'image')} refused: `dvc repro` takes them out of the pools")

@@ -28,3 +28,12 @@ class Placement(StrEnum):
     HARDLINK = "hardlink"
     SYMLINK = "symlink"
     NONE = "none"
+
+
+class Source(StrEnum):
+    """What wrote a file of labels."""
+
+    LABEL_STUDIO = "label-studio"
+    CVAT = "cvat"
+    COCO = "coco"
+    CSV = "csv"

@@ -124,7 +124,7 @@ def assign_splits(
         if not found:
             free.append(new[members])
             continue
-        split = _TRAIN if len(found) > 1 and _TRAIN in found else next(iter(sorted(found, key=SPLITS.index)))
+        split = min(found, key=SPLITS.index)
         first = found[split][found[split] >= 0][0]
         splits[new[members]], groups[new[members]] = split, groups[first]
         if len(found) > 1:

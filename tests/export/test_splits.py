@@ -95,6 +95,24 @@ def test_small_groups_fill_what_large_groups_leave():
     assert table.split.value_counts().to_dict() == {"train": 64, "val": 8, "test": 8}
 
 
+def test_groups_of_some_images_come_before_single_ones():
+    groups = {
+        f"{name}{copy}_": position + copy for name, position in singles(10, start=100).items() for copy in range(6)
+    }
+    for seed in range(4):
+        table = assign(pool(**singles(40), **groups), distance=1.5, sequence_gap=1, seed=seed).table
+        assert table.split.value_counts().to_dict() == {"train": 80, "val": 10, "test": 10}
+
+
+def test_the_shares_of_all_images_matter_more_than_those_of_each_label():
+    # A tenth of 14 images is 1.4. With one of each label, val would have 10 of the 140.
+    images = pool(**{f"{name[-1]}_{name}": position for name, position in singles(100).items()})
+    more = pool(**{f"{name[-1]}_{name}_z": position for name, position in singles(40, start=100).items()})
+    table = assign((pd.concat([images[0], more[0]], ignore_index=True), np.concatenate([images[1], more[1]]))).table
+
+    assert table.split.value_counts().to_dict() == {"train": 112, "val": 14, "test": 14}
+
+
 def test_the_seed_and_not_the_order_of_the_rows_decides():
     images = pool(**singles(50), **{f"seq__{i}": 0.5 * i for i in range(5)})
     shuffled = np.random.default_rng(0).permutation(len(images[0]))
