@@ -24,6 +24,7 @@ def report() -> None:
     base = read_base(outputs.base, needs_seen=False)
     inputs = ReportInputs(
         images=mark_excluded(read_table(outputs.images), base.excluded),
+        quality=read_table(outputs.quality),
         skipped=Skipped(**read_json(outputs.skipped)),
         base=base,
         candidates=read_rows(outputs.embeddings),

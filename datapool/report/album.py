@@ -28,6 +28,9 @@ PAGE_BYTES = 24_000_000
 _ENOUGH_FOR_AXES = 3  # images
 _AROUND_THE_CUT = 60  # images on either side whose pictures come first
 
+GROUP = 12
+"""How many images of a group of near-duplicates are shown."""
+
 REFUSED = "refused when it was proposed"
 """The reason in exclude.txt."""
 
@@ -39,6 +42,8 @@ class Album(NamedTuple):
     """For page.js, which documents its keys."""
     pictures: Mapping[str, int]
     """Number of an image's picture, by filename, for those that the page's text names."""
+    candidates: Mapping[str, int]
+    """Number of a candidate on the page, by filename, for those that the page's text names."""
     left_out: str
     """What the page does not have, in sentences; empty if it has everything."""
 
@@ -89,6 +94,7 @@ def make_album(
         "nearest": nearest,
         "version": images.pool.table.version.tolist(),
         "lines": _unusual_lines(table.filename),
+        "why": _other_reasons(inputs.removed, table.filename),
         "weekOf": {str(week.version): escape_unprintable(week.week) for week in facts.weeks if week.version},
         "reason": REFUSED,
         **_places(inputs, params, images),
@@ -121,7 +127,8 @@ def make_album(
     }
     places = {name: pictures.places[of_name[name]] for name in shown if of_name.get(name) in pictures.places}
     n_without = len({each for each in hashes if pictures.problems.get(each) == NO_ROOM})
-    return Album(data, places, _left_out(inputs, images, facts, n_without=n_without))
+    candidates = {name: index[name] for name in shown if index.get(name, n) < n}
+    return Album(data, places, candidates, _left_out(inputs, images, facts, n_without=n_without))
 
 
 def _images(inputs: ReportInputs, facts: Facts) -> _Images:
@@ -186,6 +193,13 @@ def _unusual_lines(filenames: pd.Series) -> dict[str, str]:
     return {i: line for (i, line), name in zip(lines.items(), filenames, strict=True) if line != f"{name}\t{REFUSED}"}
 
 
+def _other_reasons(removed: pd.DataFrame, filenames: pd.Series) -> dict[str, str]:
+    """Return why candidates are left out that no cut takes, by position: those that rules or an earlier batch exclude."""
+    others = removed[~removed.kind.isin(["covered", "beyond n_samples"])]
+    reasons = dict(zip(others.filename, others.reason, strict=True))
+    return {str(i): escape_unprintable(reasons[name]) for i, name in enumerate(filenames) if name in reasons}
+
+
 def _with_nearest(which: range, nearest: Sequence[int]) -> list[int]:
     return [each for i in which for each in (i, nearest[i]) if each >= 0]
 
@@ -193,6 +207,7 @@ def _with_nearest(which: range, nearest: Sequence[int]) -> list[int]:
 def _names_in_text(facts: Facts, n: int) -> list[str]:
     """Return the filenames that the page shows with a picture outside of the sheet: ``n`` of each kind."""
     names = [name for finding in facts.findings for name, _ in finding.images.rows[:n]]
+    names += [name for group in facts.near_duplicates.groups[:n] for name in group[:GROUP]]
     for cover in facts.covers[:n]:
         names += [cover.filename, *(name for name, _ in cover.images[:n])]
     return list(dict.fromkeys(names))

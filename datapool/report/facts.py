@@ -14,20 +14,35 @@ from datapool.core.lineage import EmbeddingSpace, Version
 from datapool.core.metrics import Metrics
 from datapool.core.schema import Params
 from datapool.core.tables import EmbeddedTable
+from datapool.images import quality
 from datapool.images.batch import label_conflicts
 from datapool.images.decode import count_reasons
 from datapool.images.listing import Skipped
 from datapool.images.ranges import little_used
 from datapool.report.order import Order, make_order
 from datapool.selection.evaluation import picks_by_min_distance
+from datapool.selection.near_duplicates import near_duplicate_distance, near_duplicate_groups
+from datapool.selection.ranking import distance_vectors
 from datapool.selection.summary import describe_comparison, describe_stop, suggest_method, summarize
 
 MAX_ROWS = 200
 """A list shows at most this many images."""
 N_EDGE = 6
 """How many images each side of the cut has in report.json."""
-MAX_COVERS = 100
-"""How many images that cover others are listed."""
+MAX_COVERS = MAX_GROUPS = 100
+"""How many images that cover others, and groups of near-duplicates, are listed."""
+MAX_COMPARED = 20_000
+"""Near-duplicates are looked for among so many candidates, which takes a second or two."""
+
+_TITLES = {
+    "dark": "Dark",
+    "light": "Too bright",
+    "low_information": "Nearly blank",
+    "blurry": "Blurred",
+    "odd_aspect_ratio": "Of an odd shape",
+    "odd_size": "Of an odd size",
+}
+"""Of the kinds of ``quality.findings``."""
 
 
 class ReportInputs(NamedTuple):
@@ -35,6 +50,8 @@ class ReportInputs(NamedTuple):
 
     images: pd.DataFrame
     """The batch, as ``batch.scan`` returns it."""
+    quality: pd.DataFrame
+    """As ``quality.quality_table`` returns it."""
     skipped: Skipped
     """The files that are not part of the batch."""
     base: Base
@@ -110,6 +127,19 @@ class Finding(NamedTuple):
     """The file with all of them."""
 
 
+class NearDuplicates(NamedTuple):
+    """Candidates that are closer to each other than a distance, directly or over others between them."""
+
+    distance: float
+    groups: list[list[str]]
+    """Filenames, the largest groups first, at most MAX_GROUPS."""
+    n_groups: int
+    n_images: int
+    """In all groups."""
+    not_searched: str
+    """Why they were not looked for; empty if they were."""
+
+
 class Cover(NamedTuple):
     """An image of the pool or a pick, and the candidates left out that are nearest to it."""
 
@@ -153,6 +183,9 @@ class Facts(NamedTuple):
     order: Order
     what_if: list[WhatIf]
     findings: list[Finding]
+    usual: list[str]
+    """What more than half of the images are, so that none is named for it: sentences."""
+    near_duplicates: NearDuplicates
     duplicates: ImageList
     known: ImageList
     covers: list[Cover]
@@ -200,6 +233,12 @@ class Facts(NamedTuple):
                 }
                 for finding in self.findings
             },
+            "near_duplicates": {
+                "distance": self.near_duplicates.distance,
+                "groups": self.near_duplicates.n_groups,
+                "images": self.near_duplicates.n_images,
+                "first": self.near_duplicates.groups[:N_EDGE],
+            },
             "left_out": [{"covered_by": cover.filename, "images": cover.total} for cover in self.covers],
             "comparison": self.comparison,
             "versions": [row._asdict() for row in self.versions],
@@ -217,6 +256,7 @@ def collect_facts(inputs: ReportInputs, params: Params, *, removed_file: str) ->
     """
     metrics, removed, stop = inputs.metrics, inputs.removed, params.stopping_condition
     covers = _covers(removed)
+    doubtful = quality.findings(inputs.quality, params.quality)
     return Facts(
         pool=inputs.base.pool,
         version=inputs.versions[-1].version if inputs.versions else None,
@@ -232,7 +272,12 @@ def collect_facts(inputs: ReportInputs, params: Params, *, removed_file: str) ->
         weeks=_weeks(inputs, params),
         order=make_order(inputs.picks.table, inputs.ranking, removed, inputs.base.versions, metrics, params),
         what_if=_what_if(inputs, params),
-        findings=[finding for finding in _findings(inputs, removed_file) if finding.images.total],
+        findings=[finding for finding in _findings(inputs, doubtful, removed_file) if finding.images.total],
+        usual=[
+            f"{n:,} of the images are {_TITLES[kind].lower()}, more than half: so none is named for it"
+            for kind, n in doubtful.usual.items()
+        ],
+        near_duplicates=_near_duplicates(inputs.candidates, params),
         duplicates=_list(removed[removed.kind == "duplicate"]),
         known=_list(removed[removed.kind == "known"]),
         covers=covers[:MAX_COVERS],
@@ -381,19 +426,41 @@ def _list(images: pd.DataFrame) -> ImageList:
     return ImageList(list(zip(first.filename, first.reason, strict=True)), total=len(images))
 
 
-def _findings(inputs: ReportInputs, removed_file: str) -> list[Finding]:
-    """Return every kind of finding, those without an image too."""
+def _findings(inputs: ReportInputs, doubtful: quality.Findings, removed_file: str) -> list[Finding]:
+    """Return every kind of finding, those without an image too; of the pixels, those of candidates."""
     removed = inputs.removed
     corrupt = removed[removed.kind == "corrupt"]
     is_candidate = inputs.images.filename.isin(inputs.candidates.table.filename) & (inputs.images.status == "ok")
     narrow = little_used(inputs.images[is_candidate], inputs.embedding_space.ranges or {})
     conflicts = label_conflicts(inputs.images, inputs.base.rows.table)
     kinds = count_reasons(corrupt.reason)
+    of_candidates = doubtful.images[doubtful.images.filename.isin(inputs.candidates.table.filename)]
     return [
         Finding("label_conflicts", "The same picture under two labels", _list(conflicts), {}, removed_file),
+        *(
+            Finding(kind, title, _list(of_candidates[of_candidates.kind == kind]), {}, "quality.parquet")
+            for kind, title in _TITLES.items()
+        ),
         Finding("little_used", "Use little of their range of values", _list(narrow), {}, "images.parquet"),
         Finding("corrupt", "Damaged files", _list(corrupt), kinds, removed_file),
     ]
+
+
+def _near_duplicates(candidates: EmbeddedTable, params: Params) -> NearDuplicates:
+    """Find near-duplicates among the candidates, by their embeddings alone."""
+    n = len(candidates.table)
+    if n > MAX_COMPARED:
+        why = f"near-duplicates are looked for in batches of up to {MAX_COMPARED:,} candidates"
+        return NearDuplicates(0.0, [], 0, 0, why)
+    nothing = EmbeddedTable(candidates.table.iloc[:0], candidates.embeddings[:0])
+    vectors = distance_vectors(
+        candidates, nothing, normalize=params.normalize_embeddings, append_weak_labels=False
+    ).candidates
+    distance = near_duplicate_distance(vectors)
+    groups = sorted(near_duplicate_groups(vectors, distance), key=lambda rows: -len(rows))
+    names = candidates.table.filename.to_numpy(dtype=object)
+    listed = [names[rows].tolist() for rows in groups[:MAX_GROUPS]]
+    return NearDuplicates(distance, listed, len(groups), sum(map(len, groups)), "")
 
 
 def _covers(removed: pd.DataFrame) -> list[Cover]:

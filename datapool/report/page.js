@@ -77,7 +77,10 @@ function fate(i) {
     return `in the pool since ${D.weekOf[version] ?? `version ${version}`}`;
   }
   const refused = state.refused.has(i) ? "refused; " : "";
-  return `${refused}${isPicked(i) ? `number ${count(i + 1)}` : "left out"}, ${distanceOf(i)}`;
+  if (isPicked(i)) return `${refused}number ${count(i + 1)}, ${distanceOf(i)}`;
+  const threshold = thresholdOf(state.k);
+  const isNearer = threshold !== null && D.distance[i] !== null && D.distance[i] < threshold;
+  return `${refused}left out: ${D.why[i] ?? distanceOf(i)}${isNearer && !D.why[i] ? `, nearer than min_distance ${threshold}` : ""}`;
 }
 
 function distanceOf(i) {
@@ -251,12 +254,8 @@ function drawEdge() {
 
 /** Make an image beside its nearest; a click refuses it. */
 function pair(i) {
-  const refused = state.refused.has(i);
-  const shot = el(
-    "button",
-    { type: "button", class: refused ? "shot refused" : "shot", "aria-pressed": refused, "aria-label": `refuse ${D.names[i]}, ${fate(i)}`, "data-image": i },
-    picture(i),
-  );
+  const shot = el("button", { type: "button", class: "shot", "data-image": i }, picture(i));
+  showShot(shot);
   const nearest = D.nearest[i];
   return el(
     "li",
@@ -271,8 +270,7 @@ function pair(i) {
 function refuse(i) {
   if (isPool(i)) return;
   if (!state.refused.delete(i)) state.refused.add(i);
-  drawDecision();
-  drawEdge();
+  if ($("decision")) drawDecision();
   drawRefused();
   remember();
 }
@@ -323,6 +321,15 @@ function showRefused(option) {
 
 function drawRefused() {
   for (const option of $("sheet").children) showRefused(option);
+  for (const shot of document.querySelectorAll("button.shot")) showShot(shot);
+}
+
+/** Show on a picture that is a button whether its image is refused. */
+function showShot(shot) {
+  const i = Number(shot.dataset.image);
+  shot.classList.toggle("refused", state.refused.has(i));
+  shot.setAttribute("aria-pressed", state.refused.has(i));
+  shot.setAttribute("aria-label", `refuse ${D.names[i]}, ${fate(i)}`);
 }
 
 function markCurrent() {
@@ -351,7 +358,7 @@ function drawLabels(picks) {
   const labels = [...tally].sort((a, b) => b[1] - a[1] || a[0] - b[0]);
   $("labels").replaceChildren(
     ...(labels.length > 1 ? labels : []).map(([label, n]) =>
-      el("button", { type: "button", "aria-pressed": state.label === label, "data-label": label }, `${D.labels[label]} ${count(n)}`),
+      el("button", { type: "button", "aria-pressed": state.label === label, "data-label": label }, D.labels[label], " ", el("span", {}, count(n))),
     ),
   );
 }
@@ -620,6 +627,7 @@ function drawAll() {
   if ($("sheet")) {
     drawSheet();
     drawMap();
+    drawRefused();
   }
   remember();
 }
@@ -656,14 +664,6 @@ function listen() {
     $("reset").addEventListener("click", () => setCut(D.taken));
     $("copy").addEventListener("click", copyCommand);
     $("download").addEventListener("click", downloadRefused);
-    for (const list of ["last-taken", "first-left-out"]) {
-      $(list).addEventListener("click", (event) => {
-        const shot = event.target.closest("button[data-image]");
-        if (!shot) return;
-        refuse(Number(shot.dataset.image));
-        $(list).querySelector(`button[data-image="${shot.dataset.image}"]`).focus();
-      });
-    }
   }
   if ($("sheet")) {
     const sheet = $("sheet");
@@ -709,7 +709,11 @@ function listen() {
     canvas.addEventListener("pointerleave", () => tip(null));
     canvas.addEventListener("dblclick", showEverything);
   }
-  for (const part of ["sheet", "edge"].filter($)) {
+  document.addEventListener("click", (event) => {
+    const shot = event.target.closest("button.shot");
+    if (shot) refuse(Number(shot.dataset.image));
+  });
+  for (const part of ["sheet", "edge", "attention"].filter($)) {
     $(part).addEventListener("pointermove", (event) => tip(event.pointerType === "touch" ? null : imageOf(event), event));
     $(part).addEventListener("pointerleave", () => tip(null));
   }

@@ -21,7 +21,7 @@ from datapool.core.progress import Progress
 from datapool.core.schema import Params
 from datapool.core.tables import write_json
 from datapool.images.thumbnails import ThumbnailStore
-from datapool.report.album import make_album
+from datapool.report.album import GROUP, make_album
 from datapool.report.facts import Facts, ReportInputs, collect_facts
 from datapool.report.pictures import PictureSource
 
@@ -91,6 +91,7 @@ def render(
         data=_json_in_html({**album.data, "coverage": _coverage(facts)}),
         parameters=yaml.safe_dump(params.model_dump(), sort_keys=False, allow_unicode=True).rstrip("\n").split("\n"),
         n_examples=params.n_example_images,
+        group_size=GROUP,
         n_samples_is_active=params.stopping_condition.n_samples != -1,
         removed_file=removed_file,
         style=_read("page.css"),

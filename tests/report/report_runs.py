@@ -104,6 +104,7 @@ def run_on(places: dict[str, tuple[float, float]], params: Params, *, lineage: s
     merge(Path("pools"), Path(lineage), base, sampled.picks, None, keep_history=True, provenance=provenance)
     return ReportInputs(
         images=found.images,
+        quality=found.quality,
         skipped=found.skipped,
         base=base,
         candidates=candidates,

@@ -36,6 +36,10 @@ def report(tmp_path_factory) -> Path:
         stop = {"n_samples": -1, "min_distance": 25.0, "n_samples_includes_datapool": False}
         params = parameters(input_dir="week_2", stopping_condition=stop)
         inputs = run_on({name: (x, 0) for name, x in PLACES.items()}, params)
+        usual = {"brightest": 0.9, "darkest": 0.1, "entropy": 7.0, "sharpness": 0.8, "aspect_ratio": 0.7, "size": 300.0}
+        quality = inputs.quality.assign(**usual)
+        quality.loc[quality.filename == "dog/b.png", "entropy"] = 1.0
+        inputs = inputs._replace(quality=quality)
         nothing = ThumbnailStore(Path("nothing"))
         write_report(
             Path("report.html"),
@@ -196,6 +200,14 @@ def test_a_click_refuses_an_image_and_exclude_txt_is_downloaded(page):
     assert lines == ["dog/b.png\trefused when it was proposed", "cat/a.png\trefused when it was proposed"]
 
 
+def test_a_doubtful_image_is_refused_where_it_is_listed(page):
+    page.click("#low_information .shot")
+
+    assert page.inner_text("#download") == "refused (1): exclude.txt"
+    assert "refused" in page.get_attribute("#image-1", "class")
+    assert page.get_attribute("#low_information .shot", "aria-label").startswith("refuse dog/b.png, refused; number 2")
+
+
 def test_a_second_click_takes_the_refusal_back(page):
     for _ in range(2):
         page.click("#last-taken .shot >> nth=0")
@@ -277,6 +289,12 @@ def test_the_map_shows_the_image_under_the_pointer(page):
     assert page.is_visible("#tip")
     assert names(page, "#tip") == ["cat/c.png"]
     assert "number 3, 30 from cat/old.png" in page.inner_text("#tip")
+
+
+def test_an_image_left_out_says_what_it_is_too_near_to(page):
+    page.mouse.move(*point(page, "cat/f.png"))
+
+    assert "left out: 4 from cat/old.png, nearer than min_distance 30" in page.inner_text("#tip")
 
 
 # --- the rest ---------------------------------------------------------------------------------------------------------

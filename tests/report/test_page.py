@@ -511,6 +511,55 @@ def test_images_that_use_little_of_the_recorded_range_are_listed_and_shown_by_it
     assert all(110 <= value <= 145 for value in without.color_of("narrow.png"))  # half of what it uses
 
 
+def test_doubtful_images_are_listed_with_the_reason_and_a_picture_that_can_be_refused(inputs):
+    # The quality of far as of a gray wall, all others as of a usual photo; a is brighter than white allows.
+    usual = {"brightest": 0.9, "darkest": 0.1, "entropy": 7.0, "sharpness": 0.8, "aspect_ratio": 0.7, "size": 300.0}
+    table = inputs.quality.assign(**usual).set_index("filename")
+    table.loc["far.png", "entropy"] = 1.5
+    table.loc["a.png", "darkest"] = 0.99
+    page = written(inputs._replace(quality=table.reset_index()))
+
+    assert list(page.facts["attention"]) == ["light", "low_information", "corrupt"]
+    assert page.facts["attention"]["low_information"]["first"][0]["filename"] == "far.png"
+    assert "nearly blank: its colors have 1.5 bits of information, below 3" in page.texts["td"]
+    section = page.source.split('<details id="low_information"')[1].split("</details>")[0]
+    assert re.search(r'<button type="button" class="shot" data-image="1"><img data-picture="\d+"', section)
+
+
+def test_what_most_images_are_is_told_once_and_names_none(inputs, monkeypatch):
+    monkeypatch.setattr(facts.quality, "_FEW", 2)
+    dark = inputs.quality.assign(brightest=0.1)
+
+    page = written(inputs._replace(quality=dark))
+
+    assert "dark" not in page.facts["attention"]
+    assert "3 of the images are dark, more than half: so none is named for it." in page.texts["p"]
+
+
+def test_near_duplicates_are_shown_in_groups():
+    paint(a=RED, b=GREEN, c=BLUE, d=YELLOW, e=(9, 9, 9))
+    # a and b, and b and c, lie 0.1 apart; the median distance is some 10, so near is below 0.7.
+    places = {"a.png": (0, 0), "b.png": (0.1, 0), "c.png": (0.2, 0), "d.png": (10, 0), "e.png": (0, 10)}
+
+    page = written(run_on(places, parameters()))
+
+    near = page.facts["near_duplicates"]
+    assert (near["groups"], near["images"], near["first"]) == (1, 3, [["a.png", "b.png", "c.png"]])
+    assert "Near-duplicates in the batch: 3 in 1 group" in page.text
+    section = page.source.split('<details id="near-duplicates">')[1].split("</details>")[0]
+    assert re.findall(r'data-image="(\d+)"', section) == [
+        str(page.data["names"].index(f"{name}.png")) for name in "abc"
+    ]
+
+
+def test_near_duplicates_are_not_looked_for_among_too_many(inputs, monkeypatch):
+    monkeypatch.setattr(facts, "MAX_COMPARED", 2)
+
+    page = written(inputs)
+
+    assert "Not done: near-duplicates are looked for in batches of up to 2 candidates." in page.text
+
+
 def test_label_conflicts_are_the_first_finding_and_name_both_labels():
     draw("cat/a.png", RED)
     draw("dog/b.png", RED)
@@ -694,6 +743,7 @@ def test_rules_that_exclude_every_candidate_give_a_page_with_a_map_and_no_slider
 
     assert "nothing to pick: the rules exclude all 2 candidates; the pool stays as it is." in page.texts["p"]
     assert (page.data["candidates"], page.data["distance"]) == (2, [None, None])
+    assert page.data["why"]["0"] == "label cat gets no picks"
     assert "decision" not in {attributes.get("id") for _, attributes in page.tags}
 
 
@@ -828,6 +878,7 @@ def test_the_stage_reads_what_the_other_stages_wrote(capsys):
     Path("params.yaml").write_text(yaml.safe_dump(parameters().model_dump()))
     outputs = Outputs("output")
     write_table(outputs.images, inputs.images)
+    write_table(outputs.quality, inputs.quality)
     write_json(outputs.skipped, inputs.skipped._asdict())
     write_base(outputs.base, inputs.base)
     write_rows(outputs.embeddings, inputs.candidates)
