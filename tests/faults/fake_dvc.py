@@ -23,7 +23,7 @@ from datapool.core.errors import DatapoolError
 from datapool.core.lineage import Provenance
 from datapool.core.tables import EmbeddedTable, write_table
 from datapool.images.batch import batch_id, candidates
-from datapool.pool.merge import merge
+from datapool.pool.merge import merge, with_paths
 from datapool.pool.open import open_base
 
 POOLS, LINEAGE, BASE, SCRATCH = Path("pools"), Path("datapools.json"), Path("output/base"), Path(".datapool")
@@ -214,7 +214,7 @@ def _merge(params: Params) -> None:
         POOLS,
         LINEAGE,
         base,
-        picks(params, base),
+        with_paths(picks(params, base), images(params.batch)),
         checkpoint,
         keep_history=params.keep_history,
         provenance=provenance,

@@ -58,7 +58,7 @@ def samples(state: State) -> bytes:
             distance, nearest = ('""', "") if (version, rank) == (1, 1) else (1 / (rank + 2), "near, by")
             lines.append(
                 f'"{name}","{content_hash(BATCHES[batch][name])}",{version},"{BATCH_IDS[batch]}",{rank},{distance},'
-                f'"{nearest}","{name.split("/")[0]}",""'
+                f'"{nearest}","{name.split("/")[0]}","{name}"'
             )
     return "\n".join([*lines, ""]).encode()
 
