@@ -55,6 +55,7 @@ def add(folder: Path, settings: Mapping[str, Any], log: Log) -> Outcome:
         DatapoolError: If there is no such folder, a version of another batch is waiting, a setting is invalid, or the run
             fails.
     """
+    load_params()  # before anything is written: this may be no workspace
     settings = {**settings, "input_dir": _input_dir(folder)}
     with locked("run.lock", patience=0):
         params = check_with(settings)
@@ -150,8 +151,8 @@ def keep(
         DatapoolError: If nothing was added since the last commit, the code of the pipeline is not committed, a setting or
             the file is invalid, or a command fails.
     """
+    params = load_params()
     with locked("run.lock", patience=0):
-        params = load_params()
         has_git = in_git_repository(Path())
         _require_run(params, has_git=has_git)
         if has_git:
@@ -296,7 +297,9 @@ def _commit(params: Params, message: str | None, *, has_git: bool, push: bool, l
             f"this workspace is in no git repository, so nothing is committed; the pool is in {params.shared_dir}/{name}"
         )
         return kept
-    paths = [str(FILE), "dvc.lock", str(LINEAGE), params.output_dir, *_files_of_dvc(params.input_dir)]
+    outputs = Outputs(params.output_dir)
+    ignored = [str(folder / ".gitignore") for folder in (outputs.metrics.parent, outputs.coverage.parent)]
+    paths = [str(FILE), "dvc.lock", str(LINEAGE), str(outputs.metrics), *ignored, *_files_of_dvc(params.input_dir)]
     if params.rules.exclude:
         paths.append(params.rules.exclude)
     if not _changed(str(LINEAGE), *([params.rules.exclude] if params.rules.exclude else [])):

@@ -20,7 +20,7 @@ from datapool.core.schema import Params
 from datapool.core.tables import write_csv
 from datapool.workspace.create import Scm, make_workspace
 from datapool.workspace.outcome import Outcome, _what_wants_an_eye, round_number_below, threshold_for
-from datapool.workspace.week import _cut
+from datapool.workspace.week import _cut, _files_of_dvc, _require_committable, _waiting, add
 
 MAIN = "from datapool.cli import main; main()"
 
@@ -167,6 +167,79 @@ def test_a_threshold_ends_the_choice_alone_and_both_or_too_many_are_refused(cut)
         cut(n=7)
 
 
+def version(number: int, batch: str, *, new: int = 2, min_distance: float = 0.1) -> dict[str, Any]:
+    """Return what datapools.json records of a version, with two images per version before."""
+    stop = {"n_samples": -1, "min_distance": min_distance, "n_samples_includes_datapool": False}
+    parameters = {
+        "method": "coreset",
+        "normalize_embeddings": True,
+        "append_weak_labels": False,
+        "stopping_condition": stop,
+    }
+    hashes = dict.fromkeys(("datapool_sha256", "samples_sha256", "checkpoint_sha256"), "0" * 64)
+    rows = 2 * (number - 1) + new
+    return {"version": number, "batch": batch * 64, "rows": rows, "new": new, "parameters": parameters, **hashes}
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """A git repository whose commit records version 1, of batch a, in datapools.json; the current folder."""
+    monkeypatch.chdir(tmp_path)
+    made = Workspace(tmp_path)
+    made.run("git", "init", "--quiet", "--initial-branch", "main")
+    Path("datapools.json").write_text(json.dumps({"cats": {"versions": [version(1, "a")]}}))
+    made.commit("version 1")
+    return made
+
+
+def test_a_version_waits_until_git_has_it_and_one_that_has_only_lost_images_does_not(repository):
+    def waiting(*versions: dict[str, Any], **others: list[dict[str, Any]]) -> dict[str, int]:
+        pools = {"cats": {"versions": list(versions)}, **{name: {"versions": each} for name, each in others.items()}}
+        Path("datapools.json").write_text(json.dumps(pools))
+        return {name: each.version for name, each in _waiting().items()}
+
+    assert waiting(version(1, "a")) == {}
+    assert waiting(version(1, "a"), version(2, "b")) == {"cats": 2}
+    assert waiting(version(1, "b")) == {"cats": 1}  # another batch in its place
+    assert waiting(version(1, "a", min_distance=0.2)) == {"cats": 1}  # chosen anew
+    assert waiting(version(1, "a", new=1)) == {}  # an image was removed
+    assert waiting(version(1, "a"), dogs=[version(1, "c")]) == {"dogs": 1}
+    repository.commit("all of it")
+    assert _waiting() == {}
+
+
+def test_in_the_middle_of_a_merge_nothing_is_committed(repository):
+    repository.run("git", "switch", "--quiet", "--create", "other")
+    Path("datapools.json").write_text("{}")
+    repository.commit("theirs")
+    repository.run("git", "switch", "--quiet", "main")
+    Path("datapools.json").write_text('{"a": 1}')
+    repository.commit("ours")
+    _require_committable()
+    repository.run("git", "merge", "other", fails=True)
+    with pytest.raises(DatapoolError, match="git is in the middle of a merge; finish or abort it, then run again"):
+        _require_committable()
+
+
+def test_the_files_of_dvc_add_belong_to_the_week_of_their_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path in ("data/week_1.dvc", "data/week_2.dvc", "data/.gitignore", "all.dvc"):
+        Path(path).parent.mkdir(exist_ok=True)
+        Path(path).touch()
+
+    assert _files_of_dvc("data/week_1") == ["data/week_1.dvc", "data/.gitignore"]
+    assert _files_of_dvc("all/week_3") == ["all.dvc", ".gitignore"]  # a folder above is tracked
+    assert _files_of_dvc("data/week_3") == []
+    assert _files_of_dvc("/mnt/week_1") == _files_of_dvc("../data/week_1") == []
+
+
+def test_elsewhere_than_in_a_workspace_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DatapoolError, match=r"params.yaml is not here; run in a workspace, or make one with"):
+        add(tmp_path, {}, print)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.slow
 def test_a_week_is_added_cut_and_kept(first_week, after, weeks, tmp_path):
     workspace = after(first_week)
@@ -245,6 +318,11 @@ def test_a_week_is_added_cut_and_kept(first_week, after, weeks, tmp_path):
     assert (code, error) == (1, "error: --n is 9, but the batch has 8 candidates; give a smaller number\n")
 
     refused = tmp_path / "exclude.txt"
+    refused.write_text("bird/nowhere.png\n")
+    code, _, error = datapool(workspace, "keep", "--n", 3, "--exclude", refused)
+    message = "error: no image of the pools or of the last batch has the name 'bird/nowhere.png';"
+    assert (code, error.startswith(message)) == (1, True)
+    assert "n_samples: -1" in (workspace.folder / "params.yaml").read_text()
     refused.write_text("# refused in the report\nbird/image_20.png\ta face\n")
     code, lines, error = datapool(workspace, "keep", "--n", 3, "--exclude", refused, "-m", "W48", "--push")
     assert code == 0, error
