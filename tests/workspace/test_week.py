@@ -99,6 +99,8 @@ def test_the_threshold_for_a_number_of_picks_is_the_shortest_one_that_picks_exac
 
     # 4 would take 0.352 down to above 0.25: 0.3; 5 is a tie with 6; 1 has no distance, and beyond 6 nothing is known.
     assert found == {1: None, 2: 0.5, 3: 0.36, 4: 0.3, 5: None, 6: None}
+    # 0.4 would take the next one too.
+    assert threshold_for(pd.DataFrame({"step": [2, 3], "distance": [0.45, 0.4]}), 2) == 0.45
     for n in (2, 3, 4):
         assert (curve.distance >= found[n]).sum() + 1 == n
 
