@@ -4,6 +4,7 @@ Every type here is a JSON object with the keys that we know as typed attributes.
 of the keys, unknown keys, and numbers without a decimal point are kept, and a key that is absent stays absent.
 """
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -192,10 +193,10 @@ class Offered(_JsonObject):
 def week_of(input_dir: str) -> str:
     """Return the last part of an input_dir, by which a person knows the batch.
 
-    >>> week_of("/mnt/robots/2026-W48/")
-    '2026-W48'
+    >>> week_of("/mnt/robots/2026-W48/"), week_of("."), week_of("../..")
+    ('2026-W48', '.', '../..')
     """
-    return Path(input_dir).name or input_dir
+    return Path(os.path.normpath(input_dir)).name.replace("..", "") or input_dir
 
 
 class Combined(_JsonObject):

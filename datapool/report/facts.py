@@ -1,16 +1,14 @@
 """Collect the facts of a run: what the page says in words and tables, and what report.json has for machines."""
 
 import math
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from datapool.core.base import Base
-from datapool.core.lineage import EmbeddingSpace, Version
+from datapool.core.lineage import EmbeddingSpace, Version, week_of
 from datapool.core.metrics import Metrics
 from datapool.core.schema import Params
 from datapool.core.tables import EmbeddedTable
@@ -287,15 +285,6 @@ def collect_facts(inputs: ReportInputs, params: Params, *, removed_file: str) ->
         versions=[_version_row(version) for version in inputs.versions],
         embedding_space=_space_facts(inputs.embedding_space),
     )
-
-
-def week_of(input_dir: str) -> str:
-    """Return what people call a batch: the last part of its folder.
-
-    >>> week_of("/mnt/robots/2026-W48/"), week_of("."), week_of("../..")
-    ('2026-W48', '.', '../..')
-    """
-    return Path(os.path.normpath(input_dir)).name.replace("..", "") or input_dir
 
 
 # --- words ------------------------------------------------------------------------------------------------------------
