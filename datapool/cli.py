@@ -5,7 +5,19 @@ from typing import Annotated
 import typer
 
 import datapool
-from datapool.commands import corrections, hand_over, labels, lightly, pools, questions, report, spaces, week, workspace
+from datapool.commands import (
+    corrections,
+    hand_over,
+    labels,
+    lightly,
+    neighbors,
+    pools,
+    questions,
+    report,
+    spaces,
+    week,
+    workspace,
+)
 from datapool.terminal import run_app, say
 
 app = typer.Typer(
@@ -18,7 +30,7 @@ app = typer.Typer(
     "`datapool verify` checks the pools against their records, `datapool repair` repairs them, and `datapool import` takes "
     "over a pool of Lightly's Docker.",
 )
-for _theme in (workspace, week, report, pools, questions, hand_over, labels, corrections, lightly, spaces):
+for _theme in (workspace, week, report, pools, questions, neighbors, hand_over, labels, corrections, lightly, spaces):
     app.add_typer(_theme.app)
 
 

@@ -241,7 +241,7 @@ def test_commands_of_datapool_exist():
     failures, seen = [], set()
     for name, text in TEXTS.items():
         for code in code_of(text):
-            for words in re.findall(r"(?:^|&& |IMAGE |repro |datapool )datapool ([a-z]+(?: .*)?)", code):
+            for words in re.findall(r"(?:^|&& |IMAGE |repro |datapool )datapool ([a-z][a-z-]*(?: .*)?)", code):
                 command, *rest = shlex.split(
                     re.split(r" && | #", words)[0].rstrip("\\")
                 )  # a line may end in a backslash

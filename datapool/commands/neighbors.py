@@ -1,0 +1,185 @@
+"""The commands about what is near: the nearest images of an image, near-duplicates, other values of min_distance."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from datapool.terminal import print_json, print_table, progress, say
+
+if TYPE_CHECKING:
+    from datapool.query.neighbors import Neighbor
+
+app = typer.Typer()
+
+Json = Annotated[bool, typer.Option("--json", help="Print a JSON document.")]
+
+
+@app.command(short_help="Find the nearest images of an image or a folder.")
+def near(
+    image: Annotated[
+        str,
+        typer.Argument(
+            metavar="IMAGE|FOLDER",
+            help="A file, a folder, or an image of the pool or the last batch by name or content hash.",
+            show_default=False,
+        ),
+    ],
+    k: Annotated[
+        int | None,
+        typer.Option("-k", min=1, help="How many of each.", show_default="10; of each image of a folder 1"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Find the nearest images in the pool and the last batch; run it in the workspace. It changes nothing.
+
+    An image that the pool or the last batch has keeps its embedding. Any other image file is embedded by the pool's model.
+    Distances are those of the selection, without weak labels.
+    """
+    from datapool.core.errors import counted
+    from datapool.core.params import load_params
+    from datapool.query.neighbors import near as find
+
+    with progress("embedding") as report:
+        found = find(load_params(), image, k=k, progress=report)
+    if as_json:
+        print_json(
+            {
+                "pool": found.pool,
+                "images": [
+                    {
+                        "image": each.image,
+                        "known_as": each.known_as and _as_json(each.known_as),
+                        "nearest": [_as_json(neighbor) for neighbor in each.nearest],
+                    }
+                    for each in found.images
+                ],
+                "damaged": [{"image": name, "reason": reason} for name, reason in found.damaged],
+            }
+        )
+        return
+    if len(found.images) == 1:
+        (only,) = found.images
+        known = only.known_as
+        name = "" if known is None or known.filename == only.image else f" as {known.filename}"
+        say(f"{only.image}: {f'{known.where}{name}' if known else 'new, embedded now'}")
+        print_table(
+            ("distance", "nearest", "label", "where"),
+            [(f"{each.distance:.4g}", each.filename, each.weak_label, each.where) for each in only.nearest],
+        )
+    else:
+        print_table(
+            ("image", "is", "distance", "nearest", "label", "where"),
+            [
+                (
+                    each.image,
+                    each.known_as.where if each.known_as else "new",
+                    f"{neighbor.distance:.4g}",
+                    neighbor.filename,
+                    neighbor.weak_label,
+                    neighbor.where,
+                )
+                for each in found.images
+                for neighbor in each.nearest
+            ],
+        )
+    if found.damaged:
+        say(f"{counted(len(found.damaged), 'image')} cannot be read: {found.damaged[0][0]} {found.damaged[0][1]}")
+
+
+@app.command(short_help="List groups of near-duplicates.")
+def duplicates(
+    pool: Annotated[bool, typer.Option("--pool", help="Only among the images of the pool.")] = False,
+    batch: Annotated[bool, typer.Option("--batch", help="Only among the candidates of the last batch.")] = False,
+    distance: Annotated[
+        float | None,
+        typer.Option(
+            "--distance",
+            help="Two images closer than this are near-duplicates.",
+            show_default="a fifteenth of the median distance of two images",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List groups of near-duplicates in the pool and the last batch, the largest first; run it in the workspace.
+
+    Images of a group are connected by pairs closer than the distance, so two of them may be farther apart. Exact copies are
+    no candidates and so in no group. Nothing is changed: `datapool remove` takes an image out.
+    """
+    from datapool.core.errors import counted
+    from datapool.core.params import load_params
+    from datapool.query.neighbors import duplicates as find
+
+    with progress("comparing images") as report:
+        found = find(
+            load_params(),
+            of_pool=pool or not batch,
+            of_batch=batch or not pool,
+            distance=distance,
+            progress=report,
+        )
+    if as_json:
+        print_json(
+            {
+                "pool": found.pool,
+                "distance": found.distance,
+                "compared": found.compared,
+                "groups": [[_as_json(each) for each in group.images] for group in found.groups],
+            }
+        )
+        return
+    n = sum(len(group.images) for group in found.groups)
+    groups = f"{counted(len(found.groups), 'group')} of near-duplicates"
+    say(f"{groups}, {n:,} of {counted(found.compared, 'image')}, closer than {found.distance:.4g}")
+    if found.groups:
+        print_table(
+            ("group", "to the first", "image", "label", "where"),
+            [
+                (str(number), f"{each.distance:.4g}", each.filename, each.weak_label, each.where)
+                for number, group in enumerate(found.groups, start=1)
+                for each in group.images
+            ],
+        )
+
+
+@app.command("what-if", short_help="Tell what other values of min_distance would pick.")
+def what_if(
+    min_distances: Annotated[
+        list[float], typer.Argument(help="Values of stopping_condition.min_distance.", show_default=False)
+    ],
+    as_json: Json = False,
+) -> None:
+    """Tell how many images of the last batch other values of min_distance would pick; run it in the workspace.
+
+    Computed from the ranking, without running a stage or changing anything. "covered before" is the share of the candidates
+    closer than that to the pool before the batch; "radius" is the covering radius after the picks. To take one: `dvc exp run
+    -S stopping_condition.min_distance=…`, which picks as many.
+    """
+    from datapool.query.what_if import what_if as choices_of
+
+    with progress("choosing") as report:
+        choices = choices_of(min_distances, progress=report)
+    if as_json:
+        print_json({"choices": [choice._asdict() for choice in choices]})
+        return
+    print_table(
+        ("min_distance", "picked", "of candidates", "covered before", "radius"),
+        [
+            (
+                f"{choice.min_distance:g}",
+                f"{choice.picked:,}",
+                f"{choice.candidates:,}",
+                "–" if choice.share_covered is None else f"{choice.share_covered:.0%}",
+                "–" if choice.covering_radius is None else f"{choice.covering_radius:.4g}",
+            )
+            for choice in choices
+        ],
+    )
+
+
+def _as_json(neighbor: "Neighbor") -> dict[str, object]:
+    return {
+        "filename": neighbor.filename,
+        "version": neighbor.version or None,
+        "weak_label": neighbor.weak_label,
+        "distance": neighbor.distance,
+    }

@@ -1,0 +1,383 @@
+"""Find the nearest images of any image, and the near-duplicates, among the images of a pool and of the last batch."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from datapool.core.errors import DatapoolError, counted, short_repr
+from datapool.core.lineage import (
+    CHECKPOINT,
+    LINEAGE,
+    EmbeddingSpace,
+    embedding_space_of,
+    read_embedding_space,
+    read_lineage,
+)
+from datapool.core.outputs import Outputs
+from datapool.core.progress import Progress
+from datapool.core.recorded_rows import read_recorded_rows
+from datapool.core.schema import Params
+from datapool.core.tables import EmbeddedTable, read_rows, read_table
+from datapool.images.batch import image_files
+from datapool.images.decode import inspect
+from datapool.images.listing import find_images
+from datapool.images.ranges import ranges_of
+from datapool.selection.k_center import unit_rows
+from datapool.selection.near_duplicates import near_duplicate_distance, near_duplicate_groups
+
+_ROWS = 4096  # images compared at a time
+
+
+class Images(NamedTuple):
+    """Images whose embeddings are known."""
+
+    table: pd.DataFrame
+    """One row per image: filename, content_hash ("" if it is unknown), weak_label, version (that added it to the pool; 0 for
+    an image of the last batch that the pool does not have)."""
+    embeddings: np.ndarray
+    """Shape (n, d), float32, raw."""
+    space: EmbeddingSpace
+    checkpoint: Path | None
+    """The model that made them, if there is one."""
+
+
+class Neighbor(NamedTuple):
+    """An image of the pool or of the last batch beside another image."""
+
+    filename: str
+    version: int
+    """As in ``Images.table``."""
+    weak_label: str
+    distance: float
+
+    @property
+    def where(self) -> str:
+        """Where it is, in words."""
+        return where(self.version)
+
+
+class Near(NamedTuple):
+    """An image and its nearest ones."""
+
+    image: str
+    """As it was asked for; for an image of a folder its path."""
+    known_as: Neighbor | None
+    """The image of the pool or the last batch that it is, at distance 0; None for another image, which was embedded."""
+    nearest: list[Neighbor]
+    """Nearest first, without itself and its copies; of equally near ones that of the pool, then the earlier one."""
+
+
+class Answer(NamedTuple):
+    """What ``near`` found."""
+
+    pool: str
+    images: list[Near]
+    damaged: list[tuple[str, str]]
+    """The images of the folder that cannot be read, and why."""
+
+
+class Group(NamedTuple):
+    """Near-duplicates of each other; see ``near_duplicate_groups``."""
+
+    images: list[Neighbor]
+    """In the order of the pool, then of the batch; their distances are those to the first of them."""
+
+
+class Duplicates(NamedTuple):
+    """The groups of near-duplicates."""
+
+    pool: str
+    distance: float
+    """The threshold."""
+    compared: int
+    """Images among which they were searched."""
+    groups: list[Group]
+    """The largest first; of equally large ones the one whose first image comes first."""
+
+
+def where(version: int) -> str:
+    """Say where an image is: ``Images.table`` numbers the versions.
+
+    >>> where(3), where(0)
+    ('pool, version 3', 'last batch')
+    """
+    return f"pool, version {version}" if version else "last batch"
+
+
+def read_images(params: Params, *, of_pool: bool = True, of_batch: bool = True) -> Images:
+    """Read the images of the pool ``datapool.name`` and the candidates of the last batch that are not in it.
+
+    A batch whose embeddings are of another space than those of the pool is left out.
+
+    Args:
+        params: Names the pool and the outputs.
+        of_pool: Whether those of the pool count.
+        of_batch: Whether the candidates of the batch count, those that were picked too.
+
+    Raises:
+        DatapoolError: If there is no such image, or the files of the pool are not those that the lineage records.
+    """
+    name, outputs = params.datapool.name, Outputs(params.output_dir)
+    versions = read_lineage(LINEAGE).get(name, [])
+    parts, space, checkpoint = [], None, None
+    folder = Path(params.shared_dir) / name
+    pooled = read_recorded_rows(folder, versions[-1]) if versions else None
+    if pooled is not None:
+        space, checkpoint = embedding_space_of(name, versions), folder / CHECKPOINT
+        if of_pool:
+            parts.append(_part(pooled, pooled.table.version.to_numpy()))
+    if of_batch and outputs.embeddings.exists() and outputs.space.exists():
+        of_outputs = read_embedding_space(outputs.space)
+        rows = read_rows(outputs.embeddings)
+        if len(rows.table) and (space is None or of_outputs.id == space.id):
+            if space is None:
+                space, checkpoint = of_outputs, outputs.checkpoint
+            parts.append(_of_batch(rows, pooled, with_picks=not of_pool))
+    if space is None or not parts:
+        what = (
+            "image" if of_pool and of_batch else "version" if of_pool else "candidate of a batch in its embedding space"
+        )
+        raise DatapoolError(
+            f"pool {name!r} has no {what} here; `dvc repro` makes one, and `dvc checkout` restores what was committed"
+        )
+    table = pd.concat([table for table, _ in parts], ignore_index=True)
+    is_model = checkpoint is not None and space.backbone is not None and checkpoint.exists()
+    return Images(table, np.concatenate([part for _, part in parts]), space, checkpoint if is_model else None)
+
+
+def near(params: Params, asked: str, *, k: int | None, progress: Progress) -> Answer:
+    """Find the nearest images of an image, or of each image of a folder, in the pool and the last batch.
+
+    An image that one of them has is not embedded again. Any other is embedded by the pool's model. Distances are those of
+    the selection, but for weak labels (``append_weak_labels``), which are left out.
+
+    Args:
+        params: The settings of the workspace.
+        asked: A file or a folder; or the filename or content hash of an image of the pool or the last batch.
+        k: How many of each; None: 10 of an image, one of each image of a folder.
+        progress: Called with images embedded and images to embed.
+
+    Raises:
+        DatapoolError: If there is no such image, it cannot be read, or there is no model that could embed it.
+    """
+    images = read_images(params)
+    path = Path(asked)
+    damaged: list[tuple[str, str]] = []
+    if path.is_dir():
+        wanted, damaged = _of_folder(path, params)
+    elif path.exists():
+        wanted = _inspected([path], params)
+        if wanted.damage[0]:
+            raise DatapoolError(f"{path}: {wanted.damage[0]}; give an image")
+    else:
+        wanted = _by_name(asked, images, params)
+    place = _places(wanted, images)
+    new = wanted[place < 0]
+    embeddings = np.empty((len(wanted), images.embeddings.shape[1]), dtype=np.float32)
+    embeddings[place >= 0] = images.embeddings[place[place >= 0]]
+    if len(new):
+        embeddings[place < 0] = _embed(new, images, params, progress)
+    is_same = [
+        images.table.content_hash == content if content else images.table.filename == name
+        for name, content in zip(wanted.image, wanted.content_hash, strict=True)
+    ]
+    k = k or (1 if path.is_dir() else 10)
+    vectors, queries = (_vectors(rows, params) for rows in (images.embeddings, embeddings))
+    found = [
+        Near(
+            image,
+            _neighbor(images, row, 0.0) if row >= 0 else None,
+            [
+                _neighbor(images, other, far)
+                for other, far in nearest_rows(query, vectors, k=k, besides=~same.to_numpy())
+            ],
+        )
+        for image, row, query, same in zip(wanted.image, place.tolist(), queries, is_same, strict=True)
+    ]
+    return Answer(params.datapool.name, found, damaged)
+
+
+def nearest_rows(query: np.ndarray, vectors: np.ndarray, *, k: int, besides: np.ndarray) -> list[tuple[int, float]]:
+    """Return the rows that are nearest to a vector and their distances, computed in float64, nearest first.
+
+    Args:
+        query: Shape (d,).
+        vectors: Shape (n, d).
+        k: How many rows; fewer if there are fewer.
+        besides: Shape (n,), boolean: the rows that count.
+
+    >>> places = np.array([[0.0], [4.0], [3.0], [2.0]])
+    >>> nearest_rows(np.array([3.0]), places, k=2, besides=np.array([True, True, False, True]))
+    [(1, 1.0), (3, 1.0)]
+    """
+    distances = np.empty(len(vectors))
+    for start in range(0, len(vectors), _ROWS):
+        differences = vectors[start : start + _ROWS].astype(np.float64) - query
+        distances[start : start + _ROWS] = np.sqrt(np.einsum("ij,ij->i", differences, differences))
+    distances[~besides] = np.inf
+    k = min(k, int(besides.sum()))
+    rows = np.argsort(distances, kind="stable")[:k]
+    return list(zip(rows.tolist(), distances[rows].tolist(), strict=True))
+
+
+def duplicates(
+    params: Params, *, of_pool: bool, of_batch: bool, distance: float | None, progress: Progress
+) -> Duplicates:
+    """Find the groups of near-duplicates among the images of the pool, of the last batch, or of both.
+
+    Args:
+        params: The settings of the workspace.
+        of_pool: Whether the images of the pool count.
+        of_batch: Whether the candidates of the batch count, those that were picked too.
+        distance: Below which two images are near-duplicates; None for ``near_duplicate_distance``.
+        progress: Called with the steps done and all steps.
+
+    Raises:
+        DatapoolError: If there is no such image, or the distance is below 0.
+    """
+    if distance is not None and not distance >= 0:
+        raise DatapoolError(f"the distance is {distance:g}; give 0 or more, such as 0.1")
+    images = read_images(params, of_pool=of_pool, of_batch=of_batch)
+    vectors = _vectors(images.embeddings, params)
+    threshold = near_duplicate_distance(vectors) if distance is None else distance
+    groups = []
+    for rows in near_duplicate_groups(vectors, threshold, progress=progress):
+        differences = vectors[rows].astype(np.float64) - vectors[rows[0]]
+        to_first = np.sqrt(np.einsum("ij,ij->i", differences, differences))
+        groups.append(
+            Group([_neighbor(images, row, far) for row, far in zip(rows.tolist(), to_first.tolist(), strict=True)])
+        )
+    return Duplicates(
+        params.datapool.name, threshold, len(vectors), sorted(groups, key=lambda group: -len(group.images))
+    )
+
+
+def _part(rows: EmbeddedTable, versions: np.ndarray) -> tuple[pd.DataFrame, np.ndarray]:
+    table = rows.table[["filename", "content_hash", "weak_label"]].assign(version=versions.astype(np.int64))
+    return table, rows.embeddings
+
+
+def _of_batch(
+    rows: EmbeddedTable, pooled: EmbeddedTable | None, *, with_picks: bool
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """Return the candidates with the versions that added them to the pool; without these unless ``with_picks``."""
+    if pooled is None:
+        return _part(rows, np.zeros(len(rows.table)))
+    version_of = pooled.table.drop_duplicates("content_hash").set_index("content_hash").version
+    versions = rows.table.content_hash.map(version_of).fillna(0).to_numpy()
+    counts = with_picks | (versions == 0)
+    return _part(EmbeddedTable(rows.table[counts], rows.embeddings[counts]), versions[counts])
+
+
+def _vectors(embeddings: np.ndarray, params: Params) -> np.ndarray:
+    return unit_rows(embeddings) if params.normalize_embeddings else embeddings
+
+
+def _neighbor(images: Images, row: int, distance: float) -> Neighbor:
+    found = images.table.iloc[row]
+    return Neighbor(found.filename, int(found.version), found.weak_label, distance)
+
+
+def _inspected(paths: Sequence[Path], params: Params) -> pd.DataFrame:
+    """Return image (the path as given), path, content_hash, damage, and what ``ranges_of`` needs, of files."""
+    check = params.corrupt if params.enable_corruptness_check else "none"
+    found = [inspect(path, check=check, max_pixels=params.images.max_pixels, gif=True) for path in paths]
+    return pd.DataFrame(
+        {
+            "image": [str(path) for path in paths],
+            "path": [str(path) for path in paths],
+            "content_hash": [each.content_hash for each in found],
+            "damage": [each.damage for each in found],
+            "kind": [each.spread.kind if each.spread else "" for each in found],
+            "low": [each.spread.low if each.spread else np.nan for each in found],
+            "high": [each.spread.high if each.spread else np.nan for each in found],
+        }
+    )
+
+
+def _of_folder(folder: Path, params: Params) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
+    """Return the healthy images of a folder, and the others with the reasons."""
+    paths = [folder / path for path in sorted(find_images(folder, gif=params.images.gif).paths)]
+    if not paths:
+        raise DatapoolError(f"{folder}: has no images; give an image, or a folder of images")
+    found = _inspected(paths, params)
+    is_healthy = found.damage == ""
+    if not is_healthy.any():
+        raise DatapoolError(
+            f"{folder}: none of its {counted(len(found), 'image')} can be read: {found.image[0]} {found.damage[0]}"
+        )
+    damaged = found[~is_healthy]
+    return found[is_healthy].reset_index(drop=True), list(zip(damaged.image, damaged.damage, strict=True))
+
+
+def _by_name(asked: str, images: Images, params: Params) -> pd.DataFrame:
+    """Return the image of the pool or the last batch that has a name or a content hash, as ``_inspected`` does."""
+    known = [images.table[["filename", "content_hash"]]]
+    outputs = Outputs(params.output_dir)
+    if outputs.images.exists():
+        batch = read_table(outputs.images)
+        batch = batch[batch.status != "corrupt"]
+        known += [batch[["filename", "content_hash"]]]
+        known += [batch[["path", "content_hash"]].rename(columns={"path": "filename"})]
+    table = pd.concat(known)
+    is_it = (table.filename.str.removeprefix("./") == asked.removeprefix("./")) | (table.content_hash == asked.lower())
+    found = table[is_it].drop_duplicates("content_hash")
+    if len(found) > 1:
+        raise DatapoolError(
+            f"{short_repr(asked)} is the name of {len(found)} images; give the content hash of one: "
+            f"{', '.join(map(repr, found.content_hash))}"
+        )
+    if not len(found):
+        raise DatapoolError(
+            f"{short_repr(asked)} is no file or folder here, and no image of pool {params.datapool.name!r} or of the last "
+            "batch; give a path, a name in samples.csv, or a content hash"
+        )
+    content = found.content_hash.iloc[0]
+    name = found.filename.iloc[0] if not content else asked
+    if not len(images.table[(images.table.content_hash == content) | (images.table.filename == name)]):
+        raise DatapoolError(
+            f"{short_repr(asked)} has no embedding: it was no candidate of the last batch; give its file, "
+            f"such as {Path(params.input_dir) / asked}"
+        )
+    return pd.DataFrame({"image": [name], "path": [""], "content_hash": [content]})
+
+
+def _places(wanted: pd.DataFrame, images: Images) -> np.ndarray:
+    """Return the row of ``images`` that each wanted image has, the first of several; -1 for an image that is not there."""
+    by_content = images.table[images.table.content_hash != ""].drop_duplicates("content_hash")
+    places = dict(zip(by_content.content_hash, by_content.index, strict=True))
+    by_name = images.table[images.table.content_hash == ""]
+    names = dict(zip(by_name.filename, by_name.index, strict=True))
+    return np.array(
+        [
+            places.get(content, -1) if content else names.get(name, -1)
+            for name, content in zip(wanted.image, wanted.content_hash, strict=True)
+        ],
+        dtype=np.int64,
+    )
+
+
+def _embed(new: pd.DataFrame, images: Images, params: Params, progress: Progress) -> np.ndarray:
+    if images.checkpoint is None:
+        raise DatapoolError(
+            f"{new.image.iloc[0]}: cannot be embedded, because the embeddings of pool {params.datapool.name!r} come from a "
+            "file, and it has no model; give an image of the pool or of the last batch"
+        )
+    # Imported here because torch takes seconds, and known images do without.
+    from datapool.model.embedding import embed
+    from datapool.model.embedding_model import load_checkpoint
+
+    ranges = ranges_of(new, params.images.range) | dict(images.space.ranges or {})
+    embedded = embed(
+        load_checkpoint(images.checkpoint),
+        image_files(new, Path(), max_pixels=params.images.max_pixels, ranges=ranges),
+        batch_size=params.lightly.loader.batch_size,
+        num_workers=params.lightly.loader.num_workers,
+        accelerator=params.lightly.trainer.accelerator,
+        known=None,
+        progress=progress,
+    )
+    return embedded.embeddings

@@ -1,0 +1,114 @@
+"""Compute what other values of ``stopping_condition.min_distance`` would pick from the last batch. Runs no stage."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from datapool.core.base import read_base
+from datapool.core.errors import DatapoolError, short_repr
+from datapool.core.lineage import Parameters
+from datapool.core.outputs import Outputs
+from datapool.core.params import check_params, read_params
+from datapool.core.progress import Progress
+from datapool.core.schema import Params
+from datapool.core.tables import read_arrays, read_rows, read_table
+from datapool.images.batch import mark_excluded
+from datapool.query.states import state_here
+from datapool.selection import sampling
+from datapool.selection.evaluation_sample import EvaluationSample
+from datapool.selection.offer import is_ranking_of, make_offer, rank_offer
+from datapool.selection.ranking import Ranked, RankingConfig, read_trace
+
+_BEFORE_SAMPLE = ("scan", "open", "train", "embed", "rank")
+
+
+class Choice(NamedTuple):
+    """What the stage ``sample`` would choose with another ``min_distance``."""
+
+    min_distance: float
+    picked: int
+    """Images that would be added."""
+    candidates: int
+    """Images that would be offered."""
+    share_covered: float | None
+    """Share of the candidates closer than ``min_distance`` to the pool before the batch, estimated on the evaluation sample;
+    None without candidates."""
+    covering_radius: float | None
+    """Largest distance from a candidate to its nearest image of the pool and the picks; None without either."""
+
+
+def what_if(min_distances: Sequence[float], *, progress: Progress) -> list[Choice]:
+    """Return the choices of some values of ``min_distance``, with all other settings of params.yaml, in their order.
+
+    They are those of `dvc exp run -S stopping_condition.min_distance=…`: computed by the functions of the stage ``sample``
+    from the files that ``rank`` has written for it.
+
+    Args:
+        min_distances: Each may end the selection earlier or later than the one in params.yaml.
+        progress: Called for one part of the work after another.
+
+    Raises:
+        DatapoolError: If a value cannot be a min_distance of these settings, the batch was not ranked, or params.yaml has
+            changed since in a way that would run more than ``sample``.
+    """
+    every = [_with(min_distance) for min_distance in min_distances]
+    _require_ranking(every[0])
+    outputs = Outputs(every[0].output_dir)
+    base, candidates = read_base(outputs.base), read_rows(outputs.embeddings)
+    images = mark_excluded(read_table(outputs.images), base.excluded)
+    of_rank = Ranked(read_table(outputs.ranking), read_trace(outputs.trace), read_table(outputs.excluded))
+    of_sample = EvaluationSample(**read_arrays(outputs.evaluation_sample))
+    choices = []
+    for params in every:
+        stop = params.stopping_condition
+        offer = make_offer(candidates, base, params, min_distance=stop.min_distance)
+        config = RankingConfig.from_params(params, offer.candidates.table.filename)
+        ranked, sample = of_rank, of_sample
+        if not is_ranking_of(ranked, offer):  # a smaller threshold brings images of earlier batches back
+            protected = read_rows(outputs.protected)
+            ranked, sample = rank_offer(
+                offer, base.rows, protected, config, n_samples=0, min_distance=-1.0, progress=progress
+            )
+        standing = base.standing if base.standing and base.standing.applies(Parameters.of(params)) else None
+        sampled = sampling.sample(
+            images, offer.candidates, base.rows, ranked, stop, config, standing=standing, progress=progress
+        )
+        choices.append(
+            Choice(
+                stop.min_distance,
+                len(sampled.picks.table),
+                len(offer.candidates.table),
+                float((sample.to_pool < stop.min_distance).mean()) if len(sample.to_pool) else None,
+                sampled.covering_radius if math.isfinite(sampled.covering_radius) else None,
+            )
+        )
+    return choices
+
+
+def _with(min_distance: float) -> Params:
+    """Return the settings of params.yaml with another ``min_distance``."""
+    if not min_distance >= 0:
+        raise DatapoolError(f"min_distance {min_distance:g} ends no selection; give 0 or more, such as 0.2")
+    content = read_params()
+    stop = content.get("stopping_condition")
+    if isinstance(stop, dict):
+        stop["min_distance"] = min_distance
+    return check_params(content)
+
+
+def _require_ranking(params: Params) -> None:
+    """Refuse if ``rank`` has not run, or would run again with params.yaml as it is."""
+    ranking = Outputs(params.output_dir).ranking
+    if not ranking.exists():
+        raise DatapoolError(
+            f"{ranking} is not here: no batch was ranked; `dvc repro` ranks one, `dvc checkout` restores what was committed"
+        )
+    state = state_here()
+    for stage in _BEFORE_SAMPLE:
+        for key, value in state.parameters_of(stage).items():
+            now = state.parameters.get(key)
+            if str(now) != str(value):  # YAML 1.1, by which dvc.lock is read, takes 3e-05 for a text
+                raise DatapoolError(
+                    f"params.yaml: {key} is {short_repr(now)}, but stage {stage} has run with {short_repr(value)}, so the "
+                    "ranking here is another one; run `dvc repro` first, or set it back"
+                )
