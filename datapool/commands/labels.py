@@ -17,7 +17,7 @@ def split(
     test: Annotated[float | None, typer.Option("--test", help="Share for test.", show_default="split.test")] = None,
     distance: Annotated[
         float | None,
-        typer.Option("--distance", help="Images at most this far apart stay together.", show_default="split.distance"),
+        typer.Option("--distance", help="Images closer than this stay together.", show_default="split.distance"),
     ] = None,
     sequence_gap: Annotated[
         int | None,
@@ -41,7 +41,7 @@ def split(
     from datapool.core.lineage import LINEAGE
     from datapool.core.params import check_setting, load_params
     from datapool.core.recorded_rows import read_recorded_rows
-    from datapool.export.splits import Links, assign_splits, facts_of, sentences_about
+    from datapool.export.splits import Links, assign_splits, facts_of, sentences_about, usual_distance
     from datapool.pool.show import find_version
     from datapool.selection.k_center import unit_rows
     from datapool.workspace.params_file import set_params
@@ -57,14 +57,10 @@ def split(
     version = find_version(LINEAGE, pool, None)
     rows = read_recorded_rows(Path(params.shared_dir) / pool, version)
     path = splits_file(pool)
-    assigned = assign_splits(
-        rows.table,
-        unit_rows(rows.embeddings) if params.normalize_embeddings else rows.embeddings,
-        read_splits(path),
-        shares={"val": settings.val, "test": settings.test},
-        links=Links(settings.distance, settings.sequence_gap),
-        seed=params.seed,
-    )
+    vectors = unit_rows(rows.embeddings) if params.normalize_embeddings else rows.embeddings
+    links = Links(settings.distance or usual_distance(vectors), settings.sequence_gap)
+    shares = {"val": settings.val, "test": settings.test}
+    assigned = assign_splits(rows.table, vectors, read_splits(path), shares=shares, links=links, seed=params.seed)
     if assigned.n_new or assigned.n_left or not path.exists():
         write_label_file(path, assigned.table)
     before = params.split.model_dump()
@@ -72,7 +68,15 @@ def split(
     if changed:
         set_params(Path(), changed)
     if as_json:
-        print_json({"pool": pool, "version": version.version, "file": str(path), **facts_of(assigned)})
+        print_json(
+            {
+                "pool": pool,
+                "version": version.version,
+                "file": str(path),
+                "distance": links.distance,
+                **facts_of(assigned),
+            }
+        )
         return
     say(*(f"params.yaml: {key}: {value:g}" for key, value in changed.items()))
     facts = facts_of(assigned)
@@ -86,7 +90,7 @@ def split(
             for each, part in facts["splits"].items()
         ],
     )
-    say(*sentences_about(assigned))
+    say(*sentences_about(assigned, links))
 
 
 @app.command(short_help="Take back labels and refusals from labeling.")
@@ -137,14 +141,13 @@ def labels(
         source=file.name,
         refused_labels=refused_label or [],
     )
-    added = []
     if taken.refused:
         listed = corrections.list_of(params)
         found = corrections.find_images(params, [image.content_hash or image.filename for image in taken.refused])
         reasons = [image.reason for image in taken.refused]
         for reason in dict.fromkeys(reasons):
             images = [image for image, why in zip(found, reasons, strict=True) if why == reason]
-            added += corrections.exclude(listed, images, reason)
+            corrections.exclude(listed, images, reason)
     if len(taken.table) or path.exists():
         write_label_file(path, taken.table)
     if as_json:
@@ -154,5 +157,4 @@ def labels(
     say(*(f"  {label}: {n}" for label, n in facts_of(taken)["classes"].items()))
     say(*sentences_about(taken))
     if taken.refused:
-        say(*(f"{params.rules.exclude}: {line.strip()}" for line in added))
-        say(f"{counted(len(taken.refused), 'image')} refused: `dvc repro` takes them out of the pools")
+        say(f"they are in {params.rules.exclude}, and `dvc repro` takes them out of the pools")

@@ -208,7 +208,7 @@ class Split(Section):
 
     val: Share
     test: Share
-    distance: Positive
+    distance: Positive | None
     sequence_gap: Count | None
 
 

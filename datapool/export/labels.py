@@ -188,7 +188,13 @@ def sentences_about(taken: TakenBack) -> list[str]:
         (taken.ambiguous, "several images of the pool have"),
     ):
         if names:
-            more = len(names) - _NAMES_TOLD
-            listed = ", ".join(map(short_repr, names[:_NAMES_TOLD])) + f" and {more} more" * (more > 0)
-            said.append(f"{counted(len(names), 'name')} that {why}, not used: {listed}")
+            said.append(f"{counted(len(names), 'name')} that {why}, not used: {_listed(names)}")
+    if taken.refused:
+        names = [image.filename for image in taken.refused]
+        said.append(f"{counted(len(names), 'image')} refused: {_listed(names)}")
     return said
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - _NAMES_TOLD
+    return ", ".join(map(short_repr, names[:_NAMES_TOLD])) + f" and {more} more" * (more > 0)

@@ -15,6 +15,7 @@ import pandas as pd
 from datapool.core.errors import DatapoolError, counted, short_repr
 from datapool.core.label_files import SPLIT_COLUMNS, SPLITS, image_keys
 from datapool.selection.k_center import nearest
+from datapool.selection.near_duplicates import near_duplicate_distance, near_duplicate_groups
 from datapool.selection.rules import nearest_frames, sequence_frames
 
 _TRAIN = SPLITS[0]
@@ -27,7 +28,7 @@ class Links(NamedTuple):
     """When two images are linked."""
 
     distance: float
-    """Their vectors are at most this far apart."""
+    """Their vectors are closer than this."""
     sequence_gap: int | None
     """They are frames of a sequence, and their numbers differ by less than this; None: by any number."""
 
@@ -35,6 +36,18 @@ class Links(NamedTuple):
     def within(self) -> int:
         """The largest difference between the numbers of two linked frames."""
         return _ANY_GAP if self.sequence_gap is None else self.sequence_gap - 1
+
+
+def usual_distance(vectors: np.ndarray) -> float:
+    """Return the distance below which two images should not be on both sides of a split: twice that of near-duplicates.
+
+    The images of a pool differ more than near-duplicates do, for they were picked to differ. But a model that has seen an
+    image does well on one that is a little farther from it, too.
+
+    Args:
+        vectors: Shape (n, d), of the pool.
+    """
+    return 2 * near_duplicate_distance(vectors)
 
 
 class Conflict(NamedTuple):
@@ -173,7 +186,7 @@ def facts_of(assigned: Assigned) -> dict[str, Any]:
     }
 
 
-def sentences_about(assigned: Assigned) -> list[str]:
+def sentences_about(assigned: Assigned, links: Links) -> list[str]:
     """Return sentences for the user: what stays together, what a random split would leak, what could not be helped."""
     table, leaks = assigned.table, assigned.leaks
     sizes = table.group.map(table.groupby("group").size())
@@ -183,8 +196,8 @@ def sentences_about(assigned: Assigned) -> list[str]:
     if len(table) and sizes.max() > 1:
         largest = table.filename.iloc[int(np.argmax(sizes))]
         said.append(
-            f"{counted(int(table.group[sizes > 1].nunique()), 'group')} of near-duplicates and sequences stay together; the "
-            f"largest has {sizes.max()} images, such as {short_repr(largest)}"
+            f"{counted(int(table.group[sizes > 1].nunique()), 'group')} of images closer than {links.distance:.3g} and of "
+            f"sequences stay together; the largest has {sizes.max()} images, such as {short_repr(largest)}"
         )
     if leaks.n:
         said.append(
@@ -221,7 +234,7 @@ def _group_up(filenames: pd.Series, vectors: np.ndarray, links: Links) -> list[n
             row = group[row]
         return row
 
-    for rows in [*_near_groups(vectors, links.distance), *_sequences(filenames, links.within)]:
+    for rows in [*near_duplicate_groups(vectors, links.distance), *_sequences(filenames, links.within)]:
         first = root(rows[0])
         for row in rows[1:]:
             other = root(row)
@@ -230,23 +243,6 @@ def _group_up(filenames: pd.Series, vectors: np.ndarray, links: Links) -> list[n
     roots = np.array([root(row) for row in range(len(group))], dtype=np.int64)
     order = np.argsort(roots, kind="stable")
     return np.split(order, np.flatnonzero(np.diff(roots[order])) + 1) if len(order) else []
-
-
-def _near_groups(vectors: np.ndarray, distance: float) -> list[np.ndarray]:
-    """Return the groups of at least two vectors that are near each other, also by way of other vectors."""
-    group = np.arange(len(vectors))
-    rows = vectors.astype(np.float64)
-    squares = (rows**2).sum(axis=1)
-    for start in range(0, len(rows), 1024):
-        block = slice(start, start + 1024)
-        near = squares[block, None] + squares - 2 * rows[block] @ rows.T <= distance**2
-        for others in near:
-            found = np.unique(group[others])
-            if len(found) > 1:
-                group[np.isin(group, found)] = found[0]
-    order = np.argsort(group, kind="stable")
-    parts = np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
-    return [part for part in parts if len(part) > 1]
 
 
 def _sequences(filenames: pd.Series, within: int) -> list[np.ndarray]:
@@ -280,7 +276,7 @@ def _linked_to(
     frames = nearest_frames(images.filename.iloc[rows], taken, within=links.within)
     found[frames.index] = frames.row
     near = nearest(vectors[rows], vectors[others])
-    is_near = near.distances <= links.distance
+    is_near = near.distances < links.distance
     found[is_near] = others[near.indices[is_near]]
     return found
 

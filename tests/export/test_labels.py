@@ -135,8 +135,8 @@ def test_cvat_gives_classes_and_refusals(labels, is_zipped):
     assert Path("exclude.txt").read_text() == f"{HASHES['dog/b.jpg']}\trefused in labeling: upside down\n"
     assert printed.splitlines()[3:] == [
         "1 image of the file without a label",
-        f"exclude.txt: {HASHES['dog/b.jpg']}\\trefused in labeling: upside down",
-        "1 image refused: `dvc repro` takes them out of the pools",
+        "1 image refused: 'dog/b.jpg'",
+        "they are in exclude.txt, and `dvc repro` takes them out of the pools",
     ]
 
 

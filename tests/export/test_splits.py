@@ -14,7 +14,16 @@ import datapool
 from datapool import cli
 from datapool.core.errors import DatapoolError
 from datapool.core.label_files import SPLIT_COLUMNS
-from datapool.export.splits import Assigned, Conflict, Leaks, Links, assign_splits, facts_of, sentences_about
+from datapool.export.splits import (
+    Assigned,
+    Conflict,
+    Leaks,
+    Links,
+    assign_splits,
+    facts_of,
+    sentences_about,
+    usual_distance,
+)
 from datapool.terminal import run_app
 
 NONE = pd.DataFrame(columns=list(SPLIT_COLUMNS)).astype(SPLIT_COLUMNS)
@@ -35,7 +44,7 @@ def assign(
     *,
     val: float = 0.1,
     test: float = 0.1,
-    distance: float = 1.5,
+    distance: float = 1.501,
     sequence_gap: int | None = None,
     seed: int = 1,
 ) -> Assigned:
@@ -182,7 +191,7 @@ def test_a_group_between_train_and_val_goes_to_train_and_one_between_val_and_tes
         Conflict(["cd"], ["val", "test"], "val"),
     ]
     assert assigned.leaks.here == 1  # b has ab in train
-    assert sentences_about(assigned)[-2:] == [
+    assert sentences_about(assigned, Links(1.5, None))[-2:] == [
         "1 new image such as 'ab' would join groups of train and val, which cannot move any more: train has them now",
         "1 new image such as 'cd' would join groups of val and test, which cannot move any more: val has them now",
     ]
@@ -195,7 +204,7 @@ def test_rows_of_images_that_left_are_gone_and_renamed_images_keep_their_split()
 
     assert split_of(assigned) == {"a": "val", "renamed": "test"}
     assert (assigned.n_new, assigned.n_left) == (0, 1)
-    assert sentences_about(assigned)[0] == "1 image left the pool, and the file"
+    assert sentences_about(assigned, Links(1.5, None))[0] == "1 image left the pool, and the file"
 
 
 def test_images_of_unknown_content_are_known_by_their_names():
@@ -224,7 +233,7 @@ def are_linked(images: tuple[pd.DataFrame, np.ndarray], *, distance: float, gap:
     parts = images[0].filename.str.split("/", expand=True)
     sequence, frame, x = parts[0].to_numpy(), parts[1].astype(int).to_numpy(), images[1][:, 0]
     is_frame = (sequence[:, None] == sequence) & (np.abs(frame[:, None] - frame) < (gap or 1000))
-    return is_frame | (np.abs(x[:, None] - x) <= distance)
+    return is_frame | (np.abs(x[:, None] - x) < distance)
 
 
 @pytest.mark.parametrize("gap", [None, 5])
@@ -245,7 +254,7 @@ def test_splits_of_a_growing_pool_never_change_and_never_leak(gap):
 
             split = after.table.split.to_numpy()
             in_conflict = {name for each in [*before.conflicts, *after.conflicts] for name in each.filenames}
-            linked = are_linked(images, distance=1.5, gap=gap) & (split[:, None] != split)
+            linked = are_linked(images, distance=1.501, gap=gap) & (split[:, None] != split)
             assert all(in_conflict & {names[one], names[other]} for one, other in np.argwhere(linked))
             assert after.leaks.here == linked[np.ix_(split != "train", split == "train")].any(axis=1).sum()
             before = after._replace(conflicts=[*before.conflicts, *after.conflicts])
@@ -269,15 +278,20 @@ def test_what_is_told_has_the_numbers():
         table, 1, 0, [Conflict([name], ["train", "val"], "train") for name in "abcdefg"], Leaks(1, 3, 4)
     )
 
-    assert sentences_about(assigned)[:2] == [
-        "1 group of near-duplicates and sequences stay together; the largest has 2 images, such as 'a'",
+    assert sentences_about(assigned, Links(1.5, None))[:2] == [
+        "1 group of images closer than 1.5 and of sequences stay together; the largest has 2 images, such as 'a'",
         "in a random split, 75% of the images of val and test would have a near-duplicate or a frame of the same sequence in "
         "train; here 1 of 4",
     ]
-    assert sentences_about(assigned)[-1] == "2 more such groups; `--json` lists all"
+    assert sentences_about(assigned, Links(1.5, None))[-1] == "2 more such groups; `--json` lists all"
     facts = facts_of(assigned)
     assert facts["splits"]["val"] == {"images": 1, "share": 1 / 3, "new": 1, "groups": 1}
     assert (facts["groups_of_several"], facts["largest_group"]) == (1, 2)
+
+
+def test_the_usual_distance_is_two_fifteenths_of_the_median_distance():
+    # Of the six pairs, one is 0, four are 15 and one is 30 apart.
+    assert usual_distance(np.array([[0.0], [15.0], [15.0], [30.0]], dtype=np.float32)) == 2.0
 
 
 @pytest.mark.slow
