@@ -191,7 +191,7 @@ class Offered(_JsonObject):
 
 
 def week_of(input_dir: str) -> str:
-    """Return the last part of an input_dir, by which a person knows the batch.
+    """Return what people call a batch: the last part of its input_dir.
 
     >>> week_of("/mnt/robots/2026-W48/"), week_of("."), week_of("../..")
     ('2026-W48', '.', '../..')
@@ -275,6 +275,15 @@ class Version(Provenance):
     def batch_digest(self) -> str:
         """The id of its batch, without the word in front of that of an imported or migrated version."""
         return self.batch.rpartition(":")[2]
+
+    @property
+    def week(self) -> str | None:
+        """What people call its batch, or where its images come from instead; None if that is not recorded."""
+        if self.offered:
+            return self.offered.week
+        if self.combined:
+            return f"pool {self.combined.pool} of {self.combined.source}"
+        return f"pool {self.migrated.pool}, migrated" if self.migrated else None
 
     def is_before_a_removal(self, removed: Sequence["Removal"] | None) -> bool:
         """Return whether images were removed from the pool since the images of this version were chosen."""

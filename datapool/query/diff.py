@@ -201,13 +201,12 @@ def _versions(state: State, pool: str) -> list[Version]:
 
 def _samples(rows: pd.DataFrame, versions: list[Version], removed: dict[str, str]) -> Iterator[Sample]:
     for row in rows.itertuples():
-        offered = versions[row.version - 1].offered
         yield Sample(
             filename=row.filename,
             content_hash=row.content_hash,
             weak_label=row.weak_label,
             version=int(row.version),
-            week=offered.week if offered else None,
+            week=versions[row.version - 1].week,
             rank=int(row.rank),
             distance=number(row.distance),
             reason=removed.get(row.content_hash),

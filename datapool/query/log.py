@@ -16,7 +16,7 @@ class Row(NamedTuple):
     version: int
     """Its number."""
     week: str | None
-    """The last part of its input_dir."""
+    """The last part of its input_dir, or the pool that its images come from."""
     images: int | None
     """Images of the batch, damaged ones and copies included."""
     candidates: int | None
@@ -39,7 +39,7 @@ def rows_of(versions: Iterable[Version]) -> list[Row]:
         rows.append(
             Row(
                 version=version.version,
-                week=offered.week if offered else None,
+                week=version.week,
                 images=offered.images if offered else None,
                 candidates=offered.candidates if offered else None,
                 picked=version.new,
@@ -67,6 +67,8 @@ def describe(pool: str, entry: LineageEntry, version: Version, commit: State | N
         copies = counted(offered.duplicates, "copy", "copies")
         others = f"{offered.corrupt} damaged, {copies}, {offered.known} known"
         yield "batch", f"{counted(offered.images, 'image')}: {others}, {offered.candidates} candidates"
+    elif version.week:
+        yield "from", version.week
     kept = f", {version.kept} of them kept from the version that it replaced" if version.kept else ""
     yield "picked", f"{counted(version.new, 'image')}{kept}; the pool then had {version.rows:,}"
     if offered and offered.share_covered_by_pool is not None:

@@ -4,6 +4,7 @@ Git has params.yaml, dvc.lock and datapools.json of each commit. dvc.lock has th
 the cache has the files by it.
 """
 
+import json
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,6 @@ import yaml
 
 from datapool.core.errors import DatapoolError, short_repr
 from datapool.core.lineage import LINEAGE, LineageEntry, Version, parse_entry, read_entries
-from datapool.core.tables import parse_json
 from datapool.workspace.commands import environment, in_git_repository, run_command
 from datapool.workspace.dvc_files import cache_folder, cached, listed_files
 
@@ -61,10 +61,14 @@ class State:
             DatapoolError: If params.yaml is no YAML.
         """
         try:
-            content = yaml.load(self.texts[1] or b"", Loader=_LOADER)  # noqa: S506
+            content = yaml.load(self.texts[1] or b"{}", Loader=_LOADER)  # noqa: S506
         except yaml.YAMLError as error:
             raise DatapoolError(f"{_PARAMS} of {self.name} is not YAML ({' '.join(str(error).split())})") from error
-        return dict(_flat(content if isinstance(content, dict) else {}))
+        if not isinstance(content, dict):  # such as a file with a conflict in it
+            raise DatapoolError(
+                f"{_PARAMS} of {self.name} is {short_repr(content)} and no settings; take another commit"
+            )
+        return dict(_flat(content))
 
     @property
     def shared_dir(self) -> Path:
@@ -80,11 +84,12 @@ class State:
         """
         if not self.commit:
             return read_entries(LINEAGE)
-        path = Path(f"{LINEAGE} of {self.name}")
         try:
-            return {name: parse_entry(entry) for name, entry in parse_json(self.texts[2] or b"{}", path).items()}
-        except ValueError as error:
-            raise DatapoolError(f"{path}: {error}") from error
+            return {name: parse_entry(entry) for name, entry in dict(json.loads(self.texts[2] or b"{}")).items()}
+        except (ValueError, TypeError) as error:
+            raise DatapoolError(
+                f"{LINEAGE} of {self.name} is not what a merge writes ({error}); take another commit"
+            ) from error
 
     def parameters_of(self, stage: str) -> dict[str, Any]:
         """Return the parameters with which a stage ran last, by their dotted keys; nothing if it has not run."""

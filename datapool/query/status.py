@@ -114,7 +114,7 @@ def read_status(params: Params) -> Status:
         pool=name,
         version=latest.version if latest else None,
         images=latest.rows if latest else 0,
-        latest_week=latest.offered.week if latest and latest.offered else None,
+        latest_week=latest.week if latest else None,
         added=latest.new if latest else 0,
         other_pools=[pool for pool in here.pools if pool != name],
         input_dir=params.input_dir,

@@ -182,7 +182,7 @@ def why(params: Params, image: str, *, pool: str | None = None) -> Answer:
         (name, row.filename): week
         for name, table in tables.items()
         for row in table[table.filename.isin([offer.nearest for offer in offers])].itertuples()
-        if (week := _week(lineage[name].versions[row.version - 1]))
+        if (week := lineage[name].versions[row.version - 1].week)
     }
     return Answer(_in_order(offers), departures, [*gaps, *found.gaps], weeks)
 
@@ -264,17 +264,13 @@ def _of_version(pool: str, version: Version, states: list[State]) -> dict[str, A
     first = first_with(states, version)
     return {
         "pool": pool,
-        "week": _week(version),
+        "week": version.week,
         "version": version.version,
         "commit": first.commit if first else None,
         "date": first.date if first else None,
         "parameters": _parameters(version),
         "is_undone": False,
     }
-
-
-def _week(version: Version) -> str | None:
-    return version.offered.week if version.offered else None
 
 
 def _parameters(version: Version) -> dict[str, Any]:

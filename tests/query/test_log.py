@@ -42,6 +42,19 @@ def test_a_version_of_an_early_release_has_gaps_and_a_later_one_has_none():
     ]
 
 
+def test_a_version_without_a_batch_is_called_by_the_pool_that_its_images_come_from():
+    source = {"pool": "p", "version": 3, "datapool_sha256": SHA}
+    combined = version(1, 5, 5, combined={"source": "side", **source})
+    migrated = version(
+        1,
+        5,
+        5,
+        migrated={**source, "embedding_space": {"id": "csv-2", "backbone": None, "dimension": 2, "input_size": None}},
+    )
+
+    assert [row.week for row in rows_of([combined, migrated])] == ["pool p of side", "pool p, migrated"]
+
+
 def test_a_sparkline_has_a_bar_of_the_height_of_each_number():
     assert sparkline([0, 4, 8]) == "▁▅█"
     assert sparkline([7, None, 14]) == "▅ █"
