@@ -191,7 +191,11 @@ def threshold_for(curve: pd.DataFrame, n: int) -> float | None:
 _WORDS = {
     "label_conflicts": "with two labels",
     "little_used": "in little of their range of values",
-    "near_blank": "nearly blank",
+    "light": "too bright",
+    "low_information": "nearly blank",
+    "blurry": "blurred",
+    "odd_aspect_ratio": "of an odd shape",
+    "odd_size": "of an odd size",
 }
 """What is said of images that want an eye, where the key of report.json does not say it."""
 

@@ -113,7 +113,7 @@ def test_what_wants_an_eye_is_what_the_page_shows_without_the_damaged_files_of_t
     attention = {
         "label_conflicts": {"images": 1},
         "corrupt": {"images": 5},
-        "near_blank": {"images": 6},
+        "low_information": {"images": 6},
         "dark": {"images": 1},
     }
 
