@@ -94,6 +94,7 @@ def test_the_script_of_the_week(person):
     first = person.types(f"datapool add {IMAGES}/batch_1 --no-open")
     assert first[-3].startswith("batch_1: 312 images: 2 damaged, 11 copies, 299 new")
     person.types("datapool keep -m W47")
+    before = len(workspace.names())
 
     lines = person.types(f"datapool add {IMAGES}/batch_2 --no-open")
     assert re.fullmatch(
@@ -108,7 +109,6 @@ def test_the_script_of_the_week(person):
     wanted, command = decide(person, "batch_2", 20)
     assert command.startswith("datapool keep --min-distance ")
     assert command.endswith(" --exclude ~/Downloads/exclude.txt -m batch_2")
-    before = len(workspace.names())
     kept = person.types(command)
     assert kept[-1].startswith("kept version 2 of pool 'my_datapool': 19 images more, ")
     assert workspace.names()[before:] == wanted
