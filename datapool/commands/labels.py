@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from datapool.export.options import Source
-from datapool.terminal import print_json, print_table, say
+from datapool.terminal import print_json, print_table, progress, say
 
 app = typer.Typer()
 
@@ -60,11 +60,15 @@ def split(
     vectors = unit_rows(rows.embeddings) if params.normalize_embeddings else rows.embeddings
     links = Links(settings.distance or usual_distance(vectors), settings.sequence_gap)
     shares = {"val": settings.val, "test": settings.test}
-    assigned = assign_splits(rows.table, vectors, read_splits(path), shares=shares, links=links, seed=params.seed)
-    if assigned.n_new or assigned.n_left or not path.exists():
+    before = read_splits(path)
+    with progress("comparing images") as report:
+        assigned = assign_splits(
+            rows.table, vectors, before, shares=shares, links=links, seed=params.seed, progress=report
+        )
+    if not path.exists() or not assigned.table.equals(before):
         write_label_file(path, assigned.table)
-    before = params.split.model_dump()
-    changed = {key: value for key, value in given.items() if before[key.removeprefix("split.")] != value}
+    used = params.split.model_dump()
+    changed = {key: value for key, value in given.items() if used[key.removeprefix("split.")] != value}
     if changed:
         set_params(Path(), changed)
     if as_json:

@@ -100,6 +100,8 @@ def take_back(
             n_unlabeled += 1
 
     known = image_keys(recorded)
+    names_now = known.map(dict(zip(keys, filenames, strict=True)))
+    recorded = recorded.assign(filename=names_now.fillna(recorded.filename))
     before = recorded.label.groupby(known).agg(set).to_dict()
     new = [row for row, names in labels.items() if before.get(keys[row]) != set(names)]
     changed = {keys[row] for row in new if keys[row] in before}

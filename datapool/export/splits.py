@@ -14,6 +14,7 @@ import pandas as pd
 
 from datapool.core.errors import DatapoolError, counted, short_repr
 from datapool.core.label_files import SPLIT_COLUMNS, SPLITS, image_keys
+from datapool.core.progress import Progress
 from datapool.selection.k_center import nearest
 from datapool.selection.near_duplicates import near_duplicate_distance, near_duplicate_groups
 from datapool.selection.rules import nearest_frames, sequence_frames
@@ -90,6 +91,7 @@ def assign_splits(
     shares: Mapping[str, float],
     links: Links,
     seed: int,
+    progress: Progress | None = None,
 ) -> Assigned:
     """Give each image of a pool that has no split one.
 
@@ -107,6 +109,7 @@ def assign_splits(
         shares: The share of "val" and of "test", at least 0 and together less than 1.
         links: When two images are linked.
         seed: Decides among groups of one size.
+        progress: Called while new images are compared with each other.
 
     Raises:
         DatapoolError: If the shares leave nothing for train, or a split that is to have images would have none, because a
@@ -128,7 +131,7 @@ def assign_splits(
     new = np.flatnonzero(splits == "")
     next_group = int(recorded.group.max()) + 1 if len(recorded) else 1
 
-    together = _group_up(images.filename.iloc[new], vectors[new], links)
+    together = _group_up(images.filename.iloc[new], vectors[new], links, progress)
     linked = {split: _linked_to(images, vectors, new, np.flatnonzero(splits == split), links) for split in SPLITS}
     free: list[np.ndarray] = []
     conflicts = []
@@ -143,7 +146,7 @@ def assign_splits(
         if len(found) > 1:
             conflicts.append(Conflict(images.filename.iloc[new[members]].tolist(), list(found), split))
 
-    free = _in_order(free, keys, seed)
+    free = _in_order(free, keys.tolist(), seed)
     for members, split in zip(free, _fill(free, images.weak_label, splits, wanted), strict=True):
         splits[members], groups[members] = split, next_group
         next_group += 1
@@ -224,7 +227,7 @@ def _numbered(keys: pd.Series) -> pd.Series:
 # --- groups ------------------------------------------------------------------------------------------------------------
 
 
-def _group_up(filenames: pd.Series, vectors: np.ndarray, links: Links) -> list[np.ndarray]:
+def _group_up(filenames: pd.Series, vectors: np.ndarray, links: Links, progress: Progress | None) -> list[np.ndarray]:
     """Return the groups of linked images, each as its rows in ascending order; every image is in one."""
     group = np.arange(len(filenames))  # of each image the first image that it is known to be linked to
 
@@ -234,7 +237,10 @@ def _group_up(filenames: pd.Series, vectors: np.ndarray, links: Links) -> list[n
             row = group[row]
         return row
 
-    for rows in [*near_duplicate_groups(vectors, links.distance), *_sequences(filenames, links.within)]:
+    for rows in [
+        *near_duplicate_groups(vectors, links.distance, progress=progress),
+        *_sequences(filenames, links.within),
+    ]:
         first = root(rows[0])
         for row in rows[1:]:
             other = root(row)
@@ -284,11 +290,11 @@ def _linked_to(
 # --- shares ------------------------------------------------------------------------------------------------------------
 
 
-def _in_order(groups: Sequence[np.ndarray], keys: pd.Series, seed: int) -> list[np.ndarray]:
+def _in_order(groups: Sequence[np.ndarray], keys: Sequence[str], seed: int) -> list[np.ndarray]:
     """Return the groups, the largest first, and those of one size in an order that the seed and their images determine."""
 
     def place(group: np.ndarray) -> tuple[int, str]:
-        return -len(group), hashlib.sha256(f"{seed} {min(keys.iloc[group])}".encode()).hexdigest()
+        return -len(group), hashlib.sha256(f"{seed} {min(keys[row] for row in group)}".encode()).hexdigest()
 
     return sorted(groups, key=place)
 

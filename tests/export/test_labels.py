@@ -206,7 +206,9 @@ def test_the_same_file_again_changes_nothing_and_another_one_replaces_the_labels
     ]
     assert "1 image had other labels before, which these replace\n1 image of the file without a label" in printed
 
+    FILE.write_text(FILE.read_text().replace("c.png", "its/name/before.png"))
     labels([task("dog/b.jpg", was_cancelled=True)])
+    assert "c.png" in {name for name, _, _ in rows()}
     assert "dog/b.jpg" not in {name for name, _, _ in rows()}
 
 

@@ -381,6 +381,11 @@ def test_the_command_writes_the_splits_and_keeps_them_when_the_pool_grows(split)
     split()
     assert FILE.stat().st_mtime_ns == before
 
+    text = FILE.read_text()
+    FILE.write_text(text.replace("cat/f.png", "its/name/before.png"))
+    split()
+    assert FILE.read_text() == text
+
 
 def test_the_command_refuses_what_is_wrong_and_changes_nothing(split):
     before = Path("params.yaml").read_bytes()

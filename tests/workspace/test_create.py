@@ -71,7 +71,7 @@ def test_a_readme_is_ours_if_we_wrote_it(here, victim):
     assert [path.name for path in victim.parent.iterdir()] == ["bashrc"]
 
 
-def test_git_adds_nothing_of_data_but_what_dvc_writes_for_it(here):
+def test_git_adds_labels_and_nothing_of_data_but_what_dvc_writes_for_it(here):
     make_workspace(Path(), scm=Scm.OWN)
     week = Path("data") / "week 2" / "été"
     week.mkdir(parents=True)
@@ -80,14 +80,20 @@ def test_git_adds_nothing_of_data_but_what_dvc_writes_for_it(here):
         (Path("data") / name).touch()
     for name in ("data/.gitignore", "data/week_1.dvc", "data/week 2/part.dvc", "data/week 2/.gitignore"):
         Path(name).touch()
+    labels = Path("labels") / "p"
+    labels.mkdir(parents=True)
+    (labels / "splits.csv").touch()
     subprocess.run(["git", "add", "--all"], check=True)
-    listed = subprocess.run(["git", "ls-files", "-z", "data"], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "data", "labels"], capture_output=True, text=True, check=True
+    ).stdout
 
     assert listed.split("\0")[:-1] == [
         "data/.gitignore",
         "data/week 2/.gitignore",
         "data/week 2/part.dvc",
         "data/week_1.dvc",
+        "labels/p/splits.csv",
     ]
     assert IGNORED_DATA in (ROOT / ".gitignore").read_text()
 
