@@ -20,20 +20,17 @@ _NOT_IN_BROWSERS = frozenset({".tif", ".tiff", ".ppm", ".pgm", ".heic", ".heif",
 def write_label_studio(folder: Path, job: Job) -> Written:
     """Write images/, tasks.json with a task per image, and label_config.xml.
 
-    The choices are the classes. Those that an image has are a prediction, never an annotation: its labels, or its weak label
-    if the classes are the weak labels.
+    The choices are the classes. What is known of an image is a prediction, never an annotation: its labels; if it has none,
+    its weak label, if that is a class.
     """
     prefix = job.url_prefix or f"{_LOCAL_FILES}{quote(job.name)}/images/"
-    is_labeled = any(image.labels for image in job.images)
     tasks = []
     for done, image in enumerate(job.images, start=1):
         if not job.is_linked_to:
             job.place(image, folder / "images")
         data = {"image": prefix + quote(image.name), **image.facts()}
         task: dict[str, object] = {"data": data}
-        guesses = list(image.labels) or [
-            label for label in [image.weak_label] if label in job.classes and not is_labeled
-        ]
+        guesses = list(image.labels) or [label for label in [image.weak_label] if label in job.classes]
         if guesses:
             result = {"from_name": "label", "to_name": "image", "type": "choices", "value": {"choices": guesses}}
             source = "labels" if image.labels else "weak label"

@@ -39,7 +39,7 @@ def with_left_out(chosen: Chosen, outputs: Outputs) -> Chosen:
         )
     removed = removed[removed.kind != _EXCLUDED]
     names = candidates.table.filename
-    is_left_out = (names.isin(removed.index) & ~names.isin(chosen.pool_rows.filename)).to_numpy()
+    is_left_out = names.isin(removed.index).to_numpy()
     table = candidates.table[is_left_out].reset_index(drop=True)
     why = removed.loc[table.filename].reset_index()
     left_out = table.assign(

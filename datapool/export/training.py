@@ -118,10 +118,8 @@ def write_yolo(folder: Path, job: Job) -> Written:
         job.progress(done, len(job.images))
     for split, names in lists.items():
         write_lines(folder / f"{split}.txt", names)
-    has_val = "val" in lists
-    data: dict[str, object] = {"train": "train.txt", "val": "val.txt" if has_val else "train.txt"}
-    data |= {split: f"{split}.txt" for split in lists}
-    data["names"] = dict(enumerate(job.classes))
+    files = {"train": "train.txt", "val": "train.txt"} | {split: f"{split}.txt" for split in lists}
+    data = {**files, "names": dict(enumerate(job.classes))}
     text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
     (folder / "data.yaml").write_text(text, encoding="utf-8")
     order = [f"images/{image.split or 'train'}/{image.name}" for image in job.images]
