@@ -127,9 +127,9 @@ def migrate(
     next `dvc repro` continues with the new pool. Nothing is committed in git.
     """
     from datapool.core.errors import DatapoolError
-    from datapool.core.lineage import LINEAGE, read_lineage
+    from datapool.core.lineage import LINEAGE, read_entries
     from datapool.core.params import load_params
-    from datapool.migration.migrate import describe_migration, free_name
+    from datapool.migration.migrate import describe_migration, new_pool_name
     from datapool.migration.migrate import migrate as migrate_pool
     from datapool.migration.reembed import NewModel
     from datapool.workspace.commands import run_dvc
@@ -144,7 +144,7 @@ def migrate(
         )
     params = load_params()
     old = pool or params.datapool.name
-    new = name or free_name(old, [*read_lineage(LINEAGE)])
+    new = name or new_pool_name(old, read_entries(LINEAGE))
     is_merged = check or _is_merged()
     migration = migrate_pool(
         Path(params.shared_dir),
@@ -194,6 +194,7 @@ def _migration_facts(migration: "Migration", old: str, min_distance: float) -> d
         "neighbors": comparison.n_neighbors if comparison else None,
         "min_distance_before": min_distance,
         "min_distance": migration.min_distance,
+        "calibrated_by": migration.calibrated_by,
         "redundant": [each._asdict() for each in migration.redundant],
         "params": migration.params,
         "notes": migration.notes,

@@ -14,7 +14,7 @@ MOST_IMAGES = 2000
 
 _AT_ONCE = 2**24  # numbers of the distances that are in memory together: 128 MiB
 _FEW = 0.05
-"""A pool that was picked by a threshold has nearly no distances below it: from this share on there are enough of them."""
+"""The share of distances below a threshold, and above it, from which on they are enough to match quantiles."""
 
 
 class SpaceComparison(NamedTuple):
@@ -93,18 +93,19 @@ def _smallest(values: np.ndarray, k: int) -> np.ndarray:
     return np.take_along_axis(found, order, axis=1)
 
 
-def equivalent_distance(distance: float, comparison: SpaceComparison) -> float:
+def equivalent_distance(distance: float, before: np.ndarray, after: np.ndarray) -> float:
     """Return the distance in the second space that corresponds to one in the first, by a matched quantile.
 
-    As large a share of the images as have their nearest neighbor within ``distance`` in the first space have it within the
-    result in the second. A pool that was picked by a threshold has no images nearer than that. Where it is below all but a
-    twentieth, the medians correspond, and the distance is scaled as they are.
+    As large a share of the images lies within the result in the second space as within ``distance`` in the first. Where that
+    is less than a twentieth, or all but a twentieth, the medians correspond, and the distance is scaled as they are: a pool
+    that was picked by a threshold has no images nearer than that.
 
     Args:
         distance: Above 0.
-        comparison: Of the two spaces.
+        before: Shape (m,): how far some images lie from their nearest ones, in the first space.
+        after: Shape (m,): the same in the second space.
     """
-    share = float((comparison.before < distance).mean())
-    quantile = share if share >= _FEW else 0.5
-    before, after = (float(np.quantile(each, quantile)) for each in (comparison.before, comparison.after))
-    return distance * after / before if before > 0 else distance
+    share = float((before < distance).mean())
+    quantile = share if _FEW <= share <= 1 - _FEW else 0.5
+    low, high = float(np.quantile(before, quantile)), float(np.quantile(after, quantile))
+    return distance * high / low if low > 0 else distance

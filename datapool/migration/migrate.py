@@ -7,7 +7,7 @@ version of the old one it comes from, and its embedding space.
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +34,7 @@ from datapool.core.schema import Params, pool_name
 from datapool.core.tables import EmbeddedTable
 from datapool.images.decode import hash_of
 from datapool.images.thumbnails import ThumbnailStore
+from datapool.migration.calibration import Calibration, calibrate, last_batch
 from datapool.migration.comparison import SpaceComparison, equivalent_distance
 from datapool.migration.reembed import Bar, Found, NewModel, compare, embed_again, settings_for, with_distances
 from datapool.pool import files as pool_files
@@ -69,6 +70,8 @@ class Migration(NamedTuple):
     dropped: list[str]
     """Filenames of the images that were not found, and are not in it."""
     comparison: SpaceComparison | None
+    calibrated_by: str
+    """Of which images the distances were compared."""
     min_distance: float | None
     """The equivalent of ``stopping_condition.min_distance``; None if that is not in use."""
     redundant: list[Redundant]
@@ -127,15 +130,21 @@ def migrate(
     found, dropped = _find(rows, old.versions, folders, drop_missing, bar)
     settings, changes = settings_for(model, params)
     with _temporary_folder() as folder:
-        embeddings, space = embed_again(found, before, settings, folder, bar)
+        batch = last_batch(name, old.versions, before, params)
+        embeddings, space = embed_again(found, batch.rows.table, before, settings, folder, bar)
         if space.id == before.id:
             raise DatapoolError(
                 f"pool {name!r} has embeddings {describe(before)} already, so there is nothing to migrate; name "
                 "another model"
             )
-        after = with_distances(EmbeddedTable(found.table, embeddings), params, bar)
+        n = len(found.table)
+        after = with_distances(EmbeddedTable(found.table, embeddings[:n]), params, bar)
         comparison = compare(found, after, params)
-        converted = _converted(params, comparison)
+        calibration = None
+        if comparison:
+            here = EmbeddedTable(found.table, found.embeddings)
+            calibration = calibrate(here, after, batch, embeddings[n:], comparison, params)
+        converted = _converted(params, calibration)
         threshold = converted.get("stopping_condition.min_distance")
         if params.rules.protected and Path(params.rules.protected).is_file():
             notes.append(
@@ -149,6 +158,7 @@ def migrate(
             len(found.table),
             dropped,
             comparison,
+            calibration.by if calibration else "",
             threshold,
             _redundant(found.table, after.table, params.stopping_condition.min_distance, threshold),
             {"datapool.name": new_name, **changes, **converted, **_model_params(space)},
@@ -159,16 +169,22 @@ def migrate(
     return migration
 
 
-def free_name(name: str, taken: Sequence[str]) -> str:
-    """Return the first of NAME_2, NAME_3, … that no pool has.
+def new_pool_name(name: str, entries: Mapping[str, LineageEntry]) -> str:
+    """Return the name of the pool that a stopped migration of this one has begun; else the first free one of NAME_2, ….
 
-    >>> free_name("cats", ["cats", "Cats_2"]), free_name("cats_2", ["cats_2"])
-    ('cats_3', 'cats_3')
+    Args:
+        name: The pool.
+        entries: The record of every pool.
     """
+    last = entries[name].versions[-1].version if name in entries else 0
+    for other, entry in entries.items() if last else ():
+        migrated = entry.versions[-1].migrated
+        if migrated and migrated.pool == name and migrated.version < last:
+            return other
     stem, _, number = name.rpartition("_")
     if not stem or not number.isdecimal():
         stem, number = name, "1"
-    known = {each.casefold() for each in taken}
+    known = {each.casefold() for each in entries}
     k = int(number) + 1
     while f"{stem}_{k}".casefold() in known:
         k += 1
@@ -233,16 +249,17 @@ def _rounded(distance: float) -> float:
     return float(f"{distance:.3g}")
 
 
-def _converted(params: Params, comparison: SpaceComparison | None) -> dict[str, Any]:
+def _converted(params: Params, calibration: Calibration | None) -> dict[str, Any]:
     """Return the params that are distances, with the equivalent ones of the new space."""
     distances = {
         "stopping_condition.min_distance": params.stopping_condition.min_distance,
         "ranking.min_distance": params.ranking.min_distance,
         "rules.protected_distance": params.rules.protected_distance if params.rules.protected else 0.0,
     }
-    if comparison is None:
+    if calibration is None:
         return {}
-    return {key: _rounded(equivalent_distance(value, comparison)) for key, value in distances.items() if value > 0}
+    before, after = calibration.before, calibration.after
+    return {key: _rounded(equivalent_distance(value, before, after)) for key, value in distances.items() if value > 0}
 
 
 def _redundant(
@@ -373,7 +390,7 @@ def describe_migration(migration: Migration, name: str, params: Params, *, is_ma
         yield f"on average {share:.0%} of the {k} nearest neighbors of an image are the same in both"
     if migration.min_distance is not None:
         old = params.stopping_condition.min_distance
-        yield f"min_distance {old:g} there corresponds to {migration.min_distance:g} here"
+        yield f"min_distance {old:g} there corresponds to {migration.min_distance:g} here, by {migration.calibrated_by}"
         n = len(migration.redundant)
         if n:
             first = migration.redundant[0]

@@ -81,9 +81,18 @@ def settings_for(model: NewModel, params: Params) -> tuple[Params, dict[str, Any
 
 
 def embed_again(
-    found: Found, before: EmbeddingSpace, settings: Params, folder: Path, bar: Bar
+    found: Found, others: pd.DataFrame, before: EmbeddingSpace, settings: Params, folder: Path, bar: Bar
 ) -> tuple[np.ndarray, EmbeddingSpace]:
-    """Make the model, write its checkpoint to a folder, and embed the images; return the embeddings and their space."""
+    """Make the model, write its checkpoint to a folder, and embed images; return the embeddings and their space.
+
+    Args:
+        found: The images of the pool, to which a head is fitted.
+        others: ``file`` and ``content_hash`` of other images, which are embedded after them.
+        before: The old space.
+        settings: Of the new pool.
+        folder: Gets the checkpoint.
+        bar: Shows the progress.
+    """
     ranges = before.ranges or {}
     table = found.table.assign(path=found.table.file)
     with bar("preparing the model") as progress:
@@ -102,7 +111,7 @@ def embed_again(
     space = provided.space.with_ranges(ranges)
     with bar("embedding") as progress:
         embedded = embed_candidates(
-            table,
+            pd.concat([table, others.assign(path=others.file)], ignore_index=True),
             Path(),
             folder / CHECKPOINT,
             settings,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from datapool.migration import comparison
-from datapool.migration.comparison import SpaceComparison, compare_spaces, equivalent_distance, nearest_others
+from datapool.migration.comparison import compare_spaces, equivalent_distance, nearest_others
 
 
 def line(*points: float) -> np.ndarray:
@@ -63,8 +63,8 @@ def test_only_a_sample_of_many_images_is_compared(monkeypatch):
     assert len(compare_spaces(vectors, vectors, seed=1).before) == 7
 
 
-def spaces(before: list[float], after: list[float]) -> SpaceComparison:
-    return SpaceComparison(1.0, 1, np.array(before), np.array(after))
+def both(before: list[float], after: list[float]) -> tuple[np.ndarray, np.ndarray]:
+    return np.array(before), np.array(after)
 
 
 def test_the_equivalent_distance_has_as_many_images_below_it():
@@ -72,7 +72,7 @@ def test_the_equivalent_distance_has_as_many_images_below_it():
     before = [k / 10 for k in range(1, 11)]
     after = [k**2 for k in range(1, 11)]
 
-    found = equivalent_distance(0.25, spaces(before, after))
+    found = equivalent_distance(0.25, *both(before, after))
 
     assert np.quantile(before, 0.2) == pytest.approx(0.28)
     assert np.quantile(after, 0.2) == pytest.approx(8)
@@ -82,13 +82,13 @@ def test_the_equivalent_distance_has_as_many_images_below_it():
 
 def test_below_all_distances_of_a_pool_the_medians_correspond():
     # A pool picked at 0.5: nothing is nearer. Its median is 0.8, and 0.4 in the other space.
-    assert equivalent_distance(0.5, spaces([0.5, 0.8, 1.3], [0.1, 0.4, 0.9])) == pytest.approx(0.25)
+    assert equivalent_distance(0.5, *both([0.5, 0.8, 1.3], [0.1, 0.4, 0.9])) == pytest.approx(0.25)
 
 
 def test_twice_the_distances_are_twice_the_threshold():
     before = np.sort(np.random.default_rng(0).uniform(size=50)).tolist()
-    both = spaces(before, [2 * value for value in before])
+    doubled = both(before, [2 * value for value in before])
 
-    assert equivalent_distance(0.3, both) == pytest.approx(0.6)
-    assert equivalent_distance(0.001, both) == pytest.approx(0.002)
-    assert equivalent_distance(0.3, spaces([0.0, 0.0], [0.0, 0.0])) == 0.3
+    assert equivalent_distance(0.3, *doubled) == pytest.approx(0.6)
+    assert equivalent_distance(0.001, *doubled) == pytest.approx(0.002)
+    assert equivalent_distance(0.3, *both([0.0, 0.0], [0.0, 0.0])) == 0.3

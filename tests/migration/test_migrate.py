@@ -13,12 +13,13 @@ from typer.testing import CliRunner
 
 from datapool.cli import app
 from datapool.core.errors import DatapoolError
-from datapool.core.lineage import EmbeddingSpace, read_lineage
+from datapool.core.lineage import EmbeddingSpace, read_entries, read_lineage
 from datapool.core.params import load_params
 from datapool.core.tables import read_csv
 from datapool.images.thumbnails import ThumbnailStore
+from datapool.migration import calibration
 from datapool.migration import migrate as module
-from datapool.migration.migrate import Migration, describe_migration, free_name, migrate
+from datapool.migration.migrate import Migration, describe_migration, migrate, new_pool_name
 from datapool.migration.reembed import NewModel, settings_for
 from datapool.pool.open import open_base
 from datapool.workspace.params_file import set_params
@@ -51,10 +52,10 @@ def pool(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "workspace"
 
 
-def embed_made_up(found, before, settings, folder, bar):
+def embed_made_up(found, others, before, settings, folder, bar):
     (folder / "checkpoint_latest.ckpt").write_text("the new model")
-    angles = np.array([NEW[name] for name in found.table.filename])
-    assert all(Path(file).is_file() for file in found.table.file)
+    angles = np.array([NEW[name] for name in (*found.table.filename, *others.filename)])
+    assert all(Path(file).is_file() for file in (*found.table.file, *others.file))
     vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
     return vectors, EmbeddingSpace(id="f" * 64, backbone="resnet18", dimension=2, input_size=64)
 
@@ -141,6 +142,44 @@ def test_what_corresponds_and_what_became_redundant_is_found(pool):
     )
 
 
+def test_a_threshold_corresponds_to_what_covers_as_much_of_the_last_batch(pool, monkeypatch):
+    # Four candidates lay 0.2, 0.4, 0.6 and 0.8 rad from the nearest image of the pool; now it is 0.1, 0.2, 0.9 and 1.0.
+    monkeypatch.setattr(calibration, "_FEWEST", 4)
+    batch = {f"three/{k}.png": 3 + 0.2 * k for k in range(1, 5)}
+    set_params(Path(), {"stopping_condition.min_distance": 2.0})  # nothing is picked
+    week("old", batch)
+    set_params(Path(), {"stopping_condition.min_distance": 0.5})
+    for k, angle in enumerate((0.1, 0.2, 0.9, 1.0), start=1):
+        monkeypatch.setitem(NEW, f"three/{k}.png", 4.3 + angle)
+
+    migration = run()
+
+    # Half of them lay below 0.5; the medians of chord(0.4), chord(0.6) and of chord(0.2), chord(0.9).
+    before, after = (chord(0.4) + chord(0.6)) / 2, (chord(0.2) + chord(0.9)) / 2
+    assert migration.calibrated_by == "4 candidates of the last batch"
+    assert migration.min_distance == float(f"{0.5 * after / before:.3g}")
+    assert len(names("new")) == 4
+
+
+def test_candidates_that_were_offered_before_calibrate_nothing(pool, monkeypatch):
+    monkeypatch.setattr(calibration, "_FEWEST", 1)
+    week("old", {"three/far.png": 5.0, "three/near.png": 5.1})
+    week("old", {"four/x.png": 4.0})
+    batch = {"three/far.png": 5.0, "three/near.png": 5.1}
+    week("old", batch)  # only the one that was covered is a candidate
+    for name in (*batch, "four/x.png"):
+        monkeypatch.setitem(NEW, name, 1.5)
+
+    assert run(check_only=True).calibrated_by == "the images of the pool"
+
+
+def test_another_run_than_one_on_the_pool_calibrates_nothing(pool):
+    week("another", {"x/a.png": 0.0})
+    assert run(check_only=True).calibrated_by == "the images of the pool"
+    shutil.rmtree("output")
+    assert run(check_only=True).calibrated_by == "the images of the pool"
+
+
 def test_what_lay_within_the_old_threshold_has_not_become_redundant(pool):
     set_params(Path(), {"stopping_condition.min_distance": 1.9})
 
@@ -191,12 +230,14 @@ def test_what_was_stopped_between_two_versions_goes_on(pool, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         run()
     assert len(read_lineage(LINEAGE)["new"]) == 1
+    assert new_pool_name("old", read_entries(LINEAGE)) == "new"
     monkeypatch.setattr(module, "merge", merge)
 
     run()
 
     assert names("new") == names("old")
     assert failures("new") == []
+    assert new_pool_name("old", read_entries(LINEAGE)) == "old_2"
     run()  # and once more changes nothing
     assert len(read_lineage(LINEAGE)["new"]) == 2
 
@@ -282,12 +323,10 @@ def test_redo_refuses_a_migrated_version(pool, monkeypatch):
         corrections.set_replaces(load_params())
 
 
-def test_free_names_count_on():
-    assert [free_name("cats", []), free_name("cats_2", ["CATS_3"]), free_name("7", ["7_2"])] == [
-        "cats_2",
-        "cats_4",
-        "7_3",
-    ]
+def test_names_of_new_pools_count_on():
+    assert new_pool_name("cats", {}) == "cats_2"
+    assert new_pool_name("cats_2", dict.fromkeys(["CATS_3"])) == "cats_4"
+    assert new_pool_name("7", dict.fromkeys(["7_2"])) == "7_3"
 
 
 def test_the_command_needs_a_model_and_only_one():
