@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from datapool.core.errors import DatapoolError
-from datapool.core.lineage import week_of
+from datapool.core.lineage import Version, week_of
 from datapool.query.batches import deciding, runs_of
-from datapool.query.states import AbsentError, Cache, State, history, state_at, state_here
+from datapool.query.states import AbsentError, Cache, State, first_with, history, state_at, state_here
 
 LIST = "d" * 32 + ".dir"
 
@@ -124,6 +124,19 @@ def test_a_choice_is_that_of_the_first_commit_that_has_it_and_of_what_sample_rea
         ("c1", "i1", "r1"),
     ]
     assert (runs[1].pool, runs[1].name) == ("p", "w1 (commit c3)")
+
+
+def test_a_version_is_of_the_first_commit_that_has_its_batch():
+    version = Version(
+        version=1, batch="b1", rows=1, new=1, datapool_sha256="0" * 64, samples_sha256="0" * 64, checkpoint_sha256=None
+    )
+    texts = [("", b'"b1" "b2"'), ("c3", b'"b1" "b2"'), ("c2", b'"b1"'), ("c1", None)]
+    states = [State(commit, "", "", (None, None, text)) for commit, text in texts]
+
+    found = first_with(states, version)
+    assert found is not None
+    assert found.commit == "c2"
+    assert first_with(states[:1], version) is None  # not committed
 
 
 def test_the_cache_finds_files_and_names_what_it_lacks(tmp_path, monkeypatch):
