@@ -20,6 +20,7 @@ from datapool.workspace.commands import in_git_repository, run_command, run_dvc
 
 _SHOWN = 5  # names in a sentence
 _CODE = ("datapool/", "stages/")
+_AT_WORK = ("is busy", "Unable to acquire lock")  # what DVC says while another DVC runs
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class Status:
     """Its last part."""
     batch: str
     """What became of this batch, as a clause."""
+    is_running: bool
+    """Whether DVC is at work, so that the next two are not known."""
     causes: list[Cause]
     """Why ``dvc repro`` would run stages again; none if it has nothing to do."""
     later_stages: list[str]
@@ -76,7 +79,8 @@ class Status:
             yield "others", ", ".join(self.other_pools)
         yield "batch", f"{self.input_dir} (input_dir): {self.batch}"
         stages = dict.fromkeys(stage for cause in self.causes for stage in cause.stages)
-        yield "dvc repro", f"would run {', '.join(stages)}" if stages else "has nothing to do"
+        idle = f"would run {', '.join(stages)}" if stages else "has nothing to do"
+        yield "dvc repro", "is running now" if self.is_running else idle
         for cause in self.causes:
             yield "", f"{cause.what}: {', '.join(cause.stages)}"
         if self.later_stages:
@@ -101,7 +105,13 @@ def read_status(params: Params) -> Status:
     name = params.datapool.name
     versions = here.pools[name].versions if name in here.pools else []
     latest = versions[-1] if versions else None
-    changes: dict[str, Any] = json.loads(run_dvc(Path(), "status", "--json"))
+    try:
+        changes: dict[str, Any] = json.loads(run_dvc(Path(), "status", "--json"))
+        is_running = False
+    except DatapoolError as error:
+        if not any(words in str(error) for words in _AT_WORK):
+            raise
+        changes, is_running = {}, True
     pipeline = _stages_in_order()
     changed = {stage: changes[stage] for stage in pipeline if stage in changes}
     others = [stage for stage in changes if stage not in pipeline]  # folders that `dvc add` tracks
@@ -119,13 +129,16 @@ def read_status(params: Params) -> Status:
         other_pools=[pool for pool in here.pools if pool != name],
         input_dir=params.input_dir,
         week=week_of(params.input_dir),
-        batch=_batch(params, versions, changed, here),
+        batch="a run is at work" if is_running else _batch(params, versions, changed, here),
+        is_running=is_running,
         causes=causes,
         later_stages=[stage for stage in pipeline[start:] if stage not in changed],
         uncommitted=uncommitted,
         has_git=has_git,
         unpushed=unpushed,
-        next=list(_next(params, here, changed, uncommitted, unpushed)),
+        next=["wait until the run has ended"]
+        if is_running
+        else list(_next(params, here, changed, uncommitted, unpushed)),
     )
 
 

@@ -3,12 +3,16 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 import yaml
 
+import datapool
+from datapool.core.errors import DatapoolError
+from datapool.core.params import load_params
 from datapool.query.states import State
-from datapool.query.status import Cause, _causes
+from datapool.query.status import Cause, _causes, read_status
 
 PARAMETERS = {"input_dir": "data/w1", "stopping_condition": {"n_samples": -1, "min_distance": 0.5}, "seed": 1}
 
@@ -61,6 +65,31 @@ def test_code_outputs_commands_and_stages_that_never_ran_are_told():
         Cause("changed command", ["scan"]),
         Cause("it has not run yet", ["report"]),
     ]
+
+
+def test_while_dvc_is_at_work_status_says_so_and_another_failure_is_raised(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(Path(datapool.__file__).parents[1] / name, name)
+
+    said = iter(
+        ["'output/a' is busy, it is being blocked by: (PID 1)", "Unable to acquire lock. Most likely", "no such stage"]
+    )
+
+    def fail(*arguments):
+        raise DatapoolError(f"`dvc status --json` failed: {next(said)}")
+
+    monkeypatch.setattr("datapool.query.status.run_dvc", fail)
+    for _ in range(2):
+        assert [*read_status(load_params()).as_facts()][-4:] == [
+            ("batch", "data (input_dir): a run is at work"),
+            ("dvc repro", "is running now"),
+            ("git", "none: earlier versions of params.yaml and datapools.json are not kept"),
+            ("next", "wait until the run has ended"),
+        ]
+    with pytest.raises(DatapoolError, match="no such stage"):
+        read_status(load_params())
 
 
 def facts(workspace):
