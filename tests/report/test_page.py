@@ -502,7 +502,7 @@ def test_images_that_use_little_of_the_recorded_range_are_listed_and_shown_by_it
     page = written(inputs._replace(embedding_space=with_ranges))
 
     reason = "uint16 gray: uses 2000 to 2039 of 0 to 8000"
-    assert f"<tr><td><code>narrow.png</code></td><td>{reason}</td></tr>" in page.source
+    assert f"<code>narrow.png</code> {reason}</figcaption>" in page.source
     assert "uint16 gray: 0 to 8000" in page.text
     assert "little_used" in page.facts["attention"]
     assert all(60 <= value <= 68 for value in page.color_of("narrow.png"))  # 2020 of 8000 is 64 of 255
@@ -521,7 +521,7 @@ def test_doubtful_images_are_listed_with_the_reason_and_a_picture_that_can_be_re
 
     assert list(page.facts["attention"]) == ["light", "low_information", "corrupt"]
     assert page.facts["attention"]["low_information"]["first"][0]["filename"] == "far.png"
-    assert "nearly blank: its colors have 1.5 bits of information, below 3" in page.texts["td"]
+    assert "nearly blank: its colors have 1.5 bits of information, below 3" in page.text
     section = page.source.split('<details id="low_information"')[1].split("</details>")[0]
     assert re.search(r'<button type="button" class="shot" data-image="1"><img data-picture="\d+"', section)
 
@@ -567,7 +567,7 @@ def test_label_conflicts_are_the_first_finding_and_name_both_labels():
     Path("week/dog/broken.png").write_bytes(b"")
     page = written(run_on({"cat/a.png": (0, 0), "dog/c.png": (9, 0)}, parameters()))
 
-    row = "<tr><td><code>dog/b.png</code></td><td>same bytes under two labels: dog here, cat as cat/a.png</td></tr>"
+    row = "<code>dog/b.png</code> same bytes under two labels: dog here, cat as cat/a.png</figcaption>"
     assert page.source.count(row) == 1
     assert list(page.facts["attention"]) == ["label_conflicts", "corrupt"]
     assert page.source.index("The same picture under two labels: 1") < page.source.index("Damaged files: 1")
