@@ -151,12 +151,12 @@ function drawDecision() {
   $("distance").value = threshold ?? "";
   $("slider").setAttribute("aria-valuetext", `${state.k} images${threshold === null ? "" : `, min_distance ${threshold}`}`);
   $("reset").hidden = state.k === D.taken;
+  if ($("command").textContent !== keepCommand()) $("said").textContent = "";
   $("command").textContent = keepCommand();
   $("below").textContent = dvcCommands();
   $("copy").disabled = !state.k;
   $("download").hidden = !state.refused.size;
   $("n-refused").textContent = state.refused.size;
-  $("said").textContent = "";
   drawCurve();
 }
 

@@ -208,6 +208,13 @@ def test_a_doubtful_image_is_refused_where_it_is_listed(page):
     assert page.get_attribute("#low_information .shot", "aria-label").startswith("refuse dog/b.png, refused; number 2")
 
 
+def test_an_unusual_name_is_refused_by_the_line_that_exclude_txt_has_for_it(page):
+    page.evaluate("""() => { D.lines[0] = '"#odd.png"\\treason'; }""")
+    page.click("#last-taken .shot >> nth=0")
+
+    assert page.evaluate("excludeFile()") == '"#odd.png"\treason\n'
+
+
 def test_a_second_click_takes_the_refusal_back(page):
     for _ in range(2):
         page.click("#last-taken .shot >> nth=0")

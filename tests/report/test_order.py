@@ -73,9 +73,9 @@ def test_any_beginning_of_the_order_is_what_a_run_with_that_number_takes(seed, c
         assert picks_of(inputs, params, n_samples=k) == order.table.filename.tolist()[:k]
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_a_min_distance_takes_all_before_the_first_that_is_nearer(seed):
-    inputs, params = a_run(seed)
+@pytest.mark.slow
+def test_a_min_distance_takes_all_before_the_first_that_is_nearer():
+    inputs, params = a_run(0)
 
     table = order_of(inputs, params).table
 

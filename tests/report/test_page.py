@@ -30,6 +30,7 @@ from datapool.images.thumbnails import ThumbnailStore, write_thumbnails
 from datapool.report import album, facts
 from datapool.report.facts import ReportInputs
 from datapool.report.page import write_report
+from datapool.report.pictures import PictureSource
 
 SCANNED = ThumbnailStore(Path(".datapool/thumbnails"))
 IN_POOL = ThumbnailStore(Path("pools/demo/thumbnails"))
@@ -395,6 +396,17 @@ def test_the_pool_shows_the_pictures_that_it_keeps(second_week):
     assert second_week.color_of("a.png") == pytest.approx(RED, abs=3)
     assert second_week.problem_of("far.png") == "no picture of it is kept in the pool"
     assert second_week.color_of("later.png") == pytest.approx(YELLOW, abs=3)
+
+
+def test_what_scan_has_kept_of_earlier_batches_is_not_shown(second_week, inputs):
+    # Otherwise the page would depend on a folder that may be deleted at any time.
+    hashes = dict(zip(inputs.images.filename, inputs.images.content_hash, strict=True))
+    with SCANNED.writing() as keep:
+        keep(hashes["far.png"], webp_of(GREEN))
+
+    assert PictureSource(IN_POOL, SCANNED, {}).read([hashes["a.png"], hashes["far.png"]], room=9999).places == {
+        hashes["a.png"]: 0
+    }
 
 
 def test_pictures_are_small_keep_their_shape_and_stand_upright():
