@@ -6,6 +6,7 @@ outputs of each batch tells of all others, with their names.
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import groupby
@@ -142,7 +143,7 @@ def why(params: Params, image: str, *, pool: str | None = None) -> Answer:
     contents = {atomic.sha256(Path(image))} if Path(image).is_file() else set[str]()
 
     def names_in(input_dir: str) -> set[str]:
-        return {asked, asked.removeprefix(f"{input_dir.removesuffix('/').removeprefix('./')}/")}
+        return possible_names(asked, input_dir)
 
     states = [state_here(), *history("dvc.lock")]
     names, gaps, tables = set[str](), [], {}
@@ -185,6 +186,17 @@ def why(params: Params, image: str, *, pool: str | None = None) -> Answer:
         if (week := lineage[name].versions[row.version - 1].week)
     }
     return Answer(_in_order(offers), departures, [*gaps, *found.gaps], weeks)
+
+
+def possible_names(asked: str, input_dir: str) -> set[str]:
+    """Return the names that an image may have in a batch: as asked, or below its input_dir; with accents in either encoding.
+
+    >>> sorted(possible_names("data/w1/a.png", "./data/w1/"))
+    ['a.png', 'data/w1/a.png']
+    """
+    folder = input_dir.removesuffix("/").removeprefix("./")
+    names = {asked, asked.removeprefix(f"{folder}/")}
+    return names | {unicodedata.normalize(form, name) for form in ("NFC", "NFD") for name in names}
 
 
 def _in_order(offers: list[Offer]) -> list[Offer]:

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from datapool.core.atomic import sha256
-from datapool.query.why import ordinal
+from datapool.query.why import ordinal, possible_names
 
 
 def why(workspace, image, *options):
@@ -25,6 +25,11 @@ def test_places_are_said_as_a_person_says_them():
     assert [ordinal(n) for n in (1, 2, 3, 4, 11, 12, 13, 21, 101, 111)] == [
         *("1st", "2nd", "3rd", "4th", "11th", "12th", "13th", "21st", "101st", "111th"),
     ]
+
+
+def test_a_name_may_begin_with_its_folder_and_be_typed_with_accents_of_either_encoding():
+    assert possible_names("data/w1/a.png", "./data/w1/") == {"a.png", "data/w1/a.png"}
+    assert possible_names("gar\u00e7on.png", "w1") == {"gar\u00e7on.png", "garc\u0327on.png"}
 
 
 @pytest.mark.slow
