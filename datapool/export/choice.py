@@ -48,7 +48,7 @@ class Chosen(NamedTuple):
         what = "all up to version" if self.is_whole else "those that version"
         added = "" if self.is_whole else " added"
         left_out = f", and {self.n_left_out} that its batch left out" * bool(self.n_left_out)
-        return f"{what} {self.version.version} ({week_of(self.version)}) of pool {self.pool!r}{added}{left_out}"
+        return f"{what} {self.version.version} ({name_of(self.version)}) of pool {self.pool!r}{added}{left_out}"
 
     @property
     def n_left_out(self) -> int:
@@ -86,7 +86,7 @@ def choose(pools: Path, lineage: Path, name: str, number: int | None, *, is_whol
             "`--all` exports the whole pool, `--version` another version"
         )
     pool_rows, table = table, table[is_chosen].reset_index(drop=True)
-    weeks = {each.version: week_of(each) for each in versions}
+    weeks = {each.version: name_of(each) for each in versions}
     table = table.assign(week=table.version.map(weeks))
     if "path" not in table:
         table = table.assign(path="")
@@ -102,10 +102,9 @@ def choose(pools: Path, lineage: Path, name: str, number: int | None, *, is_whol
     return Chosen(name, version, is_whole, versions, table[columns], pool_rows, embeddings[is_chosen], labels)
 
 
-def week_of(version: Version) -> str:
-    """Return what a version is called: the last part of its batch's folder, or its number if no folder is recorded."""
-    name = Path(version.offered.input_dir).name if version.offered else ""
-    return name if name not in ("", "..") else f"version_{version.version}"
+def name_of(version: Version) -> str:
+    """Return what people call a version: its week, or its number if that is not recorded."""
+    return version.week or f"version {version.version}"
 
 
 def space_of(version: Version) -> str:

@@ -6,7 +6,7 @@ import pandas as pd
 from datapool.core.errors import DatapoolError
 from datapool.core.outputs import Outputs
 from datapool.core.tables import read_csv, read_rows, read_table
-from datapool.export.choice import COLUMNS, PICKED, Chosen, week_of
+from datapool.export.choice import COLUMNS, PICKED, Chosen, name_of
 from datapool.images.batch import batch_id
 
 _EXCLUDED = "excluded"
@@ -45,7 +45,7 @@ def with_left_out(chosen: Chosen, outputs: Outputs) -> Chosen:
     left_out = table.assign(
         path=images.path.loc[table.filename].to_numpy(),
         version=version.version,
-        week=week_of(version),
+        week=name_of(version),
         rank=pd.Series(pd.NA, index=table.index, dtype="Int64"),
         distance=why.distance,
         nearest=why.nearest,
