@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from datapool.core import atomic
-from datapool.core.base import IMPORTED
+from datapool.core.base import IMPORTED, MIGRATED
 from datapool.core.errors import DatapoolError, counted, short_repr
 from datapool.core.lineage import LINEAGE, SAMPLES, Removal, Version, read_entries
 from datapool.core.recorded_rows import open_beginning, read_recorded_seen
@@ -83,6 +83,9 @@ class Answer(NamedTuple):
         if offer.fate == PICKED:
             if offer.parameters.get("method") == IMPORTED:
                 return f"was imported, as image {offer.rank} of {offer.picks}"
+            if offer.parameters.get("method") == MIGRATED:
+                place = f", at distance {distance:.4g} from {nearest} here" if distance is not None else ""
+                return f"came from a pool of another embedding space, as image {offer.rank} of {offer.picks}{place}"
             which = f"was picked as {ordinal(offer.rank or 0)} of {offer.picks}"
             if distance is None:
                 return f"{which}, the first image of the pool"

@@ -20,6 +20,7 @@ from datapool.core.outputs import Outputs
 from datapool.core.params import load_params
 from datapool.core.tables import read_csv as read_table_csv
 from datapool.core.tables import read_table
+from datapool.lightly_docker.import_pool import import_pool
 from datapool.maintenance.verify import verify
 from datapool.migration import combine as module
 from datapool.migration.combine import CombinedPool, combine, describe_versions, protected_images
@@ -271,6 +272,21 @@ def test_excluded_images_are_not_taken_by_content_or_by_name(two_pools):
 
     assert names() == ["shared/a.png", "shared/b.png", "ours/c.png"]
     assert [each.excluded for each in combined.versions] == [0, 1, 1]
+
+
+def test_imported_images_of_unknown_content_are_known_and_excluded_by_their_names(two_pools):
+    Path("lightly").mkdir()
+    write_circle(Path("lightly/datapool_latest.csv"), {"cat/x.jpg": 4.5, "cat/y.jpg": 5.5})
+    import_pool(Path("lightly"), POOLS, LINEAGE, "imported", images=None, max_pixels=10**8)
+    Path("exclude.txt").write_text("cat/y.jpg\tblurred\n")
+
+    first, again = run("imported"), run("imported")
+
+    assert names()[-1] == "cat/x.jpg"
+    assert [(each.added, each.excluded, each.known) for each in first.versions] == [(1, 1, 0)]
+    assert [(each.added, each.excluded, each.known) for each in again.versions] == [(0, 1, 1)]
+    assert read_table_csv(POOLS / "ours/samples.csv").content_hash.tolist()[-1] == ""
+    assert failures() == []
 
 
 def test_an_image_that_left_theirs_and_that_ours_has_is_named(two_pools, monkeypatch, tmp_path):

@@ -22,6 +22,7 @@ from datapool.migration import migrate as module
 from datapool.migration.migrate import Migration, describe_migration, migrate, new_pool_name
 from datapool.migration.reembed import NewModel, settings_for
 from datapool.pool.open import open_base
+from datapool.query.why import why
 from datapool.workspace.params_file import set_params
 
 __all__ = ["folder"]  # a fixture
@@ -307,6 +308,17 @@ def test_settings_of_the_old_model_are_set_aside(pool):
     assert (settings.lightly.model.name, settings.lightly.model.num_ftrs) == ("resnet18", 16)
     assert settings.lightly.collate.input_size == 96
     assert changes == {"embeddings": None, "datapool.base_version": None}
+
+
+def test_why_an_image_is_in_the_new_pool(pool):
+    run()
+    shutil.rmtree("output")
+
+    answer = [line.strip() for line in why(load_params(), "two/c.png", pool="new").as_text()]
+
+    assert answer[-1] == (
+        "came from a pool of another embedding space, as image 2 of 2, at distance 0.2989 from two/d.png of the same week here"
+    )
 
 
 def test_redo_refuses_a_migrated_version(pool, monkeypatch):
