@@ -253,7 +253,7 @@ def collect_facts(inputs: ReportInputs, params: Params, *, removed_file: str) ->
         removed_file: Path of the file with all of ``inputs.removed``, named where a list is cut.
     """
     metrics, removed, stop = inputs.metrics, inputs.removed, params.stopping_condition
-    covers = _covers(removed)
+    covers, n_covers = _covers(removed)
     doubtful = quality.findings(inputs.quality, params.quality)
     return Facts(
         pool=inputs.base.pool,
@@ -278,8 +278,8 @@ def collect_facts(inputs: ReportInputs, params: Params, *, removed_file: str) ->
         near_duplicates=_near_duplicates(inputs.candidates, params),
         duplicates=_list(removed[removed.kind == "duplicate"]),
         known=_list(removed[removed.kind == "known"]),
-        covers=covers[:MAX_COVERS],
-        n_covers=len(covers),
+        covers=covers,
+        n_covers=n_covers,
         comparison=describe_comparison(metrics),
         coverage=inputs.coverage,
         versions=[_version_row(version) for version in inputs.versions],
@@ -452,14 +452,18 @@ def _near_duplicates(candidates: EmbeddedTable, params: Params) -> NearDuplicate
     return NearDuplicates(distance, listed, len(groups), sum(map(len, groups)), "")
 
 
-def _covers(removed: pd.DataFrame) -> list[Cover]:
-    """Return what covers the candidates left out, those that cover most first."""
-    covered = removed[(removed.kind == "covered") & (removed.nearest != "")].sort_values(["distance", "filename"])
+def _covers(removed: pd.DataFrame) -> tuple[list[Cover], int]:
+    """Return what covers the candidates left out, those that cover most first, at most MAX_COVERS; and how many do."""
+    covered = removed[(removed.kind == "covered") & (removed.nearest != "")]
+    counts = covered.nearest.value_counts().sort_index().sort_values(ascending=False, kind="stable")
+    most = counts.head(MAX_COVERS)
+    near = covered[covered.nearest.isin(most.index)].sort_values(["distance", "filename"])
+    rows = dict(iter(near.groupby("nearest")))
     covers = [
-        Cover(str(name), list(zip(rows.filename.head(MAX_ROWS), rows.distance.head(MAX_ROWS), strict=True)), len(rows))
-        for name, rows in covered.groupby("nearest", sort=True)
+        Cover(str(name), list(zip(rows[name].filename[:MAX_ROWS], rows[name].distance[:MAX_ROWS], strict=True)), int(n))
+        for name, n in most.items()
     ]
-    return sorted(covers, key=lambda cover: -cover.total)
+    return covers, len(counts)
 
 
 def _number(value: float) -> float | None:

@@ -615,6 +615,22 @@ def test_images_left_out_are_shown_by_what_covers_them(page, inputs):
     assert written(inputs).facts["left_out"] == [{"covered_by": "a.png", "images": 1}]
 
 
+def test_what_covers_most_comes_first_and_the_nearest_of_its_images_first(inputs, monkeypatch):
+    rows = [("x1", "p", 0.3), ("x2", "p", 0.1), ("x3", "q", 0.2), ("x4", "r", 0.2), ("x5", "r", 0.2)]
+    removed = inputs.removed.iloc[[0] * 5].assign(
+        kind="covered",
+        filename=[name for name, _, _ in rows],
+        nearest=[name for _, name, _ in rows],
+        distance=[distance for _, _, distance in rows],
+    )
+    monkeypatch.setattr(facts, "MAX_COVERS", 2)
+
+    found = facts.collect_facts(inputs._replace(removed=removed), parameters(), removed_file="")
+
+    assert found.covers == [("p", [("x2", 0.1), ("x1", 0.3)], 2), ("r", [("x4", 0.2), ("x5", 0.2)], 2)]
+    assert found.n_covers == 3
+
+
 def test_n_example_images_limits_the_pictures_of_findings_and_covers(inputs):
     page = written(inputs, parameters(n_example_images=0))
 
