@@ -167,7 +167,7 @@ STAGES_OF = {
     "images/batch.py": set(EVERY_STAGE) - {"rank"},
     "model/embedding.py": {"train", "embed"},
     "training/simclr.py": {"train"},
-    "pool/merge.py": {"open", "merge"},
+    "pool/merge.py": {"open", "merge", "report"},
     "selection/k_center.py": {"rank", "sample", "merge", "report"},
     "report/page.py": {"report"},
     "report/page.html": {"report"},
