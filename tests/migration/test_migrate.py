@@ -348,7 +348,7 @@ def test_the_command_needs_a_model_and_only_one():
     assert str(two.exception).startswith("--checkpoint has the model whole; leave out --model")
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_next_week_runs_with_the_new_model(model_second_week, weeks, after):
     made = after(model_second_week)
     checked = made.run("datapool", "migrate", "--input-size", "48", "--dimension", "6", "--check")
