@@ -143,8 +143,10 @@ function dvcCommands() {
 // --- the decision ---------------------------------------------------------------------------------------------------------
 
 function drawDecision() {
-  $("n").textContent = count(state.k === D.taken ? D.picked : state.k);
-  $("grows").textContent = `pool ${count(D.poolBefore)} → ${count(D.poolBefore + (state.k === D.taken ? D.picked : state.k))}`;
+  const n = state.k === D.taken ? D.picked : state.k;
+  const refused = [...state.refused].filter(isPicked).length;
+  $("n").textContent = count(n);
+  $("grows").textContent = `pool ${count(D.poolBefore)} → ${count(D.poolBefore + n - refused)}${refused ? `, ${count(refused)} refused` : ""}`;
   $("slider").value = state.k;
   $("number").value = state.k;
   const threshold = thresholdOf(state.k);

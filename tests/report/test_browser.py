@@ -189,6 +189,7 @@ def test_a_click_refuses_an_image_and_exclude_txt_is_downloaded(page):
     page.click("#first-left-out .shot >> nth=0")
 
     assert page.inner_text("#download") == "refused (2): exclude.txt"
+    assert page.inner_text("#grows") == "pool 1 → 3, 1 refused"  # the other one was left out anyway
     assert page.get_attribute("#last-taken .shot >> nth=1", "aria-pressed") == "true"
     assert page.get_attribute("#sheet > div >> nth=1", "aria-selected") == "false"
     assert page.inner_text("#command") == "datapool keep --exclude ~/Downloads/exclude.txt -m week_2"
@@ -265,6 +266,10 @@ def test_the_keyboard_moves_refuses_and_compares(page):
     assert "refused; number 2, 50 from dog/d.png" in page.inner_text("#compare")
     page.keyboard.press("ArrowRight")
     assert "number 3, 30 from" in page.inner_text("#compare")
+    page.keyboard.press(" ")  # closes it, and refuses nothing
+    assert page.is_hidden("#compare")
+    assert page.inner_text("#n-refused") == "1"
+    page.keyboard.press(" ")
     page.keyboard.press("Escape")
     assert page.is_hidden("#compare")
 
