@@ -303,6 +303,18 @@ def test_the_map_shows_the_image_under_the_pointer(page):
     assert "number 3, 30 from cat/old.png" in page.inner_text("#tip")
 
 
+def test_of_very_many_points_the_pixels_are_set_where_circles_would_be(page):
+    pixels, where = page.evaluate("""() => {
+      map.side = 100;
+      const pixels = new Uint32Array(100 * 100);
+      setPixels(pixels, 100, 1, { which: [0], color: "#102030", alpha: 1 });
+      return [[...pixels.keys()].filter((i) => pixels[i] === 0xff302010), at(0).map(Math.round)];
+    }""")
+
+    x, y = where
+    assert pixels == [row * 100 + column for row in (y - 1, y, y + 1) for column in (x - 1, x, x + 1)]
+
+
 def test_an_image_left_out_says_what_it_is_too_near_to(page):
     page.mouse.move(*point(page, "cat/f.png"))
 
