@@ -35,7 +35,7 @@ def find_image_files(
 
     An image is looked for below each of ``folders`` and below the ``input_dir`` of its batch, by its path there and by its
     filename; then among all files below ``folders`` with the same last part of the name. What is found has the content
-    hash, but if the pool does not know the hash, as of an imported image.
+    hash. Where the pool does not know it, as of an imported image, the first file at one of these places counts.
 
     Args:
         table: Rows of a pool, with the columns filename, content_hash and version, and path if the pool has it.
@@ -94,8 +94,15 @@ def _places(filename: str, path: str, version: Version, folders: Sequence[Path])
     return list(dict.fromkeys(root / name for root in roots for name in names))
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # such as a name that is too long
+        return False
+
+
 def _has_content(path: Path, content_hash: str) -> bool:
-    return path.is_file() and (not content_hash or hash_of(path) == content_hash)
+    return _is_file(path) and (not content_hash or hash_of(path) == content_hash)
 
 
 def _by_hash(folders: Sequence[Path], names: set[str]) -> dict[str, Path]:
@@ -108,10 +115,12 @@ def _by_hash(folders: Sequence[Path], names: set[str]) -> dict[str, Path]:
         for root, _, files in os.walk(folder)
         for name in names.intersection(files)
     )
-    return {hash_of(path): path for path in sorted(paths, reverse=True)}
+    found = {hash_of(path): path for path in sorted(paths, reverse=True)}
+    found.pop("", None)  # files that cannot be read; images of unknown content are not among them
+    return found
 
 
 def _what(expected: Path | None) -> str:
     if expected is None:
         return "the lineage records no folder"
-    return f"{expected} has other content" if expected.is_file() else f"no file {expected}"
+    return f"{expected} has other content" if _is_file(expected) else f"no file {expected}"

@@ -1,6 +1,7 @@
 """Images of a pool are found by place, name and content; never outside of the folders where images are."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -63,6 +64,17 @@ def test_an_image_without_a_known_hash_is_what_is_at_its_place():
     assert find("cat/a.png", None, version()) == Located(None, None)
 
 
+def test_a_file_that_cannot_be_read_is_no_image_of_unknown_content():
+    Path("old/a.png").symlink_to("nowhere")
+    os.mkfifo("old/deep/b.png")
+
+    assert find("cat/a.png", None, version(), folders=[Path("old")]).path is None
+    assert find("b.png", None, version(), folders=[Path("old")]).path is None
+    assert find("b.png", b"b", version(), folders=[Path("old")]).path is None
+    long = f"{'x' * 300}.png"  # no file system has such a name
+    assert find(long, b"a", version("data")) == Located(None, Path("data") / long)
+
+
 def test_names_that_lead_out_of_a_folder_are_not_followed():
     outside = str(Path("secret.png").resolve())
 
@@ -80,4 +92,6 @@ def test_images_that_are_not_found_are_counted_and_the_first_named():
         "4 images of 5 cannot be found: 'a' (the lineage records no folder); 'b' (data/cat/a.png has other content); 'c' (no "
         "file data/no.png); …; find them"
     )
+    with pytest.raises(DatapoolError, match=r"1 image of 1 cannot be found: 'e' [(]no file x{300}[)]; find it"):
+        require_image_files(["e"], [Located(None, Path("x" * 300))], remedy="find it")
     assert require_image_files(["e"], [Located(Path("e"), None)], remedy="") == [Path("e")]
