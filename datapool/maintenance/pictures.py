@@ -118,8 +118,11 @@ def _add_to(
         if added.n:
             new = LineageEntry.model_validate({**entry.model_dump(), "versions": versions})
             transaction.commit(new.model_dump(), files)
-    done = f"{counted(added.n, 'picture')} added" if n_all else "has all pictures"
+    n_unknown = int((rows.content_hash == "").sum())
+    done = f"{counted(added.n, 'picture')} added" if n_all else "nothing to add"
     left = [f"images were not found: {', '.join(places)}; name their folder with --images"] if places else []
+    if n_unknown:
+        left.append(f"{counted(n_unknown, 'image')} cannot have a picture: imported without its file, by its name only")
     return added._replace(sentences=[f"pool {store.name!r}: {sentence}" for sentence in (done, *left)])
 
 

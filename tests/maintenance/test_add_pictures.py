@@ -121,7 +121,7 @@ def test_a_pool_without_pictures_becomes_the_same_as_one_that_had_them_from_the_
         name: data for name, data in expected.items() if "pool.json" not in name
     }
     before = state()
-    assert add() == ["pool 'p': has all pictures"]
+    assert add() == ["pool 'p': nothing to add"]
     assert state() == before
 
 
@@ -135,6 +135,16 @@ def test_a_pool_that_does_not_know_paths_finds_its_images_by_their_filenames(mon
 
     assert ("path" in pd.read_csv(FOLDER / "samples.csv")) == has_column
     assert add() == ["pool 'p': 2 pictures added"]
+
+
+def test_an_image_of_unknown_content_is_counted_as_one_that_cannot_have_a_picture():
+    images = open_week("week_1")
+    unknown = images.assign(content_hash=images.content_hash.where(images.filename != "week_1/cat/a.png", ""))
+    merge_week("week_1", unknown, with_pictures=False, knows_paths=False)
+    cannot = "pool 'p': 1 image cannot have a picture: imported without its file, by its name only"
+
+    assert add() == ["pool 'p': 1 picture added", cannot]
+    assert add() == ["pool 'p': nothing to add", cannot]
 
 
 def test_images_that_are_gone_are_counted_and_found_in_another_folder_under_other_names():
