@@ -3,6 +3,8 @@
 import os
 import platform
 import shutil
+import stat
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -51,13 +53,17 @@ def free_gib(folder: Path) -> float:
 
 
 def size_of(folder: Path) -> int:
-    """Return how many bytes the files of a folder hold, without those behind links; 0 if it does not exist."""
-    return sum(
-        (Path(top) / name).lstat().st_size
-        for top, _, names in os.walk(folder)
-        for name in names
-        if not (Path(top) / name).is_symlink()
-    )
+    """Return how many bytes the files of a folder hold, without those behind links; 0 if it does not exist.
+
+    A file that a run removes meanwhile is not counted.
+    """
+    size = 0
+    for top, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                found = (Path(top) / name).lstat()
+                size += 0 if stat.S_ISLNK(found.st_mode) else found.st_size
+    return size
 
 
 def _version(name: str) -> str | None:

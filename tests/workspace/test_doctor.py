@@ -148,6 +148,13 @@ def test_the_size_of_a_folder_is_that_of_its_files_without_links(tmp_path):
     assert size_of(tmp_path / "none") == 0
 
 
+def test_a_file_that_is_removed_meanwhile_has_no_size(tmp_path, monkeypatch):
+    (tmp_path / "two").write_bytes(b"12")
+    monkeypatch.setattr("os.walk", lambda folder: [(str(folder), [], ["two", "gone"])])
+
+    assert size_of(tmp_path) == 2
+
+
 def test_a_remote_for_an_update_is_refused(tmp_path):
     printed = Workspace(tmp_path).run("datapool", "init", "--update", "--remote", "/store", fails=True)
     assert "--remote is for a new workspace; in an existing one run `dvc remote add --default store URL`" in printed
