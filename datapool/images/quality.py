@@ -92,14 +92,14 @@ def _kinds(table: pd.DataFrame, thresholds: Quality) -> dict[str, tuple[str, np.
         kinds["dark"] = (
             "brightest",
             beyond,
-            f"dark: its brightest parts have {{:.2f}} of 1, below {thresholds.dark:g}",
+            f"dark: brightness {{:.2f}} of 1 in its brightest parts, below {thresholds.dark:g}",
         )
     if thresholds.light is not None:
         most = 1 - thresholds.light
         kinds["light"] = (
             "darkest",
             table.darkest - most,
-            f"light: its darkest parts have {{:.2f}} of 1, above {most:g}",
+            f"light: brightness {{:.2f}} of 1 in its darkest parts, above {most:g}",
         )
     if thresholds.low_information is not None:
         least = 10 * thresholds.low_information

@@ -202,8 +202,8 @@ def test_made_up_pictures_are_found_for_what_they_are(tmp_path, shipped):
     }
     assert found.usual == {}
     reasons = found.images.set_index(["kind", "filename"]).reason
-    assert reasons["dark", "black.jpg"] == "dark: its brightest parts have 0.00 of 1, below 0.32"
-    assert reasons["light", "white.png"] == "light: its darkest parts have 1.00 of 1, above 0.95"
+    assert reasons["dark", "black.jpg"] == "dark: brightness 0.00 of 1 in its brightest parts, below 0.32"
+    assert reasons["light", "white.png"] == "light: brightness 1.00 of 1 in its darkest parts, above 0.95"
     assert reasons["low_information", "white.png"] == "nearly blank: its colors have 1.6 bits of information, below 3"
     assert reasons["odd_aspect_ratio", "strip.jpg"] == (
         "odd shape: its shorter side is 0.10 of the longer one, below 0.35"
