@@ -35,6 +35,14 @@ Log = Callable[[str], None]
 """Shows a line to the user."""
 
 _CODE = ("dvc.yaml", "stages", "datapool")
+_UNFINISHED = {
+    "MERGE_HEAD": "merge",
+    "rebase-merge": "rebase",
+    "rebase-apply": "rebase",
+    "CHERRY_PICK_HEAD": "cherry-pick",
+    "REVERT_HEAD": "revert",
+}
+"""What git is doing, by the file or folder of ``.git`` that it has meanwhile."""
 _N_SAMPLES, _MIN_DISTANCE = "stopping_condition.n_samples", "stopping_condition.min_distance"
 
 
@@ -194,8 +202,8 @@ def _require_run(params: Params, *, has_git: bool) -> None:
 
 def _require_committable() -> None:
     """Refuse if the commit would not be one that makes the same version again."""
-    for name, what in (("MERGE_HEAD", "merge"), ("rebase-merge", "rebase"), ("CHERRY_PICK_HEAD", "cherry-pick")):
-        if Path(run_command(Path(), "git", "rev-parse", "--git-path", name).strip()).exists():
+    for name, what in _UNFINISHED.items():
+        if Path(run_command(Path(), "git", "rev-parse", "--git-path", name).removesuffix("\n")).exists():
             raise DatapoolError(f"git is in the middle of a {what}; finish or abort it, then run again")
     if changed := _changed(*_CODE):
         raise DatapoolError(
@@ -246,9 +254,7 @@ def _cut(params: Params, n: int | None, min_distance: float | None) -> dict[str,
         )
     wanted: dict[str, Any] = {_N_SAMPLES: n + metrics.pool_before * stop.n_samples_includes_datapool}
     reached = curve[curve.step <= n]
-    if (
-        params.method == "coreset" and len(reached) and reached.distance.iloc[-1] < stop.min_distance
-    ):  # it ends before n
+    if params.method == "coreset" and len(reached) and reached.distance.iloc[-1] < stop.min_distance:  # ends before n
         last = float(reached.distance.iloc[-1]) if reached.step.iloc[-1] == n else -1.0
         wanted[_MIN_DISTANCE] = threshold_for(curve, n) or last
     return wanted
@@ -424,7 +430,7 @@ def _refuse_another_batch(params: Params) -> None:
     """Refuse a batch while a version of another one is waiting: it would become final unseen."""
     for name, version in _waiting().items():
         offered = version.offered.input_dir if version.offered else "an earlier batch"
-        if name != params.datapool.name or offered != params.input_dir:
+        if name != params.datapool.name or os.path.normpath(offered) != os.path.normpath(params.input_dir):
             raise _waits(name, version, f"of {offered}", params)
 
 

@@ -21,7 +21,7 @@ from datapool.core.schema import Params
 from datapool.core.tables import write_csv
 from datapool.workspace.create import Scm, make_workspace
 from datapool.workspace.outcome import Outcome, _what_wants_an_eye, round_number_below, threshold_for
-from datapool.workspace.week import _cut, _files_of_dvc, _require_committable, _waiting, add, keep
+from datapool.workspace.week import _cut, _files_of_dvc, _refuse_another_batch, _require_committable, _waiting, add, keep
 
 MAIN = "from datapool.cli import main; main()"
 
@@ -237,6 +237,37 @@ def test_in_the_middle_of_a_merge_nothing_is_committed(repository):
     repository.run("git", "merge", "other", fails=True)
     with pytest.raises(DatapoolError, match="git is in the middle of a merge; finish or abort it, then run again"):
         _require_committable()
+
+
+def test_while_git_is_at_work_on_something_nothing_is_committed(repository):
+    for name, what in (
+        ("rebase-merge", "rebase"),
+        ("rebase-apply", "rebase"),
+        ("CHERRY_PICK_HEAD", "cherry-pick"),
+        ("REVERT_HEAD", "revert"),
+    ):
+        (Path(".git") / name).touch()
+        with pytest.raises(DatapoolError, match=f"git is in the middle of a {what}; finish or abort it, then run again"):
+            _require_committable()
+        (Path(".git") / name).unlink()
+    _require_committable()
+
+
+def test_a_folder_that_is_written_in_another_way_is_no_other_batch(repository):
+    params = load_params(Path(__file__).parents[2] / "params.yaml").model_copy(update={"input_dir": "data/week_2"})
+
+    def wait_for(input_dir: str) -> None:
+        counts = dict.fromkeys(("images", "corrupt", "duplicates", "known", "candidates"), 2)
+        offered = {"input_dir": input_dir, "filename_prefix": "", "hint": "", **counts}
+        versions = [version(1, "a"), {**version(2, "b"), "offered": offered}]
+        Path("datapools.json").write_text(json.dumps({params.datapool.name: {"versions": versions}}))
+
+    for same in ("data/week_2", "data/week_2/", "./data//week_2"):
+        wait_for(same)
+        _refuse_another_batch(params)
+    wait_for("data/week_20")
+    with pytest.raises(DatapoolError, match="of data/week_20. was added and is not kept yet, so data/week_2 is not added"):
+        _refuse_another_batch(params)
 
 
 def test_the_files_of_dvc_add_belong_to_the_week_of_their_folder(tmp_path, monkeypatch):
