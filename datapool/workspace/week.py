@@ -264,6 +264,11 @@ def _lines_to_exclude(params: Params, file: Path) -> list[str]:
     """Return the lines of a file that exclude.txt lacks, after a check that each names an image that is known."""
     path = corrections.list_of(params)
     listed, new = read_exclusions(path), read_exclusions(file)
+    if path.exists() and file.samefile(path):
+        raise DatapoolError(
+            f"--exclude: {file} is the list itself, which has its lines already; give another file, such as the one that "
+            "the report has made"
+        )
     corrections.find_images(params, [*new.by_hash, *new.by_name])
     known = {*listed.by_hash, *listed.by_name}
     lines = []

@@ -21,7 +21,16 @@ from datapool.core.schema import Params
 from datapool.core.tables import write_csv
 from datapool.workspace.create import Scm, make_workspace
 from datapool.workspace.outcome import Outcome, _what_wants_an_eye, round_number_below, threshold_for
-from datapool.workspace.week import _cut, _files_of_dvc, _refuse_another_batch, _require_committable, _waiting, add, keep
+from datapool.workspace.week import (
+    _cut,
+    _files_of_dvc,
+    _lines_to_exclude,
+    _refuse_another_batch,
+    _require_committable,
+    _waiting,
+    add,
+    keep,
+)
 
 MAIN = "from datapool.cli import main; main()"
 
@@ -247,7 +256,9 @@ def test_while_git_is_at_work_on_something_nothing_is_committed(repository):
         ("REVERT_HEAD", "revert"),
     ):
         (Path(".git") / name).touch()
-        with pytest.raises(DatapoolError, match=f"git is in the middle of a {what}; finish or abort it, then run again"):
+        with pytest.raises(
+            DatapoolError, match=f"git is in the middle of a {what}; finish or abort it, then run again"
+        ):
             _require_committable()
         (Path(".git") / name).unlink()
     _require_committable()
@@ -266,8 +277,22 @@ def test_a_folder_that_is_written_in_another_way_is_no_other_batch(repository):
         wait_for(same)
         _refuse_another_batch(params)
     wait_for("data/week_20")
-    with pytest.raises(DatapoolError, match="of data/week_20. was added and is not kept yet, so data/week_2 is not added"):
+    with pytest.raises(
+        DatapoolError, match="was added and is not kept yet, so data/week_2 is not added; `datapool keep`"
+    ):
         _refuse_another_batch(params)
+
+
+def test_the_list_of_excluded_images_is_not_added_to_itself(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("exclude.txt").write_text("cat/a.png\n")
+    Path("link.txt").symlink_to("exclude.txt")
+    params = load_params(Path(__file__).parents[2] / "params.yaml")
+    for file in (Path("exclude.txt"), tmp_path / "link.txt"):
+        with pytest.raises(
+            DatapoolError, match=r"txt is the list itself, which has its lines already; give another file"
+        ):
+            _lines_to_exclude(params, file)
 
 
 def test_the_files_of_dvc_add_belong_to_the_week_of_their_folder(tmp_path, monkeypatch):
