@@ -229,7 +229,7 @@ def show(
         print_json(found.model_dump())
         return
     if not csv:
-        commit = first_with(history(str(LINEAGE)), found)
+        commit = first_with(history(str(LINEAGE)), pool, found)
         print_facts(describe(pool, read_entries(LINEAGE)[pool], found, commit))
         return
     with open_csv(Path(params.shared_dir), pool, found) as file:

@@ -156,16 +156,25 @@ def history(*paths: str) -> list[State]:
         return []
 
 
-def first_with(states: Iterable[State], version: Version) -> State | None:
-    """Return the first commit whose datapools.json has the batch of a version; None if none has it.
+def first_with(states: Iterable[State], pool: str, version: Version) -> State | None:
+    """Return the first commit whose datapools.json has the batch of a version in its pool; None if none has it.
 
     Args:
         states: The latest first.
-        version: Of a pool.
+        pool: Its name: two pools may have versions of one batch.
+        version: Of that pool.
     """
     batch = version.batch.encode()
     commits = [state for state in states if state.commit and batch in (state.texts[2] or b"")]
-    return commits[-1] if commits else None
+    return next((state for state in reversed(commits) if _has_batch(state, pool, version.batch)), None)
+
+
+def _has_batch(state: State, pool: str, batch: str) -> bool:
+    try:
+        entry = state.pools.get(pool)
+    except DatapoolError:  # a commit with a conflict in the file
+        return False
+    return entry is not None and any(version.batch == batch for version in entry.versions)
 
 
 _FORMAT = "--format=%H%x00%cs%x00%s"

@@ -276,7 +276,7 @@ def _not_taken(
 
 def _of_version(pool: str, version: Version, states: list[State]) -> dict[str, Any]:
     """Return what an offer has of the version that its batch made."""
-    first = first_with(states, version)
+    first = first_with(states, pool, version)
     return {
         "pool": pool,
         "week": version.week,

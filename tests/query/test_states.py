@@ -126,17 +126,22 @@ def test_a_choice_is_that_of_the_first_commit_that_has_it_and_of_what_sample_rea
     assert (runs[1].pool, runs[1].name) == ("p", "w1 (commit c3)")
 
 
-def test_a_version_is_of_the_first_commit_that_has_its_batch():
+def test_a_version_is_of_the_first_commit_in_which_its_pool_has_its_batch():
     version = Version(
         version=1, batch="b1", rows=1, new=1, datapool_sha256="0" * 64, samples_sha256="0" * 64, checkpoint_sha256=None
     )
-    texts = [("", b'"b1" "b2"'), ("c3", b'"b1" "b2"'), ("c2", b'"b1"'), ("c1", None)]
-    states = [State(commit, "", "", (None, None, text)) for commit, text in texts]
+    record = {"versions": [version.model_dump()]}
+    both, ours, theirs = ({name: record for name in names} for names in ("pq", "p", "q"))
+    conflict = b'<<<<<<< "b1"'
+    texts = [("", both), ("c5", both), ("c4", ours), ("c3", conflict), ("c2", theirs), ("c1", None)]
+    states = [
+        State(commit, "", "", (None, None, json.dumps(text).encode() if isinstance(text, dict) else text))
+        for commit, text in texts
+    ]
 
-    found = first_with(states, version)
-    assert found is not None
-    assert found.commit == "c2"
-    assert first_with(states[:1], version) is None  # not committed
+    found = [first_with(states, pool, version) for pool in ("p", "q", "r")]
+    assert [state and state.commit for state in found] == ["c4", "c2", None]
+    assert first_with(states[:1], "p", version) is None  # not committed
 
 
 def test_the_cache_finds_files_and_names_what_it_lacks(tmp_path, monkeypatch):
