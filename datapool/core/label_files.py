@@ -63,6 +63,15 @@ def image_keys(table: pd.DataFrame) -> pd.Series:
     return table.content_hash.where(table.content_hash != "", "name " + table.filename)
 
 
+def numbered(keys: pd.Series) -> pd.Series:
+    """Return keys that are unique: images with the same bytes are told apart by their order.
+
+    >>> numbered(pd.Series(["0f", "b", "0f"])).tolist()
+    ['0f 0', 'b 0', '0f 1']
+    """
+    return keys + " " + keys.groupby(keys).cumcount().astype("str")
+
+
 def read_splits(path: Path) -> pd.DataFrame:
     """Read splits.csv; a file that does not exist has no rows. Without the column group, each image is a group of its own.
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from datapool.core.errors import DatapoolError, counted, short_repr
-from datapool.core.label_files import SPLIT_COLUMNS, SPLITS, image_keys
+from datapool.core.label_files import SPLIT_COLUMNS, SPLITS, image_keys, numbered
 from datapool.core.progress import Progress
 from datapool.selection.k_center import nearest
 from datapool.selection.near_duplicates import near_duplicate_distance, near_duplicate_groups
@@ -119,9 +119,9 @@ def assign_splits(
     if wanted[_TRAIN] <= 0:
         given = " and ".join(f"split.{split} {share:g}" for split, share in shares.items())
         raise DatapoolError(f"{given} leave no image for train; give shares that are less than 1 together")
-    keys = _numbered(image_keys(images))
+    keys = numbered(image_keys(images))
     row_of = pd.Index(keys)
-    place = row_of.get_indexer(pd.Index(_numbered(image_keys(recorded))))  # row of the pool; -1: left
+    place = row_of.get_indexer(pd.Index(numbered(image_keys(recorded))))  # row of the pool; -1: left
     left = place < 0
     known = place[~left]
     splits = np.full(len(images), "", dtype=object)
@@ -217,11 +217,6 @@ def sentences_about(assigned: Assigned, links: Links) -> list[str]:
     if more := len(assigned.conflicts) - _CONFLICTS_TOLD:
         said.extend([f"{counted(more, 'more such group')}; `--json` lists all"] * (more > 0))
     return said
-
-
-def _numbered(keys: pd.Series) -> pd.Series:
-    """Return keys that are unique: images with the same bytes are told apart by their order."""
-    return keys + " " + keys.groupby(keys).cumcount().astype("str")
 
 
 # --- groups ------------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import pandas as pd
 
 from datapool.core import atomic
 from datapool.core.errors import DatapoolError, counted
+from datapool.core.label_files import image_keys, numbered
 from datapool.core.lineage import LINEAGE, SAMPLES, Version
 from datapool.core.recorded_rows import NotRecordedError, open_beginning
 from datapool.core.tables import parse_csv_table, read_csv
@@ -218,12 +219,15 @@ def read_rows_at(state: State, pool: str, cache: Cache) -> pd.DataFrame:
 
     The files here are read, if they begin with the recorded bytes; otherwise those in DVC's cache.
 
+    Returns:
+        One row per image, by ``image_keys``; images with the same bytes are numbered in their order.
+
     Raises:
         DatapoolError: If the rows are in neither, with the command that gets them.
     """
     versions = _versions(state, pool)
-    table = _read_rows(state, pool, versions[-1], cache) if versions else pd.DataFrame(columns=_COLUMNS)
-    return table.set_index(table.content_hash.where(table.content_hash != "", table.filename))
+    table = _read_rows(state, pool, versions[-1], cache) if versions else pd.DataFrame(columns=_COLUMNS, dtype="str")
+    return table.set_index(numbered(image_keys(table)))
 
 
 _COLUMNS = ["filename", "content_hash", "version", "rank", "distance", "weak_label"]

@@ -70,6 +70,17 @@ def test_samples_are_compared_by_content_and_those_of_unknown_content_by_name(tw
     ]
 
 
+def test_images_with_the_same_bytes_are_told_apart_by_their_order(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = state("old", [("a.jpg", A, "x"), ("copy.jpg", A, "x"), ("u.jpg", "", "x"), ("v.jpg", "", "x")])
+    after = state("new", [("a.jpg", A, "x"), ("copy_2.jpg", A, "x"), ("u.jpg", "", "x"), ("copy_3.jpg", A, "x")])
+    (pool,) = diff(before, after).pools
+
+    assert [sample.filename for sample in pool.gained] == ["copy_3.jpg"]
+    assert [sample.filename for sample in pool.lost] == ["v.jpg"]
+    assert pool.renamed == [Renamed(A, "copy.jpg", "copy_2.jpg", "x", "x")]
+
+
 def test_a_state_does_not_differ_from_itself(two_states):
     assert list(diff(two_states[0], two_states[0]).as_text())[1:] == ["no parameter differs, and no pool"]
 
