@@ -30,7 +30,7 @@ class Cause:
     what: str
     """A clause, such as "seed changed from 1 to 2"."""
     stages: list[str]
-    """The stages that it makes run again, in the order of the pipeline."""
+    """The stages that it makes run again, in the order of the pipeline; none for a folder that `dvc add` tracks."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Status:
         idle = f"would run {', '.join(stages)}" if stages else "has nothing to do"
         yield "dvc repro", "is running now" if self.is_running else idle
         for cause in self.causes:
-            yield "", f"{cause.what}: {', '.join(cause.stages)}"
+            yield "", ": ".join(filter(None, [cause.what, ", ".join(cause.stages)]))
         if self.later_stages:
             yield "", f"if what they read changes: {', '.join(self.later_stages)}"
         if not self.has_git:

@@ -67,6 +67,19 @@ def test_code_outputs_commands_and_stages_that_never_ran_are_told():
     ]
 
 
+def test_a_folder_that_is_not_as_dvc_records_it_is_told_without_a_stage(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(Path(datapool.__file__).parents[1] / name, name)
+    monkeypatch.setattr("datapool.query.status.run_dvc", lambda *_: '{"data.dvc": [{"changed outs": {"data": "modified"}}]}')
+
+    assert [*read_status(load_params()).as_facts()][2:4] == [
+        ("dvc repro", "has nothing to do"),
+        ("", "data.dvc is not as DVC records it"),
+    ]
+
+
 def test_while_dvc_is_at_work_status_says_so_and_another_failure_is_raised(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
