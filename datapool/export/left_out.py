@@ -5,7 +5,7 @@ import pandas as pd
 
 from datapool.core.errors import DatapoolError
 from datapool.core.outputs import Outputs
-from datapool.core.tables import read_csv, read_rows, read_table
+from datapool.core.tables import read_csv, read_json, read_rows, read_table
 from datapool.export.choice import COLUMNS, PICKED, Chosen, name_of
 from datapool.images.batch import batch_id
 
@@ -23,12 +23,19 @@ def with_left_out(chosen: Chosen, outputs: Outputs) -> Chosen:
         outputs: What the last run wrote.
 
     Raises:
-        DatapoolError: If the last run had another batch than that of ``chosen.version``, or its files are not here.
+        DatapoolError: If the last run had another pool or another batch than that of ``chosen.version``, or its files are
+            not here.
     """
-    version = chosen.version
-    for path in (outputs.images, outputs.embeddings, outputs.removed_samples):
+    version, base = chosen.version, outputs.base / "base.json"
+    for path in (outputs.images, outputs.embeddings, outputs.removed_samples, base):
         if not path.is_file():
             raise DatapoolError(f"{path} is not here, so nothing tells what was left out; `dvc checkout` restores it")
+    pool = read_json(base).get("pool")
+    if pool != chosen.pool:
+        raise DatapoolError(
+            f"--left-out: the last run was on pool {pool!r}, not on {chosen.pool!r}; leave out --left-out, or run the batch "
+            f"again with datapool.name: {chosen.pool}"
+        )
     images = read_table(outputs.images).set_index("filename")
     candidates = read_rows(outputs.embeddings)
     removed = read_csv(outputs.removed_samples).drop_duplicates("filename").set_index("filename")

@@ -22,7 +22,7 @@ from small_pool import LINEAGE, POOLS, add_version, make_pool, sha256, write_ima
 import datapool
 from datapool import cli
 from datapool.core.outputs import Outputs
-from datapool.core.tables import EmbeddedTable, write_csv, write_rows, write_table
+from datapool.core.tables import EmbeddedTable, write_csv, write_json, write_rows, write_table
 from datapool.images.batch import batch_id
 from datapool.terminal import run_app
 
@@ -448,6 +448,7 @@ def write_outputs() -> None:
     write_rows(outputs.embeddings, EmbeddedTable(candidates, np.array([[4, 0.5], [5, 0.5], [9, 9]], dtype=np.float32)))
     removed = {"filename": paths[2:], "kind": ["covered"], "reason": ["x"], "nearest": ["c.png"], "distance": [0.25]}
     write_csv(outputs.removed_samples, pd.DataFrame(removed))
+    write_json(outputs.base / "base.json", {"pool": "p"})
     lineage = json.loads(LINEAGE.read_text())
     lineage["p"]["versions"][1]["batch"] = batch_id(images)
     LINEAGE.write_text(json.dumps(lineage))
@@ -475,7 +476,7 @@ def test_what_the_batch_left_out_is_exported_with_its_fate_on_request(export):
     assert np.load("o/embeddings.npy").tolist()[4:] == [[5.0, 0.5], [9.0, 9.0]]
 
 
-def test_left_out_is_refused_where_the_last_run_had_another_batch(export):
+def test_left_out_is_refused_where_the_last_run_had_another_batch_or_pool(export):
     assert export("--new", "--left-out", "--to", "csv") == (
         "error: output/images.parquet is not here, so nothing tells what was left out; `dvc checkout` restores it\n"
     )
@@ -483,6 +484,11 @@ def test_left_out_is_refused_where_the_last_run_had_another_batch(export):
     assert export("--version", "1", "--left-out", "--to", "csv") == (
         "error: --left-out: output/images.parquet is another batch than that of version 1, and only the last one is known in "
         "full; leave out --left-out, or run that batch again\n"
+    )
+    write_json(Outputs("output").base / "base.json", {"pool": "q"})  # the same batch, for another pool
+    assert export("--new", "--left-out", "--to", "csv") == (
+        "error: --left-out: the last run was on pool 'q', not on 'p'; leave out --left-out, or run the batch again with "
+        "datapool.name: p\n"
     )
 
 
