@@ -14,6 +14,7 @@ from datapool.export.job import Job, Written, write_json, write_lines
 
 _SHARD = 2**30  # bytes of images in a shard
 
+_NO_VAL = "no image of this export is in val, so val is the same list as train"
 _NO_SPLITS = "the pool has no splits, so val is the same list as train; `datapool split` makes splits"
 
 
@@ -103,15 +104,14 @@ def write_coco(folder: Path, job: Job) -> Written:
 def write_yolo(folder: Path, job: Job) -> Written:
     """Write images/SPLIT/, labels/SPLIT/ with an empty file per image, SPLIT.txt with its images, and data.yaml.
 
-    Images without a split are in train; if none has one, train is val as well, because
-    Ultralytics needs both.
+    Images without a split are in train; if none is in val, train is val as well, because Ultralytics needs both.
     """
     _refuse_same_stem(job)
     lists: dict[str, list[str]] = {"train": []}
     for done, image in enumerate(job.images, start=1):
         split = image.split or "train"
         job.place(image, folder / "images" / split)
-        skeleton = folder / "labels" / split / PurePosixPath(image.name).with_suffix(".txt")
+        skeleton = folder / _label_file(f"images/{split}/{image.name}")
         skeleton.parent.mkdir(parents=True, exist_ok=True)
         skeleton.touch()
         lists.setdefault(split, []).append(f"./images/{split}/{image.name}")
@@ -123,8 +123,18 @@ def write_yolo(folder: Path, job: Job) -> Written:
     text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
     (folder / "data.yaml").write_text(text, encoding="utf-8")
     order = [f"images/{image.split or 'train'}/{image.name}" for image in job.images]
-    notes = [] if any(image.split for image in job.images) else [_NO_SPLITS]
-    return Written(order, notes)
+    has_splits = any(image.split for image in job.images)
+    return Written(order, [] if "val" in lists else [_NO_VAL if has_splits else _NO_SPLITS])
+
+
+def _label_file(image: str) -> PurePosixPath:
+    """Return where Ultralytics looks for the labels of an image: "labels" stands for the last folder "images" of its path.
+
+    >>> str(_label_file("images/val/cam_1/a.png")), str(_label_file("images/val/cam_1/images/a.png"))
+    ('labels/val/cam_1/a.txt', 'images/val/cam_1/labels/a.txt')
+    """
+    before, _, after = f"/{image}".rpartition("/images/")
+    return PurePosixPath(f"{before}/labels/{after}".lstrip("/")).with_suffix(".txt")
 
 
 def _refuse_same_stem(job: Job) -> None:

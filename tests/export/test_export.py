@@ -241,6 +241,26 @@ def test_yolo_has_lists_of_images_an_empty_label_file_each_and_the_classes(expor
     export("--all", "--version", "1", "--to", "yolo", "--output", "y", "--overwrite")
 
 
+def test_yolo_says_that_no_image_is_in_val_and_train_stands_in(export):
+    write_splits({"cat/d.jpg": "train", "cat/a 1.png": "val"})
+
+    assert export("--new", "--to", "yolo", "--output", "y").splitlines()[1:] == [
+        "no image of this export is in val, so val is the same list as train"
+    ]
+    assert yaml.safe_load(Path("y/data.yaml").read_text())["val"] == "train.txt"
+
+
+def test_yolo_has_labels_where_ultralytics_looks_for_those_of_a_folder_called_images(export):
+    write_image(Path("data/week_3/cam/images/f.v2.png"), (5, 5), 41)
+    add_version(Path("data/week_3"), ["cam/images/f.v2.png"])
+    export("--new", "--to", "yolo", "--output", "y")
+
+    # ultralytics.data.utils.img2label_paths: the last /images/ becomes /labels/, and the ending .txt
+    assert Path("y/train.txt").read_text() == "./images/train/cam/images/f.v2.png\n"
+    assert Path("y/images/train/cam/labels/f.v2.txt").read_bytes() == b""
+    assert not Path("y/labels").exists()
+
+
 def test_label_studio_has_a_task_per_image_whose_weak_label_is_a_prediction(export):
     export("--new", "--to", "label-studio", "--output", "out/week #2")
     tasks = json.loads(Path("out/week #2/tasks.json").read_text())
