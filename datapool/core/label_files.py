@@ -160,6 +160,8 @@ def _read(path: Path, columns: Mapping[str, str], *, optional: str = "") -> pd.D
         header, *rows = [row for row in csv.reader(StringIO(data.decode("utf-8-sig"), newline="")) if row]
     except (ValueError, csv.Error) as error:  # not UTF-8, no row; a zero byte, too large a field
         raise DatapoolError(f"{path}: is not a csv file with a header; {_remedy(path)}") from error
+    if twice := [name for name in columns if header.count(name) > 1]:
+        raise DatapoolError(f"{path}: has the column {twice[0]} twice; {_remedy(path)}")
     if missing := [name for name in columns if name not in header and name != optional]:
         raise DatapoolError(f"{path}: lacks the column {missing[0]}; {_remedy(path)}")
     for number, row in enumerate(rows, start=2):

@@ -55,7 +55,7 @@ def read_returned(path: Path, source: Source | None) -> list[Returned]:
         found = [image for part in parts for image in _READERS[source or _source_of(part)](part)]
     except _ContentError as error:
         raise DatapoolError(f"{path}: {error}; nothing was changed") from error
-    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise DatapoolError(
             f"{path}: is not as Label Studio, CVAT or COCO writes it ({type(error).__name__}: {error}); nothing was changed"
         ) from error

@@ -68,6 +68,7 @@ def test_a_file_that_does_not_exist_has_no_rows():
         ("", f"is not a csv file with a header; {REMEDY}"),
         (b"\xff\xfe,", f"is not a csv file with a header; {REMEDY}"),
         ("filename,split,group\n", f"lacks the column content_hash; {REMEDY}"),
+        ("filename,content_hash,split,split\n", f"has the column split twice; {REMEDY}"),
         (HEADER + "a,0f,val\n", f"row 2 has 3 cells, but the header has 4; {REMEDY}"),
         (HEADER + "a,0f,val,1\nb,0e,Val,1\n", f"row 3: split is 'Val', not train, val or test; or {REMEDY}"),
         (HEADER + "a,0f,val,x\n", f"row 2: group is 'x'; it should be a number; or {REMEDY}"),

@@ -252,6 +252,7 @@ def test_accents_fit_however_they_are_written(labels):
         ("[]", "week.json: has no image; nothing was changed"),
         ([{"image": "c.png", "choice": "cat"}], 'week.json: is not the format "JSON" of Label Studio, in which each task has data and '),
         ([task("c.png") | {"data": {"x": 1}}], "week.json: has a task without an image: {'x': 1}; nothing was changed"),
+        ([task("c.png") | {"data": {"image": "http://[a]b/c.png"}}], "week.json: is not as Label Studio, CVAT or COCO writes it (ValueError: "),
         ([5], "week.json: is not as Label Studio, CVAT or COCO writes it ("),
         ({"a": 1}, "week.json: is JSON, but neither of Label Studio nor of COCO, which has images and annotations; nothing was changed"),
         (COCO | {"images": []}, "week.json: has an annotation of image 1 and category 2, but not both of these; nothing was changed"),
