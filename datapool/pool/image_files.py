@@ -15,6 +15,7 @@ from datapool.core.lineage import Version
 from datapool.core.progress import Progress
 from datapool.images.batch import AUTO_PREFIX, prefix_of
 from datapool.images.decode import hash_of
+from datapool.images.formats import suffixes
 
 _SHOWN = 3  # images that a message names
 
@@ -31,11 +32,11 @@ class Located(NamedTuple):
 def find_image_files(
     table: pd.DataFrame, versions: Sequence[Version], *, folders: Sequence[Path] = (), progress: Progress
 ) -> list[Located]:
-    """Find the file of each image by its place, and then by its name.
+    """Find the file of each image by its place, and then by its content.
 
     An image is looked for below each of ``folders`` and below the ``input_dir`` of its batch, by its path there and by its
-    filename; then among all files below ``folders`` with the same last part of the name. What is found has the content
-    hash. Where the pool does not know it, as of an imported image, the first file at one of these places counts.
+    filename; then among all images below ``folders``, first those with the same last part of the name. What is found has
+    the content hash. Where the pool does not know it, as of an imported image, the first file at one of these places counts.
 
     Args:
         table: Rows of a pool, with the columns filename, content_hash and version, and path if the pool has it.
@@ -52,9 +53,10 @@ def find_image_files(
         located.append(Located(found, places[0] if places else None))
         progress(done, len(rows))
     missing = [i for i, place in enumerate(located) if place.path is None]
-    by_hash = _by_hash(folders, {Path(name).name for i in missing for name in (rows[i][0], rows[i][3])})
+    names = {Path(name).name for i in missing for name in (rows[i][0], rows[i][3])}
+    by_content = _by_content(folders, {rows[i][1] for i in missing} - {""}, names)
     for i in missing:
-        located[i] = located[i]._replace(path=by_hash.get(rows[i][1]))
+        located[i] = located[i]._replace(path=by_content.get(rows[i][1]))
     return located
 
 
@@ -105,18 +107,31 @@ def _has_content(path: Path, content_hash: str) -> bool:
     return _is_file(path) and (not content_hash or hash_of(path) == content_hash)
 
 
-def _by_hash(folders: Sequence[Path], names: set[str]) -> dict[str, Path]:
-    """Return the files below some folders that have one of these names, by the sha256 of their bytes."""
-    if not names:
-        return {}
-    paths = (
-        Path(root) / name
+def _by_content(folders: Sequence[Path], wanted: set[str], names: set[str]) -> dict[str, Path]:
+    """Return files below some folders by their content hashes, as far as these are wanted.
+
+    Args:
+        folders: Searched recursively.
+        wanted: Content hashes.
+        names: The files to read first; of the others only those with the ending of an image are read.
+    """
+    found: dict[str, Path] = {}
+    if not wanted:
+        return found
+    endings = suffixes(gif=True)
+    paths = sorted(
+        (name not in names, f"{root}/{name}")
         for folder in folders
         for root, _, files in os.walk(folder)
-        for name in names.intersection(files)
+        for name in files
+        if name in names or os.path.splitext(name)[1].lower() in endings
     )
-    found = {hash_of(path): path for path in sorted(paths, reverse=True)}
-    found.pop("", None)  # files that cannot be read; images of unknown content are not among them
+    for _, path in paths:
+        content = hash_of(Path(path))
+        if content in wanted:
+            found.setdefault(content, Path(path))
+            if len(found) == len(wanted):
+                break
     return found
 
 

@@ -206,7 +206,7 @@ def test_missing_images_are_named_found_elsewhere_or_dropped(pool):
     assert not (POOLS / "new").exists()
 
     Path("elsewhere/deep").mkdir(parents=True)
-    shutil.copy("moved.png", "elsewhere/deep/b.png")
+    shutil.copy("moved.png", "elsewhere/deep/renamed.png")
     assert run(folders=[Path("elsewhere")], check_only=True).dropped == []
 
     migration = run(drop_missing=True)

@@ -55,8 +55,19 @@ def test_an_image_is_at_its_path_or_under_its_name_without_the_prefix():
 def test_other_content_is_not_the_image_wherever_it_is_and_equal_content_is_under_any_path():
     assert find("cat/a.png", b"c", version("data")) == Located(None, Path("data/cat/a.png"))
     assert find("cat/a.png", b"c", version("data"), folders=[Path("old")]).path == Path("old/deep/a.png")
-    assert find("cat/b.png", b"c", version("data"), folders=[Path("old")]).path is None  # another name
+    assert find("cat/b.png", b"c", version("data"), folders=[Path("old")]).path == Path("old/deep/a.png")  # renamed
+    assert find("cat/b.png", b"s", version("data"), folders=[Path("old")]).path is None
     assert find("cat/a.png", b"b", version(), folders=[Path("data")]).path == Path("data/x/a.png")
+
+
+def test_a_file_of_the_same_name_comes_before_others_of_that_content_and_only_it_may_have_any_ending():
+    for name in ("old/0.png", "old/z.dat", "old/notes.txt"):
+        Path(name).write_bytes(b"z")
+
+    assert find("x/z.dat", b"z", version("data"), folders=[Path("old")]).path == Path("old/z.dat")
+    assert find("x/y.png", b"z", version("data"), folders=[Path("old")]).path == Path("old/0.png")
+    Path("old/0.png").unlink()
+    assert find("x/y.png", b"z", version("data"), folders=[Path("old")]).path is None  # notes.txt is not read
 
 
 def test_an_image_without_a_known_hash_is_what_is_at_its_place():
