@@ -131,7 +131,7 @@ def test_a_version_is_of_the_first_commit_in_which_its_pool_has_its_batch():
         version=1, batch="b1", rows=1, new=1, datapool_sha256="0" * 64, samples_sha256="0" * 64, checkpoint_sha256=None
     )
     record = {"versions": [version.model_dump()]}
-    both, ours, theirs = ({name: record for name in names} for names in ("pq", "p", "q"))
+    both, ours, theirs = (dict.fromkeys(names, record) for names in ("pq", "p", "q"))
     conflict = b'<<<<<<< "b1"'
     texts = [("", both), ("c5", both), ("c4", ours), ("c3", conflict), ("c2", theirs), ("c1", None)]
     states = [

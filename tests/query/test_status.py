@@ -72,7 +72,9 @@ def test_a_folder_that_is_not_as_dvc_records_it_is_told_without_a_stage(tmp_path
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     for name in ("params.yaml", "dvc.yaml"):
         shutil.copy(Path(datapool.__file__).parents[1] / name, name)
-    monkeypatch.setattr("datapool.query.status.run_dvc", lambda *_: '{"data.dvc": [{"changed outs": {"data": "modified"}}]}')
+    monkeypatch.setattr(
+        "datapool.query.status.run_dvc", lambda *_: '{"data.dvc": [{"changed outs": {"data": "modified"}}]}'
+    )
 
     assert [*read_status(load_params()).as_facts()][2:4] == [
         ("dvc repro", "has nothing to do"),
