@@ -20,8 +20,11 @@ _BROWSERS = (
 _SECONDS = 120
 
 
-def find_browser() -> str:
+def find_browser(page: Path) -> str:
     """Return the path of a Chromium or Chrome.
+
+    Args:
+        page: What is to be printed, for the message.
 
     Raises:
         DatapoolError: If none is installed.
@@ -30,7 +33,7 @@ def find_browser() -> str:
     if found is None:
         raise DatapoolError(
             "a PDF needs Chromium or Chrome, and none is installed here; install one (on Debian: `apt-get install "
-            "chromium`), or print output/report.html from any browser"
+            f"chromium`), or print {page} from any browser"
         )
     return found
 
@@ -45,7 +48,7 @@ def write_pdf(page: Path, pdf: Path) -> None:
     Raises:
         DatapoolError: If no browser is installed, it fails, or the disk refuses.
     """
-    browser = find_browser()
+    browser = find_browser(page)
     with atomic.replace(pdf) as temporary, tempfile.TemporaryDirectory() as profile:
         options = ["--headless", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
         if hasattr(os, "geteuid") and os.geteuid() == 0:
