@@ -231,11 +231,13 @@ class Facts(NamedTuple):
                 }
                 for finding in self.findings
             },
+            "usual": self.usual,
             "near_duplicates": {
                 "distance": self.near_duplicates.distance,
                 "groups": self.near_duplicates.n_groups,
                 "images": self.near_duplicates.n_images,
                 "first": self.near_duplicates.groups[:N_EDGE],
+                "not_searched": self.near_duplicates.not_searched,
             },
             "left_out": [{"covered_by": cover.filename, "images": cover.total} for cover in self.covers],
             "comparison": self.comparison,
@@ -296,7 +298,7 @@ def _sentence(metrics: Metrics, method: str) -> str:
         return summarize(metrics)
     new = "the only new image" if n == 1 else f"all {n:,} new images"
     if not picked:
-        begin = f"None of the {n:,} new images was picked"
+        begin = "The only new image was not picked" if n == 1 else f"None of the {n:,} new images was picked"
     elif not left:
         begin = f"{new[0].upper()}{new[1:]} {'is' if n == 1 else 'are'} worth labeling"
     elif method == "random":
@@ -314,8 +316,12 @@ def _sentence(metrics: Metrics, method: str) -> str:
     present = [(count, what) for count, what in others if count]
     if len(present) == 1 and metrics.covered:
         looks = "looks" if left == 1 else "look"
-        return f"{begin}; {'the rest' if picked else 'all'} {looks} like something you already have or pick"
-    return f"{begin}; of the rest, {', '.join(f'{count:,} are {what}' for count, what in present)}"
+        which = "the rest" if picked else "it" if n == 1 else "all"
+        return f"{begin}; {which} {looks} like something you already have or pick"
+    if n == 1:
+        return f"{begin}; it is {present[0][1]}"
+    clauses = ", ".join(f"{count:,} {'is' if count == 1 else 'are'} {what}" for count, what in present)
+    return f"{begin}; {'of the rest, ' if picked else ''}{clauses}"
 
 
 def _outcomes(metrics: Metrics, params: Params) -> list[Outcome]:
@@ -367,7 +373,7 @@ def _weeks(inputs: ReportInputs, params: Params) -> list[Week]:
     weeks = [
         Week(
             version.version,
-            week_of(version.offered.input_dir) if version.offered else f"version {version.version}",
+            version.week or f"version {version.version}",
             version.offered.candidates if version.offered else None,
             version.new,
             version.offered.share_covered_by_pool if version.offered else None,
@@ -375,7 +381,7 @@ def _weeks(inputs: ReportInputs, params: Params) -> list[Week]:
         for version in inputs.versions
     ]
     metrics = inputs.metrics
-    if not metrics.picked:
+    if len(inputs.versions) == len(inputs.base.versions):  # a version may have no picks: all have left it
         weeks.append(Week(None, week_of(params.input_dir), metrics.candidates, 0, metrics.share_covered_by_pool))
     return weeks
 
@@ -389,7 +395,7 @@ def _version_row(version: Version) -> VersionRow:
         images=version.rows,
         new=version.new,
         covering_radius=version.covering_radius,
-        batch=version.batch[:12],
+        batch=version.batch_digest[:12],
         selection=", ".join([parameters.method if parameters else "", *active]),
     )
 

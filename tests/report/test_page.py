@@ -16,10 +16,10 @@ import pytest
 import yaml
 from conftest import MAX_PIXELS
 from PIL import Image
-from report_runs import BLUE, GREEN, RED, YELLOW, draw, no_progress, paint, parameters, run_on
+from report_runs import BLUE, GREEN, RED, ROOT, YELLOW, draw, no_progress, paint, parameters, run_on
 
 from datapool.core.base import write_base
-from datapool.core.lineage import EmbeddingSpace
+from datapool.core.lineage import EmbeddingSpace, Migrated
 from datapool.core.metrics import write_metrics
 from datapool.core.outputs import Outputs
 from datapool.core.schema import Params
@@ -208,6 +208,21 @@ def test_the_sentence_names_what_became_of_every_candidate(inputs):
             "random",
             "2 of 9 new images were drawn at random; of the rest, 7 are beyond the number you asked for",
         ),
+        (
+            {"picked": 0, "candidates": 9, "covered": 1, "near_protected": 8},
+            "coreset",
+            "None of the 9 new images was picked; 1 is like something you already have or pick, 8 are kept out by your rules",
+        ),
+        (
+            {"picked": 0, "candidates": 1, "covered": 1},
+            "coreset",
+            "The only new image was not picked; it looks like something you already have or pick",
+        ),
+        (
+            {"picked": 0, "candidates": 1, "covered": 0, "not_considered": 1},
+            "coreset",
+            "The only new image was not picked; it is not considered",
+        ),
     ):
         metrics = inputs.metrics.model_copy(update=counts)
         params = parameters(method=method, stopping_condition={**NUMBER_OF_SAMPLES, "n_samples": 2})
@@ -240,6 +255,25 @@ def test_a_week_that_adds_nothing_is_the_last_of_the_weeks(inputs):
     assert page.texts["h1"] == ["week 2"]
     weeks = page.facts["weeks"]
     assert [(week["version"], week["week"], week["picked"]) for week in weeks] == [(1, "week", 2), (None, "week 2", 0)]
+
+
+def test_a_week_whose_picks_have_all_left_is_there_once(inputs):
+    weeks = facts.collect_facts(
+        inputs._replace(metrics=inputs.metrics.model_copy(update={"picked": 0})), parameters(), removed_file=""
+    ).weeks
+
+    assert [(week.version, week.week) for week in weeks] == [(1, "week")]
+
+
+def test_a_version_that_was_no_batch_is_named_by_where_its_images_come_from(inputs):
+    imported = inputs.versions[0].model_copy(update={"offered": None, "batch": f"imported:{'ab' * 32}"})
+    migrated = Migrated(pool="old", version=4, datapool_sha256="0" * 64, embedding_space=inputs.embedding_space)
+    versions = [imported, imported.model_copy(update={"version": 2, "migrated": migrated})]
+
+    found = facts.collect_facts(inputs._replace(versions=versions), parameters(), removed_file="")
+
+    assert [week.week for week in found.weeks] == ["version 1", "pool old, migrated"]
+    assert [version.batch for version in found.versions] == ["abababababab"] * 2
 
 
 # --- the choice: what the slider reads --------------------------------------------------------------------------------
@@ -317,6 +351,12 @@ def test_the_facts_name_the_images_on_either_side_of_the_cut(page, inputs):
         {"filename": "far.png", "rank": 2, "distance": 10.0, "nearest": "a.png"},
     ]
     assert choice["first_left_out"] == [{"filename": "near.png", "rank": 3, "distance": 0.5, "nearest": "a.png"}]
+
+
+def test_the_manual_names_every_key_of_the_facts(inputs):
+    manual = (ROOT / "docs/metrics.md").read_text()
+
+    assert [key for key in written(inputs).facts if f"`{key}`" not in manual.partition("`output/report.json`")[2]] == []
 
 
 def test_a_name_that_exclude_txt_writes_in_another_way_has_its_line(tmp_path):
@@ -545,7 +585,9 @@ def test_what_most_images_are_is_told_once_and_names_none(inputs, monkeypatch):
     page = written(inputs._replace(quality=dark))
 
     assert "dark" not in page.facts["attention"]
-    assert "3 of the images are dark, more than half: so none is named for it." in page.texts["p"]
+    sentence = "3 of the images are dark, more than half: so none is named for it"
+    assert f"{sentence}." in page.texts["p"]
+    assert page.facts["usual"] == [sentence]
 
 
 def test_near_duplicates_are_shown_in_groups():
@@ -556,6 +598,7 @@ def test_near_duplicates_are_shown_in_groups():
     page = written(run_on(places, parameters()))
 
     near = page.facts["near_duplicates"]
+    assert near["not_searched"] == ""
     assert (near["groups"], near["images"], near["first"]) == (1, 3, [["a.png", "b.png", "c.png"]])
     assert "Near-duplicates in the batch: 3 in 1 group" in page.text
     section = page.source.split('<details id="near-duplicates">')[1].split("</details>")[0]
@@ -569,7 +612,9 @@ def test_near_duplicates_are_not_looked_for_among_too_many(inputs, monkeypatch):
 
     page = written(inputs)
 
-    assert "Not done: near-duplicates are looked for in batches of up to 2 candidates." in page.text
+    why = "near-duplicates are looked for in batches of up to 2 candidates"
+    assert f"Not done: {why}." in page.text
+    assert page.facts["near_duplicates"] == {"distance": 0, "groups": 0, "images": 0, "first": [], "not_searched": why}
 
 
 def test_label_conflicts_are_the_first_finding_and_name_both_labels():
