@@ -11,12 +11,12 @@ from datapool.core.atomic import SCRATCH
 from datapool.core.errors import DatapoolError, counted
 from datapool.core.lineage import THUMBNAILS_FOLDER, LineageEntry, Version, read_entries, version_file
 from datapool.core.progress import Progress
-from datapool.images.batch import prefix_of
 from datapool.images.decode import hash_of
 from datapool.images.listing import find_images
 from datapool.images.thumbnails import ThumbnailStore, hashes_in
 from datapool.pool.agreement import backing_up_before_checkout, read_record, require_agreement
 from datapool.pool.files import read_samples, require_version_files
+from datapool.pool.image_files import path_in_batch
 from datapool.pool.lock import locked
 from datapool.pool.store import RECORD, Store
 from datapool.pool.thumbnails import Pictures, kept_first, pictures_of, write_thumbnails
@@ -143,10 +143,9 @@ def _finder(
     max_pixels: int,
 ) -> Pictures:
     """Return what finds pictures of images that a version added: at their paths below ``where``, then by their content."""
-    prefix = prefix_of(version.offered.filename_prefix, version.offered.input_dir) if version.offered else ""
-    paths = rows.filename.str.removeprefix("./").str.removeprefix(prefix)
-    if "path" in rows:
-        paths = rows.path.where(rows.path != "", paths)
+    rows = rows[rows.version == version.version]
+    paths = rows.path if "path" in rows else [""] * len(rows)
+    paths = [path_in_batch(name, path, version) for name, path in zip(rows.filename, paths, strict=True)]
     options: Any = {
         "max_pixels": max_pixels,
         "ranges": (version.embedding_space and version.embedding_space.ranges) or {},

@@ -13,7 +13,7 @@ import pandas as pd
 from datapool.core.errors import DatapoolError, counted, short_repr
 from datapool.core.lineage import Version
 from datapool.core.progress import Progress
-from datapool.images.batch import AUTO_PREFIX, prefix_of
+from datapool.images.batch import prefix_of
 from datapool.images.decode import hash_of
 from datapool.images.formats import suffixes
 
@@ -60,6 +60,19 @@ def find_image_files(
     return located
 
 
+def path_in_batch(filename: str, path: str, version: Version) -> str:
+    """Return where an image was below the ``input_dir`` of its batch.
+
+    Args:
+        filename: In the pool.
+        path: As the pool records it; "" if it does not.
+        version: That added the image.
+    """
+    offered = version.offered
+    prefix = prefix_of(offered.filename_prefix, offered.input_dir) if offered else ""
+    return path or filename.removeprefix("./").removeprefix(prefix)
+
+
 def require_image_files(filenames: Sequence[str], located: Sequence[Located], *, remedy: str) -> list[Path]:
     """Return the file of each image.
 
@@ -86,13 +99,9 @@ def _places(filename: str, path: str, version: Version, folders: Sequence[Path])
     roots = list(folders)
     if version.offered:
         roots.append(Path(version.offered.input_dir))
-        prefix = version.offered.filename_prefix
-        prefix = prefix_of(prefix, version.offered.input_dir) if prefix == AUTO_PREFIX else prefix
-        path = path or filename.removeprefix("./").removeprefix(prefix)
+    names = [path_in_batch(filename, path, version), filename]
     # A pool from elsewhere may name any file of this machine.
-    names = [
-        name for name in (path or filename, filename) if not Path(name).is_absolute() and ".." not in Path(name).parts
-    ]
+    names = [name for name in names if not Path(name).is_absolute() and ".." not in Path(name).parts]
     return list(dict.fromkeys(root / name for root in roots for name in names))
 
 
