@@ -1,4 +1,4 @@
-"""Say what a batch brought, in two lines: what it was, what is proposed, and what wants an eye."""
+"""Read what a batch brought, and describe it in two lines: what it was, what is proposed, and what wants an eye."""
 
 import math
 from collections.abc import Mapping
