@@ -1,5 +1,6 @@
 """Put together what page.js shows: candidates in their order, images of the pool, their places on the map, and pictures."""
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -76,6 +77,7 @@ def make_album(
     labels = sorted({*table.weak_label})
     positions = {label: i for i, label in enumerate(labels)}
     data = {
+        "id": hashlib.sha256("\n".join(table.filename).encode()).hexdigest()[:8],
         "order": min(len(facts.order.table), n),
         "taken": min(facts.order.taken, n),
         "picked": facts.order.taken,

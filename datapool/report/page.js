@@ -3,7 +3,8 @@
 // The element with the id "data" has JSON. Images are numbers: the candidates come first, the best first, then the images of
 // the pool. Of each image it has its name, its place on the map (x, y) and the number of its picture (-1: problems[problem[i]]
 // is the reason); of each candidate its label, its distance and its nearest image (-1: none). The first `order` candidates are
-// in the order of picking: a choice of k images takes the first k. The run took `taken`.
+// in the order of picking: a choice of k images takes the first k. The run took `taken`. `id` stands for the candidates and
+// their order.
 "use strict";
 
 const D = JSON.parse(document.getElementById("data").textContent);
@@ -26,9 +27,10 @@ const state = {
   current: 0, // position on the sheet
 };
 
-/** Read the choice from the address, so that a reload keeps it. */
+/** Read the choice from the address, so that a reload keeps it. One of another run has other images under these numbers. */
 function restore() {
   const wanted = new URLSearchParams(location.hash.slice(1));
+  if (wanted.get("of") !== D.id) return;
   if (wanted.has("n") && !D.isFixed) state.k = clamp(Number(wanted.get("n")) || 0, 0, D.order);
   for (const i of (wanted.get("refused") ?? "").split("-")) {
     if (i !== "" && Number(i) < D.candidates) state.refused.add(Number(i));
@@ -39,6 +41,7 @@ function remember() {
   const choice = new URLSearchParams();
   if (state.k !== D.taken) choice.set("n", state.k);
   if (state.refused.size) choice.set("refused", [...state.refused].join("-"));
+  if (String(choice)) choice.set("of", D.id);
   if (String(choice) !== location.hash.slice(1)) history.replaceState(null, "", `#${choice}`);
 }
 

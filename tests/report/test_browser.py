@@ -232,6 +232,16 @@ def test_a_reload_keeps_the_choice(page):
     assert page.inner_text("#download") == "refused (1): exclude.txt"
 
 
+def test_a_choice_of_another_run_in_the_address_is_not_taken_for_one_of_this_run(page):
+    slide(page, 4)
+    page.click("#last-taken .shot >> nth=0")
+    page.goto(page.url.replace("of=", "of=0"))
+    page.reload()
+
+    assert page.inner_text("#n") == "3"
+    assert page.is_hidden("#download")
+
+
 # --- sheet and map ----------------------------------------------------------------------------------------------------
 
 
