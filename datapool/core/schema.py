@@ -334,9 +334,9 @@ class Params(Section):
     stopping_condition: StoppingCondition
     ranking: Ranking
     rules: Rules
-    split: Split
     images: Images
     quality: Quality
+    split: Split
     datapool: Datapool
     dump_dataset: bool
     n_example_images: Annotated[int, Field(ge=0)]

@@ -1119,7 +1119,7 @@ OUT_OF_RANGE: list[tuple[dict[str, object], str]] = [
     ({"rules__sequence_gap": 10**30}, "rules.sequence_gap is 1" + "0" * 30 + "; it should be less than or equal to 1000000000"),
     ({"quality__dark": 1.5}, "quality.dark is 1.5; it should be less than or equal to 1"),
     ({"quality__light": -0.1}, "quality.light is -0.1; it should be greater than or equal to 0"),
-    ({"quality__low_information": "low"}, "quality.low_information is 'low', a string; write a number without quotes"),
+    ({"quality__low_information": "low"}, "quality.low_information is 'low'; it should be a number"),
     ({"quality__blurry": True}, "quality.blurry is true; it should be a number"),
     ({"quality__odd_aspect_ratio": 2}, "quality.odd_aspect_ratio is 2; it should be less than or equal to 1"),
     ({"quality__odd_size": -3}, "quality.odd_size is -3; it should be greater than or equal to 0"),

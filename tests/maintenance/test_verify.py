@@ -229,7 +229,7 @@ def test_other_distances_and_choices_pass_too(pool, settings):
     repro(**settings)
 
     assert set(outcomes().values()) == {"pass"}
-    assert len(outcomes()) == 9
+    assert len(outcomes()) == 10
 
 
 def test_a_first_version_alone_passes(pool):
