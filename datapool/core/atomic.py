@@ -170,7 +170,7 @@ def replace(path: Path) -> Iterator[Path]:
 
 REFUSALS = {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE, errno.ENFILE,
-    errno.ENOMEM, errno.ENOTDIR, errno.EEXIST,
+    errno.ENOMEM, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG,
 }  # fmt: skip
 """Error numbers by which a disk or the system refuses a valid request; any other number is a bug. See ``remedy``."""
 

@@ -44,11 +44,12 @@ class Chosen(NamedTuple):
     """The classes that came back from labeling, by ``image_keys``; empty if none came."""
 
     def __str__(self) -> str:
-        """Say what it is, for messages."""
+        """Return what it is, for messages."""
         what = "all up to version" if self.is_whole else "those that version"
         added = "" if self.is_whole else " added"
         left_out = f", and {self.n_left_out} that its batch left out" * bool(self.n_left_out)
-        return f"{what} {self.version.version} ({name_of(self.version)}) of pool {self.pool!r}{added}{left_out}"
+        week = f" ({self.version.week})" if self.version.week else ""
+        return f"{what} {self.version.version}{week} of pool {self.pool!r}{added}{left_out}"
 
     @property
     def n_left_out(self) -> int:

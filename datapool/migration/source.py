@@ -1,5 +1,6 @@
 """Find another pool: of this workspace, of a git revision, or of another folder. It is only read."""
 
+import os
 import re
 import shutil
 import tempfile
@@ -93,7 +94,8 @@ def _kinds_of(source: str, name: str, workspace: Path, pools: Path, lineage_file
     is_revision = bool(source) and in_git_repository(workspace) and _commit_of(source, workspace) is not None
     return [
         *[_POOL] * (source != name and source in read_entries(lineage_file)),
-        *[_FOLDER] * (Path(source).is_dir() and _has_pool(Path(source))),
+        # False if the name is too long for a folder.
+        *[_FOLDER] * (os.path.isdir(source) and _has_pool(Path(source))),  # noqa: PTH112
         *[_REVISION] * is_revision,
     ]
 

@@ -1,5 +1,6 @@
 """Find the nearest images of any image, and the near-duplicates, among the images of a pool and of the last batch."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -99,7 +100,7 @@ class Duplicates(NamedTuple):
 
 
 def where(version: int) -> str:
-    """Say where an image is: ``Images.table`` numbers the versions.
+    """Return where an image is, in words: ``Images.table`` numbers the versions.
 
     >>> where(3), where(0)
     ('pool, version 3', 'last batch')
@@ -164,11 +165,11 @@ def near(params: Params, asked: str, *, k: int | None, progress: Progress) -> An
         DatapoolError: If there is no such image, it cannot be read, or there is no model that could embed it.
     """
     images = read_images(params)
-    path = Path(asked)
+    path, is_folder = Path(asked), os.path.isdir(asked)  # noqa: PTH112  False if too long
     damaged: list[tuple[str, str]] = []
-    if path.is_dir():
+    if is_folder:
         wanted, damaged = _of_folder(path, params)
-    elif path.exists():
+    elif os.path.exists(asked):  # noqa: PTH110  the same
         wanted = _inspected([path], params)
         if wanted.damage[0]:
             raise DatapoolError(f"{path}: {wanted.damage[0]}; give an image")
@@ -184,7 +185,7 @@ def near(params: Params, asked: str, *, k: int | None, progress: Progress) -> An
         images.table.content_hash == content if content else images.table.filename == name
         for name, content in zip(wanted.image, wanted.content_hash, strict=True)
     ]
-    k = k or (1 if path.is_dir() else 10)
+    k = k or (1 if is_folder else 10)
     vectors, queries = (_vectors(rows, params) for rows in (images.embeddings, embeddings))
     found = [
         Near(

@@ -5,6 +5,7 @@ outputs of each batch tells of all others, with their names.
 """
 
 import difflib
+import os
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -143,7 +144,8 @@ def why(params: Params, image: str, *, pool: str | None = None) -> Answer:
         raise DatapoolError(f"{LINEAGE} lists no pool {pool!r}; it lists {', '.join(map(repr, lineage)) or 'none'}")
     asked = image.removeprefix("./")
     prefix = image.lower() if re.fullmatch("[0-9a-fA-F]{8,64}", image) else None
-    contents = {atomic.sha256(Path(image))} if Path(image).is_file() else set[str]()
+    is_file = os.path.isfile(image)  # noqa: PTH113  False if too long
+    contents = {atomic.sha256(Path(image))} if is_file else set[str]()
 
     def names_in(input_dir: str) -> set[str]:
         return possible_names(asked, input_dir)

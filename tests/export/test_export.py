@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,9 +22,12 @@ from small_pool import LINEAGE, POOLS, add_version, make_pool, sha256, write_ima
 
 import datapool
 from datapool import cli
+from datapool.core.errors import DatapoolError
 from datapool.core.outputs import Outputs
+from datapool.core.params import load_params
 from datapool.core.tables import EmbeddedTable, write_csv, write_json, write_rows, write_table
 from datapool.images.batch import batch_id
+from datapool.query.why import why
 from datapool.terminal import run_app
 
 NAMES = ["cat/a 1.png", "dog/b.jpg", "c.png", "cat/d.jpg", "cat/e&é.png"]
@@ -523,6 +527,30 @@ def test_moved_images_are_found_by_their_content(export):
 
     assert sha256(Path("f/images/cat/a 1.png")) == sha256(Path("archive/a 1.png"))
     assert sha256(Path("f/images/dog/b.jpg")) == sha256(Path("archive/dog/b.jpg"))
+
+
+def test_a_name_that_no_file_can_have_is_refused_in_one_line(export):
+    long = "x" * 300
+    assert re.fullmatch(
+        "error: x{300}: File name too long; .* MB are free; give it a shorter name, then run again\n",
+        export("--new", "--to", "files", "--output", long),
+    )
+    assert export("--new", "--to", "files", "--images", long, "--output", "f") == (
+        "f: 2 images, those that version 2 (week_2) of pool 'p' added\n"  # they are at their old place
+    )
+    with pytest.raises(DatapoolError, match=f"^no batch has offered an image '{long[:20]}"):
+        why(load_params(), long)
+
+
+def test_a_version_whose_week_is_not_recorded_is_named_by_its_number(export):
+    lineage = json.loads(LINEAGE.read_text())
+    del lineage["p"]["versions"][1]["offered"]
+    LINEAGE.write_text(json.dumps(lineage))
+
+    assert export("--new", "--to", "csv", "--output", "x.csv") == (
+        "x.csv: 2 images, those that version 2 of pool 'p' added\n"
+    )
+    assert table(Path("x.csv"))[0]["week"] == "version 2"
 
 
 def test_images_that_are_missing_or_changed_are_named_and_nothing_is_written(export):

@@ -105,6 +105,7 @@ def test_what_cannot_be_answered_is_refused_with_what_helps(second_week, new_wor
         "'no.png' is no file or folder here, and no image of pool 'my_datapool' or of the last batch; give a path, a "
         "name in samples.csv, or a content hash"
     )
+    assert "is no file or folder here, and no image" in refusal(second_week, "near", "x" * 300)  # too long for a file
     new, bad, empty = weeks / "week_3/cat/image_40.png", tmp_path / "bad.png", tmp_path / "empty"
     bad.write_text("no image")
     empty.mkdir()
