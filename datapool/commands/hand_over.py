@@ -48,7 +48,7 @@ def export(
     changed, nothing is written. Each folder has datapool.csv, which says of every image why it was picked; its names and
     content hashes find the images again when the labels come back.
     """
-    from datapool.core.errors import DatapoolError
+    from datapool.core.errors import DatapoolError, counted
     from datapool.core.lineage import LINEAGE
     from datapool.core.outputs import Outputs
     from datapool.core.params import load_params
@@ -90,4 +90,4 @@ def export(
         }
         print_json(facts)
         return
-    say(f"{exported.output}: {exported.n_images} images, {chosen}", *exported.notes)
+    say(f"{exported.output}: {counted(exported.n_images, 'image')}, {chosen}", *exported.notes)

@@ -141,14 +141,14 @@ def duplicates(
         )
 
 
-@app.command("what-if", short_help="Tell what other values of min_distance would pick.")
+@app.command("what-if", short_help="Compute what other values of min_distance would pick.")
 def what_if(
     min_distances: Annotated[
         list[float], typer.Argument(help="Values of stopping_condition.min_distance.", show_default=False)
     ],
     as_json: Json = False,
 ) -> None:
-    """Tell how many images of the last batch other values of min_distance would pick; run it in the workspace.
+    """Compute how many images of the last batch other values of min_distance would pick; run it in the workspace.
 
     Computed from the ranking, without running a stage or changing anything. "covered before" is the share of the candidates
     closer than that to the pool before the batch; "radius" is the covering radius after the picks. To take one: `dvc exp run

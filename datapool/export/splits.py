@@ -93,7 +93,7 @@ def assign_splits(
     seed: int,
     progress: Progress | None = None,
 ) -> Assigned:
-    """Give each image of a pool that has no split one.
+    """Assign a split to each image of a pool that has none.
 
     Groups are assigned from the largest to the smallest, those of one size in an order that the seed and their contents
     determine; each to the split where it brings the counts, overall and for each weak label, nearest to the shares. Labels

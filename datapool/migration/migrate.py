@@ -384,7 +384,7 @@ def describe_migration(migration: Migration, name: str, params: Params, *, is_ma
     )
     if migration.dropped:
         shown = ", ".join(map(repr, migration.dropped[:3])) + ", …" * (len(migration.dropped) > 3)
-        yield f"{counted(len(migration.dropped), 'image')} could not be found and left out: {shown}"
+        yield f"{counted(len(migration.dropped), 'image')} not found, and left out of the new pool: {shown}"
     if migration.comparison:
         share, k = migration.comparison.neighbor_agreement, migration.comparison.n_neighbors
         yield f"on average {share:.0%} of the {k} nearest neighbors of an image are the same in both"

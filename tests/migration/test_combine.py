@@ -358,7 +358,7 @@ def test_a_source_that_is_nothing_or_two_things_is_refused(two_pools):
         DatapoolError, match=r"^'nothing' is no other pool of this workspace, no folder with a pool and no git revision"
     ):
         run("nothing")
-    with pytest.raises(DatapoolError, match="^'x{20}.* is no other pool of this workspace"):
+    with pytest.raises(DatapoolError, match=r"^'x{20}.* is no other pool of this workspace"):
         run("x" * 300)  # too long a name for a file
     Path("theirs").mkdir()
     Path("theirs/datapools.json").write_text("{}")
