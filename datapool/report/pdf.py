@@ -49,7 +49,8 @@ def write_pdf(page: Path, pdf: Path) -> None:
         DatapoolError: If no browser is installed, it fails, or the disk refuses.
     """
     browser = find_browser(page)
-    with atomic.replace(pdf) as temporary, tempfile.TemporaryDirectory() as profile:
+    # Processes of a browser may write into its profile for a moment after it has ended.
+    with atomic.replace(pdf) as temporary, tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         options = ["--headless", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
         if hasattr(os, "geteuid") and os.geteuid() == 0:
             options.append("--no-sandbox")  # Chromium refuses its sandbox to root, as in a container
@@ -75,4 +76,4 @@ def write_pdf(page: Path, pdf: Path) -> None:
 
 
 def _why(error: OSError | subprocess.TimeoutExpired) -> str:
-    return atomic.reason(error) if isinstance(error, OSError) else f"it took more than {_SECONDS} seconds"
+    return str(error.strerror) if isinstance(error, OSError) else f"it took more than {_SECONDS} seconds"

@@ -59,6 +59,23 @@ def test_a_browser_that_fails_is_named_with_what_it_said(monkeypatch):
     assert not PAGE.with_suffix(".pdf").exists()
 
 
+def test_a_browser_that_does_not_end_or_cannot_be_started_is_named(monkeypatch):
+    browser = Path("browser").absolute()
+    monkeypatch.setattr(pdf, "_BROWSERS", (str(browser),))
+    monkeypatch.setattr(pdf, "_SECONDS", 0.2)
+    for script, why in (
+        ("#!/bin/sh\nexec sleep 9\n", "it took more than 0.2 seconds"),
+        ("#!/no/shell\n", "No such file"),
+    ):
+        browser.write_text(script)
+        browser.chmod(0o755)
+        with pytest.raises(
+            DatapoolError, match=f"did not print output/report.html [(]{why}.*; print it from a browser"
+        ):
+            report(pdf=True)
+    assert [path.name for path in PAGE.parent.iterdir()] == ["report.html"]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not any(map(shutil.which, pdf._BROWSERS)), reason="no Chromium is installed")
 def test_the_page_is_printed(capsys):
