@@ -76,7 +76,7 @@ def keep(
 
     --n and --min-distance set stopping_condition in params.yaml, for later batches too. Refused images leave after the cut,
     and no others are picked in their place. The commit has params.yaml, dvc.lock, datapools.json, exclude.txt, the metrics
-    and the .dvc file of the batch; other changes of yours are left out. Exit codes: 0 if images were added, 3 if nothing is
+    and the .dvc file of the batch; other changes of yours are left out. Exit codes: 0 if something was kept, 3 if nothing is
     new (nothing is committed), 1 if it was refused or failed.
     """
     from datapool.workspace.week import keep as keep_batch
@@ -86,7 +86,7 @@ def keep(
         print_json(kept.facts())
     else:
         say(kept.sentence())
-    if not kept.images_added:
+    if kept.is_nothing_new:
         raise typer.Exit(NOTHING_NEW)
 
 

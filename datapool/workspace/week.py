@@ -119,16 +119,20 @@ class Kept(NamedTuple):
     """The beginning of its id."""
     is_pushed: bool
 
+    @property
+    def is_nothing_new(self) -> bool:
+        """Whether nothing was added or committed. A version whose images were all refused is committed without one."""
+        return not self.images_added and not self.commit
+
     def facts(self) -> dict[str, Any]:
         """Return what was kept as one JSON object."""
         return self._asdict()
 
     def sentence(self) -> str:
         """Return what was kept as text."""
-        if not self.images_added:
-            return (
-                f"nothing new: pool {self.pool!r} stays at version {self.version} with {counted(self.images, 'image')}"
-            )
+        if self.is_nothing_new:
+            stays = f"stays at version {self.version} with {counted(self.images, 'image')}"
+            return f"nothing new: pool {self.pool!r} {stays if self.version else 'has no version yet'}"
         images = f"{counted(self.images_added, 'image')} more, {self.images} in all"
         added = f"kept version {self.version} of pool {self.pool!r}: {images}"
         return f"{added}; commit {self.commit}{', pushed' * self.is_pushed}" if self.commit else added

@@ -8,11 +8,14 @@ from collections.abc import Callable
 from contextlib import chdir
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pandas as pd
 import pytest
 from conftest import SETTINGS, Workspace, preloaded_environment, stages_run, write_picture
+from typer.testing import CliRunner
 
+from datapool.commands.week import app as week_commands
 from datapool.core.errors import DatapoolError
 from datapool.core.metrics import Metrics, write_metrics
 from datapool.core.outputs import Outputs
@@ -22,6 +25,7 @@ from datapool.core.tables import write_csv
 from datapool.workspace.create import Scm, make_workspace
 from datapool.workspace.outcome import Outcome, _what_wants_an_eye, round_number_below, threshold_for
 from datapool.workspace.week import (
+    Kept,
     _cut,
     _files_of_dvc,
     _lines_to_exclude,
@@ -281,6 +285,29 @@ def test_a_folder_that_is_written_in_another_way_is_no_other_batch(repository):
         DatapoolError, match="was added and is not kept yet, so data/week_2 is not added; `datapool keep`"
     ):
         _refuse_another_batch(params)
+
+
+def test_what_was_kept_is_told_and_only_if_nothing_is_new_the_exit_code_is_3(monkeypatch, capsys):
+    kept = Kept("cats", 2, images_added=3, images=9, message="W48", commit="abc1234", is_pushed=True)
+    for changes, sentence, code in (
+        ({}, "kept version 2 of pool 'cats': 3 images more, 9 in all; commit abc1234, pushed", 0),
+        ({"commit": None}, "kept version 2 of pool 'cats': 3 images more, 9 in all", 0),  # without git
+        (
+            {"images_added": 0, "is_pushed": False},  # all were refused
+            "kept version 2 of pool 'cats': 0 images more, 9 in all; commit abc1234",
+            0,
+        ),
+        ({"images_added": 0, "commit": None}, "nothing new: pool 'cats' stays at version 2 with 9 images", 3),
+        (
+            {"images_added": 0, "commit": None, "version": 0, "images": 0},
+            "nothing new: pool 'cats' has no version yet",
+            3,
+        ),
+    ):
+        found = kept._replace(**changes)
+        monkeypatch.setattr("datapool.workspace.week.keep", Mock(return_value=found))
+        ended = CliRunner().invoke(week_commands, ["keep"])
+        assert (ended.output, ended.exit_code) == (f"{sentence}\n", code)
 
 
 def test_the_list_of_excluded_images_is_not_added_to_itself(tmp_path, monkeypatch):
