@@ -130,6 +130,7 @@ def find_in_batches(
         prefix: What its content hash begins with; None if a name was asked for.
     """
     tables: dict[str, pd.DataFrame | None] = {}
+    unread: dict[str, pd.Series] = {}  # of each table: the image under a name that was asked for, without a content
     gaps: dict[str, None] = {}
     contents, all_names = set(contents), set[str]()
     for run in runs:
@@ -139,15 +140,18 @@ def find_in_batches(
                 is_it = table.filename.isin(names_in(run.input_dir)) | table.path.isin(names_in(run.input_dir))
                 if prefix is not None:
                     is_it |= table.content_hash.str.startswith(prefix)
-                contents.update(table.content_hash[is_it])
+                unread[run.images] = is_it & (table.content_hash == "")
+                contents.update(table.content_hash[is_it & ~unread[run.images]])
                 if not is_it.any():
                     all_names.update(table.filename)
     offers: list[list[Offer]] = []
     told = set[tuple[str, str]]()
     for run in runs:
         table = tables[run.images]
-        rows = None if table is None else table[table.content_hash.isin(contents)]
-        if table is None or rows is None or rows.empty:
+        if table is None:
+            continue
+        rows = table[table.content_hash.isin(contents) | unread[run.images]]
+        if rows.empty:
             continue
         batch = batch_id(table)
         if (run.pool, batch) in told:  # an earlier choice from this batch, which a later one has replaced

@@ -109,6 +109,15 @@ def test_a_path_with_its_folder_and_the_beginning_of_a_content_name_one_of_them(
     assert told(find(two_weeks, cache, B[:8], prefix=B[:8])) == [SECOND]
 
 
+def test_a_file_that_could_not_be_read_is_known_by_its_name_alone(cache, tmp_path):
+    names = ("locked.png", "other.png")
+    damaged = [(f"w1/{name}", "corrupt", "cannot be read (Permission denied)", "", float("nan")) for name in names]
+    states = [week(tmp_path, "c1", "w1", [(f"w1/{name}", name, "") for name in names], [], damaged)]
+
+    assert told(find(states, cache, "locked.png")) == [("w1", "w1/locked.png", "corrupt", None, None, "c1")]
+    assert find(states, cache, "locked.png").contents == set()
+
+
 def test_the_last_choice_from_a_batch_counts(two_weeks, cache):
     (offer,) = find(two_weeks, cache, "x.png").offers
 
