@@ -1,11 +1,11 @@
 """The commands about the pools on disk: check, repair, prune and show them."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from datapool.commands.repro import is_merged, record_pools
 from datapool.terminal import print_facts, print_json, progress, say
 
 app = typer.Typer()
@@ -120,7 +120,6 @@ def prune(
     from datapool.core.lineage import LINEAGE, read_lineage
     from datapool.core.params import load_params
     from datapool.maintenance.prune import prune_history
-    from datapool.workspace.commands import run_dvc
     from datapool.workspace.params_file import set_params
 
     if not history:
@@ -129,16 +128,16 @@ def prune(
     names = list(read_lineage(LINEAGE))
     if name and name not in names:
         raise DatapoolError(f"{LINEAGE} lists no pool {name!r}; it lists {', '.join(map(repr, names)) or 'none'}")
-    is_merged = not json.loads(run_dvc(Path(), "status", "--json", "merge"))
+    was_merged = is_merged()
     for sentence in prune_history(Path(params.shared_dir), LINEAGE, [name] if name else names):
         say(sentence)
     if params.datapool.keep_history:
         set_params(Path(), {"datapool.keep_history": False})
         say("params.yaml: datapool.keep_history: false")
-    if not is_merged:
+    if not was_merged:
         say("merge was not up to date before: run `dvc repro`")
         return
-    run_dvc(Path(), "commit", "--force", "--quiet", "merge")
+    record_pools()
     say("ran `dvc commit --force merge`; commit params.yaml and dvc.lock. DVC's cache keeps the files until `dvc gc`")
 
 
@@ -161,7 +160,6 @@ def thumbnails(
     from datapool.core.lineage import LINEAGE, read_lineage
     from datapool.core.params import load_params
     from datapool.maintenance.pictures import add_pictures
-    from datapool.workspace.commands import run_dvc
 
     params = load_params()
     if not params.datapool.thumbnails:
@@ -171,13 +169,12 @@ def thumbnails(
     names = list(read_lineage(LINEAGE))
     if name and name not in names:
         raise DatapoolError(f"{LINEAGE} lists no pool {name!r}; it lists {', '.join(map(repr, names)) or 'none'}")
-    is_merged = not json.loads(run_dvc(Path(), "status", "--json", "merge"))
+    was_merged = is_merged()
     pools, wanted, ran = Path(params.shared_dir), [name] if name else names, []
     with progress("making pictures") as report:
         done = list(add_pictures(pools, LINEAGE, wanted, images, max_pixels=params.images.max_pixels, progress=report))
-    if is_merged and any(added.n for added in done):
-        run_dvc(Path(), "commit", "--force", "--quiet", "merge")
-        ran = ["dvc commit --force --quiet merge"]
+    if was_merged and any(added.n for added in done):
+        ran = [record_pools()]
     if as_json:
         facts = [{"pool": added.pool, "added": added.n, "not_found": added.n_left} for added in done]
         print_json({"pools": facts, "ran": ran})

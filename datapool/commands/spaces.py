@@ -1,11 +1,11 @@
 """The commands that bring two pools together, or a pool into another embedding space."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from datapool.commands.repro import is_merged, record_pools
 from datapool.terminal import print_json, progress, say
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def combine(
 
     params = load_params()
     pool, pools = name or params.datapool.name, Path(params.shared_dir)
-    is_merged = _is_merged()
+    was_merged = is_merged()
     with (
         other_pool(source, name=pool, other=other, workspace=Path(), pools=pools, lineage_file=LINEAGE) as found,
         progress("choosing") as report,
@@ -69,7 +69,7 @@ def combine(
     n_added = sum(each.added for each in combined.versions)
     lines = [f"{source}, pool {found.name!r}: {line}" for line in describe_versions(combined.versions)]
     lines += [*combined.notes, f"pool {pool!r}: {n_added} images added, {combined.n_images} in all"]
-    ran, todo = _record(is_merged) if n_added else ([], "")
+    ran, todo = _record(was_merged) if n_added else ([], "")
     if as_json:
         document = {
             "pool": pool,
@@ -132,7 +132,6 @@ def migrate(
     from datapool.migration.migrate import describe_migration, new_pool_name
     from datapool.migration.migrate import migrate as migrate_pool
     from datapool.migration.reembed import NewModel
-    from datapool.workspace.commands import run_dvc
     from datapool.workspace.params_file import set_params
 
     wanted = NewModel(checkpoint, model, weights, dimension, input_size)
@@ -145,7 +144,7 @@ def migrate(
     params = load_params()
     old = pool or params.datapool.name
     new = name or new_pool_name(old, read_entries(LINEAGE))
-    is_merged = check or _is_merged()
+    was_merged = check or is_merged()
     migration = migrate_pool(
         Path(params.shared_dir),
         LINEAGE,
@@ -160,14 +159,13 @@ def migrate(
     )
     ran, todo = [], ""
     if not check:
-        if is_merged:
-            run_dvc(Path(), "commit", "--force", "--quiet", "merge")
-            ran.append("dvc commit --force --quiet merge")
+        if was_merged:
+            ran.append(record_pools())
         set_params(Path(), migration.params)
         todo = (
             "commit params.yaml, datapools.json and dvc.lock, then `dvc push`; the next `dvc repro` uses the new pool"
         )
-        if not is_merged:
+        if not was_merged:
             todo = "merge was not up to date before: run `dvc repro`, which uses the new pool, and commit"
     if as_json:
         print_json(
@@ -201,24 +199,16 @@ def _migration_facts(migration: "Migration", old: str, min_distance: float) -> d
     }
 
 
-def _is_merged() -> bool:
-    """Return whether DVC has the pools as its stage merge left them."""
-    from datapool.workspace.commands import run_dvc
-
-    return not json.loads(run_dvc(Path(), "status", "--json", "merge"))
-
-
-def _record(is_merged: bool) -> tuple[list[str], str]:
+def _record(was_merged: bool) -> tuple[list[str], str]:
     """Let DVC record the changed pools, and write the report again; return the commands, and what is left to the user."""
     from datapool.workspace.commands import run_dvc
 
-    if not is_merged:
+    if not was_merged:
         return [], (
             "merge was not up to date before, so DVC does not have this yet: run `dvc repro --force --single-item open`, "
             "then `dvc repro`, and commit"
         )
-    commands = (("commit", "--force", "--quiet", "merge"), ("repro", "--quiet", "--single-item", "report"))
-    for arguments in commands:
-        run_dvc(Path(), *arguments)
-    ran = [f"dvc {' '.join(arguments)}" for arguments in commands]
+    ran, report = [record_pools()], ("repro", "--quiet", "--single-item", "report")
+    run_dvc(Path(), *report)
+    ran.append(f"dvc {' '.join(report)}")
     return ran, "commit datapools.json and dvc.lock in git, then `dvc push`"

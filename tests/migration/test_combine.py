@@ -418,6 +418,20 @@ def test_the_command_prints_what_it_did_as_text_or_as_json(two_pools, monkeypatc
     ]
 
 
+def test_where_merge_was_not_up_to_date_the_command_leaves_dvc_alone_and_says_what_to_run(two_pools, monkeypatch):
+    ran = []
+    monkeypatch.setattr(
+        "datapool.workspace.commands.run_dvc", lambda folder, *arguments: ran.append(arguments) or '{"merge": []}'
+    )
+    done = CliRunner().invoke(app, ["combine", "theirs", "--name", "ours"])
+
+    assert ran == [("status", "--json", "merge")]
+    assert done.stdout.splitlines()[-1] == (
+        "merge was not up to date before, so DVC does not have this yet: run `dvc repro --force --single-item open`, then "
+        "`dvc repro`, and commit"
+    )
+
+
 @pytest.mark.slow
 def test_a_git_conflict_of_two_branches_is_solved_by_combining_them(first_week, weeks, after):
     made = after(first_week)
