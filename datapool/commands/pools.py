@@ -117,7 +117,7 @@ def prune(
     remotes until `dvc gc`. params.yaml gets keep_history: false, so that the files do not come back.
     """
     from datapool.core.errors import DatapoolError
-    from datapool.core.lineage import LINEAGE, read_lineage
+    from datapool.core.lineage import LINEAGE, read_lineage, unknown_pool
     from datapool.core.params import load_params
     from datapool.maintenance.prune import prune_history
     from datapool.workspace.params_file import set_params
@@ -127,7 +127,7 @@ def prune(
     params = load_params()
     names = list(read_lineage(LINEAGE))
     if name and name not in names:
-        raise DatapoolError(f"{LINEAGE} lists no pool {name!r}; it lists {', '.join(map(repr, names)) or 'none'}")
+        raise unknown_pool(LINEAGE, name, names)
     was_merged = is_merged()
     for sentence in prune_history(Path(params.shared_dir), LINEAGE, [name] if name else names):
         say(sentence)
@@ -157,7 +157,7 @@ def thumbnails(
     where they may have other names: they are recognized by their content. Then it runs `dvc commit --force merge`.
     """
     from datapool.core.errors import DatapoolError
-    from datapool.core.lineage import LINEAGE, read_lineage
+    from datapool.core.lineage import LINEAGE, read_lineage, unknown_pool
     from datapool.core.params import load_params
     from datapool.maintenance.pictures import add_pictures
 
@@ -168,7 +168,7 @@ def thumbnails(
         )
     names = list(read_lineage(LINEAGE))
     if name and name not in names:
-        raise DatapoolError(f"{LINEAGE} lists no pool {name!r}; it lists {', '.join(map(repr, names)) or 'none'}")
+        raise unknown_pool(LINEAGE, name, names)
     was_merged = is_merged()
     pools, wanted, ran = Path(params.shared_dir), [name] if name else names, []
     with progress("making pictures") as report:

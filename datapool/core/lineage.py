@@ -380,6 +380,11 @@ def read_entries(path: Path) -> dict[str, LineageEntry]:
     return entries
 
 
+def unknown_pool(path: Path, name: str, known: Iterable[str]) -> DatapoolError:
+    """Return the error for a pool that the lineage at ``path`` does not list."""
+    return DatapoolError(f"{path} lists no pool {name!r}; it lists {', '.join(map(repr, known)) or 'none'}")
+
+
 def parse_entry(content: object) -> LineageEntry:
     """Check the record of one pool.
 

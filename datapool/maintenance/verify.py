@@ -31,6 +31,7 @@ from datapool.core.lineage import (
     Version,
     read_entries,
     recorded_files,
+    unknown_pool,
     version_file,
     version_files,
 )
@@ -81,7 +82,7 @@ def verify(
     """
     known = read_entries(lineage)
     if name not in known_pools(pools, lineage):
-        raise DatapoolError(f"{lineage} lists no pool {name!r}; it lists {', '.join(map(repr, known)) or 'none'}")
+        raise unknown_pool(lineage, name, known)
     store = Store(pools, name, lineage)
     try:
         yield from _checks(store, known.get(name), output, memory, progress)

@@ -28,6 +28,7 @@ from datapool.core.lineage import (
     Version,
     embedding_space_of,
     read_entries,
+    unknown_pool,
 )
 from datapool.core.recorded_rows import no_seen
 from datapool.core.schema import Params, pool_name
@@ -196,9 +197,7 @@ def new_pool_name(name: str, entries: Mapping[str, LineageEntry]) -> str:
 
 def _entry(entries: dict[str, LineageEntry], name: str, lineage_file: Path) -> LineageEntry:
     if name not in entries:
-        raise DatapoolError(
-            f"{lineage_file} lists no pool {name!r}; it lists {', '.join(map(repr, entries)) or 'none'}"
-        )
+        raise unknown_pool(lineage_file, name, entries)
     return entries[name]
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from datapool.core.errors import DatapoolError
-from datapool.core.lineage import LATEST, Version, read_lineage
+from datapool.core.lineage import LATEST, Version, read_lineage, unknown_pool
 from datapool.core.recorded_rows import open_beginning
 
 
@@ -17,7 +17,7 @@ def find_versions(lineage: Path, name: str) -> list[Version]:
     """
     known = read_lineage(lineage)
     if name not in known:
-        raise DatapoolError(f"{lineage} lists no pool {name!r}; it lists {', '.join(map(repr, known)) or 'none'}")
+        raise unknown_pool(lineage, name, known)
     return known[name]
 
 

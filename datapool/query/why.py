@@ -19,7 +19,7 @@ import pandas as pd
 from datapool.core import atomic
 from datapool.core.base import IMPORTED, MIGRATED
 from datapool.core.errors import DatapoolError, counted, short_repr
-from datapool.core.lineage import LINEAGE, SAMPLES, Removal, Version, read_entries
+from datapool.core.lineage import LINEAGE, SAMPLES, Removal, Version, read_entries, unknown_pool
 from datapool.core.recorded_rows import open_beginning, read_recorded_seen
 from datapool.core.schema import Params
 from datapool.core.tables import parse_csv_table
@@ -141,7 +141,7 @@ def why(params: Params, image: str, *, pool: str | None = None) -> Answer:
     """
     lineage = read_entries(LINEAGE)
     if pool and pool not in lineage:
-        raise DatapoolError(f"{LINEAGE} lists no pool {pool!r}; it lists {', '.join(map(repr, lineage)) or 'none'}")
+        raise unknown_pool(LINEAGE, pool, lineage)
     asked = image.removeprefix("./")
     prefix = image.lower() if re.fullmatch("[0-9a-fA-F]{8,64}", image) else None
     is_file = os.path.isfile(image)  # noqa: PTH113  False if too long
