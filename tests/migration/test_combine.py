@@ -432,6 +432,7 @@ def test_where_merge_was_not_up_to_date_the_command_leaves_dvc_alone_and_says_wh
     )
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_a_git_conflict_of_two_branches_is_solved_by_combining_them(first_week, weeks, after):
     made = after(first_week)

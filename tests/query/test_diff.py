@@ -132,6 +132,7 @@ def test_two_commits_and_a_revision_that_is_not_there(second_week, after, weeks)
     )
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_after_a_removal_earlier_rows_come_from_the_cache_and_why_tells_the_reason(second_week, after):
     workspace = after(second_week)

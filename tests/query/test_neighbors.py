@@ -194,6 +194,7 @@ def test_what_if_picks_what_the_stage_picks(second_week, after):
     )
 
 
+@pytest.mark.full
 def test_a_new_image_is_embedded_by_the_model_of_the_pool(model_first_week, weeks, tmp_path):
     original, again = weeks / "week_1/cat/image_01.png", tmp_path / "again.png"
     Image.open(original).save(again, compress_level=0)  # other bytes, the same pixels

@@ -136,6 +136,7 @@ def test_a_new_workspace(new_workspace, weeks):
     ]
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_a_changed_setting_a_version_that_waits_and_files_that_are_gone(second_week, after, weeks):
     workspace = after(second_week)

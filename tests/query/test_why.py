@@ -143,6 +143,7 @@ def test_without_the_outputs_in_the_cache_the_pool_tells_by_content_and_the_gap_
     assert message.endswith(f"; 2 places could not be read, the first: {week_2}\n")
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_a_week_that_was_undone_says_so(second_week, after):
     workspace = after(second_week)
@@ -156,6 +157,7 @@ def test_a_week_that_was_undone_says_so(second_week, after):
     assert [offer["is_undone"] for offer in offers(workspace, "dog/image_04.png")] == [False]
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_other_settings_replace_the_answer_and_what_is_not_committed_says_so(second_week, after):
     workspace = after(second_week)
