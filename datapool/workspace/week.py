@@ -436,9 +436,14 @@ def _is_another(version: Version, before: Version | None) -> bool:
 
 
 def _refuse_another_batch(params: Params) -> None:
-    """Refuse a batch while a version of another one is waiting: it would become final unseen."""
+    """Refuse a batch while a version of another one is waiting: it would become final unseen.
+
+    What was imported, combined or migrated is no batch, and was no choice of a run.
+    """
     for name, version in _waiting().items():
-        offered = version.offered.input_dir if version.offered else "an earlier batch"
+        if not version.offered:
+            continue
+        offered = version.offered.input_dir
         if name != params.datapool.name or os.path.normpath(offered) != os.path.normpath(params.input_dir):
             raise _waits(name, version, f"of {offered}", params)
 
@@ -446,7 +451,7 @@ def _refuse_another_batch(params: Params) -> None:
 def _refuse_a_changed_batch(params: Params) -> None:
     """Refuse a folder that has changed since the version that waits: it would become another version on top of that."""
     version = _waiting().get(params.datapool.name)
-    if not version:
+    if not version or not version.offered:
         return
     status = json.loads(run_dvc(Path(), "status", "--json", "scan")).get("scan", [])
     changes = [path for each in status if isinstance(each, dict) for path in each.get("changed deps", {})]

@@ -29,6 +29,7 @@ from datapool.workspace.week import (
     _cut,
     _files_of_dvc,
     _lines_to_exclude,
+    _refuse_a_changed_batch,
     _refuse_another_batch,
     _require_committable,
     _waiting,
@@ -285,6 +286,15 @@ def test_a_folder_that_is_written_in_another_way_is_no_other_batch(repository):
         DatapoolError, match="was added and is not kept yet, so data/week_2 is not added; `datapool keep`"
     ):
         _refuse_another_batch(params)
+
+
+def test_a_version_that_was_imported_does_not_keep_a_batch_waiting(repository):
+    params = load_params(Path(__file__).parents[2] / "params.yaml").model_copy(update={"input_dir": "data/week_2"})
+    Path("datapools.json").write_text(json.dumps({params.datapool.name: {"versions": [version(1, "b")]}}))
+
+    assert list(_waiting()) == [params.datapool.name]
+    _refuse_another_batch(params)
+    _refuse_a_changed_batch(params)  # without a question to DVC, which has run nothing yet
 
 
 def test_what_was_kept_is_told_and_only_if_nothing_is_new_the_exit_code_is_3(monkeypatch, capsys):
