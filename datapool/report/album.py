@@ -70,13 +70,41 @@ def make_album(
         progress: Called while pictures are read.
     """
     images = _images(inputs, facts)
-    n, table = len(images.candidates.table), images.candidates.table
-    hashes = [*table.content_hash, *images.pool.table.content_hash]
-    index = {name: i for i, name in enumerate([*table.filename, *images.pool.table.filename])}
-    nearest = [index.get(name, -1) for name in table.nearest]
+    tables = images.candidates.table, images.pool.table
+    hashes = [content_hash for table in tables for content_hash in table.content_hash]
+    index = {name: i for i, name in enumerate(name for table in tables for name in table.filename)}
+    data = _choice(inputs, params, facts, images, index)
+    shown = _names_in_text(facts, params.n_example_images)
+    of_name = dict(zip(index, hashes, strict=True))
+    batch = inputs.images[inputs.images.filename.isin(set(shown) - of_name.keys())]
+    of_name |= dict(zip(batch.filename, batch.content_hash, strict=True))
+    in_order = _by_importance(data, hashes, [of_name[name] for name in shown if name in of_name])
+    pictures = source.read(in_order, room=PAGE_BYTES - len(json.dumps(data)), progress=progress)
+    problems = dict.fromkeys(pictures.problems.values())
+    numbers = {problem: i for i, problem in enumerate(problems)}
+    data |= {
+        "picture": [pictures.places.get(each, -1) for each in hashes],
+        "problems": [escape_unprintable(problem) for problem in problems],
+        "problem": {
+            str(i): numbers[pictures.problems[each]] for i, each in enumerate(hashes) if each in pictures.problems
+        },
+        "pictures": pictures.webp,
+    }
+    places = {name: pictures.places[of_name[name]] for name in shown if of_name.get(name) in pictures.places}
+    n_without = len({each for each in hashes if pictures.problems.get(each) == NO_ROOM})
+    candidates = {name: i for name in shown if (i := index.get(name, len(index))) < data["candidates"]}
+    return Album(data, places, candidates, _left_out(inputs, images, facts, n_without=n_without))
+
+
+def _choice(
+    inputs: ReportInputs, params: Params, facts: Facts, images: _Images, index: Mapping[str, int]
+) -> dict[str, Any]:
+    """Return what page.js knows of the images and of the choice, without pictures; ``index`` numbers the filenames."""
+    table = images.candidates.table
+    n = len(table)
     labels = sorted({*table.weak_label})
     positions = {label: i for i, label in enumerate(labels)}
-    data = {
+    return {
         "id": hashlib.sha256("\n".join(table.filename).encode()).hexdigest()[:8],
         "order": min(len(facts.order.table), n),
         "taken": min(facts.order.taken, n),
@@ -93,7 +121,7 @@ def make_album(
         "labels": [escape_unprintable(label) for label in labels],
         "label": [positions[label] for label in table.weak_label],
         "distance": _distances(table.distance, exact=len(facts.order.table)),
-        "nearest": nearest,
+        "nearest": [index.get(name, -1) for name in table.nearest],
         "version": images.pool.table.version.tolist(),
         "lines": _unusual_lines(table.filename),
         "why": _other_reasons(inputs.removed, table.filename),
@@ -101,36 +129,24 @@ def make_album(
         "reason": REFUSED,
         **_places(inputs, params, images),
     }
-    shown = _names_in_text(facts, params.n_example_images)
-    of_name = dict(zip(index, hashes, strict=True))
-    batch = inputs.images[inputs.images.filename.isin(set(shown) - of_name.keys())]
-    of_name |= dict(zip(batch.filename, batch.content_hash, strict=True))
-    cut, taken = data["taken"], range(data["taken"])
-    around = range(max(0, cut - _AROUND_THE_CUT), min(cut + _AROUND_THE_CUT, data["order"]))
-    in_order = [
+
+
+def _by_importance(data: Mapping[str, Any], hashes: Sequence[str], in_text: Sequence[str]) -> list[str]:
+    """Return the content hashes of all images in the order in which their pictures get room, some of them repeatedly.
+
+    First those around the cut, then those that the text names, the picks, what the picks are nearest to, the candidates
+    that would be picked next, and the others.
+    """
+    order, cut, nearest = data["order"], data["taken"], data["nearest"]
+    around = range(max(0, cut - _AROUND_THE_CUT), min(cut + _AROUND_THE_CUT, order))
+    return [
         *(hashes[i] for i in _with_nearest(around, nearest)),
-        *(of_name[name] for name in shown if name in of_name),
-        *(hashes[i] for i in taken),
-        *(hashes[nearest[i]] for i in taken if nearest[i] >= 0),
-        *(hashes[i] for i in _with_nearest(range(cut, data["order"]), nearest)),
+        *in_text,
+        *hashes[:cut],
+        *(hashes[i] for i in nearest[:cut] if i >= 0),
+        *(hashes[i] for i in _with_nearest(range(cut, order), nearest)),
         *hashes,
     ]
-    used = len(json.dumps(data))
-    pictures = source.read(in_order, room=PAGE_BYTES - used, progress=progress)
-    problems = dict.fromkeys(pictures.problems.values())
-    numbers = {problem: i for i, problem in enumerate(problems)}
-    data |= {
-        "picture": [pictures.places.get(each, -1) for each in hashes],
-        "problems": [escape_unprintable(problem) for problem in problems],
-        "problem": {
-            str(i): numbers[pictures.problems[each]] for i, each in enumerate(hashes) if each in pictures.problems
-        },
-        "pictures": pictures.webp,
-    }
-    places = {name: pictures.places[of_name[name]] for name in shown if of_name.get(name) in pictures.places}
-    n_without = len({each for each in hashes if pictures.problems.get(each) == NO_ROOM})
-    candidates = {name: index[name] for name in shown if index.get(name, n) < n}
-    return Album(data, places, candidates, _left_out(inputs, images, facts, n_without=n_without))
 
 
 def _images(inputs: ReportInputs, facts: Facts) -> _Images:
