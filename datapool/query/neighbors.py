@@ -326,6 +326,8 @@ def _by_name(asked: str, images: Images, params: Params) -> pd.DataFrame:
     table = pd.concat(known)
     is_it = (table.filename.str.removeprefix("./") == asked.removeprefix("./")) | (table.content_hash == asked.lower())
     found = table[is_it].drop_duplicates("content_hash")
+    if (found.content_hash == "").any():  # an imported image counts as those of its name
+        found = found[found.content_hash == ""]
     if len(found) > 1:
         raise DatapoolError(
             f"{short_repr(asked)} is the name of {len(found)} images; give the content hash of one: "

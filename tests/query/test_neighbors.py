@@ -5,15 +5,19 @@ import math
 import re
 import shutil
 from contextlib import chdir
+from pathlib import Path
 
+import pandas as pd
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+import datapool
 from datapool.cli import app
 from datapool.core.errors import DatapoolError
 from datapool.core.metrics import read_metrics
 from datapool.core.outputs import Outputs
+from datapool.core.tables import write_table
 
 pytestmark = pytest.mark.slow  # the workspace has run dvc
 
@@ -32,7 +36,7 @@ def rows_of(lines):
 
 def run(workspace, *command):
     """Run a command in this process, which takes a tenth of the time of a new one, and return what it prints."""
-    with chdir(workspace.folder):
+    with chdir(workspace.folder if workspace else "."):
         done = CliRunner().invoke(app, command)
     if done.exception:
         raise done.exception
@@ -46,6 +50,21 @@ def near(workspace, image, *options):
 def only(answer):
     (found,) = answer["images"]
     return found
+
+
+def test_an_imported_image_is_the_one_of_its_name_though_the_batch_has_a_file_of_that_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(Path(datapool.__file__).parents[1] / "params.yaml", tmp_path)
+    Path("datapools.json").write_text("{}")
+    Path("old").mkdir()
+    Path("old/datapool_latest.csv").write_text("filenames,embedding_0,embedding_1,labels\na.png,1,0,0\nb.png,0,1,0\n")
+    run(None, "import", "old", "--name", "imported")
+    images = pd.DataFrame({"filename": ["a.png"], "path": ["a.png"], "content_hash": ["0" * 64], "status": ["ok"]})
+    write_table(Outputs("output").images, images)
+
+    lines = run(None, "near", "a.png").splitlines()
+    assert lines[0] == "a.png: pool, version 1"
+    assert rows_of(lines[1:]) == [["1.414", "b.png", ".", "pool, version 1"]]
 
 
 def test_the_nearest_images_of_a_pick_are_in_the_batch_and_the_pool(second_week):
