@@ -82,9 +82,13 @@ def choose(pools: Path, lineage: Path, name: str, number: int | None, *, is_whol
     table, embeddings = read_recorded_rows(pools / name, version)
     is_chosen = np.full(len(table), fill_value=True) if is_whole else (table.version == version.version).to_numpy()
     if not is_chosen.any():
+        if is_whole:
+            raise DatapoolError(
+                f"version {version.version} of pool {name!r} has no images, so there is nothing to export"
+            )
         raise DatapoolError(
-            f"version {version.version} of pool {name!r} has no images{'' if is_whole else ' of its own any more'}; "
-            "`--all` exports the whole pool, `--version` another version"
+            f"version {version.version} of pool {name!r} has no images of its own any more; `--all` exports the whole pool, "
+            "`--version` another version"
         )
     pool_rows, table = table, table[is_chosen].reset_index(drop=True)
     weeks = {each.version: name_of(each) for each in versions}

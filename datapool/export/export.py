@@ -96,8 +96,8 @@ def write_export(
         progress: Called after each image.
 
     Raises:
-        DatapoolError: If an image is not found or has other content, the output exists, or the disk refuses. Nothing is
-            written then.
+        DatapoolError: If an image is not found or has other content, the output exists, or a file cannot be placed. Nothing
+            is written then.
     """
     allowed = _PLACEMENTS.get(to, set(Placement))
     if files is not None and files not in allowed:
@@ -127,6 +127,8 @@ def write_export(
         max_pixels=max_pixels,
         progress=progress,
     )
+    if job.files in (Placement.SYMLINK, Placement.NONE):
+        _refuse_inside(target, images)
     with _in_place_of(target) as part:
         part.mkdir(parents=True)
         written = _FOLDERS[to](part, job)
@@ -199,6 +201,20 @@ def _require_free(target: Path, to: Format, *, overwrite: bool) -> None:
         raise DatapoolError(
             f"{target} is not the folder of an export (it has no {RECORD}), so --overwrite does not replace it; name "
             "another place by `--output`"
+        )
+
+
+def _refuse_inside(target: Path, images: Sequence[ExportedImage]) -> None:
+    """Refuse images that lie in the export that is replaced, and to which the new one would only point.
+
+    Raises:
+        DatapoolError: Names the first.
+    """
+    inside = [image.path for image in images if image.path.resolve().is_relative_to(target.resolve())]
+    if inside:
+        raise DatapoolError(
+            f"{inside[0]} lies in the export that would be replaced, and the new one would only point to it; use `--files "
+            "copy`, or name another place by `--output`"
         )
 
 

@@ -1,6 +1,7 @@
 """Each format has the files that its program reads; an export is written whole or not at all."""
 
 import csv
+import errno
 import io
 import json
 import os
@@ -25,6 +26,7 @@ from datapool import cli
 from datapool.core.errors import DatapoolError
 from datapool.core.outputs import Outputs
 from datapool.core.params import load_params
+from datapool.core.recorded_rows import read_recorded_rows
 from datapool.core.tables import EmbeddedTable, write_csv, write_json, write_rows, write_table
 from datapool.images.batch import batch_id
 from datapool.query.why import why
@@ -99,6 +101,28 @@ def test_new_version_and_all_choose_the_images(export):
         "--all": NAMES,
         "--all --version 1": NAMES[:3],
     }
+
+
+def test_a_version_or_a_pool_that_has_lost_its_images_is_refused(export, monkeypatch):
+    def left(last):
+        """Return the rows of the pool of which only the versions up to this one are left."""
+
+        def read(*arguments):
+            rows = read_recorded_rows(*arguments)
+            stays = (rows.table.version <= last).to_numpy()
+            return EmbeddedTable(rows.table[stays], rows.embeddings[stays])
+
+        return read
+
+    monkeypatch.setattr("datapool.export.choice.read_recorded_rows", left(1))
+    assert export("--new", "--to", "csv") == (
+        "error: version 2 of pool 'p' has no images of its own any more; `--all` exports the whole pool, `--version` another "
+        "version\n"
+    )
+    monkeypatch.setattr("datapool.export.choice.read_recorded_rows", left(0))
+    assert export("--all", "--to", "csv") == (
+        "error: version 2 of pool 'p' has no images, so there is nothing to export\n"
+    )
 
 
 def test_an_export_goes_below_exports_which_git_ignores(export):
@@ -540,6 +564,42 @@ def test_a_name_that_no_file_can_have_is_refused_in_one_line(export):
     )
     with pytest.raises(DatapoolError, match=f"^no batch has offered an image '{long[:20]}"):
         why(load_params(), long)
+
+
+def test_images_in_the_export_that_is_replaced_are_copied_and_never_only_pointed_to(export):
+    export("--new", "--to", "files", "--output", "f")
+    shutil.rmtree("data/week_2")
+    again = ("--new", "--to", "files", "--output", "f", "--overwrite", "--images", "f/images")
+    for files in ("symlink", "none"):
+        assert export(*again, "--files", files) == (
+            "error: f/images/cat/d.jpg lies in the export that would be replaced, and the new one would only point to it; use "
+            "`--files copy`, or name another place by `--output`\n"
+        )
+    before = {path: Path(path).read_bytes() for path in ("f/images/cat/d.jpg", "f/images/cat/e&é.png")}
+    for files in ("hardlink", "copy"):
+        export(*again, "--files", files)
+        assert {path: Path(path).read_bytes() for path in before} == before
+
+
+def test_a_size_that_cannot_be_read_a_name_that_is_taken_and_a_link_that_fails_are_refused(export, monkeypatch):
+    monkeypatch.setattr("datapool.export.images.size_of", lambda *_, **__: None)
+    assert export("--new", "--to", "coco") == (
+        "error: data/week_2/cat/d.jpg: its width and height cannot be read; export it `--to files` or `--to csv`, which need "
+        "none\n"
+    )
+
+    def fail(*_):
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    monkeypatch.setattr("datapool.export.images.os.link", fail)
+    assert export("--new", "--to", "files", "--files", "hardlink") == (
+        "error: data/week_2/cat/d.jpg: cannot be put into the export (Invalid cross-device link); use `--files copy`\n"
+    )
+    monkeypatch.setattr("datapool.export.images.os.path.lexists", lambda path: Path(path).name == "d.jpg")
+    assert export("--new", "--to", "files") == (
+        "error: two images would get the name 'cat/d.jpg' on this file system; export to another one\n"
+    )
+    assert os.listdir("exports") == [".gitignore"]
 
 
 def test_a_version_whose_week_is_not_recorded_is_named_by_its_number(export):
