@@ -5,6 +5,7 @@ import inspect
 import json
 import math
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from datapool.lightly_docker.import_pool import import_pool
 from datapool.maintenance.verify import verify
 from datapool.migration import combine as module
 from datapool.migration.combine import CombinedPool, combine, describe_versions, protected_images
-from datapool.migration.source import other_pool
+from datapool.migration.source import OtherPool, other_pool
 from datapool.workspace.params_file import set_params
 
 ROOT = Path(__file__).parents[2]
@@ -342,7 +343,7 @@ def test_another_embedding_space_is_refused_by_both_names(two_pools):
 
 def test_embeddings_from_files_of_two_models_are_found_by_a_common_image(folder):
     week("ours", SHARED)
-    write_circle(Path("circle.csv"), {"shared/a.png": 3.0, "shared/b.png": 1.0})  # the same images, a another vector
+    write_circle(Path("circle.csv"), {"shared/a.png": 3.0, "shared/b.png": 1.0})  # the same images, another vector
     run_stages("theirs", Path("data/shared_a.png_shared_b.png"))
 
     with pytest.raises(DatapoolError) as refused:
@@ -368,6 +369,73 @@ def test_a_source_that_is_nothing_or_two_things_is_refused(two_pools):
         run("theirs")
     with pytest.raises(DatapoolError, match=r"^\./theirs has no pool 'ours'; it has none$"):
         run("./theirs")
+
+
+def test_ranges_that_differ_are_refused(two_pools):
+    content = json.loads(LINEAGE.read_text())
+    for pool, high in (("ours", 900.0), ("theirs", 1000.0)):
+        for version in content[pool]["versions"]:
+            version["embedding_space"]["ranges"] = {"uint16 gray": [0.0, high]}
+    Path("elsewhere").mkdir()
+    Path("elsewhere/datapools.json").write_text(json.dumps(content))
+    shutil.copytree("pools", "elsewhere/pools")
+    LINEAGE.write_text(json.dumps(content))
+
+    with (
+        other_pool(
+            "elsewhere", name="ours", other="theirs", workspace=Path(), pools=POOLS, lineage_file=LINEAGE
+        ) as found,
+        pytest.raises(
+            DatapoolError, match=r"^pool 'ours' reads uint16 gray images with the range .*900.*, pool 'theirs' "
+        ),
+    ):
+        ours = module._latest(module.Store(POOLS, "ours", LINEAGE), module.read_entries(LINEAGE)["ours"])
+        module._common_space(ours, found, module._read(found))
+
+
+def test_a_git_revision_that_lacks_something_is_refused(two_pools):
+    def commit(*paths):
+        for arguments in (
+            ("add", *paths),
+            ("-c", "user.name=t", "-c", "user.email=t@t", "commit", "--quiet", "-m", "x"),
+        ):
+            subprocess.run(["git", *arguments], check=True, capture_output=True)
+
+    subprocess.run(["git", "init", "--quiet"], check=True)
+    commit("params.yaml")
+    with pytest.raises(DatapoolError, match=r"^HEAD has no datapools\.json; name a commit of this workspace$"):
+        run("HEAD")
+    commit("datapools.json")
+    with pytest.raises(
+        DatapoolError,
+        match=r"^HEAD: its dvc\.lock does not record the pools, .*; run `dvc commit --force merge` there, ",
+    ):
+        run("HEAD", other="theirs")
+    LINEAGE.write_text('{"theirs": {"versions": 5}}')
+    commit("datapools.json")
+    with pytest.raises(DatapoolError, match=r"^HEAD:datapools\.json: pool 'theirs' .*; name another commit$"):
+        other_pool(
+            "HEAD", name="ours", other="theirs", workspace=Path(), pools=POOLS, lineage_file=Path("x.json")
+        ).__enter__()
+
+
+def test_a_model_that_is_gone_and_protected_images_without_embeddings_are_refused(two_pools):
+    entry = module.read_entries(LINEAGE)["theirs"]
+    last = entry.versions[-1].model_copy(update={"checkpoint_sha256": "0" * 64})
+    theirs = OtherPool("x", "theirs", entry.model_copy(update={"versions": [last]}), POOLS / "theirs", None)
+    for content in (None, "another model"):
+        if content:
+            (POOLS / "theirs/checkpoint_latest.ckpt").write_text(content)
+        with pytest.raises(
+            DatapoolError, match=r"^x: checkpoint_latest\.ckpt of pool 'theirs' is missing, or not the "
+        ):
+            module._checkpoint_of(theirs)
+
+    set_params(Path(), {"rules.protected": "protected"})
+    with pytest.raises(
+        DatapoolError, match=r"protected.*: is not here, and holds the embeddings of the images of rules\."
+    ):
+        protected_images(load_params(), Outputs("nowhere"))
 
 
 def test_a_pools_own_folder_and_another_workspace_are_sources(two_pools, tmp_path):

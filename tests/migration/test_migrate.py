@@ -290,6 +290,26 @@ def test_other_pools_and_their_names_are_refused(pool):
         )
 
 
+def test_files_in_the_place_of_the_new_pool_are_refused(pool):
+    (POOLS / "new").mkdir()
+    (POOLS / "new/mine.csv").write_text("x")
+    with pytest.raises(
+        DatapoolError, match=r"^pools/new has files already; move it out of pools, or give another --name$"
+    ):
+        run()
+    assert (POOLS / "new/mine.csv").read_text() == "x"
+
+
+def test_embeddings_of_protected_images_are_said_to_be_of_the_old_model(pool):
+    Path("protected.csv").write_text("x")
+    set_params(Path(), {"rules.protected": "protected.csv"})
+
+    assert run(check_only=True).notes == [
+        "rules.protected names protected.csv, whose embeddings are of the old model: let it name the folder of the images, "
+        "or a file of the new model's embeddings"
+    ]
+
+
 def test_the_model_of_the_pool_itself_is_refused(pool, monkeypatch):
     own = read_lineage(LINEAGE)["old"][-1].embedding_space
     monkeypatch.setattr(module, "embed_again", lambda *arguments: (embed_made_up(*arguments)[0], own))

@@ -151,6 +151,8 @@ def test_the_cache_finds_files_and_names_what_it_lacks(tmp_path, monkeypatch):
     (tmp_path / "dd" / LIST[2:]).write_text(
         json.dumps([{"relpath": "p/a.csv", "md5": "abc"}, {"relpath": "b", "md5": "f"}])
     )
+    (tmp_path / "aa").mkdir()
+    (tmp_path / "aa" / ("a" * 30 + ".dir")).write_text("[5]")
     (tmp_path / "ab").mkdir()
     (tmp_path / "ab" / "c").write_text("content")
 
@@ -158,6 +160,7 @@ def test_the_cache_finds_files_and_names_what_it_lacks(tmp_path, monkeypatch):
     for md5, file, message in (
         (LIST, "b", r"^DVC's cache lacks x; `dvc fetch --all-commits` gets it from the remote$"),
         (LIST, "none", r"^dvc\.lock does not record x$"),
+        ("a" * 32 + ".dir", "b", r"^DVC's cache has a damaged list of files for x; `dvc fetch` gets it$"),
         ("e" * 32, "b", r"^DVC's cache lacks the list of files for x; "),
     ):
         with pytest.raises(AbsentError, match=message):
