@@ -38,3 +38,13 @@ def test_of_too_many_numbers_evenly_spaced_ones_are_taken():
     assert evenly_spaced(3, 4).tolist() == [0, 1, 2]
     assert evenly_spaced(5, 3).tolist() == [0, 2, 4]
     assert evenly_spaced(5, 0).tolist() == []
+
+
+def test_of_many_vectors_a_thousand_evenly_spaced_ones_decide():
+    vectors = np.random.default_rng(0).standard_normal((1999, 3)).astype(np.float32)
+    changed = vectors.copy()
+    changed[1::2] = 99  # every second one is not looked at
+
+    for found, expected in zip(principal_axes(changed), principal_axes(vectors), strict=True):
+        assert np.array_equal(found, expected)
+    assert not np.array_equal(principal_axes(changed[:1000]).center, principal_axes(vectors[:1000]).center)
