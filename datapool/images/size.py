@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from datapool.core.atomic import open_regular_file
 from datapool.images.decode import inspect
 from datapool.images.formats import formats
 from datapool.images.pixels import QUARTER_TURNS, orientation_of
@@ -27,7 +28,7 @@ def size_of(path: Path, *, max_pixels: int) -> Size | None:
         max_pixels: Other images than JPEG that state more are not decoded.
     """
     try:
-        with path.open("rb") as file, Image.open(file, formats=formats(gif=True)) as image:
+        with open_regular_file(path) as file, Image.open(file, formats=formats(gif=True)) as image:
             if image.format == "JPEG":
                 is_turned = orientation_of(image, is_in_header=True) in QUARTER_TURNS
                 return Size(image.height, image.width) if is_turned else Size(*image.size)
