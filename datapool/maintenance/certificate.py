@@ -165,6 +165,8 @@ def check_candidates(
         return Check(
             name, "skip", "with rules, candidates that could not be picked may lie outside the covering radius"
         )
+    if not version.rows:
+        return Check(name, "skip", "all images have left the pool, so no candidate is at a distance from it")
     path, radius = Outputs(output).embeddings, _radius(version)
     candidates = _offered(read_rows(path), Outputs(output))
     new = range(version.rows - version.new, version.rows)  # rows of the pool

@@ -202,7 +202,8 @@ def _missing_keys(version: Version) -> list[str]:
     parameters = version.parameters
     missing = [key for key in ("embedding_space", "parameters") if getattr(version, key) is None]
     if parameters and parameters.method != IMPORTED:
-        missing += ["covering_radius"] * (version.covering_radius is None and parameters.method != MIGRATED)
+        has_radius = version.rows and parameters.method != MIGRATED  # an empty pool is at no distance
+        missing += ["covering_radius"] * bool(has_radius and version.covering_radius is None)
         settings = ("normalize_embeddings", "append_weak_labels")
         missing += [f"parameters.{key}" for key in settings if getattr(parameters, key) is None]
     return missing

@@ -22,6 +22,9 @@ def summarize(metrics: Metrics) -> str:
         why = ", ".join(f"{count} {what}" for count, what in counts if count) or "none is a candidate"
         again = "; datapool.remember_rejected: false offers them again" if metrics.seen_before else ""
         return f"nothing to pick: of {counted(metrics.images, 'image')} {why}{again}; the pool stays as it is"
+    if not metrics.pool_after and metrics.not_considered:
+        candidates = counted(metrics.candidates, "candidate")
+        return f"picked none of {candidates}: all images have left the pool, and none is picked in their place"
     if not metrics.pool_after:
         return f"nothing to pick: the rules exclude all {metrics.candidates} candidates; the pool stays as it is"
     known, seen = metrics.known, metrics.seen_before

@@ -63,6 +63,21 @@ def test_a_pool_that_has_lost_images_of_both_versions_passes_and_is_made_again_b
     assert state() == once
 
 
+def test_a_pool_whose_images_have_all_left_passes_and_goes_on(pool):  # noqa: F811
+    exclude(*samples().filename)
+    repro()
+
+    assert len(samples()) == 0
+    assert [version["rows"] for version in versions()] == [0, 0]
+    assert failed() == {}
+    assert checks()["version 2, candidates"].sentence == (
+        "all images have left the pool, so no candidate is at a distance from it"
+    )
+    repro(stopping_condition__min_distance=0.3)  # chosen anew
+    assert 0 < len(samples()) == metrics()["picked"]
+    assert failed() == {}
+
+
 def test_what_an_image_that_left_had_covered_is_not_considered_and_makes_the_covering_radius_larger(pool):  # noqa: F811
     before = metrics()
     removed = read_csv(Path("output/removed_samples.csv"))

@@ -55,8 +55,12 @@ def test_candidates_near_protected_images_are_not_promised_to_be_covered():
             metrics(images=5, candidates=5, over_balance=5),
             "nothing to pick: the rules exclude all 5 candidates; the pool stays as it is",
         ),
+        (
+            metrics(candidates=5, not_considered=5),
+            "picked none of 5 candidates: all images have left the pool, and none is picked in their place",
+        ),
     ],
-    ids=["no candidate", "no image", "rules"],
+    ids=["no candidate", "no image", "rules", "all have left"],
 )
 def test_with_nothing_to_pick_the_summary_has_the_reasons(run, summary):
     assert summarize(run) == summary
