@@ -13,7 +13,7 @@ app = typer.Typer()
 
 @app.command(short_help="Write images of a pool for labeling and training tools.")
 def export(
-    to: Annotated[Format, typer.Option("--to", help="What for.", show_default=False)],
+    to: Annotated[Format, typer.Option("--to", help="The format, by the program that reads it.", show_default=False)],
     new: Annotated[bool, typer.Option("--new", help="The images that the latest version added.")] = False,
     version: Annotated[
         int | None, typer.Option("--version", help="The images that this version added.", show_default=False)
@@ -22,7 +22,7 @@ def export(
         bool, typer.Option("--all", help="All images of the pool; with --version, all that it had then.")
     ] = False,
     left_out: Annotated[
-        bool, typer.Option("--left-out", help="And those of the latest batch that were not picked, with their fate.")
+        bool, typer.Option("--left-out", help="Add the images of the latest batch that were not picked, with their fate.")
     ] = False,
     output: Annotated[
         Path | None, typer.Option("--output", help="The folder or file to write.", show_default="below exports/")

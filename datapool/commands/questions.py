@@ -17,8 +17,8 @@ Name = Annotated[str | None, typer.Option("--name", help="The pool.", show_defau
 def status(as_json: Json = False) -> None:
     """Show how the workspace stands, and what to do next; run it in the workspace.
 
-    Which version has the pool, what became of the batch, what would `dvc repro` run again, and because of which change; what
-    is not committed. It runs nothing and changes nothing.
+    Names the version of the pool, what became of the batch, what `dvc repro` would run again and because of which change,
+    and what is not committed. It runs nothing and changes nothing.
     """
     from datapool.core.params import load_params
     from datapool.query.status import read_status
@@ -97,10 +97,11 @@ def why(
 ) -> None:
     """Explain why an image is in a pool, or why not; run it in the workspace.
 
-    Any image that a batch has offered, of this week or of an earlier one: was it picked, as which one, beside which nearest
-    image; covered, by what; a copy; damaged? Under which parameters, and which commit has it? The pools tell part of that;
-    the outputs of earlier batches, read from git and DVC's cache without a checkout, tell the rest. Lines that begin with
-    "not read" name what the cache lacks. The exit code is 1 if no batch has offered such an image.
+    The image may be of this week or of an earlier one. The answer says whether it was picked (as which one, beside which
+    nearest image), covered (by which image), a copy or damaged, under which parameters, and which commit has that. The pools
+    have part of it; the rest is in the outputs of earlier batches, which are read from git and DVC's cache without a
+    checkout. Lines that begin with "not read" name what the cache lacks. The exit code is 1 if no batch has offered such an
+    image.
     """
     from datapool.core.params import load_params
     from datapool.query.why import why as answer
