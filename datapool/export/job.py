@@ -33,7 +33,7 @@ class Job:
     progress: Progress
 
     @property
-    def is_linked_to(self) -> bool:
+    def has_no_files(self) -> bool:
         """Whether the export names the files where they are, and holds none."""
         return self.files is Placement.NONE
 

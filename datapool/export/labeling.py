@@ -26,7 +26,7 @@ def write_label_studio(folder: Path, job: Job) -> Written:
     prefix = job.url_prefix or f"{_LOCAL_FILES}{quote(job.name)}/images/"
     tasks = []
     for done, image in enumerate(job.images, start=1):
-        if not job.is_linked_to:
+        if not job.has_no_files:
             job.place(image, folder / "images")
         data = {"image": prefix + quote(image.name), **image.facts()}
         task: dict[str, object] = {"data": data}
@@ -48,7 +48,7 @@ def write_label_studio(folder: Path, job: Job) -> Written:
 </View>
 """
     (folder / "label_config.xml").write_text(config, encoding="utf-8")
-    files = [str(image.path.resolve()) if job.is_linked_to else f"images/{image.name}" for image in job.images]
+    files = [str(image.path.resolve()) if job.has_no_files else f"images/{image.name}" for image in job.images]
     unseen = [
         image.filename for image in job.images if PurePosixPath(image.filename).suffix.lower() in _NOT_IN_BROWSERS
     ]

@@ -20,7 +20,7 @@ _NO_SPLITS = "the pool has no splits, so val is the same list as train; `datapoo
 
 def write_files(folder: Path, job: Job) -> Written:
     """Write images/, and filenames.txt with the place of each image; without images, paths.txt with where each one is."""
-    if job.is_linked_to:
+    if job.has_no_files:
         paths = [str(image.path.resolve()) for image in job.images]
         write_lines(folder / "paths.txt", paths)
         return Written(paths, [])
@@ -82,12 +82,12 @@ def write_coco(folder: Path, job: Job) -> Written:
     for number, image in enumerate(job.images, start=1):
         subset = image.split or "default"
         size = image.size(max_pixels=job.max_pixels)
-        if not job.is_linked_to:
+        if not job.has_no_files:
             job.place(image, folder / "images" / subset)
         entries.setdefault(subset, []).append(
             {"id": number, "file_name": image.name, "width": size.width, "height": size.height, **image.facts()}
         )
-        files.append(str(image.path.resolve()) if job.is_linked_to else f"images/{subset}/{image.name}")
+        files.append(str(image.path.resolve()) if job.has_no_files else f"images/{subset}/{image.name}")
         job.progress(number, len(job.images))
     for subset, images in entries.items():
         content = {

@@ -27,7 +27,7 @@ def write_lightly_studio(folder: Path, job: Job) -> Written:
 def _write(folder: Path, job: Job, loader: str) -> Written:
     files = []
     for done, image in enumerate(job.images, start=1):
-        if job.is_linked_to:
+        if job.has_no_files:
             files.append(str(image.path.resolve()))
         else:
             job.place(image, folder / "images")
