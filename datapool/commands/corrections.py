@@ -46,6 +46,8 @@ def forget(
     Prints the commands that erase them from DVC's cache, from remotes and from the history of git, which are yours. If the
     file of an image is still in input_dir, or a file of yours names it, the exit code is 1: delete it, and run this again.
     """
+    import shlex
+
     from datapool.core.errors import DatapoolError, short_repr
     from datapool.core.params import load_params
     from datapool.workspace import corrections
@@ -81,7 +83,7 @@ def forget(
         raise DatapoolError(
             f"not all is erased yet, for these still name or hold the images: {', '.join(left[:10])}. Delete "
             f"their files from {params.input_dir}, and their names from files of yours (those below {params.output_dir} "
-            f"follow), then run `datapool forget {' '.join(hashes or images)}` again"
+            f"follow), then run `datapool forget {shlex.join(hashes or images)}` again"
         )
 
 

@@ -1,6 +1,7 @@
 """Describe how a workspace stands: the pool, the batch, what ``dvc repro`` would do and why, and what a person does next."""
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -243,7 +244,7 @@ def _next(
         yield f"{params.input_dir} is not there: `datapool add FOLDER` with the folder of the next batch"
         return
     if changed:
-        yield f"`dvc repro` (or `datapool add {params.input_dir}`), then look at {report}"
+        yield f"`dvc repro` (or `datapool add {shlex.quote(params.input_dir)}`), then look at {report}"
         return
     if _is_waiting(here):
         yield f"look at {report}, then `datapool keep` commits the version; `--n`, `--min-distance` and `--exclude` cut it"

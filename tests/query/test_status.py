@@ -13,6 +13,7 @@ from datapool.core.errors import DatapoolError
 from datapool.core.params import load_params
 from datapool.query.states import State
 from datapool.query.status import Cause, _causes, read_status
+from datapool.workspace.params_file import set_params
 
 PARAMETERS = {"input_dir": "data/w1", "stopping_condition": {"n_samples": -1, "min_distance": 0.5}, "seed": 1}
 
@@ -79,6 +80,20 @@ def test_a_folder_that_is_not_as_dvc_records_it_is_told_without_a_stage(tmp_path
     assert [*read_status(load_params()).as_facts()][2:4] == [
         ("dvc repro", "has nothing to do"),
         ("", "data.dvc is not as DVC records it"),
+    ]
+
+
+def test_a_folder_with_a_space_is_quoted_in_the_command_to_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(Path(datapool.__file__).parents[1] / name, name)
+    set_params(Path(), {"input_dir": "data/week 2"})
+    Path("data/week 2").mkdir(parents=True)
+    monkeypatch.setattr("datapool.query.status.run_dvc", lambda *_: '{"scan": [{"changed deps": {"data": "modified"}}]}')
+
+    assert read_status(load_params()).next == [
+        "`dvc repro` (or `datapool add 'data/week 2'`), then look at output/report.html"
     ]
 
 
