@@ -227,7 +227,8 @@ def show(
         return
     if not csv:
         commit = first_with(history(str(LINEAGE)), pool, found)
-        print_facts(describe(pool, read_entries(LINEAGE)[pool], found, commit))
+        options = f"--name {pool}" if name else ""
+        print_facts(describe(pool, read_entries(LINEAGE)[pool], found, commit, options=options))
         return
     with open_csv(Path(params.shared_dir), pool, found) as file:
         if output is None:

@@ -51,7 +51,9 @@ def rows_of(versions: Iterable[Version]) -> list[Row]:
     return rows
 
 
-def describe(pool: str, entry: LineageEntry, version: Version, commit: State | None) -> Iterator[tuple[str, str]]:
+def describe(
+    pool: str, entry: LineageEntry, version: Version, commit: State | None, *, options: str
+) -> Iterator[tuple[str, str]]:
     """Yield what is recorded of a version, for a person: a name and a text for each fact.
 
     Args:
@@ -59,6 +61,7 @@ def describe(pool: str, entry: LineageEntry, version: Version, commit: State | N
         entry: Its record.
         version: One of its versions.
         commit: The first commit that has the version; None if none has it, or there is no git.
+        options: What `datapool show` needs besides the number to find the pool, such as "--name p"; "" for nothing.
     """
     yield "version", f"{version.version} of {len(entry.versions)} of pool {pool}"
     offered = version.offered
@@ -88,10 +91,8 @@ def describe(pool: str, entry: LineageEntry, version: Version, commit: State | N
         yield "taken out", f"{counted(left, 'image')} since, by exclude.txt"
     if commit:
         yield "commit", f"{commit.commit[:10]} of {commit.date}: {commit.subject}"
-    yield (
-        "more",
-        f"`datapool show {version.version} --json` has the hashes of its files; `--csv` its datapool_latest.csv",
-    )
+    command = " ".join(filter(None, [f"datapool show {version.version}", options, "--json"]))
+    yield "more", f"`{command}` has the hashes of its files; `--csv` its datapool_latest.csv"
 
 
 def _settings(parameters: Parameters) -> str:

@@ -67,6 +67,8 @@ def test_without_an_option_a_person_can_read_it(three, show):
 
     assert lines[:2] == ["version  2 of 3 of pool p", "picked   2 images; the pool then had 4"]
     assert lines[-1].startswith("more     `datapool show 2 --json` has the hashes of its files")
+    named = show("2", "--name", "p")[0].decode().splitlines()
+    assert named[-1].startswith("more     `datapool show 2 --name p --json` has the hashes of its files")
 
 
 def test_what_is_not_there_is_named(three, show):
