@@ -22,7 +22,8 @@ def export(
         bool, typer.Option("--all", help="All images of the pool; with --version, all that it had then.")
     ] = False,
     left_out: Annotated[
-        bool, typer.Option("--left-out", help="Add the images of the latest batch that were not picked, with their fate.")
+        bool,
+        typer.Option("--left-out", help="Add the images of the latest batch that were not picked, with their fate."),
     ] = False,
     output: Annotated[
         Path | None, typer.Option("--output", help="The folder or file to write.", show_default="below exports/")

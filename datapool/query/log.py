@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from datapool.core.errors import counted
 from datapool.core.lineage import LineageEntry, Parameters, Version
+from datapool.query.diff import value_text
 from datapool.query.states import State
 
 _BARS = "▁▂▃▄▅▆▇█"
@@ -96,12 +97,12 @@ def describe(
 
 
 def _settings(parameters: Parameters) -> str:
-    """Return the parameters that decided, without those that were switched off."""
+    """Return the parameters that decided, as params.yaml writes them, without those that were switched off."""
     recorded = parameters.model_dump()
     stop = recorded.pop("stopping_condition", None) or {}
     values = {"method": recorded.pop("method"), **stop, **recorded}
     is_off = {key: value is None or value is False or (key in stop and value < 0) for key, value in values.items()}
-    return ", ".join(f"{key} {value}" for key, value in values.items() if not is_off[key])
+    return ", ".join(f"{key} {value_text(value)}" for key, value in values.items() if not is_off[key])
 
 
 def sparkline(values: Sequence[float | None]) -> str:

@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from datapool.core.lineage import Version
-from datapool.query.log import Row, rows_of, sparkline
+from datapool.core.lineage import LineageEntry, Version
+from datapool.query.log import Row, describe, rows_of, sparkline
 
 SHA = "0" * 64
 
@@ -53,6 +53,17 @@ def test_a_version_without_a_batch_is_called_by_the_pool_that_its_images_come_fr
     )
 
     assert [row.week for row in rows_of([combined, migrated])] == ["pool p of side", "pool p, migrated"]
+
+
+def test_parameters_are_written_as_in_params_yaml_without_those_that_are_off():
+    parameters = {
+        "method": "coreset", "stopping_condition": {"n_samples": -1, "min_distance": 0.5}, "normalize_embeddings": True,
+        "append_weak_labels": False, "seed": 1,
+    }  # fmt: skip
+    only = version(1, 3, 3, parameters=parameters)
+    described = dict(describe("p", LineageEntry(versions=[only]), only, None, options=""))
+
+    assert described["parameters"] == "method coreset, min_distance 0.5, normalize_embeddings true, seed 1"
 
 
 def test_a_sparkline_has_a_bar_of_the_height_of_each_number():

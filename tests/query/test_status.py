@@ -90,7 +90,9 @@ def test_a_folder_with_a_space_is_quoted_in_the_command_to_run(tmp_path, monkeyp
         shutil.copy(Path(datapool.__file__).parents[1] / name, name)
     set_params(Path(), {"input_dir": "data/week 2"})
     Path("data/week 2").mkdir(parents=True)
-    monkeypatch.setattr("datapool.query.status.run_dvc", lambda *_: '{"scan": [{"changed deps": {"data": "modified"}}]}')
+    monkeypatch.setattr(
+        "datapool.query.status.run_dvc", lambda *_: '{"scan": [{"changed deps": {"data": "modified"}}]}'
+    )
 
     assert read_status(load_params()).next == [
         "`dvc repro` (or `datapool add 'data/week 2'`), then look at output/report.html"
