@@ -1183,7 +1183,7 @@ def test_a_pool_with_a_real_model_made_by_dvc_passes_and_a_changed_one_fails(mod
     made = after(model_second_week)
     command = (sys.executable, "-c", "from datapool.cli import main; main()", "verify")
     said = made.run(*command)
-    assert said.count("pass  pool 'my_datapool', ") == 9
+    assert said.count("pass  pool 'my_datapool', ") == 10
     assert "10 checks, none failed" in said
 
     path = made.folder / LATEST
