@@ -42,6 +42,7 @@ def combine(
     pool is read from DVC's cache, without a checkout. After a git merge with a conflict in datapools.json this is the way
     out: keep our files, then combine the other branch. Nothing is committed in git.
     """
+    from datapool.core.errors import counted
     from datapool.core.lineage import LINEAGE
     from datapool.core.outputs import Outputs
     from datapool.core.params import load_params
@@ -68,7 +69,7 @@ def combine(
         )
     n_added = sum(each.added for each in combined.versions)
     lines = [f"{source}, pool {found.name!r}: {line}" for line in describe_versions(combined.versions)]
-    lines += [*combined.notes, f"pool {pool!r}: {n_added} images added, {combined.n_images} in all"]
+    lines += [*combined.notes, f"pool {pool!r}: {counted(n_added, 'image')} added, {combined.n_images} in all"]
     ran, todo = _record(was_merged) if n_added else ([], "")
     if as_json:
         document = {

@@ -16,7 +16,7 @@ import pandas as pd
 from datapool.core import atomic
 from datapool.core.base import IMPORTED, Base, empty_base_table
 from datapool.core.embeddings_csv import EmbeddingsCsv, read_csv
-from datapool.core.errors import DatapoolError
+from datapool.core.errors import DatapoolError, counted
 from datapool.core.lineage import CHECKPOINT, HISTORY, LATEST, Parameters, Provenance, read_lineage
 from datapool.core.recorded_rows import COLUMNS, no_seen
 from datapool.core.schema import pool_name
@@ -217,8 +217,8 @@ def _notes_on_rows(content: EmbeddingsCsv, table: pd.DataFrame, images: Path | N
     found = "--images was not given" if images is None else f"{n_found} of {len(table)} images are below {images}"
     if n_missing:
         notes.append(
-            f"{found}: the content of {n_missing} images is unknown, so a new image with one of their names will count as "
-            "that image"
+            f"{found}: the content of {counted(n_missing, 'image')} is unknown, so a new image of the same name will count "
+            "as that image"
         )
     else:
         notes.append(f"{found}: all are recognized by their content from now on")

@@ -266,7 +266,10 @@ def test_an_imported_image_whose_file_still_exists_is_recognized_by_its_content(
 
     assert [content_hash != "" for content_hash in samples().content_hash] == [False, False, False, True]
     assert any(
-        note.startswith(f"1 of 4 images are below {tmp_path / 'images'}: the content of 3 images") for note in notes
+        note.startswith(
+            f"1 of 4 images are below {tmp_path / 'images'}: the content of 3 images is unknown, so a new image"
+        )
+        for note in notes
     )
     elsewhere = batch({"elsewhere.png": "content of dog/a.png", "dog/b.png": "unknown"})
     assert rows_in_base(elsewhere, samples()).tolist() == [3, 0]
