@@ -161,6 +161,7 @@ def test_a_photo_stored_in_nine_orientations_is_read_upright(batches, planted):
     assert np.abs(first[::-1] - first).mean() > 20
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_three_weeks_through_the_pipeline_find_what_was_planted(tmp_path, planted):
     make_workspace(tmp_path / "workspace", scm=Scm.OWN)

@@ -77,6 +77,7 @@ def test_an_unknown_image_and_a_list_that_params_do_not_name_are_refused(first_w
     assert "error: params.yaml: rules.exclude is null" in printed
 
 
+@pytest.mark.full
 def test_a_corrected_batch_is_told_and_redone(first_week, after, weeks, tmp_path):
     workspace = after(first_week)
     names = workspace.names()

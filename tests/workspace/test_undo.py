@@ -197,6 +197,7 @@ for word in "$@"; do [ "$word" != revert ] || kill -9 $PPID; done
 """
 
 
+@pytest.mark.full
 def test_an_undo_that_was_killed_after_git_revert_is_finished_by_dvc_checkout(second_week, first_week, after, tmp_path):
     workspace = after(second_week)
     git = tmp_path / "git"
