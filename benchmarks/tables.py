@@ -25,7 +25,7 @@ from datapool.core.lineage import Version
 from datapool.core.recorded_rows import COLUMNS
 from datapool.core.tables import EmbeddedTable
 from datapool.pool import files as pool_files
-from datapool.pool.filesystem import write_hashed
+from datapool.pool.filesystem import Disk, write_file
 from datapool.pool.store import Store
 from datapool.pool.transaction import Transaction
 
@@ -134,8 +134,8 @@ def arrow(rows: EmbeddedTable) -> pa.Table:
 
 def write_ours(path: Path, names: list[str], embeddings: np.ndarray, labels: list[int]) -> None:
     """Write the csv as a pool does, which hashes it while writing."""
-    with path.open("wb") as file:
-        write_hashed(file.write, [csv_header(DIMENSION)], csv_rows(names, embeddings, labels))
+    path.unlink(missing_ok=True)
+    write_file(Disk(), path, [csv_header(DIMENSION)], csv_rows(names, embeddings, labels))
 
 
 def timed(run: Callable[[], Any]) -> float:

@@ -1,9 +1,12 @@
 """The benchmarks measure what they claim, and their tables contain numbers that a reader can check."""
 
+import ast
+import importlib.util
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -58,6 +61,24 @@ def test_a_slow_contestant_makes_fewer_picks_if_its_time_is_linear_and_is_skippe
     assert affordable_picks(slow, n=100, d=8, k=5_000) == 1_200  # 1,250 rounded down to two digits
     assert affordable_picks(slow, n=1_000, d=100, k=5_000) == 0  # 10 picks are too few
     assert affordable_picks(slow._replace(is_linear=False), n=100, d=8, k=5_000) == 0
+
+
+def test_all_that_benchmarks_import_from_the_library_exists():
+    missing = []
+    for path in sorted((ROOT / "benchmarks").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "datapool":
+                module = importlib.import_module(node.module)
+                missing += [
+                    f"{path.name}: {node.module}.{name.name}" for name in node.names if not _has(module, name.name)
+                ]
+
+    assert missing == []
+
+
+def _has(module: ModuleType, name: str) -> bool:
+    is_package = hasattr(module, "__path__")
+    return hasattr(module, name) or (is_package and bool(importlib.util.find_spec(f"{module.__name__}.{name}")))
 
 
 @pytest.mark.parametrize("kind", sorted(set(KINDS) - set(REAL)))
