@@ -30,7 +30,6 @@ import hashlib, signal, sys
 from PIL import Image
 import typer
 from datapool.images.decode import ImageFile
-from datapool.model import embedding
 from datapool.model.embedding import embed
 from datapool.model.embedding_model import build_model
 from datapool.training.simclr import TrainerSettings, train_simclr
@@ -69,11 +68,14 @@ def read_and_get_killed(image):
 """
 )
 EMBED_OUT_OF_MEMORY = """
+global model
+model = build_model("test_efficientnet", dimension=8, input_size=1024, pretrained=False, weights=None, seed=1)
 limit_memory(200_000_000)
-run_embed(batch_size=60_000)
+run_embed(batch_size=8)
 """
 EMBED_KILLED = """
-embedding.read_rgb = read_and_get_killed
+from datapool.model import embedding_model
+embedding_model.read_rgb = lambda *_, **__: read_and_get_killed(None)
 run_embed(num_workers=1)
 """
 TRAIN_KILLED = """
@@ -104,7 +106,7 @@ read_csv(Path("table.csv"))
 SHORTAGES = {
     "memory for a batch": (
         EMBED_OUT_OF_MEMORY,
-        "error: lightly.loader.batch_size is 60000, for which there is not enough memory; set a smaller one, or free memory",
+        "error: lightly.loader.batch_size is 8, for which there is not enough memory; set a smaller one, or free memory",
     ),
     "a reader of embed killed": (
         EMBED_KILLED,
