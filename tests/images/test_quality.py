@@ -294,6 +294,7 @@ def test_an_empty_table_has_no_findings(shipped):
     assert (len(found.images), found.usual) == (0, {})
 
 
+@pytest.mark.slow
 def test_no_digit_of_the_demo_is_nearly_blank(tmp_path, shipped):
     from datapool.workspace.demo import write_digits
 

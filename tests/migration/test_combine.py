@@ -28,6 +28,8 @@ from datapool.migration.combine import CombinedPool, combine, describe_versions,
 from datapool.migration.source import OtherPool, other_pool
 from datapool.workspace.params_file import set_params
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 POOLS, LINEAGE = Path("pools"), Path("datapools.json")
 SHARED = {"shared/a.png": 0.0, "shared/b.png": 1.0}

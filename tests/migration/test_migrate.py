@@ -25,6 +25,8 @@ from datapool.pool.open import open_base
 from datapool.query.why import why
 from datapool.workspace.params_file import set_params
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["folder"]  # a fixture
 
 ONE = {"one/a.png": 0.0, "one/b.png": 1.0}

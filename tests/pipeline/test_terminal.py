@@ -26,6 +26,7 @@ with progress("training", before="preparing the model") as report:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a pseudo terminal")
 def test_a_bar_names_the_preparation_and_then_the_work_with_its_rate():
     ours, terminal = pty.openpty()

@@ -309,6 +309,7 @@ def test_pictures_are_the_same_with_and_without_those_of_the_scan():
     assert made(kept).keys() == {found.content_hash["=large.jpg"]}
 
 
+@pytest.mark.slow
 def test_pictures_of_many_images_are_made_by_several_processes_and_are_the_same(monkeypatch):
     folder, found, _ = write_batch()
     find = pictures_of(found, folder, max_pixels=MAX_PIXELS, ranges={}, kept=ThumbnailStore(Path("no")))

@@ -11,6 +11,8 @@ from datapool.report.order import make_order
 from datapool.selection import ranking as ordering
 from datapool.selection import sampling
 
+pytestmark = pytest.mark.slow
+
 N = 12
 
 
