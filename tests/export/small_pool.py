@@ -2,16 +2,21 @@
 
 import hashlib
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 from PIL import Image
 
+import datapool
+from datapool import cli
 from datapool.core.lineage import Offered, Provenance
 from datapool.core.tables import EmbeddedTable
 from datapool.pool.merge import merge, with_paths
 from datapool.pool.open import open_base
+from datapool.terminal import run_app
 
 POOLS, LINEAGE = Path("pools"), Path("datapools.json")
 
@@ -80,3 +85,19 @@ def add_version(folder: Path, paths: list[str], *, prefix: str = "") -> None:
         keep_history=False,
         provenance=Provenance(covering_radius=0.1, offered=offered),
     )
+
+
+def write_params() -> None:
+    """Write a params.yaml for the pool p to the current folder."""
+    template = (Path(datapool.__file__).parents[1] / "params.yaml").read_text()
+    Path("params.yaml").write_text(template.replace("name: my_datapool", "name: p"))
+
+
+def run_datapool(monkeypatch, capfd, *arguments: str) -> str:
+    """Run a command of ``datapool`` in this process and return what it prints: its error if it refuses, with exit code 1."""
+    monkeypatch.setattr(sys, "argv", ["datapool", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        run_app(cli.app)
+    printed = capfd.readouterr()
+    assert ended.value.code == (1 if printed.err else 0)
+    return printed.err or printed.out

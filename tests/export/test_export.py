@@ -19,10 +19,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from PIL import Image
-from small_pool import LINEAGE, POOLS, add_version, make_pool, sha256, write_image
+from small_pool import LINEAGE, POOLS, add_version, make_pool, run_datapool, sha256, write_image, write_params
 
-import datapool
-from datapool import cli
 from datapool.core.errors import DatapoolError
 from datapool.core.outputs import Outputs
 from datapool.core.params import load_params
@@ -30,7 +28,6 @@ from datapool.core.recorded_rows import read_recorded_rows
 from datapool.core.tables import EmbeddedTable, write_csv, write_json, write_rows, write_table
 from datapool.images.batch import batch_id
 from datapool.query.why import why
-from datapool.terminal import run_app
 
 NAMES = ["cat/a 1.png", "dog/b.jpg", "c.png", "cat/d.jpg", "cat/e&é.png"]
 
@@ -39,8 +36,7 @@ NAMES = ["cat/a 1.png", "dog/b.jpg", "c.png", "cat/d.jpg", "cat/e&é.png"]
 def pool(tmp_path, monkeypatch):
     """The pool p of ``small_pool``, and params.yaml."""
     monkeypatch.chdir(tmp_path)
-    template = (Path(datapool.__file__).parents[1] / "params.yaml").read_text()
-    Path("params.yaml").write_text(template.replace("name: my_datapool", "name: p"))
+    write_params()
     make_pool(monkeypatch)
 
 
@@ -49,12 +45,7 @@ def export(monkeypatch, capfd):
     """Run `datapool export` and return what it prints."""
 
     def run(*arguments: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["datapool", "export", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            run_app(cli.app)
-        printed = capfd.readouterr()
-        assert ended.value.code == (1 if printed.err else 0)
-        return printed.err or printed.out
+        return run_datapool(monkeypatch, capfd, "export", *arguments)
 
     return run
 

@@ -2,18 +2,13 @@
 
 import csv
 import json
-import sys
 import unicodedata
 import zipfile
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from small_pool import make_pool, sha256
-
-import datapool
-from datapool import cli
-from datapool.terminal import run_app
+from small_pool import make_pool, run_datapool, sha256, write_params
 
 FILE = Path("labels/p/labels.csv")
 HASHES: dict[str, str] = {}
@@ -23,8 +18,7 @@ HASHES: dict[str, str] = {}
 def pool(tmp_path, monkeypatch):
     """The pool p of ``small_pool`` (cat/a 1.png, dog/b.jpg, c.png, cat/d.jpg, cat/e&é.png), params.yaml and exclude.txt."""
     monkeypatch.chdir(tmp_path)
-    template = (Path(datapool.__file__).parents[1] / "params.yaml").read_text()
-    Path("params.yaml").write_text(template.replace("name: my_datapool", "name: p"))
+    write_params()
     Path("exclude.txt").touch()
     make_pool(monkeypatch)
     for path in Path("data").rglob("*.*"):
@@ -38,12 +32,7 @@ def labels(monkeypatch, capfd):
     def run(content: object, *arguments: str, name: str = "week.json") -> str:
         data = content if isinstance(content, str | bytes) else json.dumps(content)
         Path(name).write_bytes(data.encode() if isinstance(data, str) else data)
-        monkeypatch.setattr(sys, "argv", ["datapool", "labels", name, *arguments])
-        with pytest.raises(SystemExit) as ended:
-            run_app(cli.app)
-        printed = capfd.readouterr()
-        assert ended.value.code == (1 if printed.err else 0)
-        return printed.err or printed.out
+        return run_datapool(monkeypatch, capfd, "labels", name, *arguments)
 
     return run
 

@@ -2,16 +2,13 @@
 
 import csv
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from small_pool import add_version, make_pool, write_image
+from small_pool import add_version, make_pool, run_datapool, write_image, write_params
 
-import datapool
-from datapool import cli
 from datapool.core.errors import DatapoolError
 from datapool.core.label_files import SPLIT_COLUMNS
 from datapool.export.splits import (
@@ -24,7 +21,6 @@ from datapool.export.splits import (
     sentences_about,
     usual_distance,
 )
-from datapool.terminal import run_app
 
 NONE = pd.DataFrame(columns=list(SPLIT_COLUMNS)).astype(SPLIT_COLUMNS)
 SHARED = Path(__file__).parents[3] / "shared" / "images"
@@ -333,17 +329,11 @@ def test_three_weeks_of_real_images_never_leak():
 def split(tmp_path, monkeypatch, capfd):
     """Run `datapool split` beside the pool p of ``small_pool``, and return what it prints."""
     monkeypatch.chdir(tmp_path)
-    template = (Path(datapool.__file__).parents[1] / "params.yaml").read_text()
-    Path("params.yaml").write_text(template.replace("name: my_datapool", "name: p"))
+    write_params()
     make_pool(monkeypatch)
 
     def run(*arguments: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["datapool", "split", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            run_app(cli.app)
-        printed = capfd.readouterr()
-        assert ended.value.code == (1 if printed.err else 0)
-        return printed.err or printed.out
+        return run_datapool(monkeypatch, capfd, "split", *arguments)
 
     return run
 
