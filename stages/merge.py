@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from datapool.core.atomic import SCRATCH
 from datapool.core.base import read_base
 from datapool.core.errors import counted
 from datapool.core.lineage import LINEAGE, Offered, Parameters, Provenance, read_embedding_space
@@ -10,7 +9,7 @@ from datapool.core.metrics import read_metrics
 from datapool.core.outputs import Outputs
 from datapool.core.params import load_params
 from datapool.core.tables import read_rows, read_table
-from datapool.images.thumbnails import ThumbnailStore
+from datapool.images.thumbnails import scanned_thumbnails
 from datapool.pool.merge import merge as merge_picks
 from datapool.pool.merge import with_paths
 from datapool.pool.thumbnails import pictures_of
@@ -30,7 +29,7 @@ def merge() -> None:
         Path(params.input_dir),
         max_pixels=params.images.max_pixels,
         ranges=space.ranges or {},
-        kept=ThumbnailStore(SCRATCH / "thumbnails"),
+        kept=scanned_thumbnails(),
     )
     merged = merge_picks(
         Path(params.shared_dir),

@@ -2,16 +2,15 @@
 
 from pathlib import Path
 
-from datapool.core.atomic import SCRATCH
 from datapool.core.base import read_base
-from datapool.core.lineage import LINEAGE, read_embedding_space, read_lineage
+from datapool.core.lineage import LINEAGE, THUMBNAILS_FOLDER, read_embedding_space, read_lineage
 from datapool.core.metrics import read_metrics
 from datapool.core.outputs import Outputs
 from datapool.core.params import load_params
 from datapool.core.tables import read_csv, read_json, read_rows, read_table
 from datapool.images.batch import mark_excluded
 from datapool.images.listing import Skipped
-from datapool.images.thumbnails import ThumbnailStore
+from datapool.images.thumbnails import ThumbnailStore, scanned_thumbnails
 from datapool.report.facts import ReportInputs
 from datapool.report.page import write_report
 from datapool.terminal import progress, run, say
@@ -43,8 +42,8 @@ def report() -> None:
             inputs,
             params,
             removed_file=str(outputs.removed_samples),
-            in_pool=ThumbnailStore(Path(params.shared_dir) / base.pool / "thumbnails"),
-            scanned=ThumbnailStore(SCRATCH / "thumbnails"),
+            in_pool=ThumbnailStore(Path(params.shared_dir) / base.pool / THUMBNAILS_FOLDER),
+            scanned=scanned_thumbnails(),
             progress=show_progress,
         )
     say(f"the report is in {outputs.report}")

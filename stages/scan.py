@@ -3,7 +3,6 @@
 import shlex
 from pathlib import Path
 
-from datapool.core.atomic import SCRATCH
 from datapool.core.base import empty_base_table
 from datapool.core.errors import counted
 from datapool.core.outputs import Outputs
@@ -11,7 +10,7 @@ from datapool.core.params import load_params
 from datapool.core.tables import read_names, write_json, write_table
 from datapool.images import batch
 from datapool.images.decode import count_reasons
-from datapool.images.thumbnails import ThumbnailStore
+from datapool.images.thumbnails import scanned_thumbnails
 from datapool.images.tracking import untracked_path
 from datapool.terminal import progress, run, say
 
@@ -20,7 +19,7 @@ def scan() -> None:
     """Find the images below input_dir, hash them, try to decode each, and mark damaged images and exact copies."""
     params = load_params(files_exist=True)
     outputs, listed = Outputs(params.output_dir), params.relevant_filenames_file
-    with progress("checking images") as report, ThumbnailStore(SCRATCH / "thumbnails").writing() as keep:
+    with progress("checking images") as report, scanned_thumbnails().writing() as keep:
         found = batch.scan(
             Path(params.input_dir),
             filename_prefix=batch.prefix_of(params.filename_prefix, params.input_dir),

@@ -212,3 +212,8 @@ class ThumbnailStore:
         return sorted(
             (path for path in self.folder.glob("*.parquet") if path.stem.isdecimal()), key=lambda p: int(p.stem)
         )
+
+
+def scanned_thumbnails() -> ThumbnailStore:
+    """Return the store that scan fills, in the current workspace."""
+    return ThumbnailStore(atomic.SCRATCH / "thumbnails")

@@ -23,7 +23,7 @@ from datapool.core.schema import pool_name
 from datapool.core.tables import EmbeddedTable
 from datapool.images.batch import safe_name, weak_label
 from datapool.images.decode import ImageFile, hash_of, inspect
-from datapool.images.thumbnails import ThumbnailStore
+from datapool.images.thumbnails import scanned_thumbnails
 from datapool.lightly_docker.find_model import find_model, imported_space, params_of
 from datapool.pool import transaction
 from datapool.pool.agreement import backing_up_before_checkout
@@ -106,7 +106,7 @@ def import_pool(
         rows = EmbeddedTable(table, content.embeddings)
         pictures = None
         if images is not None and thumbnails:
-            kept = ThumbnailStore(atomic.SCRATCH / "thumbnails")
+            kept = scanned_thumbnails()
             pictures = pictures_of(table, images, max_pixels=max_pixels, ranges={}, kept=kept)
         merged = merge(
             pools, lineage_file, base, rows, checkpoint, keep_history=True, provenance=provenance, pictures=pictures

@@ -7,13 +7,12 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from datapool.core.atomic import SCRATCH
 from datapool.core.errors import DatapoolError, counted
 from datapool.core.lineage import THUMBNAILS_FOLDER, LineageEntry, Version, read_entries, version_file
 from datapool.core.progress import Progress
 from datapool.images.decode import hash_of
 from datapool.images.listing import find_images
-from datapool.images.thumbnails import ThumbnailStore, hashes_in
+from datapool.images.thumbnails import hashes_in, scanned_thumbnails
 from datapool.pool.agreement import backing_up_before_checkout, read_record, require_agreement
 from datapool.pool.files import read_samples, require_version_files
 from datapool.pool.image_files import path_in_batch
@@ -149,7 +148,7 @@ def _finder(
     options: Any = {
         "max_pixels": max_pixels,
         "ranges": (version.embedding_space and version.embedding_space.ranges) or {},
-        "kept": ThumbnailStore(SCRATCH / "thumbnails"),
+        "kept": scanned_thumbnails(),
     }
     there = rows[["content_hash"]].assign(path=paths)
     at_path = pictures_of(there if where else there[:0], where or Path(), **options)

@@ -34,7 +34,7 @@ from datapool.core.recorded_rows import no_seen
 from datapool.core.schema import Params, pool_name
 from datapool.core.tables import EmbeddedTable
 from datapool.images.decode import hash_of
-from datapool.images.thumbnails import ThumbnailStore
+from datapool.images.thumbnails import scanned_thumbnails
 from datapool.migration.calibration import Calibration, calibrate, last_batch
 from datapool.migration.comparison import SpaceComparison, equivalent_distance
 from datapool.migration.reembed import Bar, Found, NewModel, compare, embed_again, settings_for, with_distances
@@ -313,7 +313,7 @@ def _write(
         picks = table[[*columns, *(["path"] if "path" in table else [])]]
         images = table[["content_hash"]].assign(path=table.file)
         ranges = migration.space.ranges or {}
-        kept = ThumbnailStore(atomic.SCRATCH / "thumbnails")
+        kept = scanned_thumbnails()
         pictures = pictures_of(images, Path(), max_pixels=params.images.max_pixels, ranges=ranges, kept=kept)
         merged = merge(
             pools,
