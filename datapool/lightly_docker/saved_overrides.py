@@ -14,7 +14,7 @@ from datapool.core import atomic
 from datapool.core.errors import DatapoolError
 from datapool.core.params import FILE, read_params
 from datapool.core.tables import read_json, write_json
-from datapool.workspace.params_file import set_params
+from datapool.workspace.params_file import set_params, value_of
 
 OVERRIDES = Path("overrides.json")
 """The changes that the last run made to params.yaml, by dotted key."""
@@ -59,7 +59,7 @@ def revert() -> None:
     if not OVERRIDES.exists():
         return
     content = read_params()
-    unedited = {key: change for key, change in _last_changes().items() if _value(content, key) == change.set}
+    unedited = {key: change for key, change in _last_changes().items() if value_of(content, key, _ABSENT) == change.set}
     if unedited:
         set_params(Path(), {key: change.before for key, change in unedited.items()})
 
@@ -71,7 +71,7 @@ def apply(settings: Mapping[str, Any]) -> None:
         DatapoolError: If params.yaml lacks a key.
     """
     content = read_params()
-    changes = {key: _Change(before=_value(content, key), set=value) for key, value in settings.items()}
+    changes = {key: _Change(before=value_of(content, key, _ABSENT), set=value) for key, value in settings.items()}
     if missing := [key for key, change in changes.items() if change.before is _ABSENT]:
         raise DatapoolError(f"{FILE}: {missing[0]} is missing; `datapool init --update` adds missing keys")
     write_json(OVERRIDES, {key: change._asdict() for key, change in changes.items()})
@@ -91,13 +91,3 @@ def _last_changes() -> dict[str, _Change]:
     if not all(isinstance(change, dict) and set(_Change._fields) <= change.keys() for change in changes.values()):
         raise damaged
     return {key: _Change(before=change["before"], set=change["set"]) for key, change in changes.items()}
-
-
-def _value(content: dict[str, Any], key: str) -> object:
-    """Return the value of a dotted key, _ABSENT if there is none."""
-    value: Any = content
-    for part in key.split("."):
-        if not isinstance(value, dict) or part not in value:
-            return _ABSENT
-        value = value[part]
-    return value

@@ -50,6 +50,18 @@ def in_git_repository(folder: Path) -> bool:
     return found.returncode == 0
 
 
+def changed_files(folder: Path, *paths: str) -> list[str]:
+    """Return the files below these paths of a folder that differ from the last commit, or that git does not have yet.
+
+    Both are relative to the folder, which lies in a git repository. A file that git ignores is not among them.
+    """
+    status = run_command(
+        folder, "git", "status", "--porcelain", "--no-renames", "--untracked-files=all", "-z", "--", *paths
+    )
+    prefix = run_command(folder, "git", "rev-parse", "--show-prefix").rstrip("\n")
+    return [line[3:].removeprefix(prefix) for line in status.split("\0")[:-1]]  # each: two letters, a space, the path
+
+
 def author_options(folder: Path) -> list[str]:
     """Return the options of git for a commit where no author is configured: git refuses to commit without one."""
     if subprocess.run(["git", "config", "user.email"], cwd=folder, capture_output=True, check=False).returncode:

@@ -14,7 +14,7 @@ import datapool
 from datapool.core import atomic
 from datapool.core.errors import DatapoolError
 from datapool.core.params import read_params
-from datapool.workspace.commands import git_commit, in_git_repository, run_command
+from datapool.workspace.commands import changed_files, git_commit, in_git_repository
 from datapool.workspace.params_file import add_missing_params
 from datapool.workspace.template import (
     AUTOSTAGE,
@@ -109,13 +109,7 @@ def _is_flat(folder: Path) -> bool:
 
 def _uncommitted_code(folder: Path) -> list[str]:
     """Return the files of the code that differ from the last commit, relative to the workspace; none without git."""
-    if not in_git_repository(folder):
-        return []
-    prefix = run_command(folder, "git", "rev-parse", "--show-prefix").rstrip("\n")
-    status = run_command(
-        folder, "git", "status", "--porcelain", "-z", "--untracked-files=all", "--no-renames", "--", *CODE
-    )
-    return [line[3:].removeprefix(prefix) for line in status.split("\0")[:-1]]  # each: two letters, a space, the path
+    return changed_files(folder, *CODE) if in_git_repository(folder) else []
 
 
 def _is_from_update(folder: Path, path: str) -> bool:

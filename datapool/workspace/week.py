@@ -26,9 +26,9 @@ from datapool.core.tables import read_csv, read_json
 from datapool.pool.exclusion import parse_line, read_exclusions, read_lines
 from datapool.pool.lock import locked
 from datapool.workspace import corrections
-from datapool.workspace.commands import git_commit, in_git_repository, run_command, run_dvc
+from datapool.workspace.commands import changed_files, git_commit, in_git_repository, run_command, run_dvc
 from datapool.workspace.outcome import Outcome, read_outcome, threshold_for
-from datapool.workspace.params_file import check_with, set_params
+from datapool.workspace.params_file import check_with, set_params, value_of
 from datapool.workspace.repro import run_repro
 
 Log = Callable[[str], None]
@@ -189,7 +189,7 @@ def _require_run(params: Params, *, has_git: bool) -> None:
         "nothing was added since the last commit; `datapool add FOLDER` adds a batch, and `git push && dvc push` shares "
         "what is committed"
     )
-    if not Path("dvc.lock").exists() or (has_git and not _changed("dvc.lock", str(LINEAGE))):
+    if not Path("dvc.lock").exists() or (has_git and not changed_files(Path(), "dvc.lock", str(LINEAGE))):
         raise nothing
     try:
         ran = yaml.safe_load(Path("dvc.lock").read_text())["stages"]["scan"]["params"][str(FILE)]
@@ -197,7 +197,7 @@ def _require_run(params: Params, *, has_git: bool) -> None:
         raise nothing from None
     content = read_params()
     for key, value in ran.items():
-        if (now := _value(content, key)) != value:
+        if (now := value_of(content, key)) != value:
             raise DatapoolError(
                 f"{FILE}: {key} is {short_repr(now)}, and the last run had {short_repr(value)}; run "
                 f"`datapool add {shlex.quote(params.input_dir)}` (or `dvc repro`) and look at its report first"
@@ -209,7 +209,7 @@ def _require_committable() -> None:
     for name, what in _UNFINISHED.items():
         if Path(run_command(Path(), "git", "rev-parse", "--git-path", name).removesuffix("\n")).exists():
             raise DatapoolError(f"git is in the middle of a {what}; finish or abort it, then run again")
-    if changed := _changed(*_CODE):
+    if changed := changed_files(Path(), *_CODE):
         raise DatapoolError(
             f"{', '.join(changed[:5])}: changed since the last commit, and the version was made with it; commit it first "
             f"(`git add {shlex.quote(changed[0])} && git commit`), then run again"
@@ -317,7 +317,7 @@ def _commit(params: Params, message: str | None, *, has_git: bool, push: bool, l
     paths = [str(FILE), "dvc.lock", str(LINEAGE), str(outputs.metrics), *ignored, *_files_of_dvc(params.input_dir)]
     if params.rules.exclude:
         paths.append(params.rules.exclude)
-    if not _changed(str(LINEAGE), *([params.rules.exclude] if params.rules.exclude else [])):
+    if not changed_files(Path(), str(LINEAGE), *([params.rules.exclude] if params.rules.exclude else [])):
         return kept
     images = counted(kept.images_added, "image")
     text = message or f"{week_of(params.input_dir)}: {images} added, version {kept.version} of {name}"
@@ -325,7 +325,7 @@ def _commit(params: Params, message: str | None, *, has_git: bool, push: bool, l
         files = shlex.join(committed)
         log(f"git add --all -- {files}")
         log(f"git commit --message {shlex.quote(text)} -- {files}")
-    for path in _changed("."):
+    for path in changed_files(Path(), "."):
         log(f"not in this commit: {path}")
     if push:
         log("dvc push")
@@ -351,19 +351,11 @@ def _files_of_dvc(input_dir: str) -> list[str]:
 def _set(values: Mapping[str, Any], log: Log) -> None:
     """Set those values in params.yaml that differ from what it has."""
     content = read_params()
-    changed = {key: value for key, value in values.items() if _value(content, key) != value}
+    changed = {key: value for key, value in values.items() if value_of(content, key) != value}
     if changed:
         set_params(Path(), changed)
     for key, value in changed.items():
         log(f"{FILE}: {key}: {value if isinstance(value, str) else short_repr(value)}")
-
-
-def _value(content: Mapping[str, Any], key: str) -> object:
-    """Return the value of a dotted key; None if there is none."""
-    value: Any = content
-    for part in key.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
-    return value
 
 
 def _repro(log: Log, *arguments: str) -> None:
@@ -388,15 +380,6 @@ def _restored_on_error(paths: Sequence[Path]) -> Iterator[None]:
                 if path.read_bytes() != content:
                     atomic.write_bytes(path, content)
         raise
-
-
-def _changed(*paths: str) -> list[str]:
-    """Return the files below these paths that differ from the last commit, or that git does not have yet."""
-    status = run_command(
-        Path(), "git", "status", "--porcelain", "--no-renames", "--untracked-files=all", "-z", "--", *paths
-    )
-    prefix = run_command(Path(), "git", "rev-parse", "--show-prefix").rstrip("\n")
-    return [line[3:].removeprefix(prefix) for line in status.split("\0") if line]
 
 
 def _recorded_versions() -> dict[str, Version]:
