@@ -86,8 +86,7 @@ class RowCache:
                 path.unlink(missing_ok=True)
                 _sidecar(path).unlink(missing_ok=True)
             else:
-                kept = EmbeddedTable(rows.table[~unwanted].reset_index(drop=True), rows.embeddings[~unwanted])
-                write_rows(path, kept)
+                write_rows(path, rows.take(~unwanted))
                 atomic.write_bytes(_sidecar(path), atomic.sha256(path).encode())
 
     def _path(self, key: str) -> Path:

@@ -40,6 +40,10 @@ class EmbeddedTable(NamedTuple):
     embeddings: np.ndarray
     """Shape (n, d), float32, raw: row i belongs to row i of ``table``."""
 
+    def take(self, which: np.ndarray | slice) -> "EmbeddedTable":
+        """Return some rows: those at these positions and in their order, those of a slice, or where a mask is True."""
+        return EmbeddedTable(self.table.iloc[which].reset_index(drop=True), self.embeddings[which])
+
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
     """Write a table without embeddings."""

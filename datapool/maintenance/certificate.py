@@ -181,7 +181,7 @@ def check_candidates(
         problem = f"all were picked, but the covering radius is {radius:.9g}" * (radius != 0)
         return check_of(name, [problem], f"all {len(candidates.table)} were picked")
 
-    rest = EmbeddedTable(candidates.table.iloc[left], candidates.embeddings[left])
+    rest = candidates.take(left)
     distances = distances_to_nearest(_points(rest, version), _points(rows, version), progress)
     filenames, tolerance = rest.table.filename.to_numpy(), _tolerance(version, np.array(radius))
     i = distances.argmax()
@@ -207,7 +207,7 @@ def _offered(candidates: EmbeddedTable, outputs: Outputs) -> EmbeddedTable:
         return candidates
     removed = read_csv(outputs.removed_samples)
     kept = ~candidates.table.filename.isin(removed.filename[removed.kind == "seen"]).to_numpy()
-    return EmbeddedTable(candidates.table[kept].reset_index(drop=True), candidates.embeddings[kept])
+    return candidates.take(kept)
 
 
 def _is_output_of(output: Path, pool: str, versions: list[Version]) -> bool:

@@ -117,14 +117,10 @@ def calibrate(
         return Calibration(comparison.before, comparison.after, "the images of the pool")
     table = batch.rows.table
     there, here = (
-        _to_nearest(EmbeddedTable(table, candidates), _some(pool, is_base), params)
+        _to_nearest(EmbeddedTable(table, candidates), pool.take(is_base), params)
         for candidates, pool in ((batch.rows.embeddings, before), (batch_after, after))
     )
     return Calibration(there, here, f"{counted(len(table), 'candidate')} of the last batch")
-
-
-def _some(rows: EmbeddedTable, mask: np.ndarray) -> EmbeddedTable:
-    return EmbeddedTable(rows.table[mask].reset_index(drop=True), rows.embeddings[mask])
 
 
 def _to_nearest(candidates: EmbeddedTable, pool: EmbeddedTable, params: Params) -> np.ndarray:

@@ -136,9 +136,8 @@ def with_distances(rows: EmbeddedTable, params: Params, bar: Bar) -> EmbeddedTab
 
 def _vectors(rows: EmbeddedTable, params: Params) -> np.ndarray:
     """Return the vectors between which distances are taken."""
-    nothing = EmbeddedTable(rows.table.iloc[:0], rows.embeddings[:0])
     return distance_vectors(
-        rows, nothing, normalize=params.normalize_embeddings, append_weak_labels=params.append_weak_labels
+        rows, rows.take(slice(0)), normalize=params.normalize_embeddings, append_weak_labels=params.append_weak_labels
     ).candidates
 
 

@@ -174,7 +174,7 @@ def _open(
         _require_common_images(store, images, rows.table, versions[k:], replaces)
     n = int((rows.table.version <= k).sum())
     # Without versions an empty base has the same bytes whether the pool has some yet or not: DVC compares them.
-    of_base = EmbeddedTable(rows.table.iloc[:n], rows.embeddings[:n]) if k else empty_base_table()
+    of_base = rows.take(slice(n)) if k else empty_base_table()
     excluded = _excluded_of(images, contents)
     images = mark_excluded(images, excluded)
     candidates(images, of_base.table)  # raises if two images have one filename

@@ -270,7 +270,7 @@ def _of_batch(
     version_of = pooled.table.drop_duplicates("content_hash").set_index("content_hash").version
     versions = rows.table.content_hash.map(version_of).fillna(0).to_numpy()
     counts = with_picks | (versions == 0)
-    return _part(EmbeddedTable(rows.table[counts], rows.embeddings[counts]), versions[counts])
+    return _part(rows.take(counts), versions[counts])
 
 
 def _vectors(embeddings: np.ndarray, params: Params) -> np.ndarray:

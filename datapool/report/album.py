@@ -166,7 +166,7 @@ def _images(inputs: ReportInputs, facts: Facts) -> _Images:
     pool = inputs.base.rows
     drawn = evenly_spaced(len(pool.table), MAX_POOL)
     near = np.flatnonzero(pool.table.filename.isin(set(candidates.table.nearest)))
-    return _Images(candidates, _take(pool, np.union1d(drawn, near)))
+    return _Images(candidates, pool.take(np.union1d(drawn, near)))
 
 
 def _places(inputs: ReportInputs, params: Params, images: _Images) -> dict[str, Any]:
@@ -177,7 +177,7 @@ def _places(inputs: ReportInputs, params: Params, images: _Images) -> dict[str, 
     """
     base = inputs.base.rows
     first = np.flatnonzero(base.table.version == 1)
-    of_axes = _take(base, first[evenly_spaced(len(first), MAX_POOL)]) if len(base.table) else inputs.picks
+    of_axes = base.take(first[evenly_spaced(len(first), MAX_POOL)]) if len(base.table) else inputs.picks
     if len(images.candidates.table) + len(images.pool.table) < 2:
         return {"x": [], "y": [], "shares": [0.0, 0.0]}
 
@@ -188,13 +188,9 @@ def _places(inputs: ReportInputs, params: Params, images: _Images) -> dict[str, 
 
     vectors = vectors_of(images.candidates, images.pool)
     has_enough = len(of_axes.table) >= _ENOUGH_FOR_AXES
-    axes = principal_axes(vectors_of(of_axes, _take(base, first[:0])) if has_enough else vectors)
+    axes = principal_axes(vectors_of(of_axes, base.take(slice(0))) if has_enough else vectors)
     x, y = on_a_square(project(vectors, axes)).T.tolist()
     return {"x": x, "y": y, "shares": [float(f"{share:.3g}") for share in axes.shares]}
-
-
-def _take(rows: EmbeddedTable, which: np.ndarray) -> EmbeddedTable:
-    return EmbeddedTable(rows.table.iloc[which], rows.embeddings[which])
 
 
 def _distances(distances: pd.Series, *, exact: int) -> list[float | None]:

@@ -447,9 +447,8 @@ def _near_duplicates(candidates: EmbeddedTable, params: Params) -> NearDuplicate
     if n > MAX_COMPARED:
         why = f"near-duplicates are looked for in batches of up to {MAX_COMPARED:,} candidates"
         return NearDuplicates(0.0, [], 0, 0, why)
-    nothing = EmbeddedTable(candidates.table.iloc[:0], candidates.embeddings[:0])
     vectors = distance_vectors(
-        candidates, nothing, normalize=params.normalize_embeddings, append_weak_labels=False
+        candidates, candidates.take(slice(0)), normalize=params.normalize_embeddings, append_weak_labels=False
     ).candidates
     distance = near_duplicate_distance(vectors)
     groups = sorted(near_duplicate_groups(vectors, distance), key=lambda rows: -len(rows))

@@ -91,10 +91,7 @@ def compare_with_random(
     chosen = pd.Index(candidates.table.filename).get_indexer(pd.Index(picks))
     random = np.random.default_rng([config.seed, 2]).permutation(n)[:k]
     rows = np.concatenate([evaluated, chosen, random])
-    vectors = config.vectors(
-        EmbeddedTable(candidates.table.iloc[rows], candidates.embeddings[rows]),
-        EmbeddedTable(candidates.table.iloc[:0], candidates.embeddings[:0]),
-    ).candidates
+    vectors = config.vectors(candidates.take(rows), candidates.take(slice(0))).candidates
     steps = np.unique([0, *np.geomspace(1, max(k, 1), _N_STEPS).round().astype(int)])[: k + 1]
     by_choice, by_chance = (
         _distances_after_steps(vectors, to_pool, picks_from, steps, progress)

@@ -161,4 +161,4 @@ def _threshold(version: Version) -> float:
 
 def _take(rows: EmbeddedTable, mask: np.ndarray) -> EmbeddedTable:
     """Return the rows where the mask is True, without a copy if that is all of them."""
-    return rows if mask.all() else EmbeddedTable(rows.table[mask].reset_index(drop=True), rows.embeddings[mask])
+    return rows if mask.all() else rows.take(mask)

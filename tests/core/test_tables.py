@@ -116,6 +116,18 @@ def test_a_row_larger_than_a_piece_comes_back(monkeypatch):
     assert read_rows(Path("rows.parquet")).embeddings.tobytes() == written.embeddings.tobytes()
 
 
+@pytest.mark.parametrize(
+    ("which", "expected"),
+    [(np.array([2, 0]), [2, 0]), (slice(1, None), [1, 2]), (slice(0), []), (np.array([True, False, True]), [0, 2])],
+)
+def test_rows_are_taken_with_their_embeddings_and_numbered_anew(which, expected):
+    table = pd.DataFrame({"version": [10, 11, 12]})
+    taken = EmbeddedTable(table, np.array([[0.0, 0.5], [1.0, 1.5], [2.0, 2.5]], dtype=np.float32)).take(which)
+
+    pd.testing.assert_frame_equal(taken.table, pd.DataFrame({"version": np.array(expected, dtype="int64") + 10}))
+    assert taken.embeddings.tolist() == [[i, i + 0.5] for i in expected]
+
+
 def test_parts_become_one_in_their_order():
     whole = rows(30, 4)
     parts = [EmbeddedTable(whole.table[a:b], whole.embeddings[a:b]) for a, b in ((0, 7), (7, 7), (7, 30))]
