@@ -38,10 +38,11 @@ def split(
     """
     from datapool.core.errors import counted
     from datapool.core.label_files import read_splits, require_labels_folder, splits_file, write_label_file
-    from datapool.core.lineage import LINEAGE
+    from datapool.core.lineage import LINEAGE, THUMBNAILS_FOLDER
     from datapool.core.params import check_setting, load_params
     from datapool.core.recorded_rows import read_recorded_rows
     from datapool.export.splits import Links, assign_splits, facts_of, sentences_about, usual_distance
+    from datapool.images.thumbnails import ThumbnailStore
     from datapool.pool.show import find_version
     from datapool.selection.k_center import unit_rows
     from datapool.workspace.params_file import set_params
@@ -61,9 +62,17 @@ def split(
     links = Links(settings.distance or usual_distance(vectors), settings.sequence_gap)
     shares = {"val": settings.val, "test": settings.test}
     before = read_splits(path)
+    pictures = ThumbnailStore(Path(params.shared_dir) / pool / THUMBNAILS_FOLDER)
     with progress("comparing images") as report:
         assigned = assign_splits(
-            rows.table, vectors, before, shares=shares, links=links, seed=params.seed, progress=report
+            rows.table,
+            vectors,
+            before,
+            shares=shares,
+            links=links,
+            seed=params.seed,
+            hashes=pictures.perceptual_hashes(rows.table.content_hash),
+            progress=report,
         )
     if not path.exists() or not assigned.table.equals(before):
         write_label_file(path, assigned.table)

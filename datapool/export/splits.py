@@ -16,7 +16,7 @@ from datapool.core.errors import DatapoolError, counted, short_repr
 from datapool.core.label_files import SPLIT_COLUMNS, SPLITS, image_keys, numbered
 from datapool.core.progress import Progress
 from datapool.selection.k_center import nearest
-from datapool.selection.near_duplicates import near_duplicate_distance, near_duplicate_groups
+from datapool.selection.near_duplicates import first_near_duplicates, near_duplicate_distance, near_duplicate_groups
 from datapool.selection.rules import nearest_frames, sequence_frames
 
 _TRAIN = SPLITS[0]
@@ -29,7 +29,7 @@ class Links(NamedTuple):
     """When two images are linked."""
 
     distance: float
-    """Their vectors are closer than this."""
+    """Their vectors are closer than this, or three times this if their perceptual hashes nearly agree."""
     sequence_gap: int | None
     """They are frames of a sequence, and their numbers differ by less than this; None: by any number."""
 
@@ -91,6 +91,7 @@ def assign_splits(
     shares: Mapping[str, float],
     links: Links,
     seed: int,
+    hashes: np.ndarray | None = None,
     progress: Progress | None = None,
 ) -> Assigned:
     """Assign a split to each image of a pool that has none.
@@ -109,6 +110,7 @@ def assign_splits(
         shares: The share of "val" and of "test", at least 0 and together less than 1.
         links: When two images are linked.
         seed: Decides among groups of one size.
+        hashes: The perceptual hashes of the images, shape (n,), uint64, 0 where unknown; None if none is known.
         progress: Called while new images are compared with each other.
 
     Raises:
@@ -119,6 +121,8 @@ def assign_splits(
     if wanted[_TRAIN] <= 0:
         given = " and ".join(f"split.{split} {share:g}" for split, share in shares.items())
         raise DatapoolError(f"{given} leave no image for train; give shares that are less than 1 together")
+    if hashes is None:
+        hashes = np.zeros(len(images), dtype=np.uint64)
     keys = numbered(image_keys(images))
     row_of = pd.Index(keys)
     place = row_of.get_indexer(pd.Index(numbered(image_keys(recorded))))  # row of the pool; -1: left
@@ -131,8 +135,10 @@ def assign_splits(
     new = np.flatnonzero(splits == "")
     next_group = int(recorded.group.max()) + 1 if len(recorded) else 1
 
-    together = _group_up(images.filename.iloc[new], vectors[new], links, progress)
-    linked = {split: _linked_to(images, vectors, new, np.flatnonzero(splits == split), links) for split in SPLITS}
+    together = _group_up(images.filename.iloc[new], vectors[new], hashes[new], links, progress)
+    linked = {
+        split: _linked_to(images, vectors, hashes, new, np.flatnonzero(splits == split), links) for split in SPLITS
+    }
     free: list[np.ndarray] = []
     conflicts = []
     for members in together:
@@ -160,7 +166,7 @@ def assign_splits(
         len(new),
         int(left.sum()),
         conflicts,
-        _measure_leaks(images, vectors, splits, links, seed),
+        _measure_leaks(images, vectors, hashes, splits, links, seed),
     )
 
 
@@ -222,7 +228,9 @@ def sentences_about(assigned: Assigned, links: Links) -> list[str]:
 # --- groups ------------------------------------------------------------------------------------------------------------
 
 
-def _group_up(filenames: pd.Series, vectors: np.ndarray, links: Links, progress: Progress | None) -> list[np.ndarray]:
+def _group_up(
+    filenames: pd.Series, vectors: np.ndarray, hashes: np.ndarray, links: Links, progress: Progress | None
+) -> list[np.ndarray]:
     """Return the groups of linked images, each as its rows in ascending order; every image is in one."""
     group = np.arange(len(filenames))  # of each image the first image that it is known to be linked to
 
@@ -233,7 +241,7 @@ def _group_up(filenames: pd.Series, vectors: np.ndarray, links: Links, progress:
         return row
 
     for rows in [
-        *near_duplicate_groups(vectors, links.distance, progress=progress),
+        *near_duplicate_groups(vectors, links.distance, hashes=hashes, progress=progress),
         *_sequences(filenames, links.within),
     ]:
         first = root(rows[0])
@@ -256,19 +264,21 @@ def _sequences(filenames: pd.Series, within: int) -> list[np.ndarray]:
 
 
 def _linked_to(
-    images: pd.DataFrame, vectors: np.ndarray, rows: np.ndarray, others: np.ndarray, links: Links
+    images: pd.DataFrame, vectors: np.ndarray, hashes: np.ndarray, rows: np.ndarray, others: np.ndarray, links: Links
 ) -> np.ndarray:
     """Find for each of some images one of other images that it is linked to.
 
     Args:
         images: All images, with filename.
         vectors: Shape (n, d), of all images.
+        hashes: Shape (n,), of all images.
         rows: Rows of images to look at.
         others: Rows of the other images.
         links: When two images are linked.
 
     Returns:
-        Shape (len(rows),), int64: the row of that other image, the nearest one if it is near; -1 if there is none.
+        Shape (len(rows),), int64: the row of that other image, the nearest one if it is near enough, else a near-duplicate,
+        else a frame; -1 if there is none.
     """
     found = np.full(len(rows), -1, dtype=np.int64)
     if not len(rows) or not len(others):
@@ -276,6 +286,10 @@ def _linked_to(
     taken = images.filename.iloc[others].to_frame().assign(row=others)
     frames = nearest_frames(images.filename.iloc[rows], taken, within=links.within)
     found[frames.index] = frames.row
+    first = first_near_duplicates(
+        vectors[rows], vectors[others], links.distance, hashes=hashes[rows], other_hashes=hashes[others]
+    )
+    found[first >= 0] = others[first[first >= 0]]
     near = nearest(vectors[rows], vectors[others])
     is_near = near.distances < links.distance
     found[is_near] = others[near.indices[is_near]]
@@ -361,10 +375,12 @@ def _refuse_empty_splits(
 # --- leaks -------------------------------------------------------------------------------------------------------------
 
 
-def _measure_leaks(images: pd.DataFrame, vectors: np.ndarray, splits: np.ndarray, links: Links, seed: int) -> Leaks:
+def _measure_leaks(
+    images: pd.DataFrame, vectors: np.ndarray, hashes: np.ndarray, splits: np.ndarray, links: Links, seed: int
+) -> Leaks:
     def count(splits: np.ndarray) -> int:
         held_out, train = np.flatnonzero(splits != _TRAIN), np.flatnonzero(splits == _TRAIN)
-        return int((_linked_to(images, vectors, held_out, train, links) >= 0).sum())
+        return int((_linked_to(images, vectors, hashes, held_out, train, links) >= 0).sum())
 
     shuffled = splits[np.random.default_rng(seed).permutation(len(splits))]
     return Leaks(count(splits), count(shuffled), int((splits != _TRAIN).sum()))

@@ -18,6 +18,7 @@ from datapool.core.errors import DatapoolError, join_sentences
 from datapool.core.progress import Progress
 from datapool.images.decode import Check, ImageFile, Inspection, inspect, not_inspected, read_bytes
 from datapool.images.listing import Skipped, find_images, is_folder, links_out, relevant_paths
+from datapool.images.perceptual_hash import as_numbers
 from datapool.images.pixels import Ranges
 from datapool.images.processes import read_all
 from datapool.images.quality import quality_table
@@ -41,7 +42,7 @@ class Batch(NamedTuple):
     input_dir, with "/"), content_hash (sha256 of the bytes, hex), width, height (pixels, upright; missing if not decoded),
     mode, kind, low, high (the values that an image of more than 8 bits uses, as in ``pixels.Spread``; kind "" for others),
     weak_label (``safe_name`` of the top folder below input_dir), status ("ok", "corrupt" or "duplicate"), reason (why it is
-    not ok)."""
+    not ok), perceptual_hash (as ``perceptual_hash`` returns it; "" if it is unknown), n_bytes (of the file)."""
     skipped: Skipped
     """The files below ``input_dir`` that are not in the table."""
     quality: pd.DataFrame
@@ -313,6 +314,20 @@ def _first_row(texts: pd.Series, others: pd.Series) -> np.ndarray:
     return pc.fill_null(found, -1).to_numpy(zero_copy_only=False).astype(np.int64)
 
 
+def hashes_of(images: pd.DataFrame, content_hashes: pd.Series) -> np.ndarray:
+    """Return the perceptual hash that a batch records of some contents: shape (n,), uint64; 0 where it is unknown.
+
+    Args:
+        images: The batch, as ``scan`` returns it; one that an earlier release scanned knows no hash.
+        content_hashes: The contents.
+    """
+    found = np.zeros(len(content_hashes), dtype=np.uint64)
+    if "perceptual_hash" in images:
+        rows = _first_row(content_hashes, images.content_hash)
+        found[rows >= 0] = as_numbers(images.perceptual_hash.iloc[rows[rows >= 0]])
+    return found
+
+
 def image_files(images: pd.DataFrame, folder: Path, *, max_pixels: int, ranges: Ranges) -> list[ImageFile]:
     """Return what reads each image of a table; ``folder`` is that of the batch."""
     return [
@@ -365,6 +380,8 @@ def _table(paths: list[str], inspections: list[Inspection], filename_prefix: str
             "weak_label": pd.Series([weak_label(path) for path in paths], dtype="str"),
             "status": pd.Series(["corrupt" if found.damage else "ok" for found in inspections], dtype="str"),
             "reason": pd.Series([found.damage for found in inspections], dtype="str"),
+            "perceptual_hash": pd.Series([found.perceptual_hash for found in inspections], dtype="str"),
+            "n_bytes": pd.Series([found.n_bytes for found in inspections], dtype="int64"),
         }
     )
 

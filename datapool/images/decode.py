@@ -19,8 +19,9 @@ from datapool.core.errors import DatapoolError
 from datapool.images.chatter import caught_chatter
 from datapool.images.contents import content_of
 from datapool.images.damage import decode_intact_jpeg, find_damage
-from datapool.images.figures import Figures, measure
+from datapool.images.figures import FEW_PIXELS, Figures, measure
 from datapool.images.formats import ON_DEMAND, formats
+from datapool.images.perceptual_hash import UNKNOWN, perceptual_hash
 from datapool.images.pixels import (
     QUARTER_TURNS,
     THUMBNAIL_SIDE,
@@ -79,6 +80,10 @@ class Inspection(NamedTuple):
     """A small picture, as ``thumbnail_of`` returns it; empty if none was asked for, and see ``inspect``."""
     figures: Figures | None = None
     """What the small picture shows; None if none was asked for, and see ``inspect``."""
+    perceptual_hash: str = UNKNOWN
+    """Of the small picture; UNKNOWN if none was asked for, and see ``perceptual_hash`` and FEW_PIXELS."""
+    n_bytes: int = 0
+    """Size of the file; 0 if it cannot be read at all."""
 
 
 class ImageFile(NamedTuple):
@@ -139,12 +144,22 @@ def inspect(
         return not_inspected(f"cannot be read ({error.strerror})")
     content_hash, limits = hashlib.sha256(data).hexdigest(), limits._replace(taken=len(data))
     if check == "none":
-        return Inspection(content_hash, None, None, None, "", _spread_of(data, limits))
+        return Inspection(content_hash, None, None, None, "", _spread_of(data, limits), n_bytes=len(data))
     try:
         seen = _look(data, limits, gif=gif, is_strict=check == "strict", with_thumbnail=with_thumbnail)
     except _DamagedError as error:
-        return Inspection(content_hash, None, None, None, str(error))
-    return Inspection(content_hash, *seen.size, seen.mode, "", seen.spread, seen.thumbnail, seen.figures)
+        return Inspection(content_hash, None, None, None, str(error), n_bytes=len(data))
+    return Inspection(
+        content_hash,
+        *seen.size,
+        seen.mode,
+        "",
+        seen.spread,
+        seen.thumbnail,
+        seen.figures,
+        seen.perceptual_hash,
+        len(data),
+    )
 
 
 def hash_of(path: Path) -> str:
@@ -276,6 +291,7 @@ class _Seen(NamedTuple):
     spread: Spread | None
     thumbnail: bytes = b""
     figures: Figures | None = None
+    perceptual_hash: str = UNKNOWN
 
 
 def _look(data: bytes, limits: _Limits, *, gif: bool, is_strict: bool, with_thumbnail: bool) -> _Seen:
@@ -312,8 +328,12 @@ def _with_picture(seen: _Seen, image: Image.Image, *, is_gray: bool) -> _Seen:
     """Add the small picture and its figures; ``image`` is RGB and upright, of any size that suffices for the picture."""
     picture = shrink(image)
     figures = measure(picture, seen.size, is_gray=is_gray)
-    is_small = max(seen.size) <= THUMBNAIL_SIDE
-    return seen._replace(thumbnail=b"" if is_small else encode_thumbnail(picture), figures=figures)
+    is_small, is_tiny = max(seen.size) <= THUMBNAIL_SIDE, seen.size[0] * seen.size[1] < FEW_PIXELS
+    return seen._replace(
+        thumbnail=b"" if is_small else encode_thumbnail(picture),
+        figures=figures,
+        perceptual_hash=UNKNOWN if is_tiny else perceptual_hash(picture),
+    )
 
 
 def _at_small_size(image: Image.Image, data: bytes) -> tuple[Image.Image, int]:

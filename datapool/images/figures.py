@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 FEW_PIXELS = 32 * 32
-"""Below so many pixels an image has no entropy and no sharpness: they would call most tiny pictures blank."""
+"""Below so many pixels an image has no entropy and no sharpness: they would call most tiny pictures blank. It has no
+perceptual hash either: too many tiny pictures, such as digits, share most of their bits."""
 
 _SHARPNESS_SIDE = 64  # pixels of the longer side of the picture in which edges are measured
 _BRIGHTNESS = np.array([0.241, 0.691, 0.068], dtype=np.float32) / 255**2  # of the squares of red, green and blue

@@ -32,7 +32,7 @@ from datapool.core.recorded_rows import drop_kept_rows, keep_rows
 from datapool.core.row_cache import RowCache
 from datapool.core.tables import EmbeddedTable, complete_rows, row_ends
 from datapool.images.batch import batch_id
-from datapool.images.thumbnails import scanned_thumbnails
+from datapool.images.thumbnails import forget_perceptual_hashes, scanned_thumbnails
 from datapool.pool import files as pool_files
 from datapool.pool.agreement import require_agreement, require_files
 from datapool.pool.exclusion import Excluded, Exclusions, PoolRows, are_listed, digest_of, excluded_contents
@@ -293,3 +293,4 @@ def clear_caches(contents: Iterable[str]) -> None:
     drop_kept_rows(lambda table: table.content_hash.isin(listed))
     RowCache(atomic.SCRATCH / "embeddings").remove(lambda table: table.content_hash.isin(listed))
     scanned_thumbnails().remove(listed)
+    forget_perceptual_hashes()

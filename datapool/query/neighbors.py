@@ -12,6 +12,7 @@ from datapool.core.errors import DatapoolError, counted, short_repr
 from datapool.core.lineage import (
     CHECKPOINT,
     LINEAGE,
+    THUMBNAILS_FOLDER,
     EmbeddingSpace,
     embedding_space_of,
     read_embedding_space,
@@ -22,10 +23,11 @@ from datapool.core.progress import Progress
 from datapool.core.recorded_rows import read_recorded_rows
 from datapool.core.schema import Params
 from datapool.core.tables import EmbeddedTable, read_rows, read_table
-from datapool.images.batch import image_files
+from datapool.images.batch import hashes_of, image_files
 from datapool.images.decode import inspect
 from datapool.images.listing import find_images
 from datapool.images.ranges import ranges_of
+from datapool.images.thumbnails import ThumbnailStore
 from datapool.selection.k_center import unit_rows
 from datapool.selection.near_duplicates import near_duplicate_distance, near_duplicate_groups
 
@@ -233,7 +235,8 @@ def duplicates(
         params: The settings of the workspace.
         of_pool: Whether the images of the pool count.
         of_batch: Whether the candidates of the batch count, those that were picked too.
-        distance: Below which two images are near-duplicates; None for ``near_duplicate_distance``.
+        distance: Below which two images are near-duplicates, whatever their perceptual hashes; None for
+            ``near_duplicate_distance``, and three times that where the hashes nearly agree.
         progress: Called with the steps done and all steps.
 
     Raises:
@@ -244,8 +247,9 @@ def duplicates(
     images = read_images(params, of_pool=of_pool, of_batch=of_batch)
     vectors = _vectors(images.embeddings, params)
     threshold = near_duplicate_distance(vectors) if distance is None else distance
+    hashes = perceptual_hashes(images.table.content_hash, params) if distance is None else None
     groups = []
-    for rows in near_duplicate_groups(vectors, threshold, progress=progress):
+    for rows in near_duplicate_groups(vectors, threshold, hashes=hashes, progress=progress):
         differences = vectors[rows].astype(np.float64) - vectors[rows[0]]
         to_first = np.sqrt(np.einsum("ij,ij->i", differences, differences))
         groups.append(
@@ -254,6 +258,17 @@ def duplicates(
     return Duplicates(
         params.datapool.name, threshold, len(vectors), sorted(groups, key=lambda group: -len(group.images))
     )
+
+
+def perceptual_hashes(content_hashes: pd.Series, params: Params) -> np.ndarray:
+    """Return the perceptual hash of images of the pool and of the last batch: shape (n,), uint64; 0 where it is unknown."""
+    pictures = ThumbnailStore(Path(params.shared_dir) / params.datapool.name / THUMBNAILS_FOLDER)
+    found = pictures.perceptual_hashes(content_hashes)
+    path = Outputs(params.output_dir).images
+    if path.exists():
+        of_batch = hashes_of(read_table(path), content_hashes)
+        found[of_batch != 0] = of_batch[of_batch != 0]
+    return found
 
 
 def _part(rows: EmbeddedTable, versions: np.ndarray) -> tuple[pd.DataFrame, np.ndarray]:

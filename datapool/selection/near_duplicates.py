@@ -1,16 +1,48 @@
-"""Group images that are near-duplicates: closer to each other than a distance, directly or over others between them.
+"""Find images that are near-duplicates of each other, by the distance of their vectors and by their perceptual hashes.
 
-Works on plain arrays of vectors, shape (n, d), and on the Euclidean distances between them. The caller normalizes.
+Two images are near-duplicates if they are closer than a distance, or closer than three times that distance and their hashes
+differ in at most six of 64 bits. Works on plain arrays of vectors, shape (n, d), on the Euclidean distances between them,
+and on hashes as ``perceptual_hash.as_numbers`` returns them (0: unknown). The caller normalizes.
+
+Exact: whether a distance is below a limit is decided in float64. Matrix products in float32 only find the pairs for which
+that is in question. (numpy and not faiss, which need not be installed, and which takes longer as it computes each pair
+twice.)
 """
+
+from typing import NamedTuple, Self
 
 import numpy as np
 
 from datapool.core.progress import Progress
+from datapool.images.perceptual_hash import differing_bits
+
+SAME_BITS = 6
+"""Hashes that differ in at most so many of their 64 bits are those of one picture, edited a little, or of a similar one."""
+
+WITH_HASH = 3.0
+"""Two images with such hashes are near-duplicates up to so many times the distance of others."""
+
+MOST_COMPARED = 10**10
+"""Pairs of images that ``leave_out`` compares at most: those of 130,000 candidates, in a minute or two of one core."""
 
 _MEDIANS = 15  # the median distance is so many times the distance of near-duplicates
 _PAIRS = 20_000  # from which the median distance is estimated
 _TILE = 2048  # vectors compared with as many others at a time: 16 MiB of products
 _UNIT = float(np.finfo(np.float32).eps)
+
+
+class LeftOut(NamedTuple):
+    """Candidates that are near-duplicates of an image of the pool, or of a candidate that comes before them and stays."""
+
+    rows: np.ndarray
+    """Of the candidates, ascending; int64, shape (m,)."""
+    because_of: np.ndarray
+    """The image that stays: a row of the pool, or the number of the pool's images plus a row of the candidates; int64,
+    shape (m,)."""
+    distances: np.ndarray
+    """To that image, float64, shape (m,)."""
+    bits: np.ndarray
+    """In which the two hashes differ; -1 if one is unknown. int64, shape (m,)."""
 
 
 def near_duplicate_distance(vectors: np.ndarray) -> float:
@@ -36,21 +68,18 @@ def near_duplicate_distance(vectors: np.ndarray) -> float:
 
 
 def near_duplicate_groups(
-    vectors: np.ndarray, distance: float, *, progress: Progress | None = None
+    vectors: np.ndarray, distance: float, *, hashes: np.ndarray | None = None, progress: Progress | None = None
 ) -> list[np.ndarray]:
-    """Return the groups of vectors that are connected by pairs closer than ``distance``.
+    """Return the groups of images that are connected by pairs of near-duplicates.
 
-    So two vectors of a group may be farther apart than that: a video that moves slowly is one group. Exact: a pair counts
-    if its distance, computed in float64, is below ``distance``. Matrix products in float32 only find the pairs for which
-    that is in question. (numpy and not faiss, which need not be installed, and which takes longer as it computes each pair
-    twice.)
-
-    Time grows with n². Memory is that of the vectors twice, and some 100 MiB.
+    So two images of a group may be farther apart than near-duplicates are: a video that moves slowly is one group. Time
+    grows with n². Memory is that of the vectors twice, and some 200 MiB.
 
     Args:
         vectors: Shape (n, d), float32, finite.
-        distance: 0 connects nothing, not even equal vectors.
-        progress: Called with the pairs compared and all pairs, in tiles.
+        distance: Two images closer than this are near-duplicates; 0 connects nothing, not even equal vectors.
+        hashes: Shape (n,), uint64; None compares no hashes.
+        progress: Called with the tiles done and all of them.
 
     Returns:
         Rows of ``vectors``, ascending in each group, of two rows at least; the group with the lowest row first.
@@ -62,14 +91,13 @@ def near_duplicate_groups(
     n = len(vectors)
     groups = np.arange(n)  # of each row: the lowest row of its group
     if n and distance > 0:
-        centered = vectors - vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
-        squared_lengths = np.einsum("ij,ij->i", centered, centered)
-        starts = range(0, n, _TILE)
-        n_tiles, done = len(starts) * (len(starts) + 1) // 2, 0
-        for first in starts:
-            for second in range(first, n, _TILE):
-                one, other = _close_pairs(vectors, centered, squared_lengths, first, second, distance)
-                _connect(groups, one, other)
+        points = _Points.of(vectors, hashes)
+        tiles = [np.arange(start, min(start + _TILE, n)) for start in range(0, n, _TILE)]
+        n_tiles, done = len(tiles) * (len(tiles) + 1) // 2, 0
+        for number, rows in enumerate(tiles):
+            for others in tiles[number:]:
+                one, other = _near_pairs(points, rows, others, distance)
+                _connect(groups, rows[one], others[other])
                 done += 1
                 if progress:
                     progress(done, n_tiles)
@@ -78,26 +106,156 @@ def near_duplicate_groups(
     return [group for group in np.split(members, ends) if len(group) > 1]
 
 
-def _close_pairs(
-    vectors: np.ndarray, centered: np.ndarray, squared_lengths: np.ndarray, first: int, second: int, distance: float
+def first_near_duplicates(
+    vectors: np.ndarray, others: np.ndarray, distance: float, *, hashes: np.ndarray, other_hashes: np.ndarray
+) -> np.ndarray:
+    """Return for each image the first of some others that is a near-duplicate of it: int64, shape (n,); -1 if there is none.
+
+    Args:
+        vectors: Shape (n, d), float32, finite.
+        others: Shape (m, d).
+        distance: Two images closer than this are near-duplicates, whatever their hashes.
+        hashes: Shape (n,), uint64.
+        other_hashes: Shape (m,).
+
+    >>> line = np.array([[0], [10], [5.5], [1]], dtype=np.float32)
+    >>> no_hash = np.zeros(2, dtype=np.uint64)
+    >>> first_near_duplicates(line[:2], line[2:], 2.0, hashes=no_hash, other_hashes=no_hash).tolist()
+    [1, -1]
+    """
+    points = _Points.of(np.concatenate([vectors, others]), np.concatenate([hashes, other_hashes]))
+    found = np.full(len(vectors), -1)
+    for rows in _tiles(np.arange(len(vectors))) if distance > 0 else []:
+        _find_first(points, rows, np.arange(len(vectors), len(points.vectors)), distance, found)
+    return np.where(found < 0, -1, found - len(vectors))
+
+
+def leave_out(
+    vectors: np.ndarray,
+    pool: np.ndarray,
+    distance: float,
+    *,
+    order: np.ndarray,
+    hashes: np.ndarray,
+    pool_hashes: np.ndarray,
+    progress: Progress | None = None,
+) -> LeftOut:
+    """Find the candidates that are not needed beside near-duplicates of them.
+
+    One candidate after another stays, unless it is a near-duplicate of an image of the pool or of a candidate that stays. So
+    no two that stay are near-duplicates, and each that does not stay is a near-duplicate of one that does (a maximal
+    independent set). A slow video keeps a frame wherever it has moved on. Of several images because of which a candidate is
+    left out, the first of the pool counts, else the first candidate in the order.
+
+    Args:
+        vectors: Of the candidates, shape (n, d), float32, finite.
+        pool: Of the pool, shape (p, d).
+        distance: Two images closer than this are near-duplicates, whatever their hashes; 0 leaves nothing out.
+        order: Rows of the candidates, each once, the most wanted one first.
+        hashes: Of the candidates, shape (n,), uint64.
+        pool_hashes: Of the pool, shape (p,).
+        progress: Called with the candidates done and all of them.
+
+    >>> places = np.array([[0.0], [5.0], [0.5], [9.0]], dtype=np.float32)
+    >>> none = np.zeros(4, dtype=np.uint64)
+    >>> found = leave_out(places, places[3:], 1.0, order=np.array([2, 1, 0, 3]), hashes=none, pool_hashes=none[3:])
+    >>> found.rows.tolist(), found.because_of.tolist(), found.distances.tolist()  # 9 is in the pool, 0.5 comes first
+    ([0, 3], [3, 0], [0.5, 0.0])
+    """
+    n_pool, n = len(pool), len(pool) + len(order)
+    points = _Points.of(np.concatenate([pool, vectors[order]]), np.concatenate([pool_hashes, hashes[order]]))
+    because_of = np.full(n, -1)  # places among the points: the pool, then the candidates in their order
+    staying = [np.arange(n_pool)]
+    for start in range(n_pool, n if distance > 0 else n_pool, _TILE):
+        block = np.arange(start, min(start + _TILE, n))
+        _find_first(points, block, np.concatenate(staying), distance, because_of)
+        open_ = block[because_of[block] < 0]
+        one, other = _near_pairs(points, open_, open_, distance)
+        starts = np.searchsorted(one, np.arange(len(open_) + 1))
+        for row, place in enumerate(open_.tolist()):
+            if because_of[place] < 0:
+                near = open_[other[starts[row] : starts[row + 1]]]
+                because_of[near[(near > place) & (because_of[near] < 0)]] = place
+        staying.append(open_[because_of[open_] < 0])
+        if progress:
+            progress(int(block[-1]) + 1 - n_pool, n - n_pool)
+    numbers = np.concatenate([np.arange(n_pool), n_pool + order])  # of a place: a number as LeftOut has it
+    found = n_pool + np.argsort(order, kind="stable")  # places of the candidates, by row
+    found = found[because_of[found] >= 0]
+    others = because_of[found]
+    differences = points.vectors[found].astype(np.float64) - points.vectors[others]
+    return LeftOut(
+        numbers[found] - n_pool,
+        numbers[others],
+        np.sqrt(np.einsum("ij,ij->i", differences, differences)),
+        _bits(points, found, others),
+    )
+
+
+class _Points(NamedTuple):
+    """Images that are compared."""
+
+    vectors: np.ndarray
+    centered: np.ndarray
+    """The vectors around their mean, where float32 is most exact."""
+    squared_lengths: np.ndarray
+    """Of ``centered``."""
+    hashes: np.ndarray | None
+
+    @classmethod
+    def of(cls, vectors: np.ndarray, hashes: np.ndarray | None) -> Self:
+        mean = vectors.mean(axis=0, dtype=np.float64) if len(vectors) else np.zeros(vectors.shape[1])
+        centered = vectors - mean.astype(np.float32)
+        return cls(vectors, centered, np.einsum("ij,ij->i", centered, centered), hashes)
+
+
+def _tiles(rows: np.ndarray) -> list[np.ndarray]:
+    return [rows[start : start + _TILE] for start in range(0, len(rows), _TILE)]
+
+
+def _find_first(points: _Points, rows: np.ndarray, others: np.ndarray, distance: float, found: np.ndarray) -> None:
+    """Set ``found``, in place, for those of a tile of rows that have a near-duplicate among others, which are ascending."""
+    for tile in _tiles(others):
+        open_ = rows[found[rows] < 0]
+        one, other = _near_pairs(points, open_, tile, distance)
+        first, at = np.unique(one, return_index=True)  # pairs come row by row, the lowest of the others first
+        found[open_[first]] = tile[other[at]]
+
+
+def _near_pairs(
+    points: _Points, rows: np.ndarray, others: np.ndarray, distance: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows of the pairs of two tiles, which begin at these rows, that are closer than the distance."""
-    one, other = slice(first, first + _TILE), slice(second, second + _TILE)
-    squared = centered[one] @ centered[other].T
+    """Return the pairs of near-duplicates of two tiles, as positions in ``rows`` and in ``others``, row by row."""
+    if not len(rows) or not len(others):
+        return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+    squared = points.centered[rows] @ points.centered[others].T
     squared *= -2
-    squared += squared_lengths[one, np.newaxis]
-    squared += squared_lengths[other]
+    squared += points.squared_lengths[rows, np.newaxis]
+    squared += points.squared_lengths[others]
     # Rounding of the d + 2 terms of a product and its lengths (Higham 2002, section 3.1), and of centering.
-    longest = float(squared_lengths[one].max()) + float(squared_lengths[other].max())
-    slack = 4 * (vectors.shape[1] + 10) * _UNIT * longest
-    rows, columns = np.nonzero(squared < distance**2 + slack)
-    is_open = squared[rows, columns] >= distance**2 - slack
-    rows, columns = rows + first, columns + second
-    is_close = ~is_open
-    for part in np.array_split(np.flatnonzero(is_open), np.count_nonzero(is_open) // _TILE + 1):
-        differences = vectors[rows[part]].astype(np.float64) - vectors[columns[part]]
-        is_close[part] = np.sqrt(np.einsum("ij,ij->i", differences, differences)) < distance
-    return rows[is_close], columns[is_close]
+    longest = float(points.squared_lengths[rows].max()) + float(points.squared_lengths[others].max())
+    slack = 4 * (points.vectors.shape[1] + 10) * _UNIT * longest
+    farthest = distance * (1 if points.hashes is None else WITH_HASH)
+    one, other = np.nonzero(squared < farthest**2 + slack)
+    squared = squared[one, other].astype(np.float64)
+    limits = np.full(len(one), distance)
+    if points.hashes is not None:
+        bits = _bits(points, rows[one], others[other])
+        limits[(bits >= 0) & (bits <= SAME_BITS)] = farthest
+    is_near = squared < limits**2 - slack
+    is_open = np.flatnonzero(~is_near & (squared < limits**2 + slack))
+    for part in np.array_split(is_open, len(is_open) // _TILE + 1):
+        differences = points.vectors[rows[one[part]]].astype(np.float64) - points.vectors[others[other[part]]]
+        is_near[part] = np.sqrt(np.einsum("ij,ij->i", differences, differences)) < limits[part]
+    return one[is_near], other[is_near]
+
+
+def _bits(points: _Points, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return in how many bits the hashes of pairs differ, int64; -1 where one is unknown."""
+    if points.hashes is None:
+        return np.full(len(rows), -1)
+    one, other = points.hashes[rows], points.hashes[others]
+    return np.where((one == 0) | (other == 0), -1, differing_bits(one, other).astype(np.int64))
 
 
 def _connect(groups: np.ndarray, one: np.ndarray, other: np.ndarray) -> None:

@@ -43,9 +43,13 @@ def assign(
     distance: float = 1.501,
     sequence_gap: int | None = None,
     seed: int = 1,
+    hashes: list[int] | None = None,
 ) -> Assigned:
     links = Links(distance, sequence_gap)
-    return assign_splits(*images, recorded, shares={"val": val, "test": test}, links=links, seed=seed)
+    of_pictures = None if hashes is None else np.array(hashes, dtype=np.uint64)
+    return assign_splits(
+        *images, recorded, shares={"val": val, "test": test}, links=links, seed=seed, hashes=of_pictures
+    )
 
 
 def recorded(**splits: str) -> pd.DataFrame:
@@ -283,6 +287,20 @@ def test_what_is_told_has_the_numbers():
     facts = facts_of(assigned)
     assert facts["splits"]["val"] == {"images": 1, "share": 1 / 3, "new": 1, "groups": 1}
     assert (facts["groups_of_several"], facts["largest_group"]) == (1, 2)
+
+
+def test_images_whose_perceptual_hashes_nearly_agree_stay_together_up_to_three_times_the_distance():
+    # 4 apart: farther than 1.501, nearer than three times that. Hashes 0 are unknown; 15 and 7 differ in one bit.
+    images = pool(**singles(18), x_s=5000.0, x_t=5004.0)
+    apart = assign(images, hashes=[*range(10**6, 10**6 + 18), 0, 0])
+    together = assign(images, hashes=[0] * 18 + [15, 7])
+
+    assert apart.table.group.nunique() == 20
+    assert together.table.group.nunique() == 19
+    assert together.table.group.iloc[-2:].nunique() == 1
+    joined = assign(images, recorded(x_s="test"), hashes=[0] * 18 + [15, 7])
+    assert split_of(joined)["x_t"] == "test"
+    assert joined.leaks.here == 0
 
 
 def test_the_usual_distance_is_two_fifteenths_of_the_median_distance():

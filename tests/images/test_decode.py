@@ -97,7 +97,9 @@ def damage(path: Path) -> str:
 def test_a_healthy_image_has_a_hash_a_size_a_mode_and_no_damage(tmp_path):
     path = save(tmp_path / "a.png", Image.new("RGB", (5, 3), RED))
 
-    assert inspect(path, **CHECK) == (hashlib.sha256(path.read_bytes()).hexdigest(), 5, 3, "RGB", "", None, b"", None)
+    assert inspect(path, **CHECK) == (
+        hashlib.sha256(path.read_bytes()).hexdigest(), 5, 3, "RGB", "", None, b"", None, "", path.stat().st_size,
+    )  # fmt: skip
 
 
 def test_without_decoding_only_the_hash_is_known_and_damage_is_not_noticed(tmp_path):
@@ -113,6 +115,8 @@ def test_without_decoding_only_the_hash_is_known_and_damage_is_not_noticed(tmp_p
         None,
         b"",
         None,
+        "",
+        len(b"no image"),
     )
 
 
@@ -404,7 +408,18 @@ def test_a_folder_a_broken_link_and_a_missing_file_are_damage(tmp_path, name, wh
     (tmp_path / "folder.jpg").mkdir()
     (tmp_path / "link.jpg").symlink_to("nowhere.jpg")
 
-    assert inspect(tmp_path / name, **CHECK) == ("", None, None, None, f"cannot be read ({why})", None, b"", None)
+    assert inspect(tmp_path / name, **CHECK) == (
+        "",
+        None,
+        None,
+        None,
+        f"cannot be read ({why})",
+        None,
+        b"",
+        None,
+        "",
+        0,
+    )
 
 
 def test_a_loop_of_links_is_damage(tmp_path):

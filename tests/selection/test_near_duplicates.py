@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from datapool.selection import near_duplicates
-from datapool.selection.near_duplicates import near_duplicate_distance, near_duplicate_groups
+from datapool.selection.near_duplicates import (
+    LeftOut,
+    first_near_duplicates,
+    leave_out,
+    near_duplicate_distance,
+    near_duplicate_groups,
+)
 
 
 def line(*places: float) -> np.ndarray:
@@ -103,3 +109,126 @@ def test_near_duplicates_are_closer_than_a_fifteenth_of_the_median_distance():
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     assert near_duplicate_distance(vectors) == pytest.approx(2**0.5 / 15, rel=0.02)  # at right angles
     assert near_duplicate_distance(vectors) == near_duplicate_distance(vectors.copy())
+
+
+# --- hashes ------------------------------------------------------------------------------------------------------------
+
+ALIKE = [0b111111, 0b111111000000, 0b1]  # the first and the last differ in 5 bits, the others in 12 and 7
+
+
+def numbers(*hashes: int) -> np.ndarray:
+    return np.array(hashes, dtype=np.uint64)
+
+
+def is_near(vectors: np.ndarray, hashes: np.ndarray, distance: float) -> np.ndarray:
+    """Decide about every pair in float64 and bit by bit."""
+    wide = vectors.astype(np.float64)
+    far = np.sqrt(((wide[:, np.newaxis] - wide) ** 2).sum(axis=2))
+    bits = np.array([[(one ^ other).bit_count() for other in hashes.tolist()] for one in hashes.tolist()])
+    is_known = (hashes != 0)[:, np.newaxis] & (hashes != 0)
+    return (far < distance) | (is_known & (bits <= 6) & (far < 3 * distance))
+
+
+def some_points(seed: int, n: int = 60) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors and hashes, with copies of each, and hashes that are unknown."""
+    rng = np.random.default_rng(seed)
+    vectors = rng.standard_normal((n, 4)).astype(np.float32)
+    vectors[30:40] = vectors[:10]
+    hashes = rng.integers(1, 2**63, n).astype(np.uint64)
+    hashes[20:50] = hashes[:30] ^ (np.uint64(2) ** rng.integers(0, 9, 30).astype(np.uint64) - np.uint64(1))
+    hashes[::7] = 0
+    return vectors, hashes
+
+
+def test_hashes_that_nearly_agree_connect_up_to_three_times_the_distance():
+    points, hashes = line(0, 2.9, 5.8), numbers(*ALIKE)
+
+    assert [g.tolist() for g in near_duplicate_groups(points, 1, hashes=hashes[[0, 2, 1]])] == [[0, 1]]
+    assert near_duplicate_groups(points, 1, hashes=hashes) == []
+    assert near_duplicate_groups(line(0, 3), 1, hashes=numbers(5, 5)) == []  # not closer than three times the distance
+    assert near_duplicate_groups(line(0, 2), 1, hashes=numbers(0, 0)) == []  # unknown ones say nothing
+    assert len(near_duplicate_groups(line(0, 0.5), 1, hashes=numbers(1, 2**63 - 1))) == 1  # closer whatever the hashes
+
+
+@pytest.mark.parametrize("tile", [3, 64])
+def test_groups_by_hashes_are_those_of_the_oracle(monkeypatch, tile):
+    monkeypatch.setattr(near_duplicates, "_TILE", tile)
+    for seed in range(3):
+        vectors, hashes = some_points(seed)
+        for distance in (0.2, 0.6):
+            found = near_duplicate_groups(vectors, distance, hashes=hashes)
+            near, n = is_near(vectors, hashes, distance), len(vectors)
+            reach = np.linalg.matrix_power(near.astype(float), n) > 0
+            expected = {tuple(np.flatnonzero(row).tolist()) for row in reach if row.sum() > 1}
+            assert {tuple(group.tolist()) for group in found} == expected
+
+
+# --- left out ----------------------------------------------------------------------------------------------------------
+
+
+def left_out(
+    vectors: np.ndarray,
+    pool: np.ndarray,
+    distance: float,
+    order: np.ndarray | None = None,
+    hashes: tuple[np.ndarray, np.ndarray] | None = None,
+) -> LeftOut:
+    of_ours, of_pool = hashes or (np.zeros(len(vectors), np.uint64), np.zeros(len(pool), np.uint64))
+    order = np.arange(len(vectors)) if order is None else order
+    return leave_out(vectors, pool, distance, order=order, hashes=of_ours, pool_hashes=of_pool)
+
+
+def test_of_near_duplicates_the_one_in_the_pool_stays_then_the_first_in_the_order():
+    #             0    1  2    3   4   5
+    found = left_out(line(10, 10.6, 50, 11.2, 90, 50.5), line(89.5), 1, order=np.array([5, 4, 3, 2, 1, 0]))
+
+    # 90 is near the pool. 50.5 stays, 50 does not. 11.2 stays; 10.6 does not, so 10, which only 10.6 is near to, does.
+    assert found.rows.tolist() == [1, 2, 4]
+    assert found.because_of.tolist() == [1 + 3, 1 + 5, 0]
+    assert found.distances == pytest.approx([0.6, 0.5, 0.5])
+    assert found.bits.tolist() == [-1, -1, -1]
+
+
+def test_a_slow_video_keeps_a_frame_wherever_it_has_moved_on():
+    stays = np.setdiff1d(np.arange(100), left_out(line(*np.arange(100) / 10), line(), 0.95).rows)
+
+    assert stays.tolist() == list(range(0, 100, 10))
+
+
+def test_hashes_leave_out_what_the_distance_does_not():
+    found = left_out(line(0, 2.9, 50), line(52), 1, hashes=(numbers(1, 0b1111, 7), numbers(0b1000111)))
+
+    assert (found.rows.tolist(), found.because_of.tolist(), found.bits.tolist()) == ([1, 2], [1, 0], [3, 1])
+
+
+@pytest.mark.parametrize("tile", [2, 7, 64])
+def test_what_is_left_out_is_that_of_the_oracle_whatever_the_tiles(monkeypatch, tile):
+    monkeypatch.setattr(near_duplicates, "_TILE", tile)
+    for seed in range(4):
+        every, hashes = some_points(seed, n=75)
+        n_pool = 15
+        order = np.random.default_rng(seed).permutation(60)
+        near = is_near(every, hashes, 0.4)
+        because_of, staying = {}, list(range(n_pool))
+        for row in order.tolist():
+            first = next((other for other in staying if near[n_pool + row, other]), None)
+            if first is None:
+                staying.append(n_pool + row)
+            else:
+                because_of[row] = first
+        found = left_out(every[n_pool:], every[:n_pool], 0.4, order, (hashes[n_pool:], hashes[:n_pool]))
+
+        assert dict(zip(found.rows.tolist(), found.because_of.tolist(), strict=True)) == because_of
+        assert found.rows.tolist() == sorted(because_of)
+        others = every[found.because_of].astype(np.float64)
+        assert found.distances == pytest.approx(np.linalg.norm(every[n_pool + found.rows] - others, axis=1))
+        first = first_near_duplicates(
+            every[n_pool:], every[:n_pool], 0.4, hashes=hashes[n_pool:], other_hashes=hashes[:n_pool]
+        )
+        rows = near[n_pool:, :n_pool]
+        assert first.tolist() == np.where(rows.any(axis=1), rows.argmax(axis=1), -1).tolist()
+
+
+def test_nothing_is_left_out_of_nothing_and_at_distance_0():
+    assert left_out(line(), line(1), 1).rows.tolist() == []
+    assert left_out(line(1, 1), line(1), 0).rows.tolist() == []
