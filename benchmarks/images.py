@@ -30,6 +30,7 @@ RESULTS = ROOT / "benchmarks" / "images.md"
 CURE = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "4000000000"}
 """What makes glibc keep freed memory, for the plain loops: datapool does as much by itself."""
 OURS, BEFORE, PLAIN, CURED = "datapool", "datapool before", "plain loop", "plain loop, memory kept"
+BOTH = "scan and embed"
 STAGES = ("scan", "open", "train", "embed", "rank", "sample", "merge", "report")
 TINY = "32 px"
 SIZES = {TINY: (32, 32), "2 MP": (1632, 1224), "12 MP": (4000, 3000)}
@@ -250,9 +251,16 @@ def measure(scratch: Path, checkouts: dict[str, Path], sizes: list[str], photos:
             before = begun if stage == "embed" else dict.fromkeys(by_name, 0.0)
             each = {name: (one.cpu - before[name]) / N for name, one in by_name.items()}
             found.append(PerImage(size, stage, each, {name: one.usage.peak for name, one in by_name.items()}))
+        found.append(_together(*found[-2:]))
         shutil.rmtree(images)
     process["embed"] = {name: seconds + begun[name] for name, seconds in process["embed"].items()}
     return Measured(found, process, train, report)
+
+
+def _together(scan: PerImage, embed: PerImage) -> PerImage:
+    """Return what one more image costs in two stages."""
+    seconds = {name: scan.seconds[name] + embed.seconds[name] for name in scan.seconds}
+    return PerImage(scan.size, BOTH, seconds, {name: max(scan.peak[name], embed.peak[name]) for name in scan.peak})
 
 
 class Inside(NamedTuple):
@@ -322,6 +330,8 @@ def render(found: Measured, week_tables: str, *, command: str, sizes: dict[str, 
                 compared(found, "scan"),
                 "## embed, at 128 pixels",
                 compared(found, "embed"),
+                "## Both together\n\nscan keeps each image as the model takes it, so embed has nothing to decode.",
+                compared(found, BOTH),
                 *([week_tables] if week_tables else []),
             ]
         )

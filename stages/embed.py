@@ -10,6 +10,7 @@ from datapool.core.outputs import Outputs
 from datapool.core.params import load_params
 from datapool.core.tables import EmbeddedTable, read_table, write_rows
 from datapool.images.batch import candidates, mark_excluded
+from datapool.images.squares import scanned_squares
 from datapool.model.candidates import embed_candidates
 from datapool.model.protected import read_protected
 from datapool.terminal import progress, run, say
@@ -26,6 +27,7 @@ def embed() -> None:
     base = read_base(outputs.base, needs_seen=False)
     table = candidates(mark_excluded(read_table(outputs.images), base.excluded), base.rows.table)
     space = read_embedding_space(outputs.space)
+    squares = scanned_squares(params.lightly.collate.input_size)
     with progress("embedding", before="loading the model") as report:
         embedded = embed_candidates(
             table,
@@ -35,7 +37,9 @@ def embed() -> None:
             space=space,
             cache_dir=SCRATCH / "embeddings",
             progress=report,
+            squares=squares,
         )
+    squares.clear()  # now their embeddings are kept
     with progress("embedding protected images") as report:
         protected = read_protected(
             params,

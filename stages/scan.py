@@ -3,13 +3,20 @@
 import shlex
 from pathlib import Path
 
+import numpy as np
+
+from datapool.core.atomic import SCRATCH
 from datapool.core.base import empty_base_table
-from datapool.core.errors import counted
+from datapool.core.errors import DatapoolError, counted
+from datapool.core.lineage import read_embedding_space
 from datapool.core.outputs import Outputs
 from datapool.core.params import load_params
+from datapool.core.row_cache import RowCache
 from datapool.core.tables import read_names, write_json, write_table
 from datapool.images import batch
 from datapool.images.decode import count_reasons
+from datapool.images.pixels import WantedSquares, beginnings
+from datapool.images.squares import scanned_squares
 from datapool.images.thumbnails import scanned_thumbnails
 from datapool.images.tracking import untracked_path
 from datapool.terminal import progress, run, say
@@ -19,7 +26,13 @@ def scan() -> None:
     """Find the images below input_dir, hash them, try to decode each, and mark damaged images and exact copies."""
     params = load_params(files_exist=True)
     outputs, listed = Outputs(params.output_dir), params.relevant_filenames_file
-    with progress("checking images") as report, scanned_thumbnails().writing() as keep:
+    side = params.lightly.collate.input_size
+    squares = scanned_squares(side)
+    with (
+        progress("checking images") as report,
+        scanned_thumbnails().writing() as keep_thumbnail,
+        squares.writing() as keep_square,
+    ):
         found = batch.scan(
             Path(params.input_dir),
             filename_prefix=batch.prefix_of(params.filename_prefix, params.input_dir),
@@ -29,7 +42,9 @@ def scan() -> None:
             remove_duplicates=params.remove_exact_duplicates,
             gif=params.images.gif,
             progress=report,
-            keep_thumbnail=keep,
+            keep_thumbnail=keep_thumbnail,
+            squares=None if params.embeddings or _reads_in_full(outputs.space) else _new_squares(side),
+            keep_square=keep_square,
         )
     batch.require_usable_images(found, Path(params.input_dir))
     write_table(outputs.images, found.images)
@@ -62,6 +77,20 @@ def scan() -> None:
             f"WARNING: names that differ from another name only in case or accents: {len(collisions)}, for example {one!r} "
             f"and {other!r}; all images are kept, but some file systems treat the two names as one"
         )
+
+
+def _new_squares(side: int) -> WantedSquares:
+    """Return what embed will need: the images that it did not embed lately."""
+    return WantedSquares(side, np.sort(beginnings(RowCache(SCRATCH / "embeddings").content_hashes())))
+
+
+def _reads_in_full(space: Path) -> bool:
+    """Return whether the model of the last run decodes JPEG files at full size, which scan does not."""
+    try:
+        found = read_embedding_space(space)
+    except DatapoolError:  # the first run
+        return False
+    return found.backbone is not None and found.decode != "scaled"
 
 
 if __name__ == "__main__":

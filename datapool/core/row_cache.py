@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from datapool.core import atomic
 from datapool.core.errors import DatapoolError
@@ -43,6 +45,14 @@ class RowCache:
         with suppress(OSError):  # a read-only folder
             os.utime(path)
         return read_rows(path)
+
+    def content_hashes(self) -> set[str]:
+        """Return what the tables have in the column content_hash; those that cannot be read are left out."""
+        found: set[str] = set()
+        for path in self.folder.glob("*.parquet"):
+            with suppress(OSError, pa.ArrowException):
+                found.update(pq.read_table(path, columns=["content_hash"])["content_hash"].to_pylist())
+        return found
 
     def holds(self, key: str) -> bool:
         """Return whether there is a table of a key, which may be incomplete."""

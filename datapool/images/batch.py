@@ -19,7 +19,7 @@ from datapool.core.progress import Progress
 from datapool.images.decode import Check, ImageFile, Inspection, inspect, not_inspected, read_bytes
 from datapool.images.listing import Skipped, find_images, is_folder, links_out, relevant_paths
 from datapool.images.perceptual_hash import as_numbers
-from datapool.images.pixels import Ranges
+from datapool.images.pixels import Ranges, WantedSquares
 from datapool.images.processes import read_all
 from datapool.images.quality import quality_table
 from datapool.images.thumbnails import Keep
@@ -60,6 +60,8 @@ def scan(
     gif: bool,
     progress: Progress,
     keep_thumbnail: Keep | None = None,
+    squares: WantedSquares | None = None,
+    keep_square: Keep | None = None,
 ) -> Batch:
     """Inspect every image below ``folder``. Damaged images and exact copies are rows of the table, not errors.
 
@@ -79,6 +81,8 @@ def scan(
         progress: Called after each image.
         keep_thumbnail: Called with the small picture of each healthy image that has one; see ``decode.inspect``. Without
             it, no image is measured.
+        squares: Which squares are made, if there is ``keep_square``.
+        keep_square: Called with each of them; only with ``keep_thumbnail``.
 
     Raises:
         DatapoolError: If ``folder`` is not a folder, a name is not UTF-8, or a name in ``relevant`` is not there.
@@ -91,20 +95,29 @@ def scan(
     paths = sorted(paths, key=lambda path: safe_name(filename_prefix + path))
     leading_out = links_out(folder, sorted(found.links.intersection(paths)))
     to_inspect = [path for path in paths if path not in leading_out]
-    found_of = partial(inspect, check=check, max_pixels=max_pixels, gif=gif, with_thumbnail=keep_thumbnail is not None)
+    found_of = partial(
+        inspect,
+        check=check,
+        max_pixels=max_pixels,
+        gif=gif,
+        with_thumbnail=keep_thumbnail is not None,
+        squares=squares,
+    )
 
-    def without_thumbnail(found: Inspection) -> Inspection:
-        """Pass a picture on, so that they are not all in memory."""
+    def without_pictures(found: Inspection) -> Inspection:
+        """Pass pictures on, so that they are not all in memory."""
         if keep_thumbnail and found.thumbnail:
             keep_thumbnail(found.content_hash, found.thumbnail)
-        return found._replace(thumbnail=b"")
+        if keep_square and found.square:
+            keep_square(found.content_hash, found.square)
+        return found._replace(thumbnail=b"", square=b"")
 
     found_in_order = read_all(
         [folder / path for path in to_inspect],
         found_of,
         where=str(folder),
         names=to_inspect,
-        when_done=without_thumbnail,
+        when_done=without_pictures,
         progress=progress,
     )
     inspected = dict(zip(to_inspect, found_in_order, strict=True))

@@ -60,16 +60,17 @@ def find_damage(data: bytes, *, n_pixels: int) -> str:
     return ""
 
 
-def decode_intact_jpeg(data: bytes, *, longer_side: int) -> Image.Image | None:
+def decode_intact_jpeg(data: bytes, *, side: int) -> Image.Image | None:
     """Return a JPEG at a small size, as stored; None if anything may be wrong with it, or for another file.
 
-    What this decodes has no damage that Pillow or ``find_damage`` would find: all of its bytes were read. None for inks
-    too, which simplejpeg makes RGB in another way than Pillow, and for rare subsamplings, which it refuses.
+    What this decodes has no damage that Pillow or ``find_damage`` would find: all of its bytes were read. The pixels are
+    those that Pillow's ``draft`` gives for this side. None for inks too, which simplejpeg makes RGB in another way than
+    Pillow, and for rare subsamplings, which it refuses.
 
     Args:
         data: Of the file.
-        longer_side: Pixels that the longer side of the result has at least, if the image has as many. The size is at
-            least an eighth of the image's.
+        side: Pixels that both sides of the result have at least, if those of the image do. It has a half, a quarter or an
+            eighth of the image's size.
     """
     if data[:3] != _JPEG or isinstance(end := _end_of_jpeg(data), str):
         return None
@@ -77,10 +78,19 @@ def decode_intact_jpeg(data: bytes, *, longer_side: int) -> Image.Image | None:
         height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
         if colors in ("CMYK", "YCCK"):
             return None
-        least = (1, longer_side) if width >= height else (longer_side, 1)
-        return Image.fromarray(_decode_small(data[:end], "RGB", *least))
+        scale = jpeg_scale(width, height, side=side)
+        return Image.fromarray(_decode_small(data[:end], "RGB", -(-height // scale), -(-width // scale)))
     except ValueError:
         return None
+
+
+def jpeg_scale(width: int, height: int, *, side: int) -> int:
+    """Return by how much a JPEG is decoded smaller, so that both sides keep ``side`` pixels: 8, 4 or 2; else 1.
+
+    >>> jpeg_scale(1600, 1200, side=256), jpeg_scale(300, 200, side=256)
+    (4, 1)
+    """
+    return next((scale for scale in (8, 4, 2) if min(width, height) >= scale * side), 1)
 
 
 def _in_jpeg(data: bytes) -> str:

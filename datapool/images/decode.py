@@ -18,7 +18,7 @@ from PIL import Image, PngImagePlugin, UnidentifiedImageError
 from datapool.core.errors import DatapoolError
 from datapool.images.chatter import caught_chatter
 from datapool.images.contents import content_of
-from datapool.images.damage import decode_intact_jpeg, find_damage
+from datapool.images.damage import decode_intact_jpeg, find_damage, jpeg_scale
 from datapool.images.figures import FEW_PIXELS, Figures, measure
 from datapool.images.formats import ON_DEMAND, formats
 from datapool.images.perceptual_hash import UNKNOWN, perceptual_hash
@@ -29,10 +29,12 @@ from datapool.images.pixels import (
     Ranges,
     Spread,
     Values,
+    WantedSquares,
     encode_thumbnail,
     orientation_of,
     read_values,
     shrink,
+    square_of,
     thumbnail,
     to_rgb,
 )
@@ -52,7 +54,14 @@ _OPAQUE = 13  # RGB that is turned
 _OF_JPEG = 7  # progressive, at an eighth of the size (of a small one more, which is little all the same)
 _IN_WORDS = 200  # values of a Netpbm file written as words
 
+SIDES = 2
+"""A JPEG is decoded for a model to this many times the input size at least: once would alias."""
+
+_SMALL = 256  # pixels that both sides of a JPEG keep at least where a small size suffices: what most models need
+
 _REASON = 200  # characters of a decoder's error that are shown: some decoders quote a whole table of tags
+
+_JPEGS = ("JPEG", "MPO")  # what Pillow decodes at a smaller size
 
 # The errors that decoders raise for damaged files.
 _DAMAGE = (
@@ -84,6 +93,8 @@ class Inspection(NamedTuple):
     """Of the small picture; UNKNOWN if none was asked for, and see ``perceptual_hash`` and FEW_PIXELS."""
     n_bytes: int = 0
     """Size of the file; 0 if it cannot be read at all."""
+    square: bytes = b""
+    """The image as a model takes it: see ``squares.square_of``; empty if it was not asked for, and see ``inspect``."""
 
 
 class ImageFile(NamedTuple):
@@ -119,6 +130,7 @@ def inspect(
     gif: bool = False,
     memory: int | None = None,
     with_thumbnail: bool = False,
+    squares: WantedSquares | None = None,
 ) -> Inspection:
     """Hash a file and, with a ``check``, try to read all of its pixels. Those of more than 8 bits are read in any case.
 
@@ -133,6 +145,8 @@ def inspect(
         with_thumbnail: Make a small picture as well and measure it; only if ``check`` is "strict", which decodes at a small
             size anyway. Not of an image of more than 8 bits: what becomes black is chosen later. The picture of an image
             that is as small itself is measured and not returned.
+        squares: Make the square of the image as well, if it is wanted: the bytes that a model of this size would make of
+            ``read_rgb``. Only with a small picture, and not of a JPEG that the model needs at another size.
 
     Raises:
         NeedsMemoryError: If more is needed than ``memory``. Nothing of that size was done.
@@ -146,7 +160,8 @@ def inspect(
     if check == "none":
         return Inspection(content_hash, None, None, None, "", _spread_of(data, limits), n_bytes=len(data))
     try:
-        seen = _look(data, limits, gif=gif, is_strict=check == "strict", with_thumbnail=with_thumbnail)
+        side = squares.side if squares and squares.wants(content_hash) else 0
+        seen = _look(data, limits, gif=gif, is_strict=check == "strict", with_thumbnail=with_thumbnail, side=side)
     except _DamagedError as error:
         return Inspection(content_hash, None, None, None, str(error), n_bytes=len(data))
     return Inspection(
@@ -159,6 +174,7 @@ def inspect(
         seen.figures,
         seen.perceptual_hash,
         len(data),
+        seen.square,
     )
 
 
@@ -292,10 +308,13 @@ class _Seen(NamedTuple):
     thumbnail: bytes = b""
     figures: Figures | None = None
     perceptual_hash: str = UNKNOWN
+    square: bytes = b""
 
 
-def _look(data: bytes, limits: _Limits, *, gif: bool, is_strict: bool, with_thumbnail: bool) -> _Seen:
+def _look(data: bytes, limits: _Limits, *, gif: bool, is_strict: bool, with_thumbnail: bool, side: int) -> _Seen:
     """Decode a file to find damage; a JPEG, with ``is_strict``, at a small size.
+
+    ``side`` is that of the square, 0 for none.
 
     Raises:
         _DamagedError: If it is damaged.
@@ -307,7 +326,7 @@ def _look(data: bytes, limits: _Limits, *, gif: bool, is_strict: bool, with_thum
             values.corner().to_rgb({})  # fails where the whole image would
             seen = _Seen(values.kind or "RGB", values.size, values.spread())
             if with_thumbnail and is_strict and not values.kind:
-                seen = _with_picture(seen, values.to_rgb({}), is_gray=values.array.ndim == 2)
+                seen = _with_picture(seen, values.to_rgb({}), is_gray=values.array.ndim == 2, side=side)
         else:
             with Image.open(BytesIO(data), formats=formats(gif=gif)) as image:
                 limits.check_size(*image.size, bytes_per_pixel=_bytes_per_pixel(image, is_full_size=not is_strict))
@@ -316,7 +335,9 @@ def _look(data: bytes, limits: _Limits, *, gif: bool, is_strict: bool, with_thum
                 to_rgb(small.crop((0, 0, 1, 1)))  # fails for colors that cannot become RGB
                 seen = _Seen(mode, (height, width) if orientation in QUARTER_TURNS else (width, height), None)
                 if with_thumbnail and is_strict:
-                    seen = _with_picture(seen, _upright(to_rgb(small), orientation), is_gray=mode in ("1", "L"))
+                    is_for_model = image.format not in _JPEGS or _is_at_size_for_model(width, height, side)
+                    upright = _upright(to_rgb(small), orientation)
+                    seen = _with_picture(seen, upright, is_gray=mode in ("1", "L"), side=side * is_for_model)
             if small is not image:
                 return seen
     if is_strict and (damage := find_damage(data, n_pixels=seen.size[0] * seen.size[1])):
@@ -324,8 +345,8 @@ def _look(data: bytes, limits: _Limits, *, gif: bool, is_strict: bool, with_thum
     return seen
 
 
-def _with_picture(seen: _Seen, image: Image.Image, *, is_gray: bool) -> _Seen:
-    """Add the small picture and its figures; ``image`` is RGB and upright, of any size that suffices for the picture."""
+def _with_picture(seen: _Seen, image: Image.Image, *, is_gray: bool, side: int) -> _Seen:
+    """Add the small picture, its figures, and the square of this side unless that is 0; ``image`` is RGB and upright."""
     picture = shrink(image)
     figures = measure(picture, seen.size, is_gray=is_gray)
     is_small, is_tiny = max(seen.size) <= THUMBNAIL_SIDE, seen.size[0] * seen.size[1] < FEW_PIXELS
@@ -333,20 +354,26 @@ def _with_picture(seen: _Seen, image: Image.Image, *, is_gray: bool) -> _Seen:
         thumbnail=b"" if is_small else encode_thumbnail(picture),
         figures=figures,
         perceptual_hash=UNKNOWN if is_tiny else perceptual_hash(picture),
+        square=square_of(image, side).tobytes() if side else b"",
     )
+
+
+def _is_at_size_for_model(width: int, height: int, side: int) -> bool:
+    """Return whether a JPEG of this size, decoded at a small size, is at the one at which ``read_rgb`` reads it."""
+    return jpeg_scale(width, height, side=_SMALL) == jpeg_scale(width, height, side=max(SIDES * side, 1))
 
 
 def _at_small_size(image: Image.Image, data: bytes) -> tuple[Image.Image, int]:
     """Decode a file that Pillow has opened, a JPEG at a small size for which all of its bytes are read nevertheless.
 
     Returns:
-        The opened image itself, or another one if the file is a JPEG that is certainly intact; as stored, its longer side
-        at least THUMBNAIL_SIDE if the image's is. And its EXIF orientation.
+        The opened image itself, or another one if the file is a JPEG that is certainly intact; as stored, both sides at
+        least _SMALL pixels if the image's are. And its EXIF orientation.
     """
-    intact = decode_intact_jpeg(data, longer_side=THUMBNAIL_SIDE)
+    intact = decode_intact_jpeg(data, side=_SMALL)
     if intact is not None:
         return intact, orientation_of(image, is_in_header=True)
-    image.draft(None, (THUMBNAIL_SIDE, 1) if image.width >= image.height else (1, THUMBNAIL_SIDE))
+    image.draft(None, (_SMALL, _SMALL))
     return image, orientation_of(image)
 
 

@@ -12,6 +12,7 @@ from datapool.core.progress import Progress
 from datapool.core.row_cache import RowCache
 from datapool.core.schema import Params
 from datapool.images.batch import image_files
+from datapool.images.squares import SquareStore
 
 
 class CandidateEmbeddings(NamedTuple):
@@ -32,6 +33,7 @@ def embed_candidates(
     space: EmbeddingSpace,
     cache_dir: Path,
     progress: Progress,
+    squares: SquareStore | None = None,
 ) -> CandidateEmbeddings:
     """Embed the candidates with the model of this run, or take their embeddings from the file ``params.embeddings``.
 
@@ -46,6 +48,7 @@ def embed_candidates(
         space: Their embedding space: the model, and what becomes black and white in images of more than 8 bits.
         cache_dir: Keeps the embeddings for the next run.
         progress: Of the embedding.
+        squares: What scan has kept of the images; those that are there are not read.
 
     Raises:
         DatapoolError: If the checkpoint is not the model of ``space``, an image cannot be read or has changed, or the file
@@ -67,5 +70,6 @@ def embed_candidates(
         accelerator=params.lightly.trainer.accelerator,
         progress=progress,
         space_id=space.id,
+        squares=squares,
     )
     return CandidateEmbeddings(embedded.embeddings, embedded.n_known)

@@ -21,6 +21,7 @@ from datapool.core.row_cache import RowCache
 from datapool.core.tables import EmbeddedTable
 from datapool.images.decode import ImageFile
 from datapool.images.memory import machine_cores, memory_for_images
+from datapool.images.squares import SquareStore
 from datapool.model.embedding_model import EmbeddingModel, Preprocessing, embedding_space_id, load_checkpoint
 
 _FITTED_IMAGES = 2000  # the head of a pretrained backbone is fitted to at most so many images
@@ -51,6 +52,7 @@ def embed(
     accelerator: str,
     known: EmbeddedTable | None,
     progress: Progress | None,
+    squares: SquareStore | None = None,
 ) -> Embedded:
     """Embed each image once.
 
@@ -71,6 +73,7 @@ def embed(
         accelerator: "auto" (a GPU if there is one), "cpu", "gpu", "cuda" or "mps".
         known: Embeddings of this model by content (column content_hash). These images are not read.
         progress: Called with images embedded and images to embed.
+        squares: What scan has kept of the images; those that are there are not read. Never changes a result.
 
     Raises:
         DatapoolError: If an image cannot be read or has changed, its embedding is not finite or is zero, the accelerator
@@ -101,6 +104,7 @@ def embed(
         with_head=True,
         num_workers=num_workers,
         progress=progress,
+        squares=squares,
     )
     new = np.empty_like(computed)
     new[np.searchsorted(distinct, order)] = computed
@@ -130,6 +134,7 @@ def embed_with_cache(
     accelerator: str,
     progress: Progress | None,
     space_id: str | None = None,
+    squares: SquareStore | None = None,
 ) -> Embedded:
     """Embed images with the model of a checkpoint, except those that the last run embedded with it.
 
@@ -155,6 +160,7 @@ def embed_with_cache(
         accelerator=accelerator,
         known=cache.read(key),
         progress=progress,
+        squares=squares,
     )
     cache.write(key, _by_content(images, embedded.embeddings))
     return embedded
@@ -263,13 +269,16 @@ def backbone_features(
     num_workers: NumWorkers,
     accelerator: str,
     progress: Progress | None,
+    squares: SquareStore | None = None,
 ) -> np.ndarray:
     """Return what the backbone passes to the head: float32, shape (n, model.n_features), in the order of the images.
 
     For ``fit_head``. Arguments and errors are those of ``embed``.
     """
     course = _Course.of(model, batch_size=batch_size, accelerator=accelerator)
-    features = _run(model, [images], course, with_head=False, num_workers=num_workers, progress=progress)
+    features = _run(
+        model, [images], course, with_head=False, num_workers=num_workers, progress=progress, squares=squares
+    )
     _refuse(~np.isfinite(features).all(axis=1), images, "is not finite")
     return features  # zero is allowed: the last activation may cut off all features of a dim image
 
@@ -339,6 +348,7 @@ def _run(
     with_head: bool,
     num_workers: NumWorkers,
     progress: Progress | None,
+    squares: SquareStore | None,
 ) -> np.ndarray:
     """Return the output of the model, or of its backbone, for each image of each part. The model is left as it was.
 
@@ -360,14 +370,15 @@ def _run(
         try:
             _move(model, course.device, course.layout)
             for part in parts:
-                for squares in _minibatches(part, model.preprocessing, course, n_readers=n_readers):
+                dataset = _ImageDataset(part, model.preprocessing, squares)
+                for minibatch in _minibatches(dataset, course, n_readers=n_readers):
                     with _exact():
-                        on_device = squares.to(course.device, non_blocking=True)
+                        on_device = minibatch.to(course.device, non_blocking=True)
                         images = model.preprocessing.normalized(_filled(on_device, course.size))
                         features = model.backbone(_laid_out(images, course.layout))
                         output = model.head(_laid_out(features, course.layout)) if with_head else features
-                    outputs.append(output[: len(squares)].float().cpu().numpy())
-                    n_done += len(squares)
+                    outputs.append(output[: len(minibatch)].float().cpu().numpy())
+                    n_done += len(minibatch)
                     if progress is not None:
                         progress(n_done, n_images)
         finally:
@@ -399,12 +410,10 @@ def _move(model: EmbeddingModel, device: torch.device, layout: torch.memory_form
         model.to(memory_format=layout)  # type: ignore[call-overload]
 
 
-def _minibatches(
-    images: Sequence[ImageFile], preprocessing: Preprocessing, course: _Course, *, n_readers: int
-) -> Iterator[torch.Tensor]:
+def _minibatches(dataset: "_ImageDataset", course: _Course, *, n_readers: int) -> Iterator[torch.Tensor]:
     """Yield images as bytes, shape (n, 3, input_size, input_size): a quarter of the numbers that the model takes."""
     loader: DataLoader[torch.Tensor | DatapoolError] = DataLoader(
-        _ImageDataset(images, preprocessing),
+        dataset,
         batch_size=course.size,
         num_workers=n_readers,
         collate_fn=_stack_or_error,
@@ -421,12 +430,17 @@ def _minibatches(
 class _ImageDataset(Dataset[torch.Tensor | DatapoolError]):
     images: Sequence[ImageFile]
     preprocessing: Preprocessing
+    squares: SquareStore | None
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> torch.Tensor | DatapoolError:
         image = self.images[index]
+        if self.squares is not None:
+            kept = self.preprocessing.square_from(self.squares, image.content_hash)
+            if kept is not None:
+                return kept
         try:
             return self.preprocessing.square(self.preprocessing.read(image))
         except DatapoolError as error:

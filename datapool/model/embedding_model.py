@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from datapool.core.atomic import write_bytes
 from datapool.core.errors import DatapoolError
-from datapool.images.decode import ImageFile, read_rgb
+from datapool.images.decode import SIDES, ImageFile, read_rgb
+from datapool.images.pixels import square_of
+from datapool.images.squares import SquareStore
 from datapool.model import lightly_resnet
 from datapool.model.backbones import Backbone, Rgb, find_backbone, load_packaged_weights, load_weights
 from datapool.model.checkpoint_file import CheckpointFields, Decoding, ResizeMethod, is_checkpoint, parse_checkpoint
@@ -31,8 +33,6 @@ from datapool.model.weights import (
 
 # What timm and torchvision raise if a backbone does not accept images of a size.
 _SIZE_ERRORS = (AssertionError, RuntimeError, ValueError, TypeError, ZeroDivisionError)
-
-_SIDES = 2  # a JPEG is decoded to this many times the input size at least; once would alias
 
 _ROWS_AT_A_TIME = 4096  # of the features in float64: no second copy of all of them
 
@@ -65,13 +65,19 @@ class Preprocessing:
         Raises:
             DatapoolError: As ``read_rgb``.
         """
-        return read_rgb(file, side=_SIDES * self.input_size if self.decode == "scaled" else None)
+        return read_rgb(file, side=SIDES * self.input_size if self.decode == "scaled" else None)
 
     def square(self, image: Image.Image) -> Tensor:
         """Return an image as a tensor of bytes, shape (3, input_size, input_size)."""
         method = Image.Resampling.BILINEAR if self.resize == "squash bilinear" else Image.Resampling.BICUBIC
-        resized = image.resize((self.input_size, self.input_size), method)
-        return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
+        return torch.from_numpy(square_of(image, self.input_size, method)).permute(2, 0, 1)
+
+    def square_from(self, store: SquareStore, content_hash: str) -> Tensor | None:
+        """Return the ``square`` of an image that scan has kept; None if it has not, or if this model takes another one."""
+        if (self.resize, self.decode, self.input_size) != ("squash bicubic", "scaled", store.side):
+            return None
+        kept = store.get(content_hash)
+        return None if kept is None else torch.from_numpy(kept.copy()).permute(2, 0, 1)
 
     def normalized(self, squares: Tensor) -> Tensor:
         """Return a stack of ``square``, shape (n, 3, input_size, input_size), as the model takes it: float32."""

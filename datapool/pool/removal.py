@@ -32,6 +32,7 @@ from datapool.core.recorded_rows import drop_kept_rows, keep_rows
 from datapool.core.row_cache import RowCache
 from datapool.core.tables import EmbeddedTable, complete_rows, row_ends
 from datapool.images.batch import batch_id
+from datapool.images.squares import scanned_squares
 from datapool.images.thumbnails import forget_perceptual_hashes, scanned_thumbnails
 from datapool.pool import files as pool_files
 from datapool.pool.agreement import require_agreement, require_files
@@ -294,3 +295,4 @@ def clear_caches(contents: Iterable[str]) -> None:
     RowCache(atomic.SCRATCH / "embeddings").remove(lambda table: table.content_hash.isin(listed))
     scanned_thumbnails().remove(listed)
     forget_perceptual_hashes()
+    scanned_squares(1).clear()

@@ -305,8 +305,8 @@ class _Stages:
         few, many = [everything[place] for place in places], everything
         taken: dict[str, list[Usage]] = {"scan": [], "embed": []}
         for listed in (few, many):
-            for stage, usages in taken.items():
-                shutil.rmtree(self._folder / atomic.SCRATCH, ignore_errors=True)  # nothing is known from before
+            shutil.rmtree(self._folder / atomic.SCRATCH, ignore_errors=True)  # nothing is known from before
+            for stage, usages in taken.items():  # as in a run: embed finds what scan has kept
                 usages.append(self._run(stage, folder, listed))
         return {stage: _per_image(first, second, n_few, len(many)) for stage, (first, second) in taken.items()}
 

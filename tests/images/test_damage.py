@@ -174,7 +174,7 @@ def test_the_size_of_a_jpeg_is_that_of_the_upright_picture(tmp_path):
 
 
 def intact(data: bytes) -> Image.Image | None:
-    return damage.decode_intact_jpeg(data, longer_side=1)
+    return damage.decode_intact_jpeg(data, side=1)
 
 
 def test_an_intact_jpeg_is_decoded_once_and_small(tmp_path, monkeypatch):

@@ -97,7 +97,7 @@ def damage(path: Path) -> str:
 def test_a_healthy_image_has_a_hash_a_size_a_mode_and_no_damage(tmp_path):
     path = save(tmp_path / "a.png", Image.new("RGB", (5, 3), RED))
 
-    assert inspect(path, **CHECK) == (
+    assert inspect(path, **CHECK)[:10] == (
         hashlib.sha256(path.read_bytes()).hexdigest(), 5, 3, "RGB", "", None, b"", None, "", path.stat().st_size,
     )  # fmt: skip
 
@@ -106,7 +106,7 @@ def test_without_decoding_only_the_hash_is_known_and_damage_is_not_noticed(tmp_p
     path = tmp_path / "a.jpg"
     path.write_bytes(b"no image")
 
-    assert inspect(path, check="none", max_pixels=MAX_PIXELS) == (
+    assert inspect(path, check="none", max_pixels=MAX_PIXELS)[:10] == (
         hashlib.sha256(b"no image").hexdigest(),
         None,
         None,
@@ -408,7 +408,7 @@ def test_a_folder_a_broken_link_and_a_missing_file_are_damage(tmp_path, name, wh
     (tmp_path / "folder.jpg").mkdir()
     (tmp_path / "link.jpg").symlink_to("nowhere.jpg")
 
-    assert inspect(tmp_path / name, **CHECK) == (
+    assert inspect(tmp_path / name, **CHECK)[:10] == (
         "",
         None,
         None,

@@ -19,8 +19,9 @@ from datapool.core.row_cache import RowCache
 from datapool.core.tables import EmbeddedTable
 from datapool.images import batch
 from datapool.images.decode import ImageFile, read_rgb
-from datapool.images.pixels import Ranges
+from datapool.images.pixels import Ranges, WantedSquares
 from datapool.images.ranges import ranges_of
+from datapool.images.squares import SquareStore
 from datapool.model import embedding
 from datapool.model.embedding import backbone_features, embed, embed_with_cache, fitting_step, keep_embeddings, readers
 from datapool.model.embedding_model import (
@@ -92,6 +93,29 @@ def test_the_other_images_of_a_run_change_a_row_by_rounding_only(model: Embeddin
 
     assert relative_error(rows[2:3], rows_of(model, images[2:3])) < 1e-5
     assert relative_error(rows[5:], rows_of(model, images[5:])) < 1e-5
+
+
+def test_images_that_scan_has_kept_are_not_read_and_have_the_same_embeddings(
+    model: EmbeddingModel, images: list[ImageFile], tmp_path: Path
+):
+    rng = np.random.default_rng(0)
+    for i in range(6):
+        Image.fromarray(rng.integers(0, 256, (100, 110 + i, 3), dtype=np.uint8)).save(tmp_path / f"{i}.jpg")
+    store = SquareStore(Path(".datapool/squares"), 32)
+    with store.writing() as keep:
+        found = batch.scan(
+            tmp_path, filename_prefix="", relevant=None, check="strict", max_pixels=MAX_PIXELS, remove_duplicates=True,
+            gif=False, progress=lambda done, total: None, keep_thumbnail=lambda content_hash, webp: None,
+            squares=WantedSquares(32, np.empty(0, dtype=np.uint64)), keep_square=keep,
+        )  # fmt: skip
+    files = batch.image_files(found.images, tmp_path, max_pixels=MAX_PIXELS, ranges={})
+    rows = rows_of(model, files)
+    for file in files:
+        file.path.write_bytes(b"")
+    kept = {workers: rows_of(model, files, squares=store, num_workers=workers) for workers in (0, 2)}
+
+    assert len(rows) == len(COLORS) + 6
+    assert {workers: again.tobytes() == rows.tobytes() for workers, again in kept.items()} == {0: True, 2: True}
 
 
 def test_the_same_images_make_the_same_bytes_again(model: EmbeddingModel, images: list[ImageFile]):
