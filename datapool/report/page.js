@@ -13,6 +13,7 @@ const CHUNK = 120; // images that are added to the sheet at a time
 const PRINTED = 500; // images of the sheet on paper
 const EDGE = 6; // images on either side of the cut
 const FEW = 6000; // points up to which the map draws circles
+const CHIPS = 12; // labels with a button each; the others are in a list
 
 const $ = (id) => document.getElementById(id);
 
@@ -127,11 +128,24 @@ function overrides(k) {
 /** Quote a text for a shell where it must be. */
 const quoted = (text) => (/^[\w.,:/-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
 
+/** Return the lines of exclude.txt for the images that were refused. */
+function refusedLines() {
+  const lines = [...state.refused].sort((a, b) => a - b).map((i) => D.lines[i] ?? `${D.names[i]}\t${D.reason}`);
+  return `${lines.join("\n")}\n`;
+}
+
+/** Return a name for a download that no other content has, so that a browser's "name (1).txt" is never another file. */
+function refusedFile() {
+  let hash = 0x811c9dc5; // FNV-1a
+  for (const byte of new TextEncoder().encode(refusedLines())) hash = Math.imul(hash ^ byte, 0x01000193);
+  return `refused-${D.week.replace(/[^\w.-]+/g, "_")}-${(hash >>> 0).toString(16).padStart(8, "0")}.txt`;
+}
+
 /** Return the command that keeps the choice. */
 function keepCommand() {
   const parts = ["datapool keep"];
   if (state.k !== D.taken) parts.push(endsByDistance(state.k) ? `--min-distance ${thresholdOf(state.k)}` : `--n ${state.k}`);
-  if (state.refused.size) parts.push("--exclude ~/Downloads/exclude.txt");
+  if (state.refused.size) parts.push(`--exclude ~/Downloads/${refusedFile()}`);
   return `${parts.join(" ")} -m ${quoted(D.week)}`;
 }
 
@@ -139,7 +153,7 @@ function keepCommand() {
 function dvcCommands() {
   const lines = [];
   if (state.k !== D.taken) lines.push(`dvc exp run ${overrides(state.k).map((each) => `-S stopping_condition.${each}`).join(" ")}`);
-  if (state.refused.size) lines.push("cat ~/Downloads/exclude.txt >> exclude.txt", "dvc repro");
+  if (state.refused.size) lines.push(`cat ~/Downloads/${refusedFile()} >> exclude.txt`, "dvc repro");
   return [...lines, `git add --all && git commit -m ${quoted(D.week)}`].join("\n");
 }
 
@@ -361,11 +375,19 @@ function drawLabels(picks) {
   for (const i of picks) tally.set(D.label[i], (tally.get(D.label[i]) ?? 0) + 1);
   if (state.label !== null && !tally.has(state.label)) state.label = null;
   const labels = [...tally].sort((a, b) => b[1] - a[1] || a[0] - b[0]);
+  const chips = labels.length > 1 ? labels.slice(0, labels.length > CHIPS + 1 ? CHIPS : labels.length) : [];
+  const others = labels.length > 1 ? labels.slice(chips.length).sort((a, b) => a[0] - b[0]) : []; // as D.labels: by name
   $("labels").replaceChildren(
-    ...(labels.length > 1 ? labels : []).map(([label, n]) =>
+    ...chips.map(([label, n]) =>
       el("button", { type: "button", "aria-pressed": state.label === label, "data-label": label }, D.labels[label], " ", el("span", {}, count(n))),
     ),
   );
+  $("other-labels").hidden = !others.length;
+  $("other-labels").replaceChildren(
+    el("option", { value: "" }, `${count(others.length)} more labels`),
+    ...others.map(([label, n]) => el("option", { value: label }, `${D.labels[label]} (${count(n)})`)),
+  );
+  $("other-labels").value = others.some(([label]) => label === state.label) ? state.label : "";
 }
 
 function onSheetKey(event) {
@@ -564,6 +586,13 @@ function endLasso() {
   drawMap();
 }
 
+/** Forget what was drawn so far: the browser has taken the finger, to zoom. */
+function dropLasso() {
+  map.isDrawing = false;
+  map.path = [];
+  drawLasso();
+}
+
 function showEverything() {
   state.lasso = null;
   drawSheet();
@@ -610,15 +639,9 @@ async function copyCommand() {
   $("said").textContent = "copied";
 }
 
-/** Return exclude.txt with the images that were refused. */
-function excludeFile() {
-  const lines = [...state.refused].sort((a, b) => a - b).map((i) => D.lines[i] ?? `${D.names[i]}\t${D.reason}`);
-  return `${lines.join("\n")}\n`;
-}
-
 function downloadRefused() {
-  const url = URL.createObjectURL(new Blob([excludeFile()], { type: "text/plain" }));
-  el("a", { href: url, download: "exclude.txt" }).click();
+  const url = URL.createObjectURL(new Blob([refusedLines()], { type: "text/plain" }));
+  el("a", { href: url, download: refusedFile() }).click();
   setTimeout(() => URL.revokeObjectURL(url), 10_000);
 }
 
@@ -690,6 +713,10 @@ function listen() {
       drawSheet();
       $("labels").querySelector(`[data-label="${label}"]`)?.focus();
     });
+    $("other-labels").addEventListener("change", () => {
+      state.label = $("other-labels").value === "" ? null : Number($("other-labels").value);
+      drawSheet();
+    });
     $("sort").addEventListener("change", () => {
       state.sort = $("sort").value;
       drawSheet();
@@ -697,7 +724,7 @@ function listen() {
     $("everything").addEventListener("click", showEverything);
     const canvas = $("map");
     canvas.addEventListener("pointerdown", (event) => {
-      if (event.pointerType === "touch") return; // a finger scrolls the page
+      if (!event.isPrimary) return; // a second finger zooms the page
       map.isDrawing = true;
       map.path = [onMap(event)];
       canvas.setPointerCapture(event.pointerId);
@@ -709,9 +736,13 @@ function listen() {
         tip(null);
       } else tip(imageAt(onMap(event)), event);
     });
-    canvas.addEventListener("pointerup", endLasso);
-    canvas.addEventListener("pointercancel", endLasso);
-    canvas.addEventListener("pointerleave", () => tip(null));
+    canvas.addEventListener("pointerup", (event) => {
+      endLasso();
+      if (event.pointerType === "touch") tip(imageAt(onMap(event)), event); // what a pointer shows on its way
+    });
+    canvas.addEventListener("pointercancel", dropLasso);
+    canvas.addEventListener("pointerleave", (event) => event.pointerType === "touch" || tip(null)); // a finger has just shown it
+    document.addEventListener("pointerdown", () => tip(null));
     canvas.addEventListener("dblclick", showEverything);
   }
   document.addEventListener("click", (event) => {

@@ -12,6 +12,7 @@ from datapool.images.thumbnails import ThumbnailStore
 from datapool.report.page import write_report
 
 sync_api = pytest.importorskip("playwright.sync_api")
+expect = sync_api.expect  # unlike page.wait_for_function it works under the page's content security policy
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [
     pytest.mark.slow,
@@ -94,7 +95,7 @@ def slide(page, n: int) -> None:
     page.mouse.down()
     page.mouse.move(x[1], box["y"] + box["height"] / 2, steps=4)
     page.mouse.up()
-    page.wait_for_function(f"document.getElementById('number').value === '{n}'")
+    expect(page.locator("#number")).to_have_value(str(n))
 
 
 # --- the decision -----------------------------------------------------------------------------------------------------
@@ -143,7 +144,7 @@ def test_a_typed_number_moves_the_cut_and_back(page):
 def test_the_arrow_keys_move_the_slider(page):
     page.focus("#slider")
     page.keyboard.press("ArrowRight")
-    page.wait_for_function("document.getElementById('number').value === '4'")
+    expect(page.locator("#number")).to_have_value("4")
 
     assert page.get_attribute("#slider", "aria-valuetext") == "4 images, min_distance 10"
 
@@ -151,7 +152,7 @@ def test_the_arrow_keys_move_the_slider(page):
 def test_the_command_is_copied(page):
     slide(page, 4)
     page.click("#copy")
-    page.wait_for_function("document.getElementById('said').textContent === 'copied'")
+    expect(page.locator("#said")).to_have_text("copied")
 
     assert page.evaluate("navigator.clipboard.readText()") == page.inner_text("#command")
 
@@ -184,27 +185,42 @@ def test_every_min_distance_on_the_page_takes_exactly_as_many_images(page):
 # --- refusing ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_click_refuses_an_image_and_exclude_txt_is_downloaded(page):
+def test_a_click_refuses_an_image_and_the_list_of_them_is_downloaded(page):
     page.click("#last-taken .shot >> nth=1")
     page.click("#first-left-out .shot >> nth=0")
 
-    assert page.inner_text("#download") == "refused (2): exclude.txt"
+    assert page.inner_text("#download") == "download the list of refused images (2)"
     assert page.inner_text("#grows") == "pool 1 → 3, 1 refused"  # the other one was left out anyway
     assert page.get_attribute("#last-taken .shot >> nth=1", "aria-pressed") == "true"
     assert page.get_attribute("#sheet > div >> nth=1", "aria-selected") == "false"
-    assert page.inner_text("#command") == "datapool keep --exclude ~/Downloads/exclude.txt -m week_2"
-    assert page.text_content("#below").startswith("cat ~/Downloads/exclude.txt >> exclude.txt\ndvc repro\n")
     with page.expect_download() as download:
         page.click("#download")
-    assert download.value.suggested_filename == "exclude.txt"
+    name = download.value.suggested_filename
+    assert re.fullmatch(r"refused-week_2-[0-9a-f]{8}\.txt", name)
+    assert page.inner_text("#command") == f"datapool keep --exclude ~/Downloads/{name} -m week_2"
+    assert page.text_content("#below").startswith(f"cat ~/Downloads/{name} >> exclude.txt\ndvc repro\n")
     lines = Path(download.value.path()).read_text().splitlines()
     assert lines == ["dog/b.png\trefused when it was proposed", "cat/a.png\trefused when it was proposed"]
+
+
+def test_downloads_have_one_name_only_if_they_have_the_same_lines(page):
+    # A browser calls the second download of a name "name (1).txt", and the command would be about the first.
+    page.evaluate("D.week = 'Woche 48, ü'")
+    found = {}
+    for refused in ([], [0], [1], [0, 1], [1, 0]):
+        found[tuple(refused)] = page.evaluate(
+            "which => { state.refused = new Set(which); return refusedFile(); }", refused
+        )
+
+    assert found[0, 1] == found[1, 0]
+    assert len(set(found.values())) == len(found) - 1
+    assert all(re.fullmatch(r"refused-Woche_48_-[0-9a-f]{8}\.txt", name) for name in found.values())
 
 
 def test_a_doubtful_image_is_refused_where_it_is_listed(page):
     page.click("#low_information .shot")
 
-    assert page.inner_text("#download") == "refused (1): exclude.txt"
+    assert page.inner_text("#n-refused") == "1"
     assert "refused" in page.get_attribute("#image-1", "class")
     assert page.get_attribute("#low_information .shot", "aria-label").startswith("refuse dog/b.png, refused; number 2")
 
@@ -213,7 +229,7 @@ def test_an_unusual_name_is_refused_by_the_line_that_exclude_txt_has_for_it(page
     page.evaluate("""() => { D.lines[0] = '"#odd.png"\\treason'; }""")
     page.click("#last-taken .shot >> nth=0")
 
-    assert page.evaluate("excludeFile()") == '"#odd.png"\treason\n'
+    assert page.evaluate("refusedLines()") == '"#odd.png"\treason\n'
 
 
 def test_a_second_click_takes_the_refusal_back(page):
@@ -229,7 +245,7 @@ def test_a_reload_keeps_the_choice(page):
     page.reload()
 
     assert page.inner_text("#n") == "4"
-    assert page.inner_text("#download") == "refused (1): exclude.txt"
+    assert page.inner_text("#n-refused") == "1"
 
 
 def test_a_choice_of_another_run_in_the_address_is_not_taken_for_one_of_this_run(page):
@@ -253,6 +269,31 @@ def test_a_label_filters_the_sheet(page):
     assert page.inner_text("#shown") == "2 of 6"
     page.click("#labels button:has-text('dog')")
     assert len(names(page, "#sheet")) == 6
+
+
+def test_of_hundreds_of_labels_the_most_frequent_have_buttons_and_the_others_are_in_a_list(page):
+    # Image i has label i % 300 of 301, so labels 0 to 299 are there, and 0 to 4 twice.
+    page.evaluate("""() => {
+      D.labels = Array.from({ length: 301 }, (_, i) => `label_${String(i).padStart(3, "0")}`);
+      D.label = Array.from({ length: 305 }, (_, i) => i % 300);
+      for (const [key, value] of [["distance", 1], ["nearest", -1], ["picture", -1], ["names", "x"]]) D[key] = D.label.map(() => value);
+      D.candidates = D.order = 305;
+      setCut(305);
+    }""")
+    buttons = [button.inner_text() for button in page.query_selector_all("#labels button")]
+    options = [option.inner_text() for option in page.query_selector_all("#other-labels option")]
+
+    assert buttons == [f"label_{i:03d} {2 if i < 5 else 1}" for i in range(12)]
+    assert options == ["288 more labels", *(f"label_{i:03d} (1)" for i in range(12, 300))]
+    page.select_option("#other-labels", label="label_200 (1)")
+    assert page.evaluate("shown") == [200]
+    assert page.input_value("#other-labels") == "200"
+    page.click("#labels button:has-text('label_003')")
+    assert page.evaluate("shown") == [3, 303]
+    assert page.input_value("#other-labels") == ""
+    page.select_option("#other-labels", label="label_012 (1)")
+    page.select_option("#other-labels", value="")
+    assert page.inner_text("#shown") == ""
 
 
 def test_the_sheet_is_sorted_by_distance_or_label(page):
@@ -305,6 +346,57 @@ def test_drawing_around_points_filters_the_sheet(page):
     assert len(names(page, "#sheet")) == 3
 
 
+@pytest.fixture
+def fingers(page):
+    """Return a function that puts fingers on the screen, at a list of places; an empty list lifts them."""
+    client = page.context.new_cdp_session(page)
+    client.send("Emulation.setTouchEmulationEnabled", {"enabled": True, "maxTouchPoints": 2})
+    is_down = False
+
+    def put(*places: tuple[float, float]) -> None:
+        nonlocal is_down
+        kind = ("touchMove" if is_down else "touchStart") if places else "touchEnd"
+        client.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": x, "y": y} for x, y in places]})
+        is_down = bool(places)
+
+    return put
+
+
+def test_a_finger_draws_around_points_and_a_tap_shows_one(page, fingers):
+    x, y = point(page, "dog/d.png")
+    scrolled = page.evaluate("scrollY")
+    for dx, dy in ((-12, -12), (0, -14), (12, -12), (14, 0), (12, 12), (0, 14), (-12, 12), (-14, 0)):
+        fingers((x + dx, y + dy))
+    fingers()
+
+    assert names(page, "#sheet") == ["dog/d.png"]
+    assert page.evaluate("scrollY") == scrolled
+    fingers((x, y))
+    fingers()
+    assert names(page, "#tip") == ["dog/d.png"]
+    assert page.is_visible("#tip")
+    page.mouse.click(5, 5)
+    assert page.is_hidden("#tip")
+
+
+def test_two_fingers_draw_nothing(page):
+    x, y = point(page, "dog/d.png")
+    page.evaluate(
+        """([x, y]) => {
+          const send = (type, dx, dy) => $("map").dispatchEvent(new PointerEvent(type, {
+            pointerId: 1, isPrimary: true, pointerType: "touch", clientX: x + dx, clientY: y + dy }));
+          $("map").setPointerCapture = () => {};
+          send("pointerdown", -12, -12);
+          for (const [dx, dy] of [[12, -12], [12, 12], [-12, 12], [-12, -12]]) send("pointermove", dx, dy);
+          send("pointercancel", 0, 0);
+        }""",
+        [x, y],
+    )
+
+    assert len(names(page, "#sheet")) == 3
+    assert page.evaluate("map.path") == []
+
+
 def test_the_map_shows_the_image_under_the_pointer(page):
     page.mouse.move(*point(page, "cat/c.png"))
 
@@ -343,7 +435,7 @@ def test_the_pictures_of_the_text_are_shown(page):
 
 def test_the_chart_of_the_comparison_is_drawn_when_it_is_opened(page):
     page.click("#comparison summary")
-    page.wait_for_function("document.querySelectorAll('#coverage path').length === 4")
+    expect(page.locator("#coverage path")).to_have_count(4)
 
 
 @pytest.mark.parametrize("width", [390, 1200])

@@ -60,7 +60,7 @@ def person(tmp_path: Path) -> Person:
 
 
 def decide(person: Person, week: str, n: int) -> tuple[list[str], str]:
-    """Open the page, move the cut to n, refuse the second pick, and download exclude.txt.
+    """Open the page, move the cut to n, refuse the second pick, and download the list of it.
 
     Returns:
         The names of the picks on the sheet without the refused one, and the command that the page offers.
@@ -76,14 +76,14 @@ def decide(person: Person, week: str, n: int) -> tuple[list[str], str]:
         assert page.inner_text("h1") == week
         page.fill("#number", str(n))
         page.keyboard.press("Enter")
-        page.wait_for_function(f"document.getElementById('n').textContent === '{n}'")
+        sync_api.expect(page.locator("#n")).to_have_text(str(n))
         picks = page.evaluate(f"D.names.slice(0, {n})")
         page.focus("#sheet")
         page.keyboard.press("ArrowRight")  # to the second
         page.keyboard.press("x")
         with page.expect_download() as download:
             page.click("#download")
-        download.value.save_as(person.home / "Downloads/exclude.txt")
+        download.value.save_as(person.home / "Downloads" / download.value.suggested_filename)
         command = page.inner_text("#command")
         chromium.close()
     assert messages == []
@@ -108,8 +108,8 @@ def test_the_script_of_the_week(person):
     )
 
     wanted, command = decide(person, "batch_2", 20)
-    assert command.startswith("datapool keep --min-distance ")
-    assert command.endswith(" --exclude ~/Downloads/exclude.txt -m batch_2")
+    choice = r"datapool keep --min-distance [\d.]+ --exclude ~/Downloads/refused-batch_2-[0-9a-f]{8}\.txt -m batch_2"
+    assert re.fullmatch(choice, command)
     kept = person.types(command)
     assert kept[-1].startswith("kept version 2 of pool 'my_datapool': 19 images more, ")
     assert workspace.names()[before:] == wanted
