@@ -5,6 +5,7 @@ and the result cannot be a version of the same pool. The old pool stays as it is
 version of the old one it comes from, and its embedding space.
 """
 
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -182,9 +183,9 @@ def new_pool_name(name: str, entries: Mapping[str, LineageEntry]) -> str:
         migrated = entry.versions[-1].migrated
         if migrated and migrated.pool == name and migrated.version < last:
             return other
-    stem, _, number = name.rpartition("_")
-    if not stem or not number.isdecimal():
-        stem, number = name, "1"
+    stem, number = name, "1"
+    if match := re.fullmatch(r"(.+)_([2-9]|[1-9][0-9])", name):  # as this function makes them: 2024 is a year
+        stem, number = match.groups()
     known = {each.casefold() for each in entries}
     k = int(number) + 1
     while f"{stem}_{k}".casefold() in known:

@@ -63,13 +63,13 @@ def embed_made_up(found, others, before, settings, folder, bar):
     return vectors, EmbeddingSpace(id="f" * 64, backbone="resnet18", dimension=2, input_size=64)
 
 
-def run(**keywords) -> Migration:
+def run(*, old: str = "old", new: str = "new", **keywords) -> Migration:
     settings = {"folders": [], "drop_missing": False, "check_only": False} | keywords
     return migrate(
         POOLS,
         LINEAGE,
-        "old",
-        "new",
+        old,
+        new,
         NewModel(name="resnet18"),
         load_params(),
         bar=lambda _: nullcontext(lambda *_: None),
@@ -264,32 +264,12 @@ def test_other_pools_and_their_names_are_refused(pool):
         DatapoolError, match=r"^there is a pool 'new' already; nothing was changed. Give another name with --name$"
     ):
         run()
-    with pytest.raises(DatapoolError, match=r"lists no pool 'none'; it lists 'new', 'old'$"):
-        migrate(
-            POOLS,
-            LINEAGE,
-            "none",
-            "x",
-            NewModel(),
-            load_params(),
-            folders=[],
-            drop_missing=False,
-            check_only=True,
-            bar=None,
-        )
-    with pytest.raises(DatapoolError, match=r"^'a/b' cannot be the name of a pool; give "):
-        migrate(
-            POOLS,
-            LINEAGE,
-            "old",
-            "a/b",
-            NewModel(),
-            load_params(),
-            folders=[],
-            drop_missing=False,
-            check_only=True,
-            bar=None,
-        )
+    for old, new, message in (
+        ("none", "x", r"lists no pool 'none'; it lists 'new', 'old'$"),
+        ("old", "a/b", r"^'a/b' cannot be the name of a pool; give "),
+    ):
+        with pytest.raises(DatapoolError, match=message):
+            run(old=old, new=new, check_only=True)
 
 
 def test_files_in_the_place_of_the_new_pool_are_refused(pool):
@@ -361,6 +341,12 @@ def test_names_of_new_pools_count_on():
     assert new_pool_name("cats", {}) == "cats_2"
     assert new_pool_name("cats_2", dict.fromkeys(["CATS_3"])) == "cats_4"
     assert new_pool_name("7", dict.fromkeys(["7_2"])) == "7_3"
+    assert new_pool_name("cats_9", dict.fromkeys(["cats_10"])) == "cats_11"
+
+
+def test_a_year_or_a_number_of_the_user_is_no_count():
+    for name in ("cats_2024", "run_007", "robots_0", "cam_1", "_2"):
+        assert new_pool_name(name, {}) == f"{name}_2"
 
 
 def test_the_command_needs_a_model_and_only_one():
