@@ -43,8 +43,9 @@ def forget(
     """Remove images as `datapool remove` does, and erase their names and embeddings; run it in the workspace.
 
     They are erased from the pools, the outputs and `.datapool`, backups included; exclude.txt keeps their content hashes.
-    Prints the commands that erase them from DVC's cache, from remotes and from the history of git, which are yours. If the
-    file of an image is still in input_dir, or a file of yours names it, the exit code is 1: delete it, and run this again.
+    Prints the commands that erase them from DVC's cache, from remotes and from the history of git, which are yours. The exit
+    code is 0 if nothing else in the workspace names them any more. It is 1 while the file of one is in input_dir, or an
+    export or a file of yours names it, although the pools have lost it: delete that, and run this again.
     """
     import shlex
 
@@ -82,8 +83,8 @@ def forget(
     if left := corrections.still_named_in(params, found):
         raise DatapoolError(
             f"not all is erased yet, for these still name or hold the images: {', '.join(left[:10])}. Delete "
-            f"their files from {params.input_dir}, and their names from files of yours (those below {params.output_dir} "
-            f"follow), then run `datapool forget {shlex.join(hashes or images)}` again"
+            f"their files from {params.input_dir}, exports that have them as a whole, and their names from other files "
+            f"(those below {params.output_dir} follow), then run `datapool forget {shlex.join(hashes or images)}` again"
         )
 
 

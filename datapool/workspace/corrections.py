@@ -27,6 +27,7 @@ from datapool.pool.store import Store
 from datapool.workspace.params_file import set_params
 
 _NOT_SEARCHED = frozenset({".git", ".dvc", ".venv", "datapool", "stages"})
+_EXPORTS = "exports"
 _TEXTS = frozenset({".csv", ".txt", ".json", ".yaml", ".lock", ".html", ".md", ".log"})
 
 
@@ -169,13 +170,17 @@ def erase(params: Params, images: Sequence[Image]) -> list[str]:
 
 
 def still_named_in(params: Params, images: Sequence[Image]) -> list[str]:
-    """Return the files of the workspace that name one of these images, or are one (these first), without git's and DVC's."""
+    """Return the files of the workspace that name one of these images, or are one (these first), without git's and DVC's.
+
+    Of an export, its folder: it is deleted as a whole.
+    """
     names = {name for image in images for name in image.own_names}
     ours = [path for path in sorted(Path().rglob("*")) if path.parts[0] not in _NOT_SEARCHED]
     texts = (path for path in ours if path.suffix in _TEXTS and path.is_file())
-    found = [str(path) for path in texts if is_named_in(path.read_bytes(), names)]
+    found = [path for path in texts if is_named_in(path.read_bytes(), names)]
+    found = [Path(*path.parts[:2]) if path.parts[0] == _EXPORTS else path for path in found]
     in_batch = (Path(params.input_dir) / name for name in sorted(names))
-    return [*(str(path) for path in in_batch if path.is_file()), *found]
+    return list(dict.fromkeys(map(str, [*(path for path in in_batch if path.is_file()), *found])))
 
 
 def set_replaces(params: Params) -> str:

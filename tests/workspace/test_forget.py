@@ -105,6 +105,17 @@ def test_a_file_that_another_image_has_under_the_same_name_is_not_said_to_be_the
     assert still_named_in(params, [found]) == ["notes.txt"]
 
 
+def test_an_export_that_names_a_forgotten_image_is_listed_once_and_a_file_beside_it_by_itself(params):
+    (found,) = find_images(params, [OURS])
+    shutil.rmtree("pools")  # its image has left
+    for file in ("week_1-cvat/export.json", "week_1-cvat/list.txt", "other/list.txt", "week_1.csv"):
+        path = Path("exports") / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("frame_9.jpg\n" if "other" in file else "week_1/frame_1.jpg\n")
+
+    assert still_named_in(params, [found]) == ["exports/week_1-cvat", "exports/week_1.csv"]
+
+
 def test_rows_in_the_splits_and_labels_of_an_image_are_erased_with_it(params):
     (found,) = find_images(params, [OURS])
     header, ours, other = "filename,content_hash,split,group", f"week_1/frame_1.jpg,{OURS},val,1", f"b,{OTHER},test,2"
