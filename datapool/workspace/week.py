@@ -93,11 +93,23 @@ def _input_dir(folder: Path) -> str:
 
 def _outcome(params: Params, before: Mapping[str, Version]) -> Outcome:
     name = params.datapool.name
-    now = _recorded_versions()
-    is_new = name in now and _is_another(now[name], before.get(name))
-    if in_git_repository(Path()):
-        is_new = name in _waiting()
-    return read_outcome(params, now[name].version if name in now else 0, is_new=is_new)
+    version = _recorded_versions().get(name)
+    return read_outcome(params, version.version if version else 0, is_new=_is_new(name, before.get(name)))
+
+
+def _is_new(name: str, before: Version | None) -> bool:
+    """Return whether the latest version of a pool is one of this batch that the last commit does not have.
+
+    Args:
+        name: The pool.
+        before: Its latest version before the run; without git, that is what a new one differs from.
+    """
+    is_another = (now := _recorded_versions().get(name)) is not None and _is_another(now, before)
+    if not in_git_repository(Path()):
+        return is_another
+    version = _waiting().get(name)
+    # The batch may have added it before and it waits; one that was imported, combined or migrated is no batch's.
+    return version is not None and (is_another or version.offered is not None)
 
 
 # --- keep --------------------------------------------------------------------------------------------------------------
@@ -267,6 +279,8 @@ def _cut(params: Params, n: int | None, min_distance: float | None) -> dict[str,
 def _lines_to_exclude(params: Params, file: Path) -> list[str]:
     """Return the lines of a file that exclude.txt lacks, after a check that each names an image that is known."""
     path = corrections.list_of(params)
+    if not file.exists():
+        raise DatapoolError(f"--exclude: {file} is not there; download the list from the report, or correct the path")
     listed, new = read_exclusions(path), read_exclusions(file)
     if path.exists() and file.samefile(path):
         raise DatapoolError(

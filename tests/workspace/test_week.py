@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from datapool.commands.week import app as week_commands
 from datapool.core.errors import DatapoolError
+from datapool.core.lineage import read_lineage
 from datapool.core.metrics import Metrics, write_metrics
 from datapool.core.outputs import Outputs
 from datapool.core.params import load_params
@@ -28,6 +29,7 @@ from datapool.workspace.week import (
     Kept,
     _cut,
     _files_of_dvc,
+    _is_new,
     _lines_to_exclude,
     _refuse_a_changed_batch,
     _refuse_another_batch,
@@ -297,6 +299,25 @@ def test_a_version_that_was_imported_does_not_keep_a_batch_waiting(repository):
     _refuse_a_changed_batch(params)  # without a question to DVC, which has run nothing yet
 
 
+def test_new_is_what_the_batch_has_added_and_not_what_was_imported_before_it(repository):
+    counts = dict.fromkeys(("images", "corrupt", "duplicates", "known", "candidates"), 2)
+    offered = {"offered": {"input_dir": "week_2", "filename_prefix": "", "hint": "", **counts}}
+
+    def is_new(*versions: dict[str, Any], before: int) -> bool:
+        Path("datapools.json").write_text(json.dumps({"cats": {"versions": list(versions)}}))
+        latest = read_lineage(Path("datapools.json"))["cats"]
+        return _is_new("cats", latest[before - 1] if before else None)
+
+    of_week_1, imported, of_week_2 = version(1, "a"), version(2, "b"), {**version(2, "b"), **offered}
+    assert not is_new(of_week_1, before=1)
+    assert not is_new(of_week_1, imported, before=2)  # imported or combined, not committed, and the batch adds nothing
+    assert is_new(of_week_1, imported, {**version(3, "c"), **offered}, before=2)
+    assert is_new(of_week_1, of_week_2, before=1)
+    assert is_new(of_week_1, of_week_2, before=2)  # added before, and it waits
+    repository.commit("week 2")
+    assert not is_new(of_week_1, of_week_2, before=1)
+
+
 def test_what_was_kept_is_told_and_only_if_nothing_is_new_the_exit_code_is_3(monkeypatch, capsys):
     kept = Kept("cats", 2, images_added=3, images=9, message="W48", commit="abc1234", is_pushed=True)
     for changes, sentence, code in (
@@ -320,11 +341,18 @@ def test_what_was_kept_is_told_and_only_if_nothing_is_new_the_exit_code_is_3(mon
         assert (ended.output, ended.exit_code) == (f"{sentence}\n", code)
 
 
-def test_the_list_of_excluded_images_is_not_added_to_itself(tmp_path, monkeypatch):
+def test_the_list_of_excluded_images_is_not_added_to_itself_and_a_list_that_is_not_there_is_named(
+    tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     Path("exclude.txt").write_text("cat/a.png\n")
     Path("link.txt").symlink_to("exclude.txt")
     params = load_params(Path(__file__).parents[2] / "params.yaml")
+    with pytest.raises(
+        DatapoolError,
+        match=r"--exclude: gone\.txt is not there; download the list from the report, or correct the path$",
+    ):
+        _lines_to_exclude(params, Path("gone.txt"))
     for file in (Path("exclude.txt"), tmp_path / "link.txt"):
         with pytest.raises(
             DatapoolError, match=r"txt is the list itself, which has its lines already; give another file"
