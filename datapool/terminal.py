@@ -36,13 +36,20 @@ def run(command: Callable[[], None], *, handles_images: bool = False) -> None:
         keep_freed_memory()
     let_threads_sleep()
     if not sys.argv[1:]:
-        run_app(command)
+        run_app(_with_unchanged_params(command) if "DVC_STAGE" in os.environ else command)
         return
     import typer
 
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command()(command)
     run_app(app)
+
+
+def _with_unchanged_params(stage: Callable[[], None]) -> Callable[[], None]:
+    """Return a stage that DVC runs, with a check that params.yaml stays the same meanwhile."""
+    from datapool.core.stage_params import unchanged_params
+
+    return unchanged_params(stage.__name__)(stage)
 
 
 def run_app(app: Callable[[], Any]) -> None:

@@ -5,13 +5,14 @@ from typing import Annotated
 
 import typer
 
-from datapool.commands.repro import repro
+from datapool.commands.repro import alone, repro
 from datapool.terminal import say
 
 app = typer.Typer()
 
 
 @app.command(short_help="Take images out of every pool.")
+@alone
 def remove(
     images: Annotated[
         list[str], typer.Argument(help="Names in a pool, paths below input_dir, or content hashes.", show_default=False)
@@ -35,6 +36,7 @@ def remove(
 
 
 @app.command(short_help="Take images out of every pool, and erase what is known of them.")
+@alone
 def forget(
     images: Annotated[
         list[str], typer.Argument(help="Names in a pool, paths below input_dir, or content hashes.", show_default=False)
@@ -89,6 +91,7 @@ def forget(
 
 
 @app.command(short_help="Replace the version that an earlier state of this batch made.")
+@alone
 def redo() -> None:
     """Let the corrected batch replace the version that its earlier state made; run it in the workspace.
 

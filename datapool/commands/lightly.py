@@ -5,12 +5,14 @@ from typing import Annotated
 
 import typer
 
+from datapool.commands.repro import alone
 from datapool.terminal import say
 
 app = typer.Typer()
 
 
 @app.command("import", short_help="Take over a pool that Lightly's Docker made.")
+@alone
 def import_pool(
     folder: Annotated[
         Path, typer.Argument(help="The pool of Lightly's Docker: a folder with datapool_latest.csv. It is not changed.")

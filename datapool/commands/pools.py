@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from datapool.commands.repro import is_merged, record_pools
+from datapool.commands.repro import alone, is_merged, record_pools
 from datapool.terminal import print_facts, print_json, progress, say
 
 app = typer.Typer()
@@ -105,6 +105,7 @@ def repair(
 
 
 @app.command(short_help="Delete files that a pool can do without.")
+@alone
 def prune(
     history: Annotated[
         bool, typer.Option("--history", help="Delete the files of earlier versions in history/ of each pool.")
@@ -142,6 +143,7 @@ def prune(
 
 
 @app.command(short_help="Add the pictures that a pool lacks.")
+@alone
 def thumbnails(
     images: Annotated[
         Path | None,
@@ -213,7 +215,7 @@ def show(
     from datapool.core.params import load_params
     from datapool.pool.show import find_version, open_csv
     from datapool.query.log import describe
-    from datapool.query.states import first_with, history
+    from datapool.workspace.states import first_with, history
 
     params = load_params()
     pool = name or params.datapool.name

@@ -1,9 +1,29 @@
-"""Run the pipeline for a command, and let DVC record what a command has changed."""
+"""Run the pipeline for a command, and let DVC record what a command has changed; one command at a time."""
 
 import json
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import wraps
 from pathlib import Path
+from typing import ParamSpec
 
 from datapool.terminal import say
+
+P = ParamSpec("P")
+
+
+def alone(command: Callable[P, None]) -> Callable[P, None]:
+    """Return a command that is refused while another one or `dvc repro` is at work in the workspace."""
+
+    @wraps(command)
+    def run(*arguments: P.args, **options: P.kwargs) -> None:
+        from datapool.core.params import FILE
+        from datapool.workspace.repro import working
+
+        with working() if FILE.exists() else nullcontext():  # elsewhere the command refuses, and leaves no lock's file
+            command(*arguments, **options)
+
+    return run
 
 
 def repro(*arguments: str) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from datapool.commands.repro import is_merged, record_pools
+from datapool.commands.repro import alone, is_merged, record_pools
 from datapool.terminal import print_json, progress, say
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ app = typer.Typer()
 
 
 @app.command(short_help="Add the images of another pool or branch.")
+@alone
 def combine(
     source: Annotated[
         str,
@@ -54,7 +55,7 @@ def combine(
     pool, pools = name or params.datapool.name, Path(params.shared_dir)
     was_merged = is_merged()
     with (
-        other_pool(source, name=pool, other=other, workspace=Path(), pools=pools, lineage_file=LINEAGE) as found,
+        other_pool(source, name=pool, other=other, pools=pools, lineage_file=LINEAGE) as found,
         progress("choosing") as report,
     ):
         combined = combine_pools(
@@ -90,6 +91,7 @@ def combine(
 
 
 @app.command(short_help="Embed a pool by another model.")
+@alone
 def migrate(
     checkpoint: Annotated[
         Path | None, typer.Option("--checkpoint", help="The new model: a checkpoint of datapool.", show_default=False)

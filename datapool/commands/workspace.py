@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 import datapool
+from datapool.commands.repro import alone
 from datapool.terminal import print_json, say
 
 app = typer.Typer()
@@ -64,6 +65,7 @@ def demo(folder: Annotated[Path, typer.Argument(help="Where to make the workspac
 
 
 @app.command(short_help="Go back to the version before.")
+@alone
 def undo() -> None:
     """Undo the last version, after its commit; run it in the workspace.
 

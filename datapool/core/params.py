@@ -4,7 +4,7 @@ import difflib
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from decimal import Decimal
 from functools import reduce
@@ -131,6 +131,16 @@ def read_params(path: Path = FILE) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise DatapoolError(f"{path}: has no keys; `datapool init DIR` writes a complete one")
     return content
+
+
+def value_of(content: Mapping[str, Any], key: str, absent: object = None) -> object:
+    """Return the value of a dotted key in the content of a params.yaml; ``absent`` if there is none."""
+    value: Any = content
+    for part in key.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            return absent
+        value = value[part]
+    return value
 
 
 def check_params(content: dict[str, Any], path: Path = FILE) -> Params:

@@ -30,7 +30,7 @@ from datapool.workspace.commands import git_commit
 from datapool.workspace.create import Scm, is_half_made, make_workspace
 from datapool.workspace.machine import NO_GPU
 from datapool.workspace.params_file import check_with
-from datapool.workspace.repro import remove_stale_lock, run_repro
+from datapool.workspace.repro import refuse_running_dvc, remove_stale_lock, run_repro
 from datapool.workspace.template import OWN_FILES
 from datapool.workspace.update import needs_update, update_workspace
 
@@ -105,6 +105,7 @@ def run(overrides: Overrides, input_dir: Path, output_dir: Path | None, show: Ca
             for note in overrides.notes:
                 log(note)
             remove_stale_lock()
+            refuse_running_dvc()
             _prepare_workspace(log)
             try:
                 with saved_overrides.restore_params_on_error():

@@ -29,16 +29,6 @@ def set_params(folder: Path, values: Mapping[str, Any]) -> None:
     _write(params, folder / "params.yaml")
 
 
-def value_of(content: Mapping[str, Any], key: str, absent: object = None) -> object:
-    """Return the value of a dotted key in the content of a params.yaml; ``absent`` if there is none."""
-    value: Any = content
-    for part in key.split("."):
-        if not isinstance(value, Mapping) or part not in value:
-            return absent
-        value = value[part]
-    return value
-
-
 def check_with(values: Mapping[str, Any]) -> Params:
     """Check params.yaml of the current folder as it will be with these values, and return it; the file stays as it is.
 

@@ -1,6 +1,7 @@
 """Run ``dvc repro`` in the current folder, from a program that may be stopped at any time, as in a container."""
 
 import fcntl
+import json
 import os
 import re
 import signal
@@ -14,11 +15,58 @@ from pathlib import Path
 
 from datapool.core import atomic
 from datapool.core.errors import DatapoolError
+from datapool.pool.lock import locked
 from datapool.workspace.commands import environment
 
 _RUN = atomic.SCRATCH / "run"  # exists during a run, and after one that was killed; holds the pid and host of its DVC
 _RWLOCK = Path(".dvc") / "tmp" / "rwlock"
 _GRACE, _AGAIN = 8.0, 2.0  # seconds until DVC is killed, and between two signals; `docker stop` waits for ten
+
+
+@contextmanager
+def working() -> Iterator[None]:
+    """Hold the lock of a command that edits params.yaml or runs DVC in the workspace in the current folder, for all its run.
+
+    A ``dvc repro`` of the user's holds no lock of ours, and reads params.yaml before each stage, so an edit would tell the
+    rest of its stages about another batch.
+
+    Raises:
+        DatapoolError: If another such command or DVC is at work here; names its process.
+    """
+    with locked("run.lock", patience=0):
+        remove_stale_lock()
+        refuse_running_dvc()
+        yield
+
+
+def refuse_running_dvc() -> None:
+    """Refuse if a DVC that lives is running a stage in the workspace in the current folder.
+
+    Raises:
+        DatapoolError: Names its command and pid.
+    """
+    try:
+        found = json.loads(_RWLOCK.read_text(errors="replace"))
+        readers = [reader for readers in found.get("read", {}).values() for reader in readers]
+        holders = {int(holder["pid"]): str(holder["cmd"]) for holder in [*readers, *found.get("write", {}).values()]}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):  # none, or one that a kill has cut off
+        return
+    for pid, command in holders.items():
+        if _is_running(pid):
+            raise DatapoolError(
+                f"`{' '.join(['dvc', *command.split()[1:]])}` (pid {pid}) is at work in this workspace; nothing was "
+                "changed. Wait until it has ended, or end it, then run again"
+            )
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # of another user
+        return True
+    return True
 
 
 def remove_stale_lock() -> None:

@@ -13,28 +13,26 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from datapool.core import atomic
 from datapool.core.errors import DatapoolError, counted, short_repr
 from datapool.core.lineage import LINEAGE, Version, read_lineage, week_of
 from datapool.core.metrics import read_metrics
 from datapool.core.outputs import Outputs
-from datapool.core.params import FILE, load_params, read_params, require_files
+from datapool.core.params import FILE, load_params, read_params, require_files, value_of
 from datapool.core.schema import Params
+from datapool.core.stage_params import recorded_params
 from datapool.core.tables import read_csv, read_json
 from datapool.pool.exclusion import parse_line, read_exclusions, read_lines
-from datapool.pool.lock import locked
 from datapool.workspace import corrections
 from datapool.workspace.commands import changed_files, git_commit, in_git_repository, run_command, run_dvc
 from datapool.workspace.outcome import Outcome, read_outcome, threshold_for
-from datapool.workspace.params_file import check_with, set_params, value_of
-from datapool.workspace.repro import run_repro
+from datapool.workspace.params_file import check_with, set_params
+from datapool.workspace.repro import run_repro, working
+from datapool.workspace.template import CODE
 
 Log = Callable[[str], None]
 """Shows a line to the user."""
 
-_CODE = ("dvc.yaml", "stages", "datapool")
 _UNFINISHED = {
     "MERGE_HEAD": "merge",
     "rebase-merge": "rebase",
@@ -65,7 +63,7 @@ def add(folder: Path, settings: Mapping[str, Any], log: Log) -> Outcome:
     """
     load_params()  # before anything is written: this may be no workspace
     settings = {**settings, "input_dir": _input_dir(folder)}
-    with locked("run.lock", patience=0):
+    with working():
         params = check_with(settings)
         require_files(params)
         _refuse_another_batch(params)
@@ -107,7 +105,7 @@ def _is_new(name: str, before: Version | None) -> bool:
     is_another = (now := _recorded_versions().get(name)) is not None and _is_another(now, before)
     if not in_git_repository(Path()):
         return is_another
-    version = _waiting().get(name)
+    version = waiting().get(name)
     # The batch may have added it before and it waits; one that was imported, combined or migrated is no batch's.
     return version is not None and (is_another or version.offered is not None)
 
@@ -176,7 +174,7 @@ def keep(
             the file is invalid, or a command fails.
     """
     params = load_params()
-    with locked("run.lock", patience=0):
+    with working():
         has_git = in_git_repository(Path())
         _require_run(params, has_git=has_git)
         if has_git:
@@ -203,10 +201,8 @@ def _require_run(params: Params, *, has_git: bool) -> None:
     )
     if not Path("dvc.lock").exists() or (has_git and not changed_files(Path(), "dvc.lock", str(LINEAGE))):
         raise nothing
-    try:
-        ran = yaml.safe_load(Path("dvc.lock").read_text())["stages"]["scan"]["params"][str(FILE)]
-    except (yaml.YAMLError, KeyError, TypeError):
-        raise nothing from None
+    if not (ran := recorded_params("scan")):
+        raise nothing
     content = read_params()
     for key, value in ran.items():
         if (now := value_of(content, key)) != value:
@@ -221,7 +217,7 @@ def _require_committable() -> None:
     for name, what in _UNFINISHED.items():
         if Path(run_command(Path(), "git", "rev-parse", "--git-path", name).removesuffix("\n")).exists():
             raise DatapoolError(f"git is in the middle of a {what}; finish or abort it, then run again")
-    if changed := changed_files(Path(), *_CODE):
+    if changed := changed_files(Path(), *CODE):
         raise DatapoolError(
             f"{', '.join(changed[:5])}: changed since the last commit, and the version was made with it; commit it first "
             f"(`git add {shlex.quote(changed[0])} && git commit`), then run again"
@@ -315,7 +311,7 @@ def _commit(params: Params, message: str | None, *, has_git: bool, push: bool, l
     kept = Kept(
         pool=name,
         version=latest.version if latest else 0,
-        images_added=latest.new if latest and (not has_git or name in _waiting()) else 0,
+        images_added=latest.new if latest and (not has_git or name in waiting()) else 0,
         images=latest.rows if latest else 0,
         message=None,
         commit=None,
@@ -401,7 +397,7 @@ def _recorded_versions() -> dict[str, Version]:
     return {name: versions[-1] for name, versions in read_lineage(LINEAGE).items()}
 
 
-def _waiting() -> dict[str, Version]:
+def waiting() -> dict[str, Version]:
     """Return the latest version of each pool where the last commit has not the same; none without git."""
     if not in_git_repository(Path()):
         return {}
@@ -437,7 +433,7 @@ def _refuse_another_batch(params: Params) -> None:
 
     What was imported, combined or migrated is no batch, and was no choice of a run.
     """
-    for name, version in _waiting().items():
+    for name, version in waiting().items():
         if not version.offered:
             continue
         offered = version.offered.input_dir
@@ -447,12 +443,12 @@ def _refuse_another_batch(params: Params) -> None:
 
 def _refuse_a_changed_batch(params: Params) -> None:
     """Refuse a folder that has changed since the version that waits: it would become another version on top of that."""
-    version = _waiting().get(params.datapool.name)
+    version = waiting().get(params.datapool.name)
     if not version or not version.offered:
         return
     status = json.loads(run_dvc(Path(), "status", "--json", "scan")).get("scan", [])
     changes = [path for each in status if isinstance(each, dict) for path in each.get("changed deps", {})]
-    if any(path != str(FILE) and path.split("/")[0] not in _CODE for path in changes):
+    if any(path != str(FILE) and path.split("/")[0] not in CODE for path in changes):
         raise _waits(
             params.datapool.name,
             version,

@@ -867,3 +867,37 @@ def test_images_in_the_workspace_are_tracked_by_dvc_and_available_to_temporary_e
     ]
     workspace.run("dvc", "exp", "run", "--temp", "-S", "stopping_condition.min_distance=0.3")
     assert len(list((workspace.folder / "data" / "week_1").rglob("*.png"))) == 14
+
+
+def test_a_batch_is_not_recorded_under_a_name_that_params_yaml_got_while_the_pipeline_ran(first_week, after, weeks):
+    workspace = after(first_week)
+    week_2, lock = str(weeks / "week_2"), (workspace.folder / "dvc.lock").read_bytes()
+    edit = "import pathlib; p = pathlib.Path('params.yaml'); p.write_text(p.read_text().replace('week_2', 'week_3'))"
+
+    def repro_with(stage: str, last_line: str, instead: str) -> str:
+        workspace.set({"input_dir": week_2})
+        path = workspace.folder / f"stages/{stage}.py"
+        text = path.read_text()
+        assert text.endswith(last_line)
+        path.write_text(text.removesuffix(last_line) + instead)
+        printed = workspace.repro(fails=True)
+        path.write_text(text)
+        assert workspace.pool_files() == first_week.pool_files()
+        assert workspace.versions() == first_week.versions()
+        return printed
+
+    run = "run(scan, handles_images=True)\n"
+    in_scan = f"def late(): scan(); exec({edit!r})\n    late.__name__ = 'scan'\n    run(late)\n"
+    printed = repro_with("scan", run, in_scan)
+    assert f"input_dir is '{weeks}/week_3', and was '{week_2}' when `scan` began: it was changed while" in printed
+    assert (
+        workspace.folder / "dvc.lock"
+    ).read_bytes() == lock  # DVC would have recorded week_3 for the images of week_2
+    printed = repro_with("rank", "run(rank)\n", f"exec({edit!r})\n    run(rank)\n")
+    assert (
+        f"input_dir is '{weeks}/week_3', and `scan` ran with '{week_2}': it was changed while the pipeline ran"
+        in printed
+    )
+    workspace.set({"input_dir": week_2})
+    workspace.repro()
+    assert workspace.versions()[-1]["offered"]["input_dir"] == week_2

@@ -1,6 +1,7 @@
 """`dvc repro` below a run that may be killed: its lock stops the next run as long as DVC lives, and no longer."""
 
 import fcntl
+import json
 import os
 import re
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import ENVIRONMENT, Workspace
 
+from datapool.commands.repro import alone
 from datapool.core.errors import DatapoolError
 from datapool.workspace import repro
 
@@ -96,6 +98,41 @@ def test_only_the_lock_of_the_dvc_that_was_killed_is_removed(here):
             failures.append(name)
 
     assert not failures
+
+
+def test_no_command_works_beside_another_one_or_beside_a_dvc_that_runs_a_stage(here):
+    Path(".dvc/tmp").mkdir(parents=True)
+    Path("params.yaml").touch()
+    ran = []
+    with (
+        repro.working(),
+        pytest.raises(DatapoolError, match=rf"another process \(pid {os.getpid()} on .*\) is at work"),
+    ):
+        alone(lambda: ran.append("beside a command"))()
+    reads = {"pid": os.getpid(), "cmd": "/venv/lib/dvc/__main__.py repro --force"}
+    gone = {"pid": 2**22 + 1, "cmd": "dvc repro"}  # above the largest pid of Linux
+    for lock, may_run in (
+        ({"write": {}, "read": {}}, True),
+        ({"write": {"/pools": gone}, "read": {"/params.yaml": [gone]}}, True),
+        ({"write": {}, "read": {"/params.yaml": [gone, reads]}}, False),
+        ({"write": {"/pools": reads}, "read": {}}, False),
+    ):
+        Path(".dvc/tmp/rwlock").write_text(json.dumps(lock))
+        if may_run:
+            alone(lambda: ran.append("after a kill"))()
+            continue
+        with pytest.raises(
+            DatapoolError, match=rf"^`dvc repro --force` \(pid {os.getpid()}\) is at work in this workspace"
+        ):
+            alone(lambda: ran.append("beside dvc"))()
+
+    assert ran == ["after a kill"] * 2
+
+
+def test_elsewhere_than_in_a_workspace_a_command_leaves_no_lock(here):
+    alone(lambda: None)()
+
+    assert list(here.iterdir()) == []
 
 
 def test_the_mark_of_a_run_is_not_written_through_a_link(here):

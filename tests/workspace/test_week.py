@@ -34,9 +34,9 @@ from datapool.workspace.week import (
     _refuse_a_changed_batch,
     _refuse_another_batch,
     _require_committable,
-    _waiting,
     add,
     keep,
+    waiting,
 )
 
 MAIN = "from datapool.cli import main; main()"
@@ -227,19 +227,19 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
 
 
 def test_a_version_waits_until_git_has_it_and_one_that_has_only_lost_images_does_not(repository):
-    def waiting(*versions: dict[str, Any], **others: list[dict[str, Any]]) -> dict[str, int]:
+    def waits(*versions: dict[str, Any], **others: list[dict[str, Any]]) -> dict[str, int]:
         pools = {"cats": {"versions": list(versions)}, **{name: {"versions": each} for name, each in others.items()}}
         Path("datapools.json").write_text(json.dumps(pools))
-        return {name: each.version for name, each in _waiting().items()}
+        return {name: each.version for name, each in waiting().items()}
 
-    assert waiting(version(1, "a")) == {}
-    assert waiting(version(1, "a"), version(2, "b")) == {"cats": 2}
-    assert waiting(version(1, "b")) == {"cats": 1}  # another batch in its place
-    assert waiting(version(1, "a", min_distance=0.2)) == {"cats": 1}  # chosen anew
-    assert waiting(version(1, "a", new=1)) == {}  # an image was removed
-    assert waiting(version(1, "a"), dogs=[version(1, "c")]) == {"dogs": 1}
+    assert waits(version(1, "a")) == {}
+    assert waits(version(1, "a"), version(2, "b")) == {"cats": 2}
+    assert waits(version(1, "b")) == {"cats": 1}  # another batch in its place
+    assert waits(version(1, "a", min_distance=0.2)) == {"cats": 1}  # chosen anew
+    assert waits(version(1, "a", new=1)) == {}  # an image was removed
+    assert waits(version(1, "a"), dogs=[version(1, "c")]) == {"dogs": 1}
     repository.commit("all of it")
-    assert _waiting() == {}
+    assert waiting() == {}
 
 
 def test_in_the_middle_of_a_merge_nothing_is_committed(repository):
@@ -294,7 +294,7 @@ def test_a_version_that_was_imported_does_not_keep_a_batch_waiting(repository):
     params = load_params(Path(__file__).parents[2] / "params.yaml").model_copy(update={"input_dir": "data/week_2"})
     Path("datapools.json").write_text(json.dumps({params.datapool.name: {"versions": [version(1, "b")]}}))
 
-    assert list(_waiting()) == [params.datapool.name]
+    assert list(waiting()) == [params.datapool.name]
     _refuse_another_batch(params)
     _refuse_a_changed_batch(params)  # without a question to DVC, which has run nothing yet
 

@@ -1,0 +1,78 @@
+"""Refuse the result of a stage if params.yaml was changed while the pipeline ran.
+
+DVC reads params.yaml again when a stage has ended, and records what it finds then: a value that the stage did not use, with
+which the next ``dvc repro`` would be up to date. Knows dvc.yaml, dvc.lock and params.yaml of the current folder.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from datapool.core.errors import DatapoolError, short_repr
+from datapool.core.params import FILE, parse_yaml, read_params, value_of
+
+LOCK = Path("dvc.lock")
+_PIPELINE = Path("dvc.yaml")
+_ABSENT = object()
+
+
+@contextmanager
+def unchanged_params(stage: str) -> Iterator[None]:
+    """Run a stage in this block, with params.yaml as the stages before it had it, and as DVC will find it afterwards.
+
+    What counts are the keys that dvc.yaml names for the stage, so other settings may be edited meanwhile. The stages before
+    it count for ``merge`` only, which records them with the pool: for any other stage DVC records what was used.
+
+    Raises:
+        DatapoolError: If a value has changed; names the key and both values.
+    """
+    keys = _keys_of(stage)
+    before = _values(keys)
+    if stage == "merge":
+        _require_same_as_recorded(before)
+    yield
+    for key, now in _values(keys).items():
+        if now != before[key]:
+            raise DatapoolError(
+                f"{FILE}: {key} is {_shown(now)}, and was {_shown(before[key])} when `{stage}` began: it was changed while "
+                "the stage ran, and DVC would record the wrong value. Run `dvc repro` again"
+            )
+
+
+def recorded_params(stage: str) -> dict[str, Any]:
+    """Return the parameters of a stage's last run by their dotted keys, as dvc.lock has them; nothing if it has not run."""
+    try:
+        content: Any = parse_yaml(LOCK.read_text(encoding="utf-8"))
+        return dict(content["stages"][stage]["params"][str(FILE)])
+    except (OSError, ValueError, KeyError, TypeError):  # not there, or with a conflict in it
+        return {}
+
+
+def _require_same_as_recorded(values: Mapping[str, Any]) -> None:
+    """Refuse values that the stages before merge did not have."""
+    for stage in ("scan", "open", "train", "embed", "rank", "sample"):
+        for key, then in recorded_params(stage).items():
+            if key in values and values[key] != then:
+                raise DatapoolError(
+                    f"{FILE}: {key} is {_shown(values[key])}, and `{stage}` ran with {_shown(then)}: it was changed while "
+                    "the pipeline ran, so nothing was added to the pool. Run `dvc repro` again"
+                )
+
+
+def _keys_of(stage: str) -> Sequence[str]:
+    """Return the dotted keys that dvc.yaml names for a stage: for "params.yaml:" all that there are; none if unknown."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        content: Any = parse_yaml(_PIPELINE.read_text(encoding="utf-8"))
+        params = content["stages"][stage]["params"]
+        return [*read_params()] if {str(FILE): None} in params else [key for key in params if isinstance(key, str)]
+    return []
+
+
+def _values(keys: Sequence[str]) -> dict[str, Any]:
+    content = read_params()
+    return {key: value_of(content, key, _ABSENT) for key in keys}
+
+
+def _shown(value: object) -> str:
+    return "not there" if value is _ABSENT else short_repr(value)
