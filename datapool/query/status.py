@@ -11,13 +11,15 @@ import yaml
 
 from datapool.core import atomic
 from datapool.core.errors import DatapoolError, counted
-from datapool.core.lineage import LATEST, LineageEntry, Version, week_of
+from datapool.core.lineage import LATEST, Version, week_of
 from datapool.core.outputs import Outputs
 from datapool.core.schema import Params
 from datapool.core.tables import read_table
 from datapool.images.batch import batch_id
-from datapool.query.states import State, state_at, state_here
 from datapool.workspace.commands import in_git_repository, run_command, run_dvc
+from datapool.workspace.outcome import Outcome, read_outcome
+from datapool.workspace.states import State, state_here
+from datapool.workspace.week import waiting
 
 _SHOWN = 5  # names in a sentence
 _CODE = ("datapool/", "stages/")
@@ -53,6 +55,8 @@ class Status:
     """Its last part."""
     batch: str
     """What became of this batch, as a clause."""
+    outcome: Outcome | None
+    """What ``datapool add`` tells of it; None while it has not run with these settings."""
     is_running: bool
     """Whether DVC is at work, so that the next two are not known."""
     causes: list[Cause]
@@ -69,7 +73,7 @@ class Status:
 
     def as_json(self) -> dict[str, Any]:
         """Return it as a JSON document."""
-        return asdict(self)
+        return {**asdict(self), "outcome": self.outcome.facts() if self.outcome else None}
 
     def as_facts(self) -> Iterator[tuple[str, str]]:
         """Yield a name and a text for each fact."""
@@ -79,6 +83,8 @@ class Status:
         if self.other_pools:
             yield "others", ", ".join(self.other_pools)
         yield "batch", f"{self.input_dir} (input_dir): {self.batch}"
+        if self.outcome:  # what is proposed only until it is kept
+            yield from (("", line) for line in self.outcome.lines()[: 2 if self.outcome.is_new else 1])
         stages = dict.fromkeys(stage for cause in self.causes for stage in cause.stages)
         idle = f"would run {', '.join(stages)}" if stages else "has nothing to do"
         yield "dvc repro", "is running now" if self.is_running else idle
@@ -119,6 +125,8 @@ def read_status(params: Params) -> Status:
     causes = [*_causes(changed, here), *(Cause(f"{each} is not as DVC records it", []) for each in others)]
     start = min((pipeline.index(stage) for stage in changed), default=len(pipeline))
     has_git = in_git_repository(Path())
+    waits = waiting()
+    is_new = name in waits or not has_git
     uncommitted = _uncommitted() if has_git else []
     unpushed = _unpushed() if has_git else None
     return Status(
@@ -131,6 +139,7 @@ def read_status(params: Params) -> Status:
         input_dir=params.input_dir,
         week=week_of(params.input_dir),
         batch="a run is at work" if is_running else _batch(params, versions, changed, here),
+        outcome=_outcome(params, latest, here, is_new=is_new) if not changed and not is_running else None,
         is_running=is_running,
         causes=causes,
         later_stages=[stage for stage in pipeline[start:] if stage not in changed],
@@ -139,7 +148,7 @@ def read_status(params: Params) -> Status:
         unpushed=unpushed,
         next=["wait until the run has ended"]
         if is_running
-        else list(_next(params, here, changed, uncommitted, unpushed)),
+        else list(_next(params, here, changed, uncommitted, unpushed, is_waiting=bool(waits))),
     )
 
 
@@ -216,6 +225,13 @@ def _batch(params: Params, versions: Sequence[Version], changed: Mapping[str, An
     return f"made version {made.version} with {counted(made.new, 'new image')}" if made else "nothing of it was picked"
 
 
+def _outcome(params: Params, latest: Version | None, here: State, *, is_new: bool) -> Outcome | None:
+    """Return what the last run told of the batch of params.yaml; None if that has not run."""
+    if here.parameters_of("scan").get("input_dir") != params.input_dir:
+        return None
+    return read_outcome(params, latest.version if latest else 0, is_new=is_new)
+
+
 def _uncommitted() -> list[str]:
     """Return the files that git would commit, by their paths from the current folder."""
     prefix = run_command(Path(), "git", "rev-parse", "--show-prefix").rstrip("\n")
@@ -231,7 +247,13 @@ def _unpushed() -> int | None:
 
 
 def _next(
-    params: Params, here: State, changed: Mapping[str, Any], uncommitted: list[str], unpushed: int | None
+    params: Params,
+    here: State,
+    changed: Mapping[str, Any],
+    uncommitted: list[str],
+    unpushed: int | None,
+    *,
+    is_waiting: bool,
 ) -> Iterator[str]:
     pools = Path(params.shared_dir)
     report = Outputs(params.output_dir).report
@@ -246,7 +268,7 @@ def _next(
     if changed:
         yield f"`dvc repro` (or `datapool add {shlex.quote(params.input_dir)}`), then look at {report}"
         return
-    if _is_waiting(here):
+    if is_waiting:
         yield f"look at {report}, then `datapool keep` commits the version; `--n`, `--min-distance` and `--exclude` cut it"
     elif uncommitted:
         yield "`git add --all && git commit` keeps what changed"
@@ -254,16 +276,3 @@ def _next(
         yield f"`dvc push && git push` shares {counted(unpushed, 'commit')}"
     if not uncommitted:
         yield "`datapool add FOLDER` with the next batch"
-
-
-def _is_waiting(here: State) -> bool:
-    """Return whether a pool has a version that the last commit does not have; one that only lost images is the same."""
-    try:
-        committed = state_at("HEAD").pools
-    except DatapoolError:  # no commit yet, or no git
-        return False
-
-    def decided(entry: LineageEntry | None) -> object:
-        return entry and (entry.versions[-1].version, entry.versions[-1].batch, entry.versions[-1].parameters)
-
-    return any(decided(entry) != decided(committed.get(name)) for name, entry in here.pools.items())

@@ -11,9 +11,9 @@ import yaml
 import datapool
 from datapool.core.errors import DatapoolError
 from datapool.core.params import load_params
-from datapool.query.states import State
 from datapool.query.status import Cause, _causes, read_status
 from datapool.workspace.params_file import set_params
+from datapool.workspace.states import State
 
 PARAMETERS = {"input_dir": "data/w1", "stopping_condition": {"n_samples": -1, "min_distance": 0.5}, "seed": 1}
 
@@ -133,6 +133,7 @@ def test_a_workspace_in_which_all_is_done(second_week, weeks):
     assert facts(second_week) == [
         ("pool", "my_datapool: version 2, 5 images, 2 of them from week_2"),
         ("batch", f"{weeks / 'week_2'} (input_dir): made version 2 with 2 new images"),
+        ("", "week_2: 10 images: 2 known, 8 new; the pool covered 0% of the new ones already"),
         ("dvc repro", "has nothing to do"),
         ("git", "everything is committed"),
         ("next", "`datapool add FOLDER` with the next batch"),
@@ -171,7 +172,12 @@ def test_a_changed_setting_a_version_that_waits_and_files_that_are_gone(second_w
     workspace.run("git", "checkout", "--quiet", "params.yaml")
 
     workspace.run("git", "reset", "--quiet", "--soft", "HEAD~1")  # as after `dvc repro` and before the commit
-    assert facts(workspace)[-1] == (
+    found = facts(workspace)
+    assert found[2:4] == [  # what `datapool add` tells, whichever stage `dvc repro` took from its cache
+        ("", "week_2: 10 images: 2 known, 8 new; the pool covered 0% of the new ones already"),
+        ("", "2 proposed. Look: 2 images with two labels"),
+    ]
+    assert found[-1] == (
         "next",
         "look at output/report.html, then `datapool keep` commits the version; `--n`, `--min-distance` and `--exclude` cut it",
     )
