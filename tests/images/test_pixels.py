@@ -240,7 +240,7 @@ def test_orientation_is_applied_to_more_than_8_bits(tmp_path, kind):
         ),
         (LAYOUTS["tiff pixel by pixel"][0][:-10], "failed to read"),
         (LAYOUTS["tiff zstd"][0][:-10], "ZSTD"),
-        (LAYOUTS["png RGB"][0][:-80], ""),
+        (LAYOUTS["png RGB"][0][:-80], "image file is truncated"),
         (LAYOUTS["pgm"][0][:-1], "image file is truncated"),
         (LAYOUTS["ppm as text"][0][:-10], "image file is truncated"),
         (b"P5 1 1 65536\n\0\0\0\0", "states the value 65536 for white; 65535 is the most"),
@@ -375,8 +375,9 @@ def test_spread_is_measured_without_decoding_8_bit_images(tmp_path):
     assert unchecked(path).spread == inspect(path, check="strict", max_pixels=MAX_PIXELS).spread is not None
     Image.fromarray(PICTURE).save(path)
     assert unchecked(path).spread is None
-    path.write_bytes(LAYOUTS["png RGB"][0][:-80])
-    assert unchecked(path).damage == ""
+    path.write_bytes(path.read_bytes()[:-80])  # decoding it would find that
+    assert inspect(path, check="strict", max_pixels=MAX_PIXELS).damage != ""
+    assert (unchecked(path).damage, unchecked(path).spread) == ("", None)
 
 
 def test_a_large_image_is_scaled_without_large_copies():
