@@ -35,7 +35,7 @@ def add(
     added. While a batch is not kept, another one is refused. Exit codes: 0 if images were added, 3 if nothing is new, 1 if
     it was refused or failed.
     """
-    from datapool.lightly_docker.overrides import parse_setting
+    from datapool.core.key_value import parse_setting
     from datapool.workspace.week import add as add_batch
 
     outcome = add_batch(folder, dict(parse_setting(each) for each in settings or []), _log(as_json))

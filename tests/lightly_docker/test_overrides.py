@@ -12,8 +12,9 @@ from hypothesis import settings as trials
 from hypothesis import strategies as st
 
 from datapool.core.errors import DatapoolError
+from datapool.core.key_value import NULLS
 from datapool.core.params import check_setting, load_params, parse_yaml, settings
-from datapool.lightly_docker import lightly_keys, overrides
+from datapool.lightly_docker import lightly_keys
 from datapool.lightly_docker.overrides import Overrides, parse
 from datapool.workspace.params_file import set_params
 
@@ -429,7 +430,7 @@ def test_any_value_survives_as_text_and_any_invalid_one_is_refused(values):
             assert refusal(argument), argument
             continue
         found = parse([argument]).params[key]
-        if isinstance(value, str) and value in overrides._NULLS:  # no file
+        if isinstance(value, str) and value in NULLS:  # no file
             value = None
         assert found == value, argument
         assert isinstance(found, bool) == isinstance(value, bool), argument
