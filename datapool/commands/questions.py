@@ -133,7 +133,7 @@ def diff(
     from datapool.core import atomic
     from datapool.query.diff import diff as compare
     from datapool.query.diff_page import page
-    from datapool.query.states import state_at, state_here
+    from datapool.workspace.states import state_at, state_here
 
     here = state_here()
     found = compare(state_at(revision), state_at(other) if other else here, pool=name)

@@ -1,7 +1,6 @@
 """Find another pool: of this workspace, of a git revision, or of another folder. It is only read."""
 
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -22,11 +21,10 @@ from datapool.core.lineage import (
     recorded_files,
     version_files,
 )
-from datapool.core.tables import parse_json
 from datapool.pool.agreement import read_record
 from datapool.pool.store import RECORD, Store
-from datapool.workspace.commands import in_git_repository, run_command
-from datapool.workspace.dvc_files import cache_folder, cached, listed_files, pools_digest
+from datapool.workspace.commands import in_git_repository
+from datapool.workspace.states import AbsentError, Cache, commit_of, state_at
 
 
 class OtherPool(NamedTuple):
@@ -43,9 +41,7 @@ class OtherPool(NamedTuple):
 
 
 @contextmanager
-def other_pool(
-    source: str, *, name: str, other: str | None, workspace: Path, pools: Path, lineage_file: Path
-) -> Iterator[OtherPool]:
+def other_pool(source: str, *, name: str, other: str | None, pools: Path, lineage_file: Path) -> Iterator[OtherPool]:
     """Find the pool that a text names, and yield it; files taken from DVC's cache are deleted afterwards.
 
     The text is the name of a pool of this workspace, or else a folder (a workspace, or a pool's own folder), or else a git
@@ -55,14 +51,13 @@ def other_pool(
         source: The text.
         name: The pool that will get the images.
         other: The name of the other pool; None: ``name``, or the only one that the source has.
-        workspace: The root of this workspace; the current folder.
-        pools: Folder of its pools.
+        pools: Folder of the pools of this workspace, which is the current folder.
         lineage_file: Its datapools.json.
 
     Raises:
         DatapoolError: If the text names nothing or two things, the source has no such pool, or its files are missing.
     """
-    found = _kinds_of(source, name, workspace, pools, lineage_file)
+    found = _kinds_of(source, name, pools, lineage_file)
     if not found:
         raise DatapoolError(
             f"{short_repr(source)} is no other pool of this workspace, no folder with a pool and no git revision; "
@@ -81,7 +76,7 @@ def other_pool(
     else:
         folder = Path(tempfile.mkdtemp(prefix="combine-", dir=atomic.scratch("tmp")))
         try:
-            yield _at_revision(source, name, other, workspace, pools, folder)
+            yield _at_revision(source, name, other, folder)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -89,9 +84,9 @@ def other_pool(
 _POOL, _FOLDER, _REVISION = "a pool", "a folder", "a git revision"
 
 
-def _kinds_of(source: str, name: str, workspace: Path, pools: Path, lineage_file: Path) -> list[str]:
+def _kinds_of(source: str, name: str, pools: Path, lineage_file: Path) -> list[str]:
     """Return what a text names: one, none or several of the three kinds."""
-    is_revision = bool(source) and in_git_repository(workspace) and _commit_of(source, workspace) is not None
+    is_revision = bool(source) and in_git_repository(Path()) and commit_of(source) is not None
     return [
         *[_POOL] * (source != name and source in read_entries(lineage_file)),
         # False if the name is too long for a folder.
@@ -102,15 +97,6 @@ def _kinds_of(source: str, name: str, workspace: Path, pools: Path, lineage_file
 
 def _has_pool(folder: Path) -> bool:
     return (folder / LINEAGE.name).is_file() or (folder / RECORD).is_file()
-
-
-def _commit_of(revision: str, workspace: Path) -> str | None:
-    try:
-        arguments = ("--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
-        found = run_command(workspace, "git", "rev-parse", *arguments).split()
-    except DatapoolError:
-        return None
-    return next((line for line in found if re.fullmatch("[0-9a-f]{40,64}", line)), None)
 
 
 def _choose(source: str, name: str, other: str | None, known: Mapping[str, object]) -> str:
@@ -142,13 +128,9 @@ def _in_folder(source: str, name: str, other: str | None) -> OtherPool:
 
 
 def _shared_dir(params: Path) -> str:
-    return _shared_dir_in(params.read_text(encoding="utf-8", errors="replace")) if params.is_file() else "pools"
-
-
-def _shared_dir_in(params: str) -> str:
-    """Return the folder of the pools that the text of a params.yaml names; "pools" if it names none."""
+    """Return the folder of the pools that a params.yaml names; "pools" if it is not there or names none."""
     try:
-        found = yaml.safe_load(params)
+        found = yaml.safe_load(params.read_text(encoding="utf-8", errors="replace")) if params.is_file() else None
     except yaml.YAMLError:
         found = None
     folder = found.get("shared_dir") if isinstance(found, dict) else None
@@ -158,59 +140,36 @@ def _shared_dir_in(params: str) -> str:
 # --- a git revision ----------------------------------------------------------------------------------------------------
 
 
-def _at_revision(revision: str, name: str, other: str | None, workspace: Path, pools: Path, folder: Path) -> OtherPool:
+def _at_revision(revision: str, name: str, other: str | None, folder: Path) -> OtherPool:
     """Return a pool as a commit records it; its files are copied from DVC's cache to ``folder``."""
-    commit = str(_commit_of(revision, workspace))
-    lineage = _show(workspace, commit, LINEAGE.name)
-    if lineage is None:
+    state = state_at(revision)
+    if not state.has_lineage:
         raise DatapoolError(f"{revision} has no {LINEAGE}; name a commit of this workspace")
-    where = Path(f"{revision}:{LINEAGE}")
-    content = parse_json(lineage.encode(), where)
-    wanted = _choose(revision, name, other, content)
-    try:
-        entry = parse_entry(content[wanted])
-    except ValueError as error:
-        raise DatapoolError(f"{where}: pool {wanted!r} {error}; name another commit") from error
-    params = _show(workspace, commit, "params.yaml")
-    shared_dir = _shared_dir_in(params) if params else str(pools)
-    digest = pools_digest(_show(workspace, commit, "dvc.lock") or "", shared_dir)
+    wanted = _choose(revision, name, other, state.pools)
+    digest = state.md5_of("merge", "outs", state.shared_dir.name)
     if digest is None:
         raise DatapoolError(
             f"{revision}: its dvc.lock does not record the pools, so it is unknown which files they had; run `dvc commit "
             "--force merge` there, commit dvc.lock, and name that commit"
         )
-    _copy_from_cache(revision, wanted, entry, digest, cache_folder(workspace), folder)
-    return OtherPool(revision, wanted, entry, folder, commit)
+    _copy_from_cache(revision, wanted, state.pools[wanted], digest, folder)
+    return OtherPool(revision, wanted, state.pools[wanted], folder, state.commit)
 
 
-def _show(workspace: Path, commit: str, path: str) -> str | None:
-    """Return a file of the workspace as a commit has it; None if it has none."""
-    try:
-        return run_command(workspace, "git", "show", f"{commit}:./{path}")
-    except DatapoolError:
-        return None
-
-
-def _copy_from_cache(revision: str, name: str, entry: LineageEntry, digest: str, cache: Path, folder: Path) -> None:
+def _copy_from_cache(revision: str, name: str, entry: LineageEntry, digest: str, folder: Path) -> None:
     """Copy the files of a pool from DVC's cache.
 
     Raises:
         DatapoolError: If the cache lacks one.
     """
-    listing = cached(cache, digest)
-    try:
-        listed = listed_files(listing)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _not_cached(revision, name) from error
-    last = entry.versions[-1]
-    wanted = [*recorded_files(last), *version_files(entry.versions)]
-    for file in wanted:
-        md5 = listed.get(f"{name}/{file}")
-        source = cached(cache, md5) if md5 else None
-        if source is None or not source.is_file():
+    cache = Cache()
+    for file in [*recorded_files(entry.versions[-1]), *version_files(entry.versions)]:
+        try:
+            source = cache.file_in(digest, f"{name}/{file}", f"{file} of pool {name!r}")
+        except AbsentError as error:
             if file == CHECKPOINT:  # needed only by a pool without images; combine refuses then
                 continue
-            raise _not_cached(revision, name)
+            raise _not_cached(revision, name) from error
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, folder / file)
 

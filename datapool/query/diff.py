@@ -14,7 +14,7 @@ from datapool.core.lineage import LINEAGE, SAMPLES, Version
 from datapool.core.recorded_rows import NotRecordedError, open_beginning
 from datapool.core.tables import parse_csv_table, read_csv
 from datapool.query.batches import number
-from datapool.query.states import Cache, State
+from datapool.workspace.states import Cache, State
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from datapool.core.errors import counted
 from datapool.core.lineage import LineageEntry, Parameters, Version
 from datapool.query.diff import value_text
-from datapool.query.states import State
+from datapool.workspace.states import State
 
 _BARS = "▁▂▃▄▅▆▇█"
 

@@ -13,11 +13,11 @@ from datapool.core.progress import Progress
 from datapool.core.schema import Params
 from datapool.core.tables import read_arrays, read_rows, read_table
 from datapool.images.batch import mark_excluded
-from datapool.query.states import state_here
 from datapool.selection import sampling
 from datapool.selection.evaluation_sample import EvaluationSample
 from datapool.selection.offer import is_ranking_of, make_offer, rank_offer
 from datapool.selection.ranking import Ranked, RankingConfig, read_trace
+from datapool.workspace.states import state_here
 
 _BEFORE_SAMPLE = ("scan", "open", "train", "embed", "rank")
 

@@ -10,14 +10,14 @@ import yaml
 
 from datapool.core.tables import write_csv, write_table
 from datapool.query.batches import find_in_batches, runs_of
-from datapool.query.states import Cache, State
+from datapool.workspace.states import Cache, State
 
 A, B, C = (letter * 64 for letter in "abc")
 
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr("datapool.query.states.cache_folder", lambda folder: tmp_path / "md5")
+    monkeypatch.setattr("datapool.workspace.states.cache_folder", lambda folder: tmp_path / "md5")
     return Cache()
 
 

@@ -15,7 +15,7 @@ from datapool.core.tables import write_csv
 from datapool.images.thumbnails import write_thumbnails
 from datapool.query.diff import Renamed, diff, value_text
 from datapool.query.diff_page import page
-from datapool.query.states import State
+from datapool.workspace.states import State
 
 A, B, C, D = (letter * 64 for letter in "abcd")
 

@@ -10,7 +10,7 @@ import yaml
 from datapool.core.errors import DatapoolError
 from datapool.core.lineage import Version, week_of
 from datapool.query.batches import deciding, runs_of
-from datapool.query.states import AbsentError, Cache, State, first_with, history, state_at, state_here
+from datapool.workspace.states import AbsentError, Cache, State, first_with, history, state_at, state_here
 
 LIST = "d" * 32 + ".dir"
 
@@ -145,7 +145,7 @@ def test_a_version_is_of_the_first_commit_in_which_its_pool_has_its_batch():
 
 
 def test_the_cache_finds_files_and_names_what_it_lacks(tmp_path, monkeypatch):
-    monkeypatch.setattr("datapool.query.states.cache_folder", lambda folder: tmp_path)
+    monkeypatch.setattr("datapool.workspace.states.cache_folder", lambda folder: tmp_path)
     cache = Cache()
     (tmp_path / "dd").mkdir()
     (tmp_path / "dd" / LIST[2:]).write_text(

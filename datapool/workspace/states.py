@@ -5,6 +5,7 @@ the cache has the files by it.
 """
 
 import json
+import re
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -71,6 +72,11 @@ class State:
         return dict(_flat(content))
 
     @property
+    def has_lineage(self) -> bool:
+        """Whether it has a datapools.json."""
+        return self.texts[2] is not None
+
+    @property
     def shared_dir(self) -> Path:
         """The folder of all pools."""
         return Path(str(self.parameters.get("shared_dir", "pools")))
@@ -130,16 +136,24 @@ def state_at(revision: str) -> State:
         DatapoolError: If git does not know it, or it has no workspace in this folder.
     """
     require_git()
-    try:
-        sha = run_command(Path(), "git", "rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}").strip()
-    except DatapoolError as error:
+    if (sha := commit_of(revision)) is None:
         raise DatapoolError(
             f"git knows no revision {short_repr(revision)}; give a commit, a tag or a branch, such as HEAD~1"
-        ) from error
+        )
     (state,) = _states(run_command(Path(), "git", "log", "-1", _FORMAT, sha))
     if state.texts[1] is None:
         raise DatapoolError(f"{state.name} ({short_repr(revision)}) has no {_PARAMS} in this folder")
     return state
+
+
+def commit_of(revision: str) -> str | None:
+    """Return the sha of the commit that a git revision names; None if git knows none."""
+    arguments = ("--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
+    try:
+        found = run_command(Path(), "git", "rev-parse", *arguments).split()
+    except DatapoolError:
+        return None
+    return next((line for line in found if re.fullmatch("[0-9a-f]{40,64}", line)), None)
 
 
 def history(*paths: str) -> list[State]:
