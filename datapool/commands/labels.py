@@ -37,65 +37,33 @@ def split(
     params.yaml. Every export has the splits. Commit the folder labels/ with git.
     """
     from datapool.core.errors import counted
-    from datapool.core.label_files import read_splits, require_labels_folder, splits_file, write_label_file
-    from datapool.core.lineage import LINEAGE, THUMBNAILS_FOLDER
+    from datapool.core.label_files import require_labels_folder
+    from datapool.core.lineage import LINEAGE
     from datapool.core.params import check_setting, load_params
-    from datapool.core.recorded_rows import read_recorded_rows
-    from datapool.export.splits import Links, assign_splits, facts_of, sentences_about, usual_distance
-    from datapool.images.thumbnails import ThumbnailStore
+    from datapool.export.splits import facts_of, sentences_about, split_pool
     from datapool.pool.show import find_version
-    from datapool.selection.k_center import unit_rows
     from datapool.workspace.params_file import set_params
 
     params = load_params()
     require_labels_folder(params)
     pool = name or params.datapool.name
     options = {"val": val, "test": test, "distance": distance, "sequence_gap": sequence_gap}
-    given = {f"split.{key}": value for key, value in options.items() if value is not None}
-    settings = params.split.model_copy(
-        update={key.removeprefix("split."): check_setting(key, value) for key, value in given.items()}
-    )
-    version = find_version(LINEAGE, pool, None)
-    rows = read_recorded_rows(Path(params.shared_dir) / pool, version)
-    path = splits_file(pool)
-    vectors = unit_rows(rows.embeddings) if params.normalize_embeddings else rows.embeddings
-    links = Links(settings.distance or usual_distance(vectors), settings.sequence_gap)
-    shares = {"val": settings.val, "test": settings.test}
-    before = read_splits(path)
-    pictures = ThumbnailStore(Path(params.shared_dir) / pool / THUMBNAILS_FOLDER)
-    with progress("comparing images") as report:
-        assigned = assign_splits(
-            rows.table,
-            vectors,
-            before,
-            shares=shares,
-            links=links,
-            seed=params.seed,
-            hashes=pictures.perceptual_hashes(rows.table.content_hash),
-            progress=report,
-        )
-    if not path.exists() or not assigned.table.equals(before):
-        write_label_file(path, assigned.table)
+    given = {key: check_setting(f"split.{key}", value) for key, value in options.items() if value is not None}
     used = params.split.model_dump()
-    changed = {key: value for key, value in given.items() if used[key.removeprefix("split.")] != value}
+    settings = params.split.model_copy(update=given)
+    version = find_version(LINEAGE, pool, None)
+    with progress("comparing images") as report:
+        path, assigned, links = split_pool(pool, version, settings, params, progress=report)
+    changed = {f"split.{key}": options[key] for key, value in given.items() if used[key] != value}
     if changed:
         set_params(Path(), changed)
-    if as_json:
-        print_json(
-            {
-                "pool": pool,
-                "version": version.version,
-                "file": str(path),
-                "distance": links.distance,
-                **facts_of(assigned),
-            }
-        )
-        return
-    say(*(f"params.yaml: {key}: {value:g}" for key, value in changed.items()))
     facts = facts_of(assigned)
-    say(
-        f"{path}: {counted(len(rows.table), 'image')} of version {version.version} of pool {pool!r}, {assigned.n_new} new"
-    )
+    if as_json:
+        print_json({"pool": pool, "version": version.version, "file": str(path), "distance": links.distance, **facts})
+        return
+    n_images = counted(len(assigned.table), "image")
+    say(*(f"params.yaml: {key}: {value:g}" for key, value in changed.items()))
+    say(f"{path}: {n_images} of version {version.version} of pool {pool!r}, {assigned.n_new} new")
     print_table(
         ("split", "images", "share", "new", "groups"),
         [

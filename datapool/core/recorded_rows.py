@@ -41,6 +41,9 @@ COLUMNS = {
 ADDED_LATER = frozenset({"path"})
 """The columns that a pool lacks if an earlier release began it. It stays without: versions extend the bytes of its first."""
 
+PICKED = "picked"
+"""The fate of an image that was added to the pool; that of any other is its kind in removed_samples.csv."""
+
 SEEN = {
     "content_hash": "str",
     "fate": "str",  # why it was not taken: "covered", "beyond n_samples", "balance" or "sequence_gap"

@@ -9,12 +9,9 @@ import pandas as pd
 from datapool.core.errors import DatapoolError
 from datapool.core.label_files import image_keys, labels_file, read_labels, read_splits, splits_file
 from datapool.core.lineage import Version, read_lineage
-from datapool.core.recorded_rows import read_recorded_rows
+from datapool.core.recorded_rows import PICKED, read_recorded_rows
 from datapool.images.batch import ROOT_LABEL
 from datapool.pool.show import find_version
-
-PICKED = "picked"
-"""The fate of an image of the pool; that of an image that was left out is its kind in removed_samples.csv."""
 
 COLUMNS = (
     "filename", "path", "content_hash", "weak_label", "version", "week", "rank", "distance", "nearest",

@@ -11,8 +11,9 @@ import pandas as pd
 from datapool.core.errors import DatapoolError
 from datapool.core.label_files import image_keys
 from datapool.core.progress import Progress
+from datapool.core.recorded_rows import PICKED
 from datapool.core.tables import read_json
-from datapool.export.choice import PICKED, Chosen, space_of
+from datapool.export.choice import Chosen, space_of
 from datapool.export.images import ExportedImage
 from datapool.export.job import Job, Written, write_json
 from datapool.export.labeling import write_cvat, write_label_studio

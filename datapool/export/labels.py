@@ -65,6 +65,46 @@ def take_back(
     Raises:
         DatapoolError: If no name in the file is that of one image of the pool.
     """
+    by_row, unknown, ambiguous = _by_image(returned, images, source)
+    filenames, contents, keys = images.filename.tolist(), images.content_hash.tolist(), image_keys(images).tolist()
+    refused: dict[int, Refused] = {}
+    labels: dict[int, list[str]] = {}
+    for row in sorted(by_row):
+        found = by_row[row]
+        names = list(dict.fromkeys(label for each in found for label in each.labels))
+        if all(each.is_refused for each in found) or not set(names).isdisjoint(refused_labels):
+            why = " ".join(dict.fromkeys(each.reason for each in found if each.reason))
+            reason = f"refused in labeling: {why}" if why else f"refused in labeling ({source})"
+            refused[row] = Refused(filenames[row], contents[row], reason)
+        elif names:
+            labels[row] = names
+
+    known = image_keys(recorded)
+    names_now = known.map(dict(zip(keys, filenames, strict=True)))
+    recorded = recorded.assign(filename=names_now.fillna(recorded.filename))
+    before = recorded.label.groupby(known).agg(set).to_dict()
+    new = [row for row, names in labels.items() if before.get(keys[row]) != set(names)]
+    changed = {keys[row] for row in new if keys[row] in before}
+    is_in_pool = known.isin(set(keys))
+    stays = is_in_pool & ~known.isin(changed | {keys[row] for row in refused})
+    added = [(filenames[row], contents[row], label, source) for row in new for label in labels[row]]
+    table = pd.concat([recorded[stays], pd.DataFrame(added, columns=list(LABEL_COLUMNS))], ignore_index=True)
+    return TakenBack(
+        table.astype(LABEL_COLUMNS),
+        n_labeled=len(labels),
+        n_changed=len(changed),
+        n_unlabeled=len(by_row) - len(labels) - len(refused),
+        n_left=int(known[~is_in_pool].nunique()),
+        refused=list(refused.values()),
+        unknown=unknown,
+        ambiguous=ambiguous,
+    )
+
+
+def _by_image(
+    returned: Iterable[Returned], images: pd.DataFrame, source: str
+) -> tuple[dict[int, list[Returned]], list[str], list[str]]:
+    """Return the entries about each image, by its row; the names that no image has, and those that several have."""
     find = _Finder(images)
     by_row: dict[int, list[Returned]] = defaultdict(list)
     unknown, ambiguous = set(), set()
@@ -81,44 +121,7 @@ def take_back(
             f"{source}: names no image of this pool, or none for certain, such as {short_repr(min(unknown | ambiguous))}; "
             "nothing was changed. Name another pool by --name, or check the names"
         )
-
-    filenames, contents, keys = images.filename.tolist(), images.content_hash.tolist(), image_keys(images).tolist()
-    refused: list[Refused] = []
-    labels: dict[int, list[str]] = {}
-    n_unlabeled, refused_keys = 0, set()
-    for row in sorted(by_row):
-        found = by_row[row]
-        names = list(dict.fromkeys(label for each in found for label in each.labels))
-        if all(each.is_refused for each in found) or not set(names).isdisjoint(refused_labels):
-            why = " ".join(dict.fromkeys(each.reason for each in found if each.reason))
-            reason = f"refused in labeling: {why}" if why else f"refused in labeling ({source})"
-            refused.append(Refused(filenames[row], contents[row], reason))
-            refused_keys.add(keys[row])
-        elif names:
-            labels[row] = names
-        else:
-            n_unlabeled += 1
-
-    known = image_keys(recorded)
-    names_now = known.map(dict(zip(keys, filenames, strict=True)))
-    recorded = recorded.assign(filename=names_now.fillna(recorded.filename))
-    before = recorded.label.groupby(known).agg(set).to_dict()
-    new = [row for row, names in labels.items() if before.get(keys[row]) != set(names)]
-    changed = {keys[row] for row in new if keys[row] in before}
-    is_in_pool = known.isin(set(keys))
-    stays = is_in_pool & ~known.isin(changed | refused_keys)
-    added = [(filenames[row], contents[row], label, source) for row in new for label in labels[row]]
-    table = pd.concat([recorded[stays], pd.DataFrame(added, columns=list(LABEL_COLUMNS))], ignore_index=True)
-    return TakenBack(
-        table.astype(LABEL_COLUMNS),
-        len(labels),
-        len(changed),
-        n_unlabeled,
-        int(known[~is_in_pool].nunique()),
-        refused,
-        sorted(unknown),
-        sorted(ambiguous),
-    )
+    return by_row, sorted(unknown), sorted(ambiguous)
 
 
 class _Finder:

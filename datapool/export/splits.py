@@ -7,15 +7,28 @@ have a split joins them; the other groups fill the splits up to their shares.
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from datapool.core.errors import DatapoolError, counted, short_repr
-from datapool.core.label_files import SPLIT_COLUMNS, SPLITS, image_keys, numbered
+from datapool.core.label_files import (
+    SPLIT_COLUMNS,
+    SPLITS,
+    image_keys,
+    numbered,
+    read_splits,
+    splits_file,
+    write_label_file,
+)
+from datapool.core.lineage import THUMBNAILS_FOLDER, Version
 from datapool.core.progress import Progress
-from datapool.selection.k_center import nearest
+from datapool.core.recorded_rows import read_recorded_rows
+from datapool.core.schema import Params, Split
+from datapool.images.thumbnails import ThumbnailStore
+from datapool.selection.k_center import nearest, unit_rows
 from datapool.selection.near_duplicates import first_near_duplicates, near_duplicate_distance, near_duplicate_groups
 from datapool.selection.rules import nearest_frames, sequence_frames
 
@@ -81,6 +94,44 @@ class Assigned(NamedTuple):
     """Rows of images that have left the pool, which are not in ``table``."""
     conflicts: list[Conflict]
     leaks: Leaks
+
+
+def split_pool(
+    pool: str, version: Version, settings: Split, params: Params, *, progress: Progress | None = None
+) -> tuple[Path, Assigned, Links]:
+    """Assign a split to each image of a pool that has none, and write its splits.csv if that changes anything.
+
+    Args:
+        pool: Its name.
+        version: The latest one.
+        settings: Shares, and when two images are linked.
+        params: Name the pools, and how distances are taken.
+        progress: Called while images are compared.
+
+    Returns:
+        The file, what was assigned, and when images were linked.
+
+    Raises:
+        DatapoolError: As ``assign_splits``, or if the files of the pool are not those that the lineage records.
+    """
+    rows, path = read_recorded_rows(Path(params.shared_dir) / pool, version), splits_file(pool)
+    vectors = unit_rows(rows.embeddings) if params.normalize_embeddings else rows.embeddings
+    links = Links(settings.distance or usual_distance(vectors), settings.sequence_gap)
+    shares, before = {"val": settings.val, "test": settings.test}, read_splits(path)
+    pictures = ThumbnailStore(Path(params.shared_dir) / pool / THUMBNAILS_FOLDER)
+    assigned = assign_splits(
+        rows.table,
+        vectors,
+        before,
+        shares=shares,
+        links=links,
+        seed=params.seed,
+        hashes=pictures.perceptual_hashes(rows.table.content_hash),
+        progress=progress,
+    )
+    if not path.exists() or not assigned.table.equals(before):
+        write_label_file(path, assigned.table)
+    return path, assigned, links
 
 
 def assign_splits(

@@ -3,7 +3,7 @@
 Works on rows and embeddings; reads and writes no file.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -73,15 +73,7 @@ def choose(
         DatapoolError: If an image has the filename of another image of ours. Names both.
     """
     stop = params.stopping_condition.model_copy(update={"n_samples": -1, "n_samples_includes_datapool": False})
-    config = RankingConfig(
-        method="coreset",
-        normalize=params.normalize_embeddings,
-        append_weak_labels=params.append_weak_labels,
-        seed=params.seed,
-        n_clusters=params.ranking.n_clusters,
-        scores=None,
-        rules=params.rules.model_copy(update={"balance": None}),
-    )
+    config = _config(params)
     rows, recorded = ours.rows, set(ours.seen.content_hash)
     number, lost = len(ours.versions), 0.0
     for version in other.entry.versions:
@@ -101,14 +93,11 @@ def choose(
         if len(picks.table):
             number += 1
             rows = _with(rows, picks, number, version.batch)
-        held = recorded | {*rows.table.content_hash, ""}
-        seen = pd.concat(
-            [
-                _not_taken(sampled.removed, table),
-                _not_taken_there(theirs.seen, version, lost, stop.min_distance, params),
-            ]
-        ).drop_duplicates("content_hash")
-        seen = seen[~seen.content_hash.isin(held)].sort_values("content_hash", ignore_index=True)
+        here = _not_taken(sampled.removed, table)
+        seen = _new_to(
+            recorded | {*rows.table.content_hash, ""},
+            [here, _not_taken_there(theirs.seen, version, lost, stop.min_distance, params)],
+        )
         if len(picks.table):  # otherwise no version is added that could record it
             recorded |= set(seen.content_hash)
         yield Choice(
@@ -122,6 +111,19 @@ def choose(
             config,
             seen,
         )
+
+
+def _config(params: Params) -> RankingConfig:
+    """Return how the images of a version are ranked: by coreset, without scores and balance."""
+    return RankingConfig(
+        method="coreset",
+        normalize=params.normalize_embeddings,
+        append_weak_labels=params.append_weak_labels,
+        seed=params.seed,
+        n_clusters=params.ranking.n_clusters,
+        scores=None,
+        rules=params.rules.model_copy(update={"balance": None}),
+    )
 
 
 def _offered(
@@ -222,6 +224,12 @@ def _not_taken_there(
     of_version = seen[seen.version == version.version]
     bounds = of_version.assign(distance=of_version.distance + lost, fate="covered")
     return _as_seen(bounds[bounds.distance < min_distance])
+
+
+def _new_to(held: set[str], not_taken: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Return what was not taken without the contents that are held, each content once, sorted by it."""
+    table = pd.concat(not_taken).drop_duplicates("content_hash")
+    return table[~table.content_hash.isin(held)].sort_values("content_hash", ignore_index=True)
 
 
 def _as_seen(table: pd.DataFrame) -> pd.DataFrame:

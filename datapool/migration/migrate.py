@@ -119,20 +119,12 @@ def migrate(
         DatapoolError: If there is no such pool, another one has the new name, images are missing, the model is that of the
             pool or cannot be used, or as ``merge``.
     """
-    with locked(), backing_up_before_checkout(pools, lineage_file) as notes:
-        notes.extend(recover(pools, lineage_file))
-        entries = read_entries(lineage_file)
-        require_files(pools, {each: entry.versions for each, entry in entries.items()})
-        old = _entry(entries, name, lineage_file)
-        _require_new_name(entries, new_name, name, pools)
-        store = Store(pools, name, lineage_file)
-        require_agreement(store)
-        rows = pool_files.read_version(store.folder, old.versions[-1])
-    before = embedding_space_of(name, old.versions)
-    found, dropped = _find(rows, old.versions, folders, drop_missing, bar)
+    store, versions, rows, notes = _read_old(pools, lineage_file, name, new_name)
+    before = embedding_space_of(name, versions)
+    found, dropped = _find(rows, versions, folders, drop_missing, bar)
     settings, changes = settings_for(model, params)
     with _temporary_folder() as folder:
-        batch = last_batch(name, old.versions, before, params)
+        batch = last_batch(name, versions, before, params)
         embeddings, space = embed_again(found, batch.rows.table, before, settings, folder, bar)
         if space.id == before.id:
             raise DatapoolError(
@@ -148,26 +140,21 @@ def migrate(
             calibration = calibrate(here, after, batch, embeddings[n:], comparison, params)
         converted = _converted(params, calibration)
         threshold = converted.get("stopping_condition.min_distance")
-        if params.rules.protected and Path(params.rules.protected).is_file():
-            notes.append(
-                f"rules.protected names {params.rules.protected}, whose embeddings are of the old model: let it name the "
-                "folder of the images, or a file of the new model's embeddings"
-            )
         migration = Migration(
-            new_name,
-            space,
-            before,
-            len(found.table),
-            dropped,
-            comparison,
-            calibration.by if calibration else "",
-            threshold,
-            _redundant(found.table, after.table, params.stopping_condition.min_distance, threshold),
-            {"datapool.name": new_name, **changes, **converted, **_model_params(space)},
-            notes,
+            pool=new_name,
+            space=space,
+            before=before,
+            images=n,
+            dropped=dropped,
+            comparison=comparison,
+            calibrated_by=calibration.by if calibration else "",
+            min_distance=threshold,
+            redundant=_redundant(found.table, after.table, params.stopping_condition.min_distance, threshold),
+            params={"datapool.name": new_name, **changes, **converted, **_model_params(space)},
+            notes=[*notes, *_notes_on(params)],
         )
         if not check_only:
-            notes.extend(_write(migration, name, old.versions, found, after, store, params, folder / CHECKPOINT))
+            migration.notes.extend(_write(migration, name, versions, found, after, store, params, folder / CHECKPOINT))
     return migration
 
 
@@ -194,6 +181,30 @@ def new_pool_name(name: str, entries: Mapping[str, LineageEntry]) -> str:
 
 
 # --- the old pool ------------------------------------------------------------------------------------------------------
+
+
+def _read_old(
+    pools: Path, lineage_file: Path, name: str, new_name: str
+) -> tuple[Store, list[Version], EmbeddedTable, list[str]]:
+    """Return the old pool: where it is, its versions and rows; and what was done to finish an earlier merge."""
+    with locked(), backing_up_before_checkout(pools, lineage_file) as notes:
+        notes.extend(recover(pools, lineage_file))
+        entries = read_entries(lineage_file)
+        require_files(pools, {each: entry.versions for each, entry in entries.items()})
+        old = _entry(entries, name, lineage_file)
+        _require_new_name(entries, new_name, name, pools)
+        store = Store(pools, name, lineage_file)
+        require_agreement(store)
+        return store, old.versions, pool_files.read_version(store.folder, old.versions[-1]), notes
+
+
+def _notes_on(params: Params) -> Iterator[str]:
+    """Yield what of the settings the user has to change."""
+    if params.rules.protected and Path(params.rules.protected).is_file():
+        yield (
+            f"rules.protected names {params.rules.protected}, whose embeddings are of the old model: let it name the "
+            "folder of the images, or a file of the new model's embeddings"
+        )
 
 
 def _entry(entries: dict[str, LineageEntry], name: str, lineage_file: Path) -> LineageEntry:

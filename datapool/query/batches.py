@@ -12,12 +12,10 @@ import pyarrow.parquet as pq
 
 from datapool.core.errors import DatapoolError
 from datapool.core.lineage import LineageEntry, Version, week_of
+from datapool.core.recorded_rows import PICKED
 from datapool.core.tables import read_csv
 from datapool.images.batch import batch_id
-from datapool.query.states import AbsentError, Cache, State
-
-PICKED = "picked"
-"""The fate of an image that was added to the pool."""
+from datapool.workspace.states import AbsentError, Cache, State
 
 _NAMES = ["filename", "path", "content_hash"]
 

@@ -167,40 +167,35 @@ def near(params: Params, asked: str, *, k: int | None, progress: Progress) -> An
         DatapoolError: If there is no such image, it cannot be read, or there is no model that could embed it.
     """
     images = read_images(params)
-    path, is_folder = Path(asked), os.path.isdir(asked)  # noqa: PTH112  False if too long
-    damaged: list[tuple[str, str]] = []
-    if is_folder:
-        wanted, damaged = _of_folder(path, params)
-    elif os.path.exists(asked):  # noqa: PTH110  the same
-        wanted = _inspected([path], params)
-        if wanted.damage[0]:
-            raise DatapoolError(f"{path}: {wanted.damage[0]}; give an image")
-    else:
-        wanted = _by_name(asked, images, params)
+    wanted, damaged = _wanted(asked, images, params)
     place = _places(wanted, images)
     new = wanted[place < 0]
     embeddings = np.empty((len(wanted), images.embeddings.shape[1]), dtype=np.float32)
     embeddings[place >= 0] = images.embeddings[place[place >= 0]]
     if len(new):
         embeddings[place < 0] = _embed(new, images, params, progress)
-    is_same = [
-        images.table.content_hash == content if content else images.table.filename == name
-        for name, content in zip(wanted.image, wanted.content_hash, strict=True)
-    ]
-    k = k or (1 if is_folder else 10)
+    k = k or (1 if os.path.isdir(asked) else 10)  # noqa: PTH112  False if too long
     vectors, queries = (_vectors(rows, params) for rows in (images.embeddings, embeddings))
-    found = [
-        Near(
-            image,
-            _neighbor(images, row, 0.0) if row >= 0 else None,
-            [
-                _neighbor(images, other, far)
-                for other, far in nearest_rows(query, vectors, k=k, besides=~same.to_numpy())
-            ],
-        )
-        for image, row, query, same in zip(wanted.image, place.tolist(), queries, is_same, strict=True)
-    ]
+    found = []
+    for image, content, row, query in zip(wanted.image, wanted.content_hash, place.tolist(), queries, strict=True):
+        is_same = images.table.content_hash == content if content else images.table.filename == image
+        near_it = nearest_rows(query, vectors, k=k, besides=~is_same.to_numpy())
+        known_as = _neighbor(images, row, 0.0) if row >= 0 else None
+        found.append(Near(image, known_as, [_neighbor(images, other, distance) for other, distance in near_it]))
     return Answer(params.datapool.name, found, damaged)
+
+
+def _wanted(asked: str, images: Images, params: Params) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
+    """Return the images that are asked for, as ``_inspected`` does, and those of a folder that cannot be read, with why."""
+    path = Path(asked)
+    if os.path.isdir(asked):  # noqa: PTH112  False if too long
+        return _of_folder(path, params)
+    if not os.path.exists(asked):  # noqa: PTH110  the same
+        return _by_name(asked, images, params), []
+    wanted = _inspected([path], params)
+    if wanted.damage[0]:
+        raise DatapoolError(f"{path}: {wanted.damage[0]}; give an image")
+    return wanted, []
 
 
 def nearest_rows(query: np.ndarray, vectors: np.ndarray, *, k: int, besides: np.ndarray) -> list[tuple[int, float]]:

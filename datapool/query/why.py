@@ -20,11 +20,11 @@ from datapool.core import atomic
 from datapool.core.base import IMPORTED, MIGRATED
 from datapool.core.errors import DatapoolError, counted, short_repr
 from datapool.core.lineage import LINEAGE, SAMPLES, Removal, Version, read_entries, unknown_pool
-from datapool.core.recorded_rows import open_beginning, read_recorded_seen
+from datapool.core.recorded_rows import PICKED, open_beginning, read_recorded_seen
 from datapool.core.schema import Params
 from datapool.core.tables import parse_csv_table
-from datapool.query.batches import PICKED, Offer, deciding, find_in_batches, number, runs_of
-from datapool.query.states import Cache, State, first_with, history, state_here
+from datapool.query.batches import Offer, deciding, find_in_batches, number, runs_of
+from datapool.workspace.states import Cache, State, first_with, history, state_here
 
 _SIMILAR = 5  # names in a message
 _COMPARED = 50_000  # names that are compared with one letter by letter

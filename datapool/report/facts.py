@@ -273,10 +273,7 @@ def collect_facts(inputs: ReportInputs, params: Params, *, removed_file: str) ->
         order=make_order(inputs.picks.table, inputs.ranking, removed, inputs.base.versions, metrics, params),
         what_if=_what_if(inputs, params),
         findings=[finding for finding in _findings(inputs, doubtful, removed_file) if finding.images.total],
-        usual=[
-            f"{n:,} of the images are {_TITLES[kind].lower()}, more than half: so none is named for it"
-            for kind, n in doubtful.usual.items()
-        ],
+        usual=_usual(doubtful),
         near_duplicates=_near_duplicates(inputs.candidates, params),
         duplicates=_list(removed[removed.kind == "duplicate"]),
         known=_list(removed[removed.kind == "known"]),
@@ -438,6 +435,13 @@ def _findings(inputs: ReportInputs, doubtful: quality.Findings, removed_file: st
         ),
         Finding("little_used", "Use little of their range of values", _list(narrow), {}, "images.parquet"),
         Finding("corrupt", "Damaged files", _list(corrupt), kinds, removed_file),
+    ]
+
+
+def _usual(doubtful: quality.Findings) -> list[str]:
+    return [
+        f"{n:,} of the images are {_TITLES[kind].lower()}, more than half: so none is named for it"
+        for kind, n in doubtful.usual.items()
     ]
 
 
