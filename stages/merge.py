@@ -4,6 +4,7 @@ from pathlib import Path
 
 from datapool.core.base import read_base
 from datapool.core.errors import counted
+from datapool.core.levels import resolve
 from datapool.core.lineage import LINEAGE, Offered, Parameters, Provenance, read_embedding_space
 from datapool.core.metrics import read_metrics
 from datapool.core.outputs import Outputs
@@ -21,8 +22,9 @@ def merge() -> None:
     """Write the pool that consists of the base and the picks, its history and its lineage."""
     params = load_params()
     outputs = Outputs(params.output_dir)
-    stop = params.stopping_condition
     space, metrics = read_embedding_space(outputs.space), read_metrics(outputs.numbers)
+    params = resolve(params, space)
+    stop = params.stopping_condition
     images = read_table(outputs.images)
     pictures = pictures_of(
         images,
@@ -56,7 +58,7 @@ def merge() -> None:
                 known=metrics.known,
                 candidates=metrics.candidates,
                 share_covered_by_pool=metrics.share_covered_by_pool,
-                hint=suggest_method(metrics, method=params.method, min_distance=stop.min_distance),
+                hint=suggest_method(metrics, method=params.method, min_distance=stop.threshold),
             ),
         ),
     )

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from datapool.core.base import read_base
+from datapool.core.levels import resolve
 from datapool.core.lineage import LINEAGE, THUMBNAILS_FOLDER, read_embedding_space, read_lineage
 from datapool.core.metrics import read_metrics
 from datapool.core.outputs import Outputs
@@ -20,6 +21,8 @@ def report() -> None:
     """Write one HTML file that shows this run. It opens in any browser and needs no network."""
     params = load_params()
     outputs = Outputs(params.output_dir)
+    space = read_embedding_space(outputs.space)
+    params = resolve(params, space)
     base = read_base(outputs.base, needs_seen=False)
     inputs = ReportInputs(
         images=mark_excluded(read_table(outputs.images), base.excluded),
@@ -27,7 +30,7 @@ def report() -> None:
         skipped=Skipped(**read_json(outputs.skipped)),
         base=base,
         candidates=read_rows(outputs.embeddings),
-        embedding_space=read_embedding_space(outputs.space),
+        embedding_space=space,
         ranking=read_table(outputs.ranking),
         coverage=read_csv(outputs.coverage).astype("float64"),
         picks=read_rows(outputs.picks),

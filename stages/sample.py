@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from datapool.core.base import read_base
-from datapool.core.lineage import Parameters
+from datapool.core.levels import describe_in_use, resolve
+from datapool.core.lineage import Parameters, read_embedding_space
 from datapool.core.metrics import write_metrics
 from datapool.core.outputs import Outputs
 from datapool.core.params import load_params
@@ -20,11 +21,14 @@ from datapool.terminal import progress, run, say
 def sample() -> None:
     """Take the first candidates of the ranking until a stopping condition is met."""
     params = load_params()
-    outputs, stop = Outputs(params.output_dir), params.stopping_condition
+    outputs = Outputs(params.output_dir)
+    space = read_embedding_space(outputs.space)
+    params = resolve(params, space)
+    stop = params.stopping_condition
     base, candidates = read_base(outputs.base), read_rows(outputs.embeddings)
     images = mark_excluded(read_table(outputs.images), base.excluded)
     standing = base.standing if base.standing and base.standing.applies(Parameters.of(params)) else None
-    offer = make_offer(candidates, base, params, min_distance=stop.min_distance)
+    offer = make_offer(candidates, base, params, min_distance=stop.threshold)
     config = RankingConfig.from_params(params, offer.candidates.table.filename)
     ranked = Ranked(read_table(outputs.ranking), read_trace(outputs.trace), read_table(outputs.excluded))
     evaluation_sample = EvaluationSample(**read_arrays(outputs.evaluation_sample))
@@ -51,7 +55,7 @@ def sample() -> None:
         comparison,
         evaluation_sample,
         config,
-        min_distance=stop.min_distance,
+        min_distance=stop.threshold,
         offered_again=offer.n_again,
     )
     write_rows(outputs.picks, sampled.picks)
@@ -63,8 +67,10 @@ def sample() -> None:
     write_csv(outputs.coverage, comparison.curve)
     if params.dump_dataset:
         copy_images(images, picked, Path(params.input_dir), outputs.sampled_images)
+    if level := describe_in_use(params, space):
+        say(level)
     say(f"the cut takes {metrics.picked} of {metrics.candidates} candidates")
-    if hint := suggest_method(metrics, method=params.method, min_distance=stop.min_distance):
+    if hint := suggest_method(metrics, method=params.method, min_distance=stop.threshold):
         say(hint)
 
 

@@ -145,7 +145,11 @@ def duplicates(
 @app.command("what-if", short_help="Compute what other values of min_distance would pick.")
 def what_if(
     min_distances: Annotated[
-        list[float], typer.Argument(help="Values of stopping_condition.min_distance.", show_default=False)
+        list[str],
+        typer.Argument(
+            help="Values of stopping_condition.min_distance: numbers, strict, near_copies or similar.",
+            show_default=False,
+        ),
     ],
     as_json: Json = False,
 ) -> None:
@@ -158,7 +162,7 @@ def what_if(
     from datapool.query.what_if import what_if as choices_of
 
     with progress("choosing") as report:
-        choices = choices_of(min_distances, progress=report)
+        choices = choices_of([_number_or_level(text) for text in min_distances], progress=report)
     if as_json:
         print_json({"choices": [choice._asdict() for choice in choices]})
         return
@@ -166,7 +170,7 @@ def what_if(
         ("min_distance", "picked", "of candidates", "covered before", "radius"),
         [
             (
-                f"{choice.min_distance:g}",
+                f"{choice.level} = {choice.min_distance:g}" if choice.level else f"{choice.min_distance:g}",
                 f"{choice.picked:,}",
                 f"{choice.candidates:,}",
                 "–" if choice.share_covered is None else f"{choice.share_covered:.0%}",
@@ -175,6 +179,13 @@ def what_if(
             for choice in choices
         ],
     )
+
+
+def _number_or_level(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _as_json(neighbor: "Neighbor") -> dict[str, object]:

@@ -181,7 +181,7 @@ def migrate(
     say(f"params.yaml {would}set: {settings}", *([todo] if todo else ["nothing was changed (--check)"]))
 
 
-def _migration_facts(migration: "Migration", old: str, min_distance: float) -> dict[str, object]:
+def _migration_facts(migration: "Migration", old: str, min_distance: float | str) -> dict[str, object]:
     """Return the JSON document of a migration."""
     comparison = migration.comparison
     return {

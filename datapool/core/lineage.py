@@ -89,6 +89,30 @@ _Count = Annotated[int, Field(ge=1)]
 _WholeNumber = Annotated[int, Field(ge=0)]
 _Number = Annotated[float, WrapValidator(_as_written)]
 _Distance = Annotated[float, Field(ge=0), WrapValidator(_as_written)]
+_Share = Annotated[float, Field(ge=0, le=1), WrapValidator(_as_written)]
+
+
+class Level(_JsonObject):
+    """A distance below which images of an embedding space count as copies; measured when the space began."""
+
+    distance: _Distance
+    recall: _Share
+    """Share of the mildly edited images that lie nearer than this to their originals."""
+    false_alarms: _Share
+    """Estimated share of unlike images that lie nearer than this to another one."""
+
+
+class Levels(_JsonObject):
+    """What the levels of ``stopping_condition.min_distance`` are in an embedding space; by name, the smallest first."""
+
+    images: _WholeNumber
+    """Images of the batch by which they were calibrated."""
+    edited: _WholeNumber
+    """Edited images, in all."""
+    normalized: dict[str, Level]
+    """With ``normalize_embeddings: true``."""
+    raw: dict[str, Level]
+    """With ``normalize_embeddings: false``."""
 
 
 class EmbeddingSpace(_JsonObject):
@@ -117,6 +141,8 @@ class EmbeddingSpace(_JsonObject):
     ranges: dict[str, Annotated[list[_Number], Field(min_length=2, max_length=2)]] | None = None
     """What becomes black and white in images of more than 8 bits, by kind; absent for a pool without such images. It is not
     part of the id: a kind that is new to the pool adds its own."""
+    levels: Levels | None = None
+    """Absent for a pool of an early release until its next version, and for embeddings from a file."""
 
     def with_ranges(self, ranges: Mapping[str, Sequence[float]]) -> "EmbeddingSpace":
         """Return this space with the ranges of its images; unchanged if there are none."""
@@ -125,12 +151,23 @@ class EmbeddingSpace(_JsonObject):
         as_lists = {kind: list(values) for kind, values in ranges.items()}
         return EmbeddingSpace.model_validate(self.model_dump() | {"ranges": as_lists})
 
+    def with_levels(self, levels: Levels | None) -> "EmbeddingSpace":
+        """Return this space with levels; unchanged for None."""
+        return (
+            self
+            if levels is None
+            else EmbeddingSpace.model_validate(self.model_dump() | {"levels": levels.model_dump()})
+        )
+
 
 class Parameters(_JsonObject):
     """The parameters that decided which images a version added; early releases recorded fewer of them."""
 
     method: str
     stopping_condition: dict[str, int | float | bool] | None = None
+    """``min_distance`` is the number in use, also where params.yaml has a level."""
+    min_distance_level: str | None = None
+    """The level that params.yaml has instead; absent for a number. The number decides, so it counts as no difference."""
     normalize_embeddings: bool | None = None
     append_weak_labels: bool | None = None
     active_learning_score_column_name: str | None = None
@@ -143,9 +180,11 @@ class Parameters(_JsonObject):
     @classmethod
     def of(cls, params: Params) -> Self:
         """Return what params.yaml says."""
+        stop = params.stopping_condition
         return cls(
             method=params.method,
-            stopping_condition=params.stopping_condition.model_dump(),
+            stopping_condition=stop.numbers(),
+            **({"min_distance_level": stop.level} if stop.level else {}),
             normalize_embeddings=params.normalize_embeddings,
             append_weak_labels=params.append_weak_labels,
             active_learning_score_column_name=params.active_learning_score_column_name,
@@ -159,7 +198,9 @@ class Parameters(_JsonObject):
     def differ_from(self, recorded: "Parameters | None") -> bool:
         """Return whether a parameter that a version records has another value here."""
         return recorded is not None and any(
-            getattr(self, key) != getattr(recorded, key) for key in type(self).model_fields if key in recorded._keys
+            getattr(self, key) != getattr(recorded, key)
+            for key in type(self).model_fields
+            if key in recorded._keys and key != "min_distance_level"
         )
 
     def has_rules(self) -> bool:

@@ -9,7 +9,7 @@ import os
 import re
 from itertools import combinations
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -41,6 +41,12 @@ def _number_of_samples(value: int | float) -> int | float:
     if (isinstance(value, int) and (value == -1 or value >= 1)) or (isinstance(value, float) and 0 < value <= 1):
         return value
     raise ValueError("a whole number of at least 1, a fraction above 0 and up to 1 such as 0.1, or -1 for inactive")
+
+
+def _min_distance(value: object) -> object:
+    if isinstance(value, str) and value not in get_args(Level) and not re.fullmatch(r"[-+.\d][-+.\deE]*", value):
+        raise ValueError(f"a number such as 0.1, or a level: {', '.join(get_args(Level))}")
+    return value
 
 
 def _balance(value: object) -> object:
@@ -149,6 +155,8 @@ def _prefix(value: str) -> str:
     return value
 
 
+Level = Literal["strict", "near_copies", "similar"]
+"""A ``min_distance`` by what it finds; its number depends on the embedding space."""
 Probability = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -172,12 +180,42 @@ class StoppingCondition(Section):
     """When to stop picking: as soon as one condition is met. A negative value switches a condition off."""
 
     n_samples: NumberOfSamples
-    min_distance: float
+    min_distance: Annotated[float | Level, BeforeValidator(_min_distance)]
     n_samples_includes_datapool: bool
+
+    _number: float | None = None
+
+    @property
+    def level(self) -> Level | None:
+        """The level of ``min_distance``; None if it is a number."""
+        return None if isinstance(self.min_distance, float) else self.min_distance
+
+    @property
+    def threshold(self) -> float:
+        """``min_distance`` as a number; negative if it is inactive.
+
+        Raises:
+            ValueError: If it is a level that was not resolved: see ``levels.resolve``.
+        """
+        if isinstance(self.min_distance, float):
+            return self.min_distance
+        if self._number is None:
+            raise ValueError(f"min_distance {self.min_distance} was not resolved")
+        return self._number
+
+    def resolved(self, number: float) -> Self:
+        """Return this condition with the number that its level is in an embedding space."""
+        copy = self.model_copy()
+        copy._number = number
+        return copy
+
+    def numbers(self) -> dict[str, Any]:
+        """Return the condition by key, with ``threshold`` as ``min_distance``."""
+        return self.model_dump() | {"min_distance": self.threshold}
 
     @model_validator(mode="after")
     def _one_is_active(self) -> Self:
-        if self.n_samples == -1 and self.min_distance < 0:
+        if self.n_samples == -1 and self.level is None and self.threshold < 0:
             raise ValueError(
                 "n_samples and min_distance are both inactive, so nothing would end the selection; "
                 "set one, for instance min_distance: 0.1"
@@ -346,14 +384,16 @@ class Params(Section):
     @model_validator(mode="after")
     def _combinations_make_sense(self) -> Self:
         farthest = (5**0.5 if self.append_weak_labels else 2.0) if self.normalize_embeddings else float("inf")
-        if self.stopping_condition.min_distance > farthest:
+        stop = self.stopping_condition
+        if stop.level is None and stop.threshold > farthest:
             raise ValueError(
-                f"stopping_condition.min_distance is {self.stopping_condition.min_distance:g}, but no two normalized "
+                f"stopping_condition.min_distance is {stop.threshold:g}, but no two normalized "
                 f"embeddings are more than {farthest:.4g} apart; give a smaller value, or set normalize_embeddings: false"
             )
-        if self.method != "coreset" and self.stopping_condition.min_distance >= 0:
+        if self.method != "coreset" and (stop.level or stop.threshold >= 0):
+            value = stop.level or f"{stop.threshold:g}"
             raise ValueError(
-                f"method is {self.method}, which stopping_condition.min_distance {self.stopping_condition.min_distance:g} "
+                f"method is {self.method}, which stopping_condition.min_distance {value} "
                 "cannot stop; set min_distance: -1 and n_samples to a number"
             )
         self._check_scores()

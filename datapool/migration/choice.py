@@ -96,7 +96,7 @@ def choose(
         here = _not_taken(sampled.removed, table)
         seen = _new_to(
             recorded | {*rows.table.content_hash, ""},
-            [here, _not_taken_there(theirs.seen, version, lost, stop.min_distance, params)],
+            [here, _not_taken_there(theirs.seen, version, lost, stop.threshold, params)],
         )
         if len(picks.table):  # otherwise no version is added that could record it
             recorded |= set(seen.content_hash)
@@ -178,7 +178,7 @@ def _sample(
         config.vectors(found, rows),
         config,
         n_samples=-1,
-        min_distance=stop.min_distance,
+        min_distance=stop.threshold,
         progress=progress,
     )
     return sampling.sample(images, found, rows, ranked, stop, config, progress=progress)

@@ -17,6 +17,7 @@ import pandas as pd
 from datapool.core import atomic
 from datapool.core.base import Base, empty_base_table
 from datapool.core.errors import CheckoutError, DatapoolError, counted
+from datapool.core.levels import resolve
 from datapool.core.lineage import (
     CHECKPOINT,
     LINEAGE,
@@ -122,6 +123,7 @@ def combine(
         ours = _latest(store, entries.get(name))
     theirs = _read(other)
     space = _common_space(ours, other, theirs)
+    params = resolve(params, space)
     is_excluded = _are_excluded(params, theirs.rows.table, entries, pools, lineage_file)
     choices = list(choose(ours, other, theirs, params, is_excluded, protected, prefix, progress))
     done, base = [], ours
@@ -317,7 +319,7 @@ def _provenance(choice: Choice, other: OtherPool, space: EmbeddingSpace, params:
         "method": "coreset",
         "stopping_condition": {
             "n_samples": -1,
-            "min_distance": params.stopping_condition.min_distance,
+            "min_distance": params.stopping_condition.threshold,
             "n_samples_includes_datapool": False,
         },
         "active_learning_score_column_name": None,

@@ -19,6 +19,7 @@ import pandas as pd
 from datapool.core import atomic
 from datapool.core.base import MIGRATED, Base, empty_base_table
 from datapool.core.errors import DatapoolError, counted
+from datapool.core.levels import describe_in_use, level_of
 from datapool.core.lineage import (
     CHECKPOINT,
     EmbeddingSpace,
@@ -75,7 +76,7 @@ class Migration(NamedTuple):
     calibrated_by: str
     """Of which images the distances were compared."""
     min_distance: float | None
-    """The equivalent of ``stopping_condition.min_distance``; None if that is not in use."""
+    """The equivalent of ``stopping_condition.min_distance``, or its level in the new space; None if that is not in use."""
     redundant: list[Redundant]
     """Images that lie nearer than this to an image before them, and did not in the old space."""
     params: dict[str, Any]
@@ -139,7 +140,7 @@ def migrate(
             here = EmbeddedTable(found.table, found.embeddings)
             calibration = calibrate(here, after, batch, embeddings[n:], comparison, params)
         converted = _converted(params, calibration)
-        threshold = converted.get("stopping_condition.min_distance")
+        old_threshold, threshold = _thresholds(params, before, space, converted)
         migration = Migration(
             pool=new_name,
             space=space,
@@ -149,7 +150,7 @@ def migrate(
             comparison=comparison,
             calibrated_by=calibration.by if calibration else "",
             min_distance=threshold,
-            redundant=_redundant(found.table, after.table, params.stopping_condition.min_distance, threshold),
+            redundant=_redundant(found.table, after.table, old_threshold, threshold),
             params={"datapool.name": new_name, **changes, **converted, **_model_params(space)},
             notes=[*notes, *_notes_on(params)],
         )
@@ -262,8 +263,9 @@ def _rounded(distance: float) -> float:
 
 def _converted(params: Params, calibration: Calibration | None) -> dict[str, Any]:
     """Return the params that are distances, with the equivalent ones of the new space."""
+    stop = params.stopping_condition
     distances = {
-        "stopping_condition.min_distance": params.stopping_condition.min_distance,
+        "stopping_condition.min_distance": 0.0 if stop.level else stop.threshold,  # a level is one in each space
         "ranking.min_distance": params.ranking.min_distance,
         "rules.protected_distance": params.rules.protected_distance if params.rules.protected else 0.0,
     }
@@ -271,6 +273,17 @@ def _converted(params: Params, calibration: Calibration | None) -> dict[str, Any
         return {}
     before, after = calibration.before, calibration.after
     return {key: _rounded(equivalent_distance(value, before, after)) for key, value in distances.items() if value > 0}
+
+
+def _thresholds(
+    params: Params, before: EmbeddingSpace, after: EmbeddingSpace, converted: Mapping[str, Any]
+) -> tuple[float, float | None]:
+    """Return the number of ``min_distance`` in the old space (0 if it is not known), and in the new one."""
+    stop, normalize = params.stopping_condition, params.normalize_embeddings
+    if stop.level is None:
+        return stop.threshold, converted.get("stopping_condition.min_distance")
+    old = level_of(before, stop.level, normalize=normalize).distance if before.levels else 0.0
+    return old, level_of(after, stop.level, normalize=normalize).distance
 
 
 def _redundant(
@@ -400,8 +413,14 @@ def describe_migration(migration: Migration, name: str, params: Params, *, is_ma
         share, k = migration.comparison.neighbor_agreement, migration.comparison.n_neighbors
         yield f"on average {share:.0%} of the {k} nearest neighbors of an image are the same in both"
     if migration.min_distance is not None:
-        old = params.stopping_condition.min_distance
-        yield f"min_distance {old:g} there corresponds to {migration.min_distance:g} here, by {migration.calibrated_by}"
+        stop = params.stopping_condition
+        if stop.level:
+            yield f"min_distance {describe_in_use(params, migration.space)}"
+        else:
+            yield (
+                f"min_distance {stop.threshold:g} there corresponds to {migration.min_distance:g} here, by "
+                f"{migration.calibrated_by}"
+            )
         n = len(migration.redundant)
         if n:
             first = migration.redundant[0]

@@ -4,15 +4,17 @@ import copy
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Literal, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from datapool.core.errors import DatapoolError
@@ -261,6 +263,67 @@ def keep_embeddings(
         cache.write(_key(embedding_space_id(model), images, course), _by_content(images, embeddings))
 
 
+class FittedImages(NamedTuple):
+    """The images to which a head is fitted, with their embeddings."""
+
+    images: Sequence[ImageFile]
+    embeddings: np.ndarray
+    """Shape (n, d), float32, raw."""
+
+
+def embed_fitted(
+    model: EmbeddingModel,
+    images: Sequence[ImageFile],
+    *,
+    cache: RowCache,
+    batch_size: int,
+    num_workers: NumWorkers,
+    accelerator: str,
+) -> FittedImages:
+    """Embed the images that ``fitting_step`` chooses, or take what the cache of ``embed_with_cache`` has of them.
+
+    For a new pool they are written to the cache where ``keep_embeddings`` would: ``embed`` need not compute them again.
+    Arguments and errors are those of ``embed``.
+    """
+    chosen = images[:: fitting_step(len(images))]
+    course = _Course.of(model, batch_size=batch_size, accelerator=accelerator)
+    key = _key(embedding_space_id(model), chosen, course)
+    known = cache.read(key)
+    embeddings = embed(
+        model,
+        chosen,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        accelerator=accelerator,
+        known=known,
+        progress=None,
+    ).embeddings
+    if known is None and course.is_new and len({image.content_hash for image in images}) == len(images):
+        cache.write(key, _by_content(chosen, embeddings))
+    return FittedImages(chosen, embeddings)
+
+
+def embed_decoded(
+    model: EmbeddingModel, pictures: Iterable[Image.Image], *, batch_size: int, accelerator: str
+) -> np.ndarray:
+    """Embed pictures that are no files; float32, shape (n, d), in their order.
+
+    Args:
+        model: As for ``embed``.
+        pictures: Upright 8-bit RGB. One mini-batch of them is in memory at a time.
+        batch_size: As for ``embed``.
+        accelerator: As for ``embed``.
+
+    Raises:
+        DatapoolError: If the accelerator is not available, or memory ran out.
+    """
+    course = _Course.of(model, batch_size=batch_size, accelerator=accelerator)
+    squares = map(model.preprocessing.square, pictures)
+    minibatches = map(torch.stack, iter(lambda: list(islice(squares, course.size)), []))
+    with explain_out_of_memory(batch_size=course.size, num_workers=0):
+        return _run_minibatches(model, minibatches, course, with_head=True, n_images=0, progress=None)
+
+
 def backbone_features(
     model: EmbeddingModel,
     images: Sequence[ImageFile],
@@ -354,35 +417,51 @@ def _run(
 
     No mini-batch has images of two parts.
     """
-    n_images, n_done = sum(map(len, parts)), 0
-    outputs = [np.empty((0, model.dimension if with_head else model.n_features), dtype=np.float32)]
+    n_images = sum(map(len, parts))
     if not n_images:
-        return outputs[0]
-    was_training, original_device = model.training, next(model.parameters()).device
-    model.eval()
+        return np.empty((0, model.dimension if with_head else model.n_features), dtype=np.float32)
     n_readers = readers(
         num_workers,
         course.device,
         n_minibatches=sum(-(-len(part) // course.size) for part in parts),
         minibatch_bytes=course.size * 3 * model.preprocessing.input_size**2,
     )
+    minibatches = chain.from_iterable(
+        _minibatches(_ImageDataset(part, model.preprocessing, squares), course, n_readers=n_readers)
+        for part in parts
+        if len(part)
+    )
     with explain_out_of_memory(batch_size=course.size, num_workers=num_workers):
-        try:
-            _move(model, course.device, course.layout)
-            for part in parts:
-                dataset = _ImageDataset(part, model.preprocessing, squares)
-                for minibatch in _minibatches(dataset, course, n_readers=n_readers):
-                    with _exact():
-                        on_device = minibatch.to(course.device, non_blocking=True)
-                        images = model.preprocessing.normalized(_filled(on_device, course.size))
-                        features = model.backbone(_laid_out(images, course.layout))
-                        output = model.head(_laid_out(features, course.layout)) if with_head else features
-                    outputs.append(output[: len(minibatch)].float().cpu().numpy())
-                    n_done += len(minibatch)
-                    if progress is not None:
-                        progress(n_done, n_images)
-        finally:
-            _move(model.train(was_training), original_device, torch.contiguous_format if course.layout else None)
+        return _run_minibatches(model, minibatches, course, with_head=with_head, n_images=n_images, progress=progress)
+
+
+def _run_minibatches(
+    model: EmbeddingModel,
+    minibatches: Iterable[torch.Tensor],
+    course: _Course,
+    *,
+    with_head: bool,
+    n_images: int,
+    progress: Progress | None,
+) -> np.ndarray:
+    """Return the output of the model, or of its backbone, for each image of mini-batches. The model is left as it was."""
+    outputs = [np.empty((0, model.dimension if with_head else model.n_features), dtype=np.float32)]
+    was_training, original_device, n_done = model.training, next(model.parameters()).device, 0
+    model.eval()
+    try:
+        _move(model, course.device, course.layout)
+        for minibatch in minibatches:
+            with _exact():
+                on_device = minibatch.to(course.device, non_blocking=True)
+                images = model.preprocessing.normalized(_filled(on_device, course.size))
+                features = model.backbone(_laid_out(images, course.layout))
+                output = model.head(_laid_out(features, course.layout)) if with_head else features
+            outputs.append(output[: len(minibatch)].float().cpu().numpy())
+            n_done += len(minibatch)
+            if progress is not None:
+                progress(n_done, n_images)
+    finally:
+        _move(model.train(was_training), original_device, torch.contiguous_format if course.layout else None)
     return np.concatenate(outputs)
 
 

@@ -257,7 +257,11 @@ _DECIDING = (
 def deciding(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the parameters that decided a choice, by dotted key, without those that were switched off."""
     found = {key: values.get(key) for key in _DECIDING}
-    is_off = {key: value is None or (key.startswith("stopping") and value < 0) for key, value in found.items()}
+    is_off = {
+        key: value is None
+        or (key.startswith("stopping") and not isinstance(value, str) and value < 0)  # a str: a level
+        for key, value in found.items()
+    }
     return {key: value for key, value in found.items() if not is_off[key]}
 
 

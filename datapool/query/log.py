@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from datapool.core.errors import counted
+from datapool.core.levels import describe_levels
 from datapool.core.lineage import LineageEntry, Parameters, Version
 from datapool.query.diff import value_text
 from datapool.workspace.states import State
@@ -87,6 +88,9 @@ def describe(
     if space := version.embedding_space:
         of = [space.backbone or "", f"{space.dimension} numbers", space.origin or ""]
         yield "embeddings", ", ".join(filter(None, of))
+        normalize = version.parameters is None or version.parameters.normalize_embeddings is not False
+        if levels := describe_levels(space, normalize=normalize):
+            yield "levels", levels
     if version.batch_left or version.is_before_a_removal(entry.removed):
         left = sum(removal.version == version.version for removal in entry.removed or ())
         yield "taken out", f"{counted(left, 'image')} since, by exclude.txt"

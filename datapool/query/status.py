@@ -11,6 +11,7 @@ import yaml
 
 from datapool.core import atomic
 from datapool.core.errors import DatapoolError, counted
+from datapool.core.levels import describe_in_use
 from datapool.core.lineage import LATEST, Version, week_of
 from datapool.core.outputs import Outputs
 from datapool.core.schema import Params
@@ -49,6 +50,8 @@ class Status:
     """The batch of that version, by the last part of its input_dir."""
     added: int
     """Images that that version added."""
+    min_distance: str
+    """What the level of ``stopping_condition.min_distance`` is in the pool; "" for a number, and before it is known."""
     other_pools: list[str]
     input_dir: str
     week: str
@@ -80,6 +83,8 @@ class Status:
         week = f", {self.added:,} of them from {self.latest_week}" if self.latest_week else ""
         version = f"version {self.version}, {counted(self.images, 'image')}{week}" if self.version else "no version yet"
         yield "pool", f"{self.pool}: {version}"
+        if self.min_distance:
+            yield "min_distance", self.min_distance
         if self.other_pools:
             yield "others", ", ".join(self.other_pools)
         yield "batch", f"{self.input_dir} (input_dir): {self.batch}"
@@ -112,6 +117,7 @@ def read_status(params: Params) -> Status:
     name = params.datapool.name
     versions = here.pools[name].versions if name in here.pools else []
     latest = versions[-1] if versions else None
+    space = latest.embedding_space if latest else None
     try:
         changes: dict[str, Any] = json.loads(run_dvc(Path(), "status", "--json"))
         is_running = False
@@ -135,6 +141,7 @@ def read_status(params: Params) -> Status:
         images=latest.rows if latest else 0,
         latest_week=latest.week if latest else None,
         added=latest.new if latest else 0,
+        min_distance=describe_in_use(params, space) if space and space.levels else "",
         other_pools=[pool for pool in here.pools if pool != name],
         input_dir=params.input_dir,
         week=week_of(params.input_dir),

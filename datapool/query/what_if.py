@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from datapool.core.base import read_base
 from datapool.core.errors import DatapoolError, short_repr
-from datapool.core.lineage import Parameters
+from datapool.core.levels import resolve
+from datapool.core.lineage import Parameters, read_embedding_space
 from datapool.core.outputs import Outputs
 from datapool.core.params import check_params, read_params
 from datapool.core.progress import Progress
@@ -26,6 +27,8 @@ class Choice(NamedTuple):
     """What the stage ``sample`` would choose with another ``min_distance``."""
 
     min_distance: float
+    level: str | None
+    """The level that was asked for; None for a number."""
     picked: int
     """Images that would be added."""
     candidates: int
@@ -37,23 +40,25 @@ class Choice(NamedTuple):
     """Largest distance from a candidate to its nearest image of the pool and the picks; None without either."""
 
 
-def what_if(min_distances: Sequence[float], *, progress: Progress) -> list[Choice]:
+def what_if(min_distances: Sequence[float | str], *, progress: Progress) -> list[Choice]:
     """Return the choices of some values of ``min_distance``, with all other settings of params.yaml, in their order.
 
     They are those of `dvc exp run -S stopping_condition.min_distance=…`: computed by the functions of the stage ``sample``
     from the files that ``rank`` has written for it.
 
     Args:
-        min_distances: Each may end the selection earlier or later than the one in params.yaml.
+        min_distances: Numbers or levels. Each may end the selection earlier or later than the one in params.yaml.
         progress: Called for one part of the work after another.
 
     Raises:
         DatapoolError: If a value cannot be a min_distance of these settings, the batch was not ranked, or params.yaml has
             changed since in a way that would run more than ``sample``.
     """
-    every = [_with(min_distance) for min_distance in min_distances]
-    _require_ranking(every[0])
-    outputs = Outputs(every[0].output_dir)
+    asked = [_with(min_distance) for min_distance in min_distances]
+    _require_ranking(asked[0])
+    outputs = Outputs(asked[0].output_dir)
+    space = read_embedding_space(outputs.space)
+    every = [resolve(params, space) for params in asked]
     base, candidates = read_base(outputs.base), read_rows(outputs.embeddings)
     images = mark_excluded(read_table(outputs.images), base.excluded)
     of_rank = Ranked(read_table(outputs.ranking), read_trace(outputs.trace), read_table(outputs.excluded))
@@ -61,7 +66,7 @@ def what_if(min_distances: Sequence[float], *, progress: Progress) -> list[Choic
     choices = []
     for params in every:
         stop = params.stopping_condition
-        offer = make_offer(candidates, base, params, min_distance=stop.min_distance)
+        offer = make_offer(candidates, base, params, min_distance=stop.threshold)
         config = RankingConfig.from_params(params, offer.candidates.table.filename)
         ranked, sample = of_rank, of_sample
         if not is_ranking_of(ranked, offer):  # a smaller threshold brings images of earlier batches back
@@ -75,19 +80,20 @@ def what_if(min_distances: Sequence[float], *, progress: Progress) -> list[Choic
         )
         choices.append(
             Choice(
-                stop.min_distance,
+                stop.threshold,
+                stop.level,
                 len(sampled.picks.table),
                 len(offer.candidates.table),
-                float((sample.to_pool < stop.min_distance).mean()) if len(sample.to_pool) else None,
+                float((sample.to_pool < stop.threshold).mean()) if len(sample.to_pool) else None,
                 sampled.covering_radius if math.isfinite(sampled.covering_radius) else None,
             )
         )
     return choices
 
 
-def _with(min_distance: float) -> Params:
+def _with(min_distance: float | str) -> Params:
     """Return the settings of params.yaml with another ``min_distance``."""
-    if not min_distance >= 0:
+    if isinstance(min_distance, float) and not min_distance >= 0:
         raise DatapoolError(f"min_distance {min_distance:g} ends no selection; give 0 or more, such as 0.2")
     content = read_params()
     stop = content.get("stopping_condition")

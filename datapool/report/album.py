@@ -114,7 +114,7 @@ def _choice(
         "isFixed": facts.order.is_fixed,
         "again": None if facts.order.again == -math.inf else facts.order.again,
         "isCut": bool(facts.order.end),
-        "stop": params.stopping_condition.model_dump(),
+        "stop": params.stopping_condition.numbers(),
         "poolBefore": inputs.metrics.pool_before,
         "week": facts.week,
         "names": [escape_unprintable(name) for name in index],

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from datapool.core.base import Base
+from datapool.core.levels import describe_levels
 from datapool.core.lineage import EmbeddingSpace, Version, week_of
 from datapool.core.metrics import Metrics
 from datapool.core.schema import Params
@@ -265,7 +266,7 @@ def collect_facts(inputs: ReportInputs, params: Params, *, removed_file: str) ->
         sentence=_sentence(metrics, params.method),
         summary=summarize(metrics),
         why_it_stopped=describe_stop(metrics, stop),
-        hint=suggest_method(metrics, method=params.method, min_distance=stop.min_distance),
+        hint=suggest_method(metrics, method=params.method, min_distance=stop.threshold),
         metrics=metrics,
         outcomes=_outcomes(metrics, params),
         skipped=inputs.skipped,
@@ -282,7 +283,7 @@ def collect_facts(inputs: ReportInputs, params: Params, *, removed_file: str) ->
         comparison=describe_comparison(metrics),
         coverage=inputs.coverage,
         versions=[_version_row(version) for version in inputs.versions],
-        embedding_space=_space_facts(inputs.embedding_space),
+        embedding_space=_space_facts(inputs.embedding_space, normalize=params.normalize_embeddings),
     )
 
 
@@ -325,7 +326,7 @@ def _outcomes(metrics: Metrics, params: Params) -> list[Outcome]:
     stop, rules = params.stopping_condition, params.rules
     outcomes = [
         ("picked", "picked", "added to the pool"),
-        ("covered", "covered", f"closer than min_distance {stop.min_distance:g} to the pool or to a pick"),
+        ("covered", "covered", f"closer than min_distance {stop.threshold:g} to the pool or to a pick"),
         ("over the balance limit", "over_balance", "rules.balance allows no more picks with their weak label"),
         (
             "in a sequence gap",
@@ -356,10 +357,12 @@ def _outcomes(metrics: Metrics, params: Params) -> list[Outcome]:
     ]
 
 
-def _space_facts(space: EmbeddingSpace) -> dict[str, str]:
+def _space_facts(space: EmbeddingSpace, *, normalize: bool) -> dict[str, str]:
     facts = {key.replace("_", " "): str(value) for key, value in space.model_dump().items() if value is not None}
     if space.ranges:
         facts["ranges"] = "; ".join(f"{kind}: {low:.6g} to {high:.6g}" for kind, (low, high) in space.ranges.items())
+    if space.levels:
+        facts["levels"] = describe_levels(space, normalize=normalize)
     return facts
 
 
@@ -405,7 +408,7 @@ def _what_if(inputs: ReportInputs, params: Params) -> list[WhatIf]:
     curve = steps[np.isfinite(steps.distance)]
     if params.method != "coreset" or not len(curve):
         return []
-    in_use = params.stopping_condition.min_distance
+    in_use = params.stopping_condition.threshold
     table = picks_by_min_distance(curve, min_distance=in_use)
     return [
         WhatIf(float(value), int(picks), picks / inputs.metrics.candidates, bool(value == in_use))

@@ -118,7 +118,7 @@ def sample(
         limit = max(limit, len(ranked.table))
         is_to_extend = True  # its distances are missing
     else:
-        is_decided = _decides(ranked, limit, stop.min_distance)
+        is_decided = _decides(ranked, limit, stop.threshold)
         is_to_extend = not is_decided and can_be_extended(candidates, base, ranked, config.rules)
     if is_to_extend:
         ranked = extend(
@@ -128,10 +128,10 @@ def sample(
             vectors(),
             config,
             n_samples=limit,
-            min_distance=stop.min_distance,
+            min_distance=stop.threshold,
             progress=progress,
         )
-    taken = _cut(ranked.table, limit, stop.min_distance, n_kept=n_kept or 0)
+    taken = _cut(ranked.table, limit, stop.threshold, n_kept=n_kept or 0)
     picked = rows_of(candidates.table, taken.filename)
     picks = _picks(candidates, picked, taken)
     is_final = standing is not None and standing.is_final
@@ -145,7 +145,7 @@ def sample(
     removed = pd.concat(
         [
             _explain_other_images(images, base),
-            _explain_left_out(candidates, base, left_out, coverage, by_rules, stop.min_distance, is_final=is_final),
+            _explain_left_out(candidates, base, left_out, coverage, by_rules, stop.threshold, is_final=is_final),
             excluded,
         ]
     )

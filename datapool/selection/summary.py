@@ -62,7 +62,7 @@ def describe_stop(metrics: Metrics, stop: StoppingCondition) -> str:
     elif metrics.covered:
         why = (
             f"stopped because every candidate that is left lies closer than stopping_condition.min_distance "
-            f"{stop.min_distance:g} to the pool"
+            f"{stop.threshold:g} to the pool"
         )
     else:
         allowed = " that the rules allow" * (metrics.picked < metrics.candidates)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from datapool.core import atomic
 from datapool.core.base import Base
 from datapool.core.errors import DatapoolError
+from datapool.core.levels import ENOUGH
 from datapool.core.lineage import EmbeddingSpace, Version, embedding_space_of
 from datapool.core.progress import Progress
 from datapool.core.row_cache import RowCache
@@ -52,7 +53,8 @@ def provide_model(
 
     The model of the base is used unchanged, if it has one. For a new pool the model is ``params.checkpoint``, or a
     backbone with pretrained weights and a head fitted to the images, or a random backbone; then it is trained on the
-    images if ``enable_training``. A random backbone without training is refused.
+    images if ``enable_training``. A random backbone without training is refused. The levels of ``min_distance`` are
+    calibrated in a new space, and in one that has none yet.
 
     Args:
         base: The pool before this batch.
@@ -78,6 +80,10 @@ def provide_model(
         )
     if base.checkpoint:
         space = _own_space(base, base.checkpoint, params)
+        if _needs_levels(space, images):
+            from datapool.model.embedding_model import load_checkpoint
+
+            space = _with_levels(space, load_checkpoint(base.checkpoint), images, params, RowCache(cache_dir))
         atomic.copy_file(base.checkpoint, checkpoint)
         atomic.copy_file(base.checkpoint, last)
         notes = [f"pool {base.pool!r} has its model already: it is used as it is, training is skipped"]
@@ -98,6 +104,29 @@ def provide_model(
     )
 
 
+def _needs_levels(space: EmbeddingSpace, images: Sequence[ImageFile]) -> bool:
+    """Return whether these images calibrate the levels of a recorded space: once there are, they stay as they are."""
+    recorded = space.levels.images if space.levels else 0
+    return recorded < ENOUGH <= len(images)
+
+
+def _with_levels(
+    space: EmbeddingSpace, model: "EmbeddingModel", images: Sequence[ImageFile], params: Params, cache: RowCache
+) -> EmbeddingSpace:
+    """Return the space with the levels of ``min_distance`` that these images show."""
+    from datapool.training.calibrate_levels import calibrate
+
+    levels = calibrate(
+        model,
+        images,
+        cache=cache,
+        batch_size=params.lightly.loader.batch_size,
+        num_workers=params.lightly.loader.num_workers,
+        accelerator=params.lightly.trainer.accelerator,
+    )
+    return space.with_levels(levels)
+
+
 def _no_model(space: EmbeddingSpace, checkpoint: Path, last: Path) -> ProvidedModel:
     for path in (checkpoint, last):
         atomic.write_bytes(path, b"no model\n")  # DVC requires every output of a stage to exist
@@ -107,6 +136,9 @@ def _no_model(space: EmbeddingSpace, checkpoint: Path, last: Path) -> ProvidedMo
 def _own_space(base: Base, path: Path, params: Params) -> EmbeddingSpace:
     """Return the embedding space of the base, after checking that params ask for no other model."""
     recorded = embedding_space_of(base.pool, base.made_by)
+    if base.standing and base.standing.version.embedding_space:
+        # A version that is made again keeps its levels, which the versions before it may lack.
+        recorded = recorded.with_levels(base.standing.version.embedding_space.levels)
     if _is_recorded_model(path, base.made_by[-1], recorded, params):
         return recorded
     from datapool.model.embedding_model import embedding_space_id, load_checkpoint
@@ -214,6 +246,7 @@ def _new_model(
     )
     if best.preprocessing.decode != "full":
         space = EmbeddingSpace.model_validate(space.model_dump() | {"decode": best.preprocessing.decode})
+    space = _with_levels(space, best, images, params, cache)
     return ProvidedModel(space, losses, notes)
 
 

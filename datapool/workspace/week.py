@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 from datapool.core import atomic
 from datapool.core.errors import DatapoolError, counted, short_repr
-from datapool.core.lineage import LINEAGE, Version, read_lineage, week_of
+from datapool.core.levels import resolve
+from datapool.core.lineage import LINEAGE, Version, read_embedding_space, read_lineage, week_of
 from datapool.core.metrics import read_metrics
 from datapool.core.outputs import Outputs
 from datapool.core.params import FILE, load_params, read_params, require_files, value_of
@@ -251,7 +252,6 @@ def _branch() -> str:
 
 def _cut(params: Params, n: int | None, min_distance: float | None) -> dict[str, Any]:
     """Return the values of params.yaml that cut the ranking at this place."""
-    stop = params.stopping_condition
     if n is not None and min_distance is not None:
         raise DatapoolError("--n and --min-distance exclude each other; use one of them")
     if min_distance is not None:
@@ -259,6 +259,7 @@ def _cut(params: Params, n: int | None, min_distance: float | None) -> dict[str,
     if n is None:
         return {}
     outputs = Outputs(params.output_dir)
+    stop = resolve(params, read_embedding_space(outputs.space)).stopping_condition
     metrics, curve = read_metrics(outputs.numbers), read_csv(outputs.selection_curve)
     if n > metrics.candidates:
         raise DatapoolError(
@@ -266,7 +267,7 @@ def _cut(params: Params, n: int | None, min_distance: float | None) -> dict[str,
         )
     wanted: dict[str, Any] = {_N_SAMPLES: n + metrics.pool_before * stop.n_samples_includes_datapool}
     reached = curve[curve.step <= n]
-    if params.method == "coreset" and len(reached) and reached.distance.iloc[-1] < stop.min_distance:  # ends before n
+    if params.method == "coreset" and len(reached) and reached.distance.iloc[-1] < stop.threshold:  # ends before n
         last = float(reached.distance.iloc[-1]) if reached.step.iloc[-1] == n else -1.0
         wanted[_MIN_DISTANCE] = threshold_for(curve, n) or last
     return wanted

@@ -273,6 +273,21 @@ def test_params_without_a_stopping_condition_are_refused():
     )
 
 
+@pytest.mark.parametrize("level", ["strict", "near_copies", "similar"])
+def test_a_min_distance_may_be_a_level(level):
+    assert load(stopping_condition__min_distance=level).stopping_condition.level == level
+
+
+def test_a_text_that_is_no_level_is_refused_with_the_levels():
+    assert message(stopping_condition__min_distance="near-copies") == (
+        "params.yaml: stopping_condition.min_distance is 'near-copies'; it should be a number such as 0.1, or a level: "
+        "strict, near_copies, similar"
+    )
+    assert message(stopping_condition__min_distance="0.2") == (
+        "params.yaml: stopping_condition.min_distance is '0.2', a string; write 0.2"
+    )
+
+
 @pytest.mark.parametrize("min_distance", [0, 0.0, 2, 2.0])
 def test_every_distance_from_zero_to_the_diameter_is_accepted(min_distance):
     assert load(stopping_condition__min_distance=min_distance).stopping_condition.min_distance == min_distance

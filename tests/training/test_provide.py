@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import MAX_PIXELS
+from conftest import MAX_PIXELS, write_picture
 from PIL import Image
 
-from datapool.core.base import Base, empty_base_table
+from datapool.core.base import Base, Standing, empty_base_table
 from datapool.core.errors import DatapoolError
-from datapool.core.lineage import EmbeddingSpace, Version
+from datapool.core.lineage import EmbeddingSpace, Levels, Version
 from datapool.core.recorded_rows import no_seen
 from datapool.core.row_cache import RowCache
 from datapool.core.schema import Params
@@ -252,3 +252,46 @@ def test_a_pool_from_a_csv_has_no_model_for_images():
         DatapoolError, match="was made from an embeddings csv and has no model; set embeddings to a csv"
     ):
         provide(base, [image("red")])
+
+
+def pictures(n: int) -> list[ImageFile]:
+    for number in range(n):
+        write_picture(Path(f"pictures/{number:02d}.png"), number)
+    return [
+        ImageFile(path, hashlib.sha256(path.read_bytes()).hexdigest(), MAX_PIXELS)
+        for path in sorted(Path("pictures").iterdir())
+    ]
+
+
+def test_a_new_space_has_levels_and_a_pool_keeps_those_that_are_recorded():
+    save_checkpoint(tiny(), Path("given.ckpt"))
+    new = provide(NEW_POOL, pictures(30), checkpoint="given.ckpt", enable_training=False).space
+    assert new is not None
+    assert new.levels is not None
+    assert new.levels.images == 30
+
+    base = pool_with(tiny())
+    recorded = base.versions[0].model_copy(update={"embedding_space": new})
+    again = provide(base._replace(versions=[recorded]), pictures(31)).space
+
+    assert again == new
+
+
+def test_a_pool_without_levels_gets_them_from_the_first_batch_that_has_enough_images():
+    base = pool_with(tiny())
+
+    few, enough = (provide(base, pictures(n)).space for n in (29, 30))
+
+    assert few == base.versions[0].embedding_space
+    assert enough is not None
+    assert enough.levels is not None
+    assert enough.id == base.versions[0].embedding_space.id
+
+
+def test_a_version_that_is_made_again_keeps_its_levels():
+    base = pool_with(tiny())
+    levels = Levels(images=50, edited=0, normalized={}, raw={})
+    made = base.versions[0].model_copy(update={"embedding_space": base.versions[0].embedding_space.with_levels(levels)})
+    standing = Standing(empty_base_table(), made, [], True)
+
+    assert provide(base._replace(standing=standing), pictures(30)).space == made.embedding_space
