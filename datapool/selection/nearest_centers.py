@@ -156,11 +156,10 @@ class NearestCenters:
         self.points, self._others = points, others
         self.scale = 2.0 ** -np.ceil(np.log2(2 * largest)) if largest else 1.0
         work = float(points.size) * n_expected
-        if device == "auto":
-            device = _cuda() if work > _WORTH_A_DEVICE else None
+        device = where_to_compute(device, work=work)
         sample = points[:: max(1, n // _SAMPLE)].astype(np.float64)
         self._filter = LowerBoundFilter(sample, scale=self.scale, device=device)
-        self.n_threads = _blas_threads() if device is None and work > _WORTH_THREADS else 1
+        self.n_threads = how_many_threads(device, work=work)
         self._block_size, self._tile_size = (_ROWS, _TILE) if device is None else (_ROWS_ON_DEVICE, _TILE_ON_DEVICE)
         # Center number -> row of ``others``. Each tile has rows from all over ``others``, so that the first tile
         # already yields small bounds for most points.
@@ -346,6 +345,16 @@ def _nearest_of_each_row(rows: np.ndarray, squared: np.ndarray, ranks: np.ndarra
     """
     order = np.lexsort((ranks, squared, rows))
     return order[np.flatnonzero(np.diff(rows[order], prepend=-1))]
+
+
+def where_to_compute(device: str | None, *, work: float) -> str | None:
+    """Return a device as ``NearestCenters`` takes it; for "auto", the one that pays for so many products of values."""
+    return (_cuda() if work > _WORTH_A_DEVICE else None) if device == "auto" else device
+
+
+def how_many_threads(device: str | None, *, work: float) -> int:
+    """Return how many threads pay for so many products of values on a device, None for the processors."""
+    return _blas_threads() if device is None and work > _WORTH_THREADS else 1
 
 
 def _cuda() -> str | None:

@@ -1,0 +1,246 @@
+"""Greedy facility location: the picks of a textbook loop, and what a choice guarantees."""
+
+import math
+
+import numpy as np
+import pytest
+
+from datapool.selection import gains as gains_module
+from datapool.selection.coverage import MOST_POINTS, coverage, evaluation_points
+from datapool.selection.k_center import k_center, unit_rows
+from datapool.selection.products import Products, TorchProducts
+
+POWERS = (1, 2, 3, 4, 7.5)
+
+
+def textbook(candidates, pool, k, power, weights=None, *, exclude=None, prefix=()):
+    """Compare everything with everything, in float64; return picks and gains."""
+    points, weights = candidates.astype(np.float64), np.ones(len(candidates)) if weights is None else weights
+    losses = np.array(
+        [[((a - b) ** 2).sum() ** (power / 2) for a in points] for b in [*pool.astype(np.float64), *points]]
+    )
+    now = losses[: len(pool)].min(axis=0, initial=np.inf)
+    losses, open_rows, picks, gains = losses[len(pool) :], set(range(len(points))), [], []
+    while len(picks) < k and open_rows:
+        values = {}
+        for row in [prefix[len(picks)]] if len(picks) < len(prefix) else sorted(open_rows):
+            nearer = losses[row] < now
+            before = np.where(np.isinf(now), 0, now)[nearer]
+            values[row] = math.fsum([*(weights[nearer] * before), *(-weights[nearer] * losses[row][nearer])])
+        best = max(values, key=lambda row: (values[row], -row))
+        picks.append(best)
+        gains.append(values[best])
+        now = np.minimum(now, losses[best])
+        open_rows -= {best, *(exclude(best) if exclude else ())}
+    return picks, gains
+
+
+def line(*positions):
+    return np.array(positions, dtype=np.float32).reshape(-1, 1)
+
+
+def random_points(seed, n=60, d=3):
+    return np.random.default_rng(seed).standard_normal((n, d)).astype(np.float32)
+
+
+def grid_points(seed, n=60):
+    return np.random.default_rng(seed).integers(0, 4, (n, 2)).astype(np.float32)
+
+
+def test_the_first_pick_is_the_middle_and_the_next_covers_what_it_leaves():
+    # From 2 the others are 2, 1 and 7 away: 4 + 1 + 49 is the smallest sum. Then 9 takes off 49, and 0 takes off 4 + 0.
+    found = coverage(line(0, 1, 2, 9), line(), n_samples=4, power=2)
+
+    assert found.indices.tolist() == [2, 3, 0, 1]
+    assert found.gains.tolist() == [math.inf, 49.0, 4.0, 1.0]
+    assert found.left == 0.0
+
+
+def test_a_large_power_prefers_what_lies_far_and_a_small_one_the_many():
+    # Three images at 10, one at -17: 30 or 17 taken off with power 1, 300 or 289 with 2, 30,000 or 83,521 with 4.
+    candidates = line(10, 10, 10, -17)
+
+    picks = {power: coverage(candidates, line(0), n_samples=1, power=power).indices[0] for power in (1, 2, 4, np.inf)}
+
+    assert picks == {1: 0, 2: 0, 4: 3, np.inf: 3}
+
+
+@pytest.mark.parametrize("power", POWERS)
+def test_picks_and_gains_are_those_of_the_textbook(power):
+    wrong = []
+    for seed, make in [(seed, make) for seed in range(3) for make in (random_points, grid_points)]:
+        points, weights = make(seed, n=40), np.random.default_rng(seed).integers(0, 4, 40) / 4
+        pool = points[:0] if seed == 1 else points[:3] + 1
+        picks, gains = textbook(points, pool, 40, power, weights)
+        found = coverage(points, pool, n_samples=40, power=power, weights=weights)
+        skip = int(seed == 1)
+        if found.indices.tolist() != picks or not np.allclose(found.gains[skip:], gains[skip:], rtol=1e-12, atol=1e-12):
+            wrong.append((seed, make.__name__))
+    assert wrong == []
+
+
+def test_rules_a_prefix_and_a_sample_of_points_are_those_of_the_textbook():
+    def exclude(row):
+        return [(row + 7) % 60, (row + 8) % 60]
+
+    points, pool = random_points(5), random_points(6, n=4)
+    picks, _ = textbook(points, pool, 30, 2, exclude=exclude, prefix=(9, 3))
+    some = np.arange(0, 60, 3)
+    of_some, _ = textbook(points, pool, 20, 2, (np.arange(60) % 3 == 0).astype(float))
+
+    assert coverage(points, pool, n_samples=30, power=2, exclude=exclude, prefix=[9, 3]).indices.tolist() == picks
+    assert coverage(points, pool, n_samples=20, power=2, points=some).indices.tolist() == of_some
+
+
+def test_a_longer_selection_begins_with_a_shorter_one_and_can_be_continued():
+    points, none = random_points(1, n=300, d=5), random_points(1, n=0, d=5)
+    longer, shorter = (coverage(points, none, n_samples=k, power=2) for k in (80, 30))
+    continued = coverage(points, none, n_samples=80, power=2, prefix=shorter.indices)
+
+    assert longer.indices[:30].tolist() == shorter.indices.tolist()
+    assert longer.gains[:30].tolist() == shorter.gains.tolist()
+    assert continued.indices.tolist() == longer.indices.tolist()
+    assert continued.gains.tolist() == longer.gains.tolist()
+    assert continued.left == longer.left
+
+
+def test_gains_never_increase_and_add_up_to_what_the_sum_loses():
+    points, pool = random_points(2, n=400, d=6), random_points(3, n=10, d=6)
+    before = coverage(points, pool, n_samples=0, power=4).left
+    found = coverage(points, pool, n_samples=400, power=4)
+
+    assert (np.diff(found.gains) <= 0).all()
+    assert found.gains.sum() == pytest.approx(before)
+    assert found.left == 0.0
+    assert sorted(found.indices.tolist()) == list(range(400))
+
+
+def test_ten_picks_lower_the_sum_by_63_percent_of_what_the_best_ten_lower_it():
+    # Ten groups of six images: the best ten picks are their middles, which leave 10 x (2 x 1 + 2 x 4 + 9) of the sum.
+    groups = np.arange(10)[:, None] * 100 + np.array([0, 1, 2, 3, 4, 5])
+    points, pool = line(*groups.ravel()), line(-1000)
+    before = coverage(points, pool, n_samples=0, power=2).left
+    found = coverage(points, pool, n_samples=10, power=2)
+
+    assert before - found.left >= (1 - 1 / math.e) * (before - 190)
+
+
+def test_the_order_of_the_candidates_decides_between_equals_only():
+    points, pool = random_points(4, n=200, d=4), random_points(5, n=5, d=4)
+    shuffled = np.random.default_rng(0).permutation(200)
+    found, again = (coverage(rows, pool, n_samples=50, power=4) for rows in (points, points[shuffled]))
+
+    # Two images that would save as much for themselves as for each other are equals: the 35th pick is one of such.
+    assert shuffled[again.indices[:34]].tolist() == found.indices[:34].tolist()
+    assert again.gains.tolist() == found.gains.tolist()
+
+
+def test_every_way_of_computing_leads_to_the_same_picks(monkeypatch):
+    points, pool = unit_rows(random_points(7, n=400, d=16)), unit_rows(random_points(8, n=3, d=16))
+    expected = coverage(points, pool, n_samples=150, power=4)
+    ways = {
+        "products only": {"_DENSE": 1e-9},
+        "pairs only": {"_DENSE": 1.0},
+        "no lists": {"_DENSE": 1.0, "_LEAST_MEMORY": 0},
+        "small tiles": {"_COLUMNS": 7, "_TOGETHER": 20, "_AHEAD": 3, "_MOST_NEARER": 50, "_MOST_EXACT": 2, "_FEW": 1},
+    }
+    wrong = []
+    for name, settings in ways.items():
+        with monkeypatch.context() as patch:
+            for key, value in settings.items():
+                patch.setattr(gains_module, key, value)
+            found = coverage(points, pool, n_samples=150, power=4)
+        if found.indices.tolist() != expected.indices.tolist() or found.gains.tolist() != expected.gains.tolist():
+            wrong.append(name)
+    assert wrong == []
+
+
+def test_more_threads_make_the_same_bytes(monkeypatch):
+    points, none = random_points(9, n=2500, d=8), random_points(9, n=0, d=8)
+    expected = coverage(points, none, n_samples=40, power=3)
+    monkeypatch.setattr("datapool.selection.coverage.how_many_threads", lambda device, work: 3)
+    found = coverage(points, none, n_samples=40, power=3)
+
+    assert found.indices.tobytes() == expected.indices.tobytes()
+    assert found.gains.tobytes() == expected.gains.tobytes()
+
+
+def test_large_and_small_values_and_a_far_origin_change_nothing():
+    points = np.round(random_points(10, n=100, d=4) * 8)  # distances stay exact when they are moved
+    expected = coverage(points, points[:2], n_samples=50, power=4).indices.tolist()
+
+    for moved in (points * np.float32(2.0**60), points * np.float32(2.0**-40), points + np.float32(2**12)):
+        assert coverage(moved, moved[:2], n_samples=50, power=4).indices.tolist() == expected
+
+
+def test_equal_images_are_picked_last_and_in_their_order():
+    found = coverage(line(*[5] * 50, *[8] * 50, 20), line(0), n_samples=101, power=2)
+
+    assert found.indices[:3].tolist() == [50, 0, 100]  # 3,200 + 1,250 - 450, then 450, then 144
+    assert found.indices[3:].tolist() == [*range(1, 50), *range(51, 100)]
+    assert set(found.gains[3:]) == {0.0}
+
+
+def test_min_gain_ends_the_selection():
+    # The gains are 10,000, 100, and 1.
+    candidates, pool = line(100, -10, 1), line(0)
+
+    assert coverage(candidates, pool, n_samples=3, power=2, min_gain=0.01).indices.tolist() == [0, 1]
+    assert coverage(candidates, pool, n_samples=3, power=2, min_gain=0.0100001).indices.tolist() == [0]
+    assert coverage(candidates, pool, n_samples=3, power=np.inf, min_gain=0.1).indices.tolist() == [0, 1]
+    assert coverage(candidates, pool, n_samples=3, power=np.inf, min_gain=0.1).left == 1.0
+
+
+def test_power_inf_is_k_center():
+    points, pool = random_points(11), random_points(12, n=2)
+    found = coverage(points, pool, n_samples=20, power=np.inf)
+    expected = k_center(points, pool, n_samples=20, min_distance=-1.0)
+
+    assert found.indices.tolist() == expected.indices.tolist()
+    assert found.gains.tolist() == expected.distances.tolist()
+    assert found.left == expected.covering_radius
+
+
+def test_nothing_to_pick():
+    nothing, points = random_points(0, n=0), random_points(0)
+
+    assert coverage(nothing, points, n_samples=5, power=2).indices.tolist() == []
+    assert coverage(nothing, points, n_samples=5, power=2).left == 0.0
+    assert coverage(points, nothing, n_samples=0, power=2).left == math.inf
+    assert coverage(points, nothing, n_samples=9, power=2, exclude=lambda row: range(60)).indices.shape == (1,)
+
+
+def test_wrong_arguments_are_refused():
+    points = random_points(0)
+
+    with pytest.raises(ValueError, match=r"power is 0\.5"):
+        coverage(points, points, n_samples=1, power=0.5)
+    with pytest.raises(ValueError, match="candidates have 3 dimensions, the pool has 2"):
+        coverage(points, points[:, :2], n_samples=1, power=2)
+    with pytest.raises(ValueError, match="candidates: row 1 is not finite"):
+        coverage(line(0, np.nan), line(0), n_samples=1, power=2)
+
+
+@pytest.mark.slow  # imports torch
+def test_a_device_computes_the_same_products():
+    rows, others = random_points(13, n=90, d=5), random_points(14, n=7, d=5)
+    mean, limits = rows.mean(axis=0).astype(np.float64), np.full(90, 0.1)
+    here = Products(rows, mean, 0.125)
+    there = TorchProducts(rows, mean, 0.125, device="cpu")
+    near = here.nearer(others, limits, np.zeros(7))
+    sums = [each.sums(others, np.full(7, 0.001), np.full(7, 0.02), np.ones(7), 4) for each in (here, there)]
+
+    assert there.nearer(others, limits, np.zeros(7)).rows.tolist() == near.rows.tolist()
+    assert there.nearer(others, limits, np.zeros(7)).others.tolist() == near.others.tolist()
+    assert 0 < len(near.rows) < 90 * 7
+    assert np.allclose(*sums, rtol=1e-12)
+
+
+def test_many_candidates_are_evaluated_on_a_sample_that_the_seed_draws():
+    n = MOST_POINTS + 5
+    sample = evaluation_points(n, seed=1)
+
+    assert len(np.unique(sample)) == MOST_POINTS
+    assert (np.diff(sample) > 0).all()
+    assert sample.tolist() == evaluation_points(n, seed=1).tolist() != evaluation_points(n, seed=2).tolist()
+    assert evaluation_points(MOST_POINTS, seed=1).tolist() == list(range(MOST_POINTS))
