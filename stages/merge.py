@@ -43,6 +43,7 @@ def merge() -> None:
         n_kept=metrics.kept or 0,
         seen=outputs.seen,
         pictures=pictures if params.datapool.thumbnails else None,
+        columns=read_table(outputs.columns, as_stored=True),
         provenance=Provenance(
             embedding_space=space,
             covering_radius=metrics.covering_radius,

@@ -1,10 +1,11 @@
 """Order the candidates, usually further than the stopping condition needs."""
 
 from datapool.core.base import read_base
+from datapool.core.columns import batch_columns, with_columns, with_pool_columns
 from datapool.core.errors import counted
 from datapool.core.outputs import Outputs
 from datapool.core.params import load_params
-from datapool.core.tables import read_rows, write_arrays, write_csv, write_table
+from datapool.core.tables import read_rows, read_table, write_arrays, write_csv, write_table
 from datapool.selection import ranking
 from datapool.selection.offer import make_offer, rank_offer
 from datapool.terminal import progress, run, say
@@ -18,6 +19,9 @@ def rank() -> None:
     params = load_params()
     outputs = Outputs(params.output_dir)
     candidates, base = read_rows(outputs.embeddings), read_base(outputs.base)
+    columns = batch_columns(candidates.table, read_table(outputs.images), read_table(outputs.quality), params)
+    candidates = with_columns(candidates, columns.table, params)
+    base = base._replace(rows=with_pool_columns(base, params))
     offer = make_offer(candidates, base, params, min_distance=None)
     config = ranking.RankingConfig.from_params(params, offer.candidates.table.filename)
     with progress("ranking") as report:
@@ -30,17 +34,21 @@ def rank() -> None:
             min_distance=params.ranking.min_distance,
             progress=report,
         )
+    write_table(outputs.columns, columns.table)
     write_table(outputs.ranking, ranked.table)
     ranking.write_trace(outputs.trace, ranked.trace)
     write_table(outputs.excluded, ranked.excluded)
     write_csv(outputs.selection_curve, ranking.distance_curve(ranked.table))
     write_arrays(outputs.evaluation_sample, evaluation_sample._asdict())
-    n_protected, n_seen = ((ranked.excluded.kind == kind).sum() for kind in ("protected", "seen"))
+    n_protected, n_seen, n_where = ((ranked.excluded.kind == kind).sum() for kind in ("protected", "seen", "where"))
+    if columns.note:
+        say(columns.note)
     excluded = f"; protected images exclude {n_protected}" if params.rules.protected else ""
     seen = f"; offered before and not taken, so not offered again: {n_seen}" if n_seen else ""
+    where = f"; outside of rules.where: {n_where}" if params.rules.where else ""
     n_pool = len(base.rows.table)
     pool = f" against {counted(n_pool, 'image')} of the pool" if n_pool else "; the pool is empty so far"
-    say(f"ranked {len(ranked.table)} of {counted(len(candidates.table), 'candidate')}{pool}{excluded}{seen}")
+    say(f"ranked {len(ranked.table)} of {counted(len(candidates.table), 'candidate')}{pool}{excluded}{seen}{where}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from datapool.core.base import read_base
+from datapool.core.columns import with_columns, with_pool_columns
 from datapool.core.levels import describe_in_use, resolve
 from datapool.core.lineage import Parameters, read_embedding_space
 from datapool.core.metrics import write_metrics
@@ -25,7 +26,9 @@ def sample() -> None:
     space = read_embedding_space(outputs.space)
     params = resolve(params, space)
     stop = params.stopping_condition
-    base, candidates = read_base(outputs.base), read_rows(outputs.embeddings)
+    base = read_base(outputs.base)
+    base = base._replace(rows=with_pool_columns(base, params))
+    candidates = with_columns(read_rows(outputs.embeddings), read_table(outputs.columns, as_stored=True), params)
     images = mark_excluded(read_table(outputs.images), base.excluded)
     standing = base.standing if base.standing and base.standing.applies(Parameters.of(params)) else None
     offer = make_offer(candidates, base, params, min_distance=stop.threshold)

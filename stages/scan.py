@@ -7,6 +7,7 @@ import numpy as np
 
 from datapool.core.atomic import SCRATCH
 from datapool.core.base import empty_base_table
+from datapool.core.columns import require_columns
 from datapool.core.errors import DatapoolError, counted
 from datapool.core.lineage import read_embedding_space
 from datapool.core.outputs import Outputs
@@ -25,6 +26,7 @@ from datapool.terminal import progress, run, say
 def scan() -> None:
     """Find the images below input_dir, hash them, try to decode each, and mark damaged images and exact copies."""
     params = load_params(files_exist=True)
+    require_columns(params)
     outputs, listed = Outputs(params.output_dir), params.relevant_filenames_file
     side = params.lightly.collate.input_size
     squares = scanned_squares(side)

@@ -34,14 +34,18 @@ LINEAGE = Path("datapools.json")
 LATEST, CHECKPOINT, SAMPLES, HISTORY = "datapool_latest.csv", "checkpoint_latest.ckpt", "samples.csv", "history"
 """The files of a pool and its folder of earlier versions, below the pool's own folder."""
 
-SEEN_FOLDER, THUMBNAILS_FOLDER = "seen", "thumbnails"
+SEEN_FOLDER, THUMBNAILS_FOLDER, COLUMNS_FOLDER = "seen", "thumbnails", "columns"
 """The folders with one file per version, below the pool's own folder: what its batch offered and what was not taken; small
-pictures of what it added."""
+pictures of what it added; the columns of what it added."""
 
 HASH_KEYS = {LATEST: "datapool_sha256", SAMPLES: "samples_sha256", CHECKPOINT: "checkpoint_sha256"}
 """The attribute of a version that holds the sha256 of each file; None for a checkpoint that the pool does not have."""
 
-VERSION_FOLDERS = {SEEN_FOLDER: "seen_sha256", THUMBNAILS_FOLDER: "thumbnails_sha256"}
+VERSION_FOLDERS = {
+    SEEN_FOLDER: "seen_sha256",
+    THUMBNAILS_FOLDER: "thumbnails_sha256",
+    COLUMNS_FOLDER: "columns_sha256",
+}
 """The attribute of a version that holds the sha256 of its own file in each of these folders; None for one without."""
 
 
@@ -176,6 +180,7 @@ class Parameters(_JsonObject):
     sequence_gap: int | None = None
     protected_distance: _Number | None = None
     seed: int | None = None
+    where: str | None = None
 
     @classmethod
     def of(cls, params: Params) -> Self:
@@ -193,19 +198,26 @@ class Parameters(_JsonObject):
             sequence_gap=params.rules.sequence_gap,
             protected_distance=params.rules.protected_distance if params.rules.protected else None,
             seed=params.seed,
+            **{key: value for key, value in {"where": params.rules.where}.items() if value is not None},
         )
 
     def differ_from(self, recorded: "Parameters | None") -> bool:
-        """Return whether a parameter that a version records has another value here."""
+        """Return whether a parameter that a version records has another value here.
+
+        Early releases recorded fewer of them; those of ``IF_SET`` were null where they are absent.
+        """
         return recorded is not None and any(
             getattr(self, key) != getattr(recorded, key)
-            for key in type(self).model_fields
-            if key in recorded._keys and key != "min_distance_level"
+            for key in {*recorded._keys, *IF_SET} & {*type(self).model_fields} - {"min_distance_level"}
         )
 
     def has_rules(self) -> bool:
         """Return whether a rule limited what could be picked."""
-        return any(rule is not None for rule in (self.balance, self.sequence_gap, self.protected_distance))
+        return any(rule is not None for rule in (self.balance, self.sequence_gap, self.protected_distance, self.where))
+
+
+IF_SET = ("where",)
+"""The parameters that are recorded only where they are not null."""
 
 
 class Offered(_JsonObject):
@@ -311,6 +323,8 @@ class Version(Provenance):
     """Of its file in ``seen/``; None for a version that has none: of an early release, or imported."""
     thumbnails_sha256: _Sha256 | None = None
     """Of its file in ``thumbnails/``; None for a version that has none. ``datapool thumbnails`` may add it later."""
+    columns_sha256: _Sha256 | None = None
+    """Of its file in ``columns/``; None for a version that has none, because no setting asked for columns."""
 
     @property
     def batch_digest(self) -> str:

@@ -20,7 +20,8 @@ class Metrics(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
     images: int
-    """Images in the batch: the sum of the next fourteen fields without ``candidates`` and ``offered_again``."""
+    """Images in the batch: the sum of the next fields up to ``not_considered``, without ``candidates`` and
+    ``offered_again``."""
     corrupt: int
     """Files that cannot be decoded."""
     duplicates: int
@@ -32,7 +33,7 @@ class Metrics(BaseModel):
     seen_before: int
     """Images that an earlier batch offered and that were not taken, which are not offered again."""
     candidates: int
-    """Images among which to choose: all but those five."""
+    """Images among which to choose: all but those five and those of ``outside_where``."""
     offered_again: int
     """Candidates that an earlier batch offered too and that were not taken."""
     picked: int
@@ -45,6 +46,8 @@ class Metrics(BaseModel):
     """Candidates that ``rules.sequence_gap`` excludes."""
     near_protected: int
     """Candidates that protected images exclude."""
+    outside_where: int = 0
+    """Images that do not fulfill ``rules.where``, which are not offered."""
     beyond_limit: int
     """Candidates left when ``n_samples`` was reached."""
     not_considered: int

@@ -37,6 +37,8 @@ class Outputs:
         self.protected = folder / "protected.parquet"
         """The protected images with their embeddings."""
         # rank
+        self.columns = folder / "columns.parquet"
+        """What is known of each candidate besides its embedding, where a setting asks for it."""
         self.ranking = folder / "ranking.parquet"
         """The candidates in order, best first."""
         self.trace = folder / "trace.parquet"

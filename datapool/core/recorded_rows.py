@@ -18,7 +18,7 @@ from datapool import __version__
 from datapool.core import atomic
 from datapool.core.embeddings_csv import parse_csv_file
 from datapool.core.errors import DatapoolError
-from datapool.core.lineage import HASH_KEYS, LATEST, SAMPLES, SEEN_FOLDER, Version, version_file
+from datapool.core.lineage import COLUMNS_FOLDER, HASH_KEYS, LATEST, SAMPLES, SEEN_FOLDER, Version, version_file
 from datapool.core.row_cache import RowCache
 from datapool.core.tables import EmbeddedTable, complete_rows, parse_csv_table, read_table, row_ends
 
@@ -231,15 +231,45 @@ def read_recorded_seen(folder: Path, versions: Sequence[Version], reconsidered: 
 
 def _read_seen(folder: Path, version: Version) -> pd.DataFrame:
     path = folder / version_file(SEEN_FOLDER, version.version)
+    _require_recorded(path, version, version.seen_sha256)
+    return read_table(path)
+
+
+def _require_recorded(path: Path, version: Version, recorded: str | None) -> None:
+    """Refuse a file of a version that has not the recorded sha256."""
     try:
         digest = atomic.sha256(path)
     except OSError as error:
         raise _refusal(path, version, _what(path, error)) from error
-    if digest != version.seen_sha256:
+    if digest != recorded:
         raise _refusal(path, version, "is not the recorded file")
-    return read_table(path)
 
 
 def no_seen() -> pd.DataFrame:
     """Return what was offered and not taken by a pool whose versions have recorded nothing of the kind."""
     return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in SEEN.items()})
+
+
+# --- columns -----------------------------------------------------------------------------------------------------------
+
+
+def read_recorded_columns(folder: Path, versions: Sequence[Version], names: Collection[str]) -> pd.DataFrame:
+    """Read some columns of the images of a pool: filename and these, missing where a version does not record them.
+
+    Args:
+        folder: Of the pool.
+        versions: The records.
+        names: The columns.
+
+    Raises:
+        DatapoolError: If a file is missing or not the recorded one.
+    """
+    parts = []
+    for version in versions:
+        if version.columns_sha256:
+            path = folder / version_file(COLUMNS_FOLDER, version.version)
+            _require_recorded(path, version, version.columns_sha256)
+            table = read_table(path, as_stored=True)
+            parts.append(table[["filename", *(name for name in names if name in table)]])
+    found = pd.concat([pd.DataFrame({"filename": pd.Series(dtype="str")}), *parts], ignore_index=True)
+    return found.reindex(columns=["filename", *names])

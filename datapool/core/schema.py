@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from datapool.core.errors import short_repr
+from datapool.core.expression import ExpressionError, parse
 
 _NAME_LENGTH = 100  # characters of a folder's name: file systems allow 255, and we append endings
 _RESERVED = frozenset(
@@ -64,6 +65,14 @@ def _balance(value: object) -> object:
     raise ValueError(
         "a whole number of at least 1, a number for each label such as {cat: 50, dog: 100}, or null for no limit"
     )
+
+
+def _where(value: str) -> str:
+    try:
+        parse(value)
+    except ExpressionError as error:
+        raise ValueError(f"a condition such as 'sharpness > 0.5 and camera == \"front\"', but {error}") from error
+    return value
 
 
 def _workers(value: object) -> object:
@@ -236,6 +245,7 @@ class Rules(Section):
 
     balance: Annotated[int | dict[str, int] | None, BeforeValidator(_balance)]
     sequence_gap: Count | None
+    where: Annotated[str, AfterValidator(_where)] | None
     protected: PathText | None
     protected_distance: Positive
     exclude: PathText | None
@@ -357,6 +367,7 @@ class Params(Section):
     output_dir: Folder
     relevant_filenames_file: PathText | None
     filename_prefix: Annotated[str, AfterValidator(_prefix)]
+    metadata: PathText | None
     enable_corruptness_check: bool
     corrupt: Literal["strict", "tolerant"]
     remove_exact_duplicates: bool

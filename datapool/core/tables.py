@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -50,14 +51,25 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
     _write(path, _arrow(table))
 
 
-def read_table(path: Path) -> pd.DataFrame:
+def table_bytes(table: pd.DataFrame) -> bytes:
+    """Return the content of the file that ``write_table`` would write."""
+    file = BytesIO()
+    pq.write_table(_arrow(table).replace_schema_metadata(None), file, compression="zstd")
+    return file.getvalue()
+
+
+def read_table(path: Path, *, as_stored: bool = False) -> pd.DataFrame:
     """Read what ``write_table`` wrote.
+
+    Args:
+        path: The file.
+        as_stored: Columns called width and height are of any type; otherwise they are whole numbers or missing.
 
     Raises:
         DatapoolError: If the file is damaged.
     """
     with _naming(path):
-        return _frame(_read(path))
+        return _read(path).to_pandas() if as_stored else _frame(_read(path))
 
 
 def write_rows(path: Path, *parts: EmbeddedTable) -> None:

@@ -46,7 +46,7 @@ class Batch(NamedTuple):
     skipped: Skipped
     """The files below ``input_dir`` that are not in the table."""
     quality: pd.DataFrame
-    """What the pixels of the images show, as ``quality_table`` returns it."""
+    """What the pixels and the headers of the images show, as ``quality_table`` returns it."""
 
 
 def scan(
@@ -80,7 +80,7 @@ def scan(
         gif: Count GIF files as images.
         progress: Called after each image.
         keep_thumbnail: Called with the small picture of each healthy image that has one; see ``decode.inspect``. Without
-            it, no image is measured.
+            it, no image is measured, and no EXIF is read.
         squares: Which squares are made, if there is ``keep_square``.
         keep_square: Called with each of them; only with ``keep_thumbnail``.
 
@@ -102,6 +102,7 @@ def scan(
         gif=gif,
         with_thumbnail=keep_thumbnail is not None,
         squares=squares,
+        with_exif=keep_thumbnail is not None,
     )
 
     def without_pictures(found: Inspection) -> Inspection:
@@ -125,7 +126,7 @@ def scan(
     images = _table(paths, inspections, filename_prefix)
     if remove_duplicates:
         _mark_duplicates(images)
-    quality = quality_table(images, [inspection.figures for inspection in inspections])
+    quality = quality_table(images, inspections)
     return Batch(images, found.skipped._replace(not_relevant=len(found.paths) - len(paths)), quality)
 
 

@@ -19,6 +19,7 @@ from datapool.core.errors import DatapoolError
 from datapool.images.chatter import caught_chatter
 from datapool.images.contents import content_of
 from datapool.images.damage import decode_intact_jpeg, find_damage, jpeg_scale
+from datapool.images.exif import Exif, read_exif
 from datapool.images.figures import FEW_PIXELS, Figures, measure
 from datapool.images.formats import ON_DEMAND, formats
 from datapool.images.perceptual_hash import UNKNOWN, perceptual_hash
@@ -95,6 +96,8 @@ class Inspection(NamedTuple):
     """Size of the file; 0 if it cannot be read at all."""
     square: bytes = b""
     """The image as a model takes it: see ``squares.square_of``; empty if it was not asked for, and see ``inspect``."""
+    exif: Exif | None = None
+    """When, where and with what it was taken; None if that was not asked for."""
 
 
 class ImageFile(NamedTuple):
@@ -131,6 +134,7 @@ def inspect(
     memory: int | None = None,
     with_thumbnail: bool = False,
     squares: WantedSquares | None = None,
+    with_exif: bool = False,
 ) -> Inspection:
     """Hash a file and, with a ``check``, try to read all of its pixels. Those of more than 8 bits are read in any case.
 
@@ -147,6 +151,7 @@ def inspect(
             that is as small itself is measured and not returned.
         squares: Make the square of the image as well, if it is wanted: the bytes that a model of this size would make of
             ``read_rgb``. Only with a small picture, and not of a JPEG that the model needs at another size.
+        with_exif: Read when, where and with what the picture was taken, whatever the ``check``.
 
     Raises:
         NeedsMemoryError: If more is needed than ``memory``. Nothing of that size was done.
@@ -156,25 +161,27 @@ def inspect(
         data = _bytes_of(path, limits)
     except OSError as error:
         return not_inspected(f"cannot be read ({error.strerror})")
-    content_hash, limits = hashlib.sha256(data).hexdigest(), limits._replace(taken=len(data))
+    limits = limits._replace(taken=len(data))
+    found = Inspection(hashlib.sha256(data).hexdigest(), None, None, None, "", n_bytes=len(data))
+    if with_exif:
+        found = found._replace(exif=read_exif(data))
     if check == "none":
-        return Inspection(content_hash, None, None, None, "", _spread_of(data, limits), n_bytes=len(data))
+        return found._replace(spread=_spread_of(data, limits))
     try:
-        side = squares.side if squares and squares.wants(content_hash) else 0
+        side = squares.side if squares and squares.wants(found.content_hash) else 0
         seen = _look(data, limits, gif=gif, is_strict=check == "strict", with_thumbnail=with_thumbnail, side=side)
     except _DamagedError as error:
-        return Inspection(content_hash, None, None, None, str(error), n_bytes=len(data))
-    return Inspection(
-        content_hash,
-        *seen.size,
-        seen.mode,
-        "",
-        seen.spread,
-        seen.thumbnail,
-        seen.figures,
-        seen.perceptual_hash,
-        len(data),
-        seen.square,
+        return found._replace(damage=str(error))
+    (width, height), mode = seen.size, seen.mode
+    return found._replace(
+        width=width,
+        height=height,
+        mode=mode,
+        spread=seen.spread,
+        thumbnail=seen.thumbnail,
+        figures=seen.figures,
+        perceptual_hash=seen.perceptual_hash,
+        square=seen.square,
     )
 
 

@@ -8,11 +8,23 @@ import numpy as np
 import pandas as pd
 
 from datapool.core.schema import Quality
+from datapool.images.decode import Inspection
+from datapool.images.exif import Exif
 from datapool.images.figures import Figures
 
 _FEW = 20  # images up to which none of them says what is usual
 _ODD_SHARE = 0.05  # a size that a larger share of the images has is not odd
 _LEAST_SPREAD = 0.1  # of the median size: sizes that differ by less are the same
+
+
+_HEADERS = {
+    "taken": "datetime64[us]",
+    "camera_make": "str",
+    "camera_model": "str",
+    "latitude": "float64",
+    "longitude": "float64",
+}
+"""The fields of ``Exif`` as columns, with their types."""
 
 
 class Findings(NamedTuple):
@@ -26,21 +38,22 @@ class Findings(NamedTuple):
     ``images`` lacks them."""
 
 
-def quality_table(images: pd.DataFrame, figures: Sequence[Figures | None]) -> pd.DataFrame:
-    """Return what is known of the pixels of a batch.
+def quality_table(images: pd.DataFrame, inspections: Sequence[Inspection]) -> pd.DataFrame:
+    """Return what is known of the pixels of a batch, and what the headers of its files say.
 
     Args:
         images: The batch, as ``batch.scan`` returns it.
-        figures: Those of each row; None if it was not measured.
+        inspections: Those of each row.
 
     Returns:
         One row per image that is not damaged, in the order of ``images``: filename, content_hash, and as float64, NaN if
         it was not measured, the columns of ``Figures``, aspect_ratio (shorter by longer side) and size (square root of the
-        number of pixels).
+        number of pixels). Then the fields of ``Exif``, missing (or "") where the file has none.
     """
-    measured = np.array([found or [np.nan] * len(Figures._fields) for found in figures], dtype=np.float64)
-    measured = measured.reshape(-1, len(Figures._fields))
+    figures = [found.figures or [np.nan] * len(Figures._fields) for found in inspections]
+    measured = np.array(figures, dtype=np.float64).reshape(-1, len(Figures._fields))
     sides = images[["width", "height"]].to_numpy(dtype=np.float64, na_value=np.nan)
+    headers = pd.DataFrame([found.exif or Exif() for found in inspections], columns=list(Exif._fields), dtype="object")
     table = pd.DataFrame(
         {
             "filename": images.filename,
@@ -48,6 +61,7 @@ def quality_table(images: pd.DataFrame, figures: Sequence[Figures | None]) -> pd
             **{name: measured[:, column] for column, name in enumerate(Figures._fields)},
             "aspect_ratio": sides.min(axis=1) / sides.max(axis=1),
             "size": np.sqrt(sides.prod(axis=1)),
+            **headers.astype(_HEADERS),
         }
     )
     return table[images.status != "corrupt"].reset_index(drop=True)

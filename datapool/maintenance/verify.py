@@ -21,6 +21,7 @@ from datapool.core.base import IMPORTED, MIGRATED
 from datapool.core.embeddings_csv import parse_csv
 from datapool.core.errors import DatapoolError, counted
 from datapool.core.lineage import (
+    COLUMNS_FOLDER,
     LATEST,
     SAMPLES,
     THUMBNAILS_FOLDER,
@@ -44,6 +45,7 @@ from datapool.maintenance.certificate import check_candidates, check_certificate
 from datapool.maintenance.check import Check, check_of
 from datapool.maintenance.memory import Memory, key_of
 from datapool.pool.agreement import known_pools, read_record
+from datapool.pool.columns import read_columns
 from datapool.pool.files import history_file
 from datapool.pool.store import RECORD, DamagedRecordError, Record, Store
 from datapool.pool.transaction import Transaction
@@ -154,6 +156,8 @@ def _checks(
         return
     if any(version.thumbnails_sha256 for version in versions):
         yield _check_pictures(folder, versions, rows.table)
+    if any(version.columns_sha256 for version in versions):
+        yield _check_columns(store, versions, rows.table)
     for number, version in enumerate(versions):
         has_lost_images = version.is_before_a_removal(entry.removed)
         bytes_of_rows = [prefixes[file][number].sha256 for file in (LATEST, SAMPLES)]
@@ -371,6 +375,24 @@ def _check_pictures(folder: Path, versions: Sequence[Version], table: pd.DataFra
         if there != [content for content in added if content in held]:
             problems.append(f"{path} does not have the pictures of images of version {version.version} in their order")
     return check_of("pictures", problems, f"{n} of {counted(len(table), 'image')} have a picture")
+
+
+def _check_columns(store: Store, versions: Sequence[Version], table: pd.DataFrame) -> Check:
+    """Check that each version's file of columns has a row for each image that it added, in their order."""
+    n, problems = 0, []
+    for version in versions:
+        try:
+            columns = read_columns(store, version)
+        except DatapoolError as error:
+            problems.append(str(error))
+            continue
+        if columns is not None:
+            n += len(columns)
+            if columns.filename.tolist() != table.filename[table.version == version.version].tolist():
+                problems.append(
+                    f"{version_file(COLUMNS_FOLDER, version.version)} does not have the images of its version"
+                )
+    return check_of("columns", problems, f"those of {n} of {counted(len(table), 'image')} are recorded")
 
 
 def _version_problems(table: pd.DataFrame, versions: Sequence[Version], removed: Sequence[Removal]) -> Iterator[str]:

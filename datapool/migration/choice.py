@@ -63,7 +63,7 @@ def choose(
         ours: Our pool, as the base of the next batch.
         other: The other pool.
         theirs: What it holds.
-        params: ``stopping_condition.min_distance``, the rules except ``balance``, and how distances are taken decide.
+        params: ``stopping_condition.min_distance``, the rules that ask for no column, and how distances are taken decide.
         is_excluded: Shape (n,), boolean: which rows of the other pool exclude.txt excludes.
         protected: The protected images.
         prefix: Put before the other pool's filenames.
@@ -122,7 +122,7 @@ def _config(params: Params) -> RankingConfig:
         seed=params.seed,
         n_clusters=params.ranking.n_clusters,
         scores=None,
-        rules=params.rules.model_copy(update={"balance": None}),
+        rules=params.rules.model_copy(update={"balance": None, "where": None}),
     )
 
 

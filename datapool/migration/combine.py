@@ -20,6 +20,7 @@ from datapool.core.errors import CheckoutError, DatapoolError, counted
 from datapool.core.levels import resolve
 from datapool.core.lineage import (
     CHECKPOINT,
+    IF_SET,
     LINEAGE,
     Combined,
     EmbeddingSpace,
@@ -40,6 +41,7 @@ from datapool.migration.choice import Choice, Theirs, choose
 from datapool.migration.source import OtherPool
 from datapool.pool import files as pool_files
 from datapool.pool.agreement import backing_up_before_checkout, require_agreement, require_files, require_sizes
+from datapool.pool.columns import read_columns
 from datapool.pool.exclusion import Exclusions, PoolRows, are_listed, excluded_contents, read_exclusions
 from datapool.pool.labels import label_ids, labels_of
 from datapool.pool.lock import locked
@@ -96,8 +98,8 @@ def combine(
     chosen before anything is written; then each version is written in a transaction of its own. If that is stopped, the
     pool has the first of them, and the same call again adds the others.
 
-    Of ``params`` these decide: ``stopping_condition.min_distance``, the rules except ``balance``, and how distances are
-    taken. ``n_samples`` and ``balance`` limit what is picked from a batch, and did so when its images were picked.
+    Of ``params`` these decide: ``stopping_condition.min_distance``, the rules that ask for no column, and how distances
+    are taken. ``n_samples`` and ``balance`` limit what is picked from a batch, and did so when its images were picked.
 
     Args:
         other: The other pool; it is only read.
@@ -143,6 +145,7 @@ def combine(
                     provenance=provenance,
                     seen=seen,
                     pictures=_pictures(other, choice.version) if params.datapool.thumbnails else None,
+                    columns=read_columns(_store_of(other), choice.version, prefix=prefix),
                 )
             notes.extend(merged.notes)
             number = merged.version
@@ -155,7 +158,11 @@ def _pictures(other: OtherPool, version: Version) -> Pictures | None:
     """Return what finds the pictures that the other pool keeps of a version; None if it keeps none."""
     if version.thumbnails_sha256 is None:
         return None
-    return kept_first(Store(other.folder.parent, other.folder.name, LINEAGE), [version], lambda _: {})
+    return kept_first(_store_of(other), [version], lambda _: {})
+
+
+def _store_of(other: OtherPool) -> Store:
+    return Store(other.folder.parent, other.folder.name, LINEAGE)
 
 
 def _result(choice: Choice, number: int | None) -> CombinedVersion:
@@ -325,6 +332,7 @@ def _provenance(choice: Choice, other: OtherPool, space: EmbeddingSpace, params:
         "active_learning_score_column_name": None,
         "balance": None,
     }
+    parameters = {key: value for key, value in parameters.items() if key not in IF_SET}
     combined = {
         "source": other.source,
         **({"commit": other.commit} if other.commit else {}),

@@ -42,6 +42,7 @@ from datapool.migration.comparison import SpaceComparison, equivalent_distance
 from datapool.migration.reembed import Bar, Found, NewModel, compare, embed_again, settings_for, with_distances
 from datapool.pool import files as pool_files
 from datapool.pool.agreement import backing_up_before_checkout, require_agreement, require_files
+from datapool.pool.columns import read_columns
 from datapool.pool.image_files import find_image_files, require_image_files
 from datapool.pool.lock import locked
 from datapool.pool.merge import merge
@@ -349,6 +350,7 @@ def _write(
             keep_history=params.datapool.keep_history,
             provenance=_provenance(migration, name, version, params),
             pictures=kept_first(store, [version], pictures) if params.datapool.thumbnails else None,
+            columns=read_columns(store, version),
         )
         yield from merged.notes
 

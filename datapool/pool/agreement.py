@@ -117,7 +117,7 @@ def backing_up_before_checkout(pools: Path, lineage_file: Path) -> Iterator[list
 
 def files_of_versions(folder: Path) -> list[str]:
     """List the files that versions of a pool may have, by their paths below the pool's folder: the latest ones, whether they
-    are there or not, and those of ``history/``, ``seen/`` and ``thumbnails/`` that are there.
+    are there or not, and those of ``history/`` and of ``VERSION_FOLDERS`` that are there.
     """
     return [*HASH_KEYS, *history_files(folder), *present_version_files(folder)]
 

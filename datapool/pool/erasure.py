@@ -12,12 +12,20 @@ import pandas as pd
 
 from datapool.core import atomic
 from datapool.core.errors import counted
-from datapool.core.lineage import SAMPLES, THUMBNAILS_FOLDER, LineageEntry, recorded_files, version_files
+from datapool.core.lineage import (
+    COLUMNS_FOLDER,
+    SAMPLES,
+    THUMBNAILS_FOLDER,
+    LineageEntry,
+    recorded_files,
+    version_files,
+)
 from datapool.core.recorded_rows import drop_kept_rows
 from datapool.core.row_cache import RowCache
 from datapool.core.tables import csv_text
 from datapool.images.thumbnails import remove_pictures
 from datapool.pool import files as pool_files
+from datapool.pool.columns import remove_rows
 from datapool.pool.files import history_file
 from datapool.pool.lock import locked
 from datapool.pool.removal import clear_caches, read_pools
@@ -118,6 +126,8 @@ def erase_from_scratch(contents: Iterable[str], names: Iterable[str]) -> list[st
     shutil.rmtree(atomic.SCRATCH / "training", ignore_errors=True)
     for path in (atomic.SCRATCH / "backup").glob(f"{THUMBNAILS_FOLDER}-*.parquet"):
         remove_pictures(path, hashes)
+    for path in (atomic.SCRATCH / "backup").glob(f"{COLUMNS_FOLDER}-*.parquet"):
+        remove_rows(path, listed)
     deleted = []
     for path in sorted(path for path in atomic.SCRATCH.rglob("*") if path.is_file()):
         if path.suffix != ".parquet" and is_named_in(path.read_bytes(), names):

@@ -36,6 +36,7 @@ from datapool.core.tables import EmbeddedTable
 from datapool.images.batch import safe_name
 from datapool.pool import files as pool_files
 from datapool.pool.agreement import backing_up_before_checkout, require_agreement, require_files, require_sizes
+from datapool.pool.columns import write_columns
 from datapool.pool.labels import label_ids
 from datapool.pool.lock import locked
 from datapool.pool.open import is_replaced
@@ -70,6 +71,7 @@ def merge(
     n_kept: int = 0,
     seen: Path | None = None,
     pictures: Pictures | None = None,
+    columns: pd.DataFrame | None = None,
 ) -> Merged:
     """Make the pool that consists of ``base`` and ``picks``, and record it.
 
@@ -91,6 +93,8 @@ def merge(
             that is unknown.
         pictures: Where small pictures of the new samples come from, for ``thumbnails/``; None for a version without them.
             A picture that the replaced version has is kept.
+        columns: What is known of the images of the batch, a row per filename, for ``columns/``; None (or a table without
+            columns) for a version without it.
 
     Raises:
         DatapoolError: If another process is at work on the pools, the pool is no longer the one that the base was taken
@@ -108,6 +112,7 @@ def merge(
             checkpoint,
             seen,
             pictures,
+            columns,
             keep_history=keep_history,
             provenance=provenance,
             n_kept=n_kept,
@@ -133,6 +138,7 @@ def _merge(
     checkpoint: Path | None,
     seen: Path | None,
     pictures: Pictures | None,
+    columns: pd.DataFrame | None,
     *,
     keep_history: bool | int,
     provenance: Provenance,
@@ -165,6 +171,7 @@ def _merge(
             checkpoint,
             seen,
             kept_first(store, present[k:], pictures) if pictures else None,
+            columns,
             keep_history=keep_history,
             adds_version=adds_version,
         )
@@ -277,6 +284,7 @@ def _write_files(
     checkpoint: Path | None,
     seen: Path | None,
     pictures: Pictures | None,
+    columns: pd.DataFrame | None,
     *,
     keep_history: bool | int,
     adds_version: bool,
@@ -299,6 +307,8 @@ def _write_files(
     notes, number = history.notes, len(base.versions) + 1
     if seen and adds_version:
         sha256 |= write_seen(transaction, number, seen)
+    if adds_version:
+        sha256 |= write_columns(transaction, number, new.table.filename, columns)
     if pictures and adds_version:
         written = write_thumbnails(transaction, number, new.table.content_hash, pictures)
         sha256[version_file(THUMBNAILS_FOLDER, number)] = written.sha256

@@ -16,6 +16,7 @@ import pandas as pd
 from datapool.core import atomic
 from datapool.core.errors import counted
 from datapool.core.lineage import (
+    COLUMNS_FOLDER,
     LATEST,
     SAMPLES,
     THUMBNAILS_FOLDER,
@@ -36,6 +37,7 @@ from datapool.images.squares import scanned_squares
 from datapool.images.thumbnails import forget_perceptual_hashes, scanned_thumbnails
 from datapool.pool import files as pool_files
 from datapool.pool.agreement import require_agreement, require_files
+from datapool.pool.columns import write_columns_without
 from datapool.pool.exclusion import Excluded, Exclusions, PoolRows, are_listed, digest_of, excluded_contents
 from datapool.pool.files import history_file
 from datapool.pool.labels import labels_of
@@ -224,6 +226,10 @@ def _write_without(
     for number, digest in write_without(transaction, entry.versions, rows.table[~leaves], gone).items():
         files[version_file(THUMBNAILS_FOLDER, number)] = digest
         versions[number - 1]["thumbnails_sha256"] = digest
+    left = set(rows.table.filename[leaves])
+    for number, digest in write_columns_without(transaction, entry.versions, left).items():
+        files[version_file(COLUMNS_FOLDER, number)] = digest
+        versions[number - 1]["columns_sha256"] = digest
     return versions, files
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from datapool.core.base import read_base
+from datapool.core.columns import with_columns, with_pool_columns
 from datapool.core.errors import DatapoolError, short_repr
 from datapool.core.levels import resolve
 from datapool.core.lineage import Parameters, read_embedding_space
@@ -59,7 +60,9 @@ def what_if(min_distances: Sequence[float | str], *, progress: Progress) -> list
     outputs = Outputs(asked[0].output_dir)
     space = read_embedding_space(outputs.space)
     every = [resolve(params, space) for params in asked]
-    base, candidates = read_base(outputs.base), read_rows(outputs.embeddings)
+    base, columns = read_base(outputs.base), read_table(outputs.columns, as_stored=True)
+    base = base._replace(rows=with_pool_columns(base, every[0]))
+    candidates = with_columns(read_rows(outputs.embeddings), columns, every[0])
     images = mark_excluded(read_table(outputs.images), base.excluded)
     of_rank = Ranked(read_table(outputs.ranking), read_trace(outputs.trace), read_table(outputs.excluded))
     of_sample = EvaluationSample(**read_arrays(outputs.evaluation_sample))

@@ -338,6 +338,7 @@ def _outcomes(metrics: Metrics, params: Params) -> list[Outcome]:
             "near_protected",
             f"closer than {rules.protected_distance:g} to a protected image, or a copy of one",
         ),
+        ("outside of rules.where", "outside_where", f"they do not fulfill {rules.where}"),
         ("beyond n_samples", "beyond_limit", f"n_samples {stop.n_samples:g} was reached first"),
         ("excluded", "excluded", f"{rules.exclude} lists it"),
         ("not considered", "not_considered", "images have left the pool, and none is picked in their place"),

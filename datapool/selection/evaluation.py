@@ -176,6 +176,7 @@ def compute_metrics(
         over_balance=int(kinds.get("balance", 0)),
         in_sequence_gap=int(kinds.get("sequence_gap", 0)),
         near_protected=int(kinds.get("protected", 0)),
+        outside_where=int(kinds.get("where", 0)),
         not_considered=int(kinds.get("not considered", 0)),
         kept=sampled.n_kept,
         beyond_limit=int(kinds.get("beyond n_samples", 0)),

@@ -1,4 +1,4 @@
-"""Choose which candidates are offered for picking: not those that an earlier batch offered and that were not taken.
+"""Choose which candidates are offered for picking: those that ``rules.where`` allows, and that no earlier batch offered.
 
 An image that was covered by the pool then is covered today, because a pool only grows. So with a ``min_distance`` alone the
 picks are the same as if all candidates were offered.
@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from datapool.core.base import Base
+from datapool.core.columns import fulfills
 from datapool.core.lineage import Version
 from datapool.core.progress import Progress
 from datapool.core.recorded_rows import SEEN
@@ -29,7 +30,7 @@ class Offer(NamedTuple):
     candidates: EmbeddedTable
     """The candidates that are offered, sorted by filename."""
     not_offered: pd.DataFrame
-    """The other candidates, by filename, with the columns ``rules.EXCLUDED``: kind "seen"."""
+    """The other candidates, by filename, with the columns ``rules.EXCLUDED``: kind "seen" or "where"."""
     n_again: int
     """How many of those offered an earlier batch offered too."""
     is_recorded: np.ndarray
@@ -45,7 +46,8 @@ class RankedOffer(NamedTuple):
 
 
 def make_offer(candidates: EmbeddedTable, base: Base, params: Params, *, min_distance: float | None) -> Offer:
-    """Return the candidates without those that an earlier batch offered and that were not taken.
+    """Return the candidates without those that an earlier batch offered and that were not taken, and without those that do
+    not fulfill ``rules.where``.
 
     What a version records counts only if its distances were taken as they are now (``normalize_embeddings``,
     ``append_weak_labels``). With a smaller ``min_distance`` than that of the version, an image is offered again if it was at
@@ -53,7 +55,7 @@ def make_offer(candidates: EmbeddedTable, base: Base, params: Params, *, min_dis
     are offered. ``datapool.remember_rejected: false`` offers all.
 
     Args:
-        candidates: Sorted by filename.
+        candidates: Sorted by filename, with the columns that rules ask for (``columns.with_columns``).
         base: The pool before this batch.
         params: The settings of this run.
         min_distance: The threshold in use; None offers nothing again because of it.
@@ -63,14 +65,19 @@ def make_offer(candidates: EmbeddedTable, base: Base, params: Params, *, min_dis
     place = seen.index.get_indexer(pd.Index(table.content_hash))  # rows of ``seen``; -1: never offered
     distance = seen.distance.to_numpy()
     is_held = place >= 0
+    stands = np.zeros(len(table), dtype=bool)
     if base.standing is not None:
-        is_held &= ~table.content_hash.isin(base.standing.rows.table.content_hash).to_numpy()
+        stands = table.content_hash.isin(base.standing.rows.table.content_hash).to_numpy()
+    is_held &= ~stands
     if min_distance is not None and params.method == "coreset" and len(seen):
         now = max(min_distance, 0.0)  # without a threshold nothing is covered, as with 0
         then = seen.version.map({each.version: _threshold(each) for each in base.versions}).to_numpy(dtype=np.float64)
         is_held &= ~((now < then[place]) & (distance[place] >= now))
-    is_offered = ~is_held if params.datapool.remember_rejected else np.ones(len(table), dtype=bool)
-    rows = np.flatnonzero(~is_offered)
+    is_new = ~is_held if params.datapool.remember_rejected else np.ones(len(table), dtype=bool)
+    is_allowed = np.ones(len(table), dtype=bool)
+    if params.rules.where is not None:
+        is_allowed = fulfills(table, params.rules.where) | stands
+    rows = np.flatnonzero(~is_new)
     held = seen.iloc[place[rows]]
     reasons = [
         f"offered with version {version} and not taken ({fate}, at distance {far:.4g}): datapool.remember_rejected"
@@ -85,6 +92,13 @@ def make_offer(candidates: EmbeddedTable, base: Base, params: Params, *, min_dis
             "distance": held.distance.to_numpy(),
         }
     ).astype(EXCLUDED)
+    others = table.filename.to_numpy()[is_new & ~is_allowed]
+    if len(others):
+        reason = f"does not fulfill rules.where: {params.rules.where}"
+        where = {"filename": others, "kind": "where", "reason": reason, "nearest": "", "distance": np.nan}
+        not_offered = pd.concat([not_offered, pd.DataFrame(where).astype(EXCLUDED)])
+        not_offered = not_offered.sort_values("filename", ignore_index=True)
+    is_offered = is_new & is_allowed
     was_offered = table.content_hash.isin(base.seen.content_hash).to_numpy()
     return Offer(_take(candidates, is_offered), not_offered, int((was_offered & is_offered).sum()), is_held[is_offered])
 
@@ -118,7 +132,7 @@ def rank_offer(
 
 def is_ranking_of(ranked: Ranked, offer: Offer) -> bool:
     """Return whether what is offered is what was ranked. More may be: ``rank`` does not know the threshold."""
-    return int((ranked.excluded.kind == "seen").sum()) == len(offer.not_offered)
+    return int(ranked.excluded.kind.isin(["seen", "where"]).sum()) == len(offer.not_offered)
 
 
 def not_taken(removed: pd.DataFrame, offer: Offer) -> pd.DataFrame:

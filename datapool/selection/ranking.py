@@ -100,7 +100,7 @@ def has_trace(config: RankingConfig) -> bool:
 
 def has_rules(rules: Rules) -> bool:
     """Return whether any rule is set."""
-    return any(rule is not None for rule in (rules.balance, rules.sequence_gap, rules.protected))
+    return any(rule is not None for rule in (rules.balance, rules.sequence_gap, rules.protected, rules.where))
 
 
 def distance_vectors(

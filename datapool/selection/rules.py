@@ -4,14 +4,11 @@ from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
 
+from datapool.core import columns
 from datapool.core.progress import Progress
 from datapool.core.schema import Rules
 from datapool.selection.k_center import nearest
-
-_NUMBER = r"(?s)^(?P<head>.*?)(?P<frame>[0-9]{1,18})(?P<tail>[^0-9/]*)$"  # 18 digits fit into int64
 
 EXCLUDED = {"filename": "str", "kind": "str", "reason": "str", "nearest": "str", "distance": "float64"}
 """The columns of a table of candidates that are excluded before anything is picked, with their types. ``nearest`` is the
@@ -190,17 +187,8 @@ def _exclude_near_frames(filenames: pd.Series, gap: int) -> Exclude:
 
 def sequence_frames(filenames: pd.Series) -> pd.DataFrame:
     """Return sequence (numbered) and frame of the names that have a number, indexed by their place in ``filenames``."""
-    parts = pc.extract_regex(pa.array(filenames, type=pa.string()), pattern=_NUMBER)
-    has_number = parts.is_valid().to_numpy(zero_copy_only=False)
-    head, frame, tail = (pc.struct_field(parts, name).filter(parts.is_valid()) for name in ("head", "frame", "tail"))
-    sequence = pc.binary_join_element_wise(head, tail, "\0")  # no filename has a zero byte in it
-    return pd.DataFrame(
-        {
-            "sequence": pd.factorize(sequence.to_pandas())[0],
-            "frame": pc.cast(frame, pa.int64()).to_numpy(zero_copy_only=False),
-        },
-        index=np.flatnonzero(has_number),
-    )
+    table = columns.sequence_frames(filenames)
+    return table.assign(sequence=pd.factorize(table.sequence)[0])
 
 
 def nearest_frames(filenames: pd.Series, taken: pd.DataFrame, *, within: int) -> pd.DataFrame:

@@ -18,6 +18,7 @@ def summarize(metrics: Metrics) -> str:
             (metrics.known, "in the pool already"),
             (metrics.excluded, "excluded"),
             (metrics.seen_before, "offered before and not taken"),
+            (metrics.outside_where, "outside of rules.where"),
         )
         why = ", ".join(f"{count} {what}" for count, what in counts if count) or "none is a candidate"
         again = "; datapool.remember_rejected: false offers them again" if metrics.seen_before else ""
@@ -27,10 +28,11 @@ def summarize(metrics: Metrics) -> str:
         return f"picked none of {candidates}: all images have left the pool, and none is picked in their place"
     if not metrics.pool_after:
         return f"nothing to pick: the rules exclude all {metrics.candidates} candidates; the pool stays as it is"
-    known, seen = metrics.known, metrics.seen_before
+    known, seen, others = metrics.known, metrics.seen_before, metrics.outside_where
     before = (
         f"{known} more {'is' if known == 1 else 'are'} in the pool already" * bool(known),
         f"{seen} more {'was' if seen == 1 else 'were'} offered before and not taken" * bool(seen),
+        f"{others} more {'is' if others == 1 else 'are'} outside of rules.where" * bool(others),
     )
     known_before = f" ({', '.join(filter(None, before))})" if any(before) else ""
     except_protected = " that protected images do not exclude" if metrics.near_protected else ""

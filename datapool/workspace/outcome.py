@@ -38,6 +38,8 @@ class Outcome(NamedTuple):
     excluded: int
     seen_before: int
     """Images that an earlier batch offered and that were not taken."""
+    outside_where: int
+    """Images that do not fulfill rules.where."""
     candidates: int
     """The rest: the new images."""
     share_covered: float | None
@@ -76,6 +78,7 @@ class Outcome(NamedTuple):
             (self.known, "known"),
             (self.excluded, "excluded"),
             (self.seen_before, "offered before"),
+            (self.outside_where, "outside of rules.where"),
         )
         parts = ", ".join([f"{count} {kind}" for count, kind in kinds if count] + [f"{self.candidates} new"])
         line = f"{self.week}: {counted(self.images, 'image')}: {parts}"
@@ -129,6 +132,7 @@ def read_outcome(params: Params, n_versions: int, *, is_new: bool) -> Outcome:
         known=metrics.known,
         excluded=metrics.excluded,
         seen_before=metrics.seen_before,
+        outside_where=metrics.outside_where,
         candidates=metrics.candidates,
         share_covered=metrics.share_covered_by_pool if metrics.pool_before else None,
         week_before=before["week"],

@@ -160,13 +160,14 @@ def test_the_table_has_a_row_for_each_image_that_is_not_damaged(tmp_path):
 
     assert list(table) == [
         "filename", "content_hash", "brightest", "darkest", "entropy", "sharpness", "aspect_ratio", "size",
+        "taken", "camera_make", "camera_model", "latitude", "longitude",
     ]  # fmt: skip
     assert table.filename.tolist() == ["a.png", "b_copy.png", "c_deep.png"]
     assert table.content_hash.tolist() == found.images.content_hash[:3].tolist()
     assert table.aspect_ratio.tolist() == pytest.approx([0.25, 0.25, 40 / 90])
     assert table["size"].tolist() == pytest.approx([200, 200, 60])
     assert table.brightest.notna().tolist() == [True, True, False]
-    assert set(table.dtypes[2:].astype(str)) == {"float64"}
+    assert set(table.dtypes[2:8].astype(str)) == {"float64"}
 
 
 # --- findings ------------------------------------------------------------------------------------------------------------
@@ -313,4 +314,4 @@ def test_equal_figures_make_equal_bytes():
 
     assert one == other
     images = pd.DataFrame({"filename": ["a"], "content_hash": ["b"], "width": [4], "height": [3], "status": ["ok"]})
-    assert quality_table(images, [one.figures]).equals(quality_table(images, [other.figures]))
+    assert quality_table(images, [one]).equals(quality_table(images, [other]))

@@ -16,6 +16,7 @@ def rules(**given: object) -> Rules:
         **{
             "balance": None,
             "sequence_gap": None,
+            "where": None,
             "protected": None,
             "protected_distance": 0.1,
             "exclude": None,

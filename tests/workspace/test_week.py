@@ -86,6 +86,7 @@ OUTCOME = Outcome(
     known=5,
     excluded=0,
     seen_before=0,
+    outside_where=0,
     candidates=265,
     share_covered=0.37,
     week_before="2026-W47",
