@@ -50,8 +50,8 @@ class RowCache:
         """Return what the tables have in the column content_hash; those that cannot be read are left out."""
         found: set[str] = set()
         for path in self.folder.glob("*.parquet"):
-            with suppress(OSError, pa.ArrowException):
-                found.update(pq.read_table(path, columns=["content_hash"])["content_hash"].to_pylist())
+            with suppress(OSError, pa.ArrowException), pq.ParquetFile(path) as parquet:
+                found.update(parquet.read(["content_hash"])["content_hash"].to_pylist())
         return found
 
     def holds(self, key: str) -> bool:

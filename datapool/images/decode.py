@@ -58,6 +58,8 @@ _IN_WORDS = 200  # values of a Netpbm file written as words
 SIDES = 2
 """A JPEG is decoded for a model to this many times the input size at least: once would alias."""
 
+_LARGE = 4  # times the pixels of its square: a smaller image is decoded again in the time that keeping the square takes
+
 _SMALL = 256  # pixels that both sides of a JPEG keep at least where a small size suffices: what most models need
 
 _REASON = 200  # characters of a decoder's error that are shown: some decoders quote a whole table of tags
@@ -361,8 +363,13 @@ def _with_picture(seen: _Seen, image: Image.Image, *, is_gray: bool, side: int) 
         thumbnail=b"" if is_small else encode_thumbnail(picture),
         figures=figures,
         perceptual_hash=UNKNOWN if is_tiny else perceptual_hash(picture),
-        square=square_of(image, side).tobytes() if side else b"",
+        square=square_of(image, side).tobytes() if _is_worth_a_square(seen.size, side) else b"",
     )
+
+
+def _is_worth_a_square(size: tuple[int, int], side: int) -> bool:
+    """Return whether a square of this side is wanted, and costs less than to decode an image of this size again."""
+    return side > 0 and size[0] * size[1] >= _LARGE * side * side
 
 
 def _is_at_size_for_model(width: int, height: int, side: int) -> bool:

@@ -59,14 +59,13 @@ def test_scan_makes_the_square_that_the_model_would_make():
     photo.save("photo.tif")
     photo.convert("P").save("colors.gif")
     photo.convert("RGBA").save("transparent.png", exif=turned)
-    noise((40, 30)).save("small.jpg")
     noise((513, 512)).save("just_half.jpg")
     noise((511, 900)).save("just_whole.jpg")
     Path("padded.jpg").write_bytes(Path("whole.jpg").read_bytes()[:-2] + bytes(64) + b"\xff\xd9")
     files = sorted(path for path in Path().iterdir() if path.is_file())
     different = [path.name for path in files if made_by_scan(path, 128) != made_for_the_model(path, 128)]
 
-    assert len(files) == 15
+    assert len(files) == 14
     assert different == []
 
 
@@ -83,6 +82,14 @@ def test_no_square_is_made_where_the_model_reads_a_jpeg_at_another_size():
     }
     assert made[225] == made_for_the_model(Path("photo.jpg"), 225)
     assert made_by_scan(Path("photo.png"), 226) == made_for_the_model(Path("photo.png"), 226)
+
+
+def test_no_square_is_made_of_an_image_that_costs_as_little_itself():
+    noise((64, 64)).save("large.png")
+    noise((64, 63)).save("small.png")
+
+    assert made_by_scan(Path("large.png"), 32) == made_for_the_model(Path("large.png"), 32)
+    assert made_by_scan(Path("small.png"), 32) == b""
 
 
 def test_no_square_is_made_of_damaged_deep_or_known_images():
@@ -107,7 +114,7 @@ def test_real_images_have_the_same_square_from_scan_and_for_the_model():
     made = {path: made_by_scan(path, 128) for path in files}
     different = [path.name for path, square in made.items() if square and square != made_for_the_model(path, 128)]
 
-    assert sum(map(bool, made.values())) > 100
+    assert sum(map(bool, made.values())) > 20
     assert different == []
 
 
