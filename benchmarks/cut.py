@@ -36,7 +36,15 @@ def rank_to_cut(case: Case) -> Callable[[int], Any]:
         seed=1,
         n_clusters=1,
         scores=None,
-        rules=Rules(balance=None, sequence_gap=None, where=None, protected=None, protected_distance=0.1, exclude=None),
+        rules=Rules(
+            balance=None,
+            sequence_gap=None,
+            time_gap=None,
+            where=None,
+            protected=None,
+            protected_distance=0.1,
+            exclude=None,
+        ),
     )
     vectors = distance_vectors(candidates, empty, normalize=True, append_weak_labels=False)
     ranked = rank(candidates, empty, empty, vectors, config, n_samples=case.k, min_distance=-1.0, progress=_silent)

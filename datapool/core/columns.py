@@ -41,10 +41,12 @@ COLUMNS = {
     "latitude": "where the picture was taken, in degrees (EXIF)",
     "longitude": "where the picture was taken, in degrees (EXIF)",
 }
-"""The columns of every image, and what they are. A column of ``metadata`` with one of these names takes its place."""
+"""The columns of every image, and what they are. A column of ``metadata`` with one of these names takes its place, except
+that of the first three, which follow from the filename."""
 
 _OF_NAME = ("weak_label", "sequence", "frame")  # what follows from a row of samples.csv
 _NUMBER = r"(?s)^(?P<head>.*?)(?P<frame>[0-9]{1,18})(?P<tail>[^0-9/]*)$"  # 18 digits fit into int64
+_MOST_SECONDS = 1e11  # more are milliseconds or nanoseconds since 1970
 _ASKED = "column "  # in front of the name of a column beside those of rows: "rank" and "distance" may be columns too
 
 
@@ -63,6 +65,10 @@ def asked_columns(params: Params) -> dict[str, str]:
     asked: dict[str, str] = {}
     if rules.where is not None:
         asked |= dict.fromkeys(parse(rules.where).columns, "rules.where")
+    # Rows have the weak label anyway, and a limit for it needs no table.
+    asked |= {limit.column: "rules.balance" for limit in rules.limits if limit.column != "weak_label"}
+    if gap := rules.gap_in_time:
+        asked |= dict.fromkeys([gap.time, *([gap.within] if gap.within else [])], "rules.time_gap")
     return asked
 
 
@@ -106,6 +112,10 @@ def batch_columns(
     unusable, note = {}, ""
     if params.metadata is not None:
         metadata = read_metadata(Path(params.metadata), filenames, scanned.path)
+        if fixed := [name for name in _OF_NAME if name in metadata.table]:
+            raise DatapoolError(
+                f"{params.metadata}: has the column {fixed[0]!r}, which follows from the filename; rename it"
+            )
         table = table.assign(**metadata.table)
         unusable, note = metadata.unusable, metadata.note
     for name, key in asked.items():
@@ -198,6 +208,53 @@ def _require_known(asked: dict[str, str], known: Sequence[str]) -> None:
             raise DatapoolError(
                 f"params.yaml: {key} asks for the column {short_repr(name)}, which no image has{quotes}; {hint}"
             )
+
+
+# --- values ------------------------------------------------------------------------------------------------------------
+
+
+def group_names(values: pd.Series) -> pd.Series:
+    """Return values as texts, by which images are grouped; missing ones stay missing.
+
+    >>> group_names(pd.Series([2.0, 0.5, None])).tolist()[:2]
+    ['2', '0.5']
+    """
+    if values.dtype == "str":
+        return values
+    return values.map(_group_name, na_action="ignore").astype("str")
+
+
+def _group_name(value: object) -> str:
+    if isinstance(value, bool | np.bool_):
+        return str(value).lower()
+    return f"{value:.15g}" if isinstance(value, int | float | np.number) else str(value)
+
+
+def microseconds(values: pd.Series, key: str) -> pd.Series:
+    """Return times as float64, in microseconds since 1970; numbers are seconds. Missing ones stay missing.
+
+    Raises:
+        DatapoolError: If they are neither, or too large to be seconds; names the key that asks for them.
+    """
+    if pd.api.types.is_datetime64_dtype(values):
+        values = values.astype("datetime64[us]").astype("int64").where(values.notna()) / 1e6
+    elif not pd.api.types.is_numeric_dtype(values) or pd.api.types.is_bool_dtype(values):
+        values = values.map(_seconds, na_action="ignore")
+    wrong = values[values.notna() & ~values.map(_is_second)]
+    if len(wrong):
+        raise DatapoolError(
+            f"params.yaml: {key} asks for the column {values.name!r}, which has {short_repr(wrong.iloc[0])}; give times "
+            "such as '2026-11-30 14:00:00', or seconds"
+        )
+    return np.round(values.astype("float64") * 1e6)
+
+
+def _seconds(value: object) -> object:
+    return value.timestamp() if isinstance(value, pd.Timestamp) else value
+
+
+def _is_second(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MOST_SECONDS
 
 
 # --- conditions --------------------------------------------------------------------------------------------------------

@@ -176,20 +176,22 @@ class Parameters(_JsonObject):
     append_weak_labels: bool | None = None
     active_learning_score_column_name: str | None = None
     n_clusters: int | None = None
-    balance: int | dict[str, int] | None = None
+    balance: int | dict[str, Any] | list[dict[str, Any]] | None = None
     sequence_gap: int | None = None
     protected_distance: _Number | None = None
     seed: int | None = None
     where: str | None = None
+    time_gap: _Number | dict[str, Any] | None = None
 
     @classmethod
     def of(cls, params: Params) -> Self:
         """Return what params.yaml says."""
         stop = params.stopping_condition
+        level: dict[str, Any] = {"min_distance_level": stop.level} if stop.level else {}
         return cls(
             method=params.method,
             stopping_condition=stop.numbers(),
-            **({"min_distance_level": stop.level} if stop.level else {}),
+            **level,
             normalize_embeddings=params.normalize_embeddings,
             append_weak_labels=params.append_weak_labels,
             active_learning_score_column_name=params.active_learning_score_column_name,
@@ -198,7 +200,7 @@ class Parameters(_JsonObject):
             sequence_gap=params.rules.sequence_gap,
             protected_distance=params.rules.protected_distance if params.rules.protected else None,
             seed=params.seed,
-            **{key: value for key, value in {"where": params.rules.where}.items() if value is not None},
+            **_if_set(params),
         )
 
     def differ_from(self, recorded: "Parameters | None") -> bool:
@@ -213,11 +215,18 @@ class Parameters(_JsonObject):
 
     def has_rules(self) -> bool:
         """Return whether a rule limited what could be picked."""
-        return any(rule is not None for rule in (self.balance, self.sequence_gap, self.protected_distance, self.where))
+        rules = (self.balance, self.sequence_gap, self.protected_distance, self.where, self.time_gap)
+        return any(rule is not None for rule in rules)
 
 
-IF_SET = ("where",)
+IF_SET = ("where", "time_gap")
 """The parameters that are recorded only where they are not null."""
+
+
+def _if_set(params: Params) -> dict[str, Any]:
+    """Return those of ``IF_SET`` that params.yaml sets."""
+    found = {"where": params.rules.where, "time_gap": params.rules.time_gap}
+    return {key: value for key, value in found.items() if value is not None}
 
 
 class Offered(_JsonObject):

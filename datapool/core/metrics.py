@@ -44,6 +44,8 @@ class Metrics(BaseModel):
     """Candidates that ``rules.balance`` excludes."""
     in_sequence_gap: int
     """Candidates that ``rules.sequence_gap`` excludes."""
+    in_time_gap: int = 0
+    """Candidates that ``rules.time_gap`` excludes."""
     near_protected: int
     """Candidates that protected images exclude."""
     outside_where: int = 0

@@ -9,7 +9,7 @@ import os
 import re
 from itertools import combinations
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeGuard, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -50,7 +50,74 @@ def _min_distance(value: object) -> object:
     return value
 
 
+class Limit(NamedTuple):
+    """How many images of a value of a column may be picked: a part of ``rules.balance``."""
+
+    column: str
+    limit: int | dict[str, int]
+    """For each value, or by value; of values that are not named any number."""
+    count_pool: bool
+    """The images of the pool count too."""
+
+
+class TimeGap(NamedTuple):
+    """How far apart images of a sequence lie in time: ``rules.time_gap``."""
+
+    seconds: float
+    time: str = "taken"
+    """The column of the time: of times, or of seconds."""
+    within: str | None = "sequence"
+    """The column of the sequence or camera; None for one sequence of all images."""
+
+
+def _is_limit(value: object) -> TypeGuard[dict[str, Any]]:
+    return isinstance(value, dict) and isinstance(value.get("column"), str)  # of a weak label "column" it is a number
+
+
+def _limit(value: dict[str, Any]) -> dict[str, Any]:
+    """Check a part of ``rules.balance`` that names a column."""
+    if unknown := [key for key in value if key not in Limit._fields]:
+        raise ValueError(f"with the keys column, limit and count_pool, not {short_repr(unknown[0])}")
+    limit, counts = value.get("limit"), value.get("count_pool", False)
+    if isinstance(limit, dict):
+        limit = {
+            key if isinstance(key, str) else str(key).lower() if isinstance(key, bool) else f"{key:g}": number
+            for key, number in limit.items()
+            if isinstance(key, str | int | float)
+        }
+        numbers = list(limit.values())
+    else:
+        numbers = [limit]
+    if not all(type(number) is int and number >= 0 for number in numbers):
+        raise ValueError(
+            "with a limit, a whole number of at least 0 or one for each value, such as {column: camera, limit: 100} or "
+            "{column: camera, limit: {front: 50, rear: 100}}"
+        )
+    if not isinstance(counts, bool):
+        raise ValueError("with count_pool: true or false")
+    return {"column": value["column"], "limit": limit, "count_pool": counts}
+
+
+def _time_gap(value: object) -> object:
+    what = "a number of seconds above 0, or {seconds: 2.5, time: taken, within: camera}, or null"
+    if isinstance(value, dict):
+        if not {"seconds"} <= set(value) <= {*TimeGap._fields}:
+            raise ValueError(f"{what}; its keys are seconds, time and within")
+        gap = TimeGap(**value)
+        if not isinstance(gap.time, str) or not (gap.within is None or isinstance(gap.within, str)):
+            raise ValueError(f"{what}; time and within are names of columns")
+        _time_gap(gap.seconds)
+        return value
+    if value is None or (isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e9):
+        return value
+    raise ValueError(what)
+
+
 def _balance(value: object) -> object:
+    if _is_limit(value):
+        return _limit(value)
+    if isinstance(value, list) and value and all(map(_is_limit, value)):
+        return [_limit(each) for each in value]
     if isinstance(value, dict):
         for label, limit in value.items():
             if not isinstance(label, str):
@@ -243,12 +310,31 @@ class Ranking(Section):
 class Rules(Section):
     """Which images may not be picked, with any method."""
 
-    balance: Annotated[int | dict[str, int] | None, BeforeValidator(_balance)]
+    balance: Annotated[int | dict[str, Any] | list[dict[str, Any]] | None, BeforeValidator(_balance)]
     sequence_gap: Count | None
+    time_gap: Annotated[float | dict[str, Any] | None, BeforeValidator(_time_gap)]
     where: Annotated[str, AfterValidator(_where)] | None
     protected: PathText | None
     protected_distance: Positive
     exclude: PathText | None
+
+    @property
+    def limits(self) -> list[Limit]:
+        """The limits of ``balance``; a limit for weak labels counts the picks of the batch."""
+        if self.balance is None:
+            return []
+        if isinstance(self.balance, list):
+            return [Limit(**each) for each in self.balance]
+        if _is_limit(self.balance):
+            return [Limit(**self.balance)]
+        return [Limit("weak_label", self.balance, count_pool=False)]
+
+    @property
+    def gap_in_time(self) -> TimeGap | None:
+        """The value of ``time_gap``."""
+        if self.time_gap is None:
+            return None
+        return TimeGap(**({"seconds": self.time_gap} if isinstance(self.time_gap, float) else self.time_gap))
 
 
 class Split(Section):

@@ -122,7 +122,7 @@ def _config(params: Params) -> RankingConfig:
         seed=params.seed,
         n_clusters=params.ranking.n_clusters,
         scores=None,
-        rules=params.rules.model_copy(update={"balance": None, "where": None}),
+        rules=params.rules.model_copy(update={"balance": None, "where": None, "time_gap": None}),
     )
 
 

@@ -251,6 +251,7 @@ _DECIDING = (
     "stopping_condition.min_distance",
     "rules.balance",
     "rules.sequence_gap",
+    "rules.time_gap",
     "rules.where",
 )
 

@@ -295,7 +295,7 @@ def _parameters(version: Version) -> dict[str, Any]:
         return {}
     recorded = version.parameters
     stop = {f"stopping_condition.{key}": value for key, value in (recorded.stopping_condition or {}).items()}
-    rules = {f"rules.{key}": getattr(recorded, key) for key in ("balance", "sequence_gap", "where")}
+    rules = {f"rules.{key}": getattr(recorded, key) for key in ("balance", "sequence_gap", "time_gap", "where")}
     return deciding({"method": recorded.method, **stop, **rules})
 
 

@@ -307,7 +307,10 @@ def _sentence(metrics: Metrics, method: str) -> str:
         return begin
     others = [
         (metrics.covered, "like something you already have or pick"),
-        (metrics.over_balance + metrics.in_sequence_gap + metrics.near_protected, "kept out by your rules"),
+        (
+            metrics.over_balance + metrics.in_sequence_gap + metrics.in_time_gap + metrics.near_protected,
+            "kept out by your rules",
+        ),
         (metrics.beyond_limit, "beyond the number you asked for"),
         (metrics.not_considered, "not considered"),
     ]
@@ -327,11 +330,16 @@ def _outcomes(metrics: Metrics, params: Params) -> list[Outcome]:
     outcomes = [
         ("picked", "picked", "added to the pool"),
         ("covered", "covered", f"closer than min_distance {stop.threshold:g} to the pool or to a pick"),
-        ("over the balance limit", "over_balance", "rules.balance allows no more picks with their weak label"),
+        ("over the balance limit", "over_balance", "rules.balance allows no more of their kind"),
         (
             "in a sequence gap",
             "in_sequence_gap",
             f"fewer than {rules.sequence_gap} frames from an image in the pool or a pick",
+        ),
+        (
+            "in a time gap",
+            "in_time_gap",
+            f"less than {rules.gap_in_time.seconds if rules.gap_in_time else 0:g} s from an image in the pool or a pick",
         ),
         (
             "near a protected image",

@@ -175,6 +175,7 @@ def compute_metrics(
         covered=int(kinds.get("covered", 0)),
         over_balance=int(kinds.get("balance", 0)),
         in_sequence_gap=int(kinds.get("sequence_gap", 0)),
+        in_time_gap=int(kinds.get("time_gap", 0)),
         near_protected=int(kinds.get("protected", 0)),
         outside_where=int(kinds.get("where", 0)),
         not_considered=int(kinds.get("not considered", 0)),

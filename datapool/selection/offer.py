@@ -20,7 +20,7 @@ from datapool.selection.evaluation_sample import EvaluationSample, measure_sampl
 from datapool.selection.ranking import Ranked, RankingConfig, rank
 from datapool.selection.rules import EXCLUDED
 
-FATES = ("covered", "beyond n_samples", "balance", "sequence_gap")
+FATES = ("covered", "beyond n_samples", "balance", "sequence_gap", "time_gap")
 """Why an image that was offered was not taken. An image near a protected one was not offered."""
 
 

@@ -100,7 +100,8 @@ def has_trace(config: RankingConfig) -> bool:
 
 def has_rules(rules: Rules) -> bool:
     """Return whether any rule is set."""
-    return any(rule is not None for rule in (rules.balance, rules.sequence_gap, rules.protected, rules.where))
+    given = (rules.balance, rules.sequence_gap, rules.time_gap, rules.protected, rules.where)
+    return any(rule is not None for rule in given)
 
 
 def distance_vectors(
@@ -192,7 +193,7 @@ def extend(
 ) -> Ranked:
     """Continue a ranking from where it ends. Arguments as for ``rank``; ``n_samples`` and the result include ``ranked``."""
     is_allowed = _allowed_at_first(candidates.table, base.table, ranked, config.rules)
-    exclude = build_exclude(candidates.table, config.rules)
+    exclude = build_exclude(candidates.table, base.table, config.rules)
     limit = int(is_allowed.sum()) if n_samples == -1 else n_samples
     prefix = rows_of(candidates.table, ranked.table.filename)
     if config.method in ("coreset", "coral"):
@@ -218,7 +219,7 @@ def begin_with(candidates: EmbeddedTable, base: EmbeddedTable, ranked: Ranked, k
     Its distances are missing until ``extend`` computes them. An image that the rules forbid at its turn is left out.
     """
     is_allowed = _allowed_at_first(candidates.table, base.table, ranked, rules)
-    exclude = build_exclude(candidates.table, rules)
+    exclude = build_exclude(candidates.table, base.table, rules)
     rows = _first_allowed(rows_of(candidates.table, kept), is_allowed, exclude, len(kept))
     filenames = candidates.table.filename.to_numpy(dtype=object)[rows]
     return ranked._replace(table=_table(filenames, np.full(len(rows), np.nan), [""] * len(rows)), trace=_empty_trace())

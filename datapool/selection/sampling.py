@@ -32,7 +32,7 @@ from datapool.selection.rules import excluded_by_rules
 PAIRS = 100_000_000
 """Number of pairs of an image left out and an image of the new pool up to which all their distances are computed."""
 
-RULES = ("balance", "sequence_gap", "protected")
+RULES = ("balance", "sequence_gap", "time_gap", "protected")
 """Kinds of images that a rule excludes."""
 
 LABEL_CONFLICT = "label conflict"

@@ -1,5 +1,7 @@
 """Metadata and rules over columns in the real pipeline: what they pick, what the pool keeps, what runs again."""
 
+from itertools import pairwise
+
 import pandas as pd
 import pytest
 from conftest import Workspace
@@ -17,7 +19,7 @@ def removed_kinds(workspace: Workspace) -> dict[str, str]:
     return dict(zip(removed.filename, removed.kind, strict=True))
 
 
-def test_metadata_filters_a_batch_and_the_pool_keeps_it(new_workspace, after):
+def test_metadata_filters_a_batch_and_the_pool_keeps_it_for_the_limits_of_the_next(new_workspace, after, weeks):
     workspace = after(new_workspace)
     rows = [f"{name},{'front' if number % 3 else 'rear'},{number}\n" for number, name in enumerate(FIRST)]
     (workspace.folder / "metadata.csv").write_text("filename,camera,speed\n" + "".join(rows))
@@ -40,3 +42,24 @@ def test_metadata_filters_a_batch_and_the_pool_keeps_it(new_workspace, after):
     why = workspace.run("datapool", "why", FIRST[3])
     assert "was not taken: does not fulfill rules.where: speed > 4 and camera == 'front'" in why
     assert "columns: those of 5 of 5 images are recorded" in workspace.run("datapool", "verify")
+
+    # The next week: of the front camera there are five in the pool, so one more; images 2.5 s apart, 0.1 s from one to the next.
+    second = [f"bird/image_{number}.png" for number in range(20, 28)]
+    rows = [f"{name},{'front' if number < 3 else 'side'},{0.1 * number}\n" for number, name in enumerate(second)]
+    (workspace.folder / "metadata.csv").write_text("filename,camera,speed\n" + "".join(rows))
+    limits = {"column": "camera", "limit": 6, "count_pool": True}
+    gap = {"seconds": 0.25, "time": "speed", "within": "camera"}
+    workspace.set(
+        {"rules.where": None, "rules.balance": limits, "rules.time_gap": gap, "input_dir": str(weeks / "week_2")}
+    )
+    workspace.repro()
+    names = workspace.names()[5:]
+    kinds = removed_kinds(workspace)
+    assert sorted(name for name in names if name in second[:3])[1:] == []
+    assert [kinds[name] for name in second[:3] if name not in names] == ["balance", "balance"]
+    sides = sorted(float(row.split(",")[2]) for row in rows if row.split(",")[0] in names and "side" in row)
+    assert all(later - earlier > 0.25 for earlier, later in pairwise(sides))
+    assert "time_gap" in kinds.values()
+    assert workspace.metrics()["in_time_gap"] == list(kinds.values()).count("time_gap")
+    assert workspace.versions()[1]["parameters"]["time_gap"] == gap
+    assert workspace.versions()[1]["parameters"]["balance"] == limits

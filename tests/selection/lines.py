@@ -42,7 +42,9 @@ def on_circle(*degrees: float) -> np.ndarray:
     return 5 * np.array([[np.cos(np.radians(d)), np.sin(np.radians(d))] for d in degrees], dtype=np.float32)
 
 
-NO_RULES = Rules(balance=None, sequence_gap=None, where=None, protected=None, protected_distance=0.1, exclude=None)
+NO_RULES = Rules(
+    balance=None, sequence_gap=None, time_gap=None, where=None, protected=None, protected_distance=0.1, exclude=None
+)
 
 
 def make_config(method: str = "coreset", **changes: object) -> RankingConfig:

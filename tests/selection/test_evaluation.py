@@ -251,7 +251,7 @@ def measured(positions: tuple[float, ...], pool: np.ndarray | None = None, min_d
 def test_metrics_count_every_image_once():
     fates = {
         "corrupt": 2, "duplicate": 1, "known": 2, "label conflict": 1, "seen": 10, "covered": 4, "balance": 5,
-        "sequence_gap": 6, "protected": 7, "where": 3,
+        "sequence_gap": 6, "protected": 7, "where": 3, "time_gap": 2,
         "beyond n_samples": 8, "excluded": 9, "not considered": 1,
     }  # fmt: skip
     kinds = [kind for kind, count in fates.items() for _ in range(count)]
@@ -273,8 +273,8 @@ def test_metrics_count_every_image_once():
         offered_again=1,
     )
 
-    assert list(numbers.model_dump().items())[:23] == [
-        ("images", 61),
+    assert list(numbers.model_dump().items())[:24] == [
+        ("images", 63),
         ("corrupt", 2),
         ("duplicates", 1),
         ("known", 3),
@@ -286,6 +286,7 @@ def test_metrics_count_every_image_once():
         ("covered", 4),
         ("over_balance", 5),
         ("in_sequence_gap", 6),
+        ("in_time_gap", 2),
         ("near_protected", 7),
         ("outside_where", 3),
         ("beyond_limit", 8),

@@ -5,8 +5,10 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from lines import no_progress
 
+from datapool.core.errors import DatapoolError
 from datapool.core.schema import Rules
 from datapool.selection.rules import build_exclude, excluded_by_rules, near_protected
 
@@ -16,6 +18,7 @@ def rules(**given: object) -> Rules:
         **{
             "balance": None,
             "sequence_gap": None,
+            "time_gap": None,
             "where": None,
             "protected": None,
             "protected_distance": 0.1,
@@ -130,7 +133,7 @@ def test_without_rules_candidates_or_picks_nothing_is_excluded():
     for given in (rules(), rules(balance=1), rules(sequence_gap=5), rules(balance=1, sequence_gap=5)):
         assert reasons(NO_IMAGES, PETS, PETS, given) == {}
         assert reasons(images("f1", "f2"), NO_IMAGES, NO_IMAGES, given) == {}
-    assert build_exclude(PETS, rules()) is None
+    assert build_exclude(PETS, NO_IMAGES, rules()) is None
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -140,7 +143,7 @@ def test_what_picks_exclude_one_by_one_is_what_they_exclude_together(seed):
     candidates["weak_label"] = pd.Series(rng.choice(list("xyz"), len(candidates)), dtype="str")
     base = images("s1/25.jpg", "s9/1.jpg")
     given = rules(balance={"x": 3, "y": 0}, sequence_gap=4)
-    exclude = build_exclude(candidates, given)
+    exclude = build_exclude(candidates, base, given)
     out = set(excluded_by_rules(candidates, base, NO_IMAGES, given).index)
     picks: list[int] = []
     for row in rng.permutation(len(candidates)):
@@ -209,3 +212,142 @@ def test_without_protected_images_or_candidates_nothing_is_near():
     assert guarded({"a": 0}, {}).empty
     assert guarded({}, {"p": 0}).empty
     assert guarded({}, {}).dtypes.astype(str).tolist() == ["str", "str", "str", "str", "float64"]
+
+
+# --- columns ---------------------------------------------------------------------------------------------------------
+
+
+def with_values(table: pd.DataFrame, **values: object) -> pd.DataFrame:
+    """Images with columns, as ``columns.with_columns`` adds them."""
+    return table.assign(**{f"column {name}": pd.Series(given) for name, given in values.items()})
+
+
+CARS = with_values(
+    images("a", "b", "c", "d", "e"), camera=["front", "front", "rear", None, "front"], speed=[1.0, 2.0, 1.0, 1.0, 2.5]
+)
+TAKEN = with_values(images("p", "q"), camera=["front", "rear"], speed=[2.0, None])
+NO_CARS = with_values(NO_IMAGES, camera=[], speed=[])
+FRONT_1 = [{"column": "camera", "limit": 1, "count_pool": True}]
+
+
+def test_a_limit_for_a_column_counts_picks_and_with_count_pool_the_pool():
+    only_picks = rules(balance={"column": "camera", "limit": 1})
+    both = rules(balance={"column": "camera", "limit": {"front": 2, "rear": 0}, "count_pool": True})
+
+    assert reasons(CARS, TAKEN, NO_IMAGES, only_picks) == {}
+    assert reasons(CARS, TAKEN, CARS.iloc[[1]], only_picks) == dict.fromkeys(
+        "abe", "camera front already has its 1 pick"
+    )
+    assert reasons(CARS, TAKEN, NO_IMAGES, both) == {"c": "camera rear gets no picks"}
+    full = dict.fromkeys("abe", "camera front already has its 2 images, the pool included")
+    assert reasons(CARS, TAKEN, CARS.iloc[[1]], both) == full | {"c": "camera rear gets no picks"}
+
+
+def test_values_of_numbers_are_groups_and_several_limits_hold_together():
+    by_speed = {"column": "speed", "limit": {"2.5": 0, 1: 2}}
+    given = rules(balance=[by_speed, *FRONT_1])
+
+    assert reasons(CARS, NO_CARS, NO_IMAGES, given) == {"e": "speed 2.5 gets no picks"}
+    assert reasons(CARS, NO_CARS, CARS.iloc[[2, 3]], given) == {
+        "a": "speed 1 already has its 2 picks",
+        "c": "speed 1 already has its 2 picks",
+        "d": "speed 1 already has its 2 picks",
+        "e": "speed 2.5 gets no picks",
+    }
+    assert set(reasons(CARS, TAKEN, NO_IMAGES, given)) == set("abce")  # front has its one in the pool, and so has rear
+
+
+def test_weak_labels_of_the_pool_count_too_if_asked():
+    given = rules(balance={"column": "weak_label", "limit": 1, "count_pool": True})
+
+    assert set(reasons(PETS, images("p", labels="x"), NO_IMAGES, given)) == set("abc")
+
+
+def test_what_balance_may_be():
+    for wrong, problem in {
+        "{column: camera}": "with a limit",
+        "{column: camera, limit: -1}": "with a limit",
+        "{column: camera, limit: 1, pool: true}": "with the keys column, limit and count_pool, not 'pool'",
+        "{column: camera, limit: 1, count_pool: 1}": "with count_pool: true or false",
+        "[{cat: 1}]": "a whole number of at least 1",
+        "[]": "a whole number of at least 1",
+    }.items():
+        with pytest.raises(ValueError, match=problem):
+            rules(balance=yaml.safe_load(wrong))
+    assert rules(balance={"column": 1, "limit": 2}).limits == [("weak_label", {"column": 1, "limit": 2}, False)]
+
+
+def timed(*seconds: float | None, camera: str = "") -> pd.DataFrame:
+    names = [f"s/{number}.jpg" for number in range(len(seconds))]
+    return with_values(images(*names), stamp=list(seconds), camera=list(camera) or [None] * len(names))
+
+
+GAP = {"seconds": 2, "time": "stamp", "within": None}
+
+
+def test_images_of_a_sequence_lie_so_far_apart_in_time():
+    # From the pool at 10: 8.5 and 11.999 are too near, 12 is not; 15.5 is after the pick at 14.
+    candidates = timed(8.5, 11.999, 12, 14, 15.5, None)
+    base = with_values(images("p"), stamp=[10.0], camera=[None])
+
+    found = reasons(candidates, base, candidates.iloc[[3]], rules(time_gap=GAP))
+    assert found == {
+        "s/0.jpg": "1.5 s from p, which is in the pool",
+        "s/1.jpg": "1.999 s from p, which is in the pool",
+        "s/3.jpg": "0 s from s/3.jpg, which is picked",
+        "s/4.jpg": "1.5 s from s/3.jpg, which is picked",
+    }
+
+
+def test_only_images_of_one_camera_are_near_in_time_and_those_without_one_are_in_no_sequence():
+    candidates, base = (
+        timed(1, 1, 1, camera="ab ").replace(" ", None),
+        with_values(images("p"), stamp=[0.0], camera=["a"]),
+    )
+
+    assert set(reasons(candidates, base, NO_IMAGES, rules(time_gap={**GAP, "within": "camera"}))) == {"s/0.jpg"}
+
+
+def test_times_of_exif_and_seconds_since_1970_are_the_same_and_milliseconds_are_refused():
+    times = pd.to_datetime(pd.Series(["2026-11-30 10:00:00.5", "2026-11-30 10:00:03.0"])).astype("datetime64[us]")
+    candidates = with_values(images("a", "b"), taken=times, sequence=["s", "s"])
+    base = with_values(images("p"), taken=[pd.Timestamp("2026-11-30 10:00:00").timestamp()], sequence=["s"])
+
+    assert reasons(candidates, base, NO_IMAGES, rules(time_gap=1.5)) == {"a": "0.5 s from p, which is in the pool"}
+    with pytest.raises(
+        DatapoolError, match=r"^params\.yaml: rules\.time_gap asks for the column 'stamp', which has 1\.7e\+18; "
+    ):
+        reasons(
+            timed(1.7e18), NO_IMAGES.assign(**{"column stamp": [], "column camera": []}), NO_IMAGES, rules(time_gap=GAP)
+        )
+    with pytest.raises(DatapoolError, match="which has 'noon'; give times such as"):
+        reasons(timed(1).assign(**{"column stamp": ["noon"]}), timed(), NO_IMAGES, rules(time_gap=GAP))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_picks_exclude_by_columns_one_by_one_is_what_they_exclude_together(seed):
+    rng = np.random.default_rng(seed)
+    n = 30
+    values = {
+        "camera": rng.choice(["a", "b", None], n),
+        "stamp": np.where(rng.random(n) < 0.1, np.nan, rng.integers(0, 60, n)),
+    }
+    candidates = with_values(images(*[f"{number:02d}" for number in range(n)]), **values)
+    base = with_values(images("p", "q"), camera=["a", None], stamp=[30.0, 10.0])
+    limit = {"column": "camera", "limit": 4, "count_pool": True}
+    given = rules(balance=limit, time_gap={**GAP, "within": "camera"})
+    exclude = build_exclude(candidates, base, given)
+    out, picks = set(excluded_by_rules(candidates, base, NO_IMAGES, given).index), []
+    for row in rng.permutation(n).tolist():
+        if row in out:
+            continue
+        picks.append(row)
+        out |= {*exclude(row).tolist(), row}
+        assert out == {*excluded_by_rules(candidates, base, candidates.iloc[picks], given).index, *picks}
+
+    cameras, stamps = candidates["column camera"][picks], candidates["column stamp"][picks]
+    assert (cameras == "a").sum() == 3  # and one in the pool
+    assert (cameras == "b").sum() == 4
+    for camera, held in (("a", [30.0]), ("b", [])):
+        together = sorted([*held, *stamps[(cameras == camera) & stamps.notna()]])
+        assert all(later - earlier >= 2 for earlier, later in pairwise(together))
