@@ -36,6 +36,7 @@ def train() -> None:
             scratch_dir=SCRATCH / "training",
             cache_dir=SCRATCH / "embeddings",
             progress=report,
+            labels=table.weak_label.tolist(),
         )
     if provided.space is None:  # a helper process of training on several devices
         return

@@ -119,6 +119,44 @@ class Levels(_JsonObject):
     """With ``normalize_embeddings: false``."""
 
 
+class Figures(_JsonObject):
+    """How well a model brings together what belongs together; see ``training.gate``."""
+
+    edits_found: _Share
+    """Share of edited images that lie nearest to the image that they were made from."""
+    copies_found: _Share
+    """Share of them that lie nearer to it than all but a hundredth of the pairs with other images."""
+    labels_agree: _Share | None = None
+    """Share of images whose nearest other one has their weak label; None where labels show nothing."""
+
+
+class Measured(_JsonObject):
+    """What a change of a new model did to images that had no part in it."""
+
+    change: str
+    """As a text for readers."""
+    images: _Count
+    before: Figures
+    after: Figures
+    kept: bool
+    """The model is the one after the change, which was better."""
+
+    @property
+    def summary(self) -> str:
+        """A line with the figures before and after."""
+        figures = [
+            ("edited copies found", self.before.edits_found, self.after.edits_found),
+            ("at 1 % false alarms", self.before.copies_found, self.after.copies_found),
+            ("labels of neighbors agree", self.before.labels_agree, self.after.labels_agree),
+        ]
+        shown = [
+            f"{name} {before:.1%} -> {after:.1%}"
+            for name, before, after in figures
+            if before is not None and after is not None
+        ]
+        return f"{self.change}: {'kept' if self.kept else 'not kept'} ({self.images} other images: {', '.join(shown)})"
+
+
 class EmbeddingSpace(_JsonObject):
     """What makes embeddings comparable: the model and the preprocessing that made them."""
 
@@ -147,6 +185,8 @@ class EmbeddingSpace(_JsonObject):
     part of the id: a kind that is new to the pool adds its own."""
     levels: Levels | None = None
     """Absent for a pool of an early release until its next version, and for embeddings from a file."""
+    measured: list[Measured] | None = None
+    """How the changes to the model of a new pool were judged; absent for models of early releases and given ones."""
 
     def with_ranges(self, ranges: Mapping[str, Sequence[float]]) -> "EmbeddingSpace":
         """Return this space with the ranges of its images; unchanged if there are none."""

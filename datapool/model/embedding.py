@@ -304,7 +304,12 @@ def embed_fitted(
 
 
 def embed_decoded(
-    model: EmbeddingModel, pictures: Iterable[Image.Image], *, batch_size: int, accelerator: str
+    model: EmbeddingModel,
+    pictures: Iterable[Image.Image],
+    *,
+    batch_size: int,
+    accelerator: str,
+    with_head: bool = True,
 ) -> np.ndarray:
     """Embed pictures that are no files; float32, shape (n, d), in their order.
 
@@ -313,6 +318,7 @@ def embed_decoded(
         pictures: Upright 8-bit RGB. One mini-batch of them is in memory at a time.
         batch_size: As for ``embed``.
         accelerator: As for ``embed``.
+        with_head: False for what the head takes instead, shape (n, model.n_features).
 
     Raises:
         DatapoolError: If the accelerator is not available, or memory ran out.
@@ -321,7 +327,7 @@ def embed_decoded(
     squares = map(model.preprocessing.square, pictures)
     minibatches = map(torch.stack, iter(lambda: list(islice(squares, course.size)), []))
     with explain_out_of_memory(batch_size=course.size, num_workers=0):
-        return _run_minibatches(model, minibatches, course, with_head=True, n_images=0, progress=None)
+        return _run_minibatches(model, minibatches, course, with_head=with_head, n_images=0, progress=None)
 
 
 def backbone_features(

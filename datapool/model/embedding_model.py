@@ -30,6 +30,7 @@ from datapool.model.weights import (
     read_weights,
     require_finite,
 )
+from datapool.model.whitening import within_view_whitening
 
 # What timm and torchvision raise if a backbone does not accept images of a size.
 _SIZE_ERRORS = (AssertionError, RuntimeError, ValueError, TypeError, ZeroDivisionError)
@@ -196,7 +197,9 @@ def build_model(
     return model
 
 
-def fit_head(model: EmbeddingModel, features: np.ndarray, *, seed: int) -> EmbeddingModel:
+def fit_head(
+    model: EmbeddingModel, features: np.ndarray, *, seed: int, views: np.ndarray | None = None
+) -> EmbeddingModel:
     """Return a copy of the model with the head that keeps most of the variance of some features.
 
     Principal components (Pearson 1901): the features are centered and turned onto their leading ``dimension`` axes, so
@@ -204,10 +207,13 @@ def fit_head(model: EmbeddingModel, features: np.ndarray, *, seed: int) -> Embed
     features span fewer axes, random axes orthogonal to those fill the rest. If all rows are alike, nothing is
     subtracted, because every embedding would be zero.
 
+    With ``views``, directions in which views of one image differ are shrunk after that, see ``within_view_whitening``.
+
     Args:
         model: Its backbone made the features.
         features: Shape (n, model.n_features), n >= 1, finite.
         seed: Of the random axes.
+        views: Shape (m, v, model.n_features), v >= 2, finite: the features of v views of each of m images.
 
     Returns:
         A new model; ``model`` is unchanged.
@@ -217,7 +223,9 @@ def fit_head(model: EmbeddingModel, features: np.ndarray, *, seed: int) -> Embed
     """
     if features.ndim != 2 or features.shape[1] != model.n_features or not len(features):
         raise ValueError(f"features have shape {features.shape}, not (n, {model.n_features}) with n >= 1")
-    if not np.isfinite(features).all():
+    if views is not None and (views.ndim != 3 or views.shape[1] < 2 or views.shape[2] != model.n_features):
+        raise ValueError(f"views have shape {views.shape}, not (m, v, {model.n_features}) with v >= 2")
+    if not np.isfinite(features).all() or (views is not None and not np.isfinite(views).all()):
         raise ValueError("features are not finite")
     mean = features.mean(axis=0, dtype=np.float64)
     scale = float(np.abs(features).max()) or 1.0
@@ -225,6 +233,8 @@ def fit_head(model: EmbeddingModel, features: np.ndarray, *, seed: int) -> Embed
     if are_alike:
         mean = np.zeros_like(mean)
     axes = _principal_axes(features, mean=mean, n_axes=model.dimension, seed=seed)
+    if views is not None:
+        axes = within_view_whitening((features - mean) @ axes.T, (views - mean) @ axes.T) @ axes
     fitted = copy.deepcopy(model)
     with torch.no_grad():
         fitted.head.weight.copy_(torch.from_numpy(axes))

@@ -368,6 +368,8 @@ def _outcomes(metrics: Metrics, params: Params) -> list[Outcome]:
 
 def _space_facts(space: EmbeddingSpace, *, normalize: bool) -> dict[str, str]:
     facts = {key.replace("_", " "): str(value) for key, value in space.model_dump().items() if value is not None}
+    if space.measured:
+        facts["measured"] = "; ".join(each.summary for each in space.measured)
     if space.ranges:
         facts["ranges"] = "; ".join(f"{kind}: {low:.6g} to {high:.6g}" for kind, (low, high) in space.ranges.items())
     if space.levels:

@@ -7,11 +7,10 @@ lie shows how dense its surroundings are, and so how near an unlike image may co
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from datapool.core.levels import ENOUGH
 from datapool.core.lineage import Level, Levels
@@ -19,7 +18,7 @@ from datapool.core.row_cache import RowCache
 from datapool.images.decode import ImageFile
 from datapool.model.embedding import NumWorkers, embed_decoded, embed_fitted
 from datapool.model.embedding_model import EmbeddingModel
-from datapool.training.mild_edits import MILD_EDITS
+from datapool.training.mild_edits import MILD_EDITS, edits_of
 
 FALSE_ALARMS = {"strict": 0.0005, "near_copies": 0.005, "similar": 0.05}
 """Each level is the largest distance at which no larger share of unlike images has another one nearer."""
@@ -31,7 +30,6 @@ _COPIES = 0.99  # strict and near_copies are not larger than what finds this sha
 _SAME_SCENE = 0.9  # quantile of the distances of edited copies: a nearer image is thinned out
 _LAST = 10  # it is compared with so many images before it, by filename: frames of a video follow each other
 _FIRST_TRUSTED, _LAST_TRUSTED = 3, 10  # ranks of the nearest images
-_LONGEST_SIDE = 1024  # pixels: edits of larger images cost more and show nothing else
 
 
 def calibrate(
@@ -62,16 +60,9 @@ def calibrate(
         model, images, cache=cache, batch_size=batch_size, num_workers=num_workers, accelerator=accelerator
     )
     rows = np.unique(np.linspace(0, len(fitted.images) - 1, N_EDITED).round().astype(np.int64))
-    pictures = _edited(model, [fitted.images[row] for row in rows])
+    pictures = edits_of(model.preprocessing.read(fitted.images[row]) for row in rows)
     edited = embed_decoded(model, pictures, batch_size=batch_size, accelerator=accelerator)
     return levels_of(fitted.embeddings, edited.reshape(len(rows), len(MILD_EDITS), -1), rows)
-
-
-def _edited(model: EmbeddingModel, images: Sequence[ImageFile]) -> Iterator[Image.Image]:
-    for file in images:
-        image = model.preprocessing.read(file)
-        image.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
-        yield from (edit(image) for edit in MILD_EDITS.values())
 
 
 def levels_of(embeddings: np.ndarray, edited: np.ndarray, rows: np.ndarray) -> Levels:

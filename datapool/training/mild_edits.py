@@ -4,12 +4,13 @@ Used to find out how far apart an embedding space puts copies of one image. No e
 """
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 from PIL import Image, ImageEnhance, ImageOps
 
 _QUALITY = 70  # of JPEG: what websites and messengers use
 _MARGIN = 0.05  # of each side
+_LONGEST_SIDE = 1024  # pixels: edits of larger images cost more and show nothing else
 _LONGEST_JPEG = 65_500  # pixels, the limit of libjpeg
 
 
@@ -74,3 +75,15 @@ MILD_EDITS: dict[str, Callable[[Image.Image], Image.Image]] = {
 They are what copies in collections differ by (Douze et al. 2021, "The 2021 Image Similarity Dataset and Challenge"): files
 are saved again, made smaller, made lighter or darker, cut at the edges, mirrored. Stronger edits (text over the image, large
 crops, collages) are left out: such an image may deserve a label of its own."""
+
+
+def edits_of(images: Iterable[Image.Image]) -> Iterator[Image.Image]:
+    """Yield each of the ``MILD_EDITS`` of each image, image by image; of a large image, those of a copy of 1,024 pixels.
+
+    >>> len(list(edits_of([Image.new("RGB", (8, 8))] * 2))) == 2 * len(MILD_EDITS)
+    True
+    """
+    for image in images:
+        small = image.copy()
+        small.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
+        yield from (edit(small) for edit in MILD_EDITS.values())

@@ -11,7 +11,7 @@ from datapool.core import atomic
 from datapool.core.base import Base
 from datapool.core.errors import DatapoolError
 from datapool.core.levels import ENOUGH
-from datapool.core.lineage import EmbeddingSpace, Version, embedding_space_of
+from datapool.core.lineage import EmbeddingSpace, Measured, Version, embedding_space_of
 from datapool.core.progress import Progress
 from datapool.core.row_cache import RowCache
 from datapool.core.schema import Lightly, Params
@@ -21,6 +21,7 @@ from datapool.training.given_embeddings import given_space
 if TYPE_CHECKING:
     from datapool.model.checkpoint_file import Decoding
     from datapool.model.embedding_model import EmbeddingModel
+    from datapool.training.fitted_head import FittedHead
     from datapool.training.simclr import StepLoss, TrainingResult
 
 _RANDOM_WEIGHTS = "random weights"
@@ -48,13 +49,15 @@ def provide_model(
     scratch_dir: Path,
     cache_dir: Path,
     progress: Progress,
+    labels: Sequence[str] | None = None,
 ) -> ProvidedModel:
     """Write the checkpoint that embeds this batch.
 
     The model of the base is used unchanged, if it has one. For a new pool the model is ``params.checkpoint``, or a
     backbone with pretrained weights and a head fitted to the images, or a random backbone; then it is trained on the
-    images if ``enable_training``. A random backbone without training is refused. The levels of ``min_distance`` are
-    calibrated in a new space, and in one that has none yet.
+    images if ``enable_training``. A random backbone without training is refused. What was fitted or trained is kept if it
+    is better than what was before, by images that had no part in it; see ``training.gate``. The levels of
+    ``min_distance`` are calibrated in a new space, and in one that has none yet.
 
     Args:
         base: The pool before this batch.
@@ -65,6 +68,7 @@ def provide_model(
         scratch_dir: Keeps the state of an interrupted training, from which the next call continues.
         cache_dir: Where ``embed_candidates`` keeps embeddings. Those that follow from fitting a head are written to it.
         progress: Of the training.
+        labels: The weak label of each image, by which models are compared besides; None for none.
 
     Raises:
         DatapoolError: If params ask for another model than that of the base (the message names both), for random weights
@@ -101,6 +105,7 @@ def provide_model(
         scratch_dir=scratch_dir,
         cache=RowCache(cache_dir),
         progress=progress,
+        labels=labels,
     )
 
 
@@ -216,14 +221,18 @@ def _new_model(
     scratch_dir: Path,
     cache: RowCache,
     progress: Progress,
+    labels: Sequence[str] | None,
 ) -> ProvidedModel:
     """Make the model of a new pool, and write its checkpoints."""
     from datapool.model.embedding_model import embedding_space_id, save_checkpoint
 
-    start, origin = _initial_model(images, params, cache, decode=decode)
+    start, origin, measured = _initial_model(images, params, cache, decode=decode, labels=labels)
     best = after_last_epoch = start
     losses: Sequence[StepLoss] = ()
-    notes = [f"new model: {start.backbone_name} with {start.dimension} dimensions, {origin}"]
+    notes = [
+        f"new model: {start.backbone_name} with {start.dimension} dimensions, {origin}",
+        *(each.summary for each in measured),
+    ]
     # One image cannot be contrasted. Random weights are useless untrained, so then train_simclr refuses it.
     if params.enable_training and (len(images) > 1 or origin == _RANDOM_WEIGHTS):
         result = _train(start, images, params, scratch_dir=scratch_dir, progress=progress)
@@ -246,6 +255,10 @@ def _new_model(
     )
     if best.preprocessing.decode != "full":
         space = EmbeddingSpace.model_validate(space.model_dump() | {"decode": best.preprocessing.decode})
+    if measured:
+        space = EmbeddingSpace.model_validate(
+            space.model_dump() | {"measured": [each.model_dump() for each in measured]}
+        )
     space = _with_levels(space, best, images, params, cache)
     return ProvidedModel(space, losses, notes)
 
@@ -265,9 +278,14 @@ def _training_notes(result: "TrainingResult", *, n_images: int) -> list[str]:
 
 
 def _initial_model(
-    images: Sequence[ImageFile], params: Params, cache: RowCache, *, decode: "Decoding"
-) -> "tuple[EmbeddingModel, str]":
-    """Return the model before training, and the origin of its weights, which the lineage records."""
+    images: Sequence[ImageFile],
+    params: Params,
+    cache: RowCache,
+    *,
+    decode: "Decoding",
+    labels: Sequence[str] | None,
+) -> "tuple[EmbeddingModel, str, list[Measured]]":
+    """Return the model before training, the origin of its weights for the lineage, and how its head was judged."""
     from datapool.model.embedding_model import build_model, load_checkpoint
 
     if params.checkpoint:
@@ -275,7 +293,7 @@ def _initial_model(
         _require_same_settings(
             model, params.lightly, source=f"checkpoint {params.checkpoint}", remedy="or set another checkpoint"
         )
-        return model, "weights of a given checkpoint"
+        return model, "weights of a given checkpoint", []
     settings = params.lightly.model
     has_trained_weights = settings.pretrained or settings.weights is not None
     if not has_trained_weights and not params.enable_training:
@@ -294,33 +312,41 @@ def _initial_model(
         decode=decode,
     )
     if not has_trained_weights:
-        return model, _RANDOM_WEIGHTS
-    return _with_fitted_head(model, images, params, cache), model.origin
+        return model, _RANDOM_WEIGHTS, []
+    fitted = _with_fitted_head(model, images, params, cache, labels=labels)
+    return fitted.model, model.origin, [fitted.measured] if fitted.measured else []
 
 
 def _with_fitted_head(
-    model: "EmbeddingModel", images: Sequence[ImageFile], params: Params, cache: RowCache
-) -> "EmbeddingModel":
-    """Return the model with a head fitted to at most 2,000 images, evenly spaced in their order.
+    model: "EmbeddingModel",
+    images: Sequence[ImageFile],
+    params: Params,
+    cache: RowCache,
+    *,
+    labels: Sequence[str] | None,
+) -> "FittedHead":
+    """Return the model with a head that is fitted to the images.
 
     Without a training, the embeddings of these images are known now, and embed need not read them again.
     """
-    from datapool.model.embedding import backbone_features, fitting_step, keep_embeddings
-    from datapool.model.embedding_model import fit_head
+    from datapool.model.embedding import keep_embeddings
+    from datapool.training.fitted_head import fit_to_images
 
-    chosen = images[:: fitting_step(len(images))]
     batch_size, accelerator = params.lightly.loader.batch_size, params.lightly.trainer.accelerator
-    features = backbone_features(
+    fitted = fit_to_images(
         model,
-        chosen,
+        images,
+        labels=labels,
+        seed=params.seed,
+        with_edits=model.preprocessing.decode != "full",  # made anew, a pool of an early release keeps its bytes
         batch_size=batch_size,
         num_workers=params.lightly.loader.num_workers,
         accelerator=accelerator,
-        progress=None,
     )
-    fitted = fit_head(model, features, seed=params.seed)
     if not params.enable_training:
-        keep_embeddings(fitted, chosen, features, cache=cache, batch_size=batch_size, accelerator=accelerator)
+        keep_embeddings(
+            fitted.model, fitted.images, fitted.features, cache=cache, batch_size=batch_size, accelerator=accelerator
+        )
     return fitted
 
 

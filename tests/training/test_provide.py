@@ -55,7 +55,7 @@ def image(color: str) -> ImageFile:
     return ImageFile(Path(f"{color}.png"), hashlib.sha256(Path(f"{color}.png").read_bytes()).hexdigest(), MAX_PIXELS)
 
 
-def provide(base: Base, images=(), **settings: object) -> ProvidedModel:
+def provide(base: Base, images=(), *, labels=None, **settings: object) -> ProvidedModel:
     """Provide the model with the shipped settings but a tiny model; ``lightly__model__name`` is lightly.model.name."""
     content = yaml.safe_load(SHIPPED.read_text())
     small = {
@@ -83,6 +83,7 @@ def provide(base: Base, images=(), **settings: object) -> ProvidedModel:
         scratch_dir=Path("scratch"),
         cache_dir=Path("cache"),
         progress=lambda *_: None,
+        labels=labels,
     )
 
 
@@ -196,6 +197,21 @@ def test_a_backbone_with_trained_weights_has_a_head_that_is_fitted_to_the_images
         file.path.unlink()
     settings = {"batch_size": 64, "num_workers": 0, "accelerator": "cpu", "progress": None}
     assert embed_with_cache(CHECKPOINT, images, cache=RowCache(Path("cache")), **settings).n_known == 3
+
+
+def test_how_the_head_was_judged_is_printed_and_recorded_but_not_for_a_pool_that_an_early_release_began():
+    save_checkpoint(tiny(), Path("weights.ckpt"))
+    settings = {"lightly__model__weights": "weights.ckpt", "enable_training": False, "labels": ["red", "blue"] * 20}
+    images = [image(f"#{number:06x}") for number in range(0, 0xFFFFFF, 0xFFFFFF // 39)]
+
+    provided = provide(NEW_POOL, images, **settings)
+    early = provide(NEW_POOL._replace(decodes_in_full=True), images, **settings)
+
+    assert provided.space.measured[0].summary in provided.notes
+    assert "edits of images shrunk away: " in provided.notes[1]
+    assert provided.space.measured[0].before.labels_agree is not None
+    assert EmbeddingSpace.model_validate(provided.space.model_dump()) == provided.space
+    assert "measured" not in early.space.model_dump()
 
 
 def test_a_new_pool_decodes_at_a_smaller_scale_and_one_that_an_early_release_began_at_full_size():
