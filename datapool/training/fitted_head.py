@@ -9,7 +9,7 @@ from datapool.core.lineage import Measured
 from datapool.images.decode import ImageFile
 from datapool.model.embedding import NumWorkers, backbone_features, embed_decoded, fitting_step
 from datapool.model.embedding_model import EmbeddingModel, fit_head
-from datapool.training.gate import is_better, measure
+from datapool.training.gate import evenly_spaced, is_better, measure
 from datapool.training.mild_edits import MILD_EDITS, edits_of
 
 N_EDITED = 150
@@ -89,16 +89,6 @@ def fit_to_images(
     measured = Measured(change="edits of images shrunk away", images=len(tested), before=before, after=after, kept=kept)
     whitened = fit_head(model, features, seed=seed, views=views) if kept else plain
     return FittedHead(whitened, chosen, features, measured)
-
-
-def evenly_spaced(n: int, at_most: int) -> np.ndarray:
-    """Return indices of at most so many of n things, evenly spaced.
-
-    >>> evenly_spaced(10, 2).tolist(), evenly_spaced(3, 5).tolist()
-    ([2, 7], [0, 1, 2])
-    """
-    n_taken = min(n, at_most)
-    return (np.arange(n_taken) * n + n // 2) // max(n_taken, 1)
 
 
 def _apply_head(model: EmbeddingModel, features: np.ndarray) -> np.ndarray:

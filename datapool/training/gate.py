@@ -9,11 +9,71 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from datapool.core.lineage import Figures
+from datapool.core.lineage import Figures, Measured
+from datapool.images.decode import ImageFile
+from datapool.model.embedding import embed_decoded
+from datapool.model.embedding_model import EmbeddingModel
+from datapool.training.mild_edits import MILD_EDITS, edits_of
 
 FALSE_ALARMS = 0.01
 """Share of the pairs of other images that may lie as near as a copy that counts as found. Frames of a video are such pairs:
 of a batch with videos, a thousandth would be frames only."""
+
+_MOST_HELD_BACK, _FEWEST_HELD_BACK = 100, 10
+_SHARE_HELD_BACK = 5  # a fifth
+
+
+def evenly_spaced(n: int, at_most: int) -> np.ndarray:
+    """Return indices of at most so many of n things, evenly spaced.
+
+    >>> evenly_spaced(10, 2).tolist(), evenly_spaced(3, 5).tolist()
+    ([2, 7], [0, 1, 2])
+    """
+    n_taken = min(n, at_most)
+    return (np.arange(n_taken) * n + n // 2) // max(n_taken, 1)
+
+
+def held_back(n: int) -> np.ndarray:
+    """Return the indices of the images that a training leaves out to be measured by: a fifth, 100 at most.
+
+    >>> held_back(55).tolist(), held_back(49).tolist(), len(held_back(10_000))
+    ([2, 7, 12, 17, 22, 27, 32, 37, 42, 47, 52], [], 100)
+    """
+    n_taken = min(n // _SHARE_HELD_BACK, _MOST_HELD_BACK)
+    return evenly_spaced(n, n_taken if n_taken >= _FEWEST_HELD_BACK else 0)
+
+
+def compare(
+    start: EmbeddingModel,
+    trained: EmbeddingModel,
+    images: Sequence[ImageFile],
+    labels: Sequence[str] | None,
+    *,
+    batch_size: int,
+    accelerator: str,
+) -> Measured:
+    """Return the figures of two models for images that the second one was not trained on, and whether it is better.
+
+    Args:
+        start: The model before the training.
+        trained: The model after it.
+        images: Two or more.
+        labels: The weak label of each; None for none.
+        batch_size: As that of ``embed``.
+        accelerator: As that of ``embed``.
+
+    Raises:
+        DatapoolError: As ``embed``.
+    """
+    figures = []
+    for model in (start, trained):
+        read = model.preprocessing.read
+        embeddings = embed_decoded(model, map(read, images), batch_size=batch_size, accelerator=accelerator)
+        edits = embed_decoded(model, edits_of(map(read, images)), batch_size=batch_size, accelerator=accelerator)
+        rows = np.arange(len(images))
+        figures.append(measure(embeddings, edits.reshape(len(rows), len(MILD_EDITS), -1), rows, labels))
+    before, after = figures
+    return Measured(change="training", images=len(images), before=before, after=after, kept=is_better(after, before))
 
 
 def measure(embeddings: np.ndarray, edits: np.ndarray, rows: np.ndarray, labels: Sequence[str] | None) -> Figures:

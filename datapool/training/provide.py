@@ -235,12 +235,15 @@ def _new_model(
     ]
     # One image cannot be contrasted. Random weights are useless untrained, so then train_simclr refuses it.
     if params.enable_training and (len(images) > 1 or origin == _RANDOM_WEIGHTS):
-        result = _train(start, images, params, scratch_dir=scratch_dir, progress=progress)
-        if not result.is_main_process:
+        # Random weights are no model to go back to. A pool of an early release that is made anew keeps its bytes.
+        has_start = origin != _RANDOM_WEIGHTS and decode != "full"
+        trained = _train(start, images, labels, params, has_start=has_start, scratch_dir=scratch_dir, progress=progress)
+        if not trained.result.is_main_process:
             return ProvidedModel(None, (), [])
-        best, after_last_epoch, losses = result.best, result.last, result.step_losses
-        origin += f", trained on {len(images)} images for {params.lightly.trainer.max_epochs} epochs"
-        notes += _training_notes(result, n_images=len(images))
+        best, after_last_epoch, losses = trained.best, trained.result.last, trained.result.step_losses
+        origin += f", {trained.origin}"
+        measured += trained.measured
+        notes += trained.notes
     elif params.enable_training:
         notes.append("the batch has one image, and SimCLR needs two or more: the model is used without training")
     save_checkpoint(best, checkpoint)
@@ -266,7 +269,7 @@ def _new_model(
 def _training_notes(result: "TrainingResult", *, n_images: int) -> list[str]:
     notes = [
         f"trained on {n_images} images; mean loss {result.epoch_losses[0]:.3f} in the first epoch, "
-        f"{min(result.epoch_losses):.3f} in epoch {result.best_epoch + 1}, which is taken; spread {result.spread:.2g}"
+        f"{min(result.epoch_losses):.3f} in epoch {result.best_epoch + 1}, the best; spread {result.spread:.2g}"
     ]
     if result.collapsed:
         notes.append(
@@ -350,24 +353,43 @@ def _with_fitted_head(
     return fitted
 
 
+class _Trained(NamedTuple):
+    """The outcome of a training."""
+
+    result: "TrainingResult"
+    best: "EmbeddingModel"
+    """The model to use: the start, if that was better."""
+    origin: str
+    """A clause for the lineage."""
+    measured: list[Measured]
+    notes: list[str]
+
+
 def _train(
-    model: "EmbeddingModel",
+    start: "EmbeddingModel",
     images: Sequence[ImageFile],
+    labels: Sequence[str] | None,
     params: Params,
     *,
+    has_start: bool,
     scratch_dir: Path,
     progress: Progress,
-) -> "TrainingResult":
+) -> _Trained:
+    """Train a model. Where there is a start to go back to, some images are held back to measure which one is better."""
+    from datapool.training.gate import compare, held_back
     from datapool.training.simclr import TrainerSettings, train_simclr
     from datapool.training.views import Augmentation
 
-    return train_simclr(
-        model,
-        images,
+    tested: list[int] = held_back(len(images)).tolist() if has_start else []
+    to_train_on = [images[row] for row in sorted(set(range(len(images))) - set(tested))]
+    batch_size, trainer = params.lightly.loader.batch_size, params.lightly.trainer
+    result = train_simclr(
+        start,
+        to_train_on,
         augmentation=Augmentation(**params.lightly.collate.model_dump(exclude={"input_size"})),
-        trainer=TrainerSettings(**params.lightly.trainer.model_dump()),
+        trainer=TrainerSettings(**trainer.model_dump()),
         out_dim=params.lightly.model.out_dim,
-        batch_size=params.lightly.loader.batch_size,
+        batch_size=batch_size,
         num_workers=params.lightly.loader.num_workers,
         lr=params.lightly.optimizer.lr,
         weight_decay=params.lightly.optimizer.weight_decay,
@@ -375,4 +397,20 @@ def _train(
         seed=params.seed,
         scratch_dir=scratch_dir,
         progress=progress,
+        keeps_statistics=has_start,
     )
+    origin = f"trained on {len(to_train_on)} images for {trainer.max_epochs} epochs"
+    notes = _training_notes(result, n_images=len(to_train_on))
+    if not tested or not result.is_main_process:
+        return _Trained(result, result.best, origin, [], notes)
+    measured = compare(
+        start,
+        result.best,
+        [images[row] for row in tested],
+        [labels[row] for row in tested] if labels else None,
+        batch_size=batch_size,
+        accelerator=trainer.accelerator,
+    )
+    if measured.kept:
+        return _Trained(result, result.best, origin, [measured], [*notes, measured.summary])
+    return _Trained(result, start, f"not {origin}, which made it no better", [measured], [*notes, measured.summary])

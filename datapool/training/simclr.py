@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from datapool.core import atomic
@@ -101,6 +101,7 @@ def train_simclr(
     seed: int,
     scratch_dir: Path,
     progress: Progress | None,
+    keeps_statistics: bool = False,
 ) -> TrainingResult:
     """Train with SimCLR (Chen et al. 2020): two views of an image should embed alike, views of other images should not.
 
@@ -129,6 +130,8 @@ def train_simclr(
         seed: Of the order, the augmentations and the projection head.
         scratch_dir: For this function only, and not tracked; made if absent.
         progress: Called after each step with steps done, steps in all, and the loss.
+        keeps_statistics: Leave the running statistics of the model's batch normalization as they are, and normalize by them:
+            for trained weights. Those of augmented crops differ, and move embeddings more than the training does.
 
     Raises:
         DatapoolError: If there are too few images, one cannot be read, Lightning refuses the settings, the loss is not
@@ -140,6 +143,7 @@ def train_simclr(
         [image.content_hash for image in images],
         images[0].ranges,
         embedding_space_id(model),
+        *(["statistics"] if keeps_statistics else []),
     )
     with _quiet(), torch.random.fork_rng(devices=[]):
         lightning = _make_trainer(trainer, scratch_dir)
@@ -157,6 +161,7 @@ def train_simclr(
             scratch_dir=scratch_dir,
             fingerprint=fingerprint,
             progress=progress,
+            keeps_statistics=keeps_statistics,
         )
         loader: DataLoader[Tensor | DatapoolError] = DataLoader(
             Views(images, augmentation, preprocessing=model.preprocessing, seed=seed),
@@ -235,6 +240,7 @@ class _SimCLR(LightningModule):
         scratch_dir: Path,
         fingerprint: str,
         progress: Progress | None,
+        keeps_statistics: bool,
     ) -> None:
         super().__init__()
         torch.manual_seed(seed)
@@ -243,6 +249,7 @@ class _SimCLR(LightningModule):
         self.criterion = NTXentLoss(temperature=temperature, gather_distributed=True)
         self.lr, self.weight_decay, self.n_steps, self.seed = lr, weight_decay, n_steps, seed
         self.scratch_dir, self.fingerprint, self.progress = scratch_dir, fingerprint, progress
+        self.keeps_statistics = keeps_statistics
         self.losses: list[StepLoss] = []
         self.best_state: dict[str, Tensor] = {}
         self._losses_of_epoch: list[Tensor] = []  # of the current epoch, still on their device
@@ -252,6 +259,9 @@ class _SimCLR(LightningModule):
         # is the same.
         torch.manual_seed(seeds(self.seed, self.current_epoch, self.global_rank)[0])
         self._losses_of_epoch = []
+        for module in self.model.modules() if self.keeps_statistics else ():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):  # of any number of dimensions, and timm's own
+                module.eval()
 
     def training_step(self, views: Tensor | DatapoolError, batch_index: int) -> Tensor:
         if isinstance(views, DatapoolError):

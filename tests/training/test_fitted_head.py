@@ -2,7 +2,6 @@
 
 import doctest
 import hashlib
-from pathlib import Path
 
 import numpy as np
 import pytest

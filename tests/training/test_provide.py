@@ -167,6 +167,32 @@ def test_a_new_pool_takes_a_given_checkpoint_and_trains_it_only_if_asked_to():
     assert len(trained.losses) == 1
 
 
+@pytest.mark.slow
+def test_a_training_is_measured_by_images_that_are_held_back_and_not_kept_if_the_start_was_better(monkeypatch):
+    save_checkpoint(tiny(), Path("given.ckpt"))
+    images = [image(f"#{number:06x}") for number in range(0, 0xFFFFFF, 0xFFFFFF // 50)][:50]
+    settings = {"checkpoint": "given.ckpt", "enable_training": True, "lightly__optimizer__lr": 0.01}
+
+    found = {}
+    for better in (False, True):
+        monkeypatch.setattr("datapool.training.gate.is_better", lambda after, before, better=better: better)
+        found[better] = provide(NEW_POOL, images, **settings)
+        kept = load_checkpoint(CHECKPOINT)
+        assert (embedding_space_id(kept) == embedding_space_id(tiny())) is not better
+        assert embedding_space_id(load_checkpoint(LAST)) != embedding_space_id(tiny())
+        # Statistics of normalization are those of the start.
+        assert torch.equal(kept.backbone.bn1.running_var, tiny().backbone.bn1.running_var)
+    measured = found[True].space.measured[0]
+
+    assert (measured.images, measured.kept) == (10, True)
+    assert measured.before != measured.after
+    assert measured.summary in found[True].notes
+    assert found[True].space.origin == "weights of a given checkpoint, trained on 40 images for 1 epochs"
+    assert found[False].space.origin == (
+        "weights of a given checkpoint, not trained on 40 images for 1 epochs, which made it no better"
+    )
+
+
 def test_one_image_is_not_trained_on_unless_the_weights_are_random():
     save_checkpoint(tiny(), Path("given.ckpt"))
 
