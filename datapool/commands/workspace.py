@@ -26,10 +26,11 @@ def init(
 ) -> None:
     """Make a workspace: a folder with its own git and DVC in which `dvc repro` works.
 
-    It has its own copy of the code, so a pool stays tied to the code that made it.
+    It has its own copy of the code, so a pool stays tied to the code that made it. It begins with a budget of 100 images per
+    batch, near-copies left out: stopping_condition in params.yaml.
     """
     from datapool.core.errors import DatapoolError
-    from datapool.workspace.create import Scm, make_workspace
+    from datapool.workspace.create import BUDGET, Scm, make_workspace
     from datapool.workspace.update import update_workspace
 
     if update + subdir + no_git > 1:
@@ -46,10 +47,11 @@ def init(
         )
         return
     scm = Scm.SURROUNDING if subdir else Scm.NONE if no_git else Scm.OWN
-    make_workspace(folder, scm=scm, remote=remote)
+    make_workspace(folder, scm=scm, remote=remote, settings=BUDGET)
     say(
         f"{folder} is a workspace. Put images into a folder of their own, such as {folder / 'data/week_1'}, and name it in "
-        f"{folder / 'params.yaml'} (input_dir: data/week_1); then run `dvc repro` in {folder}"
+        f"{folder / 'params.yaml'} (input_dir: data/week_1); then run `dvc repro` in {folder}",
+        "of each batch it picks 100 images and no near-copies: stopping_condition in params.yaml",
     )
 
 

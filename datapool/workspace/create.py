@@ -5,14 +5,17 @@ it is updated, and DVC sees when that code changes.
 """
 
 import os
+from collections.abc import Mapping
 from contextlib import chdir, suppress
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import datapool
 from datapool.core import atomic
 from datapool.core.errors import DatapoolError
 from datapool.workspace.commands import git_commit, in_git_repository, run_command, run_dvc
+from datapool.workspace.params_file import set_params
 from datapool.workspace.template import (
     AUTOSTAGE,
     CODE,
@@ -46,6 +49,9 @@ _DVC_CONFIG = """\
     check_update = false
 """
 
+BUDGET = {"stopping_condition.n_samples": 100, "stopping_condition.min_distance": "near_copies"}
+"""What `datapool init` begins with: so many images to label, no copies. params.yaml itself begins as Lightly's Docker."""
+
 _README = """\
 # A datapool workspace
 
@@ -76,7 +82,14 @@ class Scm(StrEnum):
     NONE = "none"
 
 
-def make_workspace(folder: Path, *, scm: Scm, remote: str | None = None, may_be_nested: bool = False) -> None:
+def make_workspace(
+    folder: Path,
+    *,
+    scm: Scm,
+    remote: str | None = None,
+    may_be_nested: bool = False,
+    settings: Mapping[str, Any] | None = None,
+) -> None:
     """Make a workspace and its first commit, of its own files only. One that was interrupted is made again.
 
     Args:
@@ -85,6 +98,7 @@ def make_workspace(folder: Path, *, scm: Scm, remote: str | None = None, may_be_
             comparisons between versions do not work).
         remote: A folder or a URL that becomes DVC's default remote, in the first commit: so every commit knows it.
         may_be_nested: Whether it may lie in another workspace, which ignores it, as the demo may.
+        settings: Values of its params.yaml that differ from ours, by dotted key.
 
     Raises:
         DatapoolError: If something is in the way (after an interruption, only a link is), the folder lies in another
@@ -114,6 +128,8 @@ def make_workspace(folder: Path, *, scm: Scm, remote: str | None = None, may_be_
         ) from error
     for name in (*CODE, *SETTINGS):
         copy_template(name, folder)
+    if settings:
+        set_params(folder, settings)
     (folder / "data").mkdir(exist_ok=True)
     (folder / "datapools.json").write_text(_NO_POOLS)
     add_missing_lines(folder / ".gitignore", _GITIGNORE + IGNORED_DATA)
@@ -123,10 +139,8 @@ def make_workspace(folder: Path, *, scm: Scm, remote: str | None = None, may_be_
     options = {Scm.OWN: [], Scm.SURROUNDING: ["--subdir"], Scm.NONE: ["--no-scm"]}[scm]
     run_dvc(folder, "init", "--quiet", "--force", *options)
     config = folder / ".dvc" / "config"
-    settings = _DVC_CONFIG + ("" if scm is Scm.NONE else AUTOSTAGE)
-    config.write_text(
-        (config.read_text() or "[core]\n") + settings + PLOTS
-    )  # what `dvc config` would write, in no time
+    more = _DVC_CONFIG + ("" if scm is Scm.NONE else AUTOSTAGE) + PLOTS
+    config.write_text((config.read_text() or "[core]\n") + more)  # what `dvc config` would write, in no time
     if remote:
         url = remote if "://" in remote else str(Path(remote).absolute())
         run_dvc(folder, "remote", "add", "--quiet", "--default", "store", url)

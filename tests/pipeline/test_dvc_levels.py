@@ -58,7 +58,9 @@ def test_commands_and_the_report_show_the_number_with_what_it_finds(two_weeks):
     assert shown in workspace.run("datapool", "status")
     assert shown in workspace.run("datapool", "show", "1")
     assert shown in json.loads((workspace.folder / "output" / "report.json").read_text())["embedding_space"]["levels"]
-    choices = json.loads(workspace.run("datapool", "what-if", "near_copies", f"{level['distance']}", "--json"))["choices"]
+    choices = json.loads(workspace.run("datapool", "what-if", "near_copies", f"{level['distance']}", "--json"))[
+        "choices"
+    ]
     assert [choice.pop("level") for choice in choices] == ["near_copies", None]
     assert choices[0] == choices[1]
     assert "none failed" in workspace.run("datapool", "verify")

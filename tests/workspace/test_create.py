@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from datapool.core.errors import DatapoolError
+from datapool.core.params import load_params
 from datapool.workspace import create
-from datapool.workspace.create import Scm, make_workspace
+from datapool.workspace.create import BUDGET, Scm, make_workspace
 from datapool.workspace.template import CODE, IGNORED_DATA, add_missing_lines
 
 ROOT = Path(__file__).parents[2]
@@ -56,6 +57,18 @@ def test_an_interrupted_workspace_is_made_again_and_git_tracks_its_own_files_onl
         "[plots]\n    html_template = ../datapool/workspace/plots_page.html\n"
     )
     assert not Path(".datapool/init").exists()
+
+
+def test_settings_differ_from_the_template_in_their_lines_only_and_are_in_the_first_commit(here):
+    make_workspace(Path(), scm=Scm.OWN, settings=BUDGET)
+    template = (ROOT / "params.yaml").read_text().splitlines()
+    changed = [
+        line.split("#")[0].strip() for line in Path("params.yaml").read_text().splitlines() if line not in template
+    ]
+
+    assert changed == ["n_samples: 100", "min_distance: near_copies"]
+    assert load_params().stopping_condition.level == "near_copies"
+    assert subprocess.run(["git", "status", "--short"], capture_output=True, text=True, check=True).stdout == ""
 
 
 def test_a_readme_is_ours_if_we_wrote_it(here, victim):
