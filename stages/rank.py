@@ -7,22 +7,26 @@ from datapool.core.outputs import Outputs
 from datapool.core.params import load_params
 from datapool.core.tables import read_rows, read_table, write_arrays, write_csv, write_table
 from datapool.selection import ranking
-from datapool.selection.offer import make_offer, rank_offer
+from datapool.selection.held_back import offer_of
+from datapool.selection.offer import LOW_QUALITY, NEAR_DUPLICATE, rank_offer
 from datapool.terminal import progress, run, say
 
 
 def rank() -> None:
     """Order the candidates by the method: for coreset, always the one farthest from the pool and the earlier ones.
 
-    Candidates that the rules exclude are skipped, and those that an earlier batch offered are not offered again.
+    Candidates that the rules exclude are skipped, and those that an earlier batch offered are not offered again. Pictures of
+    no use (quality.drop) and near-duplicates (remove_near_duplicates) are held back.
     """
     params = load_params()
     outputs = Outputs(params.output_dir)
     candidates, base = read_rows(outputs.embeddings), read_base(outputs.base)
-    columns = batch_columns(candidates.table, read_table(outputs.images), read_table(outputs.quality), params)
+    images, quality = read_table(outputs.images), read_table(outputs.quality)
+    columns = batch_columns(candidates.table, images, quality, params)
     candidates = with_columns(candidates, columns.table, params)
     base = base._replace(rows=with_pool_columns(base, params))
-    offer = make_offer(candidates, base, params, min_distance=None)
+    with progress("comparing images") as report:
+        offer, near_duplicates = offer_of(candidates, base, images, quality, params, progress=report)
     config = ranking.RankingConfig.from_params(params, offer.candidates.table.filename)
     with progress("ranking") as report:
         ranked, evaluation_sample = rank_offer(
@@ -34,21 +38,27 @@ def rank() -> None:
             min_distance=params.ranking.min_distance,
             progress=report,
         )
+    write_table(outputs.near_duplicates, near_duplicates)
     write_table(outputs.columns, columns.table)
     write_table(outputs.ranking, ranked.table)
     ranking.write_trace(outputs.trace, ranked.trace)
     write_table(outputs.excluded, ranked.excluded)
     write_csv(outputs.selection_curve, ranking.distance_curve(ranked.table))
     write_arrays(outputs.evaluation_sample, evaluation_sample._asdict())
-    n_protected, n_seen, n_where = ((ranked.excluded.kind == kind).sum() for kind in ("protected", "seen", "where"))
     if columns.note:
         say(columns.note)
-    excluded = f"; protected images exclude {n_protected}" if params.rules.protected else ""
-    seen = f"; offered before and not taken, so not offered again: {n_seen}" if n_seen else ""
-    where = f"; outside of rules.where: {n_where}" if params.rules.where else ""
+    counts = ranked.excluded.kind.value_counts()
+    said = (
+        ("protected images exclude {}", "protected", params.rules.protected is not None),
+        ("offered before and not taken, so not offered again: {}", "seen", False),
+        ("outside of rules.where: {}", "where", params.rules.where is not None),
+        ("of no use by quality.drop: {}", LOW_QUALITY, False),
+        ("near-duplicates of others: {}", NEAR_DUPLICATE, False),
+    )
+    why = "".join(f"; {text.format(counts.get(kind, 0))}" for text, kind, always in said if always or kind in counts)
     n_pool = len(base.rows.table)
     pool = f" against {counted(n_pool, 'image')} of the pool" if n_pool else "; the pool is empty so far"
-    say(f"ranked {len(ranked.table)} of {counted(len(candidates.table), 'candidate')}{pool}{excluded}{seen}{where}")
+    say(f"ranked {len(ranked.table)} of {counted(len(candidates.table), 'candidate')}{pool}{why}")
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ def report() -> None:
         base=base,
         candidates=read_rows(outputs.embeddings),
         embedding_space=space,
+        near_duplicates=read_table(outputs.near_duplicates),
         ranking=read_table(outputs.ranking),
         coverage=read_csv(outputs.coverage).astype("float64"),
         picks=read_rows(outputs.picks),

@@ -13,7 +13,7 @@ from datapool.core.tables import read_arrays, read_rows, read_table, write_csv, 
 from datapool.images.batch import copy_images, mark_excluded
 from datapool.selection import evaluation, sampling
 from datapool.selection.evaluation_sample import EvaluationSample
-from datapool.selection.offer import is_ranking_of, make_offer, not_taken, rank_offer
+from datapool.selection.offer import held_back_of, is_ranking_of, make_offer, not_taken, rank_offer
 from datapool.selection.ranking import Ranked, RankingConfig, read_trace
 from datapool.selection.summary import suggest_method
 from datapool.terminal import progress, run, say
@@ -31,9 +31,9 @@ def sample() -> None:
     candidates = with_columns(read_rows(outputs.embeddings), read_table(outputs.columns, as_stored=True), params)
     images = mark_excluded(read_table(outputs.images), base.excluded)
     standing = base.standing if base.standing and base.standing.applies(Parameters.of(params)) else None
-    offer = make_offer(candidates, base, params, min_distance=stop.threshold)
-    config = RankingConfig.from_params(params, offer.candidates.table.filename)
     ranked = Ranked(read_table(outputs.ranking), read_trace(outputs.trace), read_table(outputs.excluded))
+    offer = make_offer(candidates, base, params, min_distance=stop.threshold, held_back=held_back_of(ranked))
+    config = RankingConfig.from_params(params, offer.candidates.table.filename)
     evaluation_sample = EvaluationSample(**read_arrays(outputs.evaluation_sample))
     with progress("sampling") as report:
         if not is_ranking_of(ranked, offer):

@@ -15,7 +15,17 @@ from datapool.core import atomic
 from datapool.core.errors import DatapoolError
 from datapool.core.lineage import Parameters, Version
 from datapool.core.recorded_rows import COLUMNS, NotRecordedError, no_seen, read_recorded_rows, read_recorded_seen
-from datapool.core.tables import EmbeddedTable, read_json, read_rows, read_table, write_json, write_rows, write_table
+from datapool.core.tables import (
+    EmbeddedTable,
+    read_arrays,
+    read_json,
+    read_rows,
+    read_table,
+    write_arrays,
+    write_json,
+    write_rows,
+    write_table,
+)
 
 _COPIES = ("rows.parquet", "seen.parquet")
 """What a base of an earlier release has instead of the key pools: copies of the rows and of what was offered."""
@@ -79,6 +89,8 @@ class Base(NamedTuple):
     """The folder of all pools, as params.yaml names it."""
     reconsidered: tuple[int, ...] = ()
     """The numbers of the versions of which ``seen`` lacks what was not taken because of another image."""
+    perceptual_hashes: np.ndarray | None = None
+    """Of the pictures of ``rows``, shape (n,), uint64; 0 where none is known. None: all 0."""
     decodes_in_full: bool = False
     """A new model must decode JPEG files at full size: this batch makes a first version anew whose model does."""
 
@@ -101,6 +113,9 @@ def write_base(folder: Path, base: Base) -> None:
     else:
         _remove(folder / "checkpoint.ckpt")
     write_table(folder / "excluded.parquet", base.excluded)
+    hashes = base.perceptual_hashes
+    hashes = np.zeros(len(base.rows.table), dtype=np.uint64) if hashes is None else hashes
+    write_arrays(folder / "perceptual_hashes.parquet", {"perceptual_hash": hashes})
     if base.standing:
         write_rows(folder / "standing.parquet", base.standing.rows)
     else:
@@ -185,8 +200,16 @@ def read_base(folder: Path, *, needs_seen: bool = True) -> Base:
         left,
         pools,
         reconsidered,
+        _perceptual_hashes(folder),
         record.get("decodes_in_full", False),
     )
+
+
+def _perceptual_hashes(folder: Path) -> np.ndarray | None:
+    path = folder / "perceptual_hashes.parquet"
+    return (
+        read_arrays(path)["perceptual_hash"] if path.exists() else None
+    )  # a base of an earlier release has no such file
 
 
 def empty_base_table() -> EmbeddedTable:

@@ -222,6 +222,8 @@ class Parameters(_JsonObject):
     seed: int | None = None
     where: str | None = None
     time_gap: _Number | dict[str, Any] | None = None
+    remove_near_duplicates: bool = False
+    """Recorded only where it is true."""
 
     @classmethod
     def of(cls, params: Params) -> Self:
@@ -259,13 +261,17 @@ class Parameters(_JsonObject):
         return any(rule is not None for rule in rules)
 
 
-IF_SET = ("where", "time_gap")
+IF_SET = ("where", "time_gap", "remove_near_duplicates")
 """The parameters that are recorded only where they are not null."""
 
 
 def _if_set(params: Params) -> dict[str, Any]:
     """Return those of ``IF_SET`` that params.yaml sets."""
-    found = {"where": params.rules.where, "time_gap": params.rules.time_gap}
+    found = {
+        "where": params.rules.where,
+        "time_gap": params.rules.time_gap,
+        "remove_near_duplicates": params.remove_near_duplicates or None,
+    }
     return {key: value for key, value in found.items() if value is not None}
 
 

@@ -32,8 +32,12 @@ class Metrics(BaseModel):
     """Images that exclude.txt lists."""
     seen_before: int
     """Images that an earlier batch offered and that were not taken, which are not offered again."""
+    low_quality: int = 0
+    """Images that ``quality.drop`` holds back."""
+    near_duplicates: int = 0
+    """Images that ``remove_near_duplicates`` holds back."""
     candidates: int
-    """Images among which to choose: all but those five and those of ``outside_where``."""
+    """Images among which to choose: all but those seven and those of ``outside_where``."""
     offered_again: int
     """Candidates that an earlier batch offered too and that were not taken."""
     picked: int

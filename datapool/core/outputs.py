@@ -39,6 +39,8 @@ class Outputs:
         # rank
         self.columns = folder / "columns.parquet"
         """What is known of each candidate besides its embedding, where a setting asks for it."""
+        self.near_duplicates = folder / "near_duplicates.parquet"
+        """The candidates that are near-duplicates of an image of the pool or of another candidate."""
         self.ranking = folder / "ranking.parquet"
         """The candidates in order, best first."""
         self.trace = folder / "trace.parquet"

@@ -46,13 +46,14 @@ PICKED = "picked"
 
 SEEN = {
     "content_hash": "str",
-    "fate": "str",  # why it was not taken: "covered", "beyond n_samples", "balance", "sequence_gap" or "time_gap"
+    # Why it was not taken: "covered", "beyond n_samples", "balance", "sequence_gap", "time_gap" or "near_duplicate".
+    "fate": "str",
     "distance": "float64",  # to its nearest image of the pool and the picks then
     "version": "int64",  # the version whose batch offered it
 }
 """The columns of what was offered and not taken, with their types."""
 
-_BECAUSE_OF_ANOTHER = ("covered", "sequence_gap", "time_gap")
+_BECAUSE_OF_ANOTHER = ("covered", "sequence_gap", "time_gap", "near_duplicate")
 """The fates of images that were not taken because another image was."""
 
 _KEPT = RowCache(atomic.SCRATCH / "pools")

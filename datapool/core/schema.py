@@ -156,6 +156,14 @@ def _kept_versions(value: object) -> object:
     raise ValueError("true, false, or how many earlier versions are kept, a whole number of at least 1")
 
 
+def _findings(value: object) -> object:
+    kinds = get_args(Finding)
+    is_list = isinstance(value, list) and all(each in kinds for each in value)
+    if isinstance(value, bool) or is_list or isinstance(value, dict):  # pydantic names the keys of a dict
+        return value
+    raise ValueError(f"false, true ({', '.join(OF_NO_USE)}), or a list of some of {', '.join(kinds)}")
+
+
 def _batch_ids(value: object) -> object:
     """Check ids of batches, or their beginnings, as datapools.json has them."""
     ids = value if isinstance(value, list) else [value]
@@ -354,15 +362,35 @@ class Images(Section):
     gif: bool
 
 
+Finding = Literal["dark", "light", "low_information", "blurry", "odd_aspect_ratio", "odd_size"]
+"""What an image may be found to be by its pixels: the keys of ``quality`` that are thresholds."""
+
+OF_NO_USE: tuple[Finding, ...] = ("dark", "light", "low_information")
+"""What ``quality.drop: true`` drops."""
+
+
 class Quality(Section):
     """From which figures on the report names an image; None: never."""
 
+    drop: Annotated[bool | list[Finding], BeforeValidator(_findings)]
     dark: Probability | None
     light: Probability | None
     low_information: Probability | None
     blurry: Probability | None
     odd_aspect_ratio: Probability | None
     odd_size: NotNegative | None
+
+    @model_validator(mode="after")
+    def _what_is_dropped_is_looked_for(self) -> Self:
+        for kind in self.drop if isinstance(self.drop, list) else []:
+            if getattr(self, kind) is None:
+                raise ValueError(f"drop lists {kind}, but {kind} is null, so it is not looked for; give a threshold")
+        return self
+
+    @property
+    def dropped(self) -> tuple[Finding, ...]:
+        """The kinds of images that are never offered."""
+        return tuple(self.drop) if isinstance(self.drop, list) else OF_NO_USE * self.drop
 
 
 class Datapool(Section):
@@ -457,6 +485,7 @@ class Params(Section):
     enable_corruptness_check: bool
     corrupt: Literal["strict", "tolerant"]
     remove_exact_duplicates: bool
+    remove_near_duplicates: bool
     enable_training: bool
     checkpoint: PathText | None
     embeddings: PathText | None

@@ -98,6 +98,22 @@ def findings(table: pd.DataFrame, thresholds: Quality) -> Findings:
     return Findings(pd.concat([none, *found], ignore_index=True), usual)
 
 
+def dropped(table: pd.DataFrame, thresholds: Quality) -> pd.DataFrame:
+    """Return which images ``quality.drop`` drops: those that ``findings`` names for one of its kinds.
+
+    Args:
+        table: As for ``findings``.
+        thresholds: As for ``findings``.
+
+    Returns:
+        One row per content: content_hash, reason (of the first kind).
+    """
+    found = findings(table, thresholds).images
+    found = found[found.kind.isin(thresholds.dropped)].drop_duplicates("filename")
+    content = table.drop_duplicates("filename").set_index("filename").content_hash
+    return pd.DataFrame({"content_hash": content.reindex(found.filename).to_numpy(), "reason": found.reason.to_numpy()})
+
+
 def _kinds(table: pd.DataFrame, thresholds: Quality) -> dict[str, tuple[str, np.ndarray, str]]:
     """Return by kind the column that decides, how far each row is beyond the threshold, and the sentence for a figure."""
     kinds = {}

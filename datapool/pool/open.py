@@ -13,7 +13,7 @@ import pandas as pd
 
 from datapool.core.base import Base, Standing, empty_base_table
 from datapool.core.errors import DatapoolError
-from datapool.core.lineage import CHECKPOINT, LineageEntry, Version, read_entries
+from datapool.core.lineage import CHECKPOINT, THUMBNAILS_FOLDER, LineageEntry, Version, read_entries
 from datapool.core.recorded_rows import are_kept, keep_rows, read_recorded_seen
 from datapool.core.tables import EmbeddedTable
 from datapool.images.batch import (
@@ -25,6 +25,7 @@ from datapool.images.batch import (
     rows_in_base,
     safe_name,
 )
+from datapool.images.thumbnails import ThumbnailStore
 from datapool.pool import files as pool_files
 from datapool.pool.agreement import backing_up_before_checkout, require_agreement, require_files, require_sizes
 from datapool.pool.exclusion import Excluded, Exclusions, is_batch_of, read_exclusions
@@ -203,6 +204,7 @@ def _open(
         left if left != batch and len(excluded) + is_own else None,
         store.folder.parent,
         reconsidered,
+        ThumbnailStore(store.folder / THUMBNAILS_FOLDER).perceptual_hashes(of_base.table.content_hash),
         base_version is None and not k and _decodes_in_full(versions),
     )
     has_model = bool(base.made_by) and base.made_by[-1].checkpoint_sha256 is not None

@@ -17,7 +17,7 @@ from datapool.core.tables import read_arrays, read_rows, read_table
 from datapool.images.batch import mark_excluded
 from datapool.selection import sampling
 from datapool.selection.evaluation_sample import EvaluationSample
-from datapool.selection.offer import is_ranking_of, make_offer, rank_offer
+from datapool.selection.offer import held_back_of, is_ranking_of, make_offer, rank_offer
 from datapool.selection.ranking import Ranked, RankingConfig, read_trace
 from datapool.workspace.states import state_here
 
@@ -69,7 +69,7 @@ def what_if(min_distances: Sequence[float | str], *, progress: Progress) -> list
     choices = []
     for params in every:
         stop = params.stopping_condition
-        offer = make_offer(candidates, base, params, min_distance=stop.threshold)
+        offer = make_offer(candidates, base, params, min_distance=stop.threshold, held_back=held_back_of(of_rank))
         config = RankingConfig.from_params(params, offer.candidates.table.filename)
         ranked, sample = of_rank, of_sample
         if not is_ranking_of(ranked, offer):  # a smaller threshold brings images of earlier batches back

@@ -20,8 +20,7 @@ from datapool.images.listing import Skipped
 from datapool.images.ranges import little_used
 from datapool.report.order import Order, make_order
 from datapool.selection.evaluation import picks_by_min_distance
-from datapool.selection.near_duplicates import near_duplicate_distance, near_duplicate_groups
-from datapool.selection.ranking import distance_vectors
+from datapool.selection.held_back import usual_distance, why_not_searched
 from datapool.selection.summary import describe_comparison, describe_stop, suggest_method, summarize
 
 MAX_ROWS = 200
@@ -30,8 +29,6 @@ N_EDGE = 6
 """How many images each side of the cut has in report.json."""
 MAX_COVERS = MAX_GROUPS = 100
 """How many images that cover others, and groups of near-duplicates, are listed."""
-MAX_COMPARED = 20_000
-"""Near-duplicates are looked for among so many candidates, which takes a second or two."""
 
 _TITLES = {
     "dark": "Dark",
@@ -59,6 +56,8 @@ class ReportInputs(NamedTuple):
     """Sorted by filename."""
     embedding_space: EmbeddingSpace
     """All that it records is shown, except None values."""
+    near_duplicates: pd.DataFrame
+    """As in ``held_back.Offered``."""
     ranking: pd.DataFrame
     """As in ``ranking.Ranked``."""
     coverage: pd.DataFrame
@@ -127,11 +126,12 @@ class Finding(NamedTuple):
 
 
 class NearDuplicates(NamedTuple):
-    """Candidates that are closer to each other than a distance, directly or over others between them."""
+    """Groups of an image, of the pool or of the batch, and the candidates that are near-duplicates of it."""
 
     distance: float
+    """Below which they are so, whatever their perceptual hashes."""
     groups: list[list[str]]
-    """Filenames, the largest groups first, at most MAX_GROUPS."""
+    """Filenames: of the image, then of the candidates. The largest groups first, at most MAX_GROUPS."""
     n_groups: int
     n_images: int
     """In all groups."""
@@ -275,7 +275,7 @@ def collect_facts(inputs: ReportInputs, params: Params, *, removed_file: str) ->
         what_if=_what_if(inputs, params),
         findings=[finding for finding in _findings(inputs, doubtful, removed_file) if finding.images.total],
         usual=_usual(doubtful),
-        near_duplicates=_near_duplicates(inputs.candidates, params),
+        near_duplicates=_near_duplicates(inputs, params),
         duplicates=_list(removed[removed.kind == "duplicate"]),
         known=_list(removed[removed.kind == "known"]),
         covers=covers,
@@ -354,6 +354,12 @@ def _outcomes(metrics: Metrics, params: Params) -> list[Outcome]:
             "offered before",
             "seen_before",
             "an earlier batch offered them and they were not taken; datapool.remember_rejected: false offers them again",
+        ),
+        ("of no use", "low_quality", "quality.drop: their pixels show next to nothing"),
+        (
+            "near-duplicates",
+            "near_duplicates",
+            "nearly the same as an image of the pool or another one of the batch: remove_near_duplicates",
         ),
         ("already in the pool", "known", "same bytes as an image in the pool"),
         ("exact copies", "duplicates", "same bytes as another image in the batch"),
@@ -459,20 +465,15 @@ def _usual(doubtful: quality.Findings) -> list[str]:
     ]
 
 
-def _near_duplicates(candidates: EmbeddedTable, params: Params) -> NearDuplicates:
-    """Find near-duplicates among the candidates, by their embeddings alone."""
-    n = len(candidates.table)
-    if n > MAX_COMPARED:
-        why = f"near-duplicates are looked for in batches of up to {MAX_COMPARED:,} candidates"
+def _near_duplicates(inputs: ReportInputs, params: Params) -> NearDuplicates:
+    found, candidates, pool = inputs.near_duplicates, inputs.candidates, inputs.base.rows
+    if why := why_not_searched(candidates, pool):
         return NearDuplicates(0.0, [], 0, 0, why)
-    vectors = distance_vectors(
-        candidates, candidates.take(slice(0)), normalize=params.normalize_embeddings, append_weak_labels=False
-    ).candidates
-    distance = near_duplicate_distance(vectors)
-    groups = sorted(near_duplicate_groups(vectors, distance), key=lambda rows: -len(rows))
-    names = candidates.table.filename.to_numpy(dtype=object)
-    listed = [names[rows].tolist() for rows in groups[:MAX_GROUPS]]
-    return NearDuplicates(distance, listed, len(groups), sum(map(len, groups)), "")
+    by_image = {name: group.tolist() for name, group in found.groupby("nearest", sort=False).filename}
+    groups = sorted(([name, *others] for name, others in by_image.items()), key=lambda group: (-len(group), group))
+    return NearDuplicates(
+        usual_distance(candidates, pool, params), groups[:MAX_GROUPS], len(groups), sum(map(len, groups)), ""
+    )
 
 
 def _covers(removed: pd.DataFrame) -> tuple[list[Cover], int]:

@@ -169,6 +169,8 @@ def compute_metrics(
         known=len(sampled.known),
         excluded=int(kinds.get("excluded", 0)),
         seen_before=int(kinds.get("seen", 0)),
+        low_quality=int(kinds.get("low_quality", 0)),
+        near_duplicates=int(kinds.get("near_duplicate", 0)),
         candidates=len(candidates.table),
         offered_again=offered_again,
         picked=n_picked,

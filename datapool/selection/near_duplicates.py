@@ -22,8 +22,8 @@ SAME_BITS = 6
 WITH_HASH = 3.0
 """Two images with such hashes are near-duplicates up to so many times the distance of others."""
 
-MOST_COMPARED = 10**10
-"""Pairs of images that ``leave_out`` compares at most: those of 130,000 candidates, in a minute or two of one core."""
+MOST_COMPARED = 5 * 10**9
+"""So many pairs of images are too many: more than those of 100,000 candidates, which take some 35 seconds of one core."""
 
 _MEDIANS = 15  # the median distance is so many times the distance of near-duplicates
 _PAIRS = 20_000  # from which the median distance is estimated
@@ -65,6 +65,15 @@ def near_duplicate_distance(vectors: np.ndarray) -> float:
     is_pair = one != other
     differences = vectors[one[is_pair]].astype(np.float64) - vectors[other[is_pair]]
     return float(np.median(np.linalg.norm(differences, axis=1))) / _MEDIANS
+
+
+def is_too_much(n: int, n_pool: int) -> bool:
+    """Return whether so many candidates, with each other and with so many images of a pool, are too many pairs to compare.
+
+    >>> is_too_much(100_000, 0), is_too_much(100_000, 1_000)
+    (False, True)
+    """
+    return n * n_pool + n * (n - 1) // 2 > MOST_COMPARED
 
 
 def near_duplicate_groups(

@@ -20,8 +20,12 @@ from datapool.selection.evaluation_sample import EvaluationSample, measure_sampl
 from datapool.selection.ranking import Ranked, RankingConfig, rank
 from datapool.selection.rules import EXCLUDED
 
-FATES = ("covered", "beyond n_samples", "balance", "sequence_gap", "time_gap")
-"""Why an image that was offered was not taken. An image near a protected one was not offered."""
+LOW_QUALITY, NEAR_DUPLICATE = HELD_BACK = ("low_quality", "near_duplicate")
+"""Kinds of candidates that are held back, whatever a threshold: see ``held_back.offer_of``."""
+
+FATES = ("covered", "beyond n_samples", "balance", "sequence_gap", "time_gap", NEAR_DUPLICATE)
+"""Why an image that was offered was not taken, or was not offered beside a near-duplicate. An image near a protected one
+was not offered, nor one of low quality."""
 
 
 class Offer(NamedTuple):
@@ -30,12 +34,14 @@ class Offer(NamedTuple):
     candidates: EmbeddedTable
     """The candidates that are offered, sorted by filename."""
     not_offered: pd.DataFrame
-    """The other candidates, by filename, with the columns ``rules.EXCLUDED``: kind "seen" or "where"."""
+    """The other candidates, by filename, with the columns ``rules.EXCLUDED``: kind "seen", "where" or one of HELD_BACK."""
     n_again: int
     """How many of those offered an earlier batch offered too."""
     is_recorded: np.ndarray
     """Shape (n,), boolean, one per offered candidate: whether what is recorded of it would still hold it back. Only with
     ``datapool.remember_rejected: false`` may that be so."""
+    near_duplicates: pd.DataFrame
+    """filename and content_hash of the candidates of kind NEAR_DUPLICATE that nothing which is recorded would hold back."""
 
 
 class RankedOffer(NamedTuple):
@@ -45,13 +51,20 @@ class RankedOffer(NamedTuple):
     evaluation_sample: EvaluationSample
 
 
-def make_offer(candidates: EmbeddedTable, base: Base, params: Params, *, min_distance: float | None) -> Offer:
-    """Return the candidates without those that an earlier batch offered and that were not taken, and without those that do
-    not fulfill ``rules.where``.
+def make_offer(
+    candidates: EmbeddedTable,
+    base: Base,
+    params: Params,
+    *,
+    min_distance: float | None,
+    held_back: pd.DataFrame | None = None,
+) -> Offer:
+    """Return the candidates without those that an earlier batch offered and that were not taken, those that do not fulfill
+    ``rules.where``, and those held back.
 
     What a version records counts only if its distances were taken as they are now (``normalize_embeddings``,
     ``append_weak_labels``). With a smaller ``min_distance`` than that of the version, an image is offered again if it was at
-    least the new one away from the pool. Images that stay picked
+    least the new one away from the pool, and no near-duplicate that would be held back again. Images that stay picked
     are offered. ``datapool.remember_rejected: false`` offers all.
 
     Args:
@@ -59,8 +72,12 @@ def make_offer(candidates: EmbeddedTable, base: Base, params: Params, *, min_dis
         base: The pool before this batch.
         params: The settings of this run.
         min_distance: The threshold in use; None offers nothing again because of it.
+        held_back: The candidates that are held back, with the columns ``rules.EXCLUDED``; None for none. An image that a
+            smaller ``min_distance`` brings back was not compared with them.
     """
     table = candidates.table
+    held_back = pd.DataFrame(columns=list(EXCLUDED)).astype(EXCLUDED) if held_back is None else held_back
+    is_held_back = table.filename.isin(held_back.filename).to_numpy()
     seen = _comparable(base, params).set_index("content_hash")
     place = seen.index.get_indexer(pd.Index(table.content_hash))  # rows of ``seen``; -1: never offered
     distance = seen.distance.to_numpy()
@@ -72,12 +89,16 @@ def make_offer(candidates: EmbeddedTable, base: Base, params: Params, *, min_dis
     if min_distance is not None and params.method == "coreset" and len(seen):
         now = max(min_distance, 0.0)  # without a threshold nothing is covered, as with 0
         then = seen.version.map({each.version: _threshold(each) for each in base.versions}).to_numpy(dtype=np.float64)
-        is_held &= ~((now < then[place]) & (distance[place] >= now))
-    is_new = ~is_held if params.datapool.remember_rejected else np.ones(len(table), dtype=bool)
+        is_tried_again = (now < then[place]) & (distance[place] >= now)
+        if params.remove_near_duplicates:
+            is_tried_again &= (seen.fate != NEAR_DUPLICATE).to_numpy()[place]
+        is_held &= ~is_tried_again
+    is_seen = is_held & ~is_held_back if params.datapool.remember_rejected else np.zeros(len(table), dtype=bool)
+    is_new = ~is_seen & ~is_held_back
     is_allowed = np.ones(len(table), dtype=bool)
     if params.rules.where is not None:
         is_allowed = fulfills(table, params.rules.where) | stands
-    rows = np.flatnonzero(~is_new)
+    rows = np.flatnonzero(is_seen)
     held = seen.iloc[place[rows]]
     reasons = [
         f"offered with version {version} and not taken ({fate}, at distance {far:.4g}): datapool.remember_rejected"
@@ -93,14 +114,19 @@ def make_offer(candidates: EmbeddedTable, base: Base, params: Params, *, min_dis
         }
     ).astype(EXCLUDED)
     others = table.filename.to_numpy()[is_new & ~is_allowed]
-    if len(others):
-        reason = f"does not fulfill rules.where: {params.rules.where}"
-        where = {"filename": others, "kind": "where", "reason": reason, "nearest": "", "distance": np.nan}
-        not_offered = pd.concat([not_offered, pd.DataFrame(where).astype(EXCLUDED)])
-        not_offered = not_offered.sort_values("filename", ignore_index=True)
+    reason = f"does not fulfill rules.where: {params.rules.where}"
+    where = {"filename": others, "kind": "where", "reason": reason, "nearest": "", "distance": np.nan}
+    not_offered = pd.concat([held_back, not_offered, pd.DataFrame(where).astype(EXCLUDED)])
     is_offered = is_new & is_allowed
     was_offered = table.content_hash.isin(base.seen.content_hash).to_numpy()
-    return Offer(_take(candidates, is_offered), not_offered, int((was_offered & is_offered).sum()), is_held[is_offered])
+    is_near = table.filename.isin(held_back.filename[held_back.kind == NEAR_DUPLICATE]).to_numpy()
+    return Offer(
+        _take(candidates, is_offered),
+        not_offered.sort_values("filename", ignore_index=True),
+        int((was_offered & is_offered).sum()),
+        is_held[is_offered],
+        table.loc[is_near & ~is_held, ["filename", "content_hash"]],
+    )
 
 
 def rank_offer(
@@ -132,7 +158,13 @@ def rank_offer(
 
 def is_ranking_of(ranked: Ranked, offer: Offer) -> bool:
     """Return whether what is offered is what was ranked. More may be: ``rank`` does not know the threshold."""
-    return int(ranked.excluded.kind.isin(["seen", "where"]).sum()) == len(offer.not_offered)
+    kinds = ["seen", "where"]
+    return int(ranked.excluded.kind.isin(kinds).sum()) == int(offer.not_offered.kind.isin(kinds).sum())
+
+
+def held_back_of(ranked: Ranked) -> pd.DataFrame:
+    """Return the candidates that were held back when the others were ranked, with the columns ``rules.EXCLUDED``."""
+    return ranked.excluded[ranked.excluded.kind.isin(HELD_BACK)]
 
 
 def not_taken(removed: pd.DataFrame, offer: Offer) -> pd.DataFrame:
@@ -145,9 +177,10 @@ def not_taken(removed: pd.DataFrame, offer: Offer) -> pd.DataFrame:
         offer: What was offered.
 
     Returns:
-        content_hash, fate (one of FATES), distance (to the nearest image of pool and picks).
+        content_hash, fate (one of FATES), distance (to the nearest image of pool and picks; of a near-duplicate to the image
+        that stays).
     """
-    new = offer.candidates.table[["filename", "content_hash"]][~offer.is_recorded]
+    new = pd.concat([offer.candidates.table[["filename", "content_hash"]][~offer.is_recorded], offer.near_duplicates])
     rejected = removed[removed.kind.isin(FATES)]
     table = rejected.merge(new, on="filename").rename(columns={"kind": "fate"})
     table = table.sort_values(["content_hash", "filename"]).drop_duplicates("content_hash")

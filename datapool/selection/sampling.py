@@ -47,8 +47,9 @@ class Sampled(NamedTuple):
     pool), nearest (filename of the nearest neighbor when picked)."""
     removed: pd.DataFrame
     """Every other image of the batch, by filename: filename, kind (LABEL_CONFLICT, "corrupt", "duplicate", "known",
-    "excluded", "seen", "where", "covered", one of RULES, "beyond n_samples" or "not considered"), reason (a sentence),
-    nearest, distance (to that nearest of pool and picks, or to the protected image; for "seen" as it was then)."""
+    "excluded", "seen", "where", "low_quality", "near_duplicate", "covered", one of RULES, "beyond n_samples" or "not
+    considered"), reason (a sentence), nearest, distance (to that nearest of pool and picks, or to the protected image; for
+    "seen" as it was then)."""
     covering_radius: float
     """Largest distance from a candidate, except those near a protected image, to its nearest of pool and picks; 0 if
     there is no such candidate, inf if there is neither pool nor pick."""
@@ -168,7 +169,18 @@ def filename_lists(base: EmbeddedTable, sampled: Sampled) -> dict[str, list[str]
         "duplicate_filenames": sampled.duplicates,
         "known_filenames": sampled.known,
         "removed_filenames": removed.filename[
-            removed.kind.isin(["covered", *RULES, "beyond n_samples", "not considered", "seen", "where"])
+            removed.kind.isin(
+                [
+                    "covered",
+                    *RULES,
+                    "beyond n_samples",
+                    "not considered",
+                    "seen",
+                    "where",
+                    "low_quality",
+                    "near_duplicate",
+                ]
+            )
         ].tolist(),
         "sampled_filenames_excluding_datapool": picks,
         "sampled_filenames": [*base.table.filename.tolist(), *picks],

@@ -19,6 +19,8 @@ def summarize(metrics: Metrics) -> str:
             (metrics.excluded, "excluded"),
             (metrics.seen_before, "offered before and not taken"),
             (metrics.outside_where, "outside of rules.where"),
+            (metrics.low_quality, "of no use by quality.drop"),
+            (metrics.near_duplicates, "near-duplicate" if metrics.near_duplicates == 1 else "near-duplicates"),
         )
         why = ", ".join(f"{count} {what}" for count, what in counts if count) or "none is a candidate"
         again = "; datapool.remember_rejected: false offers them again" if metrics.seen_before else ""
@@ -29,10 +31,12 @@ def summarize(metrics: Metrics) -> str:
     if not metrics.pool_after:
         return f"nothing to pick: the rules exclude all {metrics.candidates} candidates; the pool stays as it is"
     known, seen, others = metrics.known, metrics.seen_before, metrics.outside_where
+    held_back = metrics.low_quality + metrics.near_duplicates
     before = (
         f"{known} more {'is' if known == 1 else 'are'} in the pool already" * bool(known),
         f"{seen} more {'was' if seen == 1 else 'were'} offered before and not taken" * bool(seen),
         f"{others} more {'is' if others == 1 else 'are'} outside of rules.where" * bool(others),
+        f"{held_back} more held back as near-duplicates or of no use" * bool(held_back),
     )
     known_before = f" ({', '.join(filter(None, before))})" if any(before) else ""
     except_protected = " that protected images do not exclude" if metrics.near_protected else ""

@@ -40,6 +40,10 @@ class Outcome(NamedTuple):
     """Images that an earlier batch offered and that were not taken."""
     outside_where: int
     """Images that do not fulfill rules.where."""
+    low_quality: int
+    """Images that ``quality.drop`` holds back."""
+    near_duplicates: int
+    """Images that ``remove_near_duplicates`` holds back."""
     candidates: int
     """The rest: the new images."""
     share_covered: float | None
@@ -79,6 +83,8 @@ class Outcome(NamedTuple):
             (self.excluded, "excluded"),
             (self.seen_before, "offered before"),
             (self.outside_where, "outside of rules.where"),
+            (self.low_quality, "of no use"),
+            (self.near_duplicates, "near-duplicate" if self.near_duplicates == 1 else "near-duplicates"),
         )
         parts = ", ".join([f"{count} {kind}" for count, kind in kinds if count] + [f"{self.candidates} new"])
         line = f"{self.week}: {counted(self.images, 'image')}: {parts}"
@@ -133,6 +139,8 @@ def read_outcome(params: Params, n_versions: int, *, is_new: bool) -> Outcome:
         excluded=metrics.excluded,
         seen_before=metrics.seen_before,
         outside_where=metrics.outside_where,
+        low_quality=metrics.low_quality,
+        near_duplicates=metrics.near_duplicates,
         candidates=metrics.candidates,
         share_covered=metrics.share_covered_by_pool if metrics.pool_before else None,
         week_before=before["week"],

@@ -6,16 +6,17 @@ stages whose code has changed. A workspace may still have the flat layout, in wh
 
 import filecmp
 import os
+from collections.abc import Mapping
 from contextlib import chdir
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import datapool
 from datapool.core import atomic
 from datapool.core.errors import DatapoolError
 from datapool.core.params import read_params
 from datapool.workspace.commands import changed_files, git_commit, in_git_repository
-from datapool.workspace.params_file import add_missing_params
+from datapool.workspace.params_file import add_missing_params, set_params
 from datapool.workspace.template import (
     AUTOSTAGE,
     CODE,
@@ -40,6 +41,9 @@ _LISTS = (".gitignore", ".gitattributes", ".dvcignore")
 _OLD_OUTPUTS = ("passed_over.json", "surroundings.parquet", "near_protected.parquet")
 """Outputs, by their names in ``output_dir``, that stages of earlier releases wrote and none writes now."""
 
+_AS_BEFORE: Mapping[str, Any] = {"quality.drop": False}
+"""The values of parameters that an update adds, where the default of a new workspace would change what is picked."""
+
 _OLD_BACKUPS = atomic.SCRATCH / "rescued"
 
 
@@ -47,7 +51,7 @@ class Update(NamedTuple):
     """What an update changed besides the code."""
 
     added: list[str]
-    """Parameters that params.yaml has now with their default values, as dotted keys."""
+    """Parameters that params.yaml has now, as dotted keys: with the default value, or one that changes no choice."""
     notes: list[str]
     """Sentences for the user."""
 
@@ -78,6 +82,9 @@ def update_workspace(folder: Path) -> Update:
     with chdir(folder):  # where atomic.py expects .datapool
         atomic.write_bytes(_STATE, b"{}")
     added = add_missing_params(folder / "params.yaml", template("params.yaml"))
+    as_before = {key: value for key, value in _AS_BEFORE.items() if {key, key.partition(".")[0]} & {*added}}
+    if as_before:
+        set_params(folder, as_before)
     changed = ["params.yaml"] * bool(added) + _update_settings(folder)
     changed += [ignored_outputs] * _remove_old_outputs(folder / output)
     for name in CODE:

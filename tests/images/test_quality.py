@@ -17,7 +17,9 @@ from datapool.images.decode import inspect
 from datapool.images.figures import Figures, measure
 from datapool.images.quality import Findings, findings, quality_table
 
-OFF = Quality(dark=None, light=None, low_information=None, blurry=None, odd_aspect_ratio=None, odd_size=None)
+OFF = Quality(
+    drop=False, dark=None, light=None, low_information=None, blurry=None, odd_aspect_ratio=None, odd_size=None
+)
 NAN = float("nan")
 
 

@@ -114,9 +114,10 @@ def test_params_name_every_key_that_the_stage_reads(stage):
     declared = set(PIPELINE[stage].get("params", [])) - exceptions
     read = attributes_of("params", stage) - exceptions - GUESSES.get(stage, set())
     if "*" in read:  # passed on to RankingConfig.from_params, make_offer, batch_columns, Parameters.of
-        of_rank = ["selection/ranking.py", "selection/offer.py"]
-        modules = {"rank": [*of_rank, "core/columns.py"], "merge": ["core/lineage.py"]}
-        of_sample = [*of_rank, "core/lineage.py"]
+        of_offer = ["selection/ranking.py", "selection/offer.py"]
+        of_rank = [*of_offer, "selection/held_back.py", "core/columns.py"]
+        modules = {"rank": of_rank, "merge": ["core/lineage.py"]}
+        of_sample = [*of_offer, "core/lineage.py"]
         read = read - {"*"} | params_read(*modules.get(stage, of_sample))
 
     assert {key for key in read if not any(key == d or key.startswith(d + ".") for d in declared)} == set()

@@ -92,7 +92,11 @@ def test_a_base_holds_no_copy_of_the_pool():
     for number, batch in enumerate((A, B, C)):
         add(batch)
         open_for(NEW)
-        assert sorted(path.name for path in BASE.iterdir()) == ["base.json", "excluded.parquet"]
+        assert sorted(path.name for path in BASE.iterdir()) == [
+            "base.json",
+            "excluded.parquet",
+            "perceptual_hashes.parquet",
+        ]
         size = sum(path.stat().st_size for path in BASE.iterdir())
         # A record of a version, whatever the number of its rows.
         assert size < 1000 + 2000 * (number + 1)
@@ -240,5 +244,9 @@ def test_a_base_with_copies_of_the_rows_is_read_and_loses_them_when_it_is_writte
     assert_same(found.rows, opened.rows)
     pd.testing.assert_frame_equal(found.seen, opened.seen)
     assert (found.pool, found.versions) == ("p", versions())
-    assert sorted(path.name for path in BASE.iterdir()) == ["base.json", "excluded.parquet"]
+    assert sorted(path.name for path in BASE.iterdir()) == [
+        "base.json",
+        "excluded.parquet",
+        "perceptual_hashes.parquet",
+    ]
     assert (BASE / "base.json").read_text() == record

@@ -196,7 +196,9 @@ def test_an_earlier_version_is_made_again_with_its_files_from_a_later_one():
     assert len(open_for(B).seen) == 3
 
 
-@pytest.mark.parametrize(("fate", "stays"), [("covered", False), ("sequence_gap", False), ("balance", True)])
+@pytest.mark.parametrize(
+    ("fate", "stays"), [("covered", False), ("sequence_gap", False), ("near_duplicate", False), ("balance", True)]
+)
 def test_what_was_not_taken_because_of_an_image_that_left_the_pool_is_offered_again(fate, stays):
     base = open_for(D)
     left = candidates(images(D), base.rows.table)[2:]

@@ -19,6 +19,7 @@ from datapool.report.facts import ReportInputs
 from datapool.selection import evaluation, sampling
 from datapool.selection import ranking as ordering
 from datapool.selection.evaluation_sample import measure_sample
+from datapool.selection.held_back import offer_of
 
 RED, GREEN, BLUE, YELLOW = (220, 20, 20), (20, 160, 20), (20, 20, 220), (230, 230, 20)
 ROOT = Path(__file__).parents[2]
@@ -70,6 +71,7 @@ def run_on(places: dict[str, tuple[float, float]], params: Params, *, lineage: s
     candidates = EmbeddedTable(
         table, np.array([places[name] for name in table.filename], dtype=np.float32).reshape(-1, 2)
     )
+    offered = offer_of(candidates, base, found.images, found.quality, params, progress=no_progress)
     how = ordering.RankingConfig(
         params.method, normalize=False, append_weak_labels=False, seed=1, n_clusters=1, scores=None, rules=params.rules
     )
@@ -109,6 +111,7 @@ def run_on(places: dict[str, tuple[float, float]], params: Params, *, lineage: s
         base=base,
         candidates=candidates,
         embedding_space=space,
+        near_duplicates=offered.near_duplicates,
         ranking=ranking.table,
         coverage=compared.curve,
         picks=sampled.picks,

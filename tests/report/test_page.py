@@ -16,7 +16,19 @@ import pytest
 import yaml
 from conftest import MAX_PIXELS
 from PIL import Image
-from report_runs import BLUE, GREEN, RED, ROOT, YELLOW, draw, no_progress, paint, parameters, run_on
+from report_runs import (
+    BLUE,
+    GREEN,
+    RED,
+    ROOT,
+    YELLOW,
+    draw,
+    no_progress,
+    paint,
+    parameters,
+    params_of_the_project,
+    run_on,
+)
 
 from datapool.core.base import write_base
 from datapool.core.lineage import EmbeddingSpace, Migrated
@@ -31,6 +43,7 @@ from datapool.report import album, facts
 from datapool.report.facts import ReportInputs
 from datapool.report.page import write_report
 from datapool.report.pictures import PictureSource
+from datapool.selection import near_duplicates
 
 SCANNED = ThumbnailStore(Path(".datapool/thumbnails"))
 IN_POOL = ThumbnailStore(Path("pools/demo/thumbnails"))
@@ -600,7 +613,7 @@ def test_near_duplicates_are_shown_in_groups():
     near = page.facts["near_duplicates"]
     assert near["not_searched"] == ""
     assert (near["groups"], near["images"], near["first"]) == (1, 3, [["a.png", "b.png", "c.png"]])
-    assert "Near-duplicates in the batch: 3 in 1 group" in page.text
+    assert "Near-duplicates: 3 in 1 group" in page.text
     section = page.source.split('<details id="near-duplicates">')[1].split("</details>")[0]
     assert re.findall(r'data-image="(\d+)"', section) == [
         str(page.data["names"].index(f"{name}.png")) for name in "abc"
@@ -608,11 +621,12 @@ def test_near_duplicates_are_shown_in_groups():
 
 
 def test_near_duplicates_are_not_looked_for_among_too_many(inputs, monkeypatch):
-    monkeypatch.setattr(facts, "MAX_COMPARED", 2)
+    monkeypatch.setattr(near_duplicates, "MOST_COMPARED", 2)
 
     page = written(inputs)
 
-    why = "near-duplicates are looked for in batches of up to 2 candidates"
+    n, n_pool = len(inputs.candidates.table), len(inputs.base.rows.table)
+    why = f"near-duplicates are not looked for among {n} candidates and {n_pool} images of the pool: too many pairs"
     assert f"Not done: {why}." in page.text
     assert page.facts["near_duplicates"] == {"distance": 0, "groups": 0, "images": 0, "first": [], "not_searched": why}
 
@@ -704,7 +718,9 @@ def test_every_image_of_the_batch_is_counted_with_its_outcome(page):
 
 
 def test_the_table_of_outcomes_names_every_rule_with_its_value(inputs):
-    rules = {"balance": None, "sequence_gap": 5, "protected": "test.csv", "protected_distance": 0.25, "exclude": None}
+    rules = params_of_the_project()["rules"] | {
+        "sequence_gap": 5, "protected": "test.csv", "protected_distance": 0.25, "exclude": None,
+    }  # fmt: skip
     counts = {"over_balance": 1, "in_sequence_gap": 2, "near_protected": 3, "beyond_limit": 4, "known": 6}
     metrics = inputs.metrics.model_copy(update=counts)
     stop = {"n_samples": 7, "min_distance": 1.0, "n_samples_includes_datapool": False}
@@ -956,6 +972,7 @@ def test_the_stage_reads_what_the_other_stages_wrote(capsys):
     write_base(outputs.base, inputs.base)
     write_rows(outputs.embeddings, inputs.candidates)
     write_json(outputs.space, inputs.embedding_space.model_dump())
+    write_table(outputs.near_duplicates, inputs.near_duplicates)
     write_table(outputs.ranking, inputs.ranking)
     write_csv(outputs.coverage, inputs.coverage)
     write_rows(outputs.picks, inputs.picks)

@@ -252,7 +252,7 @@ def test_metrics_count_every_image_once():
     fates = {
         "corrupt": 2, "duplicate": 1, "known": 2, "label conflict": 1, "seen": 10, "covered": 4, "balance": 5,
         "sequence_gap": 6, "protected": 7, "where": 3, "time_gap": 2,
-        "beyond n_samples": 8, "excluded": 9, "not considered": 1,
+        "beyond n_samples": 8, "excluded": 9, "not considered": 1, "low_quality": 12, "near_duplicate": 11,
     }  # fmt: skip
     kinds = [kind for kind, count in fates.items() for _ in range(count)]
     status = [*(kind if kind in ("corrupt", "duplicate", "excluded") else "ok" for kind in kinds), "ok", "ok"]
@@ -273,13 +273,15 @@ def test_metrics_count_every_image_once():
         offered_again=1,
     )
 
-    assert list(numbers.model_dump().items())[:24] == [
-        ("images", 63),
+    assert list(numbers.model_dump().items())[:26] == [
+        ("images", 86),
         ("corrupt", 2),
         ("duplicates", 1),
         ("known", 3),
         ("excluded", 9),
         ("seen_before", 10),
+        ("low_quality", 12),
+        ("near_duplicates", 11),
         ("candidates", 33),
         ("offered_again", 1),
         ("picked", 2),
