@@ -259,7 +259,9 @@ def _cut(params: Params, n: int | None, min_distance: float | None) -> dict[str,
     if n is None:
         return {}
     outputs = Outputs(params.output_dir)
-    stop = resolve(params, read_embedding_space(outputs.space)).stopping_condition
+    if params.stopping_condition.level:
+        params = resolve(params, read_embedding_space(outputs.space))
+    stop = params.stopping_condition
     metrics, curve = read_metrics(outputs.numbers), read_csv(outputs.selection_curve)
     if n > metrics.candidates:
         raise DatapoolError(

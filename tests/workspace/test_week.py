@@ -22,7 +22,7 @@ from datapool.core.metrics import Metrics, write_metrics
 from datapool.core.outputs import Outputs
 from datapool.core.params import load_params
 from datapool.core.schema import Params
-from datapool.core.tables import write_csv
+from datapool.core.tables import write_csv, write_json
 from datapool.workspace.create import Scm, make_workspace
 from datapool.workspace.outcome import Outcome, _what_wants_an_eye, round_number_below, threshold_for
 from datapool.workspace.week import (
@@ -176,9 +176,9 @@ def cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[s
     }
     write_metrics(outputs.numbers, outputs.metrics, Metrics(**numbers))
 
-    def cut_at(*, n=None, min_distance=None, method="coreset", **stop: bool) -> dict[str, Any]:
+    def cut_at(*, n=None, min_distance=None, method="coreset", at=0.78, **stop: bool) -> dict[str, Any]:
         content = load_params(Path(__file__).parents[2] / "params.yaml").model_dump()
-        threshold = {"min_distance": 0.78} if method == "coreset" else {"min_distance": -1.0, "n_samples": 5}
+        threshold = {"min_distance": at} if method == "coreset" else {"min_distance": -1.0, "n_samples": 5}
         content["stopping_condition"] |= {**threshold, **stop}
         params = Params.model_validate({**content, "method": method})
         return {key.partition(".")[2]: value for key, value in _cut(params, n, min_distance).items()}
@@ -193,6 +193,16 @@ def test_a_number_lowers_the_threshold_only_where_that_would_end_the_choice_befo
     assert cut(n=6) == {"n_samples": 6, "min_distance": -1.0}  # the ranking does not reach so far
     assert cut(n=3, method="random") == {"n_samples": 3}
     assert cut(n=2, n_samples_includes_datapool=True) == {"n_samples": 11}
+
+
+def test_a_number_lowers_a_level_too_where_that_would_end_the_choice_before(cut):
+    level = {"distance": 0.78, "recall": 0.5, "false_alarms": 0.0}
+    levels = {"images": 40, "edited": 240, "normalized": {"near_copies": level}, "raw": {}}
+    space = {"id": "x", "backbone": "b", "dimension": 2, "input_size": 32, "levels": levels}
+    write_json(Outputs("output").space, space)
+
+    assert cut(n=2, at="near_copies") == {"n_samples": 2}
+    assert cut(n=3, at="near_copies") == {"n_samples": 3, "min_distance": 0.7}
 
 
 def test_a_threshold_ends_the_choice_alone_and_both_or_too_many_are_refused(cut):
