@@ -44,6 +44,7 @@ lint: .venv/dev  ## check style, types and workflows
 	ruff check .
 	ruff format --check .
 	mypy
+	! command -v biome >/dev/null || biome lint --error-on-warnings  # page.js and page.css; its wheel is for Linux on x86-64
 	check-jsonschema --builtin-schema vendor.compose-spec compose.yaml
 	check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	zizmor --offline --quiet --no-progress .github/workflows

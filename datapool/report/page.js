@@ -5,6 +5,7 @@
 // is the reason); of each candidate its label, its distance and its nearest image (-1: none). The first `order` candidates are
 // in the order of picking: a choice of k images takes the first k. The run took `taken`. `id` stands for the candidates and
 // their order.
+// biome-ignore lint/suspicious/noRedundantUseStrict: the page has it as a classic script, not as a module.
 "use strict";
 
 const D = JSON.parse(document.getElementById("data").textContent);
