@@ -387,6 +387,11 @@ class Version(Provenance):
         return self.batch.rpartition(":")[2]
 
     @property
+    def share_covered(self) -> float | None:
+        """Share of its candidates that the pool covered before; None for the first version, and where it is not recorded."""
+        return self.offered.share_covered_by_pool if self.offered and self.version > 1 else None
+
+    @property
     def week(self) -> str | None:
         """What people call its batch, or where its images come from instead; None if that is not recorded."""
         if self.offered:

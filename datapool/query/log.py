@@ -26,7 +26,7 @@ class Row(NamedTuple):
     picked: int
     """Those that were added; without those that were removed since."""
     share_covered: float | None
-    """Share of the candidates that the pool covered before, from 0 to 1."""
+    """Share of the candidates that the pool covered before, from 0 to 1; None for the first version."""
     radius: float | None
     """The covering radius."""
     pool: int
@@ -45,7 +45,7 @@ def rows_of(versions: Iterable[Version]) -> list[Row]:
                 images=offered.images if offered else None,
                 candidates=offered.candidates if offered else None,
                 picked=version.new,
-                share_covered=offered.share_covered_by_pool if offered else None,
+                share_covered=version.share_covered,
                 radius=version.covering_radius,
                 pool=version.rows,
             )
@@ -76,8 +76,8 @@ def describe(
         yield "from", version.week
     kept = f", {version.kept} of them kept from the version that it replaced" if version.kept else ""
     yield "picked", f"{counted(version.new, 'image')}{kept}; the pool then had {version.rows:,}"
-    if offered and offered.share_covered_by_pool is not None:
-        yield "covered before", f"{offered.share_covered_by_pool:.0%} of the candidates"
+    if version.share_covered is not None:
+        yield "covered before", f"{version.share_covered:.0%} of the candidates"
     if version.covering_radius is not None:
         bound = version.radius_lower_bound
         least = "" if bound is None else f"; no choice of as many images is below {bound:.4g}"

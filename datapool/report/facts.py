@@ -393,13 +393,14 @@ def _weeks(inputs: ReportInputs, params: Params) -> list[Week]:
             version.week or f"version {version.version}",
             version.offered.candidates if version.offered else None,
             version.new,
-            version.offered.share_covered_by_pool if version.offered else None,
+            version.share_covered,
         )
         for version in inputs.versions
     ]
     metrics = inputs.metrics
     if len(inputs.versions) == len(inputs.base.versions):  # a version may have no picks: all have left it
-        weeks.append(Week(None, week_of(params.input_dir), metrics.candidates, 0, metrics.share_covered_by_pool))
+        share = metrics.share_covered_by_pool if metrics.pool_before else None
+        weeks.append(Week(None, week_of(params.input_dir), metrics.candidates, 0, share))
     return weeks
 
 

@@ -144,7 +144,7 @@ def read_outcome(params: Params, n_versions: int, *, is_new: bool) -> Outcome:
         candidates=metrics.candidates,
         share_covered=metrics.share_covered_by_pool if metrics.pool_before else None,
         week_before=before["week"],
-        share_covered_before=before["share_covered_by_pool"] if len(earlier) > 1 else None,  # the first pool was empty
+        share_covered_before=before["share_covered_by_pool"],
         proposed=metrics.picked,
         is_limited=metrics.beyond_limit > 0,
         fewer=fewer[0] if fewer else None,

@@ -81,7 +81,7 @@ def test_the_log_of_two_weeks_as_text_as_a_plot_and_as_json(second_week):
     assert [re.split("  +", line.strip()) for line in lines[:3]] == [
         ["version", "week", "images", "candidates", "picked", "covered before", "radius", "pool"],
         # Points 0.15 rad apart on an arc from 0 to 1.65: its ends and its middle leave two steps, 2 sin(0.15) = 0.2989.
-        ["1", "week_1", "14", "12", "3", "0%", "0.2989", "3"],
+        ["1", "week_1", "14", "12", "3", "–", "0.2989", "3"],
         ["2", "week_2", "10", "8", "2", "0%", "0.2989", "5"],
     ]
     assert lines[3:] == ["picked          █▆", "covered before  ▁▁"]
@@ -92,7 +92,7 @@ def test_the_log_of_two_weeks_as_text_as_a_plot_and_as_json(second_week):
         "images": 10,
         "candidates": 8,
         "picked": 2,
-        "share_covered": 0.0,
+        "share_covered": None,
         "radius": pytest.approx(0.29888, abs=1e-5),
         "pool": 5,
     }

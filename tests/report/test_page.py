@@ -252,7 +252,7 @@ def test_the_share_covered_is_shown_week_by_week(second_week):
     # In the first week there was no pool; in the second, near is 0.5 from a, later 7: one of two is below 1.
     assert second_week.texts["h1"] == ["week"]
     assert "50% of the new images were covered by the pool already." in second_week.text
-    assert [week["share_covered_by_pool"] for week in second_week.facts["weeks"]] == [0.0, 0.5]
+    assert [week["share_covered_by_pool"] for week in second_week.facts["weeks"]] == [None, 0.5]
     assert [span["style"] for span in second_week.all("span") if span.get("style", "").startswith("height")] == [
         "height:0%",
         "height:50%",
@@ -540,9 +540,20 @@ def test_a_damaged_file_with_the_name_of_a_pool_image_is_not_taken_for_it(inputs
 
 def test_corrupt_images_and_copies_are_listed_with_the_reason(page):
     assert "<tr><td><code>broken.png</code></td><td>not an image: a text</td></tr>" in page.source
-    assert "<tr><td>not an image: a text</td><td>1</td></tr>" in page.source
     assert "<tr><td><code>copy.png</code></td><td>duplicate of a.png</td></tr>" in page.source
     assert "Skipped" not in page.text
+
+
+def test_the_reasons_of_damaged_files_are_tallied_if_they_differ(page):
+    tally = r"<tr><td>([^<]*)</td><td>(\d)</td></tr>"
+    assert re.findall(tally, page.source) == []
+    draw("a.png", RED)
+    for name in ("one", "two"):
+        Path(f"week/{name}.png").write_text("a text")
+    Path("week/cut.png").write_bytes(Path("week/a.png").read_bytes()[:60])
+    damaged = written(run_on({"a.png": (0, 0)}, parameters()))
+
+    assert re.findall(tally, damaged.source) == [("not an image: a text", "2"), ("cannot be decoded", "1")]
 
 
 def test_skipped_files_are_counted(inputs):
@@ -667,7 +678,7 @@ def test_a_long_list_is_cut_and_names_the_file_with_the_rest(monkeypatch):
 def test_images_left_out_are_shown_by_what_covers_them(page, inputs):
     covers = page.source.split('<section id="left-out">')[1].split("</section>")[0]
 
-    assert "<b>1</b> near <code>a.png</code>" in covers
+    assert '<b>1</b> near <code title="a.png">a.png</code>' in covers
     assert "0.5 <code>near.png</code>" in covers
     shown = [page.data["pictures"][int(number)] for number in re.findall(r'data-picture="(\d+)"', covers)]
     assert [color_of(each) for each in shown] == [pytest.approx(RED, abs=3), pytest.approx(BLUE, abs=3)]
@@ -825,7 +836,8 @@ def test_an_empty_batch_and_no_pool_give_a_page_without_a_choice():
 def test_rules_that_exclude_every_candidate_give_a_page_with_a_map_and_no_slider():
     draw("cat/a.png", RED)
     draw("cat/b.png", GREEN)
-    rules = {"balance": {"cat": 0}, "sequence_gap": None, "protected": None, "protected_distance": 0.1, "exclude": None}
+    rules = {"balance": {"cat": 0}, "sequence_gap": None, "protected": None, "protected_distance": 0.1, "exclude": None,
+        "where": None}  # fmt: skip
     params = parameters(rules=rules)
 
     page = written(run_on({"cat/a.png": (0, 0), "cat/b.png": (5, 0)}, params), params)

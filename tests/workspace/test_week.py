@@ -167,6 +167,7 @@ def cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[s
     outputs = Outputs("output")
     outputs.selection_curve.parent.mkdir(parents=True)
     write_csv(outputs.selection_curve, pd.DataFrame({"step": [1, 2, 3, 4, 5], "distance": [0.9, 0.8, 0.75, 0.5, 0.5]}))
+    write_json(outputs.space, {"id": "f00d", "backbone": None, "dimension": 2, "input_size": None})
     may_be_missing = [key for key, field in Metrics.model_fields.items() if field.annotation is not int]
     numbers = {
         **dict.fromkeys(Metrics.model_fields, 0),
