@@ -49,8 +49,8 @@ def init(
     scm = Scm.SURROUNDING if subdir else Scm.NONE if no_git else Scm.OWN
     make_workspace(folder, scm=scm, remote=remote, settings=BUDGET)
     say(
-        f"{folder} is a workspace. Put images into a folder of their own, such as {folder / 'data/week_1'}, and name it in "
-        f"{folder / 'params.yaml'} (input_dir: data/week_1); then run `dvc repro` in {folder}",
+        f"{folder} is a workspace; in it, `datapool add FOLDER` with a folder of images runs the pipeline. The images may "
+        f"stay where they are, or lie in a folder of their own such as {folder / 'data/week_1'}",
         "of each batch it picks 100 images and no near-copies: stopping_condition in params.yaml",
     )
 

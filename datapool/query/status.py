@@ -272,6 +272,9 @@ def _next(
     if not Path(params.input_dir).is_dir():
         yield f"{params.input_dir} is not there: `datapool add FOLDER` with the folder of the next batch"
         return
+    if not any(path.is_file() for path in Path(params.input_dir).rglob("[!.]*")):  # as in a new workspace
+        yield f"{params.input_dir} has no files: `datapool add FOLDER` with the folder of your images"
+        return
     if changed:
         yield f"`dvc repro` (or `datapool add {shlex.quote(params.input_dir)}`), then look at {report}"
         return

@@ -83,7 +83,7 @@ def test_a_folder_that_is_not_as_dvc_records_it_is_told_without_a_stage(tmp_path
     ]
 
 
-def test_a_folder_with_a_space_is_quoted_in_the_command_to_run(tmp_path, monkeypatch):
+def test_a_folder_with_a_space_is_quoted_in_the_command_to_run_and_an_empty_one_is_told(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     for name in ("params.yaml", "dvc.yaml"):
@@ -94,6 +94,11 @@ def test_a_folder_with_a_space_is_quoted_in_the_command_to_run(tmp_path, monkeyp
         "datapool.query.status.run_dvc", lambda *_: '{"scan": [{"changed deps": {"data": "modified"}}]}'
     )
 
+    assert read_status(load_params()).next == [
+        "data/week 2 has no files: `datapool add FOLDER` with the folder of your images"
+    ]
+    Path("data/week 2/cat").mkdir()
+    Path("data/week 2/cat/a.png").touch()
     assert read_status(load_params()).next == [
         "`dvc repro` (or `datapool add 'data/week 2'`), then look at output/report.html"
     ]
