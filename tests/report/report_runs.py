@@ -38,6 +38,8 @@ def parameters(**changes) -> Params:
     content = params_of_the_project()
     stop = {**content["stopping_condition"], "min_distance": 1.0}
     changes = {"input_dir": "week", "normalize_embeddings": False, "stopping_condition": stop, **changes}
+    if "rules" in changes:
+        changes["rules"] = {**content["rules"], **changes["rules"]}
     return Params.model_validate({**content, **changes})
 
 

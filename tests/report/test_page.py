@@ -739,7 +739,7 @@ def test_the_table_of_outcomes_names_every_rule_with_its_value(inputs):
     page = written(inputs._replace(metrics=metrics), parameters(rules=rules, stopping_condition=stop))
 
     reasons = {row[0]: (row[1], row[3]) for row in rows_of_table(page, "outcome")}
-    assert reasons["over the balance limit"] == ("1", "rules.balance allows no more picks with their weak label")
+    assert reasons["over the balance limit"] == ("1", "rules.balance allows no more of their kind")
     assert reasons["in a sequence gap"] == ("2", "fewer than 5 frames from an image in the pool or a pick")
     assert reasons["near a protected image"] == ("3", "closer than 0.25 to a protected image, or a copy of one")
     assert reasons["beyond n_samples"] == ("4", "n_samples 7 was reached first")
@@ -836,8 +836,7 @@ def test_an_empty_batch_and_no_pool_give_a_page_without_a_choice():
 def test_rules_that_exclude_every_candidate_give_a_page_with_a_map_and_no_slider():
     draw("cat/a.png", RED)
     draw("cat/b.png", GREEN)
-    rules = {"balance": {"cat": 0}, "sequence_gap": None, "protected": None, "protected_distance": 0.1, "exclude": None,
-        "where": None}  # fmt: skip
+    rules = {"balance": {"cat": 0}, "sequence_gap": None, "protected": None, "protected_distance": 0.1, "exclude": None}
     params = parameters(rules=rules)
 
     page = written(run_on({"cat/a.png": (0, 0), "cat/b.png": (5, 0)}, params), params)
