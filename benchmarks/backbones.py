@@ -2,17 +2,20 @@
 
     python -m benchmarks.backbones DATA [--stills NAME ...] [--trained]
     python -m benchmarks.backbones --digits [--trained]
+    python -m benchmarks.backbones --garments
 
 DATA holds one folder per batch, each with folders of images: DATA/BATCH/LABEL/FILE, or LABEL/LABEL/FILE. Heads are fitted
 and models trained on the first batch, as in a pool's first run; all batches are embedded. The score is the share of
 images whose nearest neighbor (1-NN), or most of whose nearest five (5-NN), have the same label: cosine similarity,
 leave-one-out, damaged images and exact duplicates left out. Frames of a video are each other's neighbors, which is too
 easy: ``--stills`` names the top folders that a second score is restricted to. ``--digits`` scores scikit-learn's
-handwritten digits, 600 images of 8 x 8 pixels in one batch, instead. Prints a Markdown
+handwritten digits, 600 images of 8 x 8 pixels in one batch, instead, and ``--garments`` the first 2,000 of Fashion-MNIST
+(Debian's package dataset-fashion-mnist). The probe is a ridge classifier of unit vectors, in five folds. Prints a Markdown
 table row by row; "CPU s" is the CPU time of training on one core.
 """
 
 import argparse
+import gzip
 import hashlib
 import tempfile
 import time
@@ -20,18 +23,22 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from sklearn.datasets import load_digits
+from sklearn.linear_model import RidgeClassifierCV
+from sklearn.model_selection import StratifiedKFold, cross_val_score
 
+from benchmarks.datasets import FASHION, write_fashion
 from datapool.images.decode import ImageFile, inspect
 from datapool.images.formats import SUFFIXES
 from datapool.model.backbones import PRETRAINED_BACKBONE
 from datapool.model.embedding import backbone_features
 from datapool.model.embedding_model import EmbeddingModel, build_model, fit_head
+from datapool.model.layers import shown
 from datapool.training.simclr import TrainerSettings, train_simclr
 from datapool.training.views import Augmentation
 
@@ -44,11 +51,13 @@ DIGITS = Augmentation(
     random_gray_scale=0.0, gaussian_blur=0.0, vf_prob=0.0, hf_prob=0.0, rr_prob=0.0,
 )  # fmt: skip
 COLUMNS = (
-    "backbone", "weights", "input", "dimension", "head", "training", "1-NN", "5-NN", "1-NN stills", "5-NN stills", "CPU s",
+    "backbone", "weights", "input", "layers", "dimension", "head", "training", "1-NN", "5-NN", "probe", "1-NN stills",
+    "5-NN stills", "CPU s",
 )  # fmt: skip
 BATCH_SIZE = 64
 SEED = 1
 MAX_PIXELS = 200_000_000
+_FOLDS = 5
 
 
 class Labeled(NamedTuple):
@@ -70,15 +79,23 @@ class Setting:
     pretrained: bool
     head: str
     """"pca", "pca, not centered" or "random"."""
+    layers: tuple[int | Literal["last"], ...] | Literal["auto"] | None = None
+    """None: the backbone's last features."""
     epochs: int = 0
     lr: float = 1e-3
     temperature: float = 0.1
 
 
+LAYERS = [
+    *(Setting(PRETRAINED_BACKBONE, 128, dimension, True, "pca") for dimension in (64, 128)),
+    *(Setting(PRETRAINED_BACKBONE, 128, dimension, True, "pca", "auto") for dimension in (64, 128)),
+    *(Setting(PRETRAINED_BACKBONE, 128, 128, True, "pca", layers) for layers in ((5, "last"), (5, 6, "last"))),
+]
 FIXED = [
     *(Setting(PRETRAINED_BACKBONE, size, None, True, "none") for size in (64, 96, 128, 160)),
     *(Setting(PRETRAINED_BACKBONE, size, 64, True, "pca") for size in (64, 96, 128, 160)),
     *(Setting(PRETRAINED_BACKBONE, 128, dimension, True, "pca") for dimension in (16, 32, 128, 256)),
+    *LAYERS[2:],
     *(Setting(PRETRAINED_BACKBONE, 128, dimension, True, "pca, not centered") for dimension in (32, 64)),
     *(Setting(PRETRAINED_BACKBONE, 128, dimension, True, "random") for dimension in (32, 64)),
     Setting(PRETRAINED_BACKBONE, 128, 64, False, "random"),
@@ -91,6 +108,7 @@ TRAINED = [
 ]
 FIXED_DIGITS = [
     *(Setting(PRETRAINED_BACKBONE, size, 32, True, "pca") for size in (32, 48, 64, 96)),
+    *LAYERS,
     Setting("test_efficientnet", 32, 32, False, "random"),
 ]
 TRAINED_DIGITS = [
@@ -104,16 +122,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Compare embeddings by k-nearest neighbors on weak labels.")
     parser.add_argument("data", nargs="?", type=Path, help="folder of batches")
     parser.add_argument("--digits", action="store_true", help="score scikit-learn's digits instead of DATA")
+    parser.add_argument("--garments", action="store_true", help="score Fashion-MNIST instead of DATA")
     parser.add_argument("--stills", nargs="*", default=[], help="top folders of the second score")
     parser.add_argument("--trained", action="store_true", help="also the rows with training, which take minutes each")
     arguments = parser.parse_args()
-    if not arguments.digits and arguments.data is None:
-        parser.error("give a folder of batches, or --digits")
+    if not (arguments.digits or arguments.garments) and arguments.data is None:
+        parser.error("give a folder of batches, or --digits, or --garments")
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
         if arguments.digits:
             data, augmentation = write_digits(Path(scratch) / "digits"), DIGITS
             settings = FIXED_DIGITS + (TRAINED_DIGITS if arguments.trained else [])
+        elif arguments.garments:
+            data, augmentation, settings = write_garments(Path(scratch) / "garments"), PHOTOS, LAYERS
         else:
             data, augmentation = arguments.data, PHOTOS
             settings = FIXED + (TRAINED if arguments.trained else [])
@@ -147,6 +168,18 @@ def write_digits(folder: Path) -> Path:
     return folder
 
 
+def write_garments(folder: Path) -> Path:
+    """Write 2,000 garments as FOLDER/batch/KIND/NUMBER.png."""
+    with gzip.open(FASHION.with_name("train-labels-idx1-ubyte.gz")) as file:
+        kinds = np.frombuffer(file.read(), dtype=np.uint8, offset=8)
+    folder.mkdir()
+    for path in write_fashion(folder, 2000):
+        target = folder / "batch" / str(kinds[int(path.stem)]) / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(target)
+    return folder
+
+
 def row(setting: Setting, images: list[Labeled], *, stills: set[str], augmentation: Augmentation, scratch: Path) -> str:
     """Make the model of a setting, embed all images and write the scores as a row of Markdown."""
     first = [image for image, _, in_first_batch in images if in_first_batch]
@@ -157,9 +190,11 @@ def row(setting: Setting, images: list[Labeled], *, stills: set[str], augmentati
         pretrained=setting.pretrained,
         weights=None,
         seed=SEED,
+        layers=setting.layers,
     )
+    untrained = (setting.backbone, setting.input_size, setting.pretrained, setting.layers)
     if setting.head.startswith("pca"):
-        features = features_of(model, tuple(first), key=(setting.backbone, setting.input_size, setting.pretrained))
+        features = features_of(model, tuple(first), key=untrained)
         model = fit_head(model, features, seed=SEED)
     if setting.head == "pca, not centered":
         torch.nn.init.zeros_(model.head.bias)
@@ -170,16 +205,25 @@ def row(setting: Setting, images: list[Labeled], *, stills: set[str], augmentati
         training = f"{setting.epochs} epochs, lr {setting.lr:g}, T {setting.temperature:g}"
         seconds = f"{time.process_time() - start:.0f}"
     everything = tuple(image for image, _, _ in images)
-    untrained = (setting.backbone, setting.input_size, setting.pretrained)
     features = features_of(model, everything, key=setting if setting.epochs else untrained)
     embeddings = features if setting.dimension is None else apply_head(model, features)
     labels = np.array([label for _, label, _ in images])
-    scores = [f"{score(embeddings, labels, k=k):.1f}" for k in (1, 5)]
+    scores = [f"{score(embeddings, labels, k=k):.1f}" for k in (1, 5)] + [f"{probe(embeddings, labels):.1f}"]
     is_still = np.isin(labels, sorted(stills))
     scores += [f"{score(embeddings[is_still], labels[is_still], k=k):.1f}" if stills else "" for k in (1, 5)]
     weights = "ImageNet" if setting.pretrained else "random"
     dimension = setting.dimension or model.n_features
-    cells = [setting.backbone, weights, setting.input_size, dimension, setting.head, training, *scores, seconds]
+    cells = [
+        setting.backbone,
+        weights,
+        setting.input_size,
+        shown(model.layers),
+        dimension,
+        setting.head,
+        training,
+        *scores,
+        seconds,
+    ]
     return "| " + " | ".join(map(str, cells)) + " |"
 
 
@@ -188,11 +232,12 @@ _features: dict[object, np.ndarray] = {}
 
 def features_of(model: EmbeddingModel, images: tuple[ImageFile, ...], *, key: object) -> np.ndarray:
     """Return the features of the backbone, shape (n, model.n_features), computed once per key and images."""
-    if (key, images) not in _features:
-        _features[key, images] = backbone_features(
+    contents = key, tuple(image.content_hash for image in images)
+    if contents not in _features:
+        _features[contents] = backbone_features(
             model, images, batch_size=BATCH_SIZE, num_workers=0, accelerator="cpu", progress=None
         )
-    return _features[key, images]
+    return _features[contents]
 
 
 def apply_head(model: EmbeddingModel, features: np.ndarray) -> np.ndarray:
@@ -230,6 +275,16 @@ def score(embeddings: np.ndarray, labels: np.ndarray, *, k: int) -> float:
     nearest = labels[np.argsort(-similarity, axis=1, kind="stable")[:, :k]]
     votes = [Counter(row.tolist()).most_common(1)[0][0] for row in nearest]  # of equals, Counter returns the first
     return 100 * float(np.mean(np.array(votes) == labels))
+
+
+def probe(embeddings: np.ndarray, labels: np.ndarray) -> float:
+    """Return the percentage of rows that a linear classifier labels right that has not seen them; five rows a label."""
+    names, sizes = np.unique(labels, return_counts=True)
+    chosen = np.isin(labels, names[sizes >= _FOLDS])
+    rows = embeddings[chosen] / np.linalg.norm(embeddings[chosen], axis=1, keepdims=True)
+    folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=SEED)
+    scores = cross_val_score(RidgeClassifierCV(np.logspace(-3, 1, 5)), rows, labels[chosen], cv=folds)
+    return 100 * float(scores.mean())
 
 
 if __name__ == "__main__":

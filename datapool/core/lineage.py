@@ -7,7 +7,7 @@ of the keys, unknown keys, and numbers without a decimal point are kept, and a k
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -178,6 +178,8 @@ class EmbeddingSpace(_JsonObject):
     """Of the file that the embeddings of this version come from."""
     n_compared: _WholeNumber | None = None
     """Images in that file that the pool had already, with the same embeddings."""
+    layers: list[int | Literal["last"]] | None = None
+    """The layers of the backbone of which the features are taken; absent for those that the backbone returns."""
     decode: str | None = None
     """"scaled" where JPEG files are decoded at a smaller scale; absent where at full size: by models of early releases."""
     ranges: dict[str, Annotated[list[_Number], Field(min_length=2, max_length=2)]] | None = None

@@ -179,6 +179,17 @@ def _batch_ids(value: object) -> object:
     )
 
 
+def _layers(value: object) -> object:
+    if value in ("auto", "last"):
+        return value
+    if isinstance(value, list) and value and all(each == "last" or (type(each) is int and each >= 0) for each in value):
+        if len(set(value)) < len(value):
+            raise ValueError("each layer once")
+        return "last" if value == ["last"] else value
+    what = "auto, last, or a list of layers such as [5, 7, last], whose numbers begin with 0"
+    raise ValueError(f"{short_repr(value)}; it should be {what}" if isinstance(value, dict) else what)
+
+
 def _range(value: object) -> object:
     if value in ("auto", "full"):
         return value
@@ -408,6 +419,7 @@ class Model(Section):
     """Backbone and embedding head."""
 
     name: Annotated[str, Field(max_length=_NAME_LENGTH), AfterValidator(_name)]
+    layers: Annotated[Literal["auto", "last"] | list[int | Literal["last"]], BeforeValidator(_layers)]
     num_ftrs: Count
     out_dim: Count
     pretrained: bool

@@ -216,6 +216,7 @@ def params_of(space: EmbeddingSpace) -> dict[str, Any]:
         return {}
     return {
         "lightly.model.name": space.backbone,
+        "lightly.model.layers": "auto",  # those of the model
         "lightly.model.num_ftrs": space.dimension,
         "lightly.collate.input_size": space.input_size,
     }

@@ -302,6 +302,7 @@ def _model_params(space: EmbeddingSpace) -> dict[str, Any]:
     """Return the params, by dotted key, with which a run accepts the model of a space."""
     return {
         "lightly.model.name": space.backbone,
+        "lightly.model.layers": "auto",  # those of the model
         "lightly.model.num_ftrs": space.dimension,
         "lightly.collate.input_size": space.input_size,
     }

@@ -56,8 +56,11 @@ def settings_for(model: NewModel, params: Params) -> tuple[Params, dict[str, Any
         given = load_checkpoint(model.checkpoint)
         name, dimension, input_size = given.backbone_name, given.dimension, given.preprocessing.input_size
     weights = str(model.weights) if model.weights else None
+    layers = (
+        "auto" if model.checkpoint or model.name else lightly.model.layers
+    )  # numbers mean others in another backbone
     backbone = lightly.model.model_copy(
-        update={"name": name, "num_ftrs": dimension, "pretrained": True, "weights": weights}
+        update={"name": name, "layers": layers, "num_ftrs": dimension, "pretrained": True, "weights": weights}
     )
     collate = lightly.collate.model_copy(update={"input_size": input_size})
     settings = params.model_copy(

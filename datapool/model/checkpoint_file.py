@@ -18,8 +18,8 @@ ResizeMethod = Literal["squash bicubic", "squash bilinear"]
 Decoding = Literal["full", "scaled"]
 """How JPEG files are decoded: at full size, or at the smallest scale that is twice the input size."""
 
-_FORMATS: dict[Decoding, int] = {"full": 1, "scaled": 2}
-"""The format of a checkpoint, which earlier releases refuse by its number if they do not know it."""
+_FORMATS = (1, 2, 3)
+"""The first one; with ``decode``; with ``layers``. Earlier releases refuse a format that they do not know by its number."""
 
 
 def _require_dense(value: Tensor) -> Tensor:
@@ -28,10 +28,18 @@ def _require_dense(value: Tensor) -> Tensor:
     return value
 
 
+def _require_distinct(layers: tuple[object, ...]) -> tuple[object, ...]:
+    if len(set(layers)) < len(layers):
+        raise ValueError("a layer twice")
+    return layers
+
+
 # torch.save stores a tuple as a list here, so tuples are not strict; their numbers are.
 _Mean = Annotated[tuple[float, float, float], Field(strict=False)]
 _Positive = Annotated[float, Field(gt=0)]
 _Std = Annotated[tuple[_Positive, _Positive, _Positive], Field(strict=False)]
+_Layer = Annotated[int, Field(ge=0)] | Literal["last"]
+_Layers = Annotated[tuple[_Layer, ...], Field(strict=False, min_length=1), AfterValidator(_require_distinct)]
 _Weight = Annotated[InstanceOf[Tensor], AfterValidator(_require_dense)]
 
 
@@ -47,13 +55,20 @@ class CheckpointFields(BaseModel):
     std: _Std
     resize: ResizeMethod = "squash bicubic"
     decode: Decoding = "full"
+    layers: _Layers | None = None
+    """Of which the features are taken; None for those that the backbone returns."""
     state_dict: dict[str, _Weight]
+
+    @property
+    def format(self) -> int:
+        """The number of the format in which these fields are written: the first one that has them."""
+        return 3 if self.layers is not None else 2 if self.decode != "full" else 1
 
     def content(self) -> dict[str, Any]:
         """Return what ``torch.save`` writes: plain types and tensors only."""
         content: dict[str, Any] = {
             "kind": _KIND,
-            "format": _FORMATS[self.decode],
+            "format": self.format,
             "backbone": self.backbone,
             "dimension": self.dimension,
             "input_size": self.input_size,
@@ -65,6 +80,8 @@ class CheckpointFields(BaseModel):
             content["resize"] = self.resize
         if self.decode != "full":
             content["decode"] = self.decode
+        if self.layers is not None:
+            content["layers"] = list(self.layers)
         return content
 
 
@@ -88,14 +105,14 @@ def parse_checkpoint(path: Path, content: object) -> CheckpointFields:
             f"{path}: is not a checkpoint of datapool; to start from weights of another program, set "
             "lightly.model.weights"
         )
-    if content.get("format") not in _FORMATS.values():
+    if content.get("format") not in _FORMATS:
         raise DatapoolError(
             f"{path}: is a checkpoint of format {content.get('format')!r}, this datapool reads "
-            f"{' and '.join(map(str, _FORMATS.values()))}; use the datapool that wrote it, or a newer one"
+            f"{', '.join(map(str, _FORMATS))}; use the datapool that wrote it, or a newer one"
         )
     try:
         fields = CheckpointFields(**{key: value for key, value in content.items() if key not in ("kind", "format")})
-        if content["format"] != _FORMATS[fields.decode]:
+        if content["format"] != fields.format:
             raise ValueError("a format of other fields")
         return fields
     except (ValueError, TypeError) as error:  # ValidationError is a ValueError; TypeError: a key that is not a text

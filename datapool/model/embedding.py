@@ -340,7 +340,7 @@ def backbone_features(
     progress: Progress | None,
     squares: SquareStore | None = None,
 ) -> np.ndarray:
-    """Return what the backbone passes to the head: float32, shape (n, model.n_features), in the order of the images.
+    """Return what the head takes: float32, shape (n, model.n_features), in the order of the images.
 
     For ``fit_head``. Arguments and errors are those of ``embed``.
     """
@@ -419,7 +419,7 @@ def _run(
     progress: Progress | None,
     squares: SquareStore | None,
 ) -> np.ndarray:
-    """Return the output of the model, or of its backbone, for each image of each part. The model is left as it was.
+    """Return the output of the model, or what its head takes, for each image of each part. The model is left as it was.
 
     No mini-batch has images of two parts.
     """
@@ -450,7 +450,7 @@ def _run_minibatches(
     n_images: int,
     progress: Progress | None,
 ) -> np.ndarray:
-    """Return the output of the model, or of its backbone, for each image of mini-batches. The model is left as it was."""
+    """Return the output of the model, or what its head takes, for each image. The model is left as it was."""
     outputs = [np.empty((0, model.dimension if with_head else model.n_features), dtype=np.float32)]
     was_training, original_device, n_done = model.training, next(model.parameters()).device, 0
     model.eval()
@@ -460,7 +460,7 @@ def _run_minibatches(
             with _exact():
                 on_device = minibatch.to(course.device, non_blocking=True)
                 images = model.preprocessing.normalized(_filled(on_device, course.size))
-                features = model.backbone(_laid_out(images, course.layout))
+                features = model.features(_laid_out(images, course.layout))
                 output = model.head(_laid_out(features, course.layout)) if with_head else features
             outputs.append(output[: len(minibatch)].float().cpu().numpy())
             n_done += len(minibatch)

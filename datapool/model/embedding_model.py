@@ -1,13 +1,16 @@
-"""The embedding model: backbone, linear embedding head and preprocessing. Nothing is ever downloaded."""
+"""The embedding model: backbone, layers of which the features are taken, linear embedding head and preprocessing.
+
+Nothing is ever downloaded.
+"""
 
 import copy
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,6 +25,7 @@ from datapool.images.squares import SquareStore
 from datapool.model import lightly_resnet
 from datapool.model.backbones import Backbone, Rgb, find_backbone, load_packaged_weights, load_weights
 from datapool.model.checkpoint_file import CheckpointFields, Decoding, ResizeMethod, is_checkpoint, parse_checkpoint
+from datapool.model.layers import Layer, automatic_layers, layer_features, require_layers
 from datapool.model.weights import (
     first_few,
     named_tensors,
@@ -96,16 +100,32 @@ class EmbeddingModel(nn.Module):
     Attributes:
         backbone_name: As ``Backbone.name``.
         dimension: Of the embedding.
-        n_features: Width of the backbone's features; at least ``dimension``.
+        layers: Of which the features are taken, see ``layer_features``; None for those that the backbone returns, as they
+            are.
+        n_features: Width of the features; at least ``dimension``.
         preprocessing: To apply to images first.
         origin: Where ``build_model`` has the weights of the backbone from, for the lineage; empty if they are random.
     """
 
-    def __init__(self, backbone: Backbone, *, dimension: int, preprocessing: Preprocessing) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        dimension: int,
+        preprocessing: Preprocessing,
+        layers: Sequence[Layer] | Literal["auto"] | None,
+    ) -> None:
         """Build with random weights from torch's global generator.
 
+        Args:
+            backbone: Not built yet.
+            dimension: Of the embedding.
+            preprocessing: To apply to images first.
+            layers: As the attribute, or "auto" for ``automatic_layers``.
+
         Raises:
-            DatapoolError: If the backbone does not accept images of this size, or has fewer features than ``dimension``.
+            DatapoolError: If the backbone does not accept images of this size, does not have these layers, or has fewer
+                features than ``dimension``.
         """
         super().__init__()
         size = preprocessing.input_size
@@ -115,8 +135,9 @@ class EmbeddingModel(nn.Module):
         self.origin = ""
         try:
             self.backbone = backbone.build(size).eval()
+            self.layers = self._layers(layers)
             with torch.no_grad():
-                features = self.backbone(torch.zeros(1, 3, size, size))
+                features = self.features(torch.zeros(1, 3, size, size))
         except _SIZE_ERRORS as error:
             raise DatapoolError(
                 f"lightly.model.name: {backbone.name} does not work with lightly.collate.input_size {size} "
@@ -136,15 +157,30 @@ class EmbeddingModel(nn.Module):
         self.head = nn.Linear(self.n_features, dimension)
         self.train()
 
+    def _layers(self, layers: Sequence[Layer] | Literal["auto"] | None) -> tuple[Layer, ...] | None:
+        if layers is None:
+            return None
+        if layers == "auto":
+            return automatic_layers(self.backbone)
+        require_layers(layers, self.backbone, name=self.backbone_name)
+        return None if tuple(layers) == ("last",) else tuple(layers)
+
     def _or_a_multiple_of_its_patch_size(self) -> str:
         size = getattr(getattr(getattr(self, "backbone", None), "patch_embed", None), "patch_size", None)
         if not isinstance(size, tuple):
             return ""
         return f", or to another multiple of its patch size {size[0]}, such as {size[0] * 8}"
 
+    def features(self, images: Tensor) -> Tensor:
+        """Map images, shape (n, 3, input_size, input_size), to what the head takes, shape (n, n_features)."""
+        if self.layers is not None:
+            return layer_features(self.backbone, images, self.layers)
+        features: Tensor = self.backbone(images)
+        return features
+
     def forward(self, images: Tensor) -> Tensor:
         """Map images, shape (n, 3, input_size, input_size), to embeddings, shape (n, dimension)."""
-        embeddings: Tensor = self.head(self.backbone(images))
+        embeddings: Tensor = self.head(self.features(images))
         return embeddings
 
 
@@ -156,6 +192,7 @@ def build_model(
     pretrained: bool,
     weights: Path | None,
     seed: int,
+    layers: Sequence[Layer] | Literal["auto"] | None = None,
     decode: Decoding = "scaled",
 ) -> EmbeddingModel:
     """Build a model. Its backbone has trained weights, or random ones with neither ``pretrained`` nor ``weights``.
@@ -170,6 +207,7 @@ def build_model(
         weights: A file with a state dict of this backbone (.pth, .pt, .ckpt, .safetensors), or one of our own
             checkpoints; replaces ``pretrained``. See ``match_weights`` for the names that its weights may have.
         seed: Of the random weights.
+        layers: Of which the features are taken: as ``EmbeddingModel.layers``, or "auto" for ``automatic_layers``.
         decode: How JPEG files are decoded; at full size for a pool that an early release began.
 
     Raises:
@@ -187,7 +225,7 @@ def build_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         preprocessing = Preprocessing(input_size, mean, std, decode=decode)
-        model = EmbeddingModel(backbone, dimension=dimension, preprocessing=preprocessing)
+        model = EmbeddingModel(backbone, dimension=dimension, preprocessing=preprocessing, layers=layers)
     if weights is not None:
         note = load_weights(model.backbone, state, name=backbone.name, source=str(weights), convert=backbone.convert)
         model.origin = f"weights of a given file ({note})" if note else "weights of a given file"
@@ -276,6 +314,7 @@ def save_checkpoint(model: EmbeddingModel, path: Path) -> None:
     fields = CheckpointFields(
         backbone=model.backbone_name,
         dimension=model.dimension,
+        layers=model.layers,
         **model.preprocessing.fields(),
         state_dict={key: state[key].detach().cpu().contiguous().clone() for key in sorted(state)},
     )
@@ -294,7 +333,12 @@ def load_checkpoint(path: Path) -> EmbeddingModel:
     fields = parse_checkpoint(path, read_training_file(path, zip_only=True))
     preprocessing = Preprocessing(fields.input_size, fields.mean, fields.std, fields.resize, fields.decode)
     return _build_with_weights(
-        path, fields.backbone, fields.state_dict, dimension=fields.dimension, preprocessing=preprocessing
+        path,
+        fields.backbone,
+        fields.state_dict,
+        dimension=fields.dimension,
+        preprocessing=preprocessing,
+        layers=fields.layers,
     )
 
 
@@ -319,12 +363,18 @@ def load_lightly_checkpoint(path: Path, *, input_size: int | None) -> EmbeddingM
 
 
 def _build_with_weights(
-    path: Path, name: str, state: dict[str, Tensor], *, dimension: int, preprocessing: Preprocessing
+    path: Path,
+    name: str,
+    state: dict[str, Tensor],
+    *,
+    dimension: int,
+    preprocessing: Preprocessing,
+    layers: Sequence[Layer] | None = None,
 ) -> EmbeddingModel:
     """Build a model with the weights of a file, which must be those of this model: all of them, and no others."""
     try:
         with torch.random.fork_rng(devices=[]):
-            model = EmbeddingModel(find_backbone(name), dimension=dimension, preprocessing=preprocessing)
+            model = EmbeddingModel(find_backbone(name), dimension=dimension, preprocessing=preprocessing, layers=layers)
     except DatapoolError as error:
         raise DatapoolError(f"{path}: asks for a model that cannot be built: {error}") from error
     wanted, found = _types_and_shapes(model.state_dict()), _types_and_shapes(state)
@@ -344,12 +394,14 @@ def _types_and_shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[torch.dtyp
 
 
 def embedding_space_id(model: EmbeddingModel) -> str:
-    """Return the hash of what makes embeddings comparable: weights, name of the backbone, and preprocessing.
+    """Return the hash of what makes embeddings comparable: weights, name of the backbone, its layers, and preprocessing.
 
     Returns:
         A sha256 in hex; equal for equal models, whatever file they came from.
     """
     header = {"backbone": model.backbone_name, **model.preprocessing.fields()}
+    if model.layers is not None:  # early releases took the last features as they are
+        header["layers"] = list(model.layers)
     digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
     for key, value in sorted(model.state_dict().items()):
         array = np.ascontiguousarray(value.detach().cpu().numpy())

@@ -5,7 +5,7 @@ torch takes seconds to import, so it is imported only when a model is needed.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from datapool.core import atomic
 from datapool.core.base import Base
@@ -179,9 +179,12 @@ def _is_recorded_model(path: Path, version: Version, space: EmbeddingSpace, para
     """
     lightly = params.lightly
     asked = (lightly.model.name, lightly.model.num_ftrs, lightly.collate.input_size)
+    has_layers = lightly.model.layers in ("auto", space.layers or "last")  # auto: whatever the pool has
     files = [path, *([Path(params.checkpoint)] if params.checkpoint else [])]
-    return asked == (space.backbone, space.dimension, space.input_size) and all(
-        atomic.sha256(file) == version.checkpoint_sha256 for file in files
+    return (
+        has_layers
+        and asked == (space.backbone, space.dimension, space.input_size)
+        and all(atomic.sha256(file) == version.checkpoint_sha256 for file in files)
     )
 
 
@@ -195,13 +198,16 @@ def _require_same_settings(model: "EmbeddingModel", lightly: Lightly, *, source:
         remedy: What the user can do besides changing the setting, for the message.
     """
     from datapool.model.backbones import find_backbone
+    from datapool.model.layers import shown
     from datapool.model.lightly_resnet import is_docker_name
 
     # Settings of Lightly's Docker say "resnet-18" for Lightly's own ResNet; find_backbone finds torchvision's for it.
     is_same = is_docker_name(lightly.model.name, model.backbone_name)
     backbone = model.backbone_name if is_same else find_backbone(lightly.model.name).name
+    layers = shown(model.layers) if lightly.model.layers == "auto" else shown(lightly.model.layers)
     for key, setting, actual in (
         ("lightly.model.name", backbone, model.backbone_name),
+        ("lightly.model.layers", layers, shown(model.layers)),
         ("lightly.model.num_ftrs", lightly.model.num_ftrs, model.dimension),
         ("lightly.collate.input_size", lightly.collate.input_size, model.preprocessing.input_size),
     ):
@@ -225,12 +231,14 @@ def _new_model(
 ) -> ProvidedModel:
     """Make the model of a new pool, and write its checkpoints."""
     from datapool.model.embedding_model import embedding_space_id, save_checkpoint
+    from datapool.model.layers import shown
 
     start, origin, measured = _initial_model(images, params, cache, decode=decode, labels=labels)
     best = after_last_epoch = start
     losses: Sequence[StepLoss] = ()
+    layers = "" if start.layers is None else f" of layers {shown(start.layers)}"
     notes = [
-        f"new model: {start.backbone_name} with {start.dimension} dimensions, {origin}",
+        f"new model: {start.backbone_name} with {start.dimension} dimensions{layers}, {origin}",
         *(each.summary for each in measured),
     ]
     # One image cannot be contrasted. Random weights are useless untrained, so then train_simclr refuses it.
@@ -256,12 +264,14 @@ def _new_model(
         input_size=best.preprocessing.input_size,
         origin=origin,
     )
+    of_later_releases: dict[str, object] = {}
+    if best.layers is not None:
+        of_later_releases["layers"] = list(best.layers)
     if best.preprocessing.decode != "full":
-        space = EmbeddingSpace.model_validate(space.model_dump() | {"decode": best.preprocessing.decode})
+        of_later_releases["decode"] = best.preprocessing.decode
     if measured:
-        space = EmbeddingSpace.model_validate(
-            space.model_dump() | {"measured": [each.model_dump() for each in measured]}
-        )
+        of_later_releases["measured"] = [each.model_dump() for each in measured]
+    space = EmbeddingSpace.model_validate(space.model_dump() | of_later_releases)
     space = _with_levels(space, best, images, params, cache)
     return ProvidedModel(space, losses, notes)
 
@@ -312,12 +322,23 @@ def _initial_model(
         pretrained=settings.pretrained,
         weights=Path(settings.weights) if settings.weights else None,
         seed=params.seed,
+        layers=_layers(settings.layers, has_trained_weights=has_trained_weights),
         decode=decode,
     )
     if not has_trained_weights:
         return model, _RANDOM_WEIGHTS, []
     fitted = _with_fitted_head(model, images, params, cache, labels=labels)
     return fitted.model, model.origin, [fitted.measured] if fitted.measured else []
+
+
+def _layers(
+    setting: Literal["auto", "last"] | list[int | Literal["last"]], *, has_trained_weights: bool
+) -> list[int | Literal["last"]] | Literal["auto"] | None:
+    """Return ``lightly.model.layers`` as ``build_model`` takes it."""
+    # What a random backbone learns is in its last features: training looks at nothing else.
+    if setting == "last" or (setting == "auto" and not has_trained_weights):
+        return None
+    return setting
 
 
 def _with_fitted_head(

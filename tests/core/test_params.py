@@ -39,7 +39,7 @@ def test_the_shipped_params_load_and_every_key_is_in_the_file():
     params = load_params(SHIPPED)
 
     assert params.stopping_condition.min_distance == 0.1
-    assert params.lightly.model.num_ftrs == 64
+    assert params.lightly.model.num_ftrs == 128
     assert params.model_dump() == CONTENT
 
 

@@ -1359,7 +1359,7 @@ BAD_CHECKPOINTS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "a sparse weight": (lambda good: changed(good, lambda c: c["state_dict"].update({"head.weight": c["state_dict"]["head.weight"].to_sparse()})), FIELDS.format(ALL_FIELDS)),
     "a weight without data": (lambda good: changed(good, lambda c: c["state_dict"].update({"head.weight": torch.zeros(8, 64, device="meta")})), FIELDS.format(ALL_FIELDS)),
     "a missing field": (lambda good: changed(good, lambda c: c.pop("mean")), FIELDS.format(ALL_FIELDS)),
-    "a later format": (lambda good: changed(good, lambda c: c.update(format=3)), "is a checkpoint of format 3, this datapool reads 1 and 2; use the datapool that wrote it, or a newer one"),
+    "a later format": (lambda good: changed(good, lambda c: c.update(format=4)), "is a checkpoint of format 4, this datapool reads 1, 2, 3; use the datapool that wrote it, or a newer one"),
     "a checkpoint of another program": (lambda good: saved({"state_dict": {}}), "is not a checkpoint of datapool; to start from weights of another program, set lightly.model.weights"),
     "prefixes of DistributedDataParallel": (lambda good: changed(good, lambda c: c.update(state_dict={f"module.{k}": v for k, v in c["state_dict"].items()})), "160 weights are not those of a test_vit with dimension 8 ("),
 }  # fmt: skip

@@ -124,6 +124,7 @@ def test_the_pools_model_gives_images_the_embeddings_that_lightly_gave_them(dock
     )
     assert imported.params == {
         "lightly.model.name": "lightly-resnet-9-w0.125",
+        "lightly.model.layers": "auto",
         "lightly.model.num_ftrs": DIMENSION,
         "lightly.collate.input_size": SIZE,
     }

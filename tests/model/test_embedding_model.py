@@ -503,7 +503,7 @@ NOT_ITS_FIELDS = "its fields are not those of a datapool checkpoint"
 
 CHANGES: dict[str, tuple[Callable[[dict], object], str]] = {
     "another kind": (lambda c: c.update(kind="lightning"), "is not a checkpoint of datapool; to start from weights of "),
-    "a later format": (lambda c: c.update(format=3), "is a checkpoint of format 3, this datapool reads 1 and 2; use the datapool that wrote it, or a newer one"),
+    "a later format": (lambda c: c.update(format=4), "is a checkpoint of format 4, this datapool reads 1, 2, 3; use the datapool that wrote it, or a newer one"),
     "a field of format 2 in format 1": (lambda c: c.update(format=1), NOT_ITS_FIELDS),
     "a field less in format 2": (lambda c: c.pop("decode"), NOT_ITS_FIELDS),
     "full decoding in format 2": (lambda c: c.update(decode="full"), NOT_ITS_FIELDS),

@@ -132,6 +132,8 @@ def test_settings_that_ask_for_another_model_than_the_pools_are_refused_by_key()
         "lightly.model.name is resnet18, but the checkpoint of pool 'p' has test_efficientnet; set lightly.model.name: "
         "test_efficientnet, or set another datapool.name": {"lightly__model__name": "ResNet-18"},
         "lightly.model.num_ftrs is 9, but the checkpoint of pool 'p' has 8": {"lightly__model__num_ftrs": 9},
+        "lightly.model.layers is [4, last], but the checkpoint of pool 'p' has last; set lightly.model.layers: last, or set "
+        "another datapool.name": {"lightly__model__layers": [4, "last"]},
         "lightly.collate.input_size is 33, but the checkpoint": {"lightly__collate__input_size": 33},
     }
     for message, settings in cases.items():
@@ -253,6 +255,40 @@ def test_a_new_pool_decodes_at_a_smaller_scale_and_one_that_an_early_release_beg
     assert early.space.id != later.space.id
 
 
+def test_a_new_pool_takes_the_layers_that_its_trained_backbone_has_and_records_them():
+    torch.save(tiny().backbone.state_dict(), "weights.pth")
+    settings = {"lightly__model__weights": "weights.pth", "enable_training": False}
+
+    automatic = provide(NEW_POOL, [image("red")], **settings)
+    named = provide(NEW_POOL, [image("red")], lightly__model__layers=[4, 5, "last"], **settings)
+    last = provide(NEW_POOL, [image("red")], lightly__model__layers="last", **settings)
+
+    assert automatic.space == named.space
+    assert automatic.space.layers == [4, 5, "last"]
+    assert "layers" not in last.space.model_dump()
+    assert automatic.space.id != last.space.id
+    assert automatic.notes == [
+        "new model: test_efficientnet with 8 dimensions of layers [4, 5, last], weights of a given file"
+    ]
+
+
+def test_layers_before_the_last_of_a_random_backbone_are_not_taken_by_themselves():
+    provide(NEW_POOL, [image("red"), image("blue")], enable_training=True)
+
+    assert load_checkpoint(CHECKPOINT).layers is None
+
+
+def test_a_pool_keeps_its_layers_whatever_auto_means():
+    others = build_model(
+        "test_efficientnet", dimension=8, input_size=32, pretrained=False, weights=None, seed=1, layers=[2, "last"]
+    )
+    for model in (tiny(), others):
+        base = pool_with(model)
+        provide(base, [image("red")], lightly__model__name="Test-EfficientNet")  # so that the model is looked at
+
+        assert CHECKPOINT.read_bytes() == Path("base.ckpt").read_bytes()
+
+
 def test_a_model_that_is_trained_after_its_head_was_fitted_leaves_no_embeddings():
     save_checkpoint(tiny(), Path("weights.ckpt"))
     provide(NEW_POOL, [image("red"), image("blue")], lightly__model__weights="weights.ckpt", enable_training=True)
@@ -267,7 +303,9 @@ def test_the_run_and_the_lineage_say_which_copy_of_the_weights_was_taken():
     provided = provide(NEW_POOL, [image("red")], lightly__model__weights="dino.pth", enable_training=False)
 
     assert provided.space.origin == "weights of a given file (its 'teacher', not its 'student')"
-    assert provided.notes == [f"new model: test_efficientnet with 8 dimensions, {provided.space.origin}"]
+    assert provided.notes == [
+        f"new model: test_efficientnet with 8 dimensions of layers [4, 5, last], {provided.space.origin}"
+    ]
     assert torch.equal(load_checkpoint(CHECKPOINT).backbone.conv_stem.weight, teacher["conv_stem.weight"])
 
 
