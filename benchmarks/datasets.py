@@ -52,19 +52,27 @@ def embed_real(kind: str, n: int) -> np.ndarray:
     Returns:
         Shape (n, 64), float32, unit length; fewer dimensions if n is smaller.
     """
+    with tempfile.TemporaryDirectory() as scratch:
+        files = (write_digits if kind == "digits" else write_fashion)(Path(scratch), n)
+        return embed_files(files, np.arange(n))
+
+
+def embed_files(files: list[Path], fit_to: np.ndarray) -> np.ndarray:
+    """Embed images by EfficientNet-Lite0 at 64 pixels, with a head that is fitted to some of them.
+
+    Returns:
+        Shape (len(files), 64), float32, unit length; fewer dimensions if the head is fitted to fewer than 65 images.
+    """
     from datapool.images.decode import ImageFile
     from datapool.model.backbones import PRETRAINED_BACKBONE
     from datapool.model.embedding import backbone_features
     from datapool.model.embedding_model import build_model, fit_head
 
-    with tempfile.TemporaryDirectory() as scratch:
-        files = (write_digits if kind == "digits" else write_fashion)(Path(scratch), n)
-        images = [ImageFile(path, hashlib.sha256(path.read_bytes()).hexdigest(), max_pixels=10**8) for path in files]
-        model = build_model(
-            PRETRAINED_BACKBONE, dimension=min(64, n - 1), input_size=64, pretrained=True, weights=None, seed=0
-        )
-        features = backbone_features(model, images, batch_size=64, num_workers=0, accelerator="cpu", progress=None)
-    head = fit_head(model, features, seed=0).head
+    images = [ImageFile(path, hashlib.sha256(path.read_bytes()).hexdigest(), max_pixels=10**8) for path in files]
+    dimension = min(64, len(fit_to) - 1)
+    model = build_model(PRETRAINED_BACKBONE, dimension=dimension, input_size=64, pretrained=True, weights=None, seed=0)
+    features = backbone_features(model, images, batch_size=64, num_workers=0, accelerator="cpu", progress=None)
+    head = fit_head(model, features[fit_to], seed=0).head
     return unit_rows(features @ head.weight.detach().numpy().T + head.bias.detach().numpy())
 
 
