@@ -16,7 +16,7 @@ def rank() -> None:
     """Order the candidates by the method: for coreset, always the one farthest from the pool and the earlier ones.
 
     Candidates that the rules exclude are skipped, and those that an earlier batch offered are not offered again. Pictures of
-    no use (quality.drop) and near-duplicates (remove_near_duplicates) are held back.
+    no use and copies are held back, if quality.drop and remove_near_duplicates ask for it.
     """
     params = load_params()
     outputs = Outputs(params.output_dir)
@@ -27,7 +27,7 @@ def rank() -> None:
     base = base._replace(rows=with_pool_columns(base, params))
     with progress("comparing images") as report:
         offer, near_duplicates = offer_of(candidates, base, images, quality, params, progress=report)
-    config = ranking.RankingConfig.from_params(params, offer.candidates.table.filename)
+    config = ranking.RankingConfig.from_params(params, offer.candidates.table)
     with progress("ranking") as report:
         ranked, evaluation_sample = rank_offer(
             offer,

@@ -33,7 +33,7 @@ def sample() -> None:
     standing = base.standing if base.standing and base.standing.applies(Parameters.of(params)) else None
     ranked = Ranked(read_table(outputs.ranking), read_trace(outputs.trace), read_table(outputs.excluded))
     offer = make_offer(candidates, base, params, min_distance=stop.threshold, held_back=held_back_of(ranked))
-    config = RankingConfig.from_params(params, offer.candidates.table.filename)
+    config = RankingConfig.from_params(params, offer.candidates.table)
     evaluation_sample = EvaluationSample(**read_arrays(outputs.evaluation_sample))
     with progress("sampling") as report:
         if not is_ranking_of(ranked, offer):

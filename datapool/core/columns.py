@@ -63,6 +63,13 @@ def asked_columns(params: Params) -> dict[str, str]:
     """Return the columns that params.yaml asks for, each with the key that does."""
     rules = params.rules
     asked: dict[str, str] = {}
+    name = params.active_learning_score_column_name
+    if params.scores is not None:
+        asked |= dict.fromkeys(params.scores, "scores")
+    elif name is not None:
+        asked |= {name: "active_learning_score_column_name"}
+    if params.active_learning_scores is not None and name is not None:
+        asked.pop(name, None)  # it comes from that file
     if rules.where is not None:
         asked |= dict.fromkeys(parse(rules.where).columns, "rules.where")
     # Rows have the weak label anyway, and a limit for it needs no table.

@@ -226,6 +226,7 @@ class Parameters(_JsonObject):
     time_gap: _Number | dict[str, Any] | None = None
     remove_near_duplicates: bool = False
     """Recorded only where it is true."""
+    scores: dict[str, float] | None = None
 
     @classmethod
     def of(cls, params: Params) -> Self:
@@ -263,7 +264,7 @@ class Parameters(_JsonObject):
         return any(rule is not None for rule in rules)
 
 
-IF_SET = ("where", "time_gap", "remove_near_duplicates")
+IF_SET = ("where", "time_gap", "remove_near_duplicates", "scores")
 """The parameters that are recorded only where they are not null."""
 
 
@@ -273,6 +274,7 @@ def _if_set(params: Params) -> dict[str, Any]:
         "where": params.rules.where,
         "time_gap": params.rules.time_gap,
         "remove_near_duplicates": params.remove_near_duplicates or None,
+        "scores": params.scores,
     }
     return {key: value for key, value in found.items() if value is not None}
 

@@ -134,6 +134,19 @@ def _balance(value: object) -> object:
     )
 
 
+def _scores(value: object) -> object:
+    what = "a weight for each column, such as {uncertainty: 1, sharpness: 0.2}, above 0 or below it, or null"
+    if value is None:
+        return value
+    if not isinstance(value, dict) or not value or not all(isinstance(key, str) for key in value):
+        raise ValueError(what)
+    for weight in value.values():
+        is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
+        if not is_number or not 0 < abs(weight) < 1e9:
+            raise ValueError(f"{what}; {short_repr(weight)} is no such weight")
+    return {key: float(weight) for key, weight in value.items()}
+
+
 def _where(value: str) -> str:
     try:
         parse(value)
@@ -507,6 +520,7 @@ class Params(Section):
     method: Literal["coreset", "random", "typical", "coral"]
     active_learning_scores: PathText | None
     active_learning_score_column_name: Annotated[str, AfterValidator(_name)] | None
+    scores: Annotated[dict[str, float] | None, BeforeValidator(_scores)]
     stopping_condition: StoppingCondition
     ranking: Ranking
     rules: Rules
@@ -570,11 +584,24 @@ class Params(Section):
 
     def _check_scores(self) -> None:
         file, column = self.active_learning_scores, self.active_learning_score_column_name
-        if self.method == "coral" and (file is None or column is None):
-            absent = "active_learning_scores" if file is None else "active_learning_score_column_name"
+        if self.scores is not None:
+            if self.method != "coral":
+                raise ValueError(
+                    f"scores are given, but method is {self.method}, which uses none; set method: coral, or scores to null"
+                )
+            if column is not None and column not in self.scores:
+                raise ValueError(
+                    f"active_learning_score_column_name is {column!r}, which scores does not weigh; give its weight there, "
+                    "or set the name to null"
+                )
+        elif self.method == "coral" and column is None:
             raise ValueError(
-                f"method is coral, but {absent} is null; give a csv file of scores as active_learning_scores and its "
-                "column as active_learning_score_column_name"
+                "method is coral, but active_learning_score_column_name is null; give the column of active_learning_scores, "
+                "or of metadata or the scan, or weights of several as scores"
+            )
+        if self.method == "coral" and file is not None and column is None:
+            raise ValueError(
+                "active_learning_scores is given, but active_learning_score_column_name is null; name its column"
             )
         if self.method != "coral" and (file is not None or column is not None):
             given = "active_learning_score_column_name" if file is None else "active_learning_scores"

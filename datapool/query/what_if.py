@@ -70,7 +70,7 @@ def what_if(min_distances: Sequence[float | str], *, progress: Progress) -> list
     for params in every:
         stop = params.stopping_condition
         offer = make_offer(candidates, base, params, min_distance=stop.threshold, held_back=held_back_of(of_rank))
-        config = RankingConfig.from_params(params, offer.candidates.table.filename)
+        config = RankingConfig.from_params(params, offer.candidates.table)
         ranked, sample = of_rank, of_sample
         if not is_ranking_of(ranked, offer):  # a smaller threshold brings images of earlier batches back
             protected = read_rows(outputs.protected)

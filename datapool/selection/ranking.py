@@ -21,7 +21,7 @@ from datapool.selection.k_center import (
     unit_rows,
 )
 from datapool.selection.rules import Exclude, build_exclude, excluded_by_rules, near_protected
-from datapool.selection.scores import read_scores
+from datapool.selection.scores import scores_of
 from datapool.selection.typiclust import typical_order
 
 LABEL_DISTANCE = 1.0
@@ -47,11 +47,11 @@ class RankingConfig(NamedTuple):
     """What may not be picked; of ``protected`` only the distance counts here."""
 
     @classmethod
-    def from_params(cls, params: Params, filenames: pd.Series) -> "RankingConfig":
-        """Return the config that params.yaml asks for, with the scores of the candidates that have these filenames.
+    def from_params(cls, params: Params, candidates: pd.DataFrame) -> "RankingConfig":
+        """Return the config that params.yaml asks for, with the scores of these candidates.
 
         Raises:
-            DatapoolError: As ``read_scores`` does.
+            DatapoolError: As ``scores_of`` does.
         """
         return cls(
             method=params.method,
@@ -59,9 +59,7 @@ class RankingConfig(NamedTuple):
             append_weak_labels=params.append_weak_labels,
             seed=params.seed,
             n_clusters=params.ranking.n_clusters,
-            scores=read_scores(
-                params.active_learning_scores, params.active_learning_score_column_name, filenames=filenames
-            ),
+            scores=scores_of(params, candidates),
             rules=params.rules,
         )
 

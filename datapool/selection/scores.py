@@ -1,5 +1,6 @@
-"""Read active-learning scores: one number per image, from a csv that the user's own model or tool wrote."""
+"""The scores of candidates: one number per image, from a csv of the user's own model, from a column, or from several."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,71 @@ import pyarrow.compute as pc
 from pyarrow import csv
 
 from datapool.core import atomic
+from datapool.core.columns import column_of
 from datapool.core.errors import DatapoolError, counted, short_repr
+from datapool.core.schema import Params
 from datapool.core.tables import find_bad_filename
 
 
 class _CsvError(Exception):
     """What is wrong with the csv."""
+
+
+def scores_of(params: Params, candidates: pd.DataFrame) -> np.ndarray | None:
+    """Return the scores of candidates for method "coral", shape (n,), float64, finite, 0 or more; None for other methods.
+
+    Args:
+        params: ``active_learning_scores``, ``active_learning_score_column_name`` and ``scores`` decide.
+        candidates: Those that are offered, with the columns that params.yaml asks for (``columns.with_columns``).
+
+    Raises:
+        DatapoolError: As ``read_scores`` does, or if a column is not of numbers. Without ``scores`` also if a score is
+            missing or negative.
+    """
+    column = params.active_learning_score_column_name
+    read = read_scores(params.active_learning_scores, column, filenames=candidates.filename)
+    if params.scores is None:
+        if column is None or read is not None:
+            return read
+        values = _numbers(candidates, column, "active_learning_score_column_name")
+        try:
+            _check_scores(values, column, candidates.filename)
+        except _CsvError as problem:
+            raise DatapoolError(f"params.yaml: active_learning_score_column_name: {problem}") from problem
+        return values
+    values_of = {name: _numbers(candidates, name, "scores") for name in params.scores if read is None or name != column}
+    return combine(values_of | ({} if read is None else {str(column): read}), params.scores)
+
+
+def combine(values: Mapping[str, np.ndarray], weights: Mapping[str, float]) -> np.ndarray:
+    """Return one score per image from several columns: the weighted mean of their ranks.
+
+    In each column the image with the smallest value has rank 1, that with the largest rank n; equal values share the mean
+    of their ranks, and a missing value has rank 0. With a negative weight the ranks are the other way round. The score is
+    the mean of rank / n, weighted by the sizes of the weights: from 0 to 1.
+
+    Args:
+        values: By column, shape (n,), NaN for a missing one.
+        weights: By column; not 0.
+
+    >>> columns = {"a": np.array([0.1, 0.9, 0.5]), "b": np.array([30.0, 20.0, np.nan])}
+    >>> combine(columns, {"a": 2.0, "b": -1.0}).round(3).tolist()
+    [0.333, 0.889, 0.444]
+    """
+    total = sum(abs(weight) for weight in weights.values())
+    score = np.zeros(len(next(iter(values.values()))))
+    for name, weight in weights.items():
+        ranks = pd.Series(values[name]).rank(ascending=weight > 0).fillna(0.0).to_numpy()
+        score += abs(weight) / total * ranks / max(len(ranks), 1)
+    return score
+
+
+def _numbers(candidates: pd.DataFrame, name: str, key: str) -> np.ndarray:
+    column = column_of(candidates, name)
+    if not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
+        example = short_repr(column.dropna().iloc[0]) if column.notna().any() else "no value"
+        raise DatapoolError(f"params.yaml: {key} asks for the column {name!r}, which has {example}; scores are numbers")
+    return column.to_numpy(dtype=np.float64, na_value=np.nan)
 
 
 def read_scores(file: str | None, column: str | None, *, filenames: pd.Series) -> np.ndarray | None:

@@ -322,12 +322,26 @@ def test_methods_whose_distances_may_grow_refuse_a_min_distance(method, needs):
     assert load(method=method, **needs, **BY_NUMBER).method == method
 
 
-@pytest.mark.parametrize("absent", SCORES)
-def test_coral_needs_a_file_of_scores_and_a_column(absent):
-    assert message(method="coral", **BY_NUMBER, **{**SCORES, absent: None}) == (
-        f"params.yaml: method is coral, but {absent} is null; give a csv file of scores as active_learning_scores and its "
-        "column as active_learning_score_column_name"
+def test_coral_needs_a_column_of_scores_or_weights_of_several():
+    assert message(method="coral", **BY_NUMBER) == (
+        "params.yaml: method is coral, but active_learning_score_column_name is null; give the column of "
+        "active_learning_scores, or of metadata or the scan, or weights of several as scores"
     )
+    assert load(method="coral", **BY_NUMBER, active_learning_score_column_name="sharpness").method == "coral"
+    given = {"method": "coral", **BY_NUMBER, "scores": {"entropy": 1, "sharpness": -0.5}}
+    assert load(**given, **SCORES).scores == {"entropy": 1.0, "sharpness": -0.5}
+    assert message(**given, **{**SCORES, "active_learning_score_column_name": None}) == (
+        "params.yaml: active_learning_scores is given, but active_learning_score_column_name is null; name its column"
+    )
+    assert message(**given, active_learning_score_column_name="margin") == (
+        "params.yaml: active_learning_score_column_name is 'margin', which scores does not weigh; give its weight there, "
+        "or set the name to null"
+    )
+    assert message(scores={"entropy": 1}) == (
+        "params.yaml: scores are given, but method is coreset, which uses none; set method: coral, or scores to null"
+    )
+    for wrong in ({}, {"a": 0}, {"a": "1"}, {"a": float("inf")}, {"a": True}, 3, {1: 2}):
+        assert "a weight for each column" in message(method="coral", **BY_NUMBER, scores=wrong)
 
 
 @pytest.mark.parametrize("given", SCORES)

@@ -46,6 +46,7 @@ def test_metadata_filters_a_batch_and_the_pool_keeps_it_for_the_limits_of_the_ne
     # The next week: of the front camera there are five in the pool, so one more; images 2.5 s apart, 0.1 s from one to the next.
     second = [f"bird/image_{number}.png" for number in range(20, 28)]
     rows = [f"{name},{'front' if number < 3 else 'side'},{0.1 * number}\n" for number, name in enumerate(second)]
+    rows.append("bird/again_1.png,,\n")  # a copy of an image that is outside of rules.where, so not in the pool
     (workspace.folder / "metadata.csv").write_text("filename,camera,speed\n" + "".join(rows))
     limits = {"column": "camera", "limit": 6, "count_pool": True}
     gap = {"seconds": 0.25, "time": "speed", "within": "camera"}

@@ -114,7 +114,7 @@ def test_params_name_every_key_that_the_stage_reads(stage):
     declared = set(PIPELINE[stage].get("params", [])) - exceptions
     read = attributes_of("params", stage) - exceptions - GUESSES.get(stage, set())
     if "*" in read:  # passed on to RankingConfig.from_params, make_offer, batch_columns, Parameters.of
-        of_offer = ["selection/ranking.py", "selection/offer.py"]
+        of_offer = ["selection/ranking.py", "selection/offer.py", "selection/scores.py"]
         of_rank = [*of_offer, "selection/held_back.py", "core/columns.py"]
         modules = {"rank": of_rank, "merge": ["core/lineage.py"]}
         of_sample = [*of_offer, "core/lineage.py"]

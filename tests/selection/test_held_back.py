@@ -203,11 +203,11 @@ def run(folder: EmbeddedTable, base: Base, params: Params) -> tuple[Sampled, pd.
     is_new = ~folder.table.content_hash.isin(base.rows.table.content_hash).to_numpy()
     candidates, stop = folder.take(is_new), params.stopping_condition
     offer, _ = offered(candidates, params, base)
-    config = RankingConfig.from_params(params, offer.candidates.table.filename)
+    config = RankingConfig.from_params(params, offer.candidates.table)
     ranked, _ = rank_offer(offer, base.rows, rows({}), config, n_samples=-1, min_distance=-1.0, progress=no_progress)
     offer = make_offer(candidates, base, params, min_distance=stop.min_distance, held_back=held_back_of(ranked))
     if not is_ranking_of(ranked, offer):
-        config = RankingConfig.from_params(params, offer.candidates.table.filename)
+        config = RankingConfig.from_params(params, offer.candidates.table)
         ranked, _ = rank_offer(offer, base.rows, rows({}), config, n_samples=0, min_distance=-1.0, progress=no_progress)
     images = folder.table.assign(status="ok", reason="")
     sampled = sample(images, offer.candidates, base.rows, ranked, stop, config, progress=no_progress)

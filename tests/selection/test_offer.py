@@ -74,12 +74,12 @@ def week(folder: EmbeddedTable, base: Base, params: Params) -> Week:
     protected = rows({})
     offer = make_offer(candidates, base, params, min_distance=None)
     limits = {"n_samples": -1, "min_distance": -1.0, "progress": no_progress}
-    config = RankingConfig.from_params(params, offer.candidates.table.filename)
+    config = RankingConfig.from_params(params, offer.candidates.table)
     ranked, around = rank_offer(offer, base.rows, protected, config, **limits)
 
     stop = params.stopping_condition
     offer = make_offer(candidates, base, params, min_distance=stop.min_distance)
-    config = RankingConfig.from_params(params, offer.candidates.table.filename)
+    config = RankingConfig.from_params(params, offer.candidates.table)
     is_same = is_ranking_of(ranked, offer)
     if not is_same:
         ranked, around = rank_offer(

@@ -59,7 +59,7 @@ def test_the_config_has_the_parameters_and_the_scores_of_the_candidates(tmp_path
             "seed": 7,
         }
     )
-    config = RankingConfig.from_params(params, LINE.table.filename[:2])
+    config = RankingConfig.from_params(params, LINE.table[:2])
 
     assert config.scores.tolist() == [1.0, 2.0]
     assert config[:5] == ("coral", False, True, 7, params.ranking.n_clusters)

@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from datapool.core.errors import DatapoolError
-from datapool.selection.scores import read_scores
+from datapool.core.params import load_params
+from datapool.core.schema import Params
+from datapool.selection.scores import combine, read_scores, scores_of
 
 
 @pytest.fixture(autouse=True)
@@ -86,3 +89,59 @@ def test_an_absent_file_is_refused():
         match=r"^no\.csv: cannot be read \(No such file or directory\); give a csv as active_learning_scores$",
     ):
         read_scores("no.csv", "entropy", filenames=pd.Series(["a"]))
+
+
+# --- columns ---------------------------------------------------------------------------------------------------------
+
+SHIPPED = load_params(Path(__file__).parents[2] / "params.yaml")
+
+
+def coral(**changes: object) -> Params:
+    return SHIPPED.model_copy(update={"method": "coral", **changes})
+
+
+def images(**values: object) -> pd.DataFrame:
+    """Candidates with columns, as ``columns.with_columns`` adds them."""
+    columns = {f"column {name}": pd.Series(given) for name, given in values.items()}
+    return pd.DataFrame({"filename": ["a", "b", "c", "d"]}, dtype="str").assign(**columns)
+
+
+def test_a_column_of_numbers_is_a_score_as_it_is():
+    given = coral(active_learning_score_column_name="speed")
+
+    assert scores_of(given, images(speed=[3.0, 0.0, 0.5, 2.0])).tolist() == [3.0, 0.0, 0.5, 2.0]
+    where = "params.yaml: active_learning_score_column_name"
+    for values, problem in (
+        ([1.0, None, 1.0, 1.0], f"{where}: the speed of 'b' is missing, and a score is a finite number, 0 or more"),
+        ([1.0, 1.0, -2.0, 1.0], f"{where}: the speed of 'c' is -2, and a score is a finite number, 0 or more"),
+        (["x", "y", "z", "z"], f"{where} asks for the column 'speed', which has 'x'; scores are numbers"),
+    ):
+        with pytest.raises(DatapoolError) as caught:
+            scores_of(given, images(speed=values))
+        assert str(caught.value) == problem
+
+
+def test_several_columns_are_the_weighted_mean_of_their_ranks():
+    # By speed a is the last of four, b and c share the ranks 2 and 3, d is first; by light, which should be small, a is
+    # before b, so it has the higher rank; c and d have none.
+    speed, light = np.array([9.0, 2.0, 2.0, -1.0]), np.array([0.1, 0.2, np.nan, np.nan])
+    score = combine({"speed": speed, "light": light}, {"speed": 3.0, "light": -1.0})
+
+    expected = [(3 * 4 + 2) / 16, (3 * 2.5 + 1) / 16, 3 * 2.5 / 16, 3 * 1 / 16]
+    assert score.tolist() == pytest.approx(expected)
+    times_ten = combine({"speed": speed**3, "light": light}, {"speed": 30.0, "light": -10.0})
+    assert times_ten.tolist() == pytest.approx(
+        expected
+    )  # only the order within a column and the shares of weights count
+
+
+def test_the_column_of_the_file_of_scores_is_one_of_several():
+    Path("s.csv").write_text("filename,entropy\na,1\nb,2\nc,3\nd,4\n")
+    given = coral(
+        active_learning_scores="s.csv",
+        active_learning_score_column_name="entropy",
+        scores={"entropy": 1.0, "speed": 1.0},
+    )
+
+    assert scores_of(given, images(speed=[4.0, 3.0, 2.0, 1.0])).tolist() == [0.625] * 4
+    assert scores_of(given.model_copy(update={"scores": {"entropy": 1.0}}), images()).tolist() == [0.25, 0.5, 0.75, 1.0]
