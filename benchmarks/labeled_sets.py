@@ -7,6 +7,7 @@ copyright files name the authors).
 
 import gzip
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -127,7 +128,8 @@ def photo_files(share: Path = Path("/usr/share")) -> list[Path]:
     return [path for pattern in PHOTOS for path in sorted(share.glob(pattern))]
 
 
-def photos() -> list[Image.Image]:
+@cache
+def photos() -> tuple[Image.Image, ...]:
     """Read the photos, at a longer side of 900 pixels."""
     found = []
     for path in photo_files():
@@ -135,7 +137,7 @@ def photos() -> list[Image.Image]:
             image = file.convert("RGB")
         scale = _LONGER_SIDE / max(image.size)
         found.append(image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS))
-    return found
+    return tuple(found)
 
 
 def _fashion(part: str, start: int, end: int) -> tuple[list[Image.Image], np.ndarray]:

@@ -54,10 +54,11 @@ def test_a_fifth_of_the_kinds_appears_in_each_week_and_no_image_is_offered_twice
 def test_images_of_a_week_are_offered_in_that_week():
     weeks = np.concatenate([np.arange(1000) % 5, np.full(TEST, -1)])
 
-    batches = weekly_batches(Cell("", "", 5, n_offered=80), a_set(weeks=weeks), seed=0)
+    for cell in (Cell("", "", 5, n_offered=80), Cell("", "", 5, n_offered=80, new_kinds=True)):
+        batches = weekly_batches(cell, a_set(weeks=weeks), seed=0)
 
-    assert [set(weeks[rows]) for rows in batches] == [{0}, {1}, {2}, {3}, {4}]
-    assert [len(rows) for rows in batches] == [200] * 5
+        assert [set(weeks[rows]) for rows in batches] == [{0}, {1}, {2}, {3}, {4}]
+        assert [len(rows) for rows in batches] == ([40] + [80] * 4 if cell.new_kinds else [200] * 5)
 
 
 def test_the_probe_knows_only_the_kinds_that_were_picked():
