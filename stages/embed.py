@@ -12,12 +12,12 @@ from datapool.core.tables import EmbeddedTable, read_table, write_rows
 from datapool.images.batch import candidates, mark_excluded
 from datapool.images.squares import scanned_squares
 from datapool.model.candidates import embed_candidates
-from datapool.model.protected import read_protected
+from datapool.model.protected import read_examples, read_protected
 from datapool.terminal import progress, run, say
 
 
 def embed() -> None:
-    """Embed the candidates and the protected images, or take their embeddings from a csv.
+    """Embed the candidates, the protected images and the examples, or take their embeddings from a csv.
 
     An image that the last run embedded with the same model is not embedded again. Without candidates no protected image
     is embedded.
@@ -50,13 +50,26 @@ def embed() -> None:
             cache_dir=SCRATCH / "protected",
             progress=report,
         )
+    with progress("embedding examples") as report:
+        examples = read_examples(
+            params,
+            outputs.checkpoint,
+            dimension=embedded.vectors.shape[1],
+            n_candidates=len(table),
+            ranges=space.ranges or {},
+            cache_dir=SCRATCH / "examples",
+            progress=report,
+        )
     write_rows(outputs.embeddings, EmbeddedTable(table[["filename", "content_hash", "weak_label"]], embedded.vectors))
     write_rows(outputs.protected, protected)
+    write_rows(outputs.examples, examples)
     reused = f", {embedded.n_known} of them embedded before" if embedded.n_known else ""
     source = f", read from {params.embeddings}" if params.embeddings else reused
     say(f"{counted(len(table), 'candidate')} with embeddings{source}")
     if len(protected.table):
         say(f"{len(protected.table)} protected images from {params.rules.protected}")
+    if len(examples.table):
+        say(f"{counted(len(examples.table), 'example')} of similar_to")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from datapool.core.tables import read_rows, read_table, write_arrays, write_csv,
 from datapool.selection import ranking
 from datapool.selection.held_back import offer_of
 from datapool.selection.offer import LOW_QUALITY, NEAR_DUPLICATE, rank_offer
+from datapool.selection.similarity import similarity_to
 from datapool.terminal import progress, run, say
 
 
@@ -22,7 +23,10 @@ def rank() -> None:
     outputs = Outputs(params.output_dir)
     candidates, base = read_rows(outputs.embeddings), read_base(outputs.base)
     images, quality = read_table(outputs.images), read_table(outputs.quality)
-    columns = batch_columns(candidates.table, images, quality, params)
+    examples = read_rows(outputs.examples)
+    with progress("comparing with examples") as report:
+        similarity = similarity_to(candidates, examples, progress=report) if len(examples.table) else None
+    columns = batch_columns(candidates.table, images, quality, params, similarity=similarity)
     candidates = with_columns(candidates, columns.table, params)
     base = base._replace(rows=with_pool_columns(base, params))
     with progress("comparing images") as report:

@@ -44,6 +44,9 @@ COLUMNS = {
 """The columns of every image, and what they are. A column of ``metadata`` with one of these names takes its place, except
 that of the first three, which follow from the filename."""
 
+SIMILARITY = "similarity"
+"""The column of the similarity to the examples of ``similar_to``, 0 to 1; only where they are given."""
+
 _OF_NAME = ("weak_label", "sequence", "frame")  # what follows from a row of samples.csv
 _NUMBER = r"(?s)^(?P<head>.*?)(?P<frame>[0-9]{1,18})(?P<tail>[^0-9/]*)$"  # 18 digits fit into int64
 _MOST_SECONDS = 1e11  # more are milliseconds or nanoseconds since 1970
@@ -62,7 +65,7 @@ class BatchColumns(NamedTuple):
 def asked_columns(params: Params) -> dict[str, str]:
     """Return the columns that params.yaml asks for, each with the key that does."""
     rules = params.rules
-    asked: dict[str, str] = {}
+    asked = {SIMILARITY: "method"} if params.method == "similar" else {}
     name = params.active_learning_score_column_name
     if params.scores is not None:
         asked |= dict.fromkeys(params.scores, "scores")
@@ -85,11 +88,29 @@ def require_columns(params: Params) -> None:
     Raises:
         DatapoolError: Names the key and the nearest known column.
     """
-    _require_known(asked_columns(params), [*COLUMNS, *(column_names(Path(params.metadata)) if params.metadata else ())])
+    asked = asked_columns(params)
+    has_examples = params.similar_to.positive is not None
+    if has_examples and SIMILARITY not in asked:
+        raise DatapoolError(
+            "params.yaml: similar_to is given, but nothing asks for the column similarity; set method: similar, or name it "
+            "in scores or a rule, or set similar_to.positive to null"
+        )
+    _require_known(asked, [*COLUMNS, *_further_names(params)])
+
+
+def _further_names(params: Params) -> list[str]:
+    """Return the names of the columns that settings add."""
+    names = column_names(Path(params.metadata)) if params.metadata else []
+    return [*names, *([SIMILARITY] if params.similar_to.positive is not None else [])]
 
 
 def batch_columns(
-    candidates: pd.DataFrame, images: pd.DataFrame, quality: pd.DataFrame, params: Params
+    candidates: pd.DataFrame,
+    images: pd.DataFrame,
+    quality: pd.DataFrame,
+    params: Params,
+    *,
+    similarity: np.ndarray | None = None,
 ) -> BatchColumns:
     """Make the table of a batch; an empty one if there is neither metadata nor a setting that asks for a column.
 
@@ -98,6 +119,7 @@ def batch_columns(
         images: The batch, as ``batch.scan`` returns it.
         quality: As ``quality.quality_table`` returns it.
         params: ``metadata`` is read; rules and scores are looked through.
+        similarity: Of each candidate to the examples of ``similar_to``; None if there are none.
 
     Raises:
         DatapoolError: If the file of metadata cannot be used (see ``read_metadata``), or a column is unknown or of a type
@@ -125,6 +147,8 @@ def batch_columns(
             )
         table = table.assign(**metadata.table)
         unusable, note = metadata.unusable, metadata.note
+    if params.similar_to.positive is not None:
+        table[SIMILARITY] = np.nan if similarity is None else similarity
     for name, key in asked.items():
         if name in unusable:
             raise DatapoolError(

@@ -227,6 +227,7 @@ class Parameters(_JsonObject):
     remove_near_duplicates: bool = False
     """Recorded only where it is true."""
     scores: dict[str, float] | None = None
+    similar_to: dict[str, str | None] | None = None
 
     @classmethod
     def of(cls, params: Params) -> Self:
@@ -264,7 +265,7 @@ class Parameters(_JsonObject):
         return any(rule is not None for rule in rules)
 
 
-IF_SET = ("where", "time_gap", "remove_near_duplicates", "scores")
+IF_SET = ("where", "time_gap", "remove_near_duplicates", "scores", "similar_to")
 """The parameters that are recorded only where they are not null."""
 
 
@@ -275,6 +276,7 @@ def _if_set(params: Params) -> dict[str, Any]:
         "time_gap": params.rules.time_gap,
         "remove_near_duplicates": params.remove_near_duplicates or None,
         "scores": params.scores,
+        "similar_to": params.similar_to.model_dump() if params.similar_to.positive else None,
     }
     return {key: value for key, value in found.items() if value is not None}
 

@@ -36,6 +36,8 @@ class Outputs:
         """The candidates with their embeddings."""
         self.protected = folder / "protected.parquet"
         """The protected images with their embeddings."""
+        self.examples = folder / "examples.parquet"
+        """The examples of similar_to with their embeddings."""
         # rank
         self.columns = folder / "columns.parquet"
         """What is known of each candidate besides its embedding, where a setting asks for it."""

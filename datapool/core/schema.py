@@ -339,6 +339,21 @@ class Ranking(Section):
     n_clusters: Count
 
 
+class SimilarTo(Section):
+    """Examples to find more like, and to stay away from."""
+
+    positive: PathText | None
+    negative: PathText | None
+
+    @model_validator(mode="after")
+    def _has_positive(self) -> Self:
+        if self.positive is None and self.negative is not None:
+            raise ValueError(
+                "negative is given, but positive is null; give images to find more like, or negative: null"
+            )
+        return self
+
+
 class Rules(Section):
     """Which images may not be picked, with any method."""
 
@@ -517,10 +532,11 @@ class Params(Section):
     embeddings_model: Annotated[str, AfterValidator(_name)] | None
     normalize_embeddings: bool
     append_weak_labels: bool
-    method: Literal["coreset", "random", "typical", "coral"]
+    method: Literal["coreset", "random", "typical", "coral", "similar"]
     active_learning_scores: PathText | None
     active_learning_score_column_name: Annotated[str, AfterValidator(_name)] | None
     scores: Annotated[dict[str, float] | None, BeforeValidator(_scores)]
+    similar_to: SimilarTo
     stopping_condition: StoppingCondition
     ranking: Ranking
     rules: Rules
@@ -583,6 +599,8 @@ class Params(Section):
             )
 
     def _check_scores(self) -> None:
+        if self.method == "similar" and self.similar_to.positive is None:
+            raise ValueError("method is similar, but similar_to.positive is null; give images to find more like")
         file, column = self.active_learning_scores, self.active_learning_score_column_name
         if self.scores is not None:
             if self.method != "coral":

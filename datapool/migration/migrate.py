@@ -202,11 +202,18 @@ def _read_old(
 
 def _notes_on(params: Params) -> Iterator[str]:
     """Yield what of the settings the user has to change."""
-    if params.rules.protected and Path(params.rules.protected).is_file():
-        yield (
-            f"rules.protected names {params.rules.protected}, whose embeddings are of the old model: let it name the "
-            "folder of the images, or a file of the new model's embeddings"
-        )
+    similar_to = params.similar_to
+    given = {
+        "rules.protected": params.rules.protected,
+        "similar_to.positive": similar_to.positive,
+        "similar_to.negative": similar_to.negative,
+    }
+    for key, file in given.items():
+        if file and Path(file).is_file():
+            yield (
+                f"{key} names {file}, whose embeddings are of the old model: let it name the folder of the images, or a "
+                "file of the new model's embeddings"
+            )
 
 
 def _entry(entries: dict[str, LineageEntry], name: str, lineage_file: Path) -> LineageEntry:

@@ -1,4 +1,4 @@
-"""Provide the embeddings of the protected images, near which nothing may be picked: from a folder or a file."""
+"""Provide the embeddings of images beside the batch, from folders or files: protected images, and examples."""
 
 from pathlib import Path
 
@@ -44,10 +44,62 @@ def read_protected(
         DatapoolError: If there is no such folder or file, it has no image, an image of the folder cannot be read, a file
             has another dimension, or a folder of images is given where embeddings come from a file.
     """
-    protected = params.rules.protected
-    if protected is None or not n_candidates:
+    key, given = "rules.protected", params.rules.protected
+    if given is None or not n_candidates:
         return _embedded_table([], [], np.empty((0, dimension), dtype=np.float32))
-    path, setting = Path(protected), f"params.yaml: rules.protected is {protected!r}"
+    return _read(key, given, checkpoint, params, dimension, ranges=ranges, cache_dir=cache_dir, progress=progress)
+
+
+def read_examples(
+    params: Params,
+    checkpoint: Path,
+    *,
+    dimension: int,
+    n_candidates: int,
+    ranges: Ranges,
+    cache_dir: Path,
+    progress: Progress,
+) -> EmbeddedTable:
+    """Return the images of ``params.similar_to`` with their embeddings; arguments and errors as for ``read_protected``.
+
+    Returns:
+        Columns filename, content_hash and role ("positive" or "negative"). No rows without ``similar_to.positive``.
+    """
+    found = [_embedded_table([], [], np.empty((0, dimension), dtype=np.float32))]
+    roles = [pd.Series([], dtype="str")]
+    for role in ("positive", "negative"):
+        given = getattr(params.similar_to, role)
+        if given is not None and n_candidates:
+            key, cache = f"similar_to.{role}", cache_dir / role
+            part = _read(key, given, checkpoint, params, dimension, ranges=ranges, cache_dir=cache, progress=progress)
+            found.append(part)
+            roles.append(pd.Series([role] * len(part.table), dtype="str"))
+    table = pd.concat([part.table for part in found], ignore_index=True)
+    embeddings = np.concatenate([part.embeddings for part in found])
+    return EmbeddedTable(table.assign(role=pd.concat(roles, ignore_index=True)), embeddings)
+
+
+_WANTED = {
+    "rules.protected": ("images would not be protected", "the images near which nothing may be picked"),
+    "similar_to.positive": ("images would be left out", "the images to find more like"),
+    "similar_to.negative": ("images would be left out", "the images to stay away from"),
+}
+"""By key: what happens if an image is skipped, and what the folder should hold."""
+
+
+def _read(
+    key: str,
+    given: str,
+    checkpoint: Path,
+    params: Params,
+    dimension: int,
+    *,
+    ranges: Ranges,
+    cache_dir: Path,
+    progress: Progress,
+) -> EmbeddedTable:
+    """Return the images of a folder, or the rows of a file, that a key of params.yaml names."""
+    path, setting = Path(given), f"params.yaml: {key} is {given!r}"
     if not path.exists():
         raise DatapoolError(f"{setting}, which is not there; give a folder of images, a file of embeddings, or null")
     if not path.is_dir() or is_embeddings_folder(path):
@@ -57,7 +109,9 @@ def read_protected(
             f"{setting}, a folder, but embeddings come from the file {params.embeddings} and there is no model to embed its "
             "images; give a file of their embeddings"
         )
-    return _embed_folder(path, setting, checkpoint, params, ranges=ranges, cache_dir=cache_dir, progress=progress)
+    return _embed_folder(
+        path, setting, checkpoint, params, *_WANTED[key], ranges=ranges, cache_dir=cache_dir, progress=progress
+    )
 
 
 def _read_file(path: Path, setting: str, *, dimension: int) -> EmbeddedTable:
@@ -77,6 +131,8 @@ def _embed_folder(
     setting: str,
     checkpoint: Path,
     params: Params,
+    loss: str,
+    wanted: str,
     *,
     ranges: Ranges,
     cache_dir: Path,
@@ -94,11 +150,9 @@ def _embed_folder(
         progress=progress,
     )
     if remedies := skipped.remedies():
-        raise DatapoolError(f"{setting}, where images would not be protected: {remedies[0]}, or remove them")
+        raise DatapoolError(f"{setting}, where {loss}: {remedies[0]}, or remove them")
     if not len(images):
-        raise DatapoolError(
-            f"{setting}, a folder without images; give the images near which nothing may be picked, or null"
-        )
+        raise DatapoolError(f"{setting}, a folder without images; give {wanted}, or null")
     unusable = images[images.status != "ok"]
     if len(unusable):
         raise DatapoolError(

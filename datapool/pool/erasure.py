@@ -121,7 +121,8 @@ def erase_from_scratch(contents: Iterable[str], names: Iterable[str]) -> list[st
     names = list(names)
     hashes, listed = list(contents), _as_stored(names)
     clear_caches(hashes)
-    RowCache(atomic.SCRATCH / "protected").remove(lambda table: table.content_hash.isin(hashes))
+    for folder in ("protected", "examples/positive", "examples/negative"):
+        RowCache(atomic.SCRATCH / folder).remove(lambda table: table.content_hash.isin(hashes))
     drop_kept_rows(lambda table: table.filename.isin(listed) | table.nearest.isin(listed))
     shutil.rmtree(atomic.SCRATCH / "training", ignore_errors=True)
     for path in (atomic.SCRATCH / "backup").glob(f"{THUMBNAILS_FOLDER}-*.parquet"):

@@ -32,7 +32,7 @@ class RankingConfig(NamedTuple):
     """How candidates are put in order, whatever the stopping condition."""
 
     method: str
-    """"coreset", "typical", "coral" or "random"; see ``rank``."""
+    """"coreset", "typical", "coral", "random" or "similar"; see ``rank``."""
     normalize: bool
     """Take distances between unit vectors."""
     append_weak_labels: bool
@@ -42,7 +42,7 @@ class RankingConfig(NamedTuple):
     n_clusters: int
     """For "typical"."""
     scores: np.ndarray | None
-    """For "coral": shape (n,), finite, 0 or more, one per candidate; None otherwise."""
+    """For "coral" and "similar": shape (n,), finite, 0 or more, one per candidate; None otherwise."""
     rules: Rules
     """What may not be picked; of ``protected`` only the distance counts here."""
 
@@ -146,6 +146,7 @@ def rank(
       without a base the first is the one with the highest score.
     * "typical": the order of ``typiclust.typical_order``.
     * "random": a seeded permutation.
+    * "similar": the candidate with the highest score first; of equal ones the first by filename.
 
     A candidate that the rules exclude at its turn is skipped, and the order continues as if it did not exist. So a shorter
     order is the beginning of a longer one.
@@ -199,6 +200,8 @@ def extend(
     else:
         if config.method == "random":
             order = random_order(len(is_allowed), seed=config.seed)
+        elif config.method == "similar" and config.scores is not None:
+            order = np.argsort(-config.scores, kind="stable")
         else:
             order = _typical_order(vectors, base.table, is_allowed, config, progress)
         picks = _first_allowed(np.concatenate([prefix, order]), is_allowed, exclude, limit)

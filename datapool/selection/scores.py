@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from pyarrow import csv
 
 from datapool.core import atomic
-from datapool.core.columns import column_of
+from datapool.core.columns import SIMILARITY, column_of
 from datapool.core.errors import DatapoolError, counted, short_repr
 from datapool.core.schema import Params
 from datapool.core.tables import find_bad_filename
@@ -21,7 +21,8 @@ class _CsvError(Exception):
 
 
 def scores_of(params: Params, candidates: pd.DataFrame) -> np.ndarray | None:
-    """Return the scores of candidates for method "coral", shape (n,), float64, finite, 0 or more; None for other methods.
+    """Return the scores of candidates for the methods "coral" and "similar", shape (n,), float64, finite, 0 or more; None
+    for others.
 
     Args:
         params: ``active_learning_scores``, ``active_learning_score_column_name`` and ``scores`` decide.
@@ -31,6 +32,8 @@ def scores_of(params: Params, candidates: pd.DataFrame) -> np.ndarray | None:
         DatapoolError: As ``read_scores`` does, or if a column is not of numbers. Without ``scores`` also if a score is
             missing or negative.
     """
+    if params.method == "similar":
+        return _numbers(candidates, SIMILARITY, "method")
     column = params.active_learning_score_column_name
     read = read_scores(params.active_learning_scores, column, filenames=candidates.filename)
     if params.scores is None:

@@ -191,3 +191,20 @@ def test_a_column_may_have_the_name_of_one_that_rows_have():
 
     assert rows.table.content_hash.tolist() == ["1", "2"]
     assert column_of(rows.table, "content_hash").tolist() == ["x", "y"]
+
+
+def test_examples_make_the_column_similarity_and_are_refused_where_nothing_asks_for_it():
+    given = params(where="similarity > 0.5")
+    with pytest.raises(DatapoolError, match="asks for the column 'similarity', which no image has"):
+        require_columns(given)
+    given = given.model_copy(update={"similar_to": given.similar_to.model_copy(update={"positive": "more"})})
+    require_columns(given)
+    images = pd.DataFrame({"filename": NAMES, "path": NAMES, "weak_label": ""})
+    quality = pd.DataFrame({"filename": NAMES, **dict.fromkeys(COLUMNS, 1.0)})
+    found = batch_columns(candidates().table, images, quality, given, similarity=np.array([0.9, 0.1])).table
+    assert fulfills(with_columns(candidates(), found, given).table, "similarity > 0.5").tolist() == [True, False]
+    without = given.model_copy(update={"rules": params().rules})
+    with pytest.raises(
+        DatapoolError, match="similar_to is given, but nothing asks for the column similarity; set method: "
+    ):
+        require_columns(without)

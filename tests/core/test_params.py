@@ -186,7 +186,7 @@ BAD_VALUES = [
     ({"datapool__keep_history": None}, f"datapool.keep_history is null; it should be {KEPT}"),
     ({"datapool__thumbnails": 64}, "datapool.thumbnails is 64; it should be 96 or 0"),
     ({"input_dir": None}, "input_dir is null; it should be a string"),
-    ({"method": "coresett"}, "method is 'coresett'; it should be 'coreset', 'random', 'typical' or 'coral'"),
+    ({"method": "coresett"}, "method is 'coresett'; it should be 'coreset', 'random', 'typical', 'coral' or 'similar'"),
     ({"datapool__name": "../x"}, f"datapool.name is '../x'; it should be {PLAIN}"),
     ({"datapool__name": ".hidden"}, f"datapool.name is '.hidden'; it should be {PLAIN}"),
     ({"datapool__name": "a/b"}, f"datapool.name is 'a/b'; it should be {PLAIN}"),
@@ -320,6 +320,16 @@ def test_methods_whose_distances_may_grow_refuse_a_min_distance(method, needs):
         "set min_distance: -1 and n_samples to a number"
     )
     assert load(method=method, **needs, **BY_NUMBER).method == method
+
+
+def test_similar_needs_examples_and_negative_ones_need_positive_ones():
+    assert message(method="similar", **BY_NUMBER) == (
+        "params.yaml: method is similar, but similar_to.positive is null; give images to find more like"
+    )
+    assert message(similar_to__negative="data") == (
+        "params.yaml: similar_to: negative is given, but positive is null; give images to find more like, or negative: null"
+    )
+    assert load(method="similar", **BY_NUMBER, similar_to__positive="data").method == "similar"
 
 
 def test_coral_needs_a_column_of_scores_or_weights_of_several():

@@ -77,6 +77,36 @@ def test_images_that_the_last_run_embedded_are_not_embedded_again(model, monkeyp
     assert read("test").embeddings.tobytes() == first.embeddings.tobytes()
 
 
+def test_examples_are_read_by_role_and_are_none_without_positive_ones(model):
+    save_checkpoint(model, Path("model.ckpt"))
+    images = {
+        "positive": [draw("more/red.png", "red")],
+        "negative": [draw("less/a.png", "blue"), draw("less/b.png", "green")],
+    }
+
+    def examples(positive: str | None, negative: str | None, n_candidates: int = 1) -> EmbeddedTable:
+        content = yaml.safe_load(SHIPPED.read_text())
+        content["similar_to"] = {"positive": positive, "negative": negative}
+        settings = {"dimension": 6, "n_candidates": n_candidates, "ranges": {}, "cache_dir": Path("cache")}
+        params = Params.model_validate(content)
+        return protected.read_examples(params, Path("model.ckpt"), **settings, progress=lambda done, of, note="": None)
+
+    rows = examples("more", "less")
+    assert rows.table.role.tolist() == ["positive", "negative", "negative"]
+    assert rows.table.content_hash.tolist() == [image.content_hash for role in images.values() for image in role]
+    assert examples("more", "less").embeddings.tobytes() == rows.embeddings.tobytes()
+    assert [len(each.table) for each in (examples(None, None), examples("more", None), examples("more", None, 0))] == [
+        0,
+        1,
+        0,
+    ]
+    Path("empty").mkdir()
+    with pytest.raises(
+        DatapoolError, match=r"similar_to\.positive is 'empty', a folder without images; give the images to find"
+    ):
+        examples("empty", None)
+
+
 CSV = "filenames,embedding_0,embedding_1,labels\nx.jpg,0.5,1,0\ny.jpg,2,3,1\n"
 
 

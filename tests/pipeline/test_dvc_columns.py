@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pandas as pd
 import pytest
-from conftest import Workspace
+from conftest import Workspace, stages_run, write_circle
 
 from datapool.core.tables import read_csv
 
@@ -64,3 +64,13 @@ def test_metadata_filters_a_batch_and_the_pool_keeps_it_for_the_limits_of_the_ne
     assert workspace.metrics()["in_time_gap"] == list(kinds.values()).count("time_gap")
     assert workspace.versions()[1]["parameters"]["time_gap"] == gap
     assert workspace.versions()[1]["parameters"]["balance"] == limits
+
+    # More like an image at 3.66 rad: those at 3.7 and 3.6 rad.
+    write_circle(workspace.folder / "more.csv", {"example.png": 3.66})
+    workspace.set(
+        {"rules.balance": None, "rules.time_gap": None, "method": "similar", "similar_to.positive": "more.csv"}
+    )
+    workspace.set({"stopping_condition.min_distance": -1, "stopping_condition.n_samples": 2})
+    assert stages_run(workspace.repro()) == ["embed", "rank", "sample", "merge", "report"]
+    assert workspace.names()[5:] == [second[7], second[6]]
+    assert workspace.versions()[1]["parameters"]["similar_to"] == {"positive": "more.csv", "negative": None}

@@ -188,7 +188,7 @@ def test_examples_of_methods_and_rules_contain_only_keys_of_params_yaml():
     examples = re.findall(r"(?m)(?:^ {4}.*\n)+", TEXTS["docs/methods.md"])
     keys = set().union(*(params_of(textwrap.dedent(example)) for example in examples))
 
-    assert len(examples) == 9
+    assert len(examples) == 10
     assert {key for key in keys if not key.startswith(("rules.balance.", "scores."))} <= params
 
 
