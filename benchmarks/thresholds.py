@@ -16,19 +16,20 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.datasets import is_available, write_digits, write_fashion
+from datapool.core.base import Base, empty_base_table
 from datapool.core.lineage import Level
-from datapool.core.row_cache import RowCache
+from datapool.core.params import load_params
+from datapool.core.recorded_rows import no_seen
 from datapool.images.decode import ImageFile, inspect, read_rgb
-from datapool.model.backbones import PRETRAINED_BACKBONE
-from datapool.model.embedding import backbone_features, embed, embed_decoded
-from datapool.model.embedding_model import EmbeddingModel, build_model, fit_head
+from datapool.model.embedding import embed, embed_decoded
+from datapool.model.embedding_model import EmbeddingModel, load_checkpoint
 from datapool.selection.k_center import nearest, unit_rows
-from datapool.training.calibrate_levels import calibrate
 from datapool.training.mild_edits import MILD_EDITS
+from datapool.training.provide import provide_model
 
 _CPU = {"batch_size": 16, "accelerator": "cpu"}
 _PIXELS = 10**8
-_N_IMAGES, _N_EDITED = 500, 50
+_N_IMAGES, _N_EDITED = 300, 50
 
 
 def main() -> None:
@@ -38,30 +39,31 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         for name, write in (("digits", write_digits), ("fashion", write_fashion)):
             if is_available(name):
-                files = [_image(path) for path in write(Path(scratch) / name, 2 * _N_IMAGES)]
-                _print(name, measure_halves(files, Path(scratch) / "cache"))
+                (folder := Path(scratch) / name).mkdir()
+                files = [_image(path) for path in write(folder, 2 * _N_IMAGES)]
+                _print(name, measure_halves(files, Path(scratch)))
         for folder in map(Path, sys.argv[1:]):
-            _print(folder.name, measure_planted(folder, Path(scratch) / "cache"))
+            _print(folder.name, measure_planted(folder, Path(scratch)))
 
 
-def measure_halves(files: Sequence[ImageFile], cache: Path) -> Iterator[tuple[str, Level, str, str, str]]:
+def measure_halves(files: Sequence[ImageFile], scratch: Path) -> Iterator[tuple[str, Level, str, str, str]]:
     """Yield the levels of the first half, and what they find of the second one."""
     first, second = files[: len(files) // 2], files[len(files) // 2 :]
-    model, levels = _calibrated(first, cache)
+    model, levels = _calibrated(first, scratch)
     here, there = _embed(model, first), _embed(model, second)
     to_copies, to_others = _to_edits(model, second, there), nearest(there, here).distances
     for name, level in levels.items():
         yield name, level, _share(to_copies, level), "", _share(to_others, level)
 
 
-def measure_planted(folder: Path, cache: Path) -> Iterator[tuple[str, Level, str, str, str]]:
+def measure_planted(folder: Path, scratch: Path) -> Iterator[tuple[str, Level, str, str, str]]:
     """Yield the levels of the first batch of a folder, and what they find in all of its batches."""
     planted = json.loads((folder / "planted.json").read_text())
     paths = sorted(path for batch in sorted(folder.glob("batch_*")) for path in batch.rglob("*") if path.is_file())
     is_healthy = {path: not inspect(path, check="strict", max_pixels=_PIXELS).damage for path in paths}
     files = {str(path.relative_to(folder)): _image(path) for path in paths if is_healthy[path]}
     first = {file.content_hash: file for name, file in files.items() if name.startswith("batch_1/")}  # without copies
-    model, levels = _calibrated(list(first.values()), cache)
+    model, levels = _calibrated(list(first.values()), scratch)
     vectors = _embed(model, list(files.values()))
     row = {name: number for number, name in enumerate(files)}
     pairs = [
@@ -90,11 +92,21 @@ def _without_copies(planted: Mapping[str, Sequence[object]], row: Mapping[str, i
     ]
 
 
-def _calibrated(files: Sequence[ImageFile], cache: Path) -> tuple[EmbeddingModel, dict[str, Level]]:
-    """Return a model as a new pool gets it by default, and its levels."""
-    model = build_model(PRETRAINED_BACKBONE, dimension=64, input_size=128, pretrained=True, weights=None, seed=1)
-    model = fit_head(model, backbone_features(model, files, num_workers=0, progress=None, **_CPU), seed=1)
-    return model, calibrate(model, files, cache=RowCache(cache), num_workers=0, **_CPU).normalized
+def _calibrated(files: Sequence[ImageFile], scratch: Path) -> tuple[EmbeddingModel, dict[str, Level]]:
+    """Return the model that a new pool gets by the settings of params.yaml, and its levels."""
+    checkpoint = scratch / "checkpoint.ckpt"
+    space = provide_model(
+        Base("", "", [], None, empty_base_table(), None, no_seen()),
+        files,
+        load_params(Path(__file__).parents[1] / "params.yaml"),
+        checkpoint=checkpoint,
+        last=scratch / "last.ckpt",
+        scratch_dir=scratch / "training",
+        cache_dir=scratch / "cache",
+        progress=lambda *_: None,
+    ).space
+    levels = space.levels if space else None
+    return load_checkpoint(checkpoint), levels.normalized if levels else {}
 
 
 def _embed(model: EmbeddingModel, files: Sequence[ImageFile]) -> np.ndarray:

@@ -13,8 +13,9 @@ from datapool.core.lineage import Level
 from datapool.core.row_cache import RowCache
 from datapool.images.decode import ImageFile
 from datapool.model.embedding_model import EmbeddingModel, build_model
-from datapool.training import calibrate_levels
+from datapool.training import calibrate_levels, fitted_head
 from datapool.training.calibrate_levels import FALSE_ALARMS, N_EDITED, Unlike, calibrate, levels_of
+from datapool.training.gate import evenly_spaced
 from datapool.training.mild_edits import MILD_EDITS
 
 N_EDITS = len(MILD_EDITS)
@@ -146,6 +147,14 @@ def test_the_images_of_a_batch_are_edited_and_embedded_by_the_model(
     assert found == calibrate(model, pictures, **options)  # by the embeddings that were kept
     assert list(found.normalized) == list(found.raw) == ["strict", "near_copies", "similar"]
     assert found.normalized["near_copies"].distance > 0
+
+
+def test_images_by_whose_edits_the_head_was_fitted_are_not_edited_where_others_suffice():
+    few, many = (calibrate_levels._rows_to_edit(n).tolist() for n in (40, 1000))
+
+    assert few == list(range(40))
+    assert len(many) == N_EDITED
+    assert not {*many} & {*evenly_spaced(1000, fitted_head.N_EDITED).tolist()}
 
 
 def test_too_few_images_have_levels_of_zero_and_are_not_embedded(
