@@ -25,13 +25,14 @@ def remove(
     Nothing is committed.
     """
     from datapool.core.params import load_params
+    from datapool.pool.exclusion import shown
     from datapool.workspace import corrections
 
     params = load_params()
     path = corrections.list_of(params)
     found = corrections.find_images(params, images)
     for line in corrections.exclude(path, found, reason):
-        say(f"{path}: {line.strip()}")
+        say(f"{path}: {shown(line)}")
     repro()
 
 

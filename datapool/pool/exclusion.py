@@ -110,6 +110,15 @@ def parse_line(line: str, *, where: str = "exclude.txt") -> tuple[str, str]:
     return image.strip(), "".join(reasons).strip()
 
 
+def shown(line: str) -> str:
+    r"""Return a line of exclude.txt for a terminal, where a tab would be escaped: with the other separator.
+
+    >>> shown("cat/a.jpg\tblurred\n")
+    'cat/a.jpg  # blurred'
+    """
+    return line.strip().replace("\t", "  # ", 1)
+
+
 def line_of(image: str, reason: str) -> str:
     r"""Return the line of exclude.txt that excludes an image, as ``read_exclusions`` reads it.
 

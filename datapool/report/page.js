@@ -51,7 +51,7 @@ function remember() {
 
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 const count = (n) => n.toLocaleString("en-US");
-const digits = (distance) => (distance === null ? "–" : String(Number(distance.toPrecision(4))));
+const digits = (distance, n = 4) => (distance === null ? "–" : String(Number(distance.toPrecision(n))));
 
 /** Make an element. */
 function el(tag, properties = {}, ...children) {
@@ -280,7 +280,7 @@ function pair(i) {
   return el(
     "li",
     { class: "pair" },
-    el("figure", {}, shot, el("figcaption", { title: D.names[i] }, `${count(i + 1)} · ${digits(D.distance[i])}`)),
+    el("figure", {}, shot, el("figcaption", { title: D.names[i] }, `${count(i + 1)} · ${digits(D.distance[i], 3)}`)),
     nearest < 0
       ? el("figure", {}, el("span", { class: "box" }, "the first of the pool"))
       : el("figure", { "data-image": nearest }, picture(nearest), el("figcaption", { title: D.names[nearest] }, isPool(nearest) ? fate(nearest).replace("in the pool since ", "") : `number ${count(nearest + 1)}`)),

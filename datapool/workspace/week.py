@@ -23,7 +23,7 @@ from datapool.core.params import FILE, load_params, read_params, require_files, 
 from datapool.core.schema import Params
 from datapool.core.stage_params import recorded_params
 from datapool.core.tables import read_csv, read_json
-from datapool.pool.exclusion import parse_line, read_exclusions, read_lines
+from datapool.pool.exclusion import parse_line, read_exclusions, read_lines, shown
 from datapool.workspace import corrections
 from datapool.workspace.commands import changed_files, git_commit, in_git_repository, run_command, run_dvc
 from datapool.workspace.outcome import Outcome, read_outcome, threshold_for
@@ -303,7 +303,7 @@ def _exclude(path: Path, lines: Sequence[str], log: Log) -> None:
     gap = "\n" * (bool(text) and not text.endswith("\n"))
     atomic.write_bytes(path, (text + gap + "".join(f"{line}\n" for line in lines)).encode())
     for line in lines:
-        log(f"{path}: {line}")
+        log(f"{path}: {shown(line)}")
 
 
 def _commit(params: Params, message: str | None, *, has_git: bool, push: bool, log: Log) -> Kept:

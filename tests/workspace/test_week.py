@@ -473,7 +473,7 @@ def test_a_week_is_added_cut_and_kept(first_week, after, weeks, tmp_path):
         "params.yaml: stopping_condition.min_distance: 0.2",
         "dvc repro --quiet --downstream open",
     ]
-    assert "exclude.txt: bird/image_20.png\\ta face" in lines
+    assert "exclude.txt: bird/image_20.png  # a face" in lines
     assert "not in this commit: notes.txt" in lines
     sha = head(workspace)
     assert lines[-3:-1] == ["dvc push", "git push"]
