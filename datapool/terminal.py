@@ -117,6 +117,8 @@ def print_facts(facts: Iterable[tuple[str, str]]) -> None:
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table: with rules on a terminal, otherwise as aligned text, a line per row. Columns of numbers end together.
 
+    In aligned text, one name that is far longer than the others does not push the next column away from all of them.
+
     Args:
         header: The names of the columns.
         rows: As many cells each. "–" stands for a number that is not known.
@@ -125,7 +127,7 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     columns = list(zip(header, *cells, strict=True))
     are_numbers = [bool(cells) and all(map(_NUMBER.fullmatch, column[1:])) for column in columns]
     if not sys.stdout.isatty():
-        widths = [max(map(len, column)) for column in columns]
+        widths = [_width([len(cell) for cell in column]) for column in columns]
         for row in (header, *cells):
             aligned = (
                 cell.rjust(width) if is_number else cell.ljust(width)
@@ -144,6 +146,12 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for row in cells:
         table.add_row(*map(Text, row))
     Console(highlight=False).print(table)
+
+
+def _width(lengths: Sequence[int]) -> int:
+    """Return how wide a column is that has cells of these lengths, without those far longer than the others."""
+    usual = max(20, 2 * sorted(lengths)[len(lengths) // 2])
+    return max((length for length in lengths if length <= usual), default=0)
 
 
 _NUMBER = re.compile(r"[-+−]?[\d.,]+(e[-+]?\d+)?( ?%)?|–?")

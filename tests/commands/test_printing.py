@@ -37,6 +37,18 @@ def test_a_table_in_a_pipe_is_aligned_text_and_numbers_end_together(capsys):
     ]
 
 
+def test_one_very_long_name_does_not_push_a_column_away_from_all_others(capsys):
+    long = "x" * 250
+    print_table(("image", "is"), [("a.jpg", "new"), (long, "new"), ("a name of 20 letters", "pool")])
+
+    assert capsys.readouterr().out.splitlines() == [
+        f"{'image':20}  is",
+        f"{'a.jpg':20}  new",
+        f"{long}  new",
+        "a name of 20 letters  pool",
+    ]
+
+
 def test_a_table_without_rows_is_its_header(capsys):
     print_table(HEADER, [])
 
