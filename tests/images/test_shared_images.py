@@ -15,6 +15,8 @@ from datapool.core.embeddings_csv import csv_header, csv_rows
 from datapool.core.tables import read_names
 from datapool.images.batch import Batch, candidates, label_conflicts, scan
 from datapool.images.decode import ImageFile, read_rgb
+from datapool.images.perceptual_hash import as_numbers, differing_bits
+from datapool.selection.near_duplicates import SAME_BITS
 from datapool.workspace.create import Scm, make_workspace
 
 IMAGES = Path(__file__).parents[3] / "shared" / "images"
@@ -46,6 +48,7 @@ def batches() -> dict[str, Batch]:
             remove_duplicates=True,
             gif=False,
             progress=lambda done, of: None,
+            keep_thumbnail=lambda content_hash, picture: None,
         )
         for name in BATCHES
     }
@@ -191,3 +194,25 @@ def test_three_weeks_through_the_pipeline_find_what_was_planted(tmp_path, plante
     assert found["known"] == across
     assert len(made.versions()) == 3
     assert len(made.names()) == made.metrics()["pool_after"] == 299 + 282 + 270 - len(across)
+
+
+@pytest.mark.slow
+def test_perceptual_hashes_find_edited_copies_and_hardly_anything_else(batches, planted):
+    images = pd.concat([batch.images for batch in batches.values()]).set_index("filename")
+    numbers = dict(zip(images.index, as_numbers(images.perceptual_hash), strict=True))
+
+    def are_alike(pair: dict) -> bool:
+        one, other = numbers[pair["original"]], numbers[pair["copy"]]
+        return bool(one and other and differing_bits(one, other) <= SAME_BITS)
+
+    assert sum(map(are_alike, planted["near_duplicates"])) == 28  # of 34: not those mirrored, turned, or much cropped
+    assert all(map(are_alike, planted["reexported_frames"]))
+    assert all(map(are_alike, planted["pixel_identical"]))
+    photos = images[images.weak_label.isin(["dress", "hat", "pants", "shoes", "t-shirt", "longsleeve", "shorts"])]
+    photos = photos[
+        (photos.status == "ok") & ~photos.index.isin([name for group in planted["duplicate_groups"] for name in group])
+    ]
+    hashes = as_numbers(photos.perceptual_hash)
+    bits = differing_bits(hashes[:, np.newaxis], hashes)[np.triu_indices(len(hashes), 1)]
+    assert len(photos) > 80
+    assert not (bits <= SAME_BITS).any()
