@@ -95,14 +95,14 @@ def duplicates(
         typer.Option(
             "--distance",
             help="Two images closer than this are near-duplicates, whatever their perceptual hashes.",
-            show_default="a fifteenth of the median distance of two images, or a fifth where hashes agree",
+            show_default="a fifteenth of the median distance of two images, or four times that where hashes agree",
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """List groups of near-duplicates in the pool and the last batch, the largest first; run it in the workspace.
 
-    Images of a group are connected by pairs closer than the distance, or three times the usual one if their perceptual
+    Images of a group are connected by pairs closer than the distance, or four times the usual one if their perceptual
     hashes differ in at most 6 of 64 bits; so two of them may be farther apart. Exact copies are no candidates and so in no
     group. Nothing is changed: `datapool remove` takes an image out.
     """

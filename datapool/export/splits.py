@@ -42,7 +42,7 @@ class Links(NamedTuple):
     """When two images are linked."""
 
     distance: float
-    """Their vectors are closer than this, or three times this if their perceptual hashes nearly agree."""
+    """Their vectors are closer than this, or four times this if their perceptual hashes nearly agree."""
     sequence_gap: int | None
     """They are frames of a sequence, and their numbers differ by less than this; None: by any number."""
 

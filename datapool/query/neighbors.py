@@ -231,7 +231,7 @@ def duplicates(
         of_pool: Whether the images of the pool count.
         of_batch: Whether the candidates of the batch count, those that were picked too.
         distance: Below which two images are near-duplicates, whatever their perceptual hashes; None for
-            ``near_duplicate_distance``, and three times that where the hashes nearly agree.
+            ``near_duplicate_distance``, and four times that where the hashes nearly agree.
         progress: Called with the steps done and all steps.
 
     Raises:

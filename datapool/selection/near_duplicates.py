@@ -1,6 +1,6 @@
 """Find images that are near-duplicates of each other, by the distance of their vectors and by their perceptual hashes.
 
-Two images are near-duplicates if they are closer than a distance, or closer than three times that distance and their hashes
+Two images are near-duplicates if they are closer than a distance, or closer than four times that distance and their hashes
 differ in at most six of 64 bits. Works on plain arrays of vectors, shape (n, d), on the Euclidean distances between them,
 and on hashes as ``perceptual_hash.as_numbers`` returns them (0: unknown). The caller normalizes.
 
@@ -19,7 +19,7 @@ from datapool.images.perceptual_hash import differing_bits
 SAME_BITS = 6
 """Hashes that differ in at most so many of their 64 bits are those of one picture, edited a little, or of a similar one."""
 
-WITH_HASH = 3.0
+WITH_HASH = 4.0
 """Two images with such hashes are near-duplicates up to so many times the distance of others."""
 
 MOST_COMPARED = 5 * 10**9

@@ -87,7 +87,7 @@ def reasons(found: Offered) -> dict[str, str]:
     return dict(zip(found.offer.not_offered.filename, found.offer.not_offered.reason, strict=True))
 
 
-# The median distance is some tens, so that near-duplicates are closer than some 2, or some 6 if their hashes agree.
+# The median distance is some tens, so that near-duplicates are closer than some 2, or some 8 if their hashes agree.
 FAR = {"w": 30, "x": 60, "y": 90, "z": 120}
 
 
@@ -135,7 +135,7 @@ def test_pixels_then_sharpness_then_bytes_then_the_name_decide_which_stays():
     assert stays(n_bytes={"c": 101}, sharpness={"d": 0.5}, height={"b": 11}) == ["b"]
 
 
-def test_hashes_of_the_batch_and_of_the_pool_decide_up_to_three_times_the_distance():
+def test_hashes_of_the_batch_and_of_the_pool_decide_up_to_four_times_the_distance():
     folder = rows({"a": 0, "b": 4, "c": 34, **FAR})
     images = images_of(
         folder, perceptual_hash={"a": "000000000000ff00", "b": "000000000000ff07", "c": "00ff000000000000"}
