@@ -134,3 +134,51 @@ def bench(
         typer.echo(found.as_json())
     else:
         say(*found.as_text())
+
+
+@app.command(short_help="Fetch published weights of a backbone.")
+def fetch(
+    backbone: Annotated[
+        str,
+        typer.Argument(help="A backbone by timm's name, such as vit_small_patch14_dinov2.lvd142m.", show_default=False),
+    ],
+    use: Annotated[
+        bool, typer.Option("--use", help="Set params.yaml so that new pools begin with these weights.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+) -> None:
+    """Fetch the weights of a backbone from timm's hub into weights/; run it in the workspace. No stage fetches anything.
+
+    weights/NAME.json records the source and sha256, for git; the weights themselves are fetched again where they are
+    missing, and must be the same. A name without a tag means the weights that timm takes by default. HF_ENDPOINT, HF_HOME,
+    HF_TOKEN and HTTPS_PROXY work as for other programs that use the hub.
+    """
+    from datapool.core.params import load_params
+    from datapool.model.hub import fetch_weights
+    from datapool.workspace.params_file import set_params
+
+    dimension = load_params().lightly.model.num_ftrs
+    fetched = fetch_weights(backbone)
+    record = fetched.record
+    values = {
+        "lightly.model.name": record.name,
+        "lightly.model.layers": "auto",
+        "lightly.model.num_ftrs": min(dimension, fetched.n_features),
+        "lightly.model.pretrained": True,
+        "lightly.model.weights": str(fetched.path),
+        "lightly.collate.input_size": record.input_size,
+    }
+    if use:
+        set_params(Path(), values)
+    if as_json:
+        print_json({**record.model_dump(), "path": str(fetched.path), "params": values, "set": use})
+        return
+    say(
+        f"{fetched.path}: {fetched.n_bytes / 1e6:.1f} MB of {record.repository} at {record.revision[:12]}, licence "
+        f"{record.licence or 'unknown'}, sha256 {record.sha256[:12]}...",
+        f"{fetched.n_features} features of images of {record.input_size} pixels; commit weights/: git gets the record alone",
+    )
+    settings = ", ".join(f"{key}: {'true' if value is True else value}" for key, value in values.items())
+    done = "params.yaml has now" if use else f"for a new pool set (`datapool fetch {record.name} --use` does it)"
+    migrate = f"datapool migrate --model {record.name} --weights {fetched.path} --input-size {record.input_size}"
+    say(f"{done} {settings}", f"`{migrate}` takes a pool there")

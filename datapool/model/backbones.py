@@ -16,7 +16,7 @@ import datapool.model.torchvision_compat  # noqa: F401  before the first import 
 from datapool.core.errors import DatapoolError
 from datapool.model import lightly_resnet
 from datapool.model.matching import Convert, State, match_weights
-from datapool.model.weights import find_state_dict, read_torch_file, require_finite
+from datapool.model.weights import find_state_dict, first_few, read_torch_file, require_finite
 
 # isort: split
 import timm
@@ -55,36 +55,84 @@ class Backbone:
     """Turn weights with the names of their original release, or for another input size, into those of a built module."""
 
 
+@dataclass(frozen=True)
+class Published:
+    """Weights of a backbone of timm that its hub has."""
+
+    name: str
+    """Of the backbone, with the tag of the weights, such as "vit_small_patch14_dinov2.lvd142m"."""
+    repository: str
+    """On the hub."""
+    filenames: tuple[str, ...]
+    """The files that it may have, the best first."""
+    licence: str | None
+    input_size: int
+    """Of the images that the weights were made for, in pixels."""
+
+
 def find_backbone(name: str) -> Backbone:
     """Find a backbone by its name, in any spelling of case and dashes.
 
     A name such as "lightly-resnet-18" means one of Lightly's own ResNets. If timm and torchvision have a backbone of the
-    same name, timm's is meant; "torchvision/efficientnet_b0" is the other.
+    same name, timm's is meant; "torchvision/efficientnet_b0" is the other. A name of timm may end in the tag of published
+    weights, as "vit_small_patch14_dinov2.lvd142m", and has their mean, std and input size then; it is no part of
+    ``Backbone.name``.
 
     Raises:
-        DatapoolError: If there is no such backbone; with the nearest names.
+        DatapoolError: If there is no such backbone or tag; with the nearest names.
     """
     if own := lightly_resnet.canonical_name(name):
         size = lightly_resnet.DEFAULT_INPUT_SIZE
         return Backbone(own, lightly_resnet.MEAN, lightly_resnet.STD, lambda _: lightly_resnet.build(own), size)
-    wanted = name.removeprefix(_TORCHVISION)
+    wanted, dot, tag = name.removeprefix(_TORCHVISION).partition(".")
     spellings = (wanted, wanted.lower(), wanted.lower().replace("-", ""), wanted.lower().replace("-", "_"))
-    known = {*_names_of_torchvision(), *(timm.list_models() if wanted == name else ())}
+    is_of_torchvision = name.startswith(_TORCHVISION)
+    known = {*_names_of_torchvision(), *(() if is_of_torchvision else timm.list_models())}
     found = next((spelling for spelling in spellings if spelling in known), None)
     if found is None:
         nearest = difflib.get_close_matches(wanted.lower(), sorted(known), n=3, cutoff=0)
         raise DatapoolError(
             f"lightly.model.name is {name!r}, which neither timm nor torchvision has; nearest: {', '.join(nearest)}"
         )
-    return _timm_backbone(found) if timm.is_model(found) and wanted == name else _torchvision_backbone(found)
+    if is_of_torchvision or not timm.is_model(found):
+        return _torchvision_backbone(found)
+    if dot and f"{found}.{tag}" not in (tags := timm.list_models(found, include_tags=True)):
+        raise DatapoolError(
+            f"lightly.model.name is {name!r}, but timm has no such weights; it has {first_few(tags) or f'none for {found}'}"
+        )
+    return _timm_backbone(found, tag)
+
+
+def find_published(name: str) -> Published:
+    """Find the weights that timm's hub has for a backbone; without a tag, those that timm takes by default.
+
+    Raises:
+        DatapoolError: If there is no such backbone, or the hub has no weights for it.
+    """
+    backbone = find_backbone(name)
+    tag = name.partition(".")[2]
+    configuration = timm.get_pretrained_cfg(f"{backbone.name}.{tag}" if tag else backbone.name)
+    if not timm.is_model(backbone.name) or configuration is None or not configuration.hf_hub_id:
+        raise DatapoolError(
+            f"timm's hub has no weights for {name}; give another backbone, or set lightly.model.weights to a local file"
+        )
+    named = configuration.hf_hub_filename or "pytorch_model.bin"
+    safe = "model.safetensors" if named == "pytorch_model.bin" else f"{named.removesuffix('.bin')}.safetensors"
+    return Published(
+        name=f"{backbone.name}.{configuration.tag}" if configuration.tag else backbone.name,
+        repository=configuration.hf_hub_id,
+        filenames=(safe, named) if named.endswith(".bin") else (named,),
+        licence=configuration.license,
+        input_size=backbone.input_size,
+    )
 
 
 def _names_of_torchvision() -> list[str]:
     return torchvision_models.list_models(module=torchvision_models)
 
 
-def _timm_backbone(name: str) -> Backbone:
-    configuration = timm.get_pretrained_cfg(name)
+def _timm_backbone(name: str, tag: str) -> Backbone:
+    configuration = timm.get_pretrained_cfg(f"{name}.{tag}" if tag else name)
 
     def build(input_size: int) -> nn.Module:
         # A vision transformer has one position embedding per patch, so it is built for one size.
@@ -141,7 +189,8 @@ def load_packaged_weights(module: nn.Module, *, name: str) -> None:
     if name != PRETRAINED_BACKBONE:
         raise DatapoolError(
             f"lightly.model.pretrained is true, but there are no packaged weights for {name}; set "
-            f"lightly.model.name: {PRETRAINED_BACKBONE}, or lightly.model.weights to a local file, or pretrained: false"
+            f"lightly.model.name: {PRETRAINED_BACKBONE}, or run `datapool fetch {name}`, or set lightly.model.weights to a "
+            "local file, or pretrained: false"
         )
     package = importlib.util.find_spec(_PRETRAINED_PACKAGE)
     if package is None or package.origin is None:

@@ -1,6 +1,6 @@
 """The embedding model: backbone, layers of which the features are taken, linear embedding head and preprocessing.
 
-Nothing is ever downloaded.
+Nothing is downloaded here: hub.py does that, and no stage imports it.
 """
 
 import copy
@@ -34,6 +34,7 @@ from datapool.model.weights import (
     read_weights,
     require_finite,
 )
+from datapool.model.weights_record import require_recorded
 from datapool.model.whitening import within_view_whitening
 
 # What timm and torchvision raise if a backbone does not accept images of a size.
@@ -217,6 +218,7 @@ def build_model(
     mean, std = backbone.mean, backbone.std
     state: Mapping[str, Tensor] = {}
     if weights is not None:
+        require_recorded(weights)
         content = read_weights(weights)
         state = named_tensors(content)
         if is_checkpoint(content):
