@@ -35,6 +35,7 @@ def rank_to_cut(case: Case) -> Callable[[int], Any]:
         append_weak_labels=False,
         seed=1,
         n_clusters=1,
+        power=2.0,
         scores=None,
         rules=Rules(
             balance=None,
@@ -54,6 +55,7 @@ def rank_to_cut(case: Case) -> Callable[[int], Any]:
             n_samples=-1,
             min_distance=float(ranked.table.distance.iloc[n_picks - 1]),
             n_samples_includes_datapool=False,
+            min_gain=-1.0,
         )
         sampled = sample(images, candidates, empty, ranked, stop, config, progress=_silent)
         if len(sampled.picks.table) != n_picks:

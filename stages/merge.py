@@ -14,7 +14,7 @@ from datapool.images.thumbnails import scanned_thumbnails
 from datapool.pool.merge import merge as merge_picks
 from datapool.pool.merge import with_paths
 from datapool.pool.thumbnails import pictures_of
-from datapool.selection.summary import describe_offered_again, describe_stop, suggest_method, summarize
+from datapool.selection.summary import describe_offered_again, describe_stop, summarize
 from datapool.terminal import run, say
 
 
@@ -59,7 +59,7 @@ def merge() -> None:
                 known=metrics.known,
                 candidates=metrics.candidates,
                 share_covered_by_pool=metrics.share_covered_by_pool,
-                hint=suggest_method(metrics, method=params.method, min_distance=stop.threshold),
+                hint="",
             ),
         ),
     )

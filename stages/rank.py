@@ -5,6 +5,7 @@ from datapool.core.columns import batch_columns, with_columns, with_pool_columns
 from datapool.core.errors import counted
 from datapool.core.outputs import Outputs
 from datapool.core.params import load_params
+from datapool.core.plan import read_plan
 from datapool.core.tables import read_rows, read_table, write_arrays, write_csv, write_table
 from datapool.selection import ranking
 from datapool.selection.held_back import offer_of
@@ -14,7 +15,7 @@ from datapool.terminal import progress, run, say
 
 
 def rank() -> None:
-    """Order the candidates by the method: for coreset, always the one farthest from the pool and the earlier ones.
+    """Order the candidates by the method, best first: for coverage, always the one that most lowers the sum of distances.
 
     Candidates that the rules exclude are skipped, and those that an earlier batch offered are not offered again. Pictures of
     no use and copies are held back, if quality.drop and remove_near_duplicates ask for it.
@@ -31,7 +32,8 @@ def rank() -> None:
     base = base._replace(rows=with_pool_columns(base, params))
     with progress("comparing images") as report:
         offer, near_duplicates = offer_of(candidates, base, images, quality, params, progress=report)
-    config = ranking.RankingConfig.from_params(params, offer.candidates.table)
+    plan = read_plan(outputs.plan)
+    config = ranking.RankingConfig.from_params(params, plan, offer.candidates.table, base.rows.table)
     with progress("ranking") as report:
         ranked, evaluation_sample = rank_offer(
             offer,

@@ -9,13 +9,20 @@ from datapool.core.lineage import Parameters, read_embedding_space
 from datapool.core.metrics import write_metrics
 from datapool.core.outputs import Outputs
 from datapool.core.params import load_params
+from datapool.core.plan import make_plan
 from datapool.core.tables import read_arrays, read_rows, read_table, write_csv, write_names, write_rows, write_table
 from datapool.images.batch import copy_images, mark_excluded
 from datapool.selection import evaluation, sampling
 from datapool.selection.evaluation_sample import EvaluationSample
-from datapool.selection.offer import held_back_of, is_ranking_of, make_offer, not_taken, rank_offer
+from datapool.selection.offer import (
+    held_back_of,
+    is_ranking_of,
+    make_offer,
+    not_taken,
+    offered_again_from,
+    rank_offer,
+)
 from datapool.selection.ranking import Ranked, RankingConfig, read_trace
-from datapool.selection.summary import suggest_method
 from datapool.terminal import progress, run, say
 
 
@@ -32,8 +39,15 @@ def sample() -> None:
     images = mark_excluded(read_table(outputs.images), base.excluded)
     standing = base.standing if base.standing and base.standing.applies(Parameters.of(params)) else None
     ranked = Ranked(read_table(outputs.ranking), read_trace(outputs.trace), read_table(outputs.excluded))
-    offer = make_offer(candidates, base, params, min_distance=stop.threshold, held_back=held_back_of(ranked))
-    config = RankingConfig.from_params(params, offer.candidates.table)
+    plan = make_plan(params.method, stop.n_samples, params.ranking.n_clusters)
+    offer = make_offer(
+        candidates,
+        base,
+        params,
+        min_distance=offered_again_from(stop.threshold, plan),
+        held_back=held_back_of(ranked),
+    )
+    config = RankingConfig.from_params(params, plan, offer.candidates.table, base.rows.table)
     evaluation_sample = EvaluationSample(**read_arrays(outputs.evaluation_sample))
     with progress("sampling") as report:
         if not is_ranking_of(ranked, offer):
@@ -73,8 +87,6 @@ def sample() -> None:
     if level := describe_in_use(params, space):
         say(level)
     say(f"the cut takes {metrics.picked} of {metrics.candidates} candidates")
-    if hint := suggest_method(metrics, method=params.method, min_distance=stop.threshold):
-        say(hint)
 
 
 if __name__ == "__main__":

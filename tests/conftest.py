@@ -44,7 +44,7 @@ ENVIRONMENT = {
     "SHELL": "/bin/sh",  # the shell of DVC if SHELL is unset; unlike bash it does not replace itself with its last command
 }
 
-SETTINGS = {"stopping_condition.min_distance": 0.5, "n_example_images": 2}
+SETTINGS = {"method": "coreset", "stopping_condition.min_distance": 0.5, "n_example_images": 2}
 
 # Pretrained weights and no training: the model is ready in a second.
 MODEL = {

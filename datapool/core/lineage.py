@@ -4,6 +4,7 @@ Every type here is a JSON object with the keys that we know as typed attributes.
 of the keys, unknown keys, and numbers without a decimal point are kept, and a key that is absent stays absent.
 """
 
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from datapool.core.errors import DatapoolError, short_repr
-from datapool.core.schema import Params, pool_name
+from datapool.core.schema import Params, method_in_use, pool_name
 from datapool.core.tables import read_json
 
 LINEAGE = Path("datapools.json")
@@ -210,6 +211,11 @@ class Parameters(_JsonObject):
     """The parameters that decided which images a version added; early releases recorded fewer of them."""
 
     method: str
+    """The method in use."""
+    method_given: str | None = None
+    """What params.yaml says where that is not the method in use: "auto"."""
+    power: _Number | str | None = None
+    """Of method coverage; "inf" for infinity."""
     stopping_condition: dict[str, int | float | bool] | None = None
     """``min_distance`` is the number in use, also where params.yaml has a level."""
     min_distance_level: str | None = None
@@ -217,7 +223,7 @@ class Parameters(_JsonObject):
     normalize_embeddings: bool | None = None
     append_weak_labels: bool | None = None
     active_learning_score_column_name: str | None = None
-    n_clusters: int | None = None
+    n_clusters: int | str | None = None
     balance: int | dict[str, Any] | list[dict[str, Any]] | None = None
     sequence_gap: int | None = None
     protected_distance: _Number | None = None
@@ -231,11 +237,16 @@ class Parameters(_JsonObject):
 
     @classmethod
     def of(cls, params: Params) -> Self:
-        """Return what params.yaml says."""
-        stop = params.stopping_condition
+        """Return what params.yaml says. A key that is new since early releases is there only where it decides something."""
+        stop, power = params.stopping_condition, params.coverage.power
+        method = method_in_use(params.method, stop.n_samples)
+        given: dict[str, Any] = {} if method == params.method else {"method_given": params.method}
+        if method == "coverage":
+            given["power"] = power if math.isfinite(power) else "inf"
         level: dict[str, Any] = {"min_distance_level": stop.level} if stop.level else {}
         return cls(
-            method=params.method,
+            method=method,
+            **given,
             stopping_condition=stop.numbers(),
             **level,
             normalize_embeddings=params.normalize_embeddings,

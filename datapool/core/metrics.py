@@ -84,6 +84,14 @@ class Metrics(BaseModel):
     """Their mean, had as many images been picked at random."""
     random_p99_distance: float | None
     """Their 99th percentile, had as many images been picked at random."""
+    share_lowered: float | None = None
+    """Method coverage: the share of its sum, over the evaluation sample, that the picks take off; without a pool, of what
+    the first image leaves of it."""
+    random_share_lowered: float | None = None
+    """The same, had as many images been picked at random."""
+    share_lowered_bound: float | None = None
+    """No choice of as many images takes off a larger share (Nemhauser, Wolsey & Fisher 1978). With a pool, and if neither a
+    rule, a min_distance nor an earlier choice limited the picks and all candidates were evaluated."""
     share_covered_by_pool: float | None
     """Share of the candidates closer than ``min_distance`` (if not above 0: ``redundant_below``) to the old pool."""
     share_redundant: float | None

@@ -38,6 +38,9 @@ class Outputs:
         """The protected images with their embeddings."""
         self.examples = folder / "examples.parquet"
         """The examples of similar_to with their embeddings."""
+        # plan
+        self.plan = folder / "plan.json"
+        """The method in use."""
         # rank
         self.columns = folder / "columns.parquet"
         """What is known of each candidate besides its embedding, where a setting asks for it."""

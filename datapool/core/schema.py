@@ -163,6 +163,20 @@ def _workers(value: object) -> object:
     raise ValueError(f"auto, or a whole number from 0 to {_MOST_WORKERS}")
 
 
+def _clusters(value: object) -> object:
+    if value == "auto" or (type(value) is int and 1 <= value <= 10**9):
+        return value
+    if isinstance(value, dict):
+        return value  # a section, whose keys are refused by name
+    raise ValueError("auto, or a whole number of at least 1")
+
+
+def _power(value: object) -> object:
+    if isinstance(value, dict) or (type(value) in (int, float) and (1 <= float(value) <= 32 or value == math.inf)):  # type: ignore[arg-type]
+        return value
+    raise ValueError("a number from 1 to 32, or .inf")
+
+
 def _kept_versions(value: object) -> object:
     if isinstance(value, bool | dict) or (type(value) is int and value >= 1):  # pydantic names the keys of a dict
         return value
@@ -231,6 +245,13 @@ def _plain(value: str) -> str:
     )
 
 
+def method_in_use(method: str, n_samples: int | float) -> str:
+    """Return the method; for "auto", "coverage" if ``stopping_condition.n_samples`` is given and "coreset" otherwise."""
+    if method != "auto":
+        return method
+    return "coreset" if n_samples == -1 else "coverage"
+
+
 def pool_name(value: str) -> str:
     """Return the name of a pool unchanged, or raise a ValueError that describes what it should be."""
     if not value or "/" in value or value.startswith((".", "-")):
@@ -290,6 +311,7 @@ class StoppingCondition(Section):
     n_samples: NumberOfSamples
     min_distance: Annotated[float | Level, BeforeValidator(_min_distance)]
     n_samples_includes_datapool: bool
+    min_gain: Annotated[float, Field(lt=1)]
 
     _number: float | None = None
 
@@ -318,12 +340,13 @@ class StoppingCondition(Section):
         return copy
 
     def numbers(self) -> dict[str, Any]:
-        """Return the condition by key, with ``threshold`` as ``min_distance``."""
-        return self.model_dump() | {"min_distance": self.threshold}
+        """Return the condition by key, with ``threshold`` as ``min_distance``; ``min_gain`` only where it is active."""
+        inactive = set() if self.min_gain > 0 else {"min_gain"}
+        return self.model_dump(exclude=inactive) | {"min_distance": self.threshold}
 
     @model_validator(mode="after")
     def _one_is_active(self) -> Self:
-        if self.n_samples == -1 and self.level is None and self.threshold < 0:
+        if self.n_samples == -1 and self.level is None and self.threshold < 0 and self.min_gain <= 0:
             raise ValueError(
                 "n_samples and min_distance are both inactive, so nothing would end the selection; "
                 "set one, for instance min_distance: 0.1"
@@ -336,7 +359,13 @@ class Ranking(Section):
 
     n_samples: Annotated[int, AfterValidator(_number_of_samples)]
     min_distance: float
-    n_clusters: Count
+    n_clusters: Annotated[int | Literal["auto"], BeforeValidator(_clusters)]
+
+
+class Coverage(Section):
+    """How `method: coverage` weighs distances."""
+
+    power: Annotated[float, BeforeValidator(_power)] = Field(allow_inf_nan=True)
 
 
 class SimilarTo(Section):
@@ -532,7 +561,8 @@ class Params(Section):
     embeddings_model: Annotated[str, AfterValidator(_name)] | None
     normalize_embeddings: bool
     append_weak_labels: bool
-    method: Literal["coreset", "random", "typical", "coral", "similar"]
+    method: Literal["auto", "coreset", "coverage", "typical", "coral", "similar", "random"]
+    coverage: Coverage
     active_learning_scores: PathText | None
     active_learning_score_column_name: Annotated[str, AfterValidator(_name)] | None
     scores: Annotated[dict[str, float] | None, BeforeValidator(_scores)]
@@ -549,6 +579,11 @@ class Params(Section):
     seed: Annotated[int, Field(ge=0, lt=2**31)]
     lightly: Lightly
 
+    @property
+    def method_in_use(self) -> str:
+        """The method, never auto."""
+        return method_in_use(self.method, self.stopping_condition.n_samples)
+
     @model_validator(mode="after")
     def _combinations_make_sense(self) -> Self:
         farthest = (5**0.5 if self.append_weak_labels else 2.0) if self.normalize_embeddings else float("inf")
@@ -558,11 +593,10 @@ class Params(Section):
                 f"stopping_condition.min_distance is {stop.threshold:g}, but no two normalized "
                 f"embeddings are more than {farthest:.4g} apart; give a smaller value, or set normalize_embeddings: false"
             )
-        if self.method != "coreset" and (stop.level or stop.threshold >= 0):
-            value = stop.level or f"{stop.threshold:g}"
+        if self.method_in_use != "coverage" and stop.min_gain > 0:
             raise ValueError(
-                f"method is {self.method}, which stopping_condition.min_distance {value} "
-                "cannot stop; set min_distance: -1 and n_samples to a number"
+                f"stopping_condition.min_gain is {stop.min_gain:g}, but only method coverage has gains, and the method in "
+                f"use is {self.method_in_use}; set method: coverage, or min_gain: -1"
             )
         self._check_scores()
         self._check_protected()

@@ -140,6 +140,9 @@ def _run_pipeline(overrides: Overrides, input_dir: Path, results: Path | None, l
     settings = {**overrides.params, "input_dir": str(input_dir)}
     saved_overrides.revert()
     params = check_with(settings)
+    if params.method == "auto" and "method" not in settings:
+        settings["method"] = "coreset"  # what a line of Lightly's Docker means, whatever ends the selection
+        params = check_with(settings)
     name = params.datapool.name
     _import_lightly_pool(name, params, overrides.params.get("lightly.collate.input_size"), log)
     if versions := read_lineage(LINEAGE).get(name):  # the pool keeps its model, unless an override names another

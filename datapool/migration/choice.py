@@ -120,7 +120,8 @@ def _config(params: Params) -> RankingConfig:
         normalize=params.normalize_embeddings,
         append_weak_labels=params.append_weak_labels,
         seed=params.seed,
-        n_clusters=params.ranking.n_clusters,
+        n_clusters=1,
+        power=params.coverage.power,
         scores=None,
         rules=params.rules.model_copy(update={"balance": None, "where": None, "time_gap": None}),
     )

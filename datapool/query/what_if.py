@@ -11,13 +11,14 @@ from datapool.core.levels import resolve
 from datapool.core.lineage import Parameters, read_embedding_space
 from datapool.core.outputs import Outputs
 from datapool.core.params import check_params, read_params
+from datapool.core.plan import make_plan, read_plan
 from datapool.core.progress import Progress
 from datapool.core.schema import Params
 from datapool.core.tables import read_arrays, read_rows, read_table
 from datapool.images.batch import mark_excluded
 from datapool.selection import sampling
 from datapool.selection.evaluation_sample import EvaluationSample
-from datapool.selection.offer import held_back_of, is_ranking_of, make_offer, rank_offer
+from datapool.selection.offer import held_back_of, is_ranking_of, make_offer, offered_again_from, rank_offer
 from datapool.selection.ranking import Ranked, RankingConfig, read_trace
 from datapool.workspace.states import state_here
 
@@ -69,8 +70,20 @@ def what_if(min_distances: Sequence[float | str], *, progress: Progress) -> list
     choices = []
     for params in every:
         stop = params.stopping_condition
-        offer = make_offer(candidates, base, params, min_distance=stop.threshold, held_back=held_back_of(of_rank))
-        config = RankingConfig.from_params(params, offer.candidates.table)
+        plan = make_plan(params.method, stop.n_samples, params.ranking.n_clusters)
+        if plan != read_plan(outputs.plan):
+            raise DatapoolError(
+                "params.yaml: method, n_clusters or n_samples has changed since rank has run, so the ranking here is "
+                "another one; run `dvc repro` first, or set it back"
+            )
+        offer = make_offer(
+            candidates,
+            base,
+            params,
+            min_distance=offered_again_from(stop.threshold, plan),
+            held_back=held_back_of(of_rank),
+        )
+        config = RankingConfig.from_params(params, plan, offer.candidates.table, base.rows.table)
         ranked, sample = of_rank, of_sample
         if not is_ranking_of(ranked, offer):  # a smaller threshold brings images of earlier batches back
             protected = read_rows(outputs.protected)

@@ -21,7 +21,9 @@ from datapool.images.ranges import little_used
 from datapool.report.order import Order, make_order
 from datapool.selection.evaluation import picks_by_min_distance
 from datapool.selection.held_back import usual_distance, why_not_searched
-from datapool.selection.summary import describe_comparison, describe_stop, suggest_method, summarize
+from datapool.selection.ranking import distance_vectors
+from datapool.selection.sampling import what_a_cut_takes
+from datapool.selection.summary import describe_comparison, describe_stop, summarize
 
 MAX_ROWS = 200
 """A list shows at most this many images."""
@@ -173,7 +175,6 @@ class Facts(NamedTuple):
     """The decision in one sentence, without a full stop."""
     summary: str
     why_it_stopped: str
-    hint: str
     metrics: Metrics
     outcomes: list[Outcome]
     skipped: Skipped
@@ -210,7 +211,6 @@ class Facts(NamedTuple):
             "sentence": self.sentence,
             "summary": self.summary,
             "why_it_stopped": self.why_it_stopped,
-            "hint": self.hint,
             "numbers": self.metrics.model_dump(),
             "skipped": self.skipped._asdict(),
             "weeks": [week._asdict() for week in self.weeks],
@@ -258,20 +258,34 @@ def collect_facts(inputs: ReportInputs, params: Params, *, removed_file: str) ->
     metrics, removed, stop = inputs.metrics, inputs.removed, params.stopping_condition
     covers, n_covers = _covers(removed)
     doubtful = quality.findings(inputs.quality, params.quality)
+    walked = what_a_cut_takes(
+        inputs.candidates,
+        inputs.base.rows,
+        inputs.ranking,
+        lambda: distance_vectors(
+            inputs.candidates,
+            inputs.base.rows,
+            normalize=params.normalize_embeddings,
+            append_weak_labels=params.append_weak_labels,
+        ),
+        method=params.method_in_use,
+        min_distance=stop.threshold,
+    )
     return Facts(
         pool=inputs.base.pool,
         version=inputs.versions[-1].version if inputs.versions else None,
         week=week_of(params.input_dir),
         input_dir=params.input_dir,
-        sentence=_sentence(metrics, params.method),
+        sentence=_sentence(metrics, params.method_in_use),
         summary=summarize(metrics),
         why_it_stopped=describe_stop(metrics, stop),
-        hint=suggest_method(metrics, method=params.method, min_distance=stop.threshold),
         metrics=metrics,
         outcomes=_outcomes(metrics, params),
         skipped=inputs.skipped,
         weeks=_weeks(inputs, params),
-        order=make_order(inputs.picks.table, inputs.ranking, removed, inputs.base.versions, metrics, params),
+        order=make_order(
+            inputs.picks.table, walked, len(inputs.ranking), removed, inputs.base.versions, metrics, params
+        ),
         what_if=_what_if(inputs, params),
         findings=[finding for finding in _findings(inputs, doubtful, removed_file) if finding.images.total],
         usual=_usual(doubtful),
@@ -424,7 +438,7 @@ def _version_row(version: Version) -> VersionRow:
 def _what_if(inputs: ReportInputs, params: Params) -> list[WhatIf]:
     steps = pd.DataFrame({"step": np.arange(1, len(inputs.ranking) + 1), "distance": inputs.ranking.distance})
     curve = steps[np.isfinite(steps.distance)]
-    if params.method != "coreset" or not len(curve):
+    if params.method_in_use != "coreset" or not len(curve):
         return []
     in_use = params.stopping_condition.threshold
     table = picks_by_min_distance(curve, min_distance=in_use)

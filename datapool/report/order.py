@@ -30,6 +30,7 @@ class Order(NamedTuple):
 def make_order(
     picks: pd.DataFrame,
     ranking: pd.DataFrame,
+    n_ranked: int,
     removed: pd.DataFrame,
     versions: list[Version],
     metrics: Metrics,
@@ -42,7 +43,8 @@ def make_order(
 
     Args:
         picks: As in ``sampling.Sampled``.
-        ranking: As in ``ranking.Ranked``.
+        ranking: What a cut takes of the ranking that no number ends: ``sampling.walked``.
+        n_ranked: How many candidates are ranked, those that the cut skips included.
         removed: As in ``sampling.Sampled``.
         versions: Those before the batch.
         metrics: Those of the run.
@@ -54,25 +56,26 @@ def make_order(
     longer = ranking if is_beginning and len(ranking) > len(picks) else picks
     table = longer[columns].reset_index(drop=True)
     table["distance"] = table.distance.replace(np.inf, np.nan)
-    again = _offered_again(removed, versions) if params.method == "coreset" else -np.inf
+    again = _offered_again(removed, versions) if params.method_in_use == "coreset" else -np.inf
     is_known = ~(table.distance.to_numpy() <= again)
     is_known[: len(picks)] = True
-    end = ""
-    if not is_beginning:
+    end, is_of_number = "", params.method == "typical" and params.ranking.n_clusters == "auto"
+    if is_of_number:
+        table = table[: len(picks)]
+        end = "with ranking.n_clusters auto another number of picks makes other clusters"
+    elif not is_beginning:
         what = "some picks were kept from an earlier choice" if metrics.kept else "images were offered again"
         end = f"{what}, so what would come next is not known"
     elif not is_known.all():
         table = table[: int(is_known.argmin())]
         end = f"with a min_distance of {again:.4g} or less, images that an earlier batch offered are offered again"
-    elif (
-        len(table) in (params.ranking.n_samples, *_ended_by_distance(table, params)) and len(table) < metrics.candidates
-    ):
-        end = f"{len(table):,} of {metrics.candidates:,} candidates are ranked; ranking in params.yaml says how many"
+    elif n_ranked in (params.ranking.n_samples, *_ended_by_distance(table, params)) and n_ranked < metrics.candidates:
+        end = f"{n_ranked:,} of {metrics.candidates:,} candidates are ranked; ranking in params.yaml says how many"
     return Order(
         table,
         taken=len(picks),
-        by_distance=params.method == "coreset",
-        is_fixed=not is_beginning and bool(metrics.kept),
+        by_distance=params.method_in_use == "coreset",
+        is_fixed=(not is_beginning and bool(metrics.kept)) or is_of_number,
         again=again,
         end=end,
     )
@@ -80,7 +83,7 @@ def make_order(
 
 def _ended_by_distance(table: pd.DataFrame, params: Params) -> list[int]:
     """Return the length of an order if ``ranking.min_distance`` may have ended it."""
-    return [len(table)] if params.method == "coreset" and params.ranking.min_distance > 0 else []
+    return [len(table)] if params.method_in_use == "coreset" and params.ranking.min_distance > 0 else []
 
 
 def _offered_again(removed: pd.DataFrame, versions: list[Version]) -> float:

@@ -52,6 +52,9 @@ class Comparison(NamedTuple):
     distance after that step), chosen_p99 and random_p99 (99th percentile)."""
     median_distance: float | None
     """Median distance between two candidates; None if there are fewer than two."""
+    lowered: tuple[float, float] | None = None
+    """For "coverage": the share of its sum over the evaluated candidates that the choice takes off, and the random one.
+    Without a pool, of what the first image of the choice leaves. None if that is 0, or the power is infinite."""
 
 
 class Certificate(NamedTuple):
@@ -108,7 +111,10 @@ def compare_with_random(
         }
     )
     median = _median_distance(vectors[: len(evaluated)])
-    return Comparison(len(evaluated), _summary(by_choice[-1]), _summary(by_chance[-1]), curve, median)
+    lowered = None
+    if config.method == "coverage" and math.isfinite(config.power):
+        lowered = _shares_lowered(by_choice, by_chance, config.power)
+    return Comparison(len(evaluated), _summary(by_choice[-1]), _summary(by_chance[-1]), curve, median, lowered)
 
 
 def certificate(covering_radius: float, farthest: str, config: RankingConfig) -> Certificate:
@@ -126,6 +132,27 @@ def certificate(covering_radius: float, farthest: str, config: RankingConfig) ->
     if config.method != "coreset" or has_rules(config.rules):
         return Certificate(None, None)
     return Certificate(covering_radius / 2, farthest or None)
+
+
+def _shares_lowered(by_choice: np.ndarray, by_chance: np.ndarray, power: float) -> tuple[float, float] | None:
+    """Return which share of the sum of distances to the power each choice takes off, from distances after some steps."""
+    start = int(np.isinf(by_choice[0]).any())  # after the first image, where there is no pool
+    if len(by_choice) <= start:
+        return None
+    before = float((by_choice[start] ** power).sum())
+    return (
+        (1 - float((by_choice[-1] ** power).sum()) / before, 1 - float((by_chance[-1] ** power).sum()) / before)
+        if before
+        else None
+    )
+
+
+def _bound_of_share(share: float, sampled: Sampled, config: RankingConfig, n_base: int) -> float | None:
+    """Return the largest share that any choice of as many images could take off, if the choice is greedy and proves one."""
+    is_limited = (
+        has_rules(config.rules) or sampled.n_kept is not None or bool((sampled.removed.kind == "covered").any())
+    )
+    return None if is_limited or not n_base else min(1.0, share / (1 - 1 / math.e))
 
 
 def compute_metrics(
@@ -160,6 +187,7 @@ def compute_metrics(
     bound = certificate(sampled.covering_radius, sampled.farthest, config)
     if sampled.n_kept is not None:  # kept from an earlier choice, the picks may lie nearer than the covering radius
         bound = Certificate(None, sampled.farthest or None)
+    lowered, by_chance = comparison.lowered or (None, None)
     redundant_below = None if comparison.median_distance is None else REDUNDANT * comparison.median_distance
     covered_below = min_distance if min_distance > 0 else redundant_below
     return Metrics(
@@ -195,6 +223,11 @@ def compute_metrics(
         random_covering_radius=comparison.random.covering_radius,
         random_mean_distance=comparison.random.mean,
         random_p99_distance=comparison.random.p99,
+        share_lowered=lowered,
+        random_share_lowered=by_chance,
+        share_lowered_bound=None
+        if lowered is None or comparison.evaluated < len(candidates.table)
+        else _bound_of_share(lowered, sampled, config, n_base),
         share_covered_by_pool=_share(sample.to_pool, covered_below),
         share_redundant=_share(sample.to_others[~np.isnan(sample.to_others)], redundant_below),
         redundant_below=redundant_below,

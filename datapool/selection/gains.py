@@ -194,6 +194,7 @@ class Gains:
         self, points: np.ndarray, after: np.ndarray, squared_before: np.ndarray, before: np.ndarray, sign: int
     ) -> None:
         """Add to all gains what candidates take off some losses between ``after`` and ``before``, with a sign."""
+        top = float(self._values.max(initial=0))
         is_listed = np.array([point in self._lists for point in points.tolist()], dtype=bool)
         if is_listed.any():
             self._correct_by_lists(points[is_listed], after[is_listed], before[is_listed])
@@ -211,7 +212,7 @@ class Gains:
             self._values += sign * (float(self._weights[points[part]] @ before[part]) - sums)
             self._slack += slack
             self._changed[:] = self._step
-        top = float(self._values.max(initial=0))
+        top = max(top, float(self._values.max(initial=0)))
         self._slack += 8 * (len(points) + 8) * _UNIT * (top + self._slack)
 
     def _correct_by_lists(self, points: np.ndarray, after: np.ndarray, before: np.ndarray) -> None:

@@ -12,6 +12,7 @@ import pandas as pd
 from datapool.core.base import Base
 from datapool.core.columns import fulfills
 from datapool.core.lineage import Version
+from datapool.core.plan import Plan
 from datapool.core.progress import Progress
 from datapool.core.recorded_rows import SEEN
 from datapool.core.schema import Params
@@ -71,7 +72,7 @@ def make_offer(
         candidates: Sorted by filename, with the columns that rules ask for (``columns.with_columns``).
         base: The pool before this batch.
         params: The settings of this run.
-        min_distance: The threshold in use; None offers nothing again because of it.
+        min_distance: The threshold in use, see ``offered_again_from``; None offers nothing again because of it.
         held_back: The candidates that are held back, with the columns ``rules.EXCLUDED``; None for none. An image that a
             smaller ``min_distance`` brings back was not compared with them.
     """
@@ -86,7 +87,7 @@ def make_offer(
     if base.standing is not None:
         stands = table.content_hash.isin(base.standing.rows.table.content_hash).to_numpy()
     is_held &= ~stands
-    if min_distance is not None and params.method == "coreset" and len(seen):
+    if min_distance is not None and len(seen):
         now = max(min_distance, 0.0)  # without a threshold nothing is covered, as with 0
         then = seen.version.map({each.version: _threshold(each) for each in base.versions}).to_numpy(dtype=np.float64)
         is_tried_again = (now < then[place]) & (distance[place] >= now)
@@ -127,6 +128,14 @@ def make_offer(
         is_held[is_offered],
         table.loc[is_near & ~is_held, ["filename", "content_hash"]],
     )
+
+
+def offered_again_from(min_distance: float, plan: Plan) -> float | None:
+    """Return the ``min_distance`` from which on ``make_offer`` offers images again; None without one.
+
+    With "coreset" a run without a threshold is one with the threshold 0. With other methods it may leave out anything.
+    """
+    return min_distance if min_distance >= 0 or plan.method == "coreset" else None
 
 
 def rank_offer(

@@ -1,4 +1,4 @@
-"""Put the candidates of a batch in order, best first, by one of four methods and within the rules."""
+"""Put the candidates of a batch in order, best first, by one of five methods and within the rules."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,9 +8,11 @@ import numpy as np
 import pandas as pd
 
 from datapool.core.errors import DatapoolError
+from datapool.core.plan import Plan
 from datapool.core.progress import Progress
 from datapool.core.schema import Params, Rules
 from datapool.core.tables import EmbeddedTable, read_arrays, write_arrays
+from datapool.selection.coverage import coverage, evaluation_points
 from datapool.selection.k_center import (
     NO_NEIGHBOR,
     Selection,
@@ -32,33 +34,47 @@ class RankingConfig(NamedTuple):
     """How candidates are put in order, whatever the stopping condition."""
 
     method: str
-    """"coreset", "typical", "coral", "random" or "similar"; see ``rank``."""
+    """"coreset", "coverage", "typical", "coral", "random" or "similar"; see ``rank``."""
     normalize: bool
     """Take distances between unit vectors."""
     append_weak_labels: bool
     """Images of different weak labels count as farther apart, by LABEL_DISTANCE."""
     seed: int
-    """Decides the order of "random", and where the clustering of "typical" begins."""
+    """Decides the order of "random", where the clustering of "typical" begins, and which of very many candidates the sum of
+    "coverage" runs over."""
     n_clusters: int
     """For "typical"."""
+    power: float
+    """For "coverage"."""
     scores: np.ndarray | None
     """For "coral" and "similar": shape (n,), finite, 0 or more, one per candidate; None otherwise."""
     rules: Rules
     """What may not be picked; of ``protected`` only the distance counts here."""
 
     @classmethod
-    def from_params(cls, params: Params, candidates: pd.DataFrame) -> "RankingConfig":
-        """Return the config that params.yaml asks for, with the scores of these candidates.
+    def from_params(cls, params: Params, plan: Plan, candidates: pd.DataFrame, base: pd.DataFrame) -> "RankingConfig":
+        """Return the config that params.yaml asks for.
+
+        Args:
+            params: The settings.
+            plan: The method, and what decides the number of clusters.
+            candidates: Those that are offered: filename, and the columns that scores need.
+            base: The pool before this batch.
+
 
         Raises:
             DatapoolError: As ``scores_of`` does.
         """
+        clusters = params.ranking.n_clusters
+        if isinstance(clusters, str):
+            clusters = _number_of_clusters(plan.n_samples, len(candidates), len(base))
         return cls(
-            method=params.method,
+            method=plan.method,
             normalize=params.normalize_embeddings,
             append_weak_labels=params.append_weak_labels,
             seed=params.seed,
-            n_clusters=params.ranking.n_clusters,
+            n_clusters=clusters,
+            power=params.coverage.power,
             scores=scores_of(params, candidates),
             rules=params.rules,
         )
@@ -82,7 +98,8 @@ class Ranked(NamedTuple):
 
     table: pd.DataFrame
     """One row per ranked candidate, best first: filename, distance (to the nearest of the base and the earlier ones; inf
-    for the first image of a pool), nearest (filename; empty for none)."""
+    for the first image of a pool), nearest (filename; empty for none); for "coverage" also gain (by how much it lowers the
+    sum, as ``coverage.Covering.gains``)."""
     trace: Trace
     """Which center covers each candidate at every step; numbers are rows of the candidates and of the base. Empty unless
     ``has_trace``."""
@@ -142,6 +159,8 @@ def rank(
     """Order the candidates that the rules allow, best first, as far as requested.
 
     * "coreset": greedy k-center, always the candidate farthest from the base and the earlier ones.
+    * "coverage": always the candidate that most lowers the sum of (distance to the nearest of base and earlier ones) **
+      power over all candidates that may be picked at first, or over a sample of them.
     * "coral": always the candidate with the largest score x distance to the nearest of the base and the earlier ones;
       without a base the first is the one with the highest score.
     * "typical": the order of ``typiclust.typical_order``.
@@ -195,7 +214,10 @@ def extend(
     exclude = build_exclude(candidates.table, base.table, config.rules)
     limit = int(is_allowed.sum()) if n_samples == -1 else n_samples
     prefix = rows_of(candidates.table, ranked.table.filename)
-    if config.method in ("coreset", "coral"):
+    gains = None
+    if config.method == "coverage":
+        selection, gains = _cover(vectors, is_allowed, prefix, exclude, config, limit, progress)
+    elif config.method in ("coreset", "coral"):
         selection = _pick_greedily(vectors, is_allowed, prefix, exclude, config, limit, min_distance, progress)
     else:
         if config.method == "random":
@@ -211,6 +233,8 @@ def extend(
         selection.distances,
         neighbor_names(candidates, base, selection.neighbors),
     )
+    if gains is not None:
+        table["gain"] = gains
     return ranked._replace(table=table, trace=selection.trace if has_trace(config) else _empty_trace())
 
 
@@ -299,14 +323,7 @@ def _pick_greedily(
     progress: Progress,
 ) -> Selection:
     """Run ``k_center`` on the allowed candidates. Rows in ``prefix`` and in the result are rows of all candidates."""
-    # k_center sees the allowed candidates only: their positions among themselves are its rows.
-    rows = np.flatnonzero(is_allowed)
-    positions = np.cumsum(is_allowed) - 1  # of a row; meaningless where it is not allowed
-
-    def exclude_positions(pick: int) -> np.ndarray:
-        excluded = exclude(int(rows[pick])) if exclude is not None else rows[:0]
-        return positions[excluded[is_allowed[excluded]]]
-
+    rows, positions, exclude_positions = _among_allowed(is_allowed, exclude)
     weights = None if config.scores is None else config.scores[rows]
     found = k_center(
         _take(vectors.candidates, is_allowed),
@@ -314,7 +331,7 @@ def _pick_greedily(
         n_samples=limit,
         min_distance=min_distance if weights is None else -1.0,  # with weights, distances may increase again
         weights=weights,
-        exclude=None if exclude is None else exclude_positions,
+        exclude=exclude_positions,
         prefix=positions[prefix],
         with_trace=has_trace(config),  # then every candidate is allowed, and its positions are rows
         progress=progress,
@@ -324,6 +341,61 @@ def _pick_greedily(
     is_candidate = neighbors >= n_pool
     neighbors[is_candidate] = n_pool + rows[neighbors[is_candidate] - n_pool]
     return found._replace(indices=rows[found.indices], neighbors=neighbors)
+
+
+def _cover(
+    vectors: DistanceVectors,
+    is_allowed: np.ndarray,
+    prefix: np.ndarray,
+    exclude: Exclude | None,
+    config: RankingConfig,
+    limit: int,
+    progress: Progress,
+) -> tuple[Selection, np.ndarray]:
+    """Run ``coverage`` on the allowed candidates, as ``_pick_greedily`` does, and return the gains of the picks too."""
+    rows, positions, exclude_positions = _among_allowed(is_allowed, exclude)
+    found = coverage(
+        _take(vectors.candidates, is_allowed),
+        vectors.pool,
+        n_samples=limit,
+        power=config.power,
+        points=evaluation_points(len(rows), seed=config.seed),
+        exclude=exclude_positions,
+        prefix=positions[prefix],
+        progress=progress,
+    )
+    return distances_of(vectors, rows[found.indices], progress), found.gains
+
+
+def distances_of(vectors: DistanceVectors, picks: np.ndarray, progress: Progress | None) -> Selection:
+    """Compute the distance of each pick, a row of the candidates, to the nearest of the base and the picks before."""
+    along = distances_along(vectors.candidates[picks], vectors.pool, np.arange(len(picks)), progress=progress)
+    n_pool, neighbors = len(vectors.pool), along.neighbors.copy()
+    is_pick = neighbors >= n_pool
+    neighbors[is_pick] = n_pool + picks[neighbors[is_pick] - n_pool]
+    return along._replace(indices=picks, neighbors=neighbors)
+
+
+def _among_allowed(is_allowed: np.ndarray, exclude: Exclude | None) -> tuple[np.ndarray, np.ndarray, Exclude | None]:
+    """Return what an engine needs that sees the allowed candidates only: their positions among themselves are its rows.
+
+    Returns:
+        The row of each position; the position of each row, meaningless where it is not allowed; ``exclude`` in positions.
+    """
+    rows, positions = np.flatnonzero(is_allowed), np.cumsum(is_allowed) - 1
+
+    def exclude_positions(pick: int) -> np.ndarray:
+        excluded = np.asarray(exclude(int(rows[pick]))) if exclude is not None else rows[:0]
+        return positions[excluded[is_allowed[excluded]]]
+
+    return rows, positions, None if exclude is None else exclude_positions
+
+
+def _number_of_clusters(n_samples: int | float | None, n_candidates: int, n_base: int) -> int:
+    """Return how many images the pool will have: as many clusters have one image each."""
+    if n_samples is None or n_samples == -1:
+        return n_base + max(1, n_candidates // 10)  # nothing says how many are picked
+    return n_base + max(1, round(n_samples * n_candidates) if isinstance(n_samples, float) else n_samples)
 
 
 def _typical_order(

@@ -22,12 +22,14 @@ from datapool.selection.ranking import (
     RankingConfig,
     begin_with,
     can_be_extended,
+    distances_of,
     extend,
     has_trace,
     neighbor_names,
     rows_of,
 )
 from datapool.selection.rules import excluded_by_rules
+from datapool.selection.spacing import keep_apart
 
 PAIRS = 100_000_000
 """Number of pairs of an image left out and an image of the new pool up to which all their distances are computed."""
@@ -88,6 +90,9 @@ def sample(
 ) -> Sampled:
     """Cut the ranking at the first condition met, and explain why each other image was not picked.
 
+    With "coreset" ``min_distance`` ends the cut, because distances never increase. With other methods the cut skips what
+    lies closer than that to the pool or to a pick, and goes on. ``min_gain`` ends a cut of "coverage".
+
     The ranking is extended only if it is too short to decide. The neighbor of an image left out is its nearest one for up
     to PAIRS pairs of images. Beyond, it is one that is near enough to cover the image, with its distance. The covering
     radius is always exact.
@@ -108,7 +113,7 @@ def sample(
     n = len(candidates.table)
     vectors = cache(lambda: config.vectors(candidates, base))  # made where needed, and once
     limit = min(_number_of_samples(stop, n_candidates=n, n_base=len(base.table)), n)
-    n_kept = None
+    n_kept, is_final = None, standing is not None and standing.is_final
     if standing is not None and standing.is_final:
         n_kept = limit = len(standing.rows.table)
         is_to_extend = False
@@ -119,7 +124,7 @@ def sample(
         limit = max(limit, len(ranked.table))
         is_to_extend = True  # its distances are missing
     else:
-        is_decided = _decides(ranked, limit, stop.threshold)
+        is_decided = _decides(ranked.table, limit, stop, config)
         is_to_extend = not is_decided and can_be_extended(candidates, base, ranked, config.rules)
     if is_to_extend:
         ranked = extend(
@@ -132,17 +137,22 @@ def sample(
             min_distance=stop.threshold,
             progress=progress,
         )
-    taken = _cut(ranked.table, limit, stop.threshold, n_kept=n_kept or 0)
+    if config.method == "coreset" or is_final:
+        taken = _cut(ranked.table, limit, stop.threshold, n_kept=n_kept or 0)
+        considered = taken
+    else:
+        walk = _walk(candidates, base, ranked, vectors, config, limit, stop, n_kept or 0, progress)
+        taken, considered = walk.taken, walk.considered
     picked = rows_of(candidates.table, taken.filename)
     picks = _picks(candidates, picked, taken)
-    is_final = standing is not None and standing.is_final
     if standing is not None and is_final:
         picks = EmbeddedTable(picks.table, standing.rows.embeddings)
     excluded = ranked.excluded[~ranked.excluded.filename.isin(taken.filename)]
     left_out = np.flatnonzero(~candidates.table.filename.isin([*taken.filename, *excluded.filename]))
     trace = None if is_final else ranked.trace
     coverage = _coverage(candidates, base, trace, config, vectors, picked, left_out, progress)
-    by_rules = excluded_by_rules(candidates.table, base.table, picks.table, config.rules)
+    by_pick = candidates.table.iloc[rows_of(candidates.table, considered.filename)]
+    by_rules = excluded_by_rules(candidates.table, base.table, by_pick, config.rules)
     removed = pd.concat(
         [
             _explain_other_images(images, base),
@@ -195,9 +205,112 @@ def _number_of_samples(stop: StoppingCondition, *, n_candidates: int, n_base: in
     return n_candidates if stop.n_samples == -1 else max(stop.n_samples - counted, 0)
 
 
-def _decides(ranked: Ranked, limit: int, min_distance: float) -> bool:
+def what_a_cut_takes(
+    candidates: EmbeddedTable,
+    base: EmbeddedTable,
+    ranking: pd.DataFrame,
+    vectors: Callable[[], DistanceVectors],
+    *,
+    method: str,
+    min_distance: float,
+) -> pd.DataFrame:
+    """Return the rows of a ranking that a cut takes if no number of images ends it, with their distances.
+
+    What a cut at any ``n_samples`` takes is a beginning of it, as far as the ranking reaches. With "coreset", and without a
+    ``min_distance``, that is the ranking itself.
+    """
+    if method == "coreset" or min_distance <= 0:
+        return ranking
+    rows = rows_of(candidates.table, ranking.filename)
+    order = vectors().candidates[rows]
+    taken = keep_apart(order, vectors().pool, min_distance=min_distance, limit=len(rows))
+    if len(taken) == len(ranking):
+        return ranking
+    return _with_distances(candidates, base, ranking.iloc[taken], vectors(), None)
+
+
+class _Walk(NamedTuple):
+    """What a walk along a ranking takes."""
+
+    taken: pd.DataFrame
+    """The rows of the ranking that are taken, with the distances to pool and rows taken before."""
+    considered: pd.DataFrame
+    """The rows up to the last one taken, or all if the walk came to the end."""
+
+
+def _walk(
+    candidates: EmbeddedTable,
+    base: EmbeddedTable,
+    ranked: Ranked,
+    vectors: Callable[[], DistanceVectors],
+    config: RankingConfig,
+    limit: int,
+    stop: StoppingCondition,
+    n_kept: int,
+    progress: Progress,
+) -> _Walk:
+    """Take rows of a ranking, but for those too close to the pool or to one taken before; extend it where it is too short.
+
+    A row that is skipped has used up its place in ``rules.balance`` and in a sequence: the order behind it stays.
+    """
+    while True:
+        end = _end_by_gain(ranked.table, stop)
+        table = ranked.table[:end]
+        if stop.threshold > 0:
+            order = vectors().candidates[rows_of(candidates.table, table.filename)]
+            taken = keep_apart(order, vectors().pool, min_distance=stop.threshold, limit=limit, n_kept=n_kept)
+        else:
+            taken = np.arange(min(limit, len(table)))
+        is_short = len(taken) < limit and end == len(ranked.table)
+        if not is_short or not can_be_extended(candidates, base, ranked, config.rules):
+            break
+        ranked = extend(
+            candidates,
+            base,
+            ranked,
+            vectors(),
+            config,
+            n_samples=max(limit, 2 * len(ranked.table)),
+            min_distance=-1.0,
+            progress=progress,
+        )
+    n_considered = int(taken[-1]) + 1 if len(taken) == limit and limit else len(table)
+    rows = table.iloc[taken]
+    if n_considered > len(taken):  # the nearest image may be one that was skipped
+        rows = _with_distances(candidates, base, rows, vectors(), progress)
+    return _Walk(rows, table[:n_considered])
+
+
+def _with_distances(
+    candidates: EmbeddedTable,
+    base: EmbeddedTable,
+    rows: pd.DataFrame,
+    vectors: DistanceVectors,
+    progress: Progress | None,
+) -> pd.DataFrame:
+    """Return rows of a ranking with distances to the pool and to the rows before them only."""
+    along = distances_of(vectors, rows_of(candidates.table, rows.filename), progress)
+    nearest = neighbor_names(candidates, base, along.neighbors)
+    return rows.reset_index(drop=True).assign(distance=along.distances, nearest=nearest)
+
+
+def _decides(ranking: pd.DataFrame, limit: int, stop: StoppingCondition, config: RankingConfig) -> bool:
     """Return whether a stopping condition is met within the ranking."""
-    return len(ranked.table) >= limit or bool((ranked.table.distance < min_distance).any())
+    if config.method != "coreset":
+        return len(ranking) >= limit or _end_by_gain(ranking, stop) < len(ranking)
+    return len(ranking) >= limit or bool((ranking.distance < stop.threshold).any())
+
+
+def _end_by_gain(ranking: pd.DataFrame, stop: StoppingCondition) -> int:
+    """Return how many rows of a ranking come before the first one that gains too little."""
+    if stop.min_gain <= 0 or "gain" not in ranking or not len(ranking):
+        return len(ranking)
+    gains = ranking.gain.to_numpy()
+    first = gains[np.isfinite(gains)][:1]  # the first image of a pool has no finite gain
+    if not len(first):
+        return len(ranking)
+    too_small = np.flatnonzero(gains < stop.min_gain * first)
+    return int(too_small[0]) if len(too_small) else len(ranking)
 
 
 def _cut(ranking: pd.DataFrame, limit: int, min_distance: float, *, n_kept: int) -> pd.DataFrame:

@@ -1,12 +1,8 @@
-"""Describe the metrics of a run in sentences: what was picked, how good the choice is, and which method to try."""
+"""Describe the metrics of a run in sentences: what was picked, why no more, and how good the choice is."""
 
 from datapool.core.errors import counted
 from datapool.core.metrics import Metrics
 from datapool.core.schema import StoppingCondition
-
-MOSTLY, LITTLE, FEW_PICKS = 0.8, 0.5, 0.1
-"""Shares of the candidates. From MOSTLY on, a batch counts as covered or redundant; up to LITTLE it does not count as
-redundant; up to FEW_PICKS, few are picked. Measured: benchmarks/batch_kinds.md."""
 
 
 def summarize(metrics: Metrics) -> str:
@@ -63,6 +59,11 @@ def describe_stop(metrics: Metrics, stop: StoppingCondition) -> str:
             f"images have left the pool, and none is picked in their place: {metrics.not_considered} candidates were not "
             "considered"
         )
+    elif metrics.beyond_limit and stop.min_gain > 0 and not _is_reached(metrics, stop):
+        why = (
+            f"stopped because the next image would gain less than stopping_condition.min_gain {stop.min_gain:g} of what the "
+            "first one did"
+        )
     elif metrics.beyond_limit:
         why = f"stopped at stopping_condition.n_samples {stop.n_samples:g}"
     elif metrics.covered:
@@ -77,6 +78,19 @@ def describe_stop(metrics: Metrics, stop: StoppingCondition) -> str:
     if share is None or not metrics.pool_before:
         return why
     return f"{why}; the pool covered {share:.0%} of the candidates before"
+
+
+def _is_reached(metrics: Metrics, stop: StoppingCondition) -> bool:
+    """Return whether ``n_samples`` ended the selection."""
+    if stop.n_samples == -1:
+        return False
+    counted_before = metrics.pool_before if stop.n_samples_includes_datapool else 0
+    wanted = (
+        round(stop.n_samples * (metrics.candidates + counted_before))
+        if isinstance(stop.n_samples, float)
+        else stop.n_samples
+    )
+    return metrics.picked + counted_before >= wanted
 
 
 def describe_offered_again(metrics: Metrics, *, remember_rejected: bool) -> str:
@@ -103,38 +117,18 @@ def describe_comparison(metrics: Metrics) -> str:
         f"A candidate lies {metrics.mean_distance:.4g} from its nearest image of the pool on average, and 99% lie within "
         f"{metrics.p99_distance:.4g}. With as many picked at random it would be {metrics.random_mean_distance:.4g} and "
         f"{metrics.random_p99_distance:.4g}, with the farthest at {metrics.random_covering_radius:.4g} instead of "
-        f"{metrics.covering_radius:.4g} ({of} {metrics.candidates:,} candidates)."
+        f"{metrics.covering_radius:.4g} ({of} {metrics.candidates:,} candidates).{_describe_gain(metrics)}"
     )
 
 
-def suggest_method(metrics: Metrics, *, method: str, min_distance: float) -> str:
-    """Return how much of the batch is new and which method suits it, without a full stop; "" below two candidates.
-
-    A suggestion of what to try, no more: benchmarks/batch_kinds.md shows the evidence, and where it misleads.
-
-    Args:
-        metrics: Those of the run.
-        method: The one in use.
-        min_distance: The one in use; not above 0 for none.
-    """
-    if metrics.share_redundant is None:
+def _describe_gain(metrics: Metrics) -> str:
+    if metrics.share_lowered is None or metrics.random_share_lowered is None:
         return ""
-    # With a share of redundant candidates there is one of covered candidates too: 0 without a pool.
-    covered, redundant, close = metrics.share_covered_by_pool or 0.0, metrics.share_redundant, metrics.redundant_below
-    if metrics.pool_before:
-        threshold = f"min_distance {min_distance:g}" if min_distance > 0 else f"{close:.3g}"
-        facts = (
-            f"{covered:.0%} of the candidates lie closer than {threshold} to the pool as it was before, "
-            f"{redundant:.0%} closer than {close:.3g} to another candidate"
-        )
-    else:
-        facts = f"{redundant:.0%} of the candidates lie closer than {close:.3g} to another candidate"
-    if max(covered, redundant) >= MOSTLY:
-        suggested, why = "coreset", "with a min_distance, for there is little new in this batch"
-    elif redundant <= LITTLE and metrics.picked <= FEW_PICKS * metrics.candidates:
-        suggested, why = "typical", "for few picks from a batch whose images differ"
-    else:
-        choice = "no method suits this batch better than another"
-        return f"{facts}: {choice}" if metrics.picked < metrics.candidates else ""  # nothing was left out
-    in_use = " (already in use)" if method == suggested else ""
-    return f"{facts}: this suggests method: {suggested}, {why}{in_use}"
+    since = "" if metrics.pool_before else " that the first image leaves"
+    sentence = (
+        f" Of the sum that coverage lowers{since}, the picks take off {metrics.share_lowered:.0%}, as many at random "
+        f"{metrics.random_share_lowered:.0%}"
+    )
+    if metrics.share_lowered_bound is None:
+        return f"{sentence}."
+    return f"{sentence}, and no choice of as many more than {metrics.share_lowered_bound:.0%}."

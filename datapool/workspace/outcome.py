@@ -158,7 +158,7 @@ def read_outcome(params: Params, n_versions: int, *, is_new: bool) -> Outcome:
 def _fewer(curve: pd.DataFrame, metrics: Metrics, params: Params) -> tuple[int, float] | None:
     """Return a round number of picks below that of the run, and the min_distance that picks as many."""
     is_cut_of_curve = metrics.kept is None and not metrics.not_considered and not metrics.offered_again
-    if params.method != "coreset" or not is_cut_of_curve:
+    if params.method_in_use != "coreset" or not is_cut_of_curve:
         return None
     n = round_number_below(metrics.picked)
     threshold = threshold_for(curve, n) if n else None

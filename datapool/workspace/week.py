@@ -42,6 +42,7 @@ _UNFINISHED = {
     "REVERT_HEAD": "revert",
 }
 """What git is doing, by the file or folder of ``.git`` that it has meanwhile."""
+_METHOD = "method"
 _N_SAMPLES, _MIN_DISTANCE = "stopping_condition.n_samples", "stopping_condition.min_distance"
 
 
@@ -187,7 +188,7 @@ def keep(
         with _restored_on_error([FILE, *([corrections.list_of(params)] if lines else [])]):
             _set(wanted, log)
             # Not the whole pipeline: images may have arrived in the folder since, and belong to the next batch.
-            _repro(log, "--downstream", "open")
+            _repro(log, "--downstream", "open", "plan")
             if lines:
                 _exclude(corrections.list_of(params), lines, log)
                 _repro(log, "--downstream", "open")
@@ -255,7 +256,8 @@ def _cut(params: Params, n: int | None, min_distance: float | None) -> dict[str,
     if n is not None and min_distance is not None:
         raise DatapoolError("--n and --min-distance exclude each other; use one of them")
     if min_distance is not None:
-        return {_MIN_DISTANCE: min_distance, _N_SAMPLES: -1}
+        kept = {_METHOD: params.method_in_use} if params.method == "auto" and params.method_in_use != "coreset" else {}
+        return {_MIN_DISTANCE: min_distance, _N_SAMPLES: -1, **kept}
     if n is None:
         return {}
     outputs = Outputs(params.output_dir)
@@ -269,7 +271,10 @@ def _cut(params: Params, n: int | None, min_distance: float | None) -> dict[str,
         )
     wanted: dict[str, Any] = {_N_SAMPLES: n + metrics.pool_before * stop.n_samples_includes_datapool}
     reached = curve[curve.step <= n]
-    if params.method == "coreset" and len(reached) and reached.distance.iloc[-1] < stop.threshold:  # ends before n
+    is_coreset = params.method_in_use == "coreset"
+    if params.method == "auto" and is_coreset:
+        wanted[_METHOD] = "coreset"  # with a number, auto is another method, and this choice not the one that was shown
+    if is_coreset and len(reached) and reached.distance.iloc[-1] < stop.threshold:  # ends before n
         last = float(reached.distance.iloc[-1]) if reached.step.iloc[-1] == n else -1.0
         wanted[_MIN_DISTANCE] = threshold_for(curve, n) or last
     return wanted

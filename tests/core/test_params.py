@@ -186,7 +186,10 @@ BAD_VALUES = [
     ({"datapool__keep_history": None}, f"datapool.keep_history is null; it should be {KEPT}"),
     ({"datapool__thumbnails": 64}, "datapool.thumbnails is 64; it should be 96 or 0"),
     ({"input_dir": None}, "input_dir is null; it should be a string"),
-    ({"method": "coresett"}, "method is 'coresett'; it should be 'coreset', 'random', 'typical', 'coral' or 'similar'"),
+    (
+        {"method": "coresett"},
+        "method is 'coresett'; it should be 'auto', 'coreset', 'coverage', 'typical', 'coral', 'similar' or 'random'",
+    ),
     ({"datapool__name": "../x"}, f"datapool.name is '../x'; it should be {PLAIN}"),
     ({"datapool__name": ".hidden"}, f"datapool.name is '.hidden'; it should be {PLAIN}"),
     ({"datapool__name": "a/b"}, f"datapool.name is 'a/b'; it should be {PLAIN}"),
@@ -205,7 +208,7 @@ BAD_VALUES = [
     ({"filename_prefix": "../x"}, f"filename_prefix is '../x'; it should be {PREFIX}"),
     ({"filename_prefix": "a/../../x"}, f"filename_prefix is 'a/../../x'; it should be {PREFIX}"),
     ({"filename_prefix": "/x"}, f"filename_prefix is '/x'; it should be {PREFIX}"),
-    ({"ranking__n_clusters": 0}, "ranking.n_clusters is 0; it should be greater than or equal to 1"),
+    ({"ranking__n_clusters": 0}, "ranking.n_clusters is 0; it should be auto, or a whole number of at least 1"),
     ({"rules__balance": 0}, f"rules.balance is 0; it should be {BALANCE}"),
     ({"rules__balance": 0.5}, f"rules.balance is 0.5; it should be {BALANCE}"),
     ({"rules__balance": True}, f"rules.balance is true; it should be {BALANCE}"),
@@ -314,12 +317,32 @@ SCORES = {"active_learning_scores": "scores.csv", "active_learning_score_column_
 
 
 @pytest.mark.parametrize(("method", "needs"), [("random", {}), ("typical", {}), ("coral", SCORES)])
-def test_methods_whose_distances_may_grow_refuse_a_min_distance(method, needs):
-    assert message(method=method, **needs) == (
-        f"params.yaml: method is {method}, which stopping_condition.min_distance 0.1 cannot stop; "
-        "set min_distance: -1 and n_samples to a number"
+def test_every_method_takes_a_min_distance_and_a_number(method, needs):
+    assert load(method=method, **needs).stopping_condition.threshold == 0.1
+    assert load(method=method, **needs, **BY_NUMBER).method_in_use == method
+
+
+def test_auto_is_coverage_where_a_number_is_given_and_coreset_otherwise():
+    assert load(method="auto").method_in_use == "coreset"
+    assert load(method="auto", stopping_condition__n_samples=0.1).method_in_use == "coverage"
+    assert load(method="auto", **BY_NUMBER).method_in_use == "coverage"
+    assert load(method="coreset", **BY_NUMBER).method_in_use == "coreset"
+
+
+def test_only_coverage_has_gains_and_they_alone_may_end_it():
+    assert message(stopping_condition__min_gain=0.01).endswith(
+        "min_gain is 0.01, but only method coverage has gains, and the method in use is coreset; set method: coverage, or "
+        "min_gain: -1"
     )
-    assert load(method=method, **needs, **BY_NUMBER).method == method
+    by_gain = {"min_distance": -1, "n_samples": -1, "min_gain": 0.01}
+    assert load(method="coverage", **{f"stopping_condition__{key}": value for key, value in by_gain.items()})
+    assert "min_gain is 1; it should be" in message(method="coverage", stopping_condition__min_gain=1)
+
+
+@pytest.mark.parametrize("power", [0.5, 33, "four", float("nan"), True])
+def test_a_power_that_is_out_of_range_is_refused(power):
+    assert message(coverage__power=power).endswith("it should be a number from 1 to 32, or .inf")
+    assert load(coverage__power=float("inf")).coverage.power == float("inf")
 
 
 def test_similar_needs_examples_and_negative_ones_need_positive_ones():
@@ -348,7 +371,7 @@ def test_coral_needs_a_column_of_scores_or_weights_of_several():
         "or set the name to null"
     )
     assert message(scores={"entropy": 1}) == (
-        "params.yaml: scores are given, but method is coreset, which uses none; set method: coral, or scores to null"
+        "params.yaml: scores are given, but method is auto, which uses none; set method: coral, or scores to null"
     )
     for wrong in ({}, {"a": 0}, {"a": "1"}, {"a": float("inf")}, {"a": True}, 3, {1: 2}):
         assert "a weight for each column" in message(method="coral", **BY_NUMBER, scores=wrong)
@@ -357,7 +380,7 @@ def test_coral_needs_a_column_of_scores_or_weights_of_several():
 @pytest.mark.parametrize("given", SCORES)
 def test_scores_without_coral_are_refused(given):
     assert message(**{given: SCORES[given]}) == (
-        f"params.yaml: {given} is given, but method is coreset, which uses no scores; set method: coral, or both "
+        f"params.yaml: {given} is given, but method is auto, which uses no scores; set method: coral, or both "
         "active_learning_scores and active_learning_score_column_name to null"
     )
 

@@ -67,7 +67,7 @@ from datapool.workspace.params_file import set_params
 ROOT = Path(__file__).parents[2]
 SHIPPED = yaml.safe_load((ROOT / "params.yaml").read_text())
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-BEFORE_THE_POOL = ("scan", "open", "train", "embed", "rank", "sample")
+BEFORE_THE_POOL = ("scan", "open", "train", "embed", "plan", "rank", "sample")
 ALL = (*BEFORE_THE_POOL, "merge")
 
 SETTINGS = {"embeddings": "circle.csv", "stopping_condition.min_distance": 0.1, "lightly.model.num_ftrs": 2}

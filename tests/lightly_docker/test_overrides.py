@@ -311,7 +311,10 @@ MISTAKES = [
     (["stopping_condition.min_distance=nan"], "stopping_condition.min_distance is NaN; it should be a finite number"),
     (["stopping_condition.n_samples=True"], "stopping_condition.n_samples is true; it should be a whole number"),
     (["stopping_condition.n_samples=0"], "stopping_condition.n_samples is 0; it should be a whole number of at least 1, "),
-    (["method=Coreset"], "method is 'Coreset'; it should be 'coreset', 'random', 'typical', 'coral' or 'similar'"),
+    (
+        ["method=Coreset"],
+        "method is 'Coreset'; it should be 'auto', 'coreset', 'coverage', 'typical', 'coral', 'similar' or 'random'",
+    ),
     (["datapool.name=a/b"], "datapool.name is 'a/b'; it should be a plain name without '/'"),
     (["datapool.name="], "datapool.name is ''; it should be a "),
     (["lightly.trainer.precision=8"], "lightly.trainer.precision is 8; it should be '32-true', "),

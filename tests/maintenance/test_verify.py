@@ -52,7 +52,7 @@ N_WEEK, DIMENSION = 30, 5
 def repro(**settings: object) -> None:
     """Run all stages but the report, in this process."""
     set_params(Path(), {key.replace("__", "."): value for key, value in settings.items()})
-    for name in ("scan", "open", "train", "embed", "rank", "sample", "merge"):
+    for name in ("scan", "open", "train", "embed", "plan", "rank", "sample", "merge"):
         stage = importlib.import_module(f"stages.{name}")
         next(f for f in vars(stage).values() if inspect.isfunction(f) and f.__module__ == stage.__name__)()
 

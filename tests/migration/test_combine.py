@@ -72,7 +72,7 @@ def week(pool: str, batch: Batch, **settings: Any) -> None:
 
 def run_stages(pool: str, folder: Path, **settings: Any) -> None:
     set_params(Path(), {"datapool.name": pool, "input_dir": str(folder), **settings})
-    for name in ("scan", "open", "train", "embed", "rank", "sample", "merge"):
+    for name in ("scan", "open", "train", "embed", "plan", "rank", "sample", "merge"):
         stage = importlib.import_module(f"stages.{name}")
         next(f for f in vars(stage).values() if inspect.isfunction(f) and f.__module__ == stage.__name__)()
 

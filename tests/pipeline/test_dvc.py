@@ -23,7 +23,7 @@ from datapool.workspace.update import update_workspace
 
 pytestmark = pytest.mark.slow
 
-EVERY_STAGE = ["scan", "open", "train", "embed", "rank", "sample", "merge", "report"]
+EVERY_STAGE = ["scan", "open", "train", "embed", "plan", "rank", "sample", "merge", "report"]
 
 
 def test_01_the_first_run_makes_a_pool(model_first_week):
@@ -165,7 +165,7 @@ def test_03_an_experiment_with_another_min_distance_ranks_nothing_again(first_we
 
 STAGES_OF = {
     "core/tables.py": set(EVERY_STAGE),
-    "images/batch.py": set(EVERY_STAGE) - {"rank"},
+    "images/batch.py": set(EVERY_STAGE) - {"plan", "rank"},
     "model/embedding.py": {"train", "embed"},
     "training/simclr.py": {"train"},
     "pool/merge.py": {"open", "merge", "report"},

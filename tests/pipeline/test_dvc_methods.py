@@ -117,3 +117,22 @@ def test_an_image_like_one_in_a_protected_folder_is_not_picked(new_model_workspa
     assert "12 candidates; the pool is empty so far; protected images exclude 1" in output
     assert removed_kinds(workspace)[NAMES[1]] == "protected"
     assert sorted([*workspace.names(), NAMES[1]]) == sorted(NAMES)
+
+
+def test_auto_is_coreset_until_a_number_is_given_and_another_number_ranks_nothing_again(first_week, after):
+    workspace = after(first_week)
+    workspace.set({"method": "auto"})
+    workspace.repro()
+    assert workspace.names() == first_week.names()
+    workspace.set({"stopping_condition.n_samples": 3})
+    assert stages_run(workspace.repro()) == ["plan", "rank", "sample", "merge", "report"]
+    # The images lie 0.15 rad apart on an arc: the first pick is its middle, and no two are closer than 0.5.
+    assert workspace.names()[0] in (NAMES[5], NAMES[6])
+    recorded = workspace.versions()[0]["parameters"]
+    assert [recorded[key] for key in ("method", "method_given", "power")] == ["coverage", "auto", 2]
+    assert workspace.metrics()["share_lowered"] > 0.5
+    three = workspace.names()
+    workspace.set({"stopping_condition.n_samples": 2})
+    assert stages_run(workspace.repro()) == ["plan", "sample", "merge", "report"]
+    assert workspace.names() == three[:2]
+    assert "pass" in workspace.run("datapool", "verify", "--all")

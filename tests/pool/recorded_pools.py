@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).parents[2]
-STAGES = ("scan", "open", "train", "embed", "rank", "sample", "merge")
+STAGES = ("scan", "open", "train", "embed", "plan", "rank", "sample", "merge")
 
 # One row per image: week, filename, embedding. The first image of week 2 has the bytes of the first one of week 1.
 _VECTORS = {

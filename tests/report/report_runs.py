@@ -37,7 +37,8 @@ def params_of_the_project() -> dict[str, Any]:
 def parameters(**changes) -> Params:
     content = params_of_the_project()
     stop = {**content["stopping_condition"], "min_distance": 1.0}
-    changes = {"input_dir": "week", "normalize_embeddings": False, "stopping_condition": stop, **changes}
+    changes = {"input_dir": "week", "normalize_embeddings": False, "method": "coreset", **changes}
+    changes["stopping_condition"] = {**stop, **changes.get("stopping_condition", {})}
     if "rules" in changes:
         changes["rules"] = {**content["rules"], **changes["rules"]}
     return Params.model_validate({**content, **changes})
@@ -75,7 +76,14 @@ def run_on(places: dict[str, tuple[float, float]], params: Params, *, lineage: s
     )
     offered = offer_of(candidates, base, found.images, found.quality, params, progress=no_progress)
     how = ordering.RankingConfig(
-        params.method, normalize=False, append_weak_labels=False, seed=1, n_clusters=1, scores=None, rules=params.rules
+        params.method_in_use,
+        normalize=False,
+        append_weak_labels=False,
+        seed=1,
+        n_clusters=1,
+        power=2.0,
+        scores=None,
+        rules=params.rules,
     )
     no_images = EmbeddedTable(table.iloc[:0], candidates.embeddings[:0])
     vectors = ordering.distance_vectors(candidates, base.rows, normalize=False, append_weak_labels=False)

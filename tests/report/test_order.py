@@ -34,7 +34,14 @@ def a_run(seed: int, **changes):
 def picks_of(inputs, params, *, n_samples: int = -1, min_distance: float = -1.0) -> list[str]:
     """Return what the stages rank and sample take with another stopping condition."""
     how = ordering.RankingConfig(
-        params.method, normalize=False, append_weak_labels=False, seed=1, n_clusters=1, scores=None, rules=params.rules
+        params.method_in_use,
+        normalize=False,
+        append_weak_labels=False,
+        seed=1,
+        n_clusters=1,
+        power=2.0,
+        scores=None,
+        rules=params.rules,
     )
     candidates, base = inputs.candidates, inputs.base.rows
     no_images = EmbeddedTable(candidates.table.iloc[:0], candidates.embeddings[:0])
@@ -42,7 +49,9 @@ def picks_of(inputs, params, *, n_samples: int = -1, min_distance: float = -1.0)
     ranked = ordering.rank(
         candidates, base, no_images, vectors, how, n_samples=-1, min_distance=-1, progress=no_progress
     )
-    stop = StoppingCondition(n_samples=n_samples, min_distance=min_distance, n_samples_includes_datapool=False)
+    stop = StoppingCondition(
+        n_samples=n_samples, min_distance=min_distance, n_samples_includes_datapool=False, min_gain=-1.0
+    )
     taken = sampling.sample(inputs.images, candidates, base, ranked, stop, how, progress=no_progress)
     return taken.picks.table.filename.tolist()
 

@@ -48,7 +48,14 @@ NO_RULES = Rules(
 
 
 def make_config(method: str = "coreset", **changes: object) -> RankingConfig:
-    settings = {"normalize": False, "append_weak_labels": False, "seed": 1, "n_clusters": 3, "scores": None}
+    settings = {
+        "normalize": False,
+        "append_weak_labels": False,
+        "seed": 1,
+        "n_clusters": 3,
+        "power": 2.0,
+        "scores": None,
+    }
     return RankingConfig(method, **{**settings, "rules": NO_RULES, **changes})
 
 
@@ -94,7 +101,7 @@ ZERO = pool({"zero": 0})
 ORDER = ["e", "b", "a", "c", "d"]
 
 
-METHODS = ["coreset", "coral", "typical", "random"]
+METHODS = ["coreset", "coral", "coverage", "typical", "random"]
 RULES = {
     "no rule": {},
     "balance": {"balance": 2},

@@ -10,11 +10,12 @@ from lines import content_hash, no_progress, pool, rows
 
 from datapool.core.base import Base, Standing
 from datapool.core.lineage import Parameters, Version
+from datapool.core.plan import make_plan
 from datapool.core.recorded_rows import SEEN
 from datapool.core.schema import Params
 from datapool.core.tables import EmbeddedTable
 from datapool.selection.held_back import Offered, offer_of
-from datapool.selection.offer import held_back_of, is_ranking_of, make_offer, not_taken, rank_offer
+from datapool.selection.offer import held_back_of, is_ranking_of, make_offer, not_taken, offered_again_from, rank_offer
 from datapool.selection.ranking import RankingConfig
 from datapool.selection.sampling import Sampled, sample
 
@@ -25,6 +26,7 @@ NO_PICTURE = {"brightest": np.nan, "darkest": np.nan, "entropy": np.nan, "sharpn
 def settings(**changes: object) -> Params:
     """The settings of params.yaml with raw distances, changed; ``a__b`` is the key a.b."""
     content = yaml.safe_load((ROOT / "params.yaml").read_text())
+    content["method"] = "coreset"
     for key, value in {"normalize_embeddings": False, "stopping_condition__min_distance": 0.0, **changes}.items():
         *parents, name = key.split("__")
         section = content
@@ -203,11 +205,18 @@ def run(folder: EmbeddedTable, base: Base, params: Params) -> tuple[Sampled, pd.
     is_new = ~folder.table.content_hash.isin(base.rows.table.content_hash).to_numpy()
     candidates, stop = folder.take(is_new), params.stopping_condition
     offer, _ = offered(candidates, params, base)
-    config = RankingConfig.from_params(params, offer.candidates.table)
+    plan = make_plan(params.method, stop.n_samples, params.ranking.n_clusters)
+    config = RankingConfig.from_params(params, plan, offer.candidates.table, base.rows.table)
     ranked, _ = rank_offer(offer, base.rows, rows({}), config, n_samples=-1, min_distance=-1.0, progress=no_progress)
-    offer = make_offer(candidates, base, params, min_distance=stop.min_distance, held_back=held_back_of(ranked))
+    offer = make_offer(
+        candidates,
+        base,
+        params,
+        min_distance=offered_again_from(stop.min_distance, plan),
+        held_back=held_back_of(ranked),
+    )
     if not is_ranking_of(ranked, offer):
-        config = RankingConfig.from_params(params, offer.candidates.table)
+        config = RankingConfig.from_params(params, plan, offer.candidates.table, base.rows.table)
         ranked, _ = rank_offer(offer, base.rows, rows({}), config, n_samples=0, min_distance=-1.0, progress=no_progress)
     images = folder.table.assign(status="ok", reason="")
     sampled = sample(images, offer.candidates, base.rows, ranked, stop, config, progress=no_progress)

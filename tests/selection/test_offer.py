@@ -11,11 +11,12 @@ from lines import content_hash, no_progress, pool, rows
 
 from datapool.core.base import Base
 from datapool.core.lineage import Parameters, Version
+from datapool.core.plan import make_plan
 from datapool.core.recorded_rows import SEEN
 from datapool.core.schema import Params
 from datapool.core.tables import EmbeddedTable
 from datapool.selection import evaluation
-from datapool.selection.offer import Offer, is_ranking_of, make_offer, not_taken, rank_offer
+from datapool.selection.offer import Offer, is_ranking_of, make_offer, not_taken, offered_again_from, rank_offer
 from datapool.selection.ranking import RankingConfig
 from datapool.selection.sampling import Sampled, filename_lists, sample
 from datapool.selection.summary import describe_offered_again, summarize
@@ -28,6 +29,7 @@ ROOT = Path(__file__).parents[2]
 def settings(**changes: object) -> Params:
     """The settings of params.yaml with raw distances and no limit, changed; ``a__b`` is the key a.b."""
     content = yaml.safe_load((ROOT / "params.yaml").read_text())
+    content["method"] = "coreset"
     for key, value in {"normalize_embeddings": False, **changes}.items():
         *parents, name = key.split("__")
         section = content
@@ -72,14 +74,15 @@ def week(folder: EmbeddedTable, base: Base, params: Params) -> Week:
     is_new = ~folder.table.content_hash.isin(base.rows.table.content_hash).to_numpy()
     candidates = EmbeddedTable(folder.table[is_new].reset_index(drop=True), folder.embeddings[is_new])
     protected = rows({})
+    plan = make_plan(params.method, params.stopping_condition.n_samples, params.ranking.n_clusters)
     offer = make_offer(candidates, base, params, min_distance=None)
     limits = {"n_samples": -1, "min_distance": -1.0, "progress": no_progress}
-    config = RankingConfig.from_params(params, offer.candidates.table)
+    config = RankingConfig.from_params(params, plan, offer.candidates.table, base.rows.table)
     ranked, around = rank_offer(offer, base.rows, protected, config, **limits)
 
     stop = params.stopping_condition
-    offer = make_offer(candidates, base, params, min_distance=stop.min_distance)
-    config = RankingConfig.from_params(params, offer.candidates.table)
+    offer = make_offer(candidates, base, params, min_distance=offered_again_from(stop.min_distance, plan))
+    config = RankingConfig.from_params(params, plan, offer.candidates.table, base.rows.table)
     is_same = is_ranking_of(ranked, offer)
     if not is_same:
         ranked, around = rank_offer(

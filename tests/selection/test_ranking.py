@@ -1,4 +1,4 @@
-"""Ranking: the vectors, the four methods, and what the rules exclude, against a slow oracle."""
+"""Ranking: the vectors, the five methods, and what the rules exclude, against a slow oracle."""
 
 import doctest
 from pathlib import Path
@@ -27,6 +27,7 @@ from lines import (
 
 from datapool.core.errors import DatapoolError
 from datapool.core.params import load_params
+from datapool.core.plan import Plan, make_plan
 from datapool.core.tables import EmbeddedTable, read_arrays
 from datapool.selection import ranking as module
 from datapool.selection.k_center import random_order
@@ -59,11 +60,40 @@ def test_the_config_has_the_parameters_and_the_scores_of_the_candidates(tmp_path
             "seed": 7,
         }
     )
-    config = RankingConfig.from_params(params, LINE.table[:2])
+    config = RankingConfig.from_params(params, Plan("coral", None), LINE.table[:2], ZERO.table)
 
     assert config.scores.tolist() == [1.0, 2.0]
-    assert config[:5] == ("coral", False, True, 7, params.ranking.n_clusters)
+    assert config[:4] == ("coral", False, True, 7)
+    assert config.power == params.coverage.power
     assert config.rules == params.rules
+
+
+def test_with_auto_there_are_as_many_clusters_as_images_in_the_pool_and_picks():
+    params = load_params(Path(__file__).parents[2] / "params.yaml")
+
+    def clusters(n_samples: float, n_clusters: int | str = "auto") -> int:
+        asked = params.model_copy(update={"ranking": params.ranking.model_copy(update={"n_clusters": n_clusters})})
+        plan = make_plan("typical", n_samples, n_clusters)
+        return RankingConfig.from_params(asked, plan, LINE.table, pool(dict.fromkeys("pqr", 0.0)).table).n_clusters
+
+    assert clusters(2) == 5
+    assert clusters(0.4) == 5
+    assert clusters(-1) == 4  # nothing says how many are picked: a tenth of the candidates, one at least
+    assert clusters(2, n_clusters=7) == 7
+
+
+def test_coverage_ranks_with_gains_and_goes_on_where_it_ended():
+    # From the pool {0}, the squares 16, 64, 144, 256, 289 are left. d (16) takes off 16 - 144 + … the most.
+    config = make_config("coverage")
+    whole, short = ranking(LINE, ZERO, config).table, ranking(LINE, ZERO, config, n_samples=2)
+    longer = extend(
+        LINE, ZERO, short, vectors_of(LINE, ZERO, config), config, n_samples=5, min_distance=-1.0, progress=no_progress
+    )
+
+    assert list(whole.columns) == ["filename", "distance", "nearest", "gain"]
+    assert whole.gain.sum() == 16 + 64 + 144 + 256 + 289
+    assert (whole.gain.diff().dropna() <= 0).all()
+    assert longer.table.equals(whole)
 
 
 # --- the vectors -----------------------------------------------------------------------------------------------------
@@ -231,6 +261,11 @@ def oracle(world: World) -> list[str]:
             picks.append(next(row for row in fixed if row in may))
             continue
         seen = np.concatenate([centers, points[picks]])
+        if config.method == "coverage":  # the sum runs over all that may be picked at first
+            now = ((points[first, None] - seen[None]) ** 2).sum(axis=2).min(axis=1, initial=np.inf)
+            left = [np.minimum(now, ((points[first] - points[row]) ** 2).sum(axis=1)).sum() for row in may]
+            picks.append(may[int(np.argmin(left))])
+            continue
         to_seen = np.linalg.norm(points[may, None] - seen[None], axis=2)
         distances = to_seen.min(axis=1) if len(seen) else np.ones(len(may))
         weights = config.scores[may] if config.method == "coral" else np.ones(len(may))
@@ -296,7 +331,7 @@ def test_each_distance_is_that_to_the_nearest_before(method):
     world = make_world(1, method, "all rules")
     names, seen = world.base.table.filename.tolist(), world.base.embeddings.astype(np.float64)
     points = dict(zip(world.candidates.table.filename, world.candidates.embeddings.astype(np.float64), strict=True))
-    for name, distance, nearest in ranking_of(world).table.to_numpy():
+    for name, distance, nearest in ranking_of(world).table[["filename", "distance", "nearest"]].to_numpy():
         distances = np.linalg.norm(seen - points[name], axis=1)
 
         assert distance == pytest.approx(distances.min())

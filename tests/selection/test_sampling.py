@@ -28,7 +28,8 @@ from datapool.core.schema import StoppingCondition
 from datapool.core.tables import EmbeddedTable
 from datapool.selection import sampling
 from datapool.selection.ranking import Ranked, RankingConfig
-from datapool.selection.sampling import Sampled, filename_lists, sample
+from datapool.selection.sampling import Sampled, filename_lists, sample, what_a_cut_takes
+from datapool.selection.spacing import keep_apart
 
 
 def healthy(candidates: EmbeddedTable) -> pd.DataFrame:
@@ -36,9 +37,11 @@ def healthy(candidates: EmbeddedTable) -> pd.DataFrame:
     return candidates.table.assign(status="ok", reason="")
 
 
-def stop(n_samples: float = -1, min_distance: float = -1.0, *, includes_datapool: bool = False) -> StoppingCondition:
+def stop(
+    n_samples: float = -1, min_distance: float = -1.0, *, includes_datapool: bool = False, min_gain: float = -1.0
+) -> StoppingCondition:
     return StoppingCondition(
-        n_samples=n_samples, min_distance=min_distance, n_samples_includes_datapool=includes_datapool
+        n_samples=n_samples, min_distance=min_distance, n_samples_includes_datapool=includes_datapool, min_gain=min_gain
     )
 
 
@@ -619,3 +622,77 @@ def test_the_lists_of_file_names_are_those_of_lightly():
         "sampled_filenames_excluding_datapool": ["e", "b"],
         "sampled_filenames": ["zero", "e", "b"],
     }
+
+
+# --- what lies too close is skipped, with methods whose distances may grow ----------------------------------------------
+
+
+def walk(candidates: EmbeddedTable, base: EmbeddedTable, order: list[str], n: int, min_distance: float) -> list[str]:
+    """Take from an order what is far enough from the pool and from all that is taken."""
+    points = dict(zip(candidates.table.filename, candidates.embeddings.astype(np.float64), strict=True))
+    centers, taken = list(base.embeddings.astype(np.float64)), []
+    for name in order:
+        far = min((np.linalg.norm(points[name] - center) for center in centers), default=np.inf)
+        if len(taken) < n and far >= min_distance:
+            taken.append(name)
+            centers.append(points[name])
+    return taken
+
+
+@pytest.mark.parametrize("method", ["coverage", "typical", "random", "coral"])
+def test_what_is_too_close_is_skipped_and_explained_by_what_covers_it(method):
+    for seed in range(4):
+        candidates, base = cloud(seed)
+        scores = np.random.default_rng(seed).random(len(candidates.table)) if method == "coral" else None
+        config = make_config(method, seed=seed, scores=scores)
+        whole = ranking(candidates, base, config)
+        for n, min_distance in ((3, 0.8), (-1, 0.8), (99, 1.5), (4, 0.0)):
+            condition = stop(n, min_distance)
+            limit = n if n > 0 else len(whole.table)
+            sampled = cut(candidates, base, condition, config, whole)
+            short = ranking(candidates, base, config, n_samples=2)
+
+            assert picked(sampled) == walk(candidates, base, whole.table.filename.tolist(), limit, min_distance)
+            assert are_same(sampled, cut(candidates, base, condition, config, short))
+            covered = sampled.removed[sampled.removed.kind == "covered"]
+            assert (covered.distance < min_distance).all()
+            assert covered.nearest.isin([*base.table.filename, *picked(sampled)]).all()
+            if len(picked(sampled)) < limit:
+                assert len(covered) == len(sampled.removed)
+            # Each pick has its distance to the pool and the picks before: none is closer than the threshold.
+            distances = sampled.picks.table.distance.dropna()
+            assert (distances >= min_distance).all()
+
+
+def test_the_order_of_the_page_has_every_shorter_cut_as_its_beginning():
+    candidates, base = cloud(1)
+    config = make_config("coverage")
+    order = ranking(candidates, base, config).table
+    taken = what_a_cut_takes(
+        candidates, base, order, lambda: config.vectors(candidates, base), method="coverage", min_distance=0.8
+    )
+
+    assert 2 < len(taken) < len(order)
+    for n in range(1, len(taken) + 1):
+        sampled = cut(candidates, base, stop(n, 0.8), config, ranking(candidates, base, config))
+        assert picked(sampled) == taken.filename[:n].tolist()
+        assert sampled.picks.table.distance.tolist() == pytest.approx(taken.distance[:n].tolist(), nan_ok=True)
+
+
+def test_a_pick_that_gains_too_little_ends_a_cut_of_coverage():
+    # Squares taken off: 100 at 10, then 36 at -6, then 1 at 1.
+    candidates, config = rows({"a": 10, "b": -6, "c": 1}), make_config("coverage")
+    order = ranking(candidates, ZERO, config)
+
+    assert picked(cut(candidates, ZERO, stop(-1, min_gain=0.3), config, order)) == ["a", "b"]
+    assert picked(cut(candidates, ZERO, stop(-1, min_gain=0.36), config, order)) == ["a", "b"]
+    assert picked(cut(candidates, ZERO, stop(3, min_gain=0.37), config, order)) == ["a"]
+    assert picked(cut(candidates, ZERO, stop(1, min_gain=0.3), config, order)) == ["a"]
+
+
+def test_images_that_stay_picked_are_not_skipped_for_each_other():
+    order = np.array([[0.0], [1.0], [1.5], [5.0]])
+
+    assert keep_apart(order, order[:0], min_distance=2, limit=4, n_kept=2).tolist() == [0, 1, 3]
+    assert keep_apart(order, order[:0], min_distance=2, limit=4).tolist() == [0, 3]
+    assert keep_apart(order, order[:0], min_distance=2, limit=1).tolist() == [0]

@@ -4,7 +4,7 @@ import pytest
 
 from datapool.core.metrics import Metrics
 from datapool.core.schema import StoppingCondition
-from datapool.selection.summary import describe_comparison, describe_stop, suggest_method, summarize
+from datapool.selection.summary import describe_comparison, describe_stop, summarize
 
 
 def metrics(**values: object) -> Metrics:
@@ -68,8 +68,8 @@ def test_with_nothing_to_pick_the_summary_has_the_reasons(run, summary):
 
 # --- why the selection ended ------------------------------------------------------------------------------------------
 
-THRESHOLD = StoppingCondition(n_samples=-1, min_distance=0.25, n_samples_includes_datapool=False)
-LIMIT = StoppingCondition(n_samples=3, min_distance=-1, n_samples_includes_datapool=False)
+THRESHOLD = StoppingCondition(n_samples=-1, min_distance=0.25, n_samples_includes_datapool=False, min_gain=-1.0)
+LIMIT = StoppingCondition(n_samples=3, min_distance=-1, n_samples_includes_datapool=False, min_gain=-1.0)
 
 
 @pytest.mark.parametrize(
@@ -116,58 +116,26 @@ def test_without_distances_there_is_no_comparison():
     assert describe_comparison(metrics()) == ""
 
 
-# --- which method to try ---------------------------------------------------------------------------------------------
+def test_coverage_tells_what_the_picks_take_off_its_sum_and_what_no_choice_could():
+    run = metrics(
+        candidates=1000, evaluated=1000, pool_before=5, covering_radius=3.0, mean_distance=1.0, p99_distance=2.0,
+        random_covering_radius=6.0, random_mean_distance=4.0, random_p99_distance=5.0,
+        share_lowered=0.43, random_share_lowered=0.31, share_lowered_bound=0.68,
+    )  # fmt: skip
+    begin = "Of the sum that coverage lowers, the picks take off 43%, as many at random 31%"
+
+    assert describe_comparison(run).endswith(f" {begin}, and no choice of as many more than 68%.")
+    unproven = run.model_copy(update={"share_lowered_bound": None})
+    assert describe_comparison(unproven).endswith(f" {begin}.")
+    first = unproven.model_copy(update={"pool_before": 0})
+    assert describe_comparison(first).endswith(f" {begin.replace(' lowers', ' lowers that the first image leaves')}.")
 
 
-def batch(covered: float, redundant: float, picked: int = 5, pool_before: int = 10) -> Metrics:
-    return metrics(
-        share_covered_by_pool=covered,
-        share_redundant=redundant,
-        redundant_below=0.25,
-        picked=picked,
-        candidates=100,
-        pool_before=pool_before,
+def test_a_pick_that_would_gain_too_little_is_the_reason_unless_the_number_is_reached():
+    stop = StoppingCondition(n_samples=5, min_distance=-1.0, n_samples_includes_datapool=False, min_gain=0.01)
+    few, enough = metrics(candidates=9, picked=3, beyond_limit=6), metrics(candidates=9, picked=5, beyond_limit=4)
+
+    assert describe_stop(few, stop).endswith(
+        "would gain less than stopping_condition.min_gain 0.01 of what the first one did"
     )
-
-
-@pytest.mark.parametrize(
-    ("run", "suggested"),
-    [
-        (batch(0.8, 0.1), "coreset"),
-        (batch(0.1, 0.8), "coreset"),
-        (batch(0.1, 0.5, picked=10), "typical"),
-        (batch(0.1, 0.1, picked=11), None),
-        (batch(0.79, 0.51), None),
-    ],
-    ids=["covered", "redundant", "few of many that differ", "many of them", "between"],
-)
-def test_a_covered_or_redundant_batch_suggests_coreset_and_few_picks_of_others_typical(run, suggested):
-    sentence = suggest_method(run, method="random", min_distance=-1)
-
-    assert (f"this suggests method: {suggested}, " in sentence) == (suggested is not None)
-    assert ("no method suits this batch better than another" in sentence) == (suggested is None)
-
-
-def test_a_suggestion_comes_with_the_numbers_that_it_rests_on():
-    assert suggest_method(batch(0.9, 0.12), method="coreset", min_distance=0.1) == (
-        "90% of the candidates lie closer than min_distance 0.1 to the pool as it was before, 12% closer than 0.25 to another "
-        "candidate: this suggests method: coreset, with a min_distance, for there is little new in this batch (already in use)"
-    )
-    assert suggest_method(batch(0.0, 0.12, pool_before=0), method="coreset", min_distance=-1) == (
-        "12% of the candidates lie closer than 0.25 to another candidate: "
-        "this suggests method: typical, for few picks from a batch whose images differ"
-    )
-    assert suggest_method(batch(0.9, 0.12), method="typical", min_distance=-1).startswith(
-        "90% of the candidates lie closer than 0.25 to the pool as it was before, 12% closer than 0.25 to another candidate: "
-    )
-
-
-def test_where_everything_was_picked_only_a_method_that_suits_better_is_suggested():
-    assert suggest_method(batch(0.1, 0.1, picked=100), method="coreset", min_distance=0.1) == ""
-    assert "method: coreset, with a min_distance" in suggest_method(
-        batch(0.1, 0.9, picked=100), method="random", min_distance=-1
-    )
-
-
-def test_without_two_candidates_no_method_is_suggested():
-    assert suggest_method(metrics(candidates=1), method="coreset", min_distance=0.1) == ""
+    assert describe_stop(enough, stop) == "stopped at stopping_condition.n_samples 5"
