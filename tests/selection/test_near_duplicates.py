@@ -189,10 +189,21 @@ def test_of_near_duplicates_the_one_in_the_pool_stays_then_the_first_in_the_orde
     assert found.bits.tolist() == [-1, -1, -1]
 
 
-def test_a_slow_video_keeps_a_frame_wherever_it_has_moved_on():
-    stays = np.setdiff1d(np.arange(100), left_out(line(*np.arange(100) / 10), line(), 0.95).rows)
+@pytest.mark.parametrize("tile", [7, 2048])
+def test_a_slow_video_keeps_a_frame_wherever_it_has_moved_on(monkeypatch, tile):
+    monkeypatch.setattr(near_duplicates, "_TILE", tile)
+    found = left_out(line(*np.arange(100) / 10), line(), 0.95)
 
-    assert stays.tolist() == list(range(0, 100, 10))
+    assert np.setdiff1d(np.arange(100), found.rows).tolist() == list(range(0, 100, 10))
+    assert found.because_of.tolist() == (found.rows // 10 * 10).tolist()
+
+
+@pytest.mark.parametrize("tile", [1, 2, 2048])
+def test_of_several_images_that_stay_the_first_is_named(monkeypatch, tile):
+    monkeypatch.setattr(near_duplicates, "_TILE", tile)
+    found = left_out(line(0, 1.5, 0.75), line(), 0.95)
+
+    assert (found.rows.tolist(), found.because_of.tolist()) == ([2], [0])
 
 
 def test_hashes_leave_out_what_the_distance_does_not():
