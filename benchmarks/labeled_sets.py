@@ -1,4 +1,6 @@
-"""Pictures of known kinds that nobody chose settings by: handwritten digits, garments, tiles of photos, camera streams.
+"""Pictures of known kinds: handwritten digits, garments, tiles of photos, camera streams.
+
+The power of ``coverage`` was chosen on pictures of these sources, some of them these; the methods were not.
 
 All come from packages or are made from them: scikit-learn's digits (UCI optdigits, CC BY 4.0), Fashion-MNIST (MIT, Debian's
 package dataset-fashion-mnist), and photos of Debian's packages in ``PHOTO_PACKAGES`` (CC BY, CC BY-SA, CC0 and GPL; their

@@ -6,7 +6,7 @@ Sets are those of ``labeled_sets``, embedded by EfficientNet-Lite0 at 64 pixels 
 picked images are labeled, and a linear probe (a logistic regression on embeddings of length one) is trained on them; the
 score is the percentage of the test that it gets right. A cell of the table has the mean difference to random picks with
 the same seed, and its standard error over five seeds, which draw the candidates, the order in which kinds appear, and the
-random picks.
+random picks. The power of coverage, 2 unless a column says another, was chosen on pictures of the same sources.
 
 One batch: 80 % of a set is offered to an empty pool ("long tail": with a fiftieth of the most frequent kind's images, the
 rarest). Weeks: five batches of 350 to 800 candidates (digits: 200; streams: the cameras of the week), each offered to the

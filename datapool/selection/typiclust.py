@@ -34,8 +34,8 @@ def typical_order(
     most N_NEIGHBORS, images of the pool included). Of clusters with equally many images so far, the one with more
     members comes first, then the one with the lowest candidate. Of equally typical candidates the lowest comes first.
 
-    The paper leaves out clusters of fewer than five images. On the batches of benchmarks/batch_kinds.py, that gained at most
-    one point of accuracy, and lost up to 40 where labels are rare.
+    The paper leaves out clusters of fewer than five images. On batches of digits, that gained at most one point of accuracy,
+    and lost up to 40 where labels are rare.
 
     A shorter order is the beginning of a longer one. The order does not depend on the number of threads.
 

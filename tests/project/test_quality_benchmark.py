@@ -1,5 +1,6 @@
 """The benchmark of picks offers what its page says, scores as it says, and reports a default that loses."""
 
+import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -100,6 +101,21 @@ def test_the_page_has_the_cells_and_methods_of_the_benchmark():
         (cell.name, str(cell.n_picks)) for cell in CELLS
     ]
     assert all(f" {method} |" in page for method in METHODS)
+
+
+def test_the_scores_in_the_docs_are_those_of_the_benchmark():
+    docs = (Path(__file__).parents[2] / "docs" / "methods.md").read_text()
+    on_page = re.findall(r"(?m)^\| (one batch|after five weeks), (mean|worst)[^|]* \| (.*) \| (.*) \| (.*) \|$", docs)
+    page = Path(quality.__file__).with_suffix(".md").read_text()
+    one_batch, weeks = page.split("## Week by week")
+    measured = [
+        (of, *match)
+        for of, part in (("one batch", one_batch), ("after five weeks", weeks))
+        for match in re.findall(r"(?m)^\| \*\*(mean|worst)\*\* \| \| \| (\S+) \| (\S+) \| (\S+) \|", part)
+    ]
+
+    assert len(on_page) == 4
+    assert on_page == measured
 
 
 @pytest.mark.slow

@@ -1,8 +1,6 @@
 """What a choice is worth beside a random one, and the metrics of a run: points on a line."""
 
 import doctest
-import re
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -393,15 +391,3 @@ def test_the_certificate_is_true(seed):
         radius = np.linalg.norm(points[:, None] - centers[None], axis=2).min(axis=1).max()
 
         assert radius >= bound * (1 - 1e-6)
-
-
-def test_the_scores_in_the_docs_are_those_of_the_benchmark():
-    root = Path(__file__).parents[2]
-    page = (root / "docs" / "methods.md").read_text()
-    on_page = re.findall(r"(?m)^\| ([^|]+) \| (\d\d) \| (\d\d) \| (\d\d) \|$", page)
-    measured = re.findall(
-        r"(?m)^\| .* \| 50 \| (\d\d) .* (\d\d) ± .* (\d\d) ±", (root / "benchmarks" / "batch_kinds.md").read_text()
-    )
-
-    assert len(on_page) > 2
-    assert {tuple(scores) for _, *scores in on_page} <= set(measured)
