@@ -79,6 +79,19 @@ def test_code_and_missing_parameters_are_brought_in_one_commit(workspace):
     assert not needs_update(workspace.folder)
 
 
+@pytest.mark.parametrize("lacking", [r"  drop: .*\n", r"quality:(.*\n)(  .*\n)+"], ids=["the key", "the section"])
+def test_an_update_drops_no_image_that_was_offered_before(workspace, lacking):
+    path = workspace.folder / "params.yaml"
+    path.write_text(re.sub(rf"(?m)^{lacking}", "", path.read_text()))
+    workspace.commit("of a release that dropped none")
+    update_workspace(workspace.folder)
+
+    assert yaml.safe_load((ROOT / "params.yaml").read_text())["quality"]["drop"] == ["low_information"]
+    updated = yaml.safe_load(path.read_text())["quality"]
+    assert updated["drop"] is False
+    assert updated["dark"] == 0.32
+
+
 def test_lists_and_the_config_of_dvc_get_what_they_lack_and_keep_what_is_there(workspace):
     ours = {
         ".gitattributes": "*.csv diff=mine\n",
