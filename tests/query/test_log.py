@@ -84,7 +84,7 @@ def test_the_log_of_two_weeks_as_text_as_a_plot_and_as_json(second_week):
         ["1", "week_1", "14", "12", "3", "–", "0.2989", "3"],
         ["2", "week_2", "10", "8", "2", "0%", "0.2989", "5"],
     ]
-    assert lines[3:] == ["picked          █▆", "covered before  ▁▁"]
+    assert lines[3:] == ["picked          █▆", "covered before   ▁"]  # before the first week there was no pool
     (row,) = json.loads(second_week.run("datapool", "log", "-n", "1", "--json"))["versions"]
     assert row == {
         "version": 2,
@@ -92,7 +92,7 @@ def test_the_log_of_two_weeks_as_text_as_a_plot_and_as_json(second_week):
         "images": 10,
         "candidates": 8,
         "picked": 2,
-        "share_covered": None,
+        "share_covered": 0.0,
         "radius": pytest.approx(0.29888, abs=1e-5),
         "pool": 5,
     }
