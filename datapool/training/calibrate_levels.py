@@ -30,6 +30,7 @@ N_EDITED = 60
 
 _COPIES = 0.99  # strict and near_copies are not larger than what finds this share of the edited copies
 _SAME_SCENE = 0.9  # quantile of the distances of edited copies: a nearer image is thinned out
+_RARE = 0.005  # share of pairs of images, far apart by filename, that are nearer than what may be one scene
 _LAST = 10  # it is compared with so many images before it, by filename: frames of a video follow each other
 _FIRST_TRUSTED, _LAST_TRUSTED = 3, 10  # ranks of the nearest images
 
@@ -153,6 +154,9 @@ def _unlike(vectors: np.ndarray, *, same_scene: float) -> Unlike:
     norms = np.einsum("ij,ij->i", vectors, vectors)
     squares = norms[:, None] + norms[None] - 2 * (vectors @ vectors.T)
     distances = np.sqrt(np.maximum(squares, 0, out=squares), out=squares)
+    # Where edits move an image farther than its neighbors lie, they say nothing of scenes, but unlike images do.
+    far_apart = distances[np.triu_indices(len(vectors), k=len(vectors) // 4)]
+    same_scene = min(same_scene, float(np.quantile(far_apart, _RARE)))
     kept: list[int] = []
     for row in range(len(vectors)):
         if not kept or distances[row, kept[-_LAST:]].min() >= same_scene:
