@@ -185,10 +185,10 @@ def _kept_versions(value: object) -> object:
 
 def _findings(value: object) -> object:
     kinds = get_args(Finding)
-    is_list = isinstance(value, list) and all(each in kinds for each in value)
-    if isinstance(value, bool) or is_list or isinstance(value, dict):  # pydantic names the keys of a dict
+    listed = value if isinstance(value, list) else [value]
+    if isinstance(value, bool | dict) or all(each in kinds for each in listed):  # pydantic names the keys of a dict
         return value
-    raise ValueError(f"false, true ({', '.join(OF_NO_USE)}), or a list of some of {', '.join(kinds)}")
+    raise ValueError(f"false, true ({', '.join(OF_NO_USE)}), or one or a list of {', '.join(kinds)}")
 
 
 def _batch_ids(value: object) -> object:
@@ -440,7 +440,7 @@ OF_NO_USE: tuple[Finding, ...] = ("dark", "light", "low_information")
 class Quality(Section):
     """From which figures on the report names an image; None: never."""
 
-    drop: Annotated[bool | list[Finding], BeforeValidator(_findings)]
+    drop: Annotated[bool | Finding | list[Finding], BeforeValidator(_findings)]
     dark: Probability | None
     light: Probability | None
     low_information: Probability | None
@@ -450,7 +450,7 @@ class Quality(Section):
 
     @model_validator(mode="after")
     def _what_is_dropped_is_looked_for(self) -> Self:
-        for kind in self.drop if isinstance(self.drop, list) else []:
+        for kind in () if isinstance(self.drop, bool) else self.dropped:
             if getattr(self, kind) is None:
                 raise ValueError(f"drop lists {kind}, but {kind} is null, so it is not looked for; give a threshold")
         return self
@@ -458,7 +458,9 @@ class Quality(Section):
     @property
     def dropped(self) -> tuple[Finding, ...]:
         """The kinds of images that are never offered."""
-        return tuple(self.drop) if isinstance(self.drop, list) else OF_NO_USE * self.drop
+        if isinstance(self.drop, bool):
+            return OF_NO_USE * self.drop
+        return tuple(self.drop) if isinstance(self.drop, list) else (self.drop,)
 
 
 class Datapool(Section):

@@ -83,6 +83,7 @@ def make_pools(folder: Path) -> dict[str, str]:
     (folder / "datapools.json").write_text("{}\n")
     (folder / "exclude.txt").touch()
     defaults = yaml.safe_load((ROOT / "params.yaml").read_text())
+    defaults["method"], defaults["ranking"]["n_clusters"] = "coreset", 100  # the defaults of that release
     with chdir(folder):
         for batch, settings in RUNS:
             params = json.loads(json.dumps(defaults))

@@ -74,9 +74,8 @@ def test_any_key_that_is_missing_comes_back_to_its_place_with_its_comment_and_th
             end += 1
         Path("mine.yaml").write_text("".join(lines[:number] + lines[end:]))
         added = add_missing_params(Path("mine.yaml"), Path("params.yaml"))
-        is_section_empty = lines[number - 1].endswith(":\n") and end == len(
-            lines
-        )  # it has no keys, and so is no section
+        has_no_key = lines[number - 1].endswith(":\n") and (end == len(lines) or not lines[end].startswith(key[1]))
+        is_section_empty = bool(key[1]) and has_no_key  # so it is no section
         if (Path("mine.yaml").read_text(), len(added)) != (shipped, 1) and not is_section_empty:
             failures.append((key[2], added))
 
