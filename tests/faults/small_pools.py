@@ -63,7 +63,8 @@ def make(folder: Path, stages: Stages) -> dict[str, Case]:
 
     _write_batch(made, week=1)
     set_params(made, {"datapool.name": "other_pool"})
-    assert stages.run(made, run["open"], run["merge"]).code == 0
+    first = stages.run(made, run["open"], run["merge"])
+    assert first.code == 0, first.output
     set_params(made, {"datapool.name": NAME})
     add_case("open before the first batch", "open")
     add_case("first batch", "merge")
@@ -130,6 +131,7 @@ def _write_batch(made: Path, *, week: int, picked: int = 2, renamed: bool = Fals
     pictures = {digest: f"picture of {name}".encode() for name, digest in zip(names, hashes, strict=True)}
     write_thumbnails(made / ".datapool" / "thumbnails" / f"{week:06}.parquet", pictures)
     seen = images[["content_hash"]][picked:].assign(fate="covered", distance=0.25)
+    write_table(made / "output" / "columns.parquet", pd.DataFrame())  # no rule asks for a column
     write_table(made / "output" / "seen.parquet", seen.sort_values("content_hash"))
     (made / "output" / "checkpoint.ckpt").write_bytes(b"model" * 1000)
     space = {"id": "a space", "backbone": "a backbone", "dimension": 2, "input_size": 32, "origin": "by hand"}

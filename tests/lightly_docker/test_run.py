@@ -260,7 +260,7 @@ def test_a_run_does_not_keep_what_the_run_before_it_set_but_keeps_an_edit_by_han
 
     assert recorded["stopping_condition.min_distance"] == {"before": 0.1, "set": -1.0}
     assert params(folders.shared)["stopping_condition"] == {
-        "n_samples": 2, "min_distance": -1.0, "n_samples_includes_datapool": False,
+        "n_samples": 2, "min_distance": -1.0, "n_samples_includes_datapool": False, "min_gain": -1,
     }  # fmt: skip
     assert params(folders.shared)["seed"] == 7
 

@@ -220,7 +220,7 @@ def test_the_lineage_carries_the_certificate(pool):
         {"normalize_embeddings": False, "stopping_condition__min_distance": 1.5},
         {"append_weak_labels": True},
         {"normalize_embeddings": False, "append_weak_labels": True},
-        {"stopping_condition__n_samples": 1.0, "stopping_condition__min_distance": -1.0},
+        {"method": "coreset", "stopping_condition__n_samples": 1.0, "stopping_condition__min_distance": -1.0},
         {"datapool__keep_history": False},
     ],
     ids=["raw", "weak labels", "raw with weak labels", "all picked", "no history"],

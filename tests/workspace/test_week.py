@@ -471,7 +471,7 @@ def test_a_week_is_added_cut_and_kept(first_week, after, weeks, tmp_path):
     assert lines[:3] == [
         "params.yaml: stopping_condition.n_samples: 3",
         "params.yaml: stopping_condition.min_distance: 0.2",
-        "dvc repro --quiet --downstream open",
+        "dvc repro --quiet --downstream open plan",
     ]
     assert "exclude.txt: bird/image_20.png  # a face" in lines
     assert "not in this commit: notes.txt" in lines
