@@ -71,6 +71,6 @@ def test_metadata_filters_a_batch_and_the_pool_keeps_it_for_the_limits_of_the_ne
         {"rules.balance": None, "rules.time_gap": None, "method": "similar", "similar_to.positive": "more.csv"}
     )
     workspace.set({"stopping_condition.min_distance": -1, "stopping_condition.n_samples": 2})
-    assert stages_run(workspace.repro()) == ["embed", "rank", "sample", "merge", "report"]
+    assert stages_run(workspace.repro()) == ["embed", "plan", "rank", "sample", "merge", "report"]
     assert workspace.names()[5:] == [second[7], second[6]]
     assert workspace.versions()[1]["parameters"]["similar_to"] == {"positive": "more.csv", "negative": None}

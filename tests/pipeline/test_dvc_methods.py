@@ -42,7 +42,7 @@ def test_rules_exclude_images_and_a_changed_file_of_protected_images_runs_the_pi
 
     assert "up to date" in workspace.repro()
     write_circle(workspace.folder / "test.csv", {"t.png": 4.0})
-    assert stages_run(workspace.repro()) == ["embed", "rank", "sample", "merge", "report"]
+    assert stages_run(workspace.repro()) == ["embed", "plan", "rank", "sample", "merge", "report"]
     assert "protected" not in removed_kinds(workspace).values()
     workspace.set({"rules.balance": None})
     assert stages_run(workspace.repro()) == ["rank", "sample", "merge", "report"]

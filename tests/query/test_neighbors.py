@@ -201,6 +201,7 @@ def test_what_if_picks_what_the_stage_picks(second_week, after):
         metrics = read_metrics(Outputs(workspace.folder / "output").numbers)
         assert choice == {
             "min_distance": choice["min_distance"],
+            "level": None,
             "picked": metrics.picked,
             "candidates": metrics.candidates,
             "share_covered": metrics.share_covered_by_pool,

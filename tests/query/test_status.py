@@ -147,7 +147,7 @@ def test_a_workspace_in_which_all_is_done(second_week, weeks):
 
 @pytest.mark.slow
 def test_a_new_workspace(new_workspace, weeks):
-    stages = "scan, open, train, embed, rank, sample, merge, report"
+    stages = "scan, open, train, embed, plan, rank, sample, merge, report"
     folder = weeks / "week_1"
     assert facts(new_workspace) == [
         ("pool", "my_datapool: no version yet"),

@@ -57,7 +57,9 @@ def picks_of(inputs, params, *, n_samples: int = -1, min_distance: float = -1.0)
 
 
 def order_of(inputs, params):
-    return make_order(inputs.picks.table, inputs.ranking, inputs.removed, inputs.base.versions, inputs.metrics, params)
+    return make_order(
+        inputs.picks.table, inputs.ranking, len(inputs.ranking), inputs.removed, inputs.base.versions, inputs.metrics, params
+    )  # fmt: skip
 
 
 ONE_PER_LABEL = {
@@ -116,7 +118,13 @@ def test_images_of_earlier_batches_come_back_below_the_smaller_of_their_distance
     seen = pd.DataFrame({"filename": ["x", "y"], "kind": "seen", "reason": "", "nearest": "", "distance": [0.4, 3.0]})
 
     order = make_order(
-        inputs.picks.table, inputs.ranking, pd.concat([inputs.removed, seen]), [earlier], inputs.metrics, params
+        inputs.picks.table,
+        inputs.ranking,
+        len(inputs.ranking),
+        pd.concat([inputs.removed, seen]),
+        [earlier],
+        inputs.metrics,
+        params,
     )
 
     # y was left at 3 by its number, not its distance: it was below no threshold of 3, only of 0.7.
