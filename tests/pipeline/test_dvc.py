@@ -165,7 +165,7 @@ def test_03_an_experiment_with_another_min_distance_ranks_nothing_again(first_we
 
 STAGES_OF = {
     "core/tables.py": set(EVERY_STAGE),
-    "images/batch.py": set(EVERY_STAGE) - {"plan", "rank"},
+    "images/batch.py": set(EVERY_STAGE) - {"plan"},
     "model/embedding.py": {"train", "embed"},
     "training/simclr.py": {"train"},
     "pool/merge.py": {"open", "merge", "report"},
@@ -312,7 +312,8 @@ def test_07_a_clone_refuses_to_run_before_dvc_pull_and_is_up_to_date_after_it(
     assert clone.pool_files() == second_week.pool_files()
 
     # The base names a version: a cut reads its rows from the pool that was pulled.
-    assert sorted(path.name for path in (clone.folder / "output/base").iterdir()) == ["base.json", "excluded.parquet"]
+    base = sorted(path.name for path in (clone.folder / "output/base").iterdir())
+    assert base == ["base.json", "excluded.parquet", "perceptual_hashes.parquet"]
     clone.set({"stopping_condition.min_distance": 0.6})
     assert stages_run(clone.repro()) == ["sample", "merge", "report"]
     assert clone.names()[: len(first_week.names())] == first_week.names()
