@@ -34,6 +34,8 @@ SMALL_STAGES = {
         "params": ["stopping_condition", "input_dir", "datapool.name"],
         "outs": [
             "output/data",
+            "output/seen.parquet",
+            "output/columns.parquet",
             "output/checkpoint.ckpt",
             "output/space.json",
             "output/numbers.json",

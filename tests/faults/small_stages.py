@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import pandas as pd
 from fake_dvc import BASE, MODEL, Params, images, picks, seen
 
 from datapool.core.base import read_base
@@ -17,6 +18,7 @@ if sys.argv[1] == "scan":
 else:
     write_rows(Path("output/data/picks.parquet"), picks(run_params, read_base(BASE)))
     write_table(Path("output/seen.parquet"), seen(run_params, read_base(BASE)))
+    write_table(Path("output/columns.parquet"), pd.DataFrame())  # no rule asks for a column
     Path("output/checkpoint.ckpt").write_bytes(MODEL)
     # Pool q has embeddings from a csv and no model.
     space = {
