@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -169,7 +170,7 @@ def test_a_kill_of_dvc_during_a_merge_ends_the_stage_too(ready, tmp_path):
 @pytest.mark.full
 def test_dvc_repro_finishes_a_killed_merge_that_was_started_without_dvc(ready, tmp_path):
     # A new interpreter runs the merge, as for a user; the other tests fork it.
-    command = ["python", *inject.commands(ready.before.folder)["merge"]]
+    command = [sys.executable, *inject.commands(ready.before.folder)["merge"]]
     trace = ["strace", "-f", "-qq", "-y", "-e", f"trace={inject.TRACED}", "-o", str(tmp_path / "trace")]
     traced = ready.before.copy_to(tmp_path / "traced")
     traced.run(*trace, *command)

@@ -291,7 +291,7 @@ def test_the_setting_is_recorded_where_it_is_on_and_another_value_ends_the_stand
 
 @pytest.mark.parametrize(
     ("drop", "what"),
-    [("dark", "drop is 'dark'"), (["dim"], "drop is"), ([True], "drop is"), (3, "drop is 3")],
+    [("dim", "drop is 'dim'"), (["dim"], "drop is"), ([True], "drop is"), (3, "drop is 3")],
 )
 def test_another_value_of_drop_is_refused(drop, what):
     from datapool.core.errors import DatapoolError
@@ -301,7 +301,7 @@ def test_another_value_of_drop_is_refused(drop, what):
     content["quality"]["drop"] = drop
     with pytest.raises(DatapoolError, match=what) as caught:
         check_params(content)
-    assert "a list of some of dark, light, low_information, blurry, odd_aspect_ratio, odd_size" in str(caught.value)
+    assert "one or a list of dark, light, low_information, blurry, odd_aspect_ratio, odd_size" in str(caught.value)
 
 
 def test_what_is_dropped_must_be_looked_for():

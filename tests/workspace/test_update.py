@@ -86,7 +86,7 @@ def test_an_update_drops_no_image_that_was_offered_before(workspace, lacking):
     workspace.commit("of a release that dropped none")
     update_workspace(workspace.folder)
 
-    assert yaml.safe_load((ROOT / "params.yaml").read_text())["quality"]["drop"] == ["low_information"]
+    assert yaml.safe_load((ROOT / "params.yaml").read_text())["quality"]["drop"] == "low_information"
     updated = yaml.safe_load(path.read_text())["quality"]
     assert updated["drop"] is False
     assert updated["dark"] == 0.32
