@@ -42,17 +42,22 @@ def unchanged_params(stage: str) -> Iterator[None]:
 
 def recorded_params(stage: str) -> dict[str, Any]:
     """Return the parameters of a stage's last run by their dotted keys, as dvc.lock has them; nothing if it has not run."""
-    try:
+    return _recorded_params().get(stage, {})
+
+
+def _recorded_params() -> dict[str, dict[str, Any]]:
+    """Return the parameters of the last run of each stage; nothing if dvc.lock is not there, or has a conflict in it."""
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
         content: Any = parse_yaml(LOCK.read_text(encoding="utf-8"))
-        return dict(content["stages"][stage]["params"][str(FILE)])
-    except (OSError, ValueError, KeyError, TypeError):  # not there, or with a conflict in it
-        return {}
+        return {name: dict(stage.get("params", {}).get(str(FILE), {})) for name, stage in content["stages"].items()}
+    return {}
 
 
 def _require_same_as_recorded(values: Mapping[str, Any]) -> None:
     """Refuse values that the stages before merge did not have."""
+    recorded = _recorded_params()
     for stage in ("scan", "open", "train", "embed", "rank", "sample"):
-        for key, then in recorded_params(stage).items():
+        for key, then in recorded.get(stage, {}).items():
             if key in values and values[key] != then:
                 raise DatapoolError(
                     f"{FILE}: {key} is {_shown(values[key])}, and `{stage}` ran with {_shown(then)}: it was changed while "
