@@ -5,7 +5,7 @@ from pathlib import Path
 from datapool.core.base import read_base
 from datapool.core.columns import with_columns, with_pool_columns
 from datapool.core.levels import describe_in_use, resolve
-from datapool.core.lineage import Parameters, read_embedding_space
+from datapool.core.lineage import read_embedding_space
 from datapool.core.metrics import write_metrics
 from datapool.core.outputs import Outputs
 from datapool.core.params import load_params
@@ -13,16 +13,10 @@ from datapool.core.plan import make_plan
 from datapool.core.tables import read_arrays, read_rows, read_table, write_csv, write_names, write_rows, write_table
 from datapool.images.batch import copy_images, mark_excluded
 from datapool.selection import evaluation, sampling
+from datapool.selection.choosing import choose
 from datapool.selection.evaluation_sample import EvaluationSample
-from datapool.selection.offer import (
-    held_back_of,
-    is_ranking_of,
-    make_offer,
-    not_taken,
-    offered_again_from,
-    rank_offer,
-)
-from datapool.selection.ranking import Ranked, RankingConfig, read_trace
+from datapool.selection.offer import not_taken
+from datapool.selection.ranking import Ranked, read_trace
 from datapool.terminal import progress, run, say
 
 
@@ -37,27 +31,18 @@ def sample() -> None:
     base = base._replace(rows=with_pool_columns(base, params))
     candidates = with_columns(read_rows(outputs.embeddings), read_table(outputs.columns, as_stored=True), params)
     images = mark_excluded(read_table(outputs.images), base.excluded)
-    standing = base.standing if base.standing and base.standing.applies(Parameters.of(params)) else None
     ranked = Ranked(read_table(outputs.ranking), read_trace(outputs.trace), read_table(outputs.excluded))
-    plan = make_plan(params.method, stop.n_samples, params.ranking.n_clusters)
-    offer = make_offer(
-        candidates,
-        base,
-        params,
-        min_distance=offered_again_from(stop.threshold, plan),
-        held_back=held_back_of(ranked),
-    )
-    config = RankingConfig.from_params(params, plan, offer.candidates.table, base.rows.table)
-    evaluation_sample = EvaluationSample(**read_arrays(outputs.evaluation_sample))
     with progress("sampling") as report:
-        if not is_ranking_of(ranked, offer):
-            # From the start; ``sampling.sample`` orders as many as it needs.
-            protected = read_rows(outputs.protected)
-            ranked, evaluation_sample = rank_offer(
-                offer, base.rows, protected, config, n_samples=0, min_distance=-1.0, progress=report
-            )
-        sampled = sampling.sample(
-            images, offer.candidates, base.rows, ranked, stop, config, standing=standing, progress=report
+        sampled, offer, config, evaluation_sample = choose(
+            images,
+            candidates,
+            base,
+            ranked,
+            EvaluationSample(**read_arrays(outputs.evaluation_sample)),
+            params,
+            make_plan(params.method, stop.n_samples, params.ranking.n_clusters),
+            read_protected=lambda: read_rows(outputs.protected),
+            progress=report,
         )
     picked = sampled.picks.table.filename
     with progress("comparing") as report:

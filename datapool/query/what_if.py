@@ -8,18 +8,17 @@ from datapool.core.base import read_base
 from datapool.core.columns import with_columns, with_pool_columns
 from datapool.core.errors import DatapoolError, short_repr
 from datapool.core.levels import resolve
-from datapool.core.lineage import Parameters, read_embedding_space
+from datapool.core.lineage import read_embedding_space
 from datapool.core.outputs import Outputs
 from datapool.core.params import check_params, read_params
-from datapool.core.plan import make_plan, read_plan
+from datapool.core.plan import Plan, make_plan, read_plan
 from datapool.core.progress import Progress
 from datapool.core.schema import Params
 from datapool.core.tables import read_arrays, read_rows, read_table
 from datapool.images.batch import mark_excluded
-from datapool.selection import sampling
+from datapool.selection.choosing import choose
 from datapool.selection.evaluation_sample import EvaluationSample
-from datapool.selection.offer import held_back_of, is_ranking_of, make_offer, offered_again_from, rank_offer
-from datapool.selection.ranking import Ranked, RankingConfig, read_trace
+from datapool.selection.ranking import Ranked, read_trace
 from datapool.workspace.states import state_here
 
 _BEFORE_SAMPLE = ("scan", "open", "train", "embed", "rank")
@@ -65,43 +64,32 @@ def what_if(min_distances: Sequence[float | str], *, progress: Progress) -> list
     base = base._replace(rows=with_pool_columns(base, every[0]))
     candidates = with_columns(read_rows(outputs.embeddings), columns, every[0])
     images = mark_excluded(read_table(outputs.images), base.excluded)
-    of_rank = Ranked(read_table(outputs.ranking), read_trace(outputs.trace), read_table(outputs.excluded))
-    of_sample = EvaluationSample(**read_arrays(outputs.evaluation_sample))
+    ranked = Ranked(read_table(outputs.ranking), read_trace(outputs.trace), read_table(outputs.excluded))
+    sample = EvaluationSample(**read_arrays(outputs.evaluation_sample))
+    plan = _require_plan(every[0], outputs)
     choices = []
     for params in every:
         stop = params.stopping_condition
-        plan = make_plan(params.method, stop.n_samples, params.ranking.n_clusters)
-        if plan != read_plan(outputs.plan):
-            raise DatapoolError(
-                "params.yaml: method, n_clusters or n_samples has changed since rank has run, so the ranking here is "
-                "another one; run `dvc repro` first, or set it back"
-            )
-        offer = make_offer(
+        chosen = choose(
+            images,
             candidates,
             base,
+            ranked,
+            sample,
             params,
-            min_distance=offered_again_from(stop.threshold, plan),
-            held_back=held_back_of(of_rank),
+            plan,
+            read_protected=lambda: read_rows(outputs.protected),
+            progress=progress,
         )
-        config = RankingConfig.from_params(params, plan, offer.candidates.table, base.rows.table)
-        ranked, sample = of_rank, of_sample
-        if not is_ranking_of(ranked, offer):  # a smaller threshold brings images of earlier batches back
-            protected = read_rows(outputs.protected)
-            ranked, sample = rank_offer(
-                offer, base.rows, protected, config, n_samples=0, min_distance=-1.0, progress=progress
-            )
-        standing = base.standing if base.standing and base.standing.applies(Parameters.of(params)) else None
-        sampled = sampling.sample(
-            images, offer.candidates, base.rows, ranked, stop, config, standing=standing, progress=progress
-        )
+        to_pool, radius = chosen.evaluation_sample.to_pool, chosen.sampled.covering_radius
         choices.append(
             Choice(
                 stop.threshold,
                 stop.level,
-                len(sampled.picks.table),
-                len(offer.candidates.table),
-                float((sample.to_pool < stop.threshold).mean()) if len(sample.to_pool) else None,
-                sampled.covering_radius if math.isfinite(sampled.covering_radius) else None,
+                len(chosen.sampled.picks.table),
+                len(chosen.offer.candidates.table),
+                float((to_pool < stop.threshold).mean()) if len(to_pool) else None,
+                radius if math.isfinite(radius) else None,
             )
         )
     return choices
@@ -116,6 +104,17 @@ def _with(min_distance: float | str) -> Params:
     if isinstance(stop, dict):
         stop["min_distance"] = min_distance
     return check_params(content)
+
+
+def _require_plan(params: Params, outputs: Outputs) -> Plan:
+    """Return the plan of params.yaml, which no ``min_distance`` changes; refuse one that is not that of the ranking."""
+    plan = make_plan(params.method, params.stopping_condition.n_samples, params.ranking.n_clusters)
+    if plan != read_plan(outputs.plan):
+        raise DatapoolError(
+            "params.yaml: method, n_clusters or n_samples has changed since rank has run, so the ranking here is "
+            "another one; run `dvc repro` first, or set it back"
+        )
+    return plan
 
 
 def _require_ranking(params: Params) -> None:

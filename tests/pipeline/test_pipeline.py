@@ -117,7 +117,7 @@ def test_params_name_every_key_that_the_stage_reads(stage):
         of_offer = ["selection/ranking.py", "selection/offer.py", "selection/scores.py"]
         of_rank = [*of_offer, "selection/held_back.py", "core/columns.py"]
         modules = {"rank": of_rank, "merge": ["core/lineage.py"]}
-        of_sample = [*of_offer, "core/lineage.py"]
+        of_sample = [*of_offer, "selection/choosing.py", "core/lineage.py"]
         read = read - {"*"} | params_read(*modules.get(stage, of_sample))
 
     assert {key for key in read if not any(key == d or key.startswith(d + ".") for d in declared)} == set()
