@@ -16,11 +16,11 @@ from datapool.core.levels import ENOUGH
 from datapool.core.lineage import Level, Levels
 from datapool.core.row_cache import RowCache
 from datapool.images.decode import ImageFile
-from datapool.model.embedding import NumWorkers, embed_decoded, embed_fitted
+from datapool.model.embedding import NumWorkers, embed_fitted
 from datapool.model.embedding_model import EmbeddingModel
 from datapool.training import fitted_head
-from datapool.training.gate import evenly_spaced
-from datapool.training.mild_edits import MILD_EDITS, edits_of
+from datapool.training.gate import evenly_spaced, unit_vectors
+from datapool.training.mild_edits import MILD_EDITS, embed_edits
 
 FALSE_ALARMS = {"strict": 0.0005, "near_copies": 0.005, "similar": 0.05}
 """Each level is the largest distance at which no larger share of unlike images has another one nearer."""
@@ -63,9 +63,9 @@ def calibrate(
         model, images, cache=cache, batch_size=batch_size, num_workers=num_workers, accelerator=accelerator
     )
     rows = _rows_to_edit(len(fitted.images))
-    pictures = edits_of(model.preprocessing.read(fitted.images[row]) for row in rows)
-    edited = embed_decoded(model, pictures, batch_size=batch_size, accelerator=accelerator)
-    return levels_of(fitted.embeddings, edited.reshape(len(rows), len(MILD_EDITS), -1), rows)
+    to_edit = [fitted.images[row] for row in rows]
+    edited = embed_edits(model, to_edit, batch_size=batch_size, accelerator=accelerator)
+    return levels_of(fitted.embeddings, edited, rows)
 
 
 def _rows_to_edit(n: int) -> np.ndarray:
@@ -90,7 +90,7 @@ def levels_of(embeddings: np.ndarray, edited: np.ndarray, rows: np.ndarray) -> L
     for scale in ("normalized", "raw"):
         vectors, copies = embeddings.astype(np.float64), edited.astype(np.float64)
         if scale == "normalized" and len(embeddings) >= ENOUGH:
-            vectors, copies = _unit(vectors), _unit(copies)
+            vectors, copies = unit_vectors(vectors), unit_vectors(copies)
         by_scale[scale] = _levels(vectors, copies, rows)
     return Levels(images=len(embeddings), edited=len(rows) * edited.shape[1], **by_scale)
 
@@ -174,12 +174,6 @@ def _unlike(vectors: np.ndarray, *, same_scene: float) -> Unlike:
     logs = np.log(np.maximum(radii, tiny)[:, None] / np.maximum(near[:, :-1], tiny)).sum(axis=1).mean()
     dimension = float(expected / max(logs, 1e-9))  # all at one distance: as in very many dimensions
     return Unlike(radii, dimension, (_LAST_TRUSTED - 1) * len(vectors) / len(kept))
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    unit: np.ndarray = vectors / np.where(lengths > 0, lengths, 1.0)
-    return unit
 
 
 def _rounded(distance: float, to_integer: Callable[[float], int]) -> float:

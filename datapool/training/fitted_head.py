@@ -7,10 +7,10 @@ import numpy as np
 
 from datapool.core.lineage import Measured
 from datapool.images.decode import ImageFile
-from datapool.model.embedding import NumWorkers, backbone_features, embed_decoded, fitting_step
+from datapool.model.embedding import NumWorkers, backbone_features, fitting_step
 from datapool.model.embedding_model import EmbeddingModel, fit_head
 from datapool.training.gate import evenly_spaced, is_better, measure
-from datapool.training.mild_edits import MILD_EDITS, edits_of
+from datapool.training.mild_edits import embed_edits
 
 N_EDITED = 150
 """At most so many images are edited: some ten CPU seconds with the default model."""
@@ -69,9 +69,9 @@ def fit_to_images(
     if not with_edits or len(chosen) < FEWEST_EDITED:
         return FittedHead(plain, chosen, features, None)
     rows = evenly_spaced(len(chosen), N_EDITED)
-    pictures = edits_of(model.preprocessing.read(chosen[row]) for row in rows)
-    edits = embed_decoded(model, pictures, batch_size=batch_size, accelerator=accelerator, with_head=False)
-    views = np.concatenate([features[rows][:, None], edits.reshape(len(rows), len(MILD_EDITS), -1)], axis=1)
+    to_edit = [chosen[row] for row in rows]
+    edits = embed_edits(model, to_edit, batch_size=batch_size, accelerator=accelerator, with_head=False)
+    views = np.concatenate([features[rows][:, None], edits], axis=1)
 
     is_tested = np.arange(len(rows)) % 3 == 1
     tested = rows[is_tested]

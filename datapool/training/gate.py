@@ -13,7 +13,7 @@ from datapool.core.lineage import Figures, Measured
 from datapool.images.decode import ImageFile
 from datapool.model.embedding import embed_decoded
 from datapool.model.embedding_model import EmbeddingModel
-from datapool.training.mild_edits import MILD_EDITS, edits_of
+from datapool.training.mild_edits import embed_edits
 
 FALSE_ALARMS = 0.01
 """Share of the pairs of other images that may lie as near as a copy that counts as found. Frames of a video are such pairs:
@@ -67,11 +67,10 @@ def compare(
     """
     figures = []
     for model in (start, trained):
-        read = model.preprocessing.read
-        embeddings = embed_decoded(model, map(read, images), batch_size=batch_size, accelerator=accelerator)
-        edits = embed_decoded(model, edits_of(map(read, images)), batch_size=batch_size, accelerator=accelerator)
-        rows = np.arange(len(images))
-        figures.append(measure(embeddings, edits.reshape(len(rows), len(MILD_EDITS), -1), rows, labels))
+        pictures = map(model.preprocessing.read, images)
+        embeddings = embed_decoded(model, pictures, batch_size=batch_size, accelerator=accelerator)
+        edits = embed_edits(model, images, batch_size=batch_size, accelerator=accelerator)
+        figures.append(measure(embeddings, edits, np.arange(len(images)), labels))
     before, after = figures
     return Measured(change="training", images=len(images), before=before, after=after, kept=is_better(after, before))
 
@@ -90,8 +89,8 @@ def measure(embeddings: np.ndarray, edits: np.ndarray, rows: np.ndarray, labels:
         ``copies_found``: those nearer to it than all but ``FALSE_ALARMS`` of the pairs of an edit and another image.
         ``labels_agree``: of the images, those whose nearest other one has their label; None without two labels.
     """
-    units = _unit(embeddings)
-    found = _unit(edits.reshape(-1, edits.shape[-1])) @ units.T
+    units = unit_vectors(embeddings)
+    found = unit_vectors(edits.reshape(-1, edits.shape[-1])) @ units.T
     pairs = np.arange(len(found)), np.repeat(rows, edits.shape[1])
     own = found[pairs]
     found[pairs] = -np.inf
@@ -130,9 +129,10 @@ def _agreement(units: np.ndarray, rows: np.ndarray, labels: Sequence[str] | None
     return _rounded((names[similarity.argmax(axis=1)] == names[tested]).mean())
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
+def unit_vectors(vectors: np.ndarray) -> np.ndarray:
+    """Return vectors, along the last axis, divided by their lengths, in float64; one of zeros stays as it is."""
     wide = vectors.astype(np.float64)
-    lengths = np.linalg.norm(wide, axis=1, keepdims=True)
+    lengths = np.linalg.norm(wide, axis=-1, keepdims=True)
     unit: np.ndarray = wide / np.where(lengths > 0, lengths, 1.0)
     return unit
 

@@ -6,7 +6,12 @@ Used to find out how far apart an embedding space puts copies of one image. No e
 import io
 from collections.abc import Callable, Iterable, Iterator
 
+import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
+
+from datapool.images.decode import ImageFile
+from datapool.model.embedding import embed_decoded
+from datapool.model.embedding_model import EmbeddingModel
 
 _QUALITY = 70  # of JPEG: what websites and messengers use
 _MARGIN = 0.05  # of each side
@@ -87,3 +92,23 @@ def edits_of(images: Iterable[Image.Image]) -> Iterator[Image.Image]:
         small = image.copy()
         small.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
         yield from (edit(small) for edit in MILD_EDITS.values())
+
+
+def embed_edits(
+    model: EmbeddingModel,
+    images: Iterable[ImageFile],
+    *,
+    batch_size: int,
+    accelerator: str,
+    with_head: bool = True,
+) -> np.ndarray:
+    """Embed the ``MILD_EDITS`` of image files: float32, shape (n, len(MILD_EDITS), d), in their order.
+
+    Other arguments, and what is d, are those of ``embed_decoded``.
+
+    Raises:
+        DatapoolError: As ``embed``.
+    """
+    pictures = edits_of(map(model.preprocessing.read, images))
+    edits = embed_decoded(model, pictures, batch_size=batch_size, accelerator=accelerator, with_head=with_head)
+    return edits.reshape(-1, len(MILD_EDITS), edits.shape[1])
