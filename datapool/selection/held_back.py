@@ -15,7 +15,7 @@ from datapool.core.tables import EmbeddedTable
 from datapool.images.batch import hashes_of
 from datapool.images.quality import dropped
 from datapool.selection.near_duplicates import LeftOut, is_too_much, leave_out, near_duplicate_distance
-from datapool.selection.offer import LOW_QUALITY, NEAR_DUPLICATE, Offer, make_offer
+from datapool.selection.offer import LOW_QUALITY, NEAR_DUPLICATE, Offer, make_offer, stays_picked
 from datapool.selection.ranking import distance_vectors
 from datapool.selection.rules import EXCLUDED, excluded_by_rules
 
@@ -94,7 +94,7 @@ def _low_quality(candidates: pd.DataFrame, base: Base, quality: pd.DataFrame, pa
     """Return the candidates that ``quality.drop`` holds back, with the columns ``EXCLUDED``."""
     found = dropped(quality, params.quality)
     reasons = candidates.content_hash.map(found.drop_duplicates("content_hash").set_index("content_hash").reason)
-    is_low = (reasons.notna() & ~_stands(candidates, base)).to_numpy()
+    is_low = reasons.notna().to_numpy() & ~stays_picked(candidates, base)
     return pd.DataFrame(
         {
             "filename": candidates.filename[is_low],
@@ -121,7 +121,7 @@ def _near_duplicates(
 ) -> pd.DataFrame:
     candidates = offer.candidates
     by_rules = excluded_by_rules(candidates.table, base.rows.table, candidates.table.iloc[:0], params.rules)
-    stands = _stands(candidates.table, base).to_numpy()
+    stands = stays_picked(candidates.table, base)
     ours = ~np.isin(np.arange(len(stands)), by_rules.index) & ~stands
     vectors, pool = _vectors(candidates, base.rows, params)
     hashes = hashes_of(images, candidates.table.content_hash)
@@ -154,11 +154,6 @@ def _table(found: LeftOut, ours: pd.Series, others: list[pd.Series], n_pool: int
         }
     )
     return table.astype(COLUMNS)
-
-
-def _stands(candidates: pd.DataFrame, base: Base) -> pd.Series:
-    """Return which candidates stay picked."""
-    return candidates.content_hash.isin(base.standing.rows.table.content_hash if base.standing else [])
 
 
 def _best_first(candidates: pd.DataFrame, images: pd.DataFrame, quality: pd.DataFrame) -> np.ndarray:

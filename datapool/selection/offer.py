@@ -83,9 +83,7 @@ def make_offer(
     place = seen.index.get_indexer(pd.Index(table.content_hash))  # rows of ``seen``; -1: never offered
     distance = seen.distance.to_numpy()
     is_held = place >= 0
-    stands = np.zeros(len(table), dtype=bool)
-    if base.standing is not None:
-        stands = table.content_hash.isin(base.standing.rows.table.content_hash).to_numpy()
+    stands = stays_picked(table, base)
     is_held &= ~stands
     if min_distance is not None and len(seen):
         now = max(min_distance, 0.0)  # without a threshold nothing is covered, as with 0
@@ -128,6 +126,12 @@ def make_offer(
         is_held[is_offered],
         table.loc[is_near & ~is_held, ["filename", "content_hash"]],
     )
+
+
+def stays_picked(candidates: pd.DataFrame, base: Base) -> np.ndarray:
+    """Return which candidates stay picked after images have left the pool: shape (n,), boolean."""
+    stands = candidates.content_hash.isin(base.standing.rows.table.content_hash if base.standing else [])
+    return stands.to_numpy()
 
 
 def offered_again_from(min_distance: float, plan: Plan) -> float | None:
