@@ -212,15 +212,14 @@ def sequence_frames(filenames: pd.Series) -> pd.DataFrame:
 
 def _of_names(table: pd.DataFrame, names: Iterable[str]) -> dict[str, pd.Series]:
     """Return columns that follow from the filename and the weak label."""
-    found: dict[str, pd.Series] = {}
-    for name in names:
-        if name == "weak_label":
-            found[name] = table.weak_label.astype("str").reset_index(drop=True)
-        else:
-            frames = sequence_frames(table.filename).reindex(range(len(table)))
-            sequence = frames.sequence.astype("str").str.replace("\0", "#", regex=False)
-            found[name] = sequence if name == "sequence" else frames.frame.astype("float64")
-    return found
+    wanted, found = list(names), {}
+    if "weak_label" in wanted:
+        found["weak_label"] = table.weak_label.astype("str").reset_index(drop=True)
+    if "sequence" in wanted or "frame" in wanted:
+        frames = sequence_frames(table.filename).reindex(range(len(table)))
+        found["sequence"] = frames.sequence.astype("str").str.replace("\0", "#", regex=False)
+        found["frame"] = frames.frame.astype("float64")
+    return {name: found[name] for name in wanted}
 
 
 def _of_a_kind(values: pd.Series) -> pd.Series:

@@ -7,7 +7,7 @@ It has a checksum for each of its pages.
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -118,22 +118,19 @@ class SquareStore:
         return pa.schema({"content_hash": pa.string(), "pixels": pixels}, metadata={"datapool squares": "1"})
 
     def _hashes(self, path: Path) -> list[str]:
-        return self._column(path, "content_hash")
+        return self._columns(path, ["content_hash"])[0]
 
     def _read(self, path: Path) -> dict[str, bytes]:
-        pixels = self._column(path, "pixels")
-        return dict(zip(self._hashes(path), pixels, strict=True)) if pixels else {}
+        return dict(zip(*self._columns(path, ["content_hash", "pixels"]), strict=True))
 
-    def _column(self, path: Path, name: str) -> list[Any]:
-        """Return a column of a file; nothing if it is damaged or has squares of another size."""
-        try:
-            with atomic.open_regular_file(path) as file:
-                parquet = pq.ParquetFile(file, page_checksum_verification=True)
-                if not parquet.schema_arrow.equals(self._schema(), check_metadata=True):
-                    return []
-                return parquet.read([name])[name].to_pylist()
-        except _UNREADABLE:
-            return []
+    def _columns(self, path: Path, names: list[str]) -> list[list[Any]]:
+        """Return columns of a file; empty ones if it is damaged or has squares of another size."""
+        with suppress(*_UNREADABLE), atomic.open_regular_file(path) as file:
+            parquet = pq.ParquetFile(file, page_checksum_verification=True)
+            if parquet.schema_arrow.equals(self._schema(), check_metadata=True):
+                table = parquet.read(names)
+                return [table[name].to_pylist() for name in names]
+        return [[] for _ in names]
 
 
 def scanned_squares(side: int) -> SquareStore:
