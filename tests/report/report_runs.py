@@ -56,6 +56,20 @@ def draw(name: str, color: tuple[int, int, int], folder: str = "week") -> None:
     Image.new("RGB", (300, 200), color).save(path)
 
 
+def config_of(params: Params) -> ordering.RankingConfig:
+    """Return how the runs here rank: by raw distances, without scores."""
+    return ordering.RankingConfig(
+        params.method_in_use,
+        normalize=False,
+        append_weak_labels=False,
+        seed=1,
+        n_clusters=1,
+        power=2.0,
+        scores=None,
+        rules=params.rules,
+    )
+
+
 def run_on(places: dict[str, tuple[float, float]], params: Params, *, lineage: str = "datapools.json") -> ReportInputs:
     """Scan the batch, pick and merge, with the embedding of each image given by hand."""
     Path(params.input_dir).mkdir(exist_ok=True)
@@ -75,16 +89,7 @@ def run_on(places: dict[str, tuple[float, float]], params: Params, *, lineage: s
         table, np.array([places[name] for name in table.filename], dtype=np.float32).reshape(-1, 2)
     )
     offered = offer_of(candidates, base, found.images, found.quality, params, progress=no_progress)
-    how = ordering.RankingConfig(
-        params.method_in_use,
-        normalize=False,
-        append_weak_labels=False,
-        seed=1,
-        n_clusters=1,
-        power=2.0,
-        scores=None,
-        rules=params.rules,
-    )
+    how = config_of(params)
     no_images = EmbeddedTable(table.iloc[:0], candidates.embeddings[:0])
     vectors = ordering.distance_vectors(candidates, base.rows, normalize=False, append_weak_labels=False)
     ranking = ordering.rank(

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from report_runs import draw, no_progress, parameters, run_on
+from report_runs import config_of, draw, no_progress, parameters, run_on
 
 from datapool.core.schema import StoppingCondition
 from datapool.core.tables import EmbeddedTable
@@ -33,16 +33,7 @@ def a_run(seed: int, **changes):
 
 def picks_of(inputs, params, *, n_samples: int = -1, min_distance: float = -1.0) -> list[str]:
     """Return what the stages rank and sample take with another stopping condition."""
-    how = ordering.RankingConfig(
-        params.method_in_use,
-        normalize=False,
-        append_weak_labels=False,
-        seed=1,
-        n_clusters=1,
-        power=2.0,
-        scores=None,
-        rules=params.rules,
-    )
+    how = config_of(params)
     candidates, base = inputs.candidates, inputs.base.rows
     no_images = EmbeddedTable(candidates.table.iloc[:0], candidates.embeddings[:0])
     vectors = how.vectors(candidates, base)
