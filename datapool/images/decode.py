@@ -374,7 +374,7 @@ def _is_worth_a_square(size: tuple[int, int], side: int) -> bool:
 
 def _is_at_size_for_model(width: int, height: int, side: int) -> bool:
     """Return whether a JPEG of this size, decoded at a small size, is at the one at which ``read_rgb`` reads it."""
-    return jpeg_scale(width, height, side=_SMALL) == jpeg_scale(width, height, side=max(SIDES * side, 1))
+    return jpeg_scale(width, height, side=_SMALL) == jpeg_scale(width, height, side=SIDES * side)
 
 
 def _at_small_size(image: Image.Image, data: bytes) -> tuple[Image.Image, int]:
