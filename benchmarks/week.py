@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "speed.md"
 BEGIN, END = "<!-- begin: written by make bench-images -->", "<!-- end: written by make bench-images -->"
 DIMENSION = 64
-AT_POOL = ("open", "rank", "sample", "merge", "report")
+AT_POOL = ("open", "plan", "rank", "sample", "merge", "report")
 
 
 class Size(NamedTuple):

@@ -294,7 +294,7 @@ class _Stages:
         dimension = self.params["lightly"]["model"]["num_ftrs"]
         _write_images(tiny, _TINY, dimension + 16)
         _write_images(self.photos, plan.size, plan.many)
-        for stage in ("scan", "open", "train"):
+        for stage in ("scan", "open", "train", "plan"):
             self._run(stage, tiny, None)
 
     def measure(self, folder: Path, names: list[str] | None, plan: Plan) -> dict[str, PerImage]:
