@@ -135,7 +135,7 @@ def test_a_forgotten_image_is_named_nowhere_and_its_embedding_is_gone(second_wee
     assert (
         f"not all is erased yet, for these still name or hold the images: {tmp_path}/week_2/{again}, " in printed
     )  # before the outputs, which follow
-    assert f". Delete their files from {tmp_path}/week_2, and" in printed
+    assert f". Delete their files from {tmp_path}/week_2, exports that have them as a whole, and" in printed
     (tmp_path / "week_2" / again).unlink()
     printed = datapool(workspace, "forget", content)
     assert "dvc gc --workspace --cloud --force" in printed
