@@ -514,7 +514,9 @@ def read_entries(path: Path) -> dict[str, LineageEntry]:
 
 def unknown_pool(path: Path, name: str, known: Iterable[str]) -> DatapoolError:
     """Return the error for a pool that the lineage at ``path`` does not list."""
-    return DatapoolError(f"{path} lists no pool {name!r}; it lists {', '.join(map(repr, known)) or 'none'}")
+    listed = ", ".join(map(repr, known))
+    there = f"it lists {listed}" if listed else "it lists none yet: `datapool add FOLDER` adds the first batch"
+    return DatapoolError(f"{path} lists no pool {name!r}; {there}")
 
 
 def parse_entry(content: object) -> LineageEntry:

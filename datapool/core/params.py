@@ -271,21 +271,30 @@ def _keys(detail: ErrorDetails) -> list[str]:
     return keys
 
 
+_SIMILAR = 0.5  # of two names, by difflib: below this a hint would be a guess
+_ALL_KEYS = f"{FILE}, as `datapool init` writes it, has every key"
+
+
 def unknown_key(key: str, known: Sequence[str]) -> str:
-    """Return the sentence about an unknown key, with the known one that has the most similar last part.
+    """Return the sentence about an unknown key, with the known one that has the most similar last part, if it is similar.
 
     A key without its section names every key of that last part.
 
     >>> unknown_key("min_distance", ["dump_dataset", "stopping_condition.min_distance", "ranking.min_distance"])
     "unknown key 'min_distance'; did you mean 'stopping_condition.min_distance' or 'ranking.min_distance'?"
+    >>> unknown_key("foo", ["lightly.collate.vf_prob", "seed"])
+    "unknown key 'foo'; params.yaml, as `datapool init` writes it, has every key"
     """
 
     def similarity(other: str) -> tuple[float, ...]:
         pairs = zip(reversed(key.rpartition(".")), reversed(other.rpartition(".")), strict=True)
         return tuple(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
 
-    nearest = [other for other in known if other.endswith(f".{key}")] or [max(known, key=similarity)]
-    return f"unknown key {short_repr(key)}; did you mean {' or '.join(map(repr, nearest))}?"
+    best = max(known, key=similarity)
+    is_similar = similarity(best)[0] >= _SIMILAR or key.startswith(f"{best}.")
+    nearest = [other for other in known if other.endswith(f".{key}")] or [best] * is_similar
+    hint = f"did you mean {' or '.join(map(repr, nearest))}?" if nearest else _ALL_KEYS
+    return f"unknown key {short_repr(key)}; {hint}"
 
 
 def _is_number(text: str) -> bool:

@@ -1109,7 +1109,7 @@ def test_every_key_refuses_values_of_other_types_and_out_of_range(own_params, su
                 isinstance(value, dict) and message.startswith(unknown)
             )
             assert re.search(
-                r"; it should be |is '.*', a string; write |; did you mean |: the limit of |is not a string|not a string; put it in quotes if it is a name|, or null; ",
+                r"; it should be |is '.*', a string; write |; did you mean |; params.yaml, as |: the limit of |is not a string|not a string; put it in quotes if it is a name|, or null; ",
                 message,
             )
 
@@ -1141,7 +1141,7 @@ OUT_OF_RANGE: list[tuple[dict[str, object], str]] = [
     ({"lightly__model__name": "x" * 101}, "lightly.model.name is '" + "x" * 101 + "'; it should be String should have at most 100 characters"),
     ({"seed": "1e-99999"}, "seed is 0.0; it should be a whole number"),
     ({"rules__balance": {"x" * 5000: -1}}, f"rules.balance: the limit of '{'x' * 119} ... is -1; it should be a whole number of at least 0"),
-    ({"x" * 5000: 1}, f"unknown key '{'x' * 119} ...; did you mean 'images.max_pixels'?"),
+    ({"x" * 5000: 1}, f"unknown key '{'x' * 119} ...; params.yaml, as `datapool init` writes it, has every key"),
     ({"shared_dir": "output"}, "output_dir 'output' and shared_dir 'output' overlap, and the pipeline writes to the latter; give each a folder of its own"),
     ({"shared_dir": "output/pools"}, "output_dir 'output' and shared_dir 'output/pools' overlap, and the pipeline writes to the latter; give each a folder of its own"),
     ({"output_dir": "pools/out"}, "output_dir 'pools/out' and shared_dir 'pools' overlap, and the pipeline writes to the latter; give each a folder of its own"),
