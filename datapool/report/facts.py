@@ -11,7 +11,7 @@ from datapool.core.base import Base
 from datapool.core.levels import describe_levels
 from datapool.core.lineage import EmbeddingSpace, Version, week_of
 from datapool.core.metrics import Metrics
-from datapool.core.schema import Params
+from datapool.core.schema import Params, StoppingCondition
 from datapool.core.tables import EmbeddedTable
 from datapool.images import quality
 from datapool.images.batch import label_conflicts
@@ -23,7 +23,7 @@ from datapool.selection.evaluation import picks_by_min_distance
 from datapool.selection.held_back import usual_distance, why_not_searched
 from datapool.selection.ranking import distance_vectors
 from datapool.selection.sampling import what_a_cut_takes
-from datapool.selection.summary import describe_comparison, describe_stop, summarize
+from datapool.selection.summary import describe_comparison, describe_stop, is_limit_reached, summarize
 
 MAX_ROWS = 200
 """A list shows at most this many images."""
@@ -276,7 +276,7 @@ def collect_facts(inputs: ReportInputs, params: Params, *, removed_file: str) ->
         version=inputs.versions[-1].version if inputs.versions else None,
         week=week_of(params.input_dir),
         input_dir=params.input_dir,
-        sentence=_sentence(metrics, params.method_in_use),
+        sentence=_sentence(metrics, params.method_in_use, stop),
         summary=summarize(metrics),
         why_it_stopped=describe_stop(metrics, stop),
         metrics=metrics,
@@ -304,19 +304,26 @@ def collect_facts(inputs: ReportInputs, params: Params, *, removed_file: str) ->
 # --- words ------------------------------------------------------------------------------------------------------------
 
 
-def _sentence(metrics: Metrics, method: str) -> str:
+def _sentence(metrics: Metrics, method: str, stop: StoppingCondition) -> str:
     n, picked, left = metrics.candidates, metrics.picked, metrics.candidates - metrics.picked
     if not n or not metrics.pool_after:
         return summarize(metrics)
-    new = "the only new image" if n == 1 else f"all {n:,} new images"
+    new = f"{n:,} new images"
+    if metrics.offered_again:
+        new = f"{n:,} images, {metrics.offered_again:,} of them offered before,"
+    are = "is" if picked == 1 else "are"
     if not picked:
-        begin = "The only new image was not picked" if n == 1 else f"None of the {n:,} new images was picked"
+        begin = "The only new image was not picked" if n == 1 else f"None of the {new} was picked"
     elif not left:
-        begin = f"{new[0].upper()}{new[1:]} {'is' if n == 1 else 'are'} worth labeling"
+        begin = "The only new image is worth labeling" if n == 1 else f"All {new} are worth labeling"
     elif method == "random":
-        begin = f"{picked:,} of {n:,} new images were drawn at random"
+        begin = f"{picked:,} of {new} were drawn at random"
+    elif metrics.not_considered:
+        begin = f"{picked:,} of {new} {are} picked"
+    elif metrics.beyond_limit and is_limit_reached(metrics, stop):  # what comes next may be worth labeling too
+        begin = f"{picked:,} of {new} {are} picked, as many as n_samples allows"
     else:
-        begin = f"{picked:,} of {n:,} new images {'is' if picked == 1 else 'are'} worth labeling"
+        begin = f"{picked:,} of {new} {are} worth labeling"
     if not left:
         return begin
     others = [
@@ -325,8 +332,8 @@ def _sentence(metrics: Metrics, method: str) -> str:
             metrics.over_balance + metrics.in_sequence_gap + metrics.in_time_gap + metrics.near_protected,
             "kept out by your rules",
         ),
-        (metrics.beyond_limit, "beyond the number you asked for"),
-        (metrics.not_considered, "not considered"),
+        (metrics.beyond_limit, "later in the order"),
+        (metrics.not_considered, "not picked in place of images that left"),
     ]
     present = [(count, what) for count, what in others if count]
     if len(present) == 1 and metrics.covered:

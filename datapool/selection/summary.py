@@ -59,7 +59,7 @@ def describe_stop(metrics: Metrics, stop: StoppingCondition) -> str:
             f"images have left the pool, and none is picked in their place: {metrics.not_considered} candidates were not "
             "considered"
         )
-    elif metrics.beyond_limit and stop.min_gain > 0 and not _is_reached(metrics, stop):
+    elif metrics.beyond_limit and stop.min_gain > 0 and not is_limit_reached(metrics, stop):
         why = (
             f"stopped because the next image would gain less than stopping_condition.min_gain {stop.min_gain:g} of what the "
             "first one did"
@@ -80,8 +80,8 @@ def describe_stop(metrics: Metrics, stop: StoppingCondition) -> str:
     return f"{why}; the pool covered {share:.0%} of the candidates before"
 
 
-def _is_reached(metrics: Metrics, stop: StoppingCondition) -> bool:
-    """Return whether ``n_samples`` ended the selection."""
+def is_limit_reached(metrics: Metrics, stop: StoppingCondition) -> bool:
+    """Return whether as many images were picked as ``n_samples`` allows; False without it."""
     if stop.n_samples == -1:
         return False
     counted_before = metrics.pool_before if stop.n_samples_includes_datapool else 0

@@ -44,8 +44,11 @@ class Outcome(NamedTuple):
     """Images that ``quality.drop`` holds back."""
     near_duplicates: int
     """Images that ``remove_near_duplicates`` holds back."""
+    offered_again: int
+    """Images that an earlier batch offered and that this one offers again, since an image has left the pool or a setting is
+    another one."""
     candidates: int
-    """The rest: the new images."""
+    """The images among which to choose: the new ones, which are the rest, and those offered again."""
     share_covered: float | None
     """Share of the candidates that the pool covered before; None without a pool or candidates."""
     week_before: str | None
@@ -86,14 +89,17 @@ class Outcome(NamedTuple):
             (self.low_quality, "of no use"),
             (self.near_duplicates, "near-duplicate" if self.near_duplicates == 1 else "near-duplicates"),
         )
-        parts = ", ".join([f"{count} {kind}" for count, kind in kinds if count] + [f"{self.candidates} new"])
+        again = [f"{self.offered_again} offered again"] * bool(self.offered_again)
+        new = f"{self.candidates - self.offered_again} new"
+        parts = ", ".join([*(f"{count} {kind}" for count, kind in kinds if count), *again, new])
         line = f"{self.week}: {counted(self.images, 'image')}: {parts}"
         if self.share_covered is None:
             return line
         before = (
             f" ({self.week_before}: {self.share_covered_before:.0%})" if self.share_covered_before is not None else ""
         )
-        return f"{line}; the pool covered {self.share_covered:.0%} of the new ones already{before}"
+        which = "these" if self.offered_again else "the new ones"
+        return f"{line}; the pool covered {self.share_covered:.0%} of {which} already{before}"
 
     def _choice_line(self) -> str:
         if not self.proposed:
@@ -141,6 +147,7 @@ def read_outcome(params: Params, n_versions: int, *, is_new: bool) -> Outcome:
         outside_where=metrics.outside_where,
         low_quality=metrics.low_quality,
         near_duplicates=metrics.near_duplicates,
+        offered_again=metrics.offered_again,
         candidates=metrics.candidates,
         share_covered=metrics.share_covered_by_pool if metrics.pool_before else None,
         week_before=before["week"],

@@ -214,12 +214,30 @@ def test_the_sentence_names_what_became_of_every_candidate(inputs):
             {"picked": 1, "candidates": 9, "covered": 2, "over_balance": 1, "in_sequence_gap": 1, "beyond_limit": 4},
             "typical",
             "1 of 9 new images is worth labeling; of the rest, 2 are like something you already have or pick, "
-            "2 are kept out by your rules, 4 are beyond the number you asked for",
+            "2 are kept out by your rules, 4 are later in the order",
         ),
         (
             {"picked": 2, "candidates": 9, "covered": 0, "beyond_limit": 7},
             "random",
-            "2 of 9 new images were drawn at random; of the rest, 7 are beyond the number you asked for",
+            "2 of 9 new images were drawn at random; of the rest, 7 are later in the order",
+        ),
+        (
+            {"picked": 2, "candidates": 9, "covered": 3, "beyond_limit": 4},
+            "coverage",
+            "2 of 9 new images are picked, as many as n_samples allows; of the rest, 3 are like something you already have "
+            "or pick, 4 are later in the order",
+        ),
+        (
+            {"picked": 2, "candidates": 9, "covered": 3, "not_considered": 4},
+            "coverage",
+            "2 of 9 new images are picked; of the rest, 3 are like something you already have or pick, 4 are not picked in "
+            "place of images that left",
+        ),
+        (
+            {"picked": 3, "candidates": 9, "covered": 6, "offered_again": 4},
+            "coreset",
+            "3 of 9 images, 4 of them offered before, are worth labeling; the rest look like something you already have or "
+            "pick",
         ),
         (
             {"picked": 0, "candidates": 9, "covered": 1, "near_protected": 8},
@@ -234,7 +252,7 @@ def test_the_sentence_names_what_became_of_every_candidate(inputs):
         (
             {"picked": 0, "candidates": 1, "covered": 0, "not_considered": 1},
             "coreset",
-            "The only new image was not picked; it is not considered",
+            "The only new image was not picked; it is not picked in place of images that left",
         ),
     ):
         metrics = inputs.metrics.model_copy(update=counts)

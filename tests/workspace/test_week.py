@@ -89,6 +89,7 @@ OUTCOME = Outcome(
     outside_where=0,
     low_quality=0,
     near_duplicates=0,
+    offered_again=0,
     candidates=265,
     share_covered=0.37,
     week_before="2026-W47",
@@ -113,6 +114,14 @@ def test_two_lines_tell_what_a_batch_brought():
 def test_a_limit_is_told():
     limited = OUTCOME._replace(is_limited=True, proposed=100, fewer=50, fewer_min_distance=0.5, look=[])
     assert limited.lines()[1] == "100 proposed, as many as n_samples allows; 50 would be min_distance 0.5"
+
+
+def test_images_that_are_offered_again_are_not_counted_as_new():
+    again = OUTCOME._replace(excluded=1, offered_again=4, candidates=264)
+    assert again.lines()[0] == (
+        "2026-W48: 276 images: 5 damaged, 1 copy, 5 known, 1 excluded, 4 offered again, 260 new; the pool covered 37% of "
+        "these already (2026-W47: 30%)"
+    )
 
 
 def test_the_lines_say_why_nothing_is_new():
