@@ -21,6 +21,7 @@ from datapool.images.ranges import little_used
 from datapool.report.order import Order, make_order
 from datapool.selection.evaluation import picks_by_min_distance
 from datapool.selection.held_back import usual_distance, why_not_searched
+from datapool.selection.offer import LOW_QUALITY
 from datapool.selection.ranking import distance_vectors
 from datapool.selection.sampling import what_a_cut_takes
 from datapool.selection.summary import describe_comparison, describe_stop, is_limit_reached, summarize
@@ -125,6 +126,8 @@ class Finding(NamedTuple):
     """How many images have each reason; empty where the reasons all differ."""
     listed_in: str
     """The file with all of them."""
+    not_offered: int = 0
+    """How many of them ``quality.drop`` holds back."""
 
 
 class NearDuplicates(NamedTuple):
@@ -227,6 +230,7 @@ class Facts(NamedTuple):
             "attention": {
                 finding.key: {
                     "images": finding.images.total,
+                    "not_offered": finding.not_offered,
                     "kinds": dict(finding.kinds),
                     "first": [{"filename": name, "reason": reason} for name, reason in finding.images.rows],
                 }
@@ -469,10 +473,19 @@ def _findings(inputs: ReportInputs, doubtful: quality.Findings, removed_file: st
     conflicts = label_conflicts(inputs.images, inputs.base.rows.table)
     kinds = count_reasons(corrupt.reason)
     of_candidates = doubtful.images[doubtful.images.filename.isin(inputs.candidates.table.filename)]
+    is_dropped = of_candidates.filename.isin(removed.filename[removed.kind == LOW_QUALITY])
+    told = of_candidates.assign(reason=of_candidates.reason.where(~is_dropped, of_candidates.reason + "; not offered"))
     return [
         Finding("label_conflicts", "The same picture under two labels", _list(conflicts), {}, removed_file),
         *(
-            Finding(kind, title, _list(of_candidates[of_candidates.kind == kind]), {}, "quality.parquet")
+            Finding(
+                kind,
+                title,
+                _list(told[told.kind == kind]),
+                {},
+                "quality.parquet",
+                not_offered=int(is_dropped[told.kind == kind].sum()),
+            )
             for kind, title in _TITLES.items()
         ),
         Finding("little_used", "Use little of their range of values", _list(narrow), {}, "images.parquet"),

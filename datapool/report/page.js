@@ -270,6 +270,7 @@ function drawEdge() {
   };
   $("last-taken").replaceChildren(...pairs(state.k - EDGE, state.k));
   $("first-left-out").replaceChildren(...pairs(state.k, state.k + EDGE));
+  $("last-taken").scrollLeft = $("last-taken").scrollWidth; // a narrow window shows those at the cut
 }
 
 /** Make an image beside its nearest; a click refuses it. */
@@ -723,6 +724,7 @@ function listen() {
       drawSheet();
     });
     $("everything").addEventListener("click", showEverything);
+    $("one-by-one").addEventListener("click", () => shown.length && compare());
     const canvas = $("map");
     canvas.addEventListener("pointerdown", (event) => {
       if (!event.isPrimary) return; // a second finger zooms the page

@@ -220,10 +220,12 @@ _WORDS = {
 
 
 def _what_wants_an_eye(attention: Mapping[str, Any], not_images: Mapping[str, int]) -> list[str]:
-    """Return the number of images of each kind that the page shows under that title, and of images that were not read."""
+    """Return how many images of each kind of that title the page shows, without those that are not offered, and how many
+    images were not read.
+    """
     found = []
     for key, finding in attention.items():
-        n, words = finding["images"], _WORDS.get(key, key.replace("_", " "))
-        if key != "corrupt":  # the first line has them
+        n, words = finding["images"] - finding.get("not_offered", 0), _WORDS.get(key, key.replace("_", " "))
+        if n and key != "corrupt":  # the first line has these, and those that are not offered
             found.append(f"{counted(n, 'image')} {words}" if words.startswith(("with", "in ")) else f"{n} {words}")
     return found + [f"{count} {ending} not read" for ending, count in not_images.items() if ending in ON_DEMAND]

@@ -77,7 +77,10 @@ def test_what_is_not_there_is_named(three, show):
     assert show("--name", "q")[1:] == ("error: datapools.json lists no pool 'q'; it lists 'p'\n", 1)
     assert show("1", "--output", "x")[1:] == ("error: --output is for the csv of a version; add --csv\n", 1)
     assert find_version(LINEAGE, "p", None).version == 3
-    with pytest.raises(DatapoolError, match=r"^nothing\.json lists no pool 'p'; it lists none yet: `datapool add FOLDER` adds the first batch$"):
+    with pytest.raises(
+        DatapoolError,
+        match=r"^nothing\.json lists no pool 'p'; it lists none yet: `datapool add FOLDER` adds the first batch$",
+    ):
         find_version(Path("nothing.json"), "p", 1)
 
 

@@ -325,6 +325,20 @@ def test_the_keyboard_moves_refuses_and_compares(page):
     assert page.is_hidden("#compare")
 
 
+def test_images_are_compared_one_by_one_without_a_keyboard(page):
+    page.click("#one-by-one")
+    assert names(page, "#compare")[0] == "dog/d.png"
+    page.click("#after")
+    assert names(page, "#compare") == ["dog/b.png", "dog/d.png"]
+    page.click("#refuse")
+
+    assert page.inner_text("#n-refused") == "1"
+    # The cross lies over the picture that it crosses out, and not over both.
+    assert page.evaluate("getComputedStyle(document.querySelector('#compare .refused')).position") == "relative"
+    page.click("#close")
+    assert page.is_hidden("#compare")
+
+
 def point(page, name: str) -> tuple[float, float]:
     """Return where an image lies on the map, in the window."""
     page.locator("#map").scroll_into_view_if_needed()
@@ -445,6 +459,19 @@ def test_no_part_is_wider_than_the_window(page, width):
     for details in page.query_selector_all("details"):
         details.evaluate("each => { each.open = true }")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_a_narrow_window_shows_the_images_beside_the_cut(page):
+    page.set_viewport_size({"width": 390, "height": 800})
+    slide(page, 5)
+
+    row = page.locator("#last-taken").bounding_box()
+    last = page.locator("#last-taken .shot").last.bounding_box()
+    first_left_out = page.locator("#first-left-out .shot").first.bounding_box()
+    assert page.evaluate("document.getElementById('last-taken').scrollLeft") > 0
+    for shot in (last, first_left_out):
+        assert row["x"] <= shot["x"]
+        assert shot["x"] + shot["width"] <= row["x"] + row["width"]
 
 
 def test_every_control_has_a_name(page):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from conftest import MAX_PIXELS
@@ -618,6 +619,21 @@ def test_doubtful_images_are_listed_with_the_reason_and_a_picture_that_can_be_re
     assert "nearly blank: its colors have 1.5 bits of information, below 3" in page.text
     section = page.source.split('<details id="low_information"')[1].split("</details>")[0]
     assert re.search(r'<button type="button" class="shot" data-image="1"><img data-picture="\d+"', section)
+
+
+def test_a_doubtful_image_that_is_not_offered_is_named_as_such(inputs):
+    usual = {"brightest": 0.9, "darkest": 0.1, "entropy": 7.0, "sharpness": 0.8, "aspect_ratio": 0.7, "size": 300.0}
+    table = inputs.quality.assign(**usual).set_index("filename")
+    table.loc[["far.png", "a.png"], "entropy"] = 1.5
+    row = {"filename": "far.png", "kind": "low_quality", "reason": "nearly blank", "nearest": "", "distance": np.nan}
+    removed = pd.concat([inputs.removed, pd.DataFrame([row])], ignore_index=True)
+    page = written(inputs._replace(quality=table.reset_index(), removed=removed))
+
+    found = page.facts["attention"]["low_information"]
+    assert (found["images"], found["not_offered"]) == (2, 1)
+    reasons = {each["filename"]: each["reason"] for each in found["first"]}
+    assert {name for name, reason in reasons.items() if reason.endswith("; not offered")} == {"far.png"}
+    assert "Nearly blank: 2, 1 of them not offered" in page.texts["summary"]
 
 
 def test_what_most_images_are_is_told_once_and_names_none(inputs, monkeypatch):
