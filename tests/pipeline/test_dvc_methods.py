@@ -56,10 +56,7 @@ def test_rules_that_exclude_every_candidate_make_no_pool(new_workspace, after):
 
     assert "nothing to pick: the rules exclude all 12 candidates; the pool stays as it is" in workspace.repro()
     assert workspace.versions() == []
-    assert (
-        "rules.balance allows no more of their kind"
-        in (workspace.folder / "output" / "report.html").read_text()
-    )
+    assert "rules.balance allows no more of their kind" in (workspace.folder / "output" / "report.html").read_text()
 
 
 @pytest.mark.full
