@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from datapool.core.errors import DatapoolError
 from datapool.core.lineage import LineageEntry, Version, week_of
 from datapool.core.recorded_rows import PICKED
+from datapool.core.schema import method_in_use
 from datapool.core.tables import read_csv
 from datapool.images.batch import batch_id
 from datapool.workspace.states import AbsentError, Cache, State
@@ -257,8 +258,17 @@ _DECIDING = (
 
 
 def deciding(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parameters that decided a choice, by dotted key, without those that were switched off."""
+    """Return the parameters that decided a choice, by dotted key, without those that were switched off.
+
+    Instead of "auto" the method is the one that it was.
+
+    >>> deciding({"method": "auto", "stopping_condition.n_samples": 100, "stopping_condition.min_distance": -1})
+    {'method': 'coverage', 'stopping_condition.n_samples': 100}
+    """
     found = {key: values.get(key) for key in _DECIDING}
+    if found["method"] == "auto":
+        n_samples = found["stopping_condition.n_samples"]
+        found["method"] = method_in_use("auto", -1 if n_samples is None else n_samples)
     is_off = {
         key: value is None
         or (key.startswith("stopping") and not isinstance(value, str) and value < 0)  # a str: a level

@@ -91,9 +91,9 @@ def describe(
         normalize = version.parameters is None or version.parameters.normalize_embeddings is not False
         if levels := describe_levels(space, normalize=normalize):
             yield "levels", levels
-    if version.batch_left or version.is_before_a_removal(entry.removed):
-        left = sum(removal.version == version.version for removal in entry.removed or ())
-        yield "taken out", f"{counted(left, 'image')} since, by exclude.txt"
+    since = (entry.removed or [])[version.removals or 0 :]
+    if left := sum(removal.version == version.version for removal in since):
+        yield "taken out", f"{left} more {'was' if left == 1 else 'were'} picked, and left by exclude.txt"
     if commit:
         yield "commit", f"{commit.commit[:10]} of {commit.date}: {commit.subject}"
     command = " ".join(filter(None, [f"datapool show {version.version}", options, "--json"]))

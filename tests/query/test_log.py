@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from datapool.core.lineage import LineageEntry, Version
+from datapool.core.lineage import LineageEntry, Removal, Version
 from datapool.query.log import Row, describe, rows_of, sparkline
 
 SHA = "0" * 64
@@ -64,6 +64,19 @@ def test_parameters_are_written_as_in_params_yaml_without_those_that_are_off():
     described = dict(describe("p", LineageEntry(versions=[only]), only, None, options=""))
 
     assert described["parameters"] == "method coreset, min_distance 0.5, normalize_embeddings true, seed 1"
+
+
+def test_images_that_have_left_are_told_beside_those_that_stayed():
+    first, second = version(1, 78, 78), version(2, 209, 131)
+    removed = [Removal(content_hash=f"{n}" * 64, version=1, after=1, reason="refused", line=None) for n in range(2)]
+    entry = LineageEntry(versions=[first, second], removed=removed)
+
+    told = dict(describe("p", entry, first, None, options=""))
+    assert told["picked"] == "78 images; the pool then had 78"
+    assert told["taken out"] == "2 more were picked, and left by exclude.txt"
+    assert "taken out" not in dict(describe("p", entry, second, None, options=""))
+    chosen_anew = version(1, 78, 78, removals=2)
+    assert "taken out" not in dict(describe("p", entry, chosen_anew, None, options=""))
 
 
 def test_a_sparkline_has_a_bar_of_the_height_of_each_number():
