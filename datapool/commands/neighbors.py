@@ -156,7 +156,8 @@ def what_if(
     """Compute how many images of the last batch other values of min_distance would pick; run it in the workspace.
 
     Computed from the ranking, without running a stage or changing anything. "covered before" is the share of the candidates
-    closer than that to the pool before the batch; "radius" is the covering radius after the picks. To take one: `dvc exp run
+    closer than that to the pool before the batch; "radius" is the covering radius after the picks. Beside "picked" stands
+    what ends the choice before min_distance does, such as n_samples. To take one: `dvc exp run
     -S stopping_condition.min_distance=…`, which picks as many.
     """
     from datapool.query.what_if import what_if as choices_of
@@ -171,7 +172,7 @@ def what_if(
         [
             (
                 f"{choice.level} = {choice.min_distance:g}" if choice.level else f"{choice.min_distance:g}",
-                f"{choice.picked:,}",
+                f"{choice.picked:,}{f' ({choice.limited_by})' * bool(choice.limited_by)}",
                 f"{choice.candidates:,}",
                 "–" if choice.share_covered is None else f"{choice.share_covered:.0%}",
                 "–" if choice.covering_radius is None else f"{choice.covering_radius:.4g}",

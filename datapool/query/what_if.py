@@ -10,10 +10,10 @@ from datapool.core.errors import DatapoolError, short_repr
 from datapool.core.levels import resolve
 from datapool.core.lineage import read_embedding_space
 from datapool.core.outputs import Outputs
-from datapool.core.params import check_params, read_params
+from datapool.core.params import check_params, check_setting, read_params
 from datapool.core.plan import Plan, make_plan, read_plan
 from datapool.core.progress import Progress
-from datapool.core.schema import Params
+from datapool.core.schema import Params, StoppingCondition
 from datapool.core.tables import read_arrays, read_rows, read_table
 from datapool.images.batch import mark_excluded
 from datapool.selection.choosing import choose
@@ -32,6 +32,9 @@ class Choice(NamedTuple):
     """The level that was asked for; None for a number."""
     picked: int
     """Images that would be added."""
+    limited_by: str | None
+    """What ends the choice before ``min_distance`` does: a key of stopping_condition, such as "n_samples"; None for
+    nothing."""
     candidates: int
     """Images that would be offered."""
     share_covered: float | None
@@ -87,6 +90,7 @@ def what_if(min_distances: Sequence[float | str], *, progress: Progress) -> list
                 stop.threshold,
                 stop.level,
                 len(chosen.sampled.picks.table),
+                _limit(stop) if (chosen.sampled.removed.kind == "beyond n_samples").any() else None,
                 len(chosen.offer.candidates.table),
                 float((to_pool < stop.threshold).mean()) if len(to_pool) else None,
                 radius if math.isfinite(radius) else None,
@@ -99,11 +103,18 @@ def _with(min_distance: float | str) -> Params:
     """Return the settings of params.yaml with another ``min_distance``."""
     if isinstance(min_distance, float) and not min_distance >= 0:
         raise DatapoolError(f"min_distance {min_distance:g} ends no selection; give 0 or more, such as 0.2")
+    check_setting("stopping_condition.min_distance", min_distance)  # so that no message says that params.yaml has it
     content = read_params()
     stop = content.get("stopping_condition")
     if isinstance(stop, dict):
         stop["min_distance"] = min_distance
     return check_params(content)
+
+
+def _limit(stop: StoppingCondition) -> str:
+    """Return the keys besides ``min_distance`` that may end a choice."""
+    keys = {"n_samples": stop.n_samples != -1, "min_gain": stop.min_gain > 0}
+    return " or ".join(key for key, is_active in keys.items() if is_active)
 
 
 def _require_plan(params: Params, outputs: Outputs) -> Plan:

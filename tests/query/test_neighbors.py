@@ -114,12 +114,13 @@ def test_images_of_a_folder_have_a_row_each_and_damaged_ones_are_counted(second_
     assert answer["damaged"] == [{"image": f"{folder}/c.png", "reason": "not an image: a text"}]
 
 
-def test_what_cannot_be_answered_is_refused_with_what_helps(second_week, new_workspace, weeks, tmp_path):
-    def refusal(workspace, *command):
-        with pytest.raises(DatapoolError) as caught:
-            run(workspace, *command)
-        return str(caught.value)
+def refusal(workspace, *command):
+    with pytest.raises(DatapoolError) as caught:
+        run(workspace, *command)
+    return str(caught.value)
 
+
+def test_what_cannot_be_answered_is_refused_with_what_helps(second_week, new_workspace, weeks, tmp_path):
     assert refusal(second_week, "near", "no.png") == (
         "'no.png' is no file or folder here, and no image of pool 'my_datapool' or of the last batch; give a path, a "
         "name in samples.csv, or a content hash"
@@ -203,10 +204,19 @@ def test_what_if_picks_what_the_stage_picks(second_week, after):
             "min_distance": choice["min_distance"],
             "level": None,
             "picked": metrics.picked,
+            "limited_by": None,
             "candidates": metrics.candidates,
             "share_covered": metrics.share_covered_by_pool,
             "covering_radius": metrics.covering_radius,
         }
+    assert refusal(second_week, "what-if", "x").startswith(
+        "stopping_condition.min_distance is 'x'; it should be a number"
+    )
+    workspace.set({"method": "coreset", "stopping_condition.n_samples": 1})
+    assert [row[:3] for row in rows_of(run(workspace, "what-if", "0.5", "0.7").splitlines())] == [
+        ["0.5", "1 (n_samples)", "8"],  # two are far enough
+        ["0.7", "1", "8"],
+    ]
     workspace.set({"normalize_embeddings": False})
     assert workspace.run("datapool", "what-if", "0.2", fails=True) == (  # as a program
         "error: params.yaml: normalize_embeddings is false, but stage rank has run with true, so the ranking here is another "
