@@ -56,6 +56,7 @@ def export(
     from datapool.export.choice import choose
     from datapool.export.export import write_export
     from datapool.export.left_out import with_left_out
+    from datapool.workspace.week import waiting
 
     if sum((new, version is not None, everything)) == 0:
         raise DatapoolError("say which images: --new, --version NUMBER or --all")
@@ -78,6 +79,11 @@ def export(
             max_pixels=params.images.max_pixels,
             progress=report,
         )
+    notes = list(exported.notes)
+    if (waits := waiting().get(pool)) and waits.version == chosen.version.version:
+        notes.append(
+            f"version {waits.version} is not committed yet: `datapool keep` commits it, and may take images out"
+        )
     if as_json:
         facts = {
             "output": str(exported.output),
@@ -87,8 +93,8 @@ def export(
             "all": chosen.is_whole,
             "images": exported.n_images,
             "left_out": chosen.n_left_out,
-            "notes": exported.notes,
+            "notes": notes,
         }
         print_json(facts)
         return
-    say(f"{exported.output}: {counted(exported.n_images, 'image')}, {chosen}", *exported.notes)
+    say(f"{exported.output}: {counted(exported.n_images, 'image')}, {chosen}", *notes)

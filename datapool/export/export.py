@@ -140,8 +140,8 @@ def write_export(
 
 def _find_images(
     chosen: Chosen, folders: Sequence[Path], *, with_neighbors: bool, progress: Progress
-) -> tuple[list[ExportedImage], dict[str, Path]]:
-    """Return the images with their files, and the files of their nearest neighbors as far as they are found.
+) -> tuple[list[ExportedImage], dict[str, Path | None]]:
+    """Return the images with their files, and the files of their nearest neighbors, as ``Job.neighbors``.
 
     Raises:
         DatapoolError: If the file of an image is not found.
@@ -179,7 +179,7 @@ def _find_images(
     wanted = set(table.nearest)
     rows = chosen.pool_rows[chosen.pool_rows.filename.isin(wanted)]
     found = find_image_files(rows, chosen.versions, folders=folders, progress=progress)
-    neighbors = {name: place.path for name, place in zip(rows.filename, found, strict=True) if place.path}
+    neighbors = {name: place.path for name, place in zip(rows.filename, found, strict=True)}
     return images, neighbors
 
 

@@ -22,8 +22,9 @@ class Job:
     classes: Sequence[str]
     """At least one; see ``Chosen.classes``."""
     files: Placement
-    neighbors: Mapping[str, Path]
-    """The files of nearest neighbors, by the filename of the neighbor."""
+    neighbors: Mapping[str, Path | None]
+    """The files of nearest neighbors, by the filename of the neighbor; None for a file that was not found.
+    A neighbor that left the pool is missing."""
     url_prefix: str
     """What stands before the names of images in the tasks of Label Studio; "" for the local files of the export."""
     embedding_space: str

@@ -65,7 +65,7 @@ def write_cvat(folder: Path, job: Job) -> Written:
     Beside an image, the archive has its nearest neighbor in related_images/, which CVAT shows as context.
     """
     lines: list[dict[str, object]] = [{"version": "1.1"}, {"type": "images"}]
-    n_alone = 0
+    n_not_found = n_left = 0
     with zipfile.ZipFile(folder / "images.zip", "w", zipfile.ZIP_STORED) as archive:
         for done, image in enumerate(job.images, start=1):
             _add(archive, image.name, image.path)
@@ -79,15 +79,20 @@ def write_cvat(folder: Path, job: Job) -> Written:
                 )
                 _add(archive, str(context), neighbor)
                 line["meta"] = {"related_images": [str(context)]}
-            n_alone += bool(image.nearest and not neighbor)
+            elif image.nearest:
+                n_not_found += image.nearest in job.neighbors
+                n_left += image.nearest not in job.neighbors
             lines.append(line)
             job.progress(done, len(job.images))
     with (folder / "manifest.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n" for line in lines)
     write_json(folder / "labels.json", [{"name": name, "attributes": []} for name in job.classes])
-    alone = f"{counted(n_alone, 'image')} without its nearest one as context, whose file was not found"
-    notes = [f"{alone}; `--images` names a folder"]
-    return Written([f"images.zip/{image.name}" for image in job.images], notes * bool(n_alone))
+    notes = [
+        *[f"without context: {counted(n_not_found, 'image')}; the file of the nearest one was not found, and `--images` "
+          "names a folder that has it"] * bool(n_not_found),
+        *[f"without context: {counted(n_left, 'image')}; the nearest one has left the pool"] * bool(n_left),
+    ]  # fmt: skip
+    return Written([f"images.zip/{image.name}" for image in job.images], notes)
 
 
 def _add(archive: zipfile.ZipFile, name: str, path: Path) -> None:

@@ -27,6 +27,7 @@ from datapool.core.params import load_params
 from datapool.core.recorded_rows import read_recorded_rows
 from datapool.core.tables import EmbeddedTable, write_csv, write_json, write_rows, write_table
 from datapool.images.batch import batch_id
+from datapool.pool.open import open_base
 from datapool.query.why import why
 
 NAMES = ["cat/a 1.png", "dog/b.jpg", "c.png", "cat/d.jpg", "cat/e&é.png"]
@@ -340,10 +341,38 @@ def test_cvat_has_a_manifest_and_the_nearest_image_as_context(export):
     assert json.loads(Path("v/labels.json").read_text()) == [{"name": "cat", "attributes": []}]
     Path("data/week_1/c.png").unlink()
     assert export("--new", "--to", "cvat", "--output", "v", "--overwrite").splitlines()[1] == (
-        "1 image without its nearest one as context, whose file was not found; `--images` names a folder"
+        "without context: 1 image; the file of the nearest one was not found, and `--images` names a folder that has it"
     )
     with zipfile.ZipFile("v/images.zip") as archive:
         assert len(archive.namelist()) == 3
+
+
+def test_an_image_whose_nearest_has_left_the_pool_has_no_context(export):
+    Path("exclude.txt").write_text(f"{sha256(Path('data/week_1/c.png'))}\n")  # the nearest of cat/d.jpg
+    rows = pd.DataFrame(table(POOLS / "p/samples.csv")).query("version == '2'")
+    images = rows[["filename", "path", "content_hash", "weak_label"]].assign(status="ok", reason="")
+    open_base(POOLS, LINEAGE, "p", images, base_version=None, exclude=Path("exclude.txt"))
+
+    assert export("--new", "--to", "cvat", "--output", "v").splitlines()[1:] == [
+        "without context: 1 image; the nearest one has left the pool"
+    ]
+
+
+def test_an_export_of_a_version_that_is_not_committed_says_so(export):
+    def lines(name: str, *which: str) -> list[str]:
+        return export(*which, "--to", "csv", "--output", name).splitlines()[1:]
+
+    def git(*arguments: str) -> None:
+        subprocess.run(["git", *arguments], check=True, capture_output=True)
+
+    git("init")
+    note = "version 2 is not committed yet: `datapool keep` commits it, and may take images out"
+    assert lines("new.csv", "--new") == [note]
+    assert lines("all.csv", "--all") == [note]
+    assert lines("first.csv", "--version", "1") == []
+    git("add", "datapools.json")
+    git("-c", "user.name=a", "-c", "user.email=a@b", "commit", "-m", "a week")
+    assert lines("again.csv", "--new") == []
 
 
 def test_labels_that_came_back_are_the_classes_in_place_of_the_weak_labels(export):
