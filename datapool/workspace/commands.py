@@ -1,10 +1,11 @@
 """Run git and DVC in a workspace."""
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from datapool.core.errors import DatapoolError
@@ -60,6 +61,31 @@ def changed_files(folder: Path, *paths: str) -> list[str]:
     )
     prefix = run_command(folder, "git", "rev-parse", "--show-prefix").rstrip("\n")
     return [line[3:].removeprefix(prefix) for line in status.split("\0")[:-1]]  # each: two letters, a space, the path
+
+
+def has_run_before(folder: Path) -> bool:
+    """Return whether the last commit has the results of a run."""
+    found = subprocess.run(["git", "cat-file", "-e", "HEAD:./dvc.lock"], cwd=folder, capture_output=True, check=False)
+    return found.returncode == 0
+
+
+def drop_command(folder: Path, shared_dir: str, pools: Iterable[str]) -> str:
+    """Return the commands that drop what was not committed.
+
+    Args:
+        folder: The workspace.
+        shared_dir: The folder of the pools.
+        pools: Those that have no version in the last commit, if that has no results of a run: nothing else removes them.
+    """
+    if has_run_before(folder):
+        return "git checkout HEAD -- . && dvc checkout"
+    # Unlike a checkout, restore removes what git has only staged, as DVC does with dvc.lock.
+    return f"git restore --staged --worktree . && {removal_command(shared_dir, pools)}"
+
+
+def removal_command(shared_dir: str, pools: Iterable[str]) -> str:
+    """Return the command that deletes pools."""
+    return shlex.join(["rm", "-r", *(str(Path(shared_dir, name)) for name in pools)])
 
 
 def author_options(folder: Path) -> list[str]:

@@ -11,7 +11,15 @@ from typing import NamedTuple
 from datapool.core.errors import DatapoolError
 from datapool.core.lineage import LINEAGE, read_lineage
 from datapool.core.params import load_params
-from datapool.workspace.commands import author_options, in_git_repository, run_command, run_dvc
+from datapool.core.schema import Params
+from datapool.workspace.commands import (
+    author_options,
+    drop_command,
+    in_git_repository,
+    removal_command,
+    run_command,
+    run_dvc,
+)
 from datapool.workspace.dvc_files import missing_from_cache
 
 _FILES = (str(LINEAGE), "dvc.lock")
@@ -41,7 +49,7 @@ def undo(folder: Path) -> Iterator[str]:
     if not in_git_repository(folder):
         raise DatapoolError("undo reverts a git commit, but this workspace is in no git repository; nothing was undone")
     params = load_params()
-    _require_committed(folder)
+    _require_committed(folder, params)
     commit = _last_version(folder)
     _require_revertible(folder, commit)
     _require_cached(folder, commit, params.shared_dir)
@@ -61,14 +69,15 @@ def undo(folder: Path) -> Iterator[str]:
     yield _describe_next_run(folder)
 
 
-def _require_committed(folder: Path) -> None:
+def _require_committed(folder: Path, params: Params) -> None:
     """Refuse if git or DVC would lose work."""
     changed = run_command(folder, "git", "status", "--porcelain", "--untracked-files=no").splitlines()
     if changed:
         names = ", ".join(line[3:] for line in changed[:5])
+        drop = drop_command(folder, params.shared_dir, [params.datapool.name])
         raise DatapoolError(
-            f"{names}: changed since the last commit; nothing was undone. `git checkout . && dvc checkout` undoes what is "
-            "not committed; or commit it, then run again"
+            f"{names}: changed since the last commit; nothing was undone. `{drop}` undoes what is not committed; or commit "
+            "it, then run again"
         )
     data = json.loads(run_dvc(folder, "data", "status", "--json"))
     if changed := data.get("uncommitted", {}).get("modified", []):  # `dvc checkout` would stop halfway at such a file
@@ -122,7 +131,8 @@ def _require_cached(folder: Path, commit: _Commit, shared_dir: str) -> None:
     if not lock:
         raise DatapoolError(
             f"commit {commit.sha[:10]} recorded the first version, and there is none before it; nothing was undone. "
-            "The same batch with other settings replaces it; another datapool.name begins another pool"
+            "The same batch with other settings replaces it; another datapool.name begins another pool; to drop it, "
+            f"`git revert --no-edit {commit.sha[:10]} && {removal_command(shared_dir, read_lineage(LINEAGE))}`"
         )
     text = run_command(folder, "git", "show", f"{commit.parents[0]}:./dvc.lock")
     n_missing = missing_from_cache(folder, text, shared_dir)

@@ -25,7 +25,15 @@ from datapool.core.stage_params import recorded_params
 from datapool.core.tables import read_csv, read_json
 from datapool.pool.exclusion import parse_line, read_exclusions, read_lines, shown
 from datapool.workspace import corrections
-from datapool.workspace.commands import changed_files, git_commit, in_git_repository, run_command, run_dvc
+from datapool.workspace.commands import (
+    changed_files,
+    drop_command,
+    git_commit,
+    has_run_before,
+    in_git_repository,
+    run_command,
+    run_dvc,
+)
 from datapool.workspace.outcome import Outcome, read_outcome, threshold_for
 from datapool.workspace.params_file import check_with, set_params
 from datapool.workspace.repro import run_repro, working
@@ -467,7 +475,8 @@ def _refuse_a_changed_batch(params: Params) -> None:
 
 
 def _waits(name: str, version: Version, what: str, params: Params, redo: str = "") -> DatapoolError:
-    drop = "" if version.version == 1 else "; `git checkout HEAD -- . && dvc checkout` drops it"
+    is_droppable = version.version > 1 or not has_run_before(Path())
+    drop = f"; `{drop_command(Path(), params.shared_dir, [name])}` drops it" * is_droppable
     return DatapoolError(
         f"version {version.version} of pool {name!r} ({what}) was added and is not kept yet, so {params.input_dir} is not "
         f"added; `datapool keep` keeps it{drop}{redo}"

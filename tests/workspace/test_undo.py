@@ -1,6 +1,7 @@
 """`datapool undo` goes back one version, with real git and DVC, or changes nothing."""
 
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -50,7 +51,8 @@ def test_each_undo_goes_back_one_version_until_there_is_none(second_week, first_
     first = workspace.run("git", "rev-parse", "HEAD~2")[:10]
     assert refused(workspace) == (
         f"error: commit {first} recorded the first version, and there is none before it; nothing was undone. The same batch "
-        "with other settings replaces it; another datapool.name begins another pool"
+        "with other settings replaces it; another datapool.name begins another pool; to drop it, "
+        f"`git revert --no-edit {first} && rm -r pools/my_datapool`"
     )
 
 
@@ -132,11 +134,34 @@ def test_if_the_settings_of_the_batch_stay_undo_says_that_the_next_run_makes_the
 
 
 @pytest.mark.full
+def test_a_first_version_is_dropped_by_the_commands_that_the_refusals_name(new_workspace, after, weeks):
+    def begins_anew() -> None:
+        assert (workspace.folder / "datapools.json").read_text() == "{}\n"
+        workspace.run("datapool", "add", str(weeks / "week_2"), "--no-open")
+        assert "none failed" in workspace.run("datapool", "verify")
+
+    def is_dropped(message: str) -> None:
+        """Run the one command of a message that deletes a pool."""
+        (command,) = re.findall("`([^`]* && rm -r pools/my_datapool)`", message)
+        workspace.run("bash", "-c", command)
+        begins_anew()
+
+    workspace = after(new_workspace)
+    workspace.run("datapool", "add", str(weeks / "week_1"), "--no-open")
+    refusal = workspace.run("datapool", "add", str(weeks / "week_2"), "--no-open", fails=True)
+    assert "; `git restore --staged --worktree . && rm -r pools/my_datapool` drops it\n" in refusal
+    is_dropped(refusal)  # and another one is added, which waits
+    is_dropped(refused(workspace))
+    workspace.run("datapool", "keep")
+    is_dropped(refused(workspace))
+
+
+@pytest.mark.full
 def test_work_that_is_not_committed_is_refused(second_week, after):
     workspace = after(second_week)
     workspace.set({"seed": 2})
     assert refused(workspace).startswith(
-        "error: params.yaml: changed since the last commit; nothing was undone. `git checkout . && dvc checkout` undoes"
+        "error: params.yaml: changed since the last commit; nothing was undone. `git checkout HEAD -- . && dvc checkout` undoes"
     )
     workspace.run("git", "checkout", "params.yaml")
     for path, name in (
