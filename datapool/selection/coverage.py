@@ -9,13 +9,13 @@ from typing import NamedTuple
 import numpy as np
 
 from datapool.core.progress import Progress
+from datapool.selection.centers import squared_distances
 from datapool.selection.gains import Gains
 from datapool.selection.k_center import Exclude, k_center, nearest
 from datapool.selection.nearest_centers import (
     how_many_threads,
     require_finite,
     single_threaded_blas,
-    squared_distances,
     where_to_compute,
 )
 

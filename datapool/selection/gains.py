@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from datapool.selection.nearest_centers import squared_distances
+from datapool.selection.centers import squared_distances
 from datapool.selection.products import MARGIN64, Products, TorchProducts, powered
 
 _PROBES = 512  # candidates from which the share of them that are nearer to a point than its center is estimated

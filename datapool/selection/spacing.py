@@ -5,8 +5,8 @@ Works on plain arrays of vectors, shape (n, d), and on the Euclidean distances b
 
 import numpy as np
 
+from datapool.selection.centers import squared_distances
 from datapool.selection.k_center import nearest
-from datapool.selection.nearest_centers import squared_distances
 
 _BLOCK = 512  # rows of the order that are compared with each other one by one
 
