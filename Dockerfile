@@ -4,6 +4,7 @@
 #   docker build --tag datapool --build-arg EXTRA=cpu \
 #     --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cpu .          without CUDA, some gigabytes smaller
 #
+# With --build-arg RAY=1 it can be a node of a Ray cluster as well, see docs/scaling.md.
 # Another registry: --build-arg BASE=registry.example/python:3.11-slim. Any Debian with Python 3.11 and its venv module works.
 ARG BASE=docker.io/library/python:3.11-slim
 
@@ -17,11 +18,13 @@ WORKDIR /build
 FROM tools AS dependencies
 ARG EXTRA=gpu
 ARG TORCH_INDEX
+ARG RAY
 COPY pyproject.toml constraints.txt ./
 # Compiled here, once: the user of a container cannot write to /opt, so Python would compile all imports at each start.
 RUN /opt/uv/bin/uv pip install --no-cache --quiet --compile-bytecode --python /opt/venv/bin/python \
       ${TORCH_INDEX:+--extra-index-url "${TORCH_INDEX}" --index-strategy unsafe-best-match} \
       --constraint constraints.txt --requirement pyproject.toml --extra "${EXTRA}" --extra heic \
+      ${RAY:+--extra ray "ray[default]"} \
  && rm --force /opt/venv/.lock
 
 FROM tools AS code
