@@ -1,4 +1,4 @@
-.PHONY: help demo backbones docs clean test quick faults image-test check lint bench bench-images soak lock audit
+.PHONY: help demo backbones docs clean test quick faults scale-test image-test check lint bench bench-images soak lock audit
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # No tool of this project reports anything to its makers.
 export DVC_NO_ANALYTICS := true
@@ -35,6 +35,9 @@ faults: .venv/ready  ## kill and starve runs at every file operation, some 45 mi
 	FAULTS_TALLY=$(CURDIR)/.pytest_cache/faults python -m pytest -n auto --dist worksteal -m "full or not full" tests/faults
 	python tests/faults/summary.py .pytest_cache/faults
 
+scale-test: .venv/ray  ## run scan, embed and rank on a Ray cluster of two nodes on this machine, some minutes
+	python -m pytest -m "full or not full" tests/scale
+
 image-test:  ## build and run the CPU image without a Docker engine (Linux, root); faster: ARGS=--short
 	python3 tests/container/check.py $(ARGS)
 
@@ -60,7 +63,7 @@ soak: .venv/ready  ## add 51 batches to one pool and write benchmarks/soak.md, s
 
 lock:  ## pin the newest versions in constraints.txt
 	env -u UV_FIND_LINKS .venv/bin/uv pip compile --quiet --upgrade --universal --no-header --no-annotate --python-version 3.11 \
-	  --extra cpu --extra gpu --extra bench --extra dev --extra docs pyproject.toml --output-file constraints.txt
+	  --extra cpu --extra gpu --extra bench --extra dev --extra docs --extra ray pyproject.toml --output-file constraints.txt
 
 audit: .venv/ready  ## ask PyPI for known vulnerabilities of the versions in constraints.txt
 	uvx pip-audit --strict --no-deps --disable-pip --progress-spinner off --requirement constraints.txt
@@ -71,6 +74,10 @@ audit: .venv/ready  ## ask PyPI for known vulnerabilities of the versions in con
 .venv/dev: setup.sh pyproject.toml constraints.txt
 	EXTRAS=dev ./setup.sh
 	touch .venv/dev
+
+.venv/ray: setup.sh pyproject.toml constraints.txt
+	EXTRAS=test,ray ./setup.sh
+	touch .venv/ray
 
 .venv/bench: setup.sh pyproject.toml constraints.txt
 	EXTRAS=test,bench ./setup.sh

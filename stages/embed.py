@@ -4,10 +4,12 @@ from pathlib import Path
 
 from datapool.core.atomic import SCRATCH
 from datapool.core.base import read_base
+from datapool.core.cluster import cluster_of
 from datapool.core.errors import counted
 from datapool.core.lineage import read_embedding_space
 from datapool.core.outputs import Outputs
 from datapool.core.params import load_params
+from datapool.core.shards import finished_shards
 from datapool.core.tables import EmbeddedTable, read_table, write_rows
 from datapool.images.batch import candidates, mark_excluded
 from datapool.images.squares import scanned_squares
@@ -28,7 +30,7 @@ def embed() -> None:
     table = candidates(mark_excluded(read_table(outputs.images), base.excluded), base.rows.table)
     space = read_embedding_space(outputs.space)
     squares = scanned_squares(params.lightly.collate.input_size)
-    with progress("embedding", before="loading the model") as report:
+    with cluster_of(params.engine) as cluster, progress("embedding", before="loading the model") as report:
         embedded = embed_candidates(
             table,
             Path(params.input_dir),
@@ -38,8 +40,10 @@ def embed() -> None:
             cache_dir=SCRATCH / "embeddings",
             progress=report,
             squares=squares,
+            cluster=cluster,
         )
     squares.clear()  # now their embeddings are kept
+    finished_shards().clear()
     with progress("embedding protected images") as report:
         protected = read_protected(
             params,

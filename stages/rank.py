@@ -1,6 +1,7 @@
 """Order the candidates, usually further than the stopping condition needs."""
 
 from datapool.core.base import read_base
+from datapool.core.cluster import cluster_of
 from datapool.core.columns import batch_columns, with_columns, with_pool_columns
 from datapool.core.errors import counted
 from datapool.core.outputs import Outputs
@@ -10,6 +11,7 @@ from datapool.core.tables import read_rows, read_table, write_arrays, write_csv,
 from datapool.selection import ranking
 from datapool.selection.held_back import offer_of
 from datapool.selection.offer import LOW_QUALITY, NEAR_DUPLICATE, rank_offer
+from datapool.selection.on_cluster import workers_on
 from datapool.selection.similarity import similarity_to
 from datapool.terminal import progress, run, say
 
@@ -34,7 +36,7 @@ def rank() -> None:
         offer, near_duplicates = offer_of(candidates, base, images, quality, params, progress=report)
     plan = read_plan(outputs.plan)
     config = ranking.RankingConfig.from_params(params, plan, offer.candidates.table, base.rows.table)
-    with progress("ranking") as report:
+    with cluster_of(params.engine) as cluster, workers_on(cluster) as workers, progress("ranking") as report:
         ranked, evaluation_sample = rank_offer(
             offer,
             base.rows,
@@ -43,6 +45,7 @@ def rank() -> None:
             n_samples=params.ranking.n_samples,
             min_distance=params.ranking.min_distance,
             progress=report,
+            workers=workers,
         )
     write_table(outputs.near_duplicates, near_duplicates)
     write_table(outputs.columns, columns.table)

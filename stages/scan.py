@@ -7,12 +7,14 @@ import numpy as np
 
 from datapool.core.atomic import SCRATCH
 from datapool.core.base import empty_base_table
+from datapool.core.cluster import cluster_of
 from datapool.core.columns import require_columns
 from datapool.core.errors import DatapoolError, counted
 from datapool.core.lineage import read_embedding_space
 from datapool.core.outputs import Outputs
 from datapool.core.params import load_params
 from datapool.core.row_cache import RowCache
+from datapool.core.shards import finished_shards
 from datapool.core.tables import read_names, write_json, write_table
 from datapool.images import batch
 from datapool.images.decode import count_reasons
@@ -31,6 +33,7 @@ def scan() -> None:
     side = params.lightly.collate.input_size
     squares = scanned_squares(side)
     with (
+        cluster_of(params.engine) as cluster,
         progress("checking images") as report,
         scanned_thumbnails().writing() as keep_thumbnail,
         squares.writing() as keep_square,
@@ -47,11 +50,14 @@ def scan() -> None:
             keep_thumbnail=keep_thumbnail,
             squares=None if params.embeddings or _reads_in_full(outputs.space) else _new_squares(side),
             keep_square=keep_square,
+            cluster=cluster,
+            finished=finished_shards(),
         )
     batch.require_usable_images(found, Path(params.input_dir))
     write_table(outputs.images, found.images)
     write_table(outputs.quality, found.quality)
     write_json(outputs.skipped, found.skipped._asdict())
+    finished_shards().clear()
     status, skipped = found.images.status.value_counts(), str(found.skipped)
     say(
         f"{params.input_dir}: {counted(len(found.images), 'image')}, {status.get('corrupt', 0)} of them corrupt and "

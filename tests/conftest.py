@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -292,3 +292,26 @@ def model_second_week(model_first_week: Workspace, once: Callable[..., Path], we
 def after(tmp_path: Path) -> Callable[[Workspace], Workspace]:
     """Return a function that copies a workspace for one test."""
     return lambda made: made.copy_to(tmp_path / "workspace")
+
+
+@pytest.fixture(scope="module")
+def ray_address() -> Iterator[str]:
+    """The address of a Ray cluster of two nodes with two workers each, on this machine."""
+    pytest.importorskip("ray", reason="Ray is not installed: `pip install 'dvc-datapool[ray]'`")
+    from ray.cluster_utils import Cluster
+
+    options = {"num_cpus": 2, "object_store_memory": 200_000_000}
+    cluster = Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **options})
+    cluster.add_node(**options)
+    yield cluster.address
+    cluster.shutdown()
+
+
+@pytest.fixture
+def on_ray(ray_address: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
+    """The cluster at ``ray_address``, as a stage has it with ``engine: ray``."""
+    from datapool.core.cluster import cluster_of
+
+    monkeypatch.setenv("RAY_ADDRESS", ray_address)
+    with cluster_of("ray") as cluster:
+        yield cluster

@@ -232,6 +232,8 @@ class Parameters(_JsonObject):
     time_gap: _Number | dict[str, Any] | None = None
     remove_near_duplicates: bool = False
     """Recorded only where it is true."""
+    approximate: bool = False
+    """Recorded only where it is true."""
     scores: dict[str, float] | None = None
     similar_to: dict[str, str | None] | None = None
 
@@ -276,7 +278,7 @@ class Parameters(_JsonObject):
         return any(rule is not None for rule in rules)
 
 
-IF_SET = ("where", "time_gap", "remove_near_duplicates", "scores", "similar_to")
+IF_SET = ("where", "time_gap", "remove_near_duplicates", "approximate", "scores", "similar_to")
 """The parameters that are recorded only where they are not null."""
 
 
@@ -286,6 +288,7 @@ def _if_set(params: Params) -> dict[str, Any]:
         "where": params.rules.where,
         "time_gap": params.rules.time_gap,
         "remove_near_duplicates": params.remove_near_duplicates or None,
+        "approximate": params.ranking.approximate or None,
         "scores": params.scores,
         "similar_to": params.similar_to.model_dump() if params.similar_to.positive else None,
     }

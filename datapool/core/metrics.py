@@ -72,6 +72,9 @@ class Metrics(BaseModel):
     """No choice of as many images has a smaller covering radius (Gonzalez 1985); ``coreset`` without rules only."""
     witness: str | None
     """Filename of the candidate that, with the picks, proves this bound."""
+    radius_ratio: float | None = None
+    """With ``ranking.approximate``: the covering radius is at most so many times the smallest possible. None where the
+    ranking ends with the picks, or a rule limits them."""
     evaluated: int
     """Size of the evaluation sample: the candidates that the next five fields were measured on."""
     mean_distance: float | None

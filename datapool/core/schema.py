@@ -360,6 +360,7 @@ class Ranking(Section):
     n_samples: Annotated[int, AfterValidator(_number_of_samples)]
     min_distance: float
     n_clusters: Annotated[int | Literal["auto"], BeforeValidator(_clusters)]
+    approximate: bool
 
 
 class Coverage(Section):
@@ -579,6 +580,7 @@ class Params(Section):
     dump_dataset: bool
     n_example_images: Annotated[int, Field(ge=0)]
     seed: Annotated[int, Field(ge=0, lt=2**31)]
+    engine: Literal["local", "ray"]
     lightly: Lightly
 
     @property
@@ -600,6 +602,7 @@ class Params(Section):
                 f"stopping_condition.min_gain is {stop.min_gain:g}, but only method coverage has gains, and the method in "
                 f"use is {self.method_in_use}; set method: coverage, or min_gain: -1"
             )
+        self._check_approximate()
         self._check_scores()
         self._check_protected()
         self._check_folders()
@@ -633,6 +636,21 @@ class Params(Section):
                 f"output_dir {self.output_dir!r} contains {str(link)!r}, a link to a folder, and the pipeline writes there; "
                 "remove the link"
             )
+
+    def _check_approximate(self) -> None:
+        if not self.ranking.approximate:
+            return
+        if self.method_in_use != "coreset":
+            raise ValueError(
+                f"ranking.approximate is true, which only method coreset can be, and the method in use is "
+                f"{self.method_in_use}; set method: coreset, or ranking.approximate: false"
+            )
+        for rule in ("balance", "sequence_gap", "time_gap"):
+            if getattr(self.rules, rule) is not None:
+                raise ValueError(
+                    f"ranking.approximate is true, but rules.{rule} is set, which may exclude what the core-sets hold; set "
+                    f"ranking.approximate: false, or rules.{rule} to null"
+                )
 
     def _check_scores(self) -> None:
         if self.method == "similar" and self.similar_to.positive is None:

@@ -14,10 +14,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from datapool.core.cluster import Cluster
 from datapool.core.errors import DatapoolError, join_sentences
 from datapool.core.progress import Progress
+from datapool.core.shards import ShardStore
 from datapool.images.decode import Check, ImageFile, Inspection, inspect, not_inspected, read_bytes
 from datapool.images.listing import Skipped, find_images, is_folder, links_out, relevant_paths
+from datapool.images.on_cluster import inspect_on_cluster
 from datapool.images.perceptual_hash import as_numbers
 from datapool.images.pixels import Ranges, WantedSquares
 from datapool.images.processes import read_all
@@ -62,6 +65,8 @@ def scan(
     keep_thumbnail: Keep | None = None,
     squares: WantedSquares | None = None,
     keep_square: Keep | None = None,
+    cluster: Cluster | None = None,
+    finished: ShardStore | None = None,
 ) -> Batch:
     """Inspect every image below ``folder``. Damaged images and exact copies are rows of the table, not errors.
 
@@ -83,6 +88,8 @@ def scan(
             it, no image is measured, and no EXIF is read.
         squares: Which squares are made, if there is ``keep_square``.
         keep_square: Called with each of them; only with ``keep_thumbnail``.
+        cluster: Where files are read; None: on this machine. It makes no squares, which its workers would not see.
+        finished: Keeps what the workers have finished, for a run after one that was stopped; given with ``cluster``.
 
     Raises:
         DatapoolError: If ``folder`` is not a folder, a name is not UTF-8, or a name in ``relevant`` is not there.
@@ -101,7 +108,7 @@ def scan(
         max_pixels=max_pixels,
         gif=gif,
         with_thumbnail=keep_thumbnail is not None,
-        squares=squares,
+        squares=squares if cluster is None else None,
         with_exif=keep_thumbnail is not None,
     )
 
@@ -113,14 +120,19 @@ def scan(
             keep_square(found.content_hash, found.square)
         return found._replace(thumbnail=b"", square=b"")
 
-    found_in_order = read_all(
-        [folder / path for path in to_inspect],
-        found_of,
-        where=str(folder),
-        names=to_inspect,
-        when_done=without_pictures,
-        progress=progress,
-    )
+    if cluster is not None and finished is not None:
+        found_in_order = inspect_on_cluster(
+            cluster, folder, to_inspect, found_of, kept=finished, when_done=without_pictures, progress=progress
+        )
+    else:
+        found_in_order = read_all(
+            [folder / path for path in to_inspect],
+            found_of,
+            where=str(folder),
+            names=to_inspect,
+            when_done=without_pictures,
+            progress=progress,
+        )
     inspected = dict(zip(to_inspect, found_in_order, strict=True))
     inspections = [not_inspected(LINK_OUT) if path in leading_out else inspected[path] for path in paths]
     images = _table(paths, inspections, filename_prefix)

@@ -127,6 +127,13 @@ def check_certificate(rows: EmbeddedTable, version: Version, *, has_lost_images:
     picks = rows.table.iloc[version.rows - version.new : version.rows].dropna(subset="distance")
     filenames, distances = picks.filename.to_numpy(), picks.distance.to_numpy()
     radius, tolerance = _radius(version), _tolerance(version, distances)
+    bound = version.radius_lower_bound
+    if parameters.approximate:
+        if bound is None:
+            return Check(
+                name, "skip", "ranking.approximate promises a bound only where the ranking goes on after the picks"
+            )
+        radius = 2 * bound  # the distance of the candidate that came next, and not of the farthest of all
     increases = distances[1:] > (distances + tolerance)[:-1]
     if increases.any():
         i = increases.argmax()
@@ -136,8 +143,8 @@ def check_certificate(rows: EmbeddedTable, version: Version, *, has_lost_images:
         i = distances.argmin()
         pick = f"{filenames[i]} was picked at {distances[i]:.9g}"
         return Check(name, "fail", f"{pick}, nearer than the covering radius {radius:.9g}")
-    # The first pools did not record the bound.
-    bound = version.radius_lower_bound if "radius_lower_bound" in version.model_fields_set else radius / 2
+    if "radius_lower_bound" not in version.model_fields_set:  # the first pools did not record it
+        bound = radius / 2
     if bound is None or bound != radius / 2:
         return Check(name, "fail", f"the lower bound {bound} is not half of the covering radius {radius}")
     sentence = f"the picks lie {radius:.9g} or more from each other and from the pool before"

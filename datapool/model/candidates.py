@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from datapool.core.cluster import Cluster
 from datapool.core.embeddings_file import read_embeddings_of
 from datapool.core.lineage import EmbeddingSpace
 from datapool.core.progress import Progress
@@ -34,6 +35,7 @@ def embed_candidates(
     cache_dir: Path,
     progress: Progress,
     squares: SquareStore | None = None,
+    cluster: Cluster | None = None,
 ) -> CandidateEmbeddings:
     """Embed the candidates with the model of this run, or take their embeddings from the file ``params.embeddings``.
 
@@ -49,6 +51,7 @@ def embed_candidates(
         cache_dir: Keeps the embeddings for the next run.
         progress: Of the embedding.
         squares: What scan has kept of the images; those that are there are not read.
+        cluster: Where they are embedded; None: on this machine.
 
     Raises:
         DatapoolError: If the checkpoint is not the model of ``space``, an image cannot be read or has changed, or the file
@@ -71,5 +74,6 @@ def embed_candidates(
         progress=progress,
         space_id=space.id,
         squares=squares,
+        cluster=cluster,
     )
     return CandidateEmbeddings(embedded.embeddings, embedded.n_known)

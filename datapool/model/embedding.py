@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Literal, NamedTuple, Self
@@ -17,15 +18,18 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from datapool.core.cluster import Cluster, Workers
 from datapool.core.errors import DatapoolError
 from datapool.core.progress import Progress
 from datapool.core.row_cache import RowCache
+from datapool.core.shards import Format, finished_shards, map_shards
 from datapool.core.tables import EmbeddedTable
 from datapool.images.decode import ImageFile
 from datapool.images.memory import machine_cores, memory_for_images
 from datapool.images.squares import SquareStore
 from datapool.model.embedding_model import EmbeddingModel, Preprocessing, embedding_space_id, load_checkpoint
 
+_SHARD = 16  # mini-batches that a worker of a cluster does at a time
 _FITTED_IMAGES = 2000  # the head of a pretrained backbone is fitted to at most so many images
 _SMALL_BATCH = 16
 _READER = 2**29  # bytes of memory for a process that reads images
@@ -55,6 +59,7 @@ def embed(
     known: EmbeddedTable | None,
     progress: Progress | None,
     squares: SquareStore | None = None,
+    cluster: Cluster | None = None,
 ) -> Embedded:
     """Embed each image once.
 
@@ -76,6 +81,8 @@ def embed(
         known: Embeddings of this model by content (column content_hash). These images are not read.
         progress: Called with images embedded and images to embed.
         squares: What scan has kept of the images; those that are there are not read. Never changes a result.
+        cluster: Where images are read and embedded; None: on this machine. Its workers take the same mini-batches, in shards
+            that are kept until the caller clears ``finished_shards``, and see the files under the same absolute paths.
 
     Raises:
         DatapoolError: If an image cannot be read or has changed, its embedding is not finite or is zero, the accelerator
@@ -95,19 +102,23 @@ def embed(
     # factorize numbers the distinct contents by their first appearance, which is the order of `to_embed`.
     content_numbers = pd.factorize(hashes[to_fill])[0]
     distinct = to_fill[~hashes[to_fill].duplicated()]
-    course = _Course.of(model, batch_size=batch_size, accelerator=accelerator)
+    course = _Course.of(model, batch_size=batch_size, accelerator=accelerator, cluster=cluster)
     is_first = distinct % fitting_step(len(images)) == 0
     parts = [distinct[is_first], distinct[~is_first]] if course.is_new else [distinct]
     order = np.concatenate(parts)
-    computed = _run(
-        model,
-        [[images[index] for index in part] for part in parts],
-        course,
-        with_head=True,
-        num_workers=num_workers,
-        progress=progress,
-        squares=squares,
-    )
+    images_of = [[images[index] for index in part] for part in parts]
+    if cluster is not None:
+        computed = _run_on(cluster, model, images_of, course, num_workers=num_workers, progress=progress)
+    else:
+        computed = _run(
+            model,
+            images_of,
+            course,
+            with_head=True,
+            num_workers=num_workers,
+            progress=progress,
+            squares=squares,
+        )
     new = np.empty_like(computed)
     new[np.searchsorted(distinct, order)] = computed
     to_embed = [images[index] for index in distinct]
@@ -137,6 +148,7 @@ def embed_with_cache(
     progress: Progress | None,
     space_id: str | None = None,
     squares: SquareStore | None = None,
+    cluster: Cluster | None = None,
 ) -> Embedded:
     """Embed images with the model of a checkpoint, except those that the last run embedded with it.
 
@@ -153,7 +165,7 @@ def embed_with_cache(
             f"{checkpoint}: is model {found[:12]}, but model {space_id[:12]} is recorded for this pool; `git checkout HEAD "
             "-- datapools.json` restores the record, then run `dvc repro --force --single-item open` and `dvc repro`"
         )
-    key = _key(found, images, _Course.of(model, batch_size=batch_size, accelerator=accelerator))
+    key = _key(found, images, _Course.of(model, batch_size=batch_size, accelerator=accelerator, cluster=cluster))
     embedded = embed(
         model,
         images,
@@ -163,6 +175,7 @@ def embed_with_cache(
         known=cache.read(key),
         progress=progress,
         squares=squares,
+        cluster=cluster,
     )
     cache.write(key, _by_content(images, embedded.embeddings))
     return embedded
@@ -399,8 +412,9 @@ class _Course(NamedTuple):
     """The order of images and weights in memory; None: as they are."""
 
     @classmethod
-    def of(cls, model: EmbeddingModel, *, batch_size: int, accelerator: str) -> Self:
-        device, is_new = _device(accelerator), model.preprocessing.decode == "scaled"
+    def of(cls, model: EmbeddingModel, *, batch_size: int, accelerator: str, cluster: Cluster | None = None) -> Self:
+        device = _device(accelerator) if cluster is None else _device_on(cluster, accelerator)
+        is_new = model.preprocessing.decode == "scaled"
         if not is_new:
             return cls(device, batch_size, is_new, None)
         if device.type != "cpu":
@@ -439,6 +453,66 @@ def _run(
     )
     with explain_out_of_memory(batch_size=course.size, num_workers=num_workers):
         return _run_minibatches(model, minibatches, course, with_head=with_head, n_images=n_images, progress=progress)
+
+
+def _run_on(
+    cluster: Cluster,
+    model: EmbeddingModel,
+    parts: Sequence[Sequence[ImageFile]],
+    course: _Course,
+    *,
+    num_workers: NumWorkers,
+    progress: Progress | None,
+) -> np.ndarray:
+    """Return what ``_run`` returns with the head, computed by the workers of a cluster in the same mini-batches."""
+    size = _SHARD * course.size
+    absolute = [[each._replace(path=each.path.absolute()) for each in part] for part in parts]
+    shards = [part[start : start + size] for part in absolute for start in range(0, len(part), size)]
+    on_gpus = course.device.type == "cuda"
+    if num_workers == "auto":  # the worker is one of the cores that it has beside its GPU
+        num_workers = max(cluster.n_cpus // cluster.n_gpus - 1, 0) if on_gpus else 0
+    space_id = embedding_space_id(model)
+
+    def start() -> Workers:
+        workers = cluster.workers(partial(_Embedder, num_workers), on_gpus=on_gpus)
+        workers.teach((model, course))
+        return workers
+
+    results = map_shards(
+        start,
+        shards,
+        keys=[f"{_key(space_id, shard, course)} {[image.content_hash for image in shard]}" for shard in shards],
+        kept=finished_shards(),
+        form=Format(
+            lambda found: found.tobytes(), lambda data: np.frombuffer(data, np.float32).reshape(-1, model.dimension)
+        ),
+    )
+    firsts = np.cumsum([0, *map(len, shards)])
+    embeddings, n_done = np.empty((firsts[-1], model.dimension), dtype=np.float32), 0
+    for done in results:
+        first = firsts[done.number]
+        embeddings[first : first + len(done.result)] = done.result
+        n_done += len(done.result)
+        if progress is not None:
+            progress(n_done, len(embeddings))
+    return embeddings
+
+
+@dataclass
+class _Embedder:
+    """A worker of a cluster: learns the model and its course, then embeds mini-batches."""
+
+    num_workers: NumWorkers
+    _learned: tuple[EmbeddingModel, _Course] | None = None
+
+    def learn(self, lesson: tuple[EmbeddingModel, _Course]) -> None:
+        self._learned = lesson
+
+    def __call__(self, images: Sequence[ImageFile]) -> np.ndarray:
+        if self._learned is None:
+            raise ValueError("a worker embeds before it has a model")
+        model, course = self._learned
+        return _run(model, [images], course, with_head=True, num_workers=self.num_workers, progress=None, squares=None)
 
 
 def _run_minibatches(
@@ -549,6 +623,17 @@ def _device(accelerator: str) -> torch.device:
     raise DatapoolError(
         f"lightly.trainer.accelerator is {accelerator!r}, which this machine does not have or torch cannot use; "
         "set auto or cpu"
+    )
+
+
+def _device_on(cluster: Cluster, accelerator: str) -> torch.device:
+    """Return the device that the workers of a cluster use, which this machine may not have."""
+    if cluster.n_gpus and accelerator in ("auto", "gpu", "cuda"):
+        return torch.device("cuda")
+    if accelerator in ("auto", "cpu"):
+        return torch.device("cpu")
+    raise DatapoolError(
+        f"lightly.trainer.accelerator is {accelerator!r}, but the Ray cluster has {cluster.n_gpus} GPUs; set auto or cpu"
     )
 
 

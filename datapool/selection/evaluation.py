@@ -117,20 +117,26 @@ def compare_with_random(
     return Comparison(len(evaluated), _summary(by_choice[-1]), _summary(by_chance[-1]), curve, median, lowered)
 
 
-def certificate(covering_radius: float, farthest: str, config: RankingConfig) -> Certificate:
+def certificate(
+    covering_radius: float, farthest: str, config: RankingConfig, *, next_distance: float | None = None
+) -> Certificate:
     """Return a lower bound for the covering radius of any choice of as many images; None without "coreset" or with rules.
 
     Let R be the covering radius after k picks. The picks and the candidate ``farthest``, which lies at R, are at least R
     apart from each other and from the pool before. So any k new images leave one of these k + 1 at R/2 or farther
-    (Gonzalez 1985; the proof is in ``maintenance/certificate.py``).
+    (Gonzalez 1985; the proof is in ``maintenance/certificate.py``). With core-sets, the candidate that would come next
+    takes the place of ``farthest`` in this proof, and its distance that of R.
 
     Args:
         covering_radius: That of the choice.
         farthest: Filename of the candidate at that distance; empty if every candidate was picked.
         config: How the choice was made.
+        next_distance: Distance of the candidate that would come next; for core-sets.
     """
     if config.method != "coreset" or has_rules(config.rules):
         return Certificate(None, None)
+    if config.approximate:
+        return Certificate(None if next_distance is None else next_distance / 2, farthest or None)
     return Certificate(covering_radius / 2, farthest or None)
 
 
@@ -184,7 +190,7 @@ def compute_metrics(
     status, kinds = (column.value_counts() for column in (images.status, sampled.removed.kind))
     n_picked, n_base = len(sampled.picks.table), len(base.table)
     pick_distances = sampled.picks.table.distance.dropna()
-    bound = certificate(sampled.covering_radius, sampled.farthest, config)
+    bound = certificate(sampled.covering_radius, sampled.farthest, config, next_distance=sampled.next_distance)
     if sampled.n_kept is not None:  # kept from an earlier choice, the picks may lie nearer than the covering radius
         bound = Certificate(None, sampled.farthest or None)
     lowered, by_chance = comparison.lowered or (None, None)
@@ -217,6 +223,9 @@ def compute_metrics(
         smallest_pick_distance=float(pick_distances.min()) if len(pick_distances) else None,
         radius_lower_bound=bound.radius_lower_bound,
         witness=bound.witness,
+        radius_ratio=sampled.covering_radius / bound.radius_lower_bound
+        if config.approximate and bound.radius_lower_bound
+        else None,
         evaluated=comparison.evaluated,
         mean_distance=comparison.chosen.mean,
         p99_distance=comparison.chosen.p99,

@@ -10,7 +10,7 @@ import numpy as np
 
 from datapool.core.progress import Progress
 from datapool.selection.lower_bounds import TINY, as_centers, round_up
-from datapool.selection.nearest_centers import Change, NearestCenters, single_threaded_blas
+from datapool.selection.nearest_centers import BlockWorkers, Change, NearestCenters, single_threaded_blas
 
 NO_NEIGHBOR = -1
 """Neighbor of the first pick when there is no pool."""
@@ -100,6 +100,7 @@ def k_center(
     prefix: Sequence[int] | np.ndarray = (),
     with_trace: bool = False,
     device: str | None = "auto",
+    workers: BlockWorkers | None = None,
     progress: Progress | None = None,
 ) -> Selection:
     """Greedy k-center: always take the candidate farthest from the pool and everything picked before.
@@ -133,13 +134,17 @@ def k_center(
         device: Where large products are computed: "auto" for a CUDA device if there is one and the work is large, else
             the processors; None for the processors; or a device of torch. The selection is the same, but the trace may
             name other covering centers.
+        workers: They compare candidates with centers, instead of a device of this machine. The selection is the same, and on
+            processors of one kind the trace too.
         progress: Called with the number of picks so far and of all.
 
     Raises:
         ValueError: If a value is not finite or above 1e37, or the dimensions differ.
     """
     limit, n = min(n_samples, len(candidates)), len(candidates)
-    centers = NearestCenters(candidates, pool, n_expected=len(pool) + limit, keep_changes=with_trace, device=device)
+    centers = NearestCenters(
+        candidates, pool, n_expected=len(pool) + limit, keep_changes=with_trace, device=device, workers=workers
+    )
     prefix = np.asarray(prefix, dtype=np.int64)[:limit]
     if limit and not len(pool) and not len(prefix):
         prefix = np.array([0 if weights is None else np.argmax(weights)])
@@ -371,6 +376,7 @@ def distances_along(
     pool: np.ndarray,
     order: Sequence[int] | np.ndarray,
     *,
+    workers: BlockWorkers | None = None,
     progress: Progress | None = None,
 ) -> Selection:
     """Pick candidates in a given order and compute the distance at which each is picked.
@@ -383,9 +389,12 @@ def distances_along(
         candidates: Shape (n, d), finite.
         pool: Shape (p, d), finite.
         order: Rows of ``candidates``, none twice.
+        workers: As for ``k_center``.
         progress: As for ``k_center``.
     """
-    return k_center(candidates, pool, n_samples=len(order), min_distance=0.0, prefix=order, progress=progress)
+    return k_center(
+        candidates, pool, n_samples=len(order), min_distance=0.0, prefix=order, workers=workers, progress=progress
+    )
 
 
 class Nearest(NamedTuple):

@@ -18,6 +18,7 @@ from datapool.core.recorded_rows import SEEN
 from datapool.core.schema import Params
 from datapool.core.tables import EmbeddedTable
 from datapool.selection.evaluation_sample import EvaluationSample, measure_sample
+from datapool.selection.on_cluster import CenterWorkers
 from datapool.selection.ranking import Ranked, RankingConfig, rank
 from datapool.selection.rules import EXCLUDED
 
@@ -151,6 +152,7 @@ def rank_offer(
     n_samples: int,
     min_distance: float,
     progress: Progress,
+    workers: CenterWorkers | None = None,
 ) -> RankedOffer:
     """Measure a random sample of what is offered, and order it as far as requested; arguments as for ``rank``."""
     vectors = config.vectors(offer.candidates, base)
@@ -164,6 +166,7 @@ def rank_offer(
         n_samples=n_samples,
         min_distance=min_distance,
         progress=progress,
+        workers=workers,
     )
     excluded = pd.concat([offer.not_offered, ranked.excluded], ignore_index=True)
     return RankedOffer(ranked._replace(excluded=excluded), evaluation_sample)

@@ -12,6 +12,7 @@ from datapool.core.plan import Plan
 from datapool.core.progress import Progress
 from datapool.core.schema import Params, Rules
 from datapool.core.tables import EmbeddedTable, read_arrays, write_arrays
+from datapool.selection.core_sets import k_center_of_core_sets
 from datapool.selection.coverage import coverage, evaluation_points
 from datapool.selection.k_center import (
     NO_NEIGHBOR,
@@ -22,6 +23,7 @@ from datapool.selection.k_center import (
     random_order,
     unit_rows,
 )
+from datapool.selection.on_cluster import CenterWorkers
 from datapool.selection.rules import Exclude, build_exclude, excluded_by_rules, near_protected
 from datapool.selection.scores import scores_of
 from datapool.selection.typiclust import typical_order
@@ -50,6 +52,8 @@ class RankingConfig(NamedTuple):
     """For "coral" and "similar": shape (n,), finite, 0 or more, one per candidate; None otherwise."""
     rules: Rules
     """What may not be picked; of ``protected`` only the distance counts here."""
+    approximate: bool = False
+    """For "coreset": pick from core-sets."""
 
     @classmethod
     def from_params(cls, params: Params, plan: Plan, candidates: pd.DataFrame, base: pd.DataFrame) -> "RankingConfig":
@@ -77,6 +81,7 @@ class RankingConfig(NamedTuple):
             power=params.coverage.power,
             scores=scores_of(params, candidates),
             rules=params.rules,
+            approximate=params.ranking.approximate,
         )
 
     def vectors(self, candidates: EmbeddedTable, base: EmbeddedTable) -> "DistanceVectors":
@@ -109,8 +114,8 @@ class Ranked(NamedTuple):
 
 
 def has_trace(config: RankingConfig) -> bool:
-    """Return whether a ranking has a trace, so that a cut at any step needs no distances: "coreset" without rules."""
-    return config.method == "coreset" and not has_rules(config.rules)
+    """Return whether a ranking has a trace, so that a cut at any step needs no distances: exact "coreset" without rules."""
+    return config.method == "coreset" and not config.approximate and not has_rules(config.rules)
 
 
 def has_rules(rules: Rules) -> bool:
@@ -155,10 +160,12 @@ def rank(
     n_samples: int,
     min_distance: float,
     progress: Progress,
+    workers: CenterWorkers | None = None,
 ) -> Ranked:
     """Order the candidates that the rules allow, best first, as far as requested.
 
-    * "coreset": greedy k-center, always the candidate farthest from the base and the earlier ones.
+    * "coreset": greedy k-center, always the candidate farthest from the base and the earlier ones; if ``approximate``, from
+      the core-sets of parts of the candidates.
     * "coverage": always the candidate that most lowers the sum of (distance to the nearest of base and earlier ones) **
       power over all candidates that may be picked at first, or over a sample of them.
     * "coral": always the candidate with the largest score x distance to the nearest of the base and the earlier ones;
@@ -179,6 +186,7 @@ def rank(
         n_samples: How many to order; -1 means all.
         min_distance: With "coreset", stop at the first closer than this; negative means never.
         progress: Called for one part of the work after another.
+        workers: They compare candidates with the base and with picks, where the method does that; None: this machine.
 
     Raises:
         DatapoolError: If protected embeddings have another dimension, or one is all zeros (with ``normalize``) or not
@@ -195,6 +203,7 @@ def rank(
         n_samples=n_samples,
         min_distance=min_distance,
         progress=progress,
+        workers=workers,
     )
 
 
@@ -208,6 +217,7 @@ def extend(
     n_samples: int,
     min_distance: float,
     progress: Progress,
+    workers: CenterWorkers | None = None,
 ) -> Ranked:
     """Continue a ranking from where it ends. Arguments as for ``rank``; ``n_samples`` and the result include ``ranked``."""
     is_allowed = _allowed_at_first(candidates.table, base.table, ranked, config.rules)
@@ -218,7 +228,7 @@ def extend(
     if config.method == "coverage":
         selection, gains = _cover(vectors, is_allowed, prefix, exclude, config, limit, progress)
     elif config.method in ("coreset", "coral"):
-        selection = _pick_greedily(vectors, is_allowed, prefix, exclude, config, limit, min_distance, progress)
+        selection = _pick_greedily(vectors, is_allowed, prefix, exclude, config, limit, min_distance, progress, workers)
     else:
         if config.method == "random":
             order = random_order(len(is_allowed), seed=config.seed)
@@ -227,7 +237,7 @@ def extend(
         else:
             order = _typical_order(vectors, base.table, is_allowed, config, progress)
         picks = _first_allowed(np.concatenate([prefix, order]), is_allowed, exclude, limit)
-        selection = distances_along(vectors.candidates, vectors.pool, picks, progress=progress)
+        selection = distances_along(vectors.candidates, vectors.pool, picks, workers=workers, progress=progress)
     table = _table(
         candidates.table.filename.to_numpy(dtype=object)[selection.indices],
         selection.distances,
@@ -321,12 +331,25 @@ def _pick_greedily(
     limit: int,
     min_distance: float,
     progress: Progress,
+    workers: CenterWorkers | None,
 ) -> Selection:
     """Run ``k_center`` on the allowed candidates. Rows in ``prefix`` and in the result are rows of all candidates."""
     rows, positions, exclude_positions = _among_allowed(is_allowed, exclude)
     weights = None if config.scores is None else config.scores[rows]
+    allowed = _take(vectors.candidates, is_allowed)
+    if config.approximate:
+        found = k_center_of_core_sets(
+            allowed,
+            vectors.pool,
+            n_samples=min(limit, len(rows)),
+            min_distance=min_distance,
+            prefix=positions[prefix],
+            workers=workers,
+            progress=progress,
+        )
+        return _in_rows(found, rows, len(vectors.pool))
     found = k_center(
-        _take(vectors.candidates, is_allowed),
+        allowed,
         vectors.pool,
         n_samples=limit,
         min_distance=min_distance if weights is None else -1.0,  # with weights, distances may increase again
@@ -334,9 +357,14 @@ def _pick_greedily(
         exclude=exclude_positions,
         prefix=positions[prefix],
         with_trace=has_trace(config),  # then every candidate is allowed, and its positions are rows
+        workers=workers,
         progress=progress,
     )
-    n_pool = len(vectors.pool)
+    return _in_rows(found, rows, len(vectors.pool))
+
+
+def _in_rows(found: Selection, rows: np.ndarray, n_pool: int) -> Selection:
+    """Return a selection among some rows of the candidates with numbers of all of them."""
     neighbors = found.neighbors.copy()
     is_candidate = neighbors >= n_pool
     neighbors[is_candidate] = n_pool + rows[neighbors[is_candidate] - n_pool]

@@ -59,6 +59,8 @@ class Sampled(NamedTuple):
     """Filename of the candidate at that distance, the first of several; empty if every candidate was picked."""
     n_kept: int | None = None
     """How many of the first picks were kept from an earlier choice; None if everything was chosen anew."""
+    next_distance: float | None = None
+    """Distance of the candidate that the ranking has after the picks; None if it ends with them."""
 
     @property
     def duplicates(self) -> list[str]:
@@ -167,6 +169,7 @@ def sample(
         covering_radius=0.0 if farthest is None else float(coverage.distances[farthest]),
         farthest="" if farthest is None else candidates.table.filename[left_out[farthest]],
         n_kept=n_kept,
+        next_distance=float(ranked.table.distance.iloc[len(taken)]) if len(taken) < len(ranked.table) else None,
     )
 
 

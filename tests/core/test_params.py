@@ -208,6 +208,8 @@ BAD_VALUES = [
     ({"filename_prefix": "../x"}, f"filename_prefix is '../x'; it should be {PREFIX}"),
     ({"filename_prefix": "a/../../x"}, f"filename_prefix is 'a/../../x'; it should be {PREFIX}"),
     ({"filename_prefix": "/x"}, f"filename_prefix is '/x'; it should be {PREFIX}"),
+    ({"ranking__approximate": 1}, "ranking.approximate is 1; it should be true or false"),
+    ({"engine": "dask"}, "engine is 'dask'; it should be 'local' or 'ray'"),
     ({"ranking__n_clusters": 0}, "ranking.n_clusters is 0; it should be auto, or a whole number of at least 1"),
     ({"rules__balance": 0}, f"rules.balance is 0; it should be {BALANCE}"),
     ({"rules__balance": 0.5}, f"rules.balance is 0.5; it should be {BALANCE}"),
@@ -273,6 +275,17 @@ def test_params_without_a_stopping_condition_are_refused():
     assert message(stopping_condition__min_distance=-1) == (
         "params.yaml: stopping_condition: n_samples and min_distance are both inactive, so nothing would end the "
         "selection; set one, for instance min_distance: 0.1"
+    )
+
+
+def test_core_sets_are_refused_where_they_prove_nothing():
+    assert message(ranking__approximate=True, stopping_condition__n_samples=10) == (
+        "params.yaml: ranking.approximate is true, which only method coreset can be, and the method in use is coverage; set "
+        "method: coreset, or ranking.approximate: false"
+    )
+    assert message(ranking__approximate=True, method="coreset", rules__balance=3) == (
+        "params.yaml: ranking.approximate is true, but rules.balance is set, which may exclude what the core-sets hold; set "
+        "ranking.approximate: false, or rules.balance to null"
     )
 
 

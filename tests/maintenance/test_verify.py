@@ -34,6 +34,7 @@ from datapool.maintenance.distances import (
 from datapool.maintenance.verify import verify
 from datapool.pool.erasure import erase_from_scratch
 from datapool.pool.open import open_base
+from datapool.selection.core_sets import number_of_parts
 from datapool.selection.ranking import LABEL_DISTANCE
 from datapool.workspace.params_file import set_params
 
@@ -258,6 +259,20 @@ def test_a_method_without_certificate_is_checked_for_what_holds(pool, method):
     assert json.loads(LINEAGE.read_text())["my_datapool"]["versions"][1]["radius_lower_bound"] is None
     assert outcomes() == {**dict.fromkeys(found, "pass"), "version 2, certificate": "skip"}
     assert found["version 2, certificate"].sentence == f"method {method} promises no bound on the covering radius"
+
+
+def test_the_bound_of_picks_from_core_sets_is_checked(pool):
+    settings = {"ranking__approximate": True, "ranking__n_samples": 4, "stopping_condition__n_samples": 2}
+    repro(**settings, method="coreset", stopping_condition__min_distance=-1.0)
+    version = json.loads(LINEAGE.read_text())["my_datapool"]["versions"][1]
+    numbers = json.loads((OUTPUT / "numbers.json").read_text())
+
+    assert number_of_parts(numbers["candidates"], 4) > 1
+    assert version["parameters"]["approximate"] is True
+    assert numbers["radius_ratio"] == version["covering_radius"] / version["radius_lower_bound"] >= 1
+    assert set(outcomes().values()) == {"pass"}
+    edit_lineage(lambda versions: versions[1].update(radius_lower_bound=version["radius_lower_bound"] * 1.5))
+    assert set(failed()) == {"version 2, certificate"}
 
 
 def test_rules_leave_the_distances_to_check(pool):

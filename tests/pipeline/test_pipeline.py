@@ -20,6 +20,9 @@ OUTPUTS = Outputs("${output_dir}")
 # only scan depends on the folder.
 PATHS = {"input_dir", "output_dir"}
 
+# Where a stage computes changes no result either.
+WHERE = {"engine"}
+
 
 def imported_packages(path: Path) -> set[str]:
     """Return the packages of the library that a file imports, directly or indirectly, also inside functions."""
@@ -110,7 +113,7 @@ def test_dvc_yaml_is_short():
 @pytest.mark.parametrize("stage", sorted(set(PIPELINE) - {"train", "embed", "report"}))
 def test_params_name_every_key_that_the_stage_reads(stage):
     # The output of merge is shared_dir itself.
-    exceptions = PATHS | ({"shared_dir"} if stage == "merge" else set())
+    exceptions = PATHS | WHERE | ({"shared_dir"} if stage == "merge" else set())
     declared = set(PIPELINE[stage].get("params", [])) - exceptions
     read = attributes_of("params", stage) - exceptions - GUESSES.get(stage, set())
     if "*" in read:  # passed on to RankingConfig.from_params, make_offer, batch_columns, Parameters.of

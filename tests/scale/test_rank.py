@@ -1,0 +1,90 @@
+"""Ranking on a cluster makes the picks, distances, neighbors and trace of one process, whatever dies meanwhile."""
+
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from datapool.selection.k_center import distances_along, k_center
+from datapool.selection.on_cluster import workers_on
+
+pytestmark = pytest.mark.full
+
+
+def points(kind, n, dimension):
+    random = np.random.default_rng(len(kind))
+    if kind == "ties":  # a grid full of duplicates and equal distances
+        return random.integers(0, 3, size=(n, dimension)).astype(np.float32)
+    centers = random.normal(size=(40, dimension))
+    return (centers[random.integers(0, 40, n)] + random.normal(size=(n, dimension)) / 5).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def batch():
+    """Candidates and a pool, both of two kinds."""
+    return {kind: (points(kind, 6000, 12), points(kind, 1500, 12)) for kind in ("ties", "clusters")}
+
+
+@pytest.fixture
+def workers(on_ray):
+    with workers_on(on_ray) as found:
+        yield found
+
+
+def assert_same(found, expected):
+    for name, one, other in zip(found._fields, found, expected, strict=True):
+        if name == "trace":
+            assert_same(one, other)
+        else:
+            assert np.asarray(one).tobytes() == np.asarray(other).tobytes(), name
+
+
+@pytest.mark.parametrize("kind", ["ties", "clusters"])
+@pytest.mark.parametrize("with_pool", [True, False], ids=["pool", "no pool"])
+def test_a_cluster_makes_the_selection_and_the_trace_of_one_process(batch, workers, kind, with_pool):
+    candidates, pool = batch[kind]
+    settings = {"n_samples": 900, "min_distance": 0.3, "with_trace": True}
+    if not with_pool:
+        pool = pool[:0]
+
+    found = k_center(candidates, pool, **settings, workers=workers)
+
+    assert len(set(workers.pids())) == 4
+    assert_same(found, k_center(candidates, pool, **settings))
+
+
+def test_rules_prefix_and_weights_are_the_same_on_a_cluster(batch, workers):
+    candidates, pool = batch["clusters"]
+    settings = {
+        "n_samples": 700,
+        "min_distance": -1.0,
+        "prefix": [3, 5000, 17],
+        "weights": np.abs(candidates[:, 0]),
+        "exclude": lambda row: np.arange(max(row - 2, 0), min(row + 3, 6000)),
+    }
+
+    assert_same(k_center(candidates, pool, **settings, workers=workers), k_center(candidates, pool, **settings))
+
+
+def test_distances_along_an_order_are_the_same_on_a_cluster(batch, workers):
+    candidates, pool = batch["clusters"]
+    order = np.random.default_rng(0).permutation(6000)[:3000]
+
+    assert_same(distances_along(candidates, pool, order, workers=workers), distances_along(candidates, pool, order))
+
+
+def test_workers_killed_in_mid_run_change_nothing(batch, workers):
+    candidates, pool = batch["clusters"]
+    settings = {"n_samples": 2500, "min_distance": -1.0, "with_trace": True}
+    killed = []
+
+    def kill(done, of):
+        if done > 100 * (len(killed) + 1) and len(killed) < 3:
+            killed.append(workers.pids()[len(killed)])
+            os.kill(killed[-1], signal.SIGKILL)
+
+    found = k_center(candidates, pool, **settings, workers=workers, progress=kill)
+
+    assert len(killed) == 3
+    assert_same(found, k_center(candidates, pool, **settings))
