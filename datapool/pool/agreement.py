@@ -75,7 +75,7 @@ def require_files(pools: Path, lineage: Mapping[str, list[Version]], *, besides:
         raise CheckoutError(
             f"datapools.json lists the pool{'s' * (len(gone) > 1)} {', '.join(map(repr, gone))}, but {pools}/ does not "
             "hold the files; nothing was changed. Run `dvc pull` (or `dvc checkout --force`), then again; "
-            "`datapool repair` makes them from a later version in DVC's cache, if `dvc gc` has deleted them; "
+            "if its cache has lost them, `datapool repair` makes them from a later version in it; "
             "`git checkout HEAD -- datapools.json` goes back to the pools that git has"
         )
 

@@ -65,6 +65,23 @@ def test_no_history_loses_a_row(no_fsync):
     try_histories(Histories, examples=8, steps=12, derandomize=True, phases=[Phase.generate])
 
 
+def test_each_remedy_of_a_message_is_a_command_that_helps_where_git_alone_went_back(no_fsync):
+    @settings(max_examples=1, deadline=None, database=None, phases=[Phase.generate])
+    @given(st.just(Histories))
+    def check_history(machine: type[Histories]) -> None:
+        machine.runs = machine.kills = machine.refusals = 0
+        history = machine()
+        history.run(Params("A", n=2))
+        history.checkout(back=1, also_dvc=False)
+        history.kill(Params("B", n=2), "merge", 0)
+        history.no_row_is_lost()
+        history.run_an_experiment()
+        history.teardown()
+
+    check_history()
+    assert Histories.refusals
+
+
 def try_corrections(*, examples: int, steps: int, **options: object) -> None:
     Corrections.runs = Corrections.killed = Corrections.removals = Corrections.replaced = 0
     run_machine(Corrections, examples=examples, steps=steps, **options)

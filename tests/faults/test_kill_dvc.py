@@ -96,13 +96,18 @@ def check_and_recover(made: Workspace, ready: Ready) -> None:
     assert "up to date" in made.run("dvc", "status", "merge")
 
 
-def run_and_kill(made: Workspace, ready: Ready, point: Point) -> None:
+def run_and_kill(made: Workspace, ready: Ready, point: Point) -> bool:
+    """Run `dvc repro` and kill it at a point; return whether it came that far.
+
+    dvc does not make the same number of calls in every run: those of its progress bars and of git depend on the time.
+    """
     fault = f"inject={point.call}:signal=SIGKILL:when={point.n}"
     trace = ["strace", "-qq", "-o", "/dev/null", "-e", f"trace={TRACED}", "-e", fault]
     silent = subprocess.DEVNULL  # with a pipe, run() would also wait for the stage
     command = [*ready.with_compiled, *trace, "dvc", "repro", "merge"]
     done = subprocess.run(command, cwd=made.folder, env=ENVIRONMENT, stdout=silent, stderr=silent, check=False)
-    assert done.returncode in (-9, 137)
+    assert done.returncode in (0, -9, 137)
+    return done.returncode != 0
 
 
 def first(pattern: str) -> Callable[[list[Point]], list[Point]]:
@@ -122,7 +127,7 @@ MOMENTS = {
 def test_a_killed_dvc_leaves_a_whole_pool_and_the_next_repro_recovers(ready, moment, tmp_path):
     for point in MOMENTS[moment](ready.points):
         made = ready.before.copy_to(tmp_path / "workspace")
-        run_and_kill(made, ready, point)
+        assert run_and_kill(made, ready, point)
         check_and_recover(made, ready)
     count("kill points of dvc", 1)
 
@@ -130,17 +135,18 @@ def test_a_killed_dvc_leaves_a_whole_pool_and_the_next_repro_recovers(ready, mom
 @pytest.mark.full
 @pytest.mark.timeout(3600)
 def test_a_kill_at_any_file_operation_of_dvc_itself_leaves_a_whole_pool(ready, tmp_path):
-    problems = []
+    problems, n_killed = [], 0
     points = [point for point in ready.points if not re.search(r"O_RDONLY", point.text)]
     for number, point in enumerate(points):
         made = ready.before.copy_to(tmp_path / str(number))
         try:
-            run_and_kill(made, ready, point)
+            n_killed += run_and_kill(made, ready, point)
             check_and_recover(made, ready)
         except AssertionError as error:
             problems.append(f"{error} at {point.text[:160]}")
     assert not problems, "\n".join(problems)
-    count("kill points of dvc", len(points))
+    assert n_killed >= 0.9 * len(points)
+    count("kill points of dvc", n_killed)
 
 
 @pytest.mark.full
