@@ -9,7 +9,7 @@ from datapool.core.base import read_base
 from datapool.core.outputs import Outputs
 from datapool.core.params import load_params
 from datapool.core.tables import read_table, write_csv, write_json
-from datapool.images.batch import candidates, image_files, mark_excluded
+from datapool.images.batch import candidates, hashes_of, image_files, mark_excluded
 from datapool.images.ranges import choose_ranges, describe_ranges
 from datapool.terminal import progress, run, say
 from datapool.training.provide import provide_model
@@ -37,6 +37,7 @@ def train() -> None:
             cache_dir=SCRATCH / "embeddings",
             progress=report,
             labels=table.weak_label.tolist(),
+            hashes=hashes_of(table, table.content_hash),
         )
     if provided.space is None:  # a helper process of training on several devices
         return

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from datapool.core import atomic
 from datapool.core.errors import DatapoolError
-from datapool.core.lineage import Parameters, Version
+from datapool.core.lineage import EmbeddingSpace, Parameters, Version
 from datapool.core.recorded_rows import COLUMNS, NotRecordedError, no_seen, read_recorded_rows, read_recorded_seen
 from datapool.core.tables import (
     EmbeddedTable,
@@ -93,6 +93,9 @@ class Base(NamedTuple):
     """Of the pictures of ``rows``, shape (n,), uint64; 0 where none is known. None: all 0."""
     decodes_in_full: bool = False
     """A new model must decode JPEG files at full size: this batch makes a first version anew whose model does."""
+    early_space: EmbeddingSpace | None = None
+    """The space of a first version that this batch makes anew, if an early release has calibrated its levels: the same
+    space keeps them."""
 
     @property
     def made_by(self) -> list[Version]:
@@ -138,6 +141,7 @@ def write_base(folder: Path, base: Base) -> None:
         "versions": [version.model_dump() for version in base.versions],
         # Absent otherwise: the base of a new pool has the same bytes before and after its first version was made.
         **({"decodes_in_full": True} if base.decodes_in_full else {}),
+        **({"early_space": base.early_space.model_dump()} if base.early_space else {}),
     }
     write_json(folder / "base.json", record)
     for copy in _COPIES:
@@ -169,6 +173,7 @@ def read_base(folder: Path, *, needs_seen: bool = True) -> Base:
         pool, batch, replaces = record["pool"], record["batch"], tuple(record["replaces"])
         labels, standing, left = record["labels"], record["standing"], record["batch_left"]
         replaced = standing and Version.model_validate(standing["version"])
+        early = record.get("early_space") and EmbeddingSpace.model_validate(record["early_space"])
         pools, reconsidered = Path(record.get("pools", "")), tuple(record.get("reconsidered", ()))
     except (KeyError, TypeError, ValidationError) as error:
         raise DatapoolError(
@@ -202,6 +207,7 @@ def read_base(folder: Path, *, needs_seen: bool = True) -> Base:
         reconsidered,
         _perceptual_hashes(folder),
         record.get("decodes_in_full", False),
+        early,
     )
 
 

@@ -111,7 +111,10 @@ class Levels(_JsonObject):
     """What the levels of ``stopping_condition.min_distance`` are in an embedding space; by name, the smallest first."""
 
     images: _WholeNumber
-    """Images of the batch by which they were calibrated."""
+    """Images of the batch by which they were calibrated; among so many, false alarms are as rare as recorded."""
+    scenes: _WholeNumber | None = None
+    """Those of which no two show the same, as far as that was recognized; absent in levels of early releases, whose false
+    alarms were estimated too low."""
     edited: _WholeNumber
     """Edited images, in all."""
     normalized: dict[str, Level]
@@ -566,7 +569,7 @@ def embedding_space_of(name: str, versions: Sequence[Version]) -> EmbeddingSpace
     space = versions[-1].embedding_space
     if space is None:
         raise DatapoolError(
-            f"{LINEAGE}: does not record the embedding_space of version {len(versions)} of pool {name!r}; "
+            f"{LINEAGE}: does not record the embedding_space of version {versions[-1].version} of pool {name!r}; "
             f"`git checkout HEAD -- {LINEAGE}` restores it"
         )
     return space

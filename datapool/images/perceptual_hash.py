@@ -17,6 +17,7 @@ _SIDE = 32  # pixels of the gray picture
 _LOW = 8  # frequencies in each direction
 _FAINT = 0.1  # gray levels: in a picture whose median frequency is weaker, rounding decides the bits
 _SCALE = 2**20  # of the cosines, as whole numbers: the sums below stay under 2^63
+_ODD = np.uint64(0x5555_5555_5555_5555)  # the bits of every second frequency from left to right
 _COSINES = np.rint(_SCALE * np.cos(np.pi / _SIDE * np.outer(np.arange(_LOW), np.arange(_SIDE) + 0.5))).astype(np.int64)
 
 
@@ -47,6 +48,18 @@ def as_numbers(hashes: Iterable[str]) -> np.ndarray:
     [9223372036854775808, 255, 0]
     """
     return np.array([int(each or "0", 16) for each in hashes], dtype=np.uint64)
+
+
+def mirrored(hashes: np.ndarray) -> np.ndarray:
+    """Return hashes, as numbers, of the same pictures with left and right exchanged, but for a few bits; some value for 0.
+
+    Exchanging the sides negates every second frequency from left to right, and the median of all is near 0.
+
+    >>> as_numbers(["0f00000000000000"]), mirrored(as_numbers(["0f00000000000000"]))
+    (array([1080863910568919040], dtype=uint64), array([6509636763651986773], dtype=uint64))
+    """
+    found: np.ndarray = hashes ^ _ODD
+    return found
 
 
 def differing_bits(one: np.ndarray, other: np.ndarray) -> np.ndarray:

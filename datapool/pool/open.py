@@ -13,7 +13,7 @@ import pandas as pd
 
 from datapool.core.base import Base, Standing, empty_base_table
 from datapool.core.errors import DatapoolError
-from datapool.core.lineage import CHECKPOINT, THUMBNAILS_FOLDER, LineageEntry, Version, read_entries
+from datapool.core.lineage import CHECKPOINT, THUMBNAILS_FOLDER, EmbeddingSpace, LineageEntry, Version, read_entries
 from datapool.core.recorded_rows import are_kept, keep_rows, read_recorded_seen
 from datapool.core.tables import EmbeddedTable
 from datapool.images.batch import (
@@ -206,6 +206,7 @@ def _open(
         reconsidered,
         ThumbnailStore(store.folder / THUMBNAILS_FOLDER).perceptual_hashes(of_base.table.content_hash),
         base_version is None and not k and _decodes_in_full(versions),
+        _early_space(versions) if base_version is None and not k else None,
     )
     has_model = bool(base.made_by) and base.made_by[-1].checkpoint_sha256 is not None
     return base._replace(checkpoint=store.folder / CHECKPOINT if has_model else None)
@@ -215,6 +216,12 @@ def _decodes_in_full(versions: Sequence[Version]) -> bool:
     """Return whether a pool has a model that decodes JPEG files at full size, as those of early releases do."""
     space = versions[0].embedding_space if versions else None
     return space is not None and space.backbone is not None and space.decode is None
+
+
+def _early_space(versions: Sequence[Version]) -> EmbeddingSpace | None:
+    """Return the space of a pool whose levels an early release has calibrated; None for others."""
+    space = versions[0].embedding_space if versions else None
+    return space if space is not None and space.levels is not None and space.levels.scenes is None else None
 
 
 def _excluded_of(images: pd.DataFrame, contents: Mapping[str, Excluded]) -> pd.DataFrame:

@@ -19,6 +19,8 @@ from datapool.images.decode import ImageFile
 from datapool.training.given_embeddings import given_space
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from datapool.model.checkpoint_file import Decoding
     from datapool.model.embedding_model import EmbeddingModel
     from datapool.training.fitted_head import FittedHead
@@ -50,6 +52,7 @@ def provide_model(
     cache_dir: Path,
     progress: Progress,
     labels: Sequence[str] | None = None,
+    hashes: "np.ndarray | None" = None,
 ) -> ProvidedModel:
     """Write the checkpoint that embeds this batch.
 
@@ -69,6 +72,7 @@ def provide_model(
         cache_dir: Where ``embed_candidates`` keeps embeddings. Those that follow from fitting a head are written to it.
         progress: Of the training.
         labels: The weak label of each image, by which models are compared besides; None for none.
+        hashes: The perceptual hash of each image, by which levels are calibrated; uint64, 0 where unknown, None for none.
 
     Raises:
         DatapoolError: If params ask for another model than that of the base (the message names both), for random weights
@@ -87,7 +91,7 @@ def provide_model(
         if _needs_levels(space, images):
             from datapool.model.embedding_model import load_checkpoint
 
-            space = _with_levels(space, load_checkpoint(base.checkpoint), images, params, RowCache(cache_dir))
+            space = _with_levels(space, load_checkpoint(base.checkpoint), images, hashes, params, RowCache(cache_dir))
         atomic.copy_file(base.checkpoint, checkpoint)
         atomic.copy_file(base.checkpoint, last)
         notes = [f"pool {base.pool!r} has its model already: it is used as it is, training is skipped"]
@@ -106,6 +110,8 @@ def provide_model(
         cache=RowCache(cache_dir),
         progress=progress,
         labels=labels,
+        hashes=hashes,
+        early=base.early_space,
     )
 
 
@@ -116,7 +122,12 @@ def _needs_levels(space: EmbeddingSpace, images: Sequence[ImageFile]) -> bool:
 
 
 def _with_levels(
-    space: EmbeddingSpace, model: "EmbeddingModel", images: Sequence[ImageFile], params: Params, cache: RowCache
+    space: EmbeddingSpace,
+    model: "EmbeddingModel",
+    images: Sequence[ImageFile],
+    hashes: "np.ndarray | None",
+    params: Params,
+    cache: RowCache,
 ) -> EmbeddingSpace:
     """Return the space with the levels of ``min_distance`` that these images show."""
     from datapool.training.calibrate_levels import calibrate
@@ -124,6 +135,7 @@ def _with_levels(
     levels = calibrate(
         model,
         images,
+        hashes=hashes,
         cache=cache,
         batch_size=params.lightly.loader.batch_size,
         num_workers=params.lightly.loader.num_workers,
@@ -228,6 +240,8 @@ def _new_model(
     cache: RowCache,
     progress: Progress,
     labels: Sequence[str] | None,
+    hashes: "np.ndarray | None",
+    early: EmbeddingSpace | None,
 ) -> ProvidedModel:
     """Make the model of a new pool, and write its checkpoints."""
     from datapool.model.embedding_model import embedding_space_id, save_checkpoint
@@ -272,7 +286,10 @@ def _new_model(
     if measured:
         of_later_releases["measured"] = [each.model_dump() for each in measured]
     space = EmbeddingSpace.model_validate(space.model_dump() | of_later_releases)
-    space = _with_levels(space, best, images, params, cache)
+    if early is not None and early.id == space.id:
+        space = space.with_levels(early.levels)
+    else:
+        space = _with_levels(space, best, images, hashes, params, cache)
     return ProvidedModel(space, losses, notes)
 
 

@@ -77,12 +77,20 @@ def test_a_batch_without_images_needs_no_level():
 
 
 def test_a_level_is_described_with_what_it_finds():
-    assert describe_in_use(params(), SPACE) == "near_copies = 0.2: finds 50% of edited copies, 0.5% false alarms"
+    assert describe_in_use(params(), SPACE) == (
+        "near_copies = 0.2: finds 50% of edited copies, 0.5% false alarms among 300 images"
+    )
     assert describe_levels(PLAIN, normalize=True) == ""
     assert describe_levels(SPACE, normalize=False) == (
-        "strict = 5: finds 25% of edited copies, 0% false alarms; near_copies = 5.1: finds 50% of edited copies, 0.5% false "
-        "alarms; similar = 5.2: finds 75% of edited copies, 1% false alarms"
+        "strict = 5: finds 25% of edited copies, 0% false alarms among 300 images; near_copies = 5.1: finds 50% of edited "
+        "copies, 0.5% false alarms among 300 images; similar = 5.2: finds 75% of edited copies, 1% false alarms among 300 images"
     )
+    levels = {"images": 300, "edited": 60, "normalized": some_levels(0.1), "raw": some_levels(5.0)}
+    careful = PLAIN.with_levels(Levels(scenes=3, **levels))
+    assert describe_in_use(params(), careful).endswith(
+        " among 300 images, and careful: the first batch shows 3 scenes only"
+    )
+    assert describe_in_use(params(), PLAIN.with_levels(Levels(scenes=30, **levels))) == describe_in_use(params(), SPACE)
     few = PLAIN.with_levels(Levels(images=12, edited=0, normalized=some_levels(0.0), raw=some_levels(0.0)))
     assert describe_in_use(params(), few) == (
         "near_copies = 0: drops no image, for 12 images cannot show how near copies are; a batch with 30 or more does"

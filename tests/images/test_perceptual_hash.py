@@ -12,7 +12,7 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from datapool.images import batch
 from datapool.images.decode import inspect
-from datapool.images.perceptual_hash import UNKNOWN, as_numbers, differing_bits, perceptual_hash
+from datapool.images.perceptual_hash import UNKNOWN, as_numbers, differing_bits, mirrored, perceptual_hash
 from datapool.images.pixels import shrink
 from datapool.images.thumbnails import ThumbnailStore, forget_perceptual_hashes
 
@@ -52,6 +52,15 @@ def test_the_bits_are_those_of_imagehash():
     )
 
     assert [perceptual_hash(mandelbrot), perceptual_hash(waves)] == ["c4e41b9a63733a47", "fff01830d99b4a4a"]
+
+
+def test_the_hash_of_a_mirrored_picture_follows_from_its_hash_but_for_a_few_bits(photo):
+    # Of 39 photos of wallpapers the median was 2 bits, and 8 at most.
+    one, other = as_numbers([of(photo)]), as_numbers([of(ImageOps.mirror(photo))])
+
+    assert differing_bits(one, other)[0] > 20
+    assert differing_bits(mirrored(one), other)[0] <= 6
+    assert mirrored(mirrored(one)) == one
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import pytest
 from datapool.core.base import Base, read_base, write_base
 from datapool.core.embeddings_csv import read_csv
 from datapool.core.errors import DatapoolError
-from datapool.core.lineage import EmbeddingSpace, Provenance, Version, read_lineage
+from datapool.core.lineage import EmbeddingSpace, Level, Levels, Provenance, Version, read_lineage
 from datapool.core.tables import EmbeddedTable
 from datapool.images.batch import candidates
 from datapool.maintenance.repair import repair
@@ -551,6 +551,23 @@ def test_the_first_batch_again_keeps_the_way_to_decode_of_the_version_that_it_ma
         assert open_for(A, name).decodes_in_full == expected, name
         assert not open_for(B, name).decodes_in_full  # it uses the pool's own model
         assert not open_for(A, name, base_version=0).decodes_in_full  # asks for a new one
+
+
+def test_the_first_batch_again_names_the_space_whose_levels_an_early_release_calibrated():
+    level = {"near_copies": Level(distance=0.3, recall=0.5, false_alarms=0.005)}
+    for name, scenes in (("early", {}), ("later", {"scenes": 40})):
+        levels = Levels(images=40, edited=60, normalized=level, raw=level, **scenes)
+        space = EmbeddingSpace(id="a" * 64, backbone="b", dimension=2, input_size=32, levels=levels)
+        base = open_for(A, name)
+        assert base.early_space is None
+        provenance = Provenance(covering_radius=0.25, embedding_space=space)
+        merge(POOLS, LINEAGE, base, picks(A, base), None, keep_history=True, provenance=provenance)
+
+        assert open_for(A, name).early_space == (None if scenes else space), name
+        write_base(Path("base"), open_for(A, name))
+        assert read_base(Path("base")).early_space == open_for(A, name).early_space
+        assert open_for(B, name).early_space is None
+        assert open_for(A, name, base_version=0).early_space is None
 
 
 def test_a_base_read_again_is_the_base_that_was_written():

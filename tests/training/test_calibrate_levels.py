@@ -45,15 +45,23 @@ def nearest(points: np.ndarray) -> np.ndarray:
 
 
 def test_the_share_of_unlike_images_nearer_grows_as_a_power_of_the_distance():
-    # In two dimensions a circle of half the radius has a quarter of the area: one image of it is in there with 1/4, and of
-    # two images one is with 1 - (3/4)^2.
-    one, two = Unlike(np.ones(1), 2.0, 1.0), Unlike(np.ones(1), 2.0, 2.0)
+    # In two dimensions a circle of half the radius has a quarter of the area.
+    measured = Unlike(farthest=2.0, share=0.2, dimension=2.0, growth=1.0, scenes=50)
 
-    assert one.share_nearer(0.5) == 0.25
-    assert two.share_nearer(0.5) == 0.4375
-    assert two.share_nearer(7.0) == 1.0
-    assert two.distance(0.4375) == pytest.approx(0.5)
-    assert Unlike(np.array([1.0, 2.0]), 2.0, 1.0).share_nearer(0.5) == (0.25 + 0.0625) / 2
+    assert measured.share_nearer(1.0) == pytest.approx(0.05)
+    assert measured.share_nearer(2.0) == measured.share_nearer(7.0) == pytest.approx(0.2)
+    assert measured.share_nearer(0.0) == 0.0
+    assert measured.distance(0.05) == pytest.approx(1.0)
+    assert measured.distance(0.9) == 2.0  # nothing is known of larger distances
+
+
+def test_among_more_images_an_unlike_one_is_nearer_with_the_power_of_the_probability():
+    # Among as many images none of 80 % has a nearer one, so among twice as many none of 64 %.
+    twice = Unlike(farthest=2.0, share=0.2, dimension=2.0, growth=2.0, scenes=50)
+
+    assert twice.share_nearer(2.0) == pytest.approx(0.36)
+    assert twice.share_nearer(1.0) == pytest.approx(1 - 0.95**2)
+    assert twice.distance(1 - 0.95**2) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -82,18 +90,59 @@ def test_where_copies_lie_apart_from_neighbors_the_level_is_no_larger_than_finds
     assert found["similar"].recall == 1.0
 
 
+def test_the_level_of_a_large_batch_is_told_by_a_part_of_it():
+    points = scattered(2000, dimension=5)
+    part = points[::4]
+    rows = np.arange(0, 500, 10)
+    found = levels_of(part, copies_of(part, rows, 5.0), rows, n_images=2000)
+
+    assert found.images == 2000
+    assert 0.002 <= (nearest(points) < found.raw["near_copies"].distance).mean() <= 0.0125
+    assert (nearest(part) < found.raw["near_copies"].distance).mean() <= 0.004  # of fewer images fewer have one so near
+
+
 def test_copies_and_frames_in_the_batch_do_not_make_the_level_smaller():
     clean = scattered(400, dimension=16)
     rng = np.random.default_rng(3)
-    copied = np.concatenate(
-        [clean[:360], clean[:40] + 0.01 * rng.standard_normal((40, 16))]
-    )  # a tenth, far apart by name
-    frames = clean[0] + np.cumsum(0.02 * rng.standard_normal((60, 16)), axis=0)
+    copied = np.concatenate([clean, clean[:40]])  # far apart by name, and with the same pixels
+    frames = clean[0] + np.cumsum(0.1 * rng.standard_normal((60, 16)), axis=0)
     with_video = np.concatenate([clean[:200], frames, clean[200:]])
 
-    levels_found = [raw_levels(points, copies=1.0)["near_copies"].distance for points in (clean, copied, with_video)]
+    found = [raw_levels(points, copies=5.0)["near_copies"].distance for points in (clean, copied, with_video)]
 
-    assert levels_found == pytest.approx([levels_found[0]] * 3, rel=0.1)
+    assert found == pytest.approx([found[0]] * 3, rel=0.1)
+
+
+def test_an_edited_copy_whose_hash_agrees_does_not_make_the_level_smaller():
+    clean = scattered(400, dimension=16)
+    rng = np.random.default_rng(3)
+    edited = np.concatenate(
+        [clean, clean[:60] + 0.2 * rng.standard_normal((60, 16))]
+    )  # by a fifth of what lies between two
+    hashes = rng.integers(1, 2**63, 460).astype(np.uint64)
+    hashes[400:] = hashes[:60] ^ np.uint64(0b111)
+    rows = np.arange(0, 400, 10)
+
+    def level(points: np.ndarray, hashes: np.ndarray | None) -> float:
+        return levels_of(points, copies_of(points, rows, 5.0), rows, hashes=hashes).raw["near_copies"].distance
+
+    assert level(edited, hashes) == pytest.approx(level(clean, None), rel=0.1)
+    mirrored = hashes.copy()
+    mirrored[400:] ^= np.uint64(0x5555_5555_5555_5555)
+    assert level(edited, mirrored) == level(edited, hashes)
+    assert level(edited, None) < 0.7 * level(clean, None)
+    assert level(edited, np.zeros(460, dtype=np.uint64)) == level(edited, None)  # unknown hashes tell nothing
+
+
+def test_a_few_long_scenes_have_careful_levels_and_their_number_is_recorded():
+    rng = np.random.default_rng(5)
+    videos = [10 * corner + np.cumsum(0.1 * rng.standard_normal((50, 16)), axis=0) for corner in np.eye(16)[:3]]
+    points = np.concatenate(videos)
+    rows = np.arange(0, 150, 5)
+    found = levels_of(points, copies_of(points, rows, 1.0), rows)
+
+    assert found.scenes == 3
+    assert found.raw["near_copies"].distance < np.median(nearest(points))
 
 
 def test_levels_of_unit_vectors_do_not_depend_on_the_scale_of_the_embeddings():

@@ -255,6 +255,25 @@ def test_a_new_pool_decodes_at_a_smaller_scale_and_one_that_an_early_release_beg
     assert early.space.id != later.space.id
 
 
+def test_a_first_version_that_is_made_anew_keeps_the_levels_of_an_early_release_in_the_same_space():
+    save_checkpoint(tiny(), Path("weights.ckpt"))
+    settings = {"lightly__model__weights": "weights.ckpt", "enable_training": False}
+    images = [image(f"#{number:06x}") for number in range(0, 0xFFFFFF, 0xFFFFFF // 39)]
+    new = provide(NEW_POOL, images, **settings).space
+    of_early = new.levels.model_dump()
+    del of_early["scenes"]
+    of_early["normalized"]["near_copies"]["distance"] = 0.123
+    early = new.with_levels(Levels.model_validate(of_early))
+
+    same, other = (
+        provide(NEW_POOL._replace(early_space=early.model_copy(update={"id": space_id})), images, **settings).space
+        for space_id in (new.id, "f" * 64)
+    )
+
+    assert same == early
+    assert other == new
+
+
 def test_a_new_pool_takes_the_layers_that_its_trained_backbone_has_and_records_them():
     torch.save(tiny().backbone.state_dict(), "weights.pth")
     settings = {"lightly__model__weights": "weights.pth", "enable_training": False}
