@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from datapool.commands.distances import NUMBER_OR_LEVEL, number_or_level
 from datapool.export.options import Source
 from datapool.terminal import print_json, print_table, progress, say
 
@@ -16,8 +17,13 @@ def split(
     val: Annotated[float | None, typer.Option("--val", help="Share for validation.", show_default="split.val")] = None,
     test: Annotated[float | None, typer.Option("--test", help="Share for test.", show_default="split.test")] = None,
     distance: Annotated[
-        float | None,
-        typer.Option("--distance", help="Images closer than this stay together.", show_default="split.distance"),
+        str | None,
+        typer.Option(
+            "--distance",
+            metavar=NUMBER_OR_LEVEL,
+            help="Images closer than this stay together: a number, strict, near_copies or similar.",
+            show_default="split.distance",
+        ),
     ] = None,
     sequence_gap: Annotated[
         int | None,
@@ -47,7 +53,7 @@ def split(
     params = load_params()
     require_labels_folder(params)
     pool = name or params.datapool.name
-    options = {"val": val, "test": test, "distance": distance, "sequence_gap": sequence_gap}
+    options = {"val": val, "test": test, "distance": number_or_level(distance), "sequence_gap": sequence_gap}
     given = {key: check_setting(f"split.{key}", value) for key, value in options.items() if value is not None}
     used = params.split.model_dump()
     settings = params.split.model_copy(update=given)
@@ -62,7 +68,12 @@ def split(
         print_json({"pool": pool, "version": version.version, "file": str(path), "distance": links.distance, **facts})
         return
     n_images = counted(len(assigned.table), "image")
-    say(*(f"params.yaml: {key}: {value:g}" for key, value in changed.items()))
+    say(
+        *(
+            f"params.yaml: {key}: {value if isinstance(value, str) else format(value, 'g')}"
+            for key, value in changed.items()
+        )
+    )
     say(f"{path}: {n_images} of version {version.version} of pool {pool!r}, {assigned.n_new} new")
     print_table(
         ("split", "images", "share", "new", "groups"),

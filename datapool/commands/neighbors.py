@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from datapool.commands.distances import NUMBER_OR_LEVEL, number_or_level
 from datapool.terminal import print_json, print_table, progress, say
 
 if TYPE_CHECKING:
@@ -91,10 +92,12 @@ def duplicates(
     pool: Annotated[bool, typer.Option("--pool", help="Only among the images of the pool.")] = False,
     batch: Annotated[bool, typer.Option("--batch", help="Only among the candidates of the last batch.")] = False,
     distance: Annotated[
-        float | None,
+        str | None,
         typer.Option(
             "--distance",
-            help="Two images closer than this are near-duplicates, whatever their perceptual hashes.",
+            metavar=NUMBER_OR_LEVEL,
+            help="Two images closer than this are near-duplicates, whatever their perceptual hashes; a number, strict, "
+            "near_copies or similar.",
             show_default="a fifteenth of the median distance of two images, or four times that where hashes agree",
         ),
     ] = None,
@@ -115,7 +118,7 @@ def duplicates(
             load_params(),
             of_pool=pool or not batch,
             of_batch=batch or not pool,
-            distance=distance,
+            distance=number_or_level(distance),
             progress=report,
         )
     if as_json:
@@ -123,6 +126,7 @@ def duplicates(
             {
                 "pool": found.pool,
                 "distance": found.distance,
+                "level": found.level,
                 "compared": found.compared,
                 "groups": [[_as_json(each) for each in group.images] for group in found.groups],
             }
@@ -130,7 +134,8 @@ def duplicates(
         return
     n = sum(len(group.images) for group in found.groups)
     groups = f"{counted(len(found.groups), 'group')} of near-duplicates"
-    say(f"{groups}, {n:,} of {counted(found.compared, 'image')}, closer than {found.distance:.4g}")
+    level = f"{found.level} = " if found.level else ""
+    say(f"{groups}, {n:,} of {counted(found.compared, 'image')}, closer than {level}{found.distance:.4g}")
     if found.groups:
         print_table(
             ("group", "to the first", "image", "label", "where"),
@@ -147,6 +152,7 @@ def what_if(
     min_distances: Annotated[
         list[str],
         typer.Argument(
+            metavar=NUMBER_OR_LEVEL,
             help="Values of stopping_condition.min_distance: numbers, strict, near_copies or similar.",
             show_default=False,
         ),
@@ -163,7 +169,7 @@ def what_if(
     from datapool.query.what_if import what_if as choices_of
 
     with progress("choosing") as report:
-        choices = choices_of([_number_or_level(text) for text in min_distances], progress=report)
+        choices = choices_of([number_or_level(each) for each in min_distances], progress=report)
     if as_json:
         print_json({"choices": [choice._asdict() for choice in choices]})
         return
@@ -180,13 +186,6 @@ def what_if(
             for choice in choices
         ],
     )
-
-
-def _number_or_level(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text
 
 
 def _as_json(neighbor: "Neighbor") -> dict[str, object]:

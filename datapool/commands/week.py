@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from datapool.commands.distances import NUMBER_OR_LEVEL, number_or_level
 from datapool.terminal import print_json, say, say_error
 
 app = typer.Typer()
@@ -57,8 +58,12 @@ def add(
 def keep(
     n: Annotated[int | None, typer.Option("--n", min=1, help="Keep the first N picks.", show_default=False)] = None,
     min_distance: Annotated[
-        float | None,
-        typer.Option(min=0, help="Keep the picks at least so far from the pool.", show_default=False),
+        str | None,
+        typer.Option(
+            metavar=NUMBER_OR_LEVEL,
+            help="Keep the picks at least so far from the pool: a number, strict, near_copies or similar.",
+            show_default=False,
+        ),
     ] = None,
     exclude: Annotated[
         Path | None,
@@ -81,7 +86,9 @@ def keep(
     """
     from datapool.workspace.week import keep as keep_batch
 
-    kept = keep_batch(n=n, min_distance=min_distance, exclude=exclude, message=message, push=push, log=_log(as_json))
+    kept = keep_batch(
+        n=n, min_distance=number_or_level(min_distance), exclude=exclude, message=message, push=push, log=_log(as_json)
+    )
     if as_json:
         print_json(kept.facts())
     else:

@@ -44,7 +44,7 @@ def _number_of_samples(value: int | float) -> int | float:
     raise ValueError("a whole number of at least 1, a fraction above 0 and up to 1 such as 0.1, or -1 for inactive")
 
 
-def _min_distance(value: object) -> object:
+def _number_or_level(value: object) -> object:
     if isinstance(value, str) and value not in get_args(Level) and not re.fullmatch(r"[-+.\d][-+.\deE]*", value):
         raise ValueError(f"a number such as 0.1, or a level: {', '.join(get_args(Level))}")
     return value
@@ -285,7 +285,7 @@ def _prefix(value: str) -> str:
 
 
 Level = Literal["strict", "near_copies", "similar"]
-"""A ``min_distance`` by what it finds; its number depends on the embedding space."""
+"""A distance by what it finds; its number depends on the embedding space."""
 Probability = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -309,7 +309,7 @@ class StoppingCondition(Section):
     """When to stop picking: as soon as one condition is met. A negative value switches a condition off."""
 
     n_samples: NumberOfSamples
-    min_distance: Annotated[float | Level, BeforeValidator(_min_distance)]
+    min_distance: Annotated[float | Level, BeforeValidator(_number_or_level)]
     n_samples_includes_datapool: bool
     min_gain: Annotated[float, Field(lt=1)]
 
@@ -419,7 +419,7 @@ class Split(Section):
 
     val: Share
     test: Share
-    distance: Positive | None
+    distance: Annotated[Positive | Level | None, BeforeValidator(_number_or_level)]
     sequence_gap: Count | None
 
 

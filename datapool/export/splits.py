@@ -23,7 +23,8 @@ from datapool.core.label_files import (
     splits_file,
     write_label_file,
 )
-from datapool.core.lineage import THUMBNAILS_FOLDER, Version
+from datapool.core.levels import number_of
+from datapool.core.lineage import THUMBNAILS_FOLDER, Version, embedding_space_of
 from datapool.core.progress import Progress
 from datapool.core.recorded_rows import read_recorded_rows
 from datapool.core.schema import Params, Split
@@ -116,7 +117,11 @@ def split_pool(
     """
     rows, path = read_recorded_rows(Path(params.shared_dir) / pool, version), splits_file(pool)
     vectors = unit_rows(rows.embeddings) if params.normalize_embeddings else rows.embeddings
-    links = Links(settings.distance or usual_distance(vectors), settings.sequence_gap)
+    distance = usual_distance(vectors) if settings.distance is None else settings.distance
+    if isinstance(distance, str):
+        space = embedding_space_of(pool, [version])
+        distance = number_of(distance, space, normalize=params.normalize_embeddings, asked="split.distance")
+    links = Links(distance, settings.sequence_gap)
     shares, before = {"val": settings.val, "test": settings.test}, read_splits(path)
     pictures = ThumbnailStore(Path(params.shared_dir) / pool / THUMBNAILS_FOLDER)
     assigned = assign_splits(

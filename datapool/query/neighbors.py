@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from datapool.core.errors import DatapoolError, counted, short_repr
+from datapool.core.levels import number_of
 from datapool.core.lineage import (
     CHECKPOINT,
     LINEAGE,
@@ -95,6 +96,8 @@ class Duplicates(NamedTuple):
     pool: str
     distance: float
     """The threshold."""
+    level: str | None
+    """The level that was asked for; None for a number, and for the usual distance."""
     compared: int
     """Images among which they were searched."""
     groups: list[Group]
@@ -222,7 +225,7 @@ def nearest_rows(query: np.ndarray, vectors: np.ndarray, *, k: int, besides: np.
 
 
 def duplicates(
-    params: Params, *, of_pool: bool, of_batch: bool, distance: float | None, progress: Progress
+    params: Params, *, of_pool: bool, of_batch: bool, distance: float | str | None, progress: Progress
 ) -> Duplicates:
     """Find the groups of near-duplicates among the images of the pool, of the last batch, or of both.
 
@@ -230,18 +233,19 @@ def duplicates(
         params: The settings of the workspace.
         of_pool: Whether the images of the pool count.
         of_batch: Whether the candidates of the batch count, those that were picked too.
-        distance: Below which two images are near-duplicates, whatever their perceptual hashes; None for
-            ``near_duplicate_distance``, and four times that where the hashes nearly agree.
+        distance: Below which two images are near-duplicates, whatever their perceptual hashes, as a number or a level; None
+            for ``near_duplicate_distance``, and four times that where the hashes nearly agree.
         progress: Called with the steps done and all steps.
 
     Raises:
-        DatapoolError: If there is no such image, or the distance is below 0.
+        DatapoolError: If there is no such image, or the pool has no levels and one is asked for.
     """
-    if distance is not None and not distance >= 0:
-        raise DatapoolError(f"the distance is {distance:g}; give 0 or more, such as 0.1")
     images = read_images(params, of_pool=of_pool, of_batch=of_batch)
     vectors = _vectors(images.embeddings, params)
-    threshold = near_duplicate_distance(vectors) if distance is None else distance
+    if distance is None:
+        threshold = near_duplicate_distance(vectors)
+    else:
+        threshold = number_of(distance, images.space, normalize=params.normalize_embeddings, asked="--distance")
     hashes = perceptual_hashes(images.table.content_hash, params) if distance is None else None
     groups = []
     for rows in near_duplicate_groups(vectors, threshold, hashes=hashes, progress=progress):
@@ -251,7 +255,11 @@ def duplicates(
             Group([_neighbor(images, row, far) for row, far in zip(rows.tolist(), to_first.tolist(), strict=True)])
         )
     return Duplicates(
-        params.datapool.name, threshold, len(vectors), sorted(groups, key=lambda group: -len(group.images))
+        params.datapool.name,
+        threshold,
+        distance if isinstance(distance, str) else None,
+        len(vectors),
+        sorted(groups, key=lambda group: -len(group.images)),
     )
 
 

@@ -101,8 +101,6 @@ def what_if(min_distances: Sequence[float | str], *, progress: Progress) -> list
 
 def _with(min_distance: float | str) -> Params:
     """Return the settings of params.yaml with another ``min_distance``."""
-    if isinstance(min_distance, float) and not min_distance >= 0:
-        raise DatapoolError(f"min_distance {min_distance:g} ends no selection; give 0 or more, such as 0.2")
     check_setting("stopping_condition.min_distance", min_distance)  # so that no message says that params.yaml has it
     content = read_params()
     stop = content.get("stopping_condition")

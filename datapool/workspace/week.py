@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from datapool.core import atomic
 from datapool.core.errors import DatapoolError, counted, short_repr
-from datapool.core.levels import resolve
+from datapool.core.levels import level_of, resolve
 from datapool.core.lineage import LINEAGE, Version, read_embedding_space, read_lineage, week_of
 from datapool.core.metrics import read_metrics
 from datapool.core.outputs import Outputs
@@ -161,7 +161,7 @@ class Kept(NamedTuple):
 def keep(
     *,
     n: int | None,
-    min_distance: float | None,
+    min_distance: float | str | None,
     exclude: Path | None,
     message: str | None,
     push: bool,
@@ -173,7 +173,7 @@ def keep(
 
     Args:
         n: Keep the first so many picks; None to leave the stopping condition as it is.
-        min_distance: Keep the picks that are at least so far from the pool; None as for ``n``.
+        min_distance: Keep the picks that are at least so far from the pool, as a number or a level; None as for ``n``.
         exclude: A file with lines of exclude.txt: these images leave, and are never picked again.
         message: Of the commit; None for the name of the batch and what it added.
         push: Run ``dvc push`` and ``git push`` afterwards.
@@ -259,11 +259,14 @@ def _branch() -> str:
         ) from None
 
 
-def _cut(params: Params, n: int | None, min_distance: float | None) -> dict[str, Any]:
+def _cut(params: Params, n: int | None, min_distance: float | str | None) -> dict[str, Any]:
     """Return the values of params.yaml that cut the ranking at this place."""
     if n is not None and min_distance is not None:
         raise DatapoolError("--n and --min-distance exclude each other; use one of them")
     if min_distance is not None:
+        if isinstance(min_distance, str):
+            space = read_embedding_space(Outputs(params.output_dir).space)
+            level_of(space, min_distance, normalize=params.normalize_embeddings, asked="--min-distance")
         kept = {_METHOD: params.method_in_use} if params.method == "auto" and params.method_in_use != "coreset" else {}
         return {_MIN_DISTANCE: min_distance, _N_SAMPLES: -1, **kept}
     if n is None:

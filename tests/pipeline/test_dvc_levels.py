@@ -66,6 +66,41 @@ def test_commands_and_the_report_show_the_number_with_what_it_finds(two_weeks):
     assert "none failed" in workspace.run("datapool", "verify")
 
 
+def test_a_level_is_a_distance_wherever_the_command_line_asks_for_one(two_weeks, after):
+    workspace, _ = two_weeks
+    level = workspace.versions()[0]["embedding_space"]["levels"]["normalized"]["near_copies"]["distance"]
+    assert f" closer than near_copies = {level:.4g}" in workspace.run(
+        "datapool", "duplicates", "--distance", "near_copies"
+    )
+    by_level, by_number = (
+        json.loads(workspace.run("datapool", "duplicates", "--distance", each, "--json"))
+        for each in ("near_copies", f"{level}")
+    )
+    assert (by_level.pop("level"), by_number.pop("level")) == ("near_copies", None)
+    assert by_level == by_number
+    groups = {tuple(image["filename"] for image in group) for group in by_level["groups"]}
+    assert groups == {(f"{number:02d}.png", f"again_{number}.bmp") for number in range(4)}
+
+    workspace = after(workspace)
+    split = workspace.run("datapool", "split", "--distance", "near_copies", "--sequence-gap", "1", "--json")
+    assert json.loads(split)["distance"] == level
+    assert "\n  distance: near_copies" in (workspace.folder / "params.yaml").read_text()
+
+
+def test_keep_cuts_at_a_level(two_weeks, after):
+    workspace = after(two_weeks[0])
+    workspace.set({"stopping_condition.min_distance": 0.0})
+    workspace.repro()
+    added = workspace.versions()[1]["new"]
+
+    kept = workspace.run("datapool", "keep", "--min-distance", "strict")
+
+    assert "params.yaml: stopping_condition.min_distance: strict" in kept
+    version = workspace.versions()[1]
+    assert version["parameters"]["min_distance_level"] == "strict"
+    assert (added, version["new"]) == (8, 4)
+
+
 def test_another_level_only_cuts_again(two_weeks, after):
     workspace = after(two_weeks[0])
     workspace.set({"stopping_condition.min_distance": "strict"})

@@ -142,14 +142,20 @@ def test_what_cannot_be_answered_is_refused_with_what_helps(second_week, new_wor
     nothing = "; `dvc repro` makes one, and `dvc checkout` restores what was committed"
     assert refusal(new_workspace, "near", str(new)) == f"pool 'my_datapool' has no image here{nothing}"
     assert refusal(new_workspace, "duplicates", "--pool") == f"pool 'my_datapool' has no version here{nothing}"
-    assert refusal(second_week, "duplicates", "--distance", "-1") == ("the distance is -1; give 0 or more, such as 0.1")
+    levels = "give a number of 0 or more, such as 0.2, or a level: strict, near_copies, similar"
+    for no_distance in ("-1", "nan", "inf", "near"):
+        assert (
+            refusal(second_week, "duplicates", "--distance", no_distance) == f"'{no_distance}' is no distance; {levels}"
+        )
+    assert refusal(second_week, "duplicates", "--distance", "similar") == (
+        "--distance is similar, but levels are calibrated by the pool's own model, and the embeddings of this pool come "
+        "from a file; set it to a number, such as 0.1"
+    )
     assert refusal(new_workspace, "what-if", "0.2") == (
         "output/ranking.parquet is not here: no batch was ranked; `dvc repro` ranks one, `dvc checkout` restores what "
         "was committed"
     )
-    assert refusal(second_week, "what-if", "--", "-1") == (
-        "min_distance -1 ends no selection; give 0 or more, such as 0.2"
-    )
+    assert refusal(second_week, "what-if", "0.2", "--", "-1") == f"'-1' is no distance; {levels}"
     assert refusal(second_week, "what-if", "3").startswith(
         "params.yaml: stopping_condition.min_distance is 3, but no two normalized embeddings are more than 2 apart"
     )
@@ -209,9 +215,7 @@ def test_what_if_picks_what_the_stage_picks(second_week, after):
             "share_covered": metrics.share_covered_by_pool,
             "covering_radius": metrics.covering_radius,
         }
-    assert refusal(second_week, "what-if", "x").startswith(
-        "stopping_condition.min_distance is 'x'; it should be a number"
-    )
+    assert refusal(second_week, "what-if", "x").startswith("'x' is no distance; give a number of 0 or more")
     workspace.set({"method": "coreset", "stopping_condition.n_samples": 1})
     assert [row[:3] for row in rows_of(run(workspace, "what-if", "0.5", "0.7").splitlines())] == [
         ["0.5", "1 (n_samples)", "8"],  # two are far enough

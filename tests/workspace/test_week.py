@@ -213,6 +213,13 @@ def test_a_number_lowers_a_level_too_where_that_would_end_the_choice_before(cut)
 
     assert cut(n=2, at="near_copies") == {"n_samples": 2}
     assert cut(n=3, at="near_copies") == {"n_samples": 3, "min_distance": 0.7}
+    assert cut(min_distance="near_copies") == {"min_distance": "near_copies", "n_samples": -1}
+
+    write_json(Outputs("output").space, space | {"levels": None, "backbone": None})
+    with pytest.raises(
+        DatapoolError, match=r"--min-distance is near_copies, but .* come from a file; set it to a number"
+    ):
+        cut(min_distance="near_copies")
 
 
 def test_a_threshold_ends_the_choice_alone_and_both_or_too_many_are_refused(cut):
