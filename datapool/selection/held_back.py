@@ -80,9 +80,7 @@ def why_not_searched(candidates: EmbeddedTable, base: EmbeddedTable) -> str:
     n, n_pool = len(candidates.table), len(base.table)
     if not is_too_much(n, n_pool):
         return ""
-    return (
-        f"near-duplicates are not looked for among {n:,} candidates and {n_pool:,} images of the pool: too many pairs"
-    )
+    return f"near-duplicates are not looked for among {n:,} candidates and {n_pool:,} images of the pool: too many"
 
 
 def _vectors(candidates: EmbeddedTable, base: EmbeddedTable, params: Params) -> tuple[np.ndarray, np.ndarray]:

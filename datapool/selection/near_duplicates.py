@@ -4,31 +4,27 @@ Two images are near-duplicates if they are closer than a distance, or closer tha
 differ in at most six of 64 bits. Works on plain arrays of vectors, shape (n, d), on the Euclidean distances between them,
 and on hashes as ``perceptual_hash.as_numbers`` returns them (0: unknown). The caller normalizes.
 
-Exact: whether a distance is below a limit is decided in float64. Matrix products in float32 only find the pairs for which
-that is in question. (numpy and not faiss, which need not be installed, and which takes longer as it computes each pair
-twice.)
+Exact, see ``near_pairs``: of many images most pairs are not compared, and the result is the same.
 """
 
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 
 from datapool.core.progress import Progress
-from datapool.images.perceptual_hash import differing_bits
+from datapool.selection.near_pairs import TILE, Cells, Pairs, Points, bits_of, near_pairs, tiles
+from datapool.selection.near_pairs import distances as distances_of
 
-SAME_BITS = 6
-"""Hashes that differ in at most so many of their 64 bits are those of one picture, edited a little, or of a similar one."""
+MANY = 50_000
+"""Of more images than this not all pairs are compared."""
 
-WITH_HASH = 4.0
-"""Two images with such hashes are near-duplicates up to so many times the distance of others."""
-
-MOST_COMPARED = 5 * 10**9
-"""So many pairs of images are too many: more than those of 100,000 candidates, which take some 35 seconds of one core."""
+MOST = 3_000_000
+"""More images than this, candidates and pool together, are too many."""
 
 _MEDIANS = 15  # the median distance is so many times the distance of near-duplicates
+PART = 4 * TILE  # images for which the cells are searched at a time
+_MANY_PAIRS = 2**20  # that wait to be connected
 _PAIRS = 20_000  # from which the median distance is estimated
-_TILE = 2048  # vectors compared with as many others at a time: 16 MiB of products
-_UNIT = float(np.finfo(np.float32).eps)
 
 
 class LeftOut(NamedTuple):
@@ -68,12 +64,12 @@ def near_duplicate_distance(vectors: np.ndarray) -> float:
 
 
 def is_too_much(n: int, n_pool: int) -> bool:
-    """Return whether so many candidates, with each other and with so many images of a pool, are too many pairs to compare.
+    """Return whether so many candidates and images of a pool are too many to compare.
 
-    >>> is_too_much(100_000, 0), is_too_much(100_000, 1_000)
+    >>> is_too_much(1_000_000, 2_000_000), is_too_much(1, MOST)
     (False, True)
     """
-    return n * n_pool + n * (n - 1) // 2 > MOST_COMPARED
+    return n + n_pool > MOST
 
 
 def near_duplicate_groups(
@@ -100,16 +96,8 @@ def near_duplicate_groups(
     n = len(vectors)
     groups = np.arange(n)  # of each row: the lowest row of its group
     if n and distance > 0:
-        points = _Points.of(vectors, hashes)
-        tiles = [np.arange(start, min(start + _TILE, n)) for start in range(0, n, _TILE)]
-        n_tiles, done = len(tiles) * (len(tiles) + 1) // 2, 0
-        for number, rows in enumerate(tiles):
-            for others in tiles[number:]:
-                one, other = _near_pairs(points, rows, others, distance)
-                _connect(groups, rows[one], others[other])
-                done += 1
-                if progress:
-                    progress(done, n_tiles)
+        points = Points.of(vectors, hashes)
+        (_connect_many if n > MANY else _connect_all)(points, distance, groups, progress)
     members = np.argsort(groups, kind="stable")
     ends = np.flatnonzero(np.diff(groups[members])) + 1
     return [group for group in np.split(members, ends) if len(group) > 1]
@@ -132,10 +120,16 @@ def first_near_duplicates(
     >>> first_near_duplicates(line[:2], line[2:], 2.0, hashes=no_hash, other_hashes=no_hash).tolist()
     [1, -1]
     """
-    points = _Points.of(np.concatenate([vectors, others]), np.concatenate([hashes, other_hashes]))
+    points = Points.of(np.concatenate([vectors, others]), np.concatenate([hashes, other_hashes]))
     found = np.full(len(vectors), -1)
-    for rows in _tiles(np.arange(len(vectors))) if distance > 0 else []:
-        _find_first(points, rows, np.arange(len(vectors), len(points.vectors)), distance, found)
+    every_other = np.arange(len(vectors), len(points.vectors))
+    if distance > 0 and len(points.vectors) > MANY:
+        cells = Cells(points, distance)
+        for start in range(0, len(vectors), PART):
+            _find_first_in(cells, np.arange(start, min(start + PART, len(vectors))), every_other, found)
+    elif distance > 0:
+        for rows in tiles(np.arange(len(vectors))):
+            _find_first(points, rows, every_other, distance, found)
     return np.where(found < 0, -1, found - len(vectors))
 
 
@@ -172,14 +166,20 @@ def leave_out(
     ([0, 3], [3, 0], [0.5, 0.0])
     """
     n_pool, n = len(pool), len(pool) + len(order)
-    points = _Points.of(np.concatenate([pool, vectors[order]]), np.concatenate([pool_hashes, hashes[order]]))
+    points = Points.of(np.concatenate([pool, vectors[order]]), np.concatenate([pool_hashes, hashes[order]]))
     because_of = np.full(n, -1)  # places among the points: the pool, then the candidates in their order
+    cells = Cells(points, distance) if n > MANY and distance > 0 else None
+    compared: list[np.ndarray] = []  # of those that stay, which the cells have searched for the present block
     staying = [np.arange(n_pool)]
-    for start in range(n_pool, n if distance > 0 else n_pool, _TILE):
-        block = np.arange(start, min(start + _TILE, n))
-        _find_first(points, block, np.concatenate(staying), distance, because_of)
+    for start in range(n_pool, n if distance > 0 else n_pool, TILE):
+        block = np.arange(start, min(start + TILE, n))
+        if cells and (start - n_pool) % PART == 0:
+            compared, staying = [*compared, *staying], []
+            _find_first_in(cells, np.arange(start, min(start + PART, n)), np.concatenate(compared), because_of)
+        if staying:
+            _find_first(points, block, np.concatenate(staying), distance, because_of)
         open_ = block[because_of[block] < 0]
-        one, other = _near_pairs(points, open_, open_, distance)
+        one, other = near_pairs(points, open_, open_, distance)
         starts = np.searchsorted(one, np.arange(len(open_) + 1))
         for row, place in enumerate(open_.tolist()):
             if because_of[place] < 0:
@@ -192,79 +192,63 @@ def leave_out(
     found = n_pool + np.argsort(order, kind="stable")  # places of the candidates, by row
     found = found[because_of[found] >= 0]
     others = because_of[found]
-    differences = points.vectors[found].astype(np.float64) - points.vectors[others]
+    far = [distances_of(points, found[part], others[part]) for part in tiles(np.arange(len(found)))]
     return LeftOut(
         numbers[found] - n_pool,
         numbers[others],
-        np.sqrt(np.einsum("ij,ij->i", differences, differences)),
-        _bits(points, found, others),
+        np.concatenate([np.empty(0), *far]),
+        bits_of(points, found, others),
     )
 
 
-class _Points(NamedTuple):
-    """Images that are compared."""
-
-    vectors: np.ndarray
-    centered: np.ndarray
-    """The vectors around their mean, where float32 is most exact."""
-    squared_lengths: np.ndarray
-    """Of ``centered``."""
-    hashes: np.ndarray | None
-
-    @classmethod
-    def of(cls, vectors: np.ndarray, hashes: np.ndarray | None) -> Self:
-        mean = vectors.mean(axis=0, dtype=np.float64) if len(vectors) else np.zeros(vectors.shape[1])
-        centered = vectors - mean.astype(np.float32)
-        return cls(vectors, centered, np.einsum("ij,ij->i", centered, centered), hashes)
+def _connect_all(points: Points, distance: float, groups: np.ndarray, progress: Progress | None) -> None:
+    """Connect the groups of all pairs of near-duplicates, in place; compares all pairs."""
+    parts = tiles(np.arange(len(groups)))
+    n_tiles, done = len(parts) * (len(parts) + 1) // 2, 0
+    for number, rows in enumerate(parts):
+        for others in parts[number:]:
+            one, other = near_pairs(points, rows, others, distance)
+            _connect(groups, rows[one], others[other])
+            done += 1
+            if progress:
+                progress(done, n_tiles)
 
 
-def _tiles(rows: np.ndarray) -> list[np.ndarray]:
-    return [rows[start : start + _TILE] for start in range(0, len(rows), _TILE)]
+def _connect_many(points: Points, distance: float, groups: np.ndarray, progress: Progress | None) -> None:
+    """Do what ``_connect_all`` does, of many points."""
+    cells, n = Cells(points, distance), len(groups)
+    for start in range(0, n, PART):
+        rows = np.arange(start, min(start + PART, n))
+        waiting: list[Pairs] = []
+        for one, other in cells.near_pairs(rows, np.arange(rows[-1] + 1)):
+            is_apart = groups[one] != groups[other]
+            waiting.append((one[is_apart], other[is_apart]))
+            if sum(len(one) for one, _ in waiting) > _MANY_PAIRS:
+                _connect(groups, *map(np.concatenate, zip(*waiting, strict=True)))
+                waiting = []
+        if waiting:
+            _connect(groups, *map(np.concatenate, zip(*waiting, strict=True)))
+        if progress:
+            progress(int(rows[-1]) + 1, n)
 
 
-def _find_first(points: _Points, rows: np.ndarray, others: np.ndarray, distance: float, found: np.ndarray) -> None:
+def _find_first(points: Points, rows: np.ndarray, others: np.ndarray, distance: float, found: np.ndarray) -> None:
     """Set ``found``, in place, for those of a tile of rows that have a near-duplicate among others, which are ascending."""
-    for tile in _tiles(others):
+    for tile in tiles(others):
         open_ = rows[found[rows] < 0]
-        one, other = _near_pairs(points, open_, tile, distance)
+        one, other = near_pairs(points, open_, tile, distance)
         first, at = np.unique(one, return_index=True)  # pairs come row by row, the lowest of the others first
         found[open_[first]] = tile[other[at]]
 
 
-def _near_pairs(
-    points: _Points, rows: np.ndarray, others: np.ndarray, distance: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the pairs of near-duplicates of two tiles, as positions in ``rows`` and in ``others``, row by row."""
-    if not len(rows) or not len(others):
-        return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
-    squared = points.centered[rows] @ points.centered[others].T
-    squared *= -2
-    squared += points.squared_lengths[rows, np.newaxis]
-    squared += points.squared_lengths[others]
-    # Rounding of the d + 2 terms of a product and its lengths (Higham 2002, section 3.1), and of centering.
-    longest = float(points.squared_lengths[rows].max()) + float(points.squared_lengths[others].max())
-    slack = 4 * (points.vectors.shape[1] + 10) * _UNIT * longest
-    farthest = distance * (1 if points.hashes is None else WITH_HASH)
-    one, other = np.nonzero(squared < farthest**2 + slack)
-    squared = squared[one, other].astype(np.float64)
-    limits = np.full(len(one), distance)
-    if points.hashes is not None:
-        bits = _bits(points, rows[one], others[other])
-        limits[(bits >= 0) & (bits <= SAME_BITS)] = farthest
-    is_near = squared < limits**2 - slack
-    is_open = np.flatnonzero(~is_near & (squared < limits**2 + slack))
-    for part in np.array_split(is_open, len(is_open) // _TILE + 1):
-        differences = points.vectors[rows[one[part]]].astype(np.float64) - points.vectors[others[other[part]]]
-        is_near[part] = np.sqrt(np.einsum("ij,ij->i", differences, differences)) < limits[part]
-    return one[is_near], other[is_near]
-
-
-def _bits(points: _Points, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return in how many bits the hashes of pairs differ, int64; -1 where one is unknown."""
-    if points.hashes is None:
-        return np.full(len(rows), -1)
-    one, other = points.hashes[rows], points.hashes[others]
-    return np.where((one == 0) | (other == 0), -1, differing_bits(one, other).astype(np.int64))
+def _find_first_in(cells: Cells, rows: np.ndarray, others: np.ndarray, found: np.ndarray) -> None:
+    """Do what ``_find_first`` does, for some thousand rows of which none is found yet."""
+    none = np.iinfo(np.int64).max
+    lowest = np.full(len(found), none)
+    for one, other in cells.near_pairs(rows, others):
+        np.minimum.at(lowest, one, other)
+    is_found = lowest[rows] < none
+    found[rows[is_found]] = lowest[rows[is_found]]
 
 
 def _connect(groups: np.ndarray, one: np.ndarray, other: np.ndarray) -> None:

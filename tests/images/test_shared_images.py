@@ -16,7 +16,7 @@ from datapool.core.tables import read_names
 from datapool.images.batch import Batch, candidates, label_conflicts, scan
 from datapool.images.decode import ImageFile, read_rgb
 from datapool.images.perceptual_hash import as_numbers, differing_bits
-from datapool.selection.near_duplicates import SAME_BITS
+from datapool.selection.near_pairs import SAME_BITS
 from datapool.workspace.create import Scm, make_workspace
 
 IMAGES = Path(__file__).parents[3] / "shared" / "images"

@@ -666,12 +666,12 @@ def test_near_duplicates_are_shown_in_groups():
 
 
 def test_near_duplicates_are_not_looked_for_among_too_many(inputs, monkeypatch):
-    monkeypatch.setattr(near_duplicates, "MOST_COMPARED", 2)
+    monkeypatch.setattr(near_duplicates, "MOST", 2)
 
     page = written(inputs)
 
     n, n_pool = len(inputs.candidates.table), len(inputs.base.rows.table)
-    why = f"near-duplicates are not looked for among {n} candidates and {n_pool} images of the pool: too many pairs"
+    why = f"near-duplicates are not looked for among {n} candidates and {n_pool} images of the pool: too many"
     assert f"Not done: {why}." in page.text
     assert page.facts["near_duplicates"] == {"distance": 0, "groups": 0, "images": 0, "first": [], "not_searched": why}
 

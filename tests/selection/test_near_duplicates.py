@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from datapool.selection import near_duplicates
+from datapool.selection import near_duplicates, near_pairs
 from datapool.selection.near_duplicates import (
     LeftOut,
     first_near_duplicates,
@@ -15,6 +15,21 @@ from datapool.selection.near_duplicates import (
 
 def line(*places: float) -> np.ndarray:
     return np.array(places, dtype=np.float32)[:, np.newaxis]
+
+
+three_ways = pytest.mark.parametrize(
+    "way", [(3, 0), (3, 10**9), (10**6, 0)], ids=["cells", "cells, hashes by products", "all pairs"]
+)
+"""Of how many points not all pairs are compared, and how much quicker a product is than a pair of hashes."""
+
+
+def set_sizes(monkeypatch: pytest.MonkeyPatch, tile: int, way: tuple[int, int]) -> None:
+    for module in (near_duplicates, near_pairs):
+        monkeypatch.setattr(module, "TILE", tile)
+    monkeypatch.setattr(near_duplicates, "PART", 4 * tile)
+    monkeypatch.setattr(near_duplicates, "MANY", way[0])
+    monkeypatch.setattr(near_pairs, "_PRODUCTS", way[1])
+    monkeypatch.setattr(near_pairs, "_AT_A_TIME", tile)
 
 
 def groups(vectors: np.ndarray, distance: float) -> list[list[int]]:
@@ -56,7 +71,9 @@ def test_a_pair_at_exactly_the_distance_is_not_closer_than_it():
     assert groups(line(7, 7), 0) == []
 
 
-def test_rounding_in_float32_decides_nothing():
+@three_ways
+def test_rounding_in_float32_decides_nothing(monkeypatch, way):
+    set_sizes(monkeypatch, 2048, way)
     # Far from the origin, where a product in float32 is wrong by more than the distance.
     rng = np.random.default_rng(0)
     points = (1000 + 0.01 * rng.standard_normal((300, 3))).astype(np.float32)
@@ -66,9 +83,10 @@ def test_rounding_in_float32_decides_nothing():
         assert groups(near_and_far, distance) == oracle(near_and_far, distance)
 
 
+@three_ways
 @pytest.mark.parametrize("tile", [1, 3, 7, 64, 2048])
-def test_groups_are_those_of_the_oracle_whatever_the_tiles(monkeypatch, tile):
-    monkeypatch.setattr(near_duplicates, "_TILE", tile)
+def test_groups_are_those_of_the_oracle_whatever_the_tiles(monkeypatch, tile, way):
+    set_sizes(monkeypatch, tile, way)
     for seed in range(3):
         rng = np.random.default_rng(seed)
         vectors = rng.standard_normal((60, 4)).astype(np.float32)
@@ -77,8 +95,9 @@ def test_groups_are_those_of_the_oracle_whatever_the_tiles(monkeypatch, tile):
             assert groups(vectors, distance) == oracle(vectors, distance)
 
 
-def test_a_long_chain_in_any_order_is_one_group(monkeypatch):
-    monkeypatch.setattr(near_duplicates, "_TILE", 50)
+@three_ways
+def test_a_long_chain_in_any_order_is_one_group(monkeypatch, way):
+    set_sizes(monkeypatch, 50, way)
     places = np.random.default_rng(0).permutation(400)
 
     assert groups(line(*places), 1.5) == [list(range(400))]
@@ -91,7 +110,7 @@ def test_equal_vectors_are_one_group_and_nothing_is_none():
 
 
 def test_the_vectors_are_not_changed_and_progress_counts_tiles(monkeypatch):
-    monkeypatch.setattr(near_duplicates, "_TILE", 2)
+    set_sizes(monkeypatch, 2, (10**6, 0))
     vectors = line(1, 2, 3, 4, 5)
     seen = []
     near_duplicate_groups(vectors, 1.5, progress=lambda done, total: seen.append((done, total)))
@@ -150,9 +169,10 @@ def test_hashes_that_nearly_agree_connect_up_to_four_times_the_distance():
     assert len(near_duplicate_groups(line(0, 0.5), 1, hashes=numbers(1, 2**63 - 1))) == 1  # closer whatever the hashes
 
 
+@three_ways
 @pytest.mark.parametrize("tile", [3, 64])
-def test_groups_by_hashes_are_those_of_the_oracle(monkeypatch, tile):
-    monkeypatch.setattr(near_duplicates, "_TILE", tile)
+def test_groups_by_hashes_are_those_of_the_oracle(monkeypatch, tile, way):
+    set_sizes(monkeypatch, tile, way)
     for seed in range(3):
         vectors, hashes = some_points(seed)
         for distance in (0.2, 0.6):
@@ -189,18 +209,20 @@ def test_of_near_duplicates_the_one_in_the_pool_stays_then_the_first_in_the_orde
     assert found.bits.tolist() == [-1, -1, -1]
 
 
+@three_ways
 @pytest.mark.parametrize("tile", [7, 2048])
-def test_a_slow_video_keeps_a_frame_wherever_it_has_moved_on(monkeypatch, tile):
-    monkeypatch.setattr(near_duplicates, "_TILE", tile)
+def test_a_slow_video_keeps_a_frame_wherever_it_has_moved_on(monkeypatch, tile, way):
+    set_sizes(monkeypatch, tile, way)
     found = left_out(line(*np.arange(100) / 10), line(), 0.95)
 
     assert np.setdiff1d(np.arange(100), found.rows).tolist() == list(range(0, 100, 10))
     assert found.because_of.tolist() == (found.rows // 10 * 10).tolist()
 
 
+@three_ways
 @pytest.mark.parametrize("tile", [1, 2, 2048])
-def test_of_several_images_that_stay_the_first_is_named(monkeypatch, tile):
-    monkeypatch.setattr(near_duplicates, "_TILE", tile)
+def test_of_several_images_that_stay_the_first_is_named(monkeypatch, tile, way):
+    set_sizes(monkeypatch, tile, way)
     found = left_out(line(0, 1.5, 0.75), line(), 0.95)
 
     assert (found.rows.tolist(), found.because_of.tolist()) == ([2], [0])
@@ -212,9 +234,10 @@ def test_hashes_leave_out_what_the_distance_does_not():
     assert (found.rows.tolist(), found.because_of.tolist(), found.bits.tolist()) == ([1, 2], [1, 0], [3, 1])
 
 
+@three_ways
 @pytest.mark.parametrize("tile", [2, 7, 64])
-def test_what_is_left_out_is_that_of_the_oracle_whatever_the_tiles(monkeypatch, tile):
-    monkeypatch.setattr(near_duplicates, "_TILE", tile)
+def test_what_is_left_out_is_that_of_the_oracle_whatever_the_tiles(monkeypatch, tile, way):
+    set_sizes(monkeypatch, tile, way)
     for seed in range(4):
         every, hashes = some_points(seed, n=75)
         n_pool = 15
@@ -243,3 +266,27 @@ def test_what_is_left_out_is_that_of_the_oracle_whatever_the_tiles(monkeypatch, 
 def test_nothing_is_left_out_of_nothing_and_at_distance_0():
     assert left_out(line(), line(1), 1).rows.tolist() == []
     assert left_out(line(1, 1), line(1), 0).rows.tolist() == []
+
+
+def test_hashes_are_found_that_differ_in_six_bits_wherever_these_are(monkeypatch):
+    set_sizes(monkeypatch, 2, (0, 0))
+    alike = 1 << 63 | 1 << 50 | 1 << 40 | 1 << 33 | 1 << 20 | 1 << 3  # one bit, or two, in each quarter
+    points, one = line(*range(0, 100, 10), 3), 0x0123_4567_89AB_CDEF
+    others = [one ^ (0x0F0F_0F0F_0F0F_0F0F << number % 5) for number in range(1, 10)]
+
+    assert [
+        group.tolist() for group in near_duplicate_groups(points, 1, hashes=numbers(one, *others, one ^ alike))
+    ] == [[0, 10]]
+    assert near_duplicate_groups(points, 1, hashes=numbers(one, *others, one ^ alike ^ 1)) == []
+
+
+def test_cells_compare_few_pairs_of_images_that_lie_in_clusters():
+    rng = np.random.default_rng(0)
+    clusters = rng.standard_normal((50, 16))
+    vectors = (clusters[rng.integers(0, 50, 3000)] + 0.05 * rng.standard_normal((3000, 16))).astype(np.float32)
+    cells = near_pairs.Cells(near_pairs.Points.of(vectors, None), 0.2)
+
+    is_probed = cells._probed(np.arange(3000))
+
+    assert is_probed[np.arange(3000), cells._cell].all()
+    assert is_probed.mean() < 0.05
