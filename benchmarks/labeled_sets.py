@@ -97,7 +97,7 @@ def streams(rng: np.random.Generator) -> Labeled:
         end = len(frames) + n_frames
         while len(frames) < end:
             n = min(end - len(frames), rng.integers(20, 120))
-            frames += _pan(image, n, rng)
+            frames += pan(image, n, rng)[0]
             kinds += [kind] * n
             weeks += [int(rng.integers(N_WEEKS))] * n
     test_kinds = np.repeat(np.arange(len(images)), 20)
@@ -177,23 +177,27 @@ def _in_week(picture: Image.Image, week: int) -> Image.Image:
 
 def _tile(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     side = rng.integers(90, 220)
-    return _cut(image, side, rng.integers(image.width - side), rng.integers(image.height - side))
+    return cut(image, side, rng.integers(image.width - side), rng.integers(image.height - side))
 
 
-def _pan(image: Image.Image, n: int, rng: np.random.Generator) -> list[Image.Image]:
-    """Return the frames of a camera that moves by a pixel or two a frame, changes its direction now and then, or rests."""
+def pan(image: Image.Image, n: int, rng: np.random.Generator) -> tuple[list[Image.Image], list[tuple[int, int, int]]]:
+    """Return the frames of a camera that moves by a pixel or two a frame, changes its direction now and then, or rests.
+
+    And of each frame left, top and side of its square.
+    """
     side = rng.integers(100, 220)
     most = np.array(image.size) - side - 1
     position, step = rng.uniform(0, most), rng.normal(0, 1.5, 2)
-    frames = []
+    frames, places = [], []
     for _ in range(n):
         if rng.random() < 0.15:
             step = rng.normal(0, 1.5, 2) * (rng.random() < 0.6)
         position = np.clip(position + step, 0, most)
-        frames.append(_cut(image, side, int(position[0]), int(position[1])))
-    return frames
+        places.append((int(position[0]), int(position[1]), int(side)))
+        frames.append(cut(image, side, *places[-1][:2]))
+    return frames, places
 
 
-def _cut(image: Image.Image, side: int, x: int, y: int) -> Image.Image:
+def cut(image: Image.Image, side: int, x: int, y: int) -> Image.Image:
     """Return the square with its upper left corner at (x, y)."""
     return image.crop((x, y, x + side, y + side)).resize((_TILE, _TILE), Image.Resampling.BILINEAR)
