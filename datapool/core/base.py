@@ -93,6 +93,8 @@ class Base(NamedTuple):
     """Of the pictures of ``rows``, shape (n,), uint64; 0 where none is known. None: all 0."""
     decodes_in_full: bool = False
     """A new model must decode JPEG files at full size: this batch makes a first version anew whose model does."""
+    returned: list[str] | None = None
+    """The labels of each row that had come back from labeling, a line for each, "" for none; None if none had."""
     early_space: EmbeddingSpace | None = None
     """The space of a first version that this batch makes anew, if an early release has calibrated its levels: the same
     space keeps them."""
@@ -119,6 +121,10 @@ def write_base(folder: Path, base: Base) -> None:
     hashes = base.perceptual_hashes
     hashes = np.zeros(len(base.rows.table), dtype=np.uint64) if hashes is None else hashes
     write_arrays(folder / "perceptual_hashes.parquet", {"perceptual_hash": hashes})
+    if base.returned is None:
+        _remove(folder / "returned.parquet")
+    else:
+        write_table(folder / "returned.parquet", pd.DataFrame({"label": base.returned}, dtype="str"))
     if base.standing:
         write_rows(folder / "standing.parquet", base.standing.rows)
     else:
@@ -207,6 +213,7 @@ def read_base(folder: Path, *, needs_seen: bool = True) -> Base:
         reconsidered,
         _perceptual_hashes(folder),
         record.get("decodes_in_full", False),
+        _returned(folder),
         early,
     )
 
@@ -216,6 +223,11 @@ def _perceptual_hashes(folder: Path) -> np.ndarray | None:
     return (
         read_arrays(path)["perceptual_hash"] if path.exists() else None
     )  # a base of an earlier release has no such file
+
+
+def _returned(folder: Path) -> list[str] | None:
+    path = folder / "returned.parquet"
+    return read_table(path).label.tolist() if path.exists() else None
 
 
 def empty_base_table() -> EmbeddedTable:

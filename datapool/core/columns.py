@@ -47,6 +47,9 @@ that of the first three, which follow from the filename."""
 SIMILARITY = "similarity"
 """The column of the similarity to the examples of ``similar_to``, 0 to 1; only where they are given."""
 
+LABEL = "label"
+"""The column of classes: of the pool's images as they came back from labeling, of others as ``metadata`` has them."""
+
 _OF_NAME = ("weak_label", "sequence", "frame")  # what follows from a row of samples.csv
 _NUMBER = r"(?s)^(?P<head>.*?)(?P<frame>[0-9]{1,18})(?P<tail>[^0-9/]*)$"  # 18 digits fit into int64
 _MOST_SECONDS = 1e11  # more are milliseconds or nanoseconds since 1970
@@ -174,7 +177,8 @@ def with_columns(rows: EmbeddedTable, columns: pd.DataFrame, params: Params) -> 
 def with_pool_columns(base: Base, params: Params) -> EmbeddedTable:
     """Return the rows of the pool with the columns that params.yaml asks for; see ``column_of``.
 
-    What the versions of the pool do not record is missing, except what follows from the filename.
+    What the versions of the pool do not record is missing, except what follows from the filename. An image whose labels
+    came back from labeling has them as ``LABEL``, a line for each, in place of what was recorded.
 
     Raises:
         DatapoolError: If a file of columns is missing or not the recorded one.
@@ -185,6 +189,9 @@ def with_pool_columns(base: Base, params: Params) -> EmbeddedTable:
     recorded = read_recorded_columns(base.pools / base.pool, base.versions, names)
     recorded = recorded.set_index("filename").reindex(table.filename).reset_index(drop=True)
     found = {name: recorded[name] for name in names} | _of_names(table, [name for name in names if name in _OF_NAME])
+    if LABEL in names and base.returned is not None:
+        returned = pd.Series(base.returned, dtype="str")
+        found[LABEL] = returned.where(returned != "", group_names(recorded[LABEL]))
     return base.rows._replace(table=table.assign(**{_ASKED + name: values.array for name, values in found.items()}))
 
 
@@ -231,6 +238,11 @@ def _of_a_kind(values: pd.Series) -> pd.Series:
 
 def _require_known(asked: dict[str, str], known: Sequence[str]) -> None:
     for name, key in asked.items():
+        if name not in known and name == LABEL:
+            raise DatapoolError(
+                f"params.yaml: {key} asks for the column 'label', which comes back from labeling for images of the pool "
+                "only; give a file of metadata with a column label that says what a model of yours takes each image for"
+            )
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)[:400]}"

@@ -13,6 +13,7 @@ import pandas as pd
 
 from datapool.core.base import Base, Standing, empty_base_table
 from datapool.core.errors import DatapoolError
+from datapool.core.label_files import image_keys, labels_file, read_labels
 from datapool.core.lineage import CHECKPOINT, THUMBNAILS_FOLDER, EmbeddingSpace, LineageEntry, Version, read_entries
 from datapool.core.recorded_rows import are_kept, keep_rows, read_recorded_seen
 from datapool.core.tables import EmbeddedTable
@@ -206,6 +207,7 @@ def _open(
         reconsidered,
         ThumbnailStore(store.folder / THUMBNAILS_FOLDER).perceptual_hashes(of_base.table.content_hash),
         base_version is None and not k and _decodes_in_full(versions),
+        _returned(name, of_base.table),
         _early_space(versions) if base_version is None and not k else None,
     )
     has_model = bool(base.made_by) and base.made_by[-1].checkpoint_sha256 is not None
@@ -216,6 +218,16 @@ def _decodes_in_full(versions: Sequence[Version]) -> bool:
     """Return whether a pool has a model that decodes JPEG files at full size, as those of early releases do."""
     space = versions[0].embedding_space if versions else None
     return space is not None and space.backbone is not None and space.decode is None
+
+
+def _returned(name: str, rows: pd.DataFrame) -> list[str] | None:
+    """Return the labels that came back of each image of a pool, a line for each; None if there are none."""
+    labels = read_labels(labels_file(name))
+    if not len(labels):
+        return None
+    known = labels.groupby(image_keys(labels)).label.agg(lambda each: "\n".join(dict.fromkeys(each)))
+    found = image_keys(rows).map(known).fillna("").tolist()
+    return found if any(found) else None
 
 
 def _early_space(versions: Sequence[Version]) -> EmbeddingSpace | None:

@@ -159,12 +159,11 @@ def _groups(table: pd.DataFrame, limit: Limit) -> pd.Series:
 
 
 def _counts_of_pool(base: pd.DataFrame, limit: Limit) -> pd.Series:
-    """Return how many images of the pool count for each value."""
-    return (
-        _groups(base, limit).value_counts()
-        if limit.count_pool
-        else pd.Series(dtype="int64", index=pd.Index([], dtype="str"))
-    )
+    """Return how many images of the pool count for each value; an image with several labels counts for each of them."""
+    if not limit.count_pool:
+        return pd.Series(dtype="int64", index=pd.Index([], dtype="str"))
+    groups = _groups(base, limit)
+    return (groups.str.split("\n").explode() if limit.column == columns.LABEL else groups).value_counts()
 
 
 def _rows_of(images: pd.DataFrame, candidates: pd.DataFrame) -> np.ndarray:

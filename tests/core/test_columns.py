@@ -174,6 +174,19 @@ def test_an_unknown_column_is_refused_by_the_header_alone_with_the_nearest_one()
         table(params(where="camera_make == front"))
 
 
+def test_labels_are_known_of_candidates_by_metadata_only():
+    given = params(where="label == 'cat'")
+    with pytest.raises(
+        DatapoolError, match=r"column 'label', which comes back from labeling for images of the pool only"
+    ):
+        require_columns(given)
+    guessed = params(where="label == 'cat'", metadata=metadata(f"filename,label\n{NAMES[0]},cat\n{NAMES[1]},dog\n"))
+    require_columns(guessed)
+
+    rows = with_columns(candidates(), table(guessed), guessed)
+    assert fulfills(rows.table, "label == 'cat'").tolist() == [True, False]
+
+
 def test_a_comparison_of_two_kinds_is_refused_in_one_line():
     given = params(where="sharpness > 'high'")
     rows = with_columns(candidates(), table(given), given)

@@ -19,6 +19,30 @@ def removed_kinds(workspace: Workspace) -> dict[str, str]:
     return dict(zip(removed.filename, removed.kind, strict=True))
 
 
+def test_labels_that_came_back_count_for_the_limits_of_the_next_batch(new_workspace, after, weeks):
+    workspace = after(new_workspace)
+    (workspace.folder / "metadata.csv").write_text("filename,label\n" + "".join(f"{name},cat\n" for name in FIRST))
+    workspace.set({"metadata": "metadata.csv", "stopping_condition.min_distance": 0.5})
+    workspace.repro()
+    first = workspace.names()
+    # A model took all for cats. Labeling found a dog in the first one, nothing yet in the second, and cats in the others.
+    labels = "".join(f"{name},{'cat' if number else 'dog'}\n" for number, name in enumerate(first) if number != 1)
+    (workspace.folder / "returned.csv").write_text("filename,label\n" + labels)
+    workspace.run("datapool", "labels", "returned.csv")
+
+    second = [f"bird/image_{number}.png" for number in range(20, 28)] + ["bird/again_1.png"]
+    guesses = "".join(f"{name},{'cat' if number % 2 else 'dog'}\n" for number, name in enumerate(second))
+    (workspace.folder / "metadata.csv").write_text("filename,label\n" + guesses)
+    limits = {"column": "label", "limit": {"cat": len(first), "dog": 3}, "count_pool": True}
+    workspace.set({"rules.balance": limits, "stopping_condition.min_distance": 0, "input_dir": str(weeks / "week_2")})
+    workspace.repro()
+
+    added = [
+        dict(zip(second, guesses.split(), strict=True))[name].split(",")[1] for name in workspace.names()[len(first) :]
+    ]
+    assert sorted(added) == ["cat", "dog", "dog"]  # one cat less in the pool than was guessed, and one dog
+
+
 def test_metadata_filters_a_batch_and_the_pool_keeps_it_for_the_limits_of_the_next(new_workspace, after, weeks):
     workspace = after(new_workspace)
     rows = [f"{name},{'front' if number % 3 else 'rear'},{number}\n" for number, name in enumerate(FIRST)]

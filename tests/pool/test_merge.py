@@ -18,6 +18,7 @@ import pytest
 from datapool.core.base import Base, read_base, write_base
 from datapool.core.embeddings_csv import read_csv
 from datapool.core.errors import DatapoolError
+from datapool.core.label_files import LABEL_COLUMNS, labels_file, write_label_file
 from datapool.core.lineage import EmbeddingSpace, Level, Levels, Provenance, Version, read_lineage
 from datapool.core.tables import EmbeddedTable
 from datapool.images.batch import candidates
@@ -568,6 +569,24 @@ def test_the_first_batch_again_names_the_space_whose_levels_an_early_release_cal
         assert read_base(Path("base")).early_space == open_for(A, name).early_space
         assert open_for(B, name).early_space is None
         assert open_for(A, name, base_version=0).early_space is None
+
+
+def test_the_base_has_the_labels_that_came_back_of_each_content():
+    add(A)
+    assert open_for(B, "p").returned is None
+    names = open_for(B, "p").rows.table.filename.tolist()
+    contents = open_for(B, "p").rows.table.content_hash.tolist()
+    rows = [
+        ["another name", contents[1], "cat", "f"],
+        ["another name", contents[1], "dog", "f"],
+        [names[0], "", "owl", "f"],
+    ]
+    table = pd.DataFrame(rows, columns=list(LABEL_COLUMNS), dtype="str")
+    write_label_file(labels_file("p"), table)
+
+    assert open_for(B, "p").returned == ["", "cat\ndog", *[""] * (len(names) - 2)]
+    assert open_for(A, "p").returned is None  # the base of the first batch has no images
+    assert open_for(B, "other").returned is None
 
 
 def test_a_base_read_again_is_the_base_that_was_written():

@@ -257,6 +257,15 @@ def test_values_of_numbers_are_groups_and_several_limits_hold_together():
     assert set(reasons(CARS, TAKEN, NO_IMAGES, given)) == set("abce")  # front has its one in the pool, and so has rear
 
 
+def test_an_image_of_the_pool_with_several_labels_counts_for_each_of_them():
+    guesses = with_values(images("a", "b", "c"), label=["cat", "dog", "owl"])
+    labeled = with_values(images("p", "q", "r"), label=["cat\ndog", "cat", None])
+    given = rules(balance={"column": "label", "limit": 2, "count_pool": True})
+
+    assert reasons(guesses, labeled, NO_IMAGES, given) == {"a": "label cat already has its 2 images, the pool included"}
+    assert set(reasons(guesses, labeled, guesses.iloc[[1]], given)) == {"a", "b"}
+
+
 def test_weak_labels_of_the_pool_count_too_if_asked():
     given = rules(balance={"column": "weak_label", "limit": 1, "count_pool": True})
 
