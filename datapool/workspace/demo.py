@@ -17,7 +17,7 @@ from datapool.core.errors import DatapoolError
 from datapool.core.metrics import read_metrics
 from datapool.core.outputs import Outputs
 from datapool.workspace.commands import environment, git_commit
-from datapool.workspace.create import Scm, make_workspace
+from datapool.workspace.create import BUDGET, Scm, make_workspace
 from datapool.workspace.params_file import set_params
 
 _WEEKS = 3
@@ -37,7 +37,6 @@ _PARAMS: dict[str, Any] = {
     "lightly.trainer.max_epochs": 10,
     "lightly.optimizer.lr": 0.003,
     "lightly.criterion.temperature": 0.1,
-    "stopping_condition.min_distance": 0.5,
 }
 
 
@@ -65,7 +64,7 @@ def run_demo(folder: Path, say: Callable[..., None]) -> None:
     state.write_text("begun")
     make_workspace(folder, scm=Scm.OWN, may_be_nested=True)  # the clone of this repository ignores demo/
     write_digits(folder / "data")
-    set_params(folder, _PARAMS)
+    set_params(folder, _PARAMS | BUDGET)
     _call(folder, "dvc", "add", "--quiet", *(f"data/week_{week}" for week in range(1, _WEEKS + 1)))
     git_commit(folder, "Three weeks of images")
     for week in (1, 2):
@@ -137,7 +136,7 @@ History      cd {folder} && git log --oneline
 
 Try next     source {Path(sys.prefix)}/bin/activate
              cd {folder} && datapool add data/week_3       # the third week; then look at the report
-             dvc exp run -S stopping_condition.min_distance=0.6     # another threshold replaces its picks
+             dvc exp run -S stopping_condition.n_samples=150        # another budget replaces its picks
              dvc exp show --only-changed --drop '^(output|data|stages|datapool)'
              datapool keep --n 50                   # the best 50 of it, and a commit"""
     say(*text.splitlines())
