@@ -64,7 +64,7 @@ def sample() -> None:
     for name, names in sampling.filename_lists(base.rows, sampled).items():
         write_names(outputs.filenames / f"{name}.txt", names)
     write_csv(outputs.removed_samples, sampled.removed)
-    write_table(outputs.seen, not_taken(sampled.removed, offer))
+    write_table(outputs.seen, not_taken(sampled.removed, offer, base.standing and base.standing.passed_over))
     write_metrics(outputs.numbers, outputs.metrics, metrics)
     write_csv(outputs.coverage, comparison.curve)
     if params.dump_dataset:

@@ -51,6 +51,9 @@ class Standing(NamedTuple):
     is_final: bool
     """Nothing is picked besides: images were removed from the pool, which by itself picks no others. Otherwise the
     selection continues: the batch was corrected."""
+    passed_over: pd.DataFrame = pd.DataFrame({"content_hash": [], "fate": []}, dtype="str")
+    """With ``is_final``, what that version offered and did not take for a reason that still holds, such as ``n_samples``:
+    content_hash, fate."""
 
     def applies(self, parameters: Parameters | None) -> bool:
         """Return whether the parameters are those by which these images were picked."""
@@ -129,6 +132,10 @@ def write_base(folder: Path, base: Base) -> None:
         write_rows(folder / "standing.parquet", base.standing.rows)
     else:
         _remove(folder / "standing.parquet")
+    if base.standing and len(base.standing.passed_over):
+        write_table(folder / "passed_over.parquet", base.standing.passed_over)
+    else:
+        _remove(folder / "passed_over.parquet")
     record = {
         "pools": str(base.pools),
         "pool": base.pool,
@@ -207,7 +214,13 @@ def read_base(folder: Path, *, needs_seen: bool = True) -> Base:
         labels,
         read_table(folder / "excluded.parquet"),
         standing
-        and Standing(read_rows(folder / "standing.parquet"), replaced, standing["labels"], standing["is_final"]),
+        and Standing(
+            read_rows(folder / "standing.parquet"),
+            replaced,
+            standing["labels"],
+            standing["is_final"],
+            *([read_table(passed_over)] if (passed_over := folder / "passed_over.parquet").exists() else []),
+        ),
         left,
         pools,
         reconsidered,

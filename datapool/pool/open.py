@@ -182,7 +182,7 @@ def _open(
     candidates(images, of_base.table)  # raises if two images have one filename
     standing = None
     if versions[k:] and base_version is None:
-        standing = _standing(entries[name], rows, images, k, contents, is_own=is_own)
+        standing = _standing(store, entries[name], rows, images, k, contents, is_own=is_own)
     labels = labels_of(entries[name], versions[k - 1], rows.table.weak_label) if k else []
     left = batch_id(images[images.status != "excluded"])
     pool_files.require_version_files(store, versions[:k])
@@ -244,6 +244,7 @@ def _excluded_of(images: pd.DataFrame, contents: Mapping[str, Excluded]) -> pd.D
 
 
 def _standing(
+    store: Store,
     entry: LineageEntry,
     rows: EmbeddedTable,
     images: pd.DataFrame,
@@ -255,6 +256,7 @@ def _standing(
     """Return which images of the versions that a batch replaces stay picked; None if all are chosen anew.
 
     Args:
+        store: Of the pool.
         entry: The record of the pool.
         rows: All of its rows.
         images: The batch, with excluded images marked.
@@ -270,7 +272,12 @@ def _standing(
             since = {removal.content_hash for removal in (entry.removed or ())[last.removals or 0 :]}
             is_offered_again = bool((since - contents.keys()) & set(images.content_hash))
             is_as_picked = _place_in(images, replaced).filename.eq(replaced.filename).all()
-            return None if is_offered_again or not is_as_picked else Standing(_take(rows, replaced), last, labels, True)
+            if is_offered_again or not is_as_picked:
+                return None
+            pool_files.require_version_files(store, [last])
+            seen = read_recorded_seen(store.folder, [last], (last.version,))
+            passed_over = seen.loc[~seen.content_hash.isin(contents), ["content_hash", "fate"]].reset_index(drop=True)
+            return Standing(_take(rows, replaced), last, labels, True, passed_over)
         if not last.kept:
             return None
         replaced = replaced[: last.kept]

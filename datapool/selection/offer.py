@@ -183,20 +183,27 @@ def held_back_of(ranked: Ranked) -> pd.DataFrame:
     return ranked.excluded[ranked.excluded.kind.isin(HELD_BACK)]
 
 
-def not_taken(removed: pd.DataFrame, offer: Offer) -> pd.DataFrame:
+def not_taken(removed: pd.DataFrame, offer: Offer, passed_over: pd.DataFrame | None = None) -> pd.DataFrame:
     """Return what a version records of the images that were offered and not taken, by content_hash.
 
-    What is recorded already is left out, so that what a pool records grows with new images only.
+    What is recorded already is left out, so that what a pool records grows with new images only. An image that is not
+    considered, since images have left the pool, keeps the fate that it had if none of these was the reason for it.
 
     Args:
         removed: Every image of the batch that was not picked, as ``sampling.Sampled.removed``.
         offer: What was offered.
+        passed_over: ``Standing.passed_over``; None without one.
 
     Returns:
         content_hash, fate (one of FATES), distance (to the nearest image of pool and picks; of a near-duplicate to the image
         that stays).
     """
     new = pd.concat([offer.candidates.table[["filename", "content_hash"]][~offer.is_recorded], offer.near_duplicates])
+    if passed_over is not None and len(passed_over):
+        fates = removed.filename.map(new.set_index("filename").content_hash).map(
+            passed_over.set_index("content_hash").fate
+        )
+        removed = removed.assign(kind=removed.kind.mask(removed.kind == "not considered", fates))
     rejected = removed[removed.kind.isin(FATES)]
     table = rejected.merge(new, on="filename").rename(columns={"kind": "fate"})
     table = table.sort_values(["content_hash", "filename"]).drop_duplicates("content_hash")

@@ -62,6 +62,27 @@ def test_of_a_folder_that_grew_only_new_images_are_picked_and_the_result_is_repr
 
 
 @pytest.mark.full
+def test_what_n_samples_left_out_is_not_offered_again_after_a_pick_was_refused(growing, tmp_path):
+    for name in NEW:
+        (tmp_path / "growing" / name).unlink()  # the week before has just been added, and is not committed
+    refused, *kept = growing.names()
+    (growing.folder / "exclude.txt").write_text(f"{refused}\trefused\n")
+    growing.repro()
+    assert growing.names() == kept
+    assert len(read_table(growing.folder / "pools/my_datapool/seen/0001.parquet")) == 20
+    made = growing.pool_files()
+    growing.repro("--force")
+    assert growing.pool_files() == made
+    growing.commit("week 1")
+    shutil.copytree(tmp_path / "all", tmp_path / "growing", dirs_exist_ok=True)
+
+    growing.repro()
+    removed = read_csv(growing.folder / "output" / "removed_samples.csv")
+    assert removed.kind.value_counts().to_dict() == {"seen": 20, "known": 9, "excluded": 1}
+    assert sorted(growing.names()[9:]) == NEW
+
+
+@pytest.mark.full
 def test_false_offers_all_again_until_it_is_set_back(growing):
     growing.set({"datapool.remember_rejected": False})
     output = growing.repro()

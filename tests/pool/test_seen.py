@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from test_merge import A, B, C, content_hash, images, open_for, picks
 
-from datapool.core.base import Base
+from datapool.core.base import Base, read_base, write_base
 from datapool.core.errors import DatapoolError
 from datapool.core.lineage import Provenance, read_lineage
 from datapool.core.tables import read_csv, read_table, write_table
@@ -214,6 +214,24 @@ def test_what_was_not_taken_because_of_an_image_that_left_the_pool_is_offered_ag
     assert len(seen_files()) == 1
     add(B, 1)
     assert len(open_for(C).seen) == stays + 1
+
+
+def test_the_base_has_what_its_own_batch_passed_over_for_a_reason_that_no_image_that_left_can_be():
+    batch = {f"cat/e{number}.jpg": float(number) for number in range(10, 15)}
+    base = open_for(batch)
+    left = candidates(images(batch), base.rows.table)[2:]
+    fates = ["covered", "beyond n_samples", "beyond n_samples"]
+    write_table(OUTPUT, left[["content_hash"]].assign(fate=fates, distance=0.25))
+    provenance = Provenance(covering_radius=0.25)
+    merge(POOLS, LINEAGE, base, picks(batch, base, 2), None, keep_history=True, provenance=provenance, seen=OUTPUT)
+    assert open_for(batch).standing is None
+    Path("exclude.txt").write_text("cat/e10.jpg\tblurred\ncat/e14.jpg\n")  # a pick, and one that was left out
+
+    opened, _ = open_base(POOLS, LINEAGE, "p", images(batch), base_version=None, exclude=Path("exclude.txt"))
+    write_base(Path("base"), opened)
+    standing = read_base(Path("base")).standing
+    assert standing.rows.table.filename.tolist() == ["cat/e11.jpg"]
+    assert standing.passed_over.to_dict("list") == {"content_hash": [content_hash(13.0)], "fate": ["beyond n_samples"]}
 
 
 def test_a_file_of_the_user_in_the_place_of_the_next_one_is_backed_up():

@@ -157,6 +157,21 @@ def test_what_was_not_taken_is_recorded_by_hash_with_fate_and_distance():
         }
 
 
+def test_what_was_passed_over_stays_so_after_an_image_has_left_unless_that_image_was_the_reason():
+    first = first_week(TWO)
+    # b has left the pool: nothing is picked in its place. a came after n_samples before; c was covered by b.
+    removed = first.sampled.removed.replace({"kind": {"beyond n_samples": "not considered"}})
+    passed_over = pd.DataFrame({"content_hash": [content_hash("a")], "fate": ["beyond n_samples"]})
+
+    recorded = not_taken(removed, first.offer, passed_over)
+    assert recorded.to_dict("list") == {
+        "content_hash": [content_hash("a")],
+        "fate": ["beyond n_samples"],
+        "distance": [1.0],
+    }
+    assert not len(not_taken(removed, first.offer, passed_over[:0]))
+
+
 def test_of_a_folder_that_grew_only_what_is_new_is_offered():
     # e (20) is new. Without a memory, n_samples 2 would pick e, and then c, which lies 2 from b.
     second = week(rows({**LINE, "e": 20}), first_week(TWO).after, stop_at(**TWO))
