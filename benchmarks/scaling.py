@@ -45,6 +45,7 @@ CURVES = {
     "pool (P)": [Case(p=p) for p in (0, 1_000, 10_000, 100_000)],
 }
 WORKERS = (0, 1, 2, 4)
+ON_WORKERS = Case(200_000, 128, 100_000, 2_000)
 FILE = Case(10_000_000, 128, 10_000, 10_000)
 _ROWS = 100_000  # of the file, generated at a time
 
@@ -82,8 +83,7 @@ def on_workers() -> Iterator[str]:
     """Yield a table: one row per number of workers; 0 is this process alone."""
     from ray.cluster_utils import Cluster
 
-    case = Case()
-    candidates, pool = data(case)
+    candidates, pool = data(case := ON_WORKERS)
     machine = Cluster(
         initialize_head=True,
         head_node_args={"num_cpus": max(WORKERS), "include_dashboard": False, "object_store_memory": 200_000_000},

@@ -65,7 +65,9 @@ def test_a_result_that_was_changed_or_cut_is_not_read(kept):
 def test_without_ray_an_engine_is_one_line(monkeypatch):
     monkeypatch.setattr("datapool.core.cluster.find_spec", lambda name: None)
 
-    with pytest.raises(DatapoolError, match=r"engine is 'ray', but Ray is not installed; `pip install 'dvc-datapool\[ray"):
+    with pytest.raises(
+        DatapoolError, match=r"engine is 'ray', but Ray is not installed; `pip install 'dvc-datapool\[ray"
+    ):
         cluster_of("ray").__enter__()
     with cluster_of("local") as cluster:
         assert cluster is None
