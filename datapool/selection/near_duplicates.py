@@ -18,8 +18,8 @@ from datapool.selection.near_pairs import distances as distances_of
 MANY = 50_000
 """Of more images than this not all pairs are compared."""
 
-MOST = 3_000_000
-"""More images than this, candidates and pool together, are too many."""
+MOST = 1_000_000
+"""More images than this, candidates and pool together, are too many. 200,000 took 13 CPU seconds; more was not measured."""
 
 _MEDIANS = 15  # the median distance is so many times the distance of near-duplicates
 PART = 4 * TILE  # images for which the cells are searched at a time
@@ -66,7 +66,7 @@ def near_duplicate_distance(vectors: np.ndarray) -> float:
 def is_too_much(n: int, n_pool: int) -> bool:
     """Return whether so many candidates and images of a pool are too many to compare.
 
-    >>> is_too_much(1_000_000, 2_000_000), is_too_much(1, MOST)
+    >>> is_too_much(600_000, 400_000), is_too_much(1, MOST)
     (False, True)
     """
     return n + n_pool > MOST
@@ -78,7 +78,8 @@ def near_duplicate_groups(
     """Return the groups of images that are connected by pairs of near-duplicates.
 
     So two images of a group may be farther apart than near-duplicates are: a video that moves slowly is one group. Time
-    grows with n². Memory is that of the vectors twice, and some 200 MiB.
+    grows with n² up to ``MANY`` images, and less above if they lie in clusters. Memory is that of the vectors twice, and
+    some 200 MiB.
 
     Args:
         vectors: Shape (n, d), float32, finite.
