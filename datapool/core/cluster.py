@@ -34,10 +34,10 @@ _STORE = 200_000_000  # bytes of shared memory of a cluster that is started here
 class Worker(Protocol):
     """What a worker holds on its machine."""
 
-    def learn(self, lesson: object) -> None:
+    def learn(self, lesson: Any, /) -> None:  # noqa: ANN401  the worker's own
         """Take what ``Workers.teach`` was given, each once and in that order."""
 
-    def __call__(self, task: Any) -> Any:  # noqa: ANN401  the worker's own
+    def __call__(self, task: Any, /) -> Any:  # noqa: ANN401  the worker's own
         """Do a piece of work, after all lessons."""
 
 
