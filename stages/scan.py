@@ -22,6 +22,7 @@ from datapool.images.pixels import WantedSquares, beginnings
 from datapool.images.squares import scanned_squares
 from datapool.images.thumbnails import scanned_thumbnails
 from datapool.images.tracking import untracked_path
+from datapool.images.videos import sampling_of
 from datapool.terminal import progress, run, say
 
 
@@ -52,6 +53,7 @@ def scan() -> None:
             keep_square=keep_square,
             cluster=cluster,
             finished=finished_shards(),
+            videos=sampling_of(params.videos),
         )
     batch.require_usable_images(found, Path(params.input_dir))
     write_table(outputs.images, found.images)

@@ -19,7 +19,7 @@ from datapool.core.errors import DatapoolError, short_repr
 from datapool.core.expression import ExpressionError, parse
 from datapool.core.metadata import column_names, read_metadata
 from datapool.core.recorded_rows import read_recorded_columns
-from datapool.core.schema import Params
+from datapool.core.schema import Params, TimeGap
 from datapool.core.tables import EmbeddedTable
 
 COLUMNS = {
@@ -40,9 +40,16 @@ COLUMNS = {
     "camera_model": "its model (EXIF)",
     "latitude": "where the picture was taken, in degrees (EXIF)",
     "longitude": "where the picture was taken, in degrees (EXIF)",
+    "video_time": "of a frame, seconds from the beginning of its video",
 }
 """The columns of every image, and what they are. A column of ``metadata`` with one of these names takes its place, except
 that of the first three, which follow from the filename."""
+
+TAKEN = TimeGap._field_defaults["time"]
+"""The column by which ``rules.time_gap`` goes, unless it names another one."""
+
+VIDEO_TIME = "video_time"
+"""The column of the times of frames; a batch without videos has it only if it is asked for."""
 
 SIMILARITY = "similarity"
 """The column of the similarity to the examples of ``similar_to``, 0 to 1; only where they are given."""
@@ -51,7 +58,8 @@ LABEL = "label"
 """The column of classes: of the pool's images as they came back from labeling, of others as ``metadata`` has them."""
 
 _OF_NAME = ("weak_label", "sequence", "frame")  # what follows from a row of samples.csv
-_NUMBER = r"(?s)^(?P<head>.*?)(?P<frame>[0-9]{1,18})(?P<tail>[^0-9/]*)$"  # 18 digits fit into int64
+# 18 digits fit into int64. The digit at the end of drive-007-mp4.png, a frame of drive.mp4, is no number.
+_NUMBER = r"(?s)^(?P<head>.*?)(?P<frame>[0-9]{1,18})(?P<tail>-(?i:mp4)\.png|[^0-9/]*)$"
 _MOST_SECONDS = 1e11  # more are milliseconds or nanoseconds since 1970
 _ASKED = "column "  # in front of the name of a column beside those of rows: "rank" and "distance" may be columns too
 
@@ -139,7 +147,9 @@ def batch_columns(
     table = pd.DataFrame({"filename": filenames, **_of_names(scanned.assign(filename=filenames), _OF_NAME)})
     for name in COLUMNS:
         source = scanned if name in scanned else measured
-        if name not in table:
+        if name == VIDEO_TIME and name not in source:
+            table = table.assign(**{name: np.nan}) if name in asked else table
+        elif name not in table:
             table[name] = _of_a_kind(source[name])
     unusable, note = {}, ""
     if params.metadata is not None:
@@ -171,6 +181,8 @@ def with_columns(rows: EmbeddedTable, columns: pd.DataFrame, params: Params) -> 
         params: The settings.
     """
     found = {_ASKED + name: columns[name].array for name in asked_columns(params)}
+    if asks_for_taken(params) and VIDEO_TIME in columns:
+        found[_ASKED + VIDEO_TIME] = columns[VIDEO_TIME].array
     return rows._replace(table=rows.table.assign(**found)) if found else rows
 
 
@@ -186,6 +198,7 @@ def with_pool_columns(base: Base, params: Params) -> EmbeddedTable:
     names, table = list(asked_columns(params)), base.rows.table
     if not names:
         return base.rows
+    names += [VIDEO_TIME] * (asks_for_taken(params) and VIDEO_TIME not in names)
     recorded = read_recorded_columns(base.pools / base.pool, base.versions, names)
     recorded = recorded.set_index("filename").reindex(table.filename).reset_index(drop=True)
     found = {name: recorded[name] for name in names} | _of_names(table, [name for name in names if name in _OF_NAME])
@@ -195,16 +208,29 @@ def with_pool_columns(base: Base, params: Params) -> EmbeddedTable:
     return base.rows._replace(table=table.assign(**{_ASKED + name: values.array for name, values in found.items()}))
 
 
+def asks_for_taken(params: Params) -> bool:
+    """Return whether ``rules.time_gap`` goes by the time when an image was taken; that of a frame may be VIDEO_TIME."""
+    return params.rules.gap_in_time is not None and params.rules.gap_in_time.time == TAKEN
+
+
 def column_of(table: pd.DataFrame, name: str) -> pd.Series:
     """Return a column that ``with_columns`` or ``with_pool_columns`` has added, under its own name."""
     return table[_ASKED + name].rename(name)
+
+
+def times_of(table: pd.DataFrame, name: str) -> pd.Series:
+    """Return a column of times as ``microseconds`` does. Where ``taken`` is not known, VIDEO_TIME takes its place."""
+    times = microseconds(column_of(table, name), "rules.time_gap")
+    if name != TAKEN or _ASKED + VIDEO_TIME not in table:
+        return times
+    return times.fillna(microseconds(column_of(table, VIDEO_TIME), "rules.time_gap"))
 
 
 def sequence_frames(filenames: pd.Series) -> pd.DataFrame:
     """Return the sequence and the frame of the names that have a number, indexed by their place in ``filenames``.
 
     The frame is the last number in the image's own name (its last 18 digits), the sequence is the filename without it, with
-    a zero byte in its place.
+    a zero byte in its place. Of a frame of a video, such as drive-007-mp4.png, the number is 7.
     """
     parts = pc.extract_regex(pa.array(filenames, type=pa.string()), pattern=_NUMBER)
     has_number = parts.is_valid()

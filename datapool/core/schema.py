@@ -431,6 +431,19 @@ class Images(Section):
     gif: bool
 
 
+class Videos(Section):
+    """Which frames of videos are images. Neither: videos are skipped."""
+
+    fps: Annotated[float, Field(gt=0, le=1000)] | None
+    stride: Count | None
+
+    @model_validator(mode="after")
+    def _one_at_most(self) -> Self:
+        if self.fps is not None and self.stride is not None:
+            raise ValueError("fps and stride are both given; give one, and null for the other")
+        return self
+
+
 Finding = Literal["dark", "light", "low_information", "blurry", "odd_aspect_ratio", "odd_size"]
 """What an image may be found to be by its pixels: the keys of ``quality`` that are thresholds."""
 
@@ -574,6 +587,7 @@ class Params(Section):
     ranking: Ranking
     rules: Rules
     images: Images
+    videos: Videos
     quality: Quality
     split: Split
     datapool: Datapool

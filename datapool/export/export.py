@@ -4,10 +4,12 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import pandas as pd
 
+from datapool.core import atomic
 from datapool.core.errors import DatapoolError
 from datapool.core.label_files import image_keys
 from datapool.core.progress import Progress
@@ -22,6 +24,7 @@ from datapool.export.tables import write_csv, write_parquet
 from datapool.export.training import write_coco, write_files, write_webdataset, write_yolo
 from datapool.export.viewing import write_fiftyone, write_lightly_studio
 from datapool.images.batch import ROOT_LABEL
+from datapool.images.places import Place, as_files, file_of
 from datapool.pool.image_files import find_image_files, require_image_files
 
 EXPORTS = Path("exports")
@@ -116,35 +119,37 @@ def write_export(
         with _in_place_of(target) as part:
             _TABLES[to](part, chosen)
         return Exported(target, len(chosen.table), [])
+    how = files or Placement.COPY
     images, neighbors = _find_images(chosen, folders, with_neighbors=to is Format.CVAT, progress=progress)
-    job = Job(
-        name=target.name,
-        images=images,
-        classes=chosen.classes or ["object"],
-        files=files or Placement.COPY,
-        neighbors=neighbors,
-        url_prefix=url_prefix,
-        embedding_space=space_of(chosen.version),
-        max_pixels=max_pixels,
-        progress=progress,
-    )
-    if job.files in (Placement.SYMLINK, Placement.NONE):
-        _refuse_inside(target, images)
-    with _in_place_of(target) as part:
-        part.mkdir(parents=True)
-        written = _FOLDERS[to](part, job)
-        write_csv(part / "datapool.csv", chosen, files=written.files)
-        write_json(part / RECORD, {"pool": chosen.pool, "images": str(chosen), "count": len(images), "format": to})
+    with _as_files([*images, *filter(None, neighbors.values())], how) as files_of:
+        job = Job(
+            name=target.name,
+            images=_exported(chosen, [files_of[image] for image in images]),
+            classes=chosen.classes or ["object"],
+            files=how,
+            neighbors={name: files_of[neighbor] if neighbor else None for name, neighbor in neighbors.items()},
+            url_prefix=url_prefix,
+            embedding_space=space_of(chosen.version),
+            max_pixels=max_pixels,
+            progress=progress,
+        )
+        if how in (Placement.SYMLINK, Placement.NONE):
+            _refuse_inside(target, job.images)
+        with _in_place_of(target) as part:
+            part.mkdir(parents=True)
+            written = _FOLDERS[to](part, job)
+            write_csv(part / "datapool.csv", chosen, files=written.files)
+            write_json(part / RECORD, {"pool": chosen.pool, "images": str(chosen), "count": len(images), "format": to})
     return Exported(target, len(images), written.notes)
 
 
 def _find_images(
     chosen: Chosen, folders: Sequence[Path], *, with_neighbors: bool, progress: Progress
-) -> tuple[list[ExportedImage], dict[str, Path | None]]:
-    """Return the images with their files, and the files of their nearest neighbors, as ``Job.neighbors``.
+) -> tuple[list[Place], dict[str, Place | None]]:
+    """Return where the images are, and where their nearest neighbors are, as ``Job.neighbors``.
 
     Raises:
-        DatapoolError: If the file of an image is not found.
+        DatapoolError: If an image is not found.
     """
     table = chosen.table
     located = find_image_files(table, chosen.versions, folders=folders, progress=progress)
@@ -152,9 +157,46 @@ def _find_images(
         "bring them back (`dvc checkout` or `dvc pull`, if DVC tracks the batch), or name the folder that has them by "
         "`--images FOLDER`; nothing was written"
     )
-    paths = require_image_files(table.filename.tolist(), located, remedy=remedy)
+    places = require_image_files(table.filename.tolist(), located, remedy=remedy)
+    if not with_neighbors:
+        return places, {}
+    wanted = set(table.nearest)
+    rows = chosen.pool_rows[chosen.pool_rows.filename.isin(wanted)]
+    found = find_image_files(rows, chosen.versions, folders=folders, progress=progress)
+    return places, {name: place.path for name, place in zip(rows.filename, found, strict=True)}
+
+
+@contextmanager
+def _as_files(places: Sequence[Place], how: Placement) -> Iterator[dict[Place, Path]]:
+    """Yield a file for each image. Until the end of the block, there are files of images that are a part of another file.
+
+    Raises:
+        DatapoolError: If there are such images, and the export would point to their files; or one cannot be written.
+    """
+    part = next((place for place in places if not isinstance(place, Path)), None)
+    if part is None:
+        yield as_files(places, Path())
+        return
+    if how in (Placement.SYMLINK, Placement.NONE):
+        raise DatapoolError(
+            f"{part} is a part of {file_of(part)} and no file of its own, so the export cannot point to it; use "
+            "`--files copy`"
+        )
+    with TemporaryDirectory(dir=atomic.scratch("export")) as folder:
+        try:
+            files = as_files(places, Path(folder))
+        except OSError as error:
+            raise DatapoolError(
+                f"{error.filename}: cannot be written ({error.strerror}); {atomic.remedy(error)}"
+            ) from error
+        yield files
+
+
+def _exported(chosen: Chosen, files: Sequence[Path]) -> list[ExportedImage]:
+    """Return the images with their files."""
+    table = chosen.table
     texts = table.assign(split=table.get("split", ""), fate=table.get("fate", PICKED))
-    images = [
+    return [
         ExportedImage(
             filename=row.filename,
             path=path,
@@ -171,16 +213,9 @@ def _find_images(
             embedding=embedding,
         )
         for row, key, path, embedding in zip(
-            texts.itertuples(), image_keys(table), paths, chosen.embeddings, strict=True
+            texts.itertuples(), image_keys(table), files, chosen.embeddings, strict=True
         )
     ]
-    if not with_neighbors:
-        return images, {}
-    wanted = set(table.nearest)
-    rows = chosen.pool_rows[chosen.pool_rows.filename.isin(wanted)]
-    found = find_image_files(rows, chosen.versions, folders=folders, progress=progress)
-    neighbors = {name: place.path for name, place in zip(rows.filename, found, strict=True)}
-    return images, neighbors
 
 
 def _require_free(target: Path, to: Format, *, overwrite: bool) -> None:

@@ -19,13 +19,16 @@ from datapool.core.errors import DatapoolError, join_sentences
 from datapool.core.progress import Progress
 from datapool.core.shards import ShardStore
 from datapool.images.decode import Check, ImageFile, Inspection, inspect, not_inspected, read_bytes
+from datapool.images.frames import inspect_videos, require_frames, wanted_frames
 from datapool.images.listing import Skipped, find_images, is_folder, links_out, relevant_paths
 from datapool.images.on_cluster import inspect_on_cluster
 from datapool.images.perceptual_hash import as_numbers
 from datapool.images.pixels import Ranges, WantedSquares
+from datapool.images.places import place_of
 from datapool.images.processes import read_all
 from datapool.images.quality import quality_table
 from datapool.images.thumbnails import Keep
+from datapool.images.videos import Sampling
 
 ROOT_LABEL = "."
 """Weak label of images directly in input_dir. No folder can have this name."""
@@ -67,6 +70,7 @@ def scan(
     keep_square: Keep | None = None,
     cluster: Cluster | None = None,
     finished: ShardStore | None = None,
+    videos: Sampling | None = None,
 ) -> Batch:
     """Inspect every image below ``folder``. Damaged images and exact copies are rows of the table, not errors.
 
@@ -90,17 +94,24 @@ def scan(
         keep_square: Called with each of them; only with ``keep_thumbnail``.
         cluster: Where files are read; None: on this machine. It makes no squares, which its workers would not see.
         finished: Keeps what the workers have finished, for a run after one that was stopped; given with ``cluster``.
+        videos: Which frames of videos are images of the batch; None: videos are no images. A video that is damaged is
+            "corrupt", and its frames before the damage are images all the same.
 
     Raises:
-        DatapoolError: If ``folder`` is not a folder, a name is not UTF-8, or a name in ``relevant`` is not there.
+        DatapoolError: If ``folder`` is not a folder, a name is not UTF-8, a name in ``relevant`` is not there, an image has
+            the name of a frame, or there are videos and no package that reads them.
     """
     if not is_folder(folder):
         what = "is a file" if os.path.lexists(folder) else "is not there"
         raise DatapoolError(f"params.yaml: input_dir is {str(folder)!r}, which {what}; give a folder of images")
-    found = find_images(folder, gif=gif)
-    paths = found.paths if relevant is None else relevant_paths(found.paths, relevant, folder)
+    found = find_images(folder, gif=gif, videos=videos is not None)
+    require_frames(folder, found)
+    paths, wanted = found.paths, None
+    if relevant is not None:
+        wanted, others = wanted_frames(relevant, found.videos)
+        paths = relevant_paths(paths, others, folder)
     paths = sorted(paths, key=lambda path: safe_name(filename_prefix + path))
-    leading_out = links_out(folder, sorted(found.links.intersection(paths)))
+    leading_out = links_out(folder, sorted(found.links.intersection([*paths, *found.videos])))
     to_inspect = [path for path in paths if path not in leading_out]
     found_of = partial(
         inspect,
@@ -133,9 +144,21 @@ def scan(
             when_done=without_pictures,
             progress=progress,
         )
-    inspected = dict(zip(to_inspect, found_in_order, strict=True))
-    inspections = [not_inspected(LINK_OUT) if path in leading_out else inspected[path] for path in paths]
-    images = _table(paths, inspections, filename_prefix)
+    frames = inspect_videos(
+        folder,
+        sorted(path for path in found.videos if path not in leading_out),
+        videos,
+        found_of,
+        wanted=wanted,
+        when_done=without_pictures,
+        progress=lambda done, known: progress(len(to_inspect) + done, len(to_inspect) + known),
+    )
+    rows = [*zip(to_inspect, found_in_order, strict=True), *zip(frames.paths, frames.inspections, strict=True)]
+    rows += [(path, not_inspected(LINK_OUT)) for path in leading_out]
+    if len(rows) > len(to_inspect):
+        rows.sort(key=lambda row: safe_name(filename_prefix + row[0]))
+    inspections = [inspection for _, inspection in rows]
+    images = _table([path for path, _ in rows], inspections, filename_prefix)
     if remove_duplicates:
         _mark_duplicates(images)
     quality = quality_table(images, inspections)
@@ -357,7 +380,7 @@ def hashes_of(images: pd.DataFrame, content_hashes: pd.Series) -> np.ndarray:
 def image_files(images: pd.DataFrame, folder: Path, *, max_pixels: int, ranges: Ranges) -> list[ImageFile]:
     """Return what reads each image of a table; ``folder`` is that of the batch."""
     return [
-        ImageFile(folder / path, content_hash, max_pixels, ranges)
+        ImageFile(place_of(folder, path), content_hash, max_pixels, ranges)
         for path, content_hash in zip(images.path, images.content_hash, strict=True)
     ]
 
@@ -381,7 +404,7 @@ def copy_images(images: pd.DataFrame, filenames: Iterable[str], folder: Path, ta
     try:
         for filename in filenames:
             (target / filename).parent.mkdir(parents=True, exist_ok=True)
-            data = read_bytes(folder / rows.path[filename], content_hash=rows.content_hash[filename])
+            data = read_bytes(place_of(folder, rows.path[filename]), content_hash=rows.content_hash[filename])
             (target / filename).write_bytes(data)
     except OSError as error:
         raise DatapoolError(

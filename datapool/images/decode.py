@@ -39,7 +39,9 @@ from datapool.images.pixels import (
     thumbnail,
     to_rgb,
 )
+from datapool.images.places import Place
 from datapool.images.tiff import read_tiff
+from datapool.images.videos import Frame
 
 MAX_BYTES = 2**30
 """The most bytes of an image file; a larger one is not read."""
@@ -100,12 +102,14 @@ class Inspection(NamedTuple):
     """The image as a model takes it: see ``squares.square_of``; empty if it was not asked for, and see ``inspect``."""
     exif: Exif | None = None
     """When, where and with what it was taken; None if that was not asked for."""
+    seconds: float | None = None
+    """Of a frame, when it is shown, from the first frame of its video on."""
 
 
 class ImageFile(NamedTuple):
     """An image to read: where it is and which content it must have."""
 
-    path: Path
+    path: Place
     content_hash: str
     """sha256 of the file's bytes, in hex."""
     max_pixels: int
@@ -128,7 +132,7 @@ class NeedsMemoryError(Exception):
 
 
 def inspect(
-    path: Path,
+    path: Place,
     *,
     check: Check,
     max_pixels: int,
@@ -143,7 +147,7 @@ def inspect(
     Damage is a result, not an error: the content of a file never makes this raise. The same bytes give the same result.
 
     Args:
-        path: The file.
+        path: Where it is.
         check: How to look for damage.
         max_pixels: An image whose header states more is refused undecoded.
         gif: Read GIF as well.
@@ -187,12 +191,21 @@ def inspect(
     )
 
 
-def hash_of(path: Path) -> str:
-    """Return the sha256 of a file's bytes, in hex; "" if it cannot be read."""
+def hash_of(path: Place) -> str:
+    """Return the sha256 of the bytes of an image, in hex; "" if it cannot be read."""
     try:
         return hashlib.sha256(_bytes_of(path)).hexdigest()
     except OSError:
         return ""
+
+
+def has_content(path: Place, content_hash: str) -> bool:
+    """Return whether an image can be read and has the sha256 ``content_hash``."""
+    try:
+        read_bytes(path, content_hash=content_hash)
+    except DatapoolError:
+        return False
+    return True
 
 
 def count_reasons(reasons: Iterable[str]) -> dict[str, int]:
@@ -256,20 +269,24 @@ def _read(image: ImageFile, *, side: int | None, for_thumbnail: bool = False, me
         ) from error
 
 
-def read_bytes(path: Path, *, content_hash: str, limits: "_Limits | None" = None) -> bytes:
-    """Read a file that was scanned before.
+def read_bytes(path: Place, *, content_hash: str, limits: "_Limits | None" = None) -> bytes:
+    """Read an image that was scanned before.
 
     Raises:
         DatapoolError: If the file is missing or does not have the sha256 ``content_hash``.
     """
     try:
         data = _bytes_of(path, limits)
+        is_it = hashlib.sha256(data).hexdigest() == content_hash
+        if not is_it and isinstance(path, Frame):
+            data = path.read_bytes_from_start()
+            is_it = hashlib.sha256(data).hexdigest() == content_hash
     except OSError as error:
         raise DatapoolError(
             f"{path}: cannot be read ({error.strerror}), though it was there when the batch was scanned; "
             "bring it back, or run `dvc repro` to scan again"
         ) from error
-    if hashlib.sha256(data).hexdigest() != content_hash:
+    if not is_it:
         raise DatapoolError(f"{path}: the file has changed since the batch was scanned; run `dvc repro` again")
     return data
 
@@ -295,8 +312,13 @@ class _Limits(NamedTuple):
             raise NeedsMemoryError(needed)
 
 
-def _bytes_of(path: Path, limits: _Limits | None = None) -> bytes:
-    """Read a regular file. A FIFO or a device is not opened, because it may block forever."""
+def _bytes_of(path: Place, limits: _Limits | None = None) -> bytes:
+    """Read an image. A file that is a FIFO or a device is not opened, because it may block forever."""
+    if not isinstance(path, Path):
+        data = path.read_bytes()
+        if limits and limits.memory is not None and len(data) > limits.memory:
+            raise NeedsMemoryError(len(data))
+        return data
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
         raise OSError(None, "not a regular file")

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 from datapool.core.errors import DatapoolError
 from datapool.images.formats import ON_DEMAND, suffixes
+from datapool.images.videos import ON_DEMAND as VIDEOS_ON_DEMAND
+from datapool.images.videos import SUFFIXES
 
 SYSTEM_FOLDERS = frozenset(
     {
@@ -65,12 +67,17 @@ class Skipped(NamedTuple):
         ]
         return ", ".join(f"{count:,} {kind}" for count, kind in kinds if count)
 
-    def remedies(self) -> list[str]:
-        """Return a sentence for each kind of skipped images that could be read: what it takes, without a full stop."""
+    def remedies(self, *, videos: bool = True) -> list[str]:
+        """Return a sentence for each kind of skipped images that could be read: what it takes, without a full stop.
+
+        Args:
+            videos: Those of videos as well.
+        """
+        on_demand = ON_DEMAND | (VIDEOS_ON_DEMAND if videos else {})
         found: dict[str, list[str]] = {}
         for ending, count in self.not_images.items():
-            if ending in ON_DEMAND:
-                found.setdefault(ON_DEMAND[ending], []).append(f"{count:,} {ending}")
+            if ending in on_demand:
+                found.setdefault(on_demand[ending], []).append(f"{count:,} {ending}")
         return [f"{' and '.join(kinds)} skipped; {remedy}" for remedy, kinds in found.items()]
 
 
@@ -79,23 +86,27 @@ class Found(NamedTuple):
 
     paths: list[str]
     """Of images, below the folder, with "/"; in the order of the disk."""
+    videos: list[str]
+    """The same of videos, if they were asked for."""
     links: set[str]
-    """Those of the paths that are links."""
+    """Those of both that are links."""
     skipped: Skipped
 
 
-def find_images(folder: Path, *, gif: bool) -> Found:
+def find_images(folder: Path, *, gif: bool, videos: bool = False) -> Found:
     """Find the images below a folder by the endings of their names, and count the other files.
 
     Args:
         folder: Searched recursively. Links to folders are not followed.
         gif: Count files that end in .gif as images.
+        videos: Find videos too, instead of counting them with the other files.
 
     Raises:
         DatapoolError: If a folder cannot be read, or the name of an image is not UTF-8.
     """
-    image_endings = suffixes(gif=gif)
+    image_endings, video_endings = suffixes(gif=gif), SUFFIXES if videos else frozenset[str]()
     paths: list[str] = []
+    video_paths: list[str] = []
     links: set[str] = set()
     system: Counter[str] = Counter()
     endings: Counter[str] = Counter()
@@ -114,14 +125,22 @@ def find_images(folder: Path, *, gif: bool) -> Found:
                     folders.append(path + "/")
             elif is_link and is_folder(Path(entry)):
                 folder_links += 1
-            elif os.path.splitext(entry.name)[1].lower() in image_endings:
+            elif (ending := os.path.splitext(entry.name)[1].lower()) in image_endings:
                 paths.append(path)
+                links.update([path] if is_link else [])
+            elif ending in video_endings:
+                video_paths.append(path)
                 links.update([path] if is_link else [])
             else:
                 endings[_ending(entry.name)] += 1
-    for path in paths:
+    for path in (*paths, *video_paths):
         _require_utf8(path, folder)
-    return Found(paths, links, Skipped(hidden, _most_first(system), _most_first(endings), folder_links, not_relevant=0))
+    return Found(
+        paths,
+        video_paths,
+        links,
+        Skipped(hidden, _most_first(system), _most_first(endings), folder_links, not_relevant=0),
+    )
 
 
 def relevant_paths(paths: list[str], relevant: Sequence[str], folder: Path) -> list[str]:

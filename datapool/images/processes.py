@@ -1,12 +1,14 @@
 """Read many image files by one process per core, within the memory of the machine."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor
 from concurrent.futures import wait as wait_for
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
+from contextlib import contextmanager
 from functools import partial
+from itertools import chain, islice
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
 from threading import Thread
@@ -24,6 +26,7 @@ Result = TypeVar("Result")
 _AT_REST = 64 * 2**20  # bytes of memory that a process takes beside its image
 _PROCESS = 4 * _AT_REST  # with less for each, there are fewer processes
 _KEPT = 2 * _AT_REST  # freed bytes that a process keeps at most for its next image
+_AHEAD = 4  # images for each process that wait for it
 _FEW = 64  # images that are read before other processes would have started
 
 
@@ -65,17 +68,9 @@ def read_all(
             found_all.append(when_done(read_one(file)))
             progress(len(found_all), len(files))
         return found_all
-    memory = memory_for_images()
-    n_processes = max(min(machine_cores(), memory // _PROCESS), 1)
-    kept = min(memory // n_processes // 8, _KEPT)
-    at_rest = _AT_REST + kept
     done: dict[int, Result] = {}
-    processes = get_context("forkserver")
-    processes.set_forkserver_preload(["datapool.images.decode"])  # imported once, not by each process
-    with ExitStack() as stack:
-        workers = ProcessPoolExecutor(n_processes, mp_context=processes, initializer=_begin_worker, initargs=(kept,))
-        stack.callback(workers.shutdown, cancel_futures=True)  # without it, shutdown waits for all
-        within = partial(_read_within, read_one=read_one, memory=memory // n_processes - at_rest)
+    with _started() as (workers, _, share, left):
+        within = partial(_read_within, read_one=read_one, memory=share)
         place = 0
         needed: dict[int, int] = {}  # bytes that an image needs which does not fit in the share of one process
         try:
@@ -85,7 +80,6 @@ def read_all(
                 else:
                     done[place] = when_done(found)
                     progress(len(done), len(files))
-            left = memory - n_processes * at_rest
             for place, found in _one_after_another(workers, read_one, files, needed, memory=left):
                 done[place] = when_done(found)
                 progress(len(done), len(files))
@@ -96,6 +90,94 @@ def read_all(
                 f"{names[first]!r} or soon after; free memory, or remove that image, then run again"
             ) from error
     return [done[place] for place in range(len(files))]
+
+
+def read_each(
+    files: Iterable[File],
+    read_one: Callable[..., Result],
+    *,
+    where: str,
+    when_done: Callable[[Result], Result],
+    progress: Callable[[int], None],
+) -> list[Result]:
+    """Read image files as they come, in other processes if there are many. Only a few are taken in advance.
+
+    Args:
+        files: What ``read_one`` takes.
+        read_one: As for ``read_all``.
+        where: The folder of the files, for messages.
+        when_done: As for ``read_all``; called in the order of ``files``.
+        progress: Called after each file, with the number of results.
+
+    Returns:
+        What ``when_done`` has returned, in the order of ``files``.
+
+    Raises:
+        DatapoolError: If a process was killed.
+    """
+    done: list[Result] = []
+
+    def keep(found: Result) -> None:
+        done.append(when_done(found))
+        progress(len(done))
+
+    coming = iter(files)
+    for file in islice(coming, _FEW):
+        keep(read_one(file))
+    first = list(islice(coming, 1))
+    if not first:
+        return done
+    with _started() as pool:
+        running: deque[tuple[File, Future[Result | _Needed]]] = deque()
+
+        def keep_first() -> None:
+            file, future = running.popleft()
+            found = future.result()
+            while isinstance(found, _Needed):  # more than the share of a process: by itself
+                wait_for([other for _, other in running])
+                found = pool.workers.submit(_read_within, file, read_one=read_one, memory=found.n_bytes).result()
+            keep(found)
+
+        try:
+            for file in chain(first, coming):
+                running.append((file, pool.workers.submit(_read_within, file, read_one=read_one, memory=pool.share)))
+                if len(running) > _AHEAD * pool.n:
+                    keep_first()
+            while running:
+                keep_first()
+        except BrokenProcessPool as error:
+            raise DatapoolError(
+                f"{where}: a process that reads images was killed, perhaps because memory ran out, near {str(file)!r}; free "
+                "memory, or remove that image, then run again"
+            ) from error
+    return done
+
+
+class _Started(NamedTuple):
+    """Processes that read images."""
+
+    workers: ProcessPoolExecutor
+    n: int
+    """How many there are."""
+    share: int
+    """Bytes of memory for the image of one process."""
+    left: int
+    """Bytes of memory for images that are larger."""
+
+
+@contextmanager
+def _started() -> Iterator[_Started]:
+    memory = memory_for_images()
+    n_processes = max(min(machine_cores(), memory // _PROCESS), 1)
+    kept = min(memory // n_processes // 8, _KEPT)
+    at_rest = _AT_REST + kept
+    processes = get_context("forkserver")
+    processes.set_forkserver_preload(["datapool.images.decode"])  # imported once, not by each process
+    workers = ProcessPoolExecutor(n_processes, mp_context=processes, initializer=_begin_worker, initargs=(kept,))
+    try:
+        yield _Started(workers, n_processes, memory // n_processes - at_rest, memory - n_processes * at_rest)
+    finally:
+        workers.shutdown(cancel_futures=True)  # without it, shutdown waits for all
 
 
 def _one_after_another(

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from datapool.core.columns import VIDEO_TIME
 from datapool.core.schema import Quality
 from datapool.images.decode import Inspection
 from datapool.images.exif import Exif
@@ -48,12 +49,14 @@ def quality_table(images: pd.DataFrame, inspections: Sequence[Inspection]) -> pd
     Returns:
         One row per image that is not damaged, in the order of ``images``: filename, content_hash, and as float64, NaN if
         it was not measured, the columns of ``Figures``, aspect_ratio (shorter by longer side) and size (square root of the
-        number of pixels). Then the fields of ``Exif``, missing (or "") where the file has none.
+        number of pixels). Then the fields of ``Exif``, missing (or "") where the file has none. If there are frames of
+        videos, VIDEO_TIME: when each is shown, in seconds from the first frame on; NaN for other images.
     """
     figures = [found.figures or [np.nan] * len(Figures._fields) for found in inspections]
     measured = np.array(figures, dtype=np.float64).reshape(-1, len(Figures._fields))
     sides = images[["width", "height"]].to_numpy(dtype=np.float64, na_value=np.nan)
     headers = pd.DataFrame([found.exif or Exif() for found in inspections], columns=list(Exif._fields), dtype="object")
+    seconds = pd.Series([found.seconds for found in inspections], index=images.index, dtype="float64")
     table = pd.DataFrame(
         {
             "filename": images.filename,
@@ -62,6 +65,7 @@ def quality_table(images: pd.DataFrame, inspections: Sequence[Inspection]) -> pd
             "aspect_ratio": sides.min(axis=1) / sides.max(axis=1),
             "size": np.sqrt(sides.prod(axis=1)),
             **headers.astype(_HEADERS),
+            **({VIDEO_TIME: seconds} if seconds.notna().any() else {}),
         }
     )
     return table[images.status != "corrupt"].reset_index(drop=True)

@@ -18,7 +18,8 @@ from datapool.core.outputs import Outputs
 from datapool.core.recorded_rows import read_recorded_seen
 from datapool.core.schema import Params
 from datapool.core.tables import EmbeddedTable, read_json, read_rows, read_table
-from datapool.images.decode import hash_of
+from datapool.images.decode import has_content
+from datapool.images.places import is_there, place_of
 from datapool.migration.comparison import MOST_IMAGES, SpaceComparison
 from datapool.selection.k_center import nearest
 from datapool.selection.ranking import distance_vectors
@@ -80,18 +81,18 @@ def last_batch(name: str, versions: list[Version], space: EmbeddingSpace, params
     chosen = np.sort(np.random.default_rng(params.seed).permutation(new)[:MOST_IMAGES])
     table = rows.table.iloc[chosen].reset_index(drop=True)
     paths = images.set_index("filename").path.reindex(table.filename)
-    files = [folder / path if isinstance(path, str) else None for path in paths]
-    is_there = np.array(
+    files = [place_of(folder, path) if isinstance(path, str) else None for path in paths]
+    is_usable = np.array(
         [
-            file is not None and file.is_file() and hash_of(file) == content
+            file is not None and is_there(file) and has_content(file, content)
             for file, content in zip(files, table.content_hash, strict=True)
         ],
         dtype=bool,
     )
-    if is_there.sum() < _FEWEST:
+    if is_usable.sum() < _FEWEST:
         return no_batch()
-    found = table.assign(file=[str(file) for file in files])[is_there].reset_index(drop=True)
-    return LastBatch(EmbeddedTable(found, rows.embeddings[chosen][is_there]), len(digests))
+    found = table.assign(file=[str(file) for file in files])[is_usable].reset_index(drop=True)
+    return LastBatch(EmbeddedTable(found, rows.embeddings[chosen][is_usable]), len(digests))
 
 
 def calibrate(

@@ -26,6 +26,7 @@ from datapool.core.shards import Format, finished_shards, map_shards
 from datapool.core.tables import EmbeddedTable
 from datapool.images.decode import ImageFile
 from datapool.images.memory import machine_cores, memory_for_images
+from datapool.images.places import absolute
 from datapool.images.squares import SquareStore
 from datapool.model.embedding_model import EmbeddingModel, Preprocessing, embedding_space_id, load_checkpoint
 
@@ -466,8 +467,8 @@ def _run_on(
 ) -> np.ndarray:
     """Return what ``_run`` returns with the head, computed by the workers of a cluster in the same mini-batches."""
     size = _SHARD * course.size
-    absolute = [[each._replace(path=each.path.absolute()) for each in part] for part in parts]
-    shards = [part[start : start + size] for part in absolute for start in range(0, len(part), size)]
+    wide = [[each._replace(path=absolute(each.path)) for each in part] for part in parts]
+    shards = [part[start : start + size] for part in wide for start in range(0, len(part), size)]
     on_gpus = course.device.type == "cuda"
     if num_workers == "auto":  # the worker is one of the cores that it has beside its GPU
         num_workers = max(cluster.n_cpus // cluster.n_gpus - 1, 0) if on_gpus else 0

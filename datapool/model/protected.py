@@ -14,6 +14,7 @@ from datapool.core.tables import EmbeddedTable
 from datapool.images import batch
 from datapool.images.pixels import Ranges
 from datapool.images.ranges import ranges_of
+from datapool.images.videos import sampling_of
 
 
 def read_protected(
@@ -29,7 +30,7 @@ def read_protected(
     """Return the images of ``params.rules.protected`` with their embeddings.
 
     Args:
-        params: ``rules.protected``, ``embeddings``, ``images`` and ``lightly`` are used.
+        params: ``rules.protected``, ``embeddings``, ``images``, ``videos`` and ``lightly`` are used.
         checkpoint: The model that embeds this batch.
         dimension: Of the candidates' embeddings.
         n_candidates: Number of candidates. Without any, nothing is read, for there may be no model either.
@@ -148,8 +149,9 @@ def _embed_folder(
         remove_duplicates=False,
         gif=True,
         progress=progress,
+        videos=sampling_of(params.videos),
     )
-    if remedies := skipped.remedies():
+    if remedies := skipped.remedies(videos=False):
         raise DatapoolError(f"{setting}, where {loss}: {remedies[0]}, or remove them")
     if not len(images):
         raise DatapoolError(f"{setting}, a folder without images; give {wanted}, or null")

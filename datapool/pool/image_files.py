@@ -14,8 +14,9 @@ from datapool.core.errors import DatapoolError, counted, short_repr
 from datapool.core.lineage import Version
 from datapool.core.progress import Progress
 from datapool.images.batch import prefix_of
-from datapool.images.decode import hash_of
+from datapool.images.decode import has_content, hash_of
 from datapool.images.formats import suffixes
+from datapool.images.places import Place, is_there, place_of
 
 _SHOWN = 3  # images that a message names
 
@@ -23,9 +24,9 @@ _SHOWN = 3  # images that a message names
 class Located(NamedTuple):
     """Where an image is."""
 
-    path: Path | None
-    """Its file; None if no file with its content was found."""
-    expected: Path | None
+    path: Place | None
+    """Its file, or what has its bytes; None if nothing with its content was found."""
+    expected: Place | None
     """Where it was looked for first; None if nothing records a place."""
 
 
@@ -49,7 +50,7 @@ def find_image_files(
     located = []
     for done, (filename, content_hash, version, path) in enumerate(rows, start=1):
         places = _places(filename, path, versions[version - 1], folders)
-        found = next((place for place in places if _has_content(place, content_hash)), None)
+        found = next((place for place in places if _is_it(place, content_hash)), None)
         located.append(Located(found, places[0] if places else None))
         progress(done, len(rows))
     missing = [i for i, place in enumerate(located) if place.path is None]
@@ -73,8 +74,8 @@ def path_in_batch(filename: str, path: str, version: Version) -> str:
     return path or filename.removeprefix("./").removeprefix(prefix)
 
 
-def require_image_files(filenames: Sequence[str], located: Sequence[Located], *, remedy: str) -> list[Path]:
-    """Return the file of each image.
+def require_image_files(filenames: Sequence[str], located: Sequence[Located], *, remedy: str) -> list[Place]:
+    """Return the place of each image.
 
     Args:
         filenames: Of the images, for the message.
@@ -94,7 +95,7 @@ def require_image_files(filenames: Sequence[str], located: Sequence[Located], *,
     return [place.path for place in located if place.path is not None]
 
 
-def _places(filename: str, path: str, version: Version, folders: Sequence[Path]) -> list[Path]:
+def _places(filename: str, path: str, version: Version, folders: Sequence[Path]) -> list[Place]:
     """Return where an image may be, the likeliest place first."""
     roots = list(folders)
     if version.offered:
@@ -102,18 +103,11 @@ def _places(filename: str, path: str, version: Version, folders: Sequence[Path])
     names = [path_in_batch(filename, path, version), filename]
     # A pool from elsewhere may name any file of this machine.
     names = [name for name in names if not Path(name).is_absolute() and ".." not in Path(name).parts]
-    return list(dict.fromkeys(root / name for root in roots for name in names))
+    return list(dict.fromkeys(place_of(root, name) for root in roots for name in names))
 
 
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # such as a name that is too long
-        return False
-
-
-def _has_content(path: Path, content_hash: str) -> bool:
-    return _is_file(path) and (not content_hash or hash_of(path) == content_hash)
+def _is_it(place: Place, content_hash: str) -> bool:
+    return is_there(place) and (not content_hash or has_content(place, content_hash))
 
 
 def _by_content(folders: Sequence[Path], wanted: set[str], names: set[str]) -> dict[str, Path]:
@@ -144,7 +138,7 @@ def _by_content(folders: Sequence[Path], wanted: set[str], names: set[str]) -> d
     return found
 
 
-def _what(expected: Path | None) -> str:
+def _what(expected: Place | None) -> str:
     if expected is None:
         return "the lineage records no folder"
-    return f"{expected} has other content" if _is_file(expected) else f"no file {expected}"
+    return f"{expected} has other content" if is_there(expected) else f"no file {expected}"

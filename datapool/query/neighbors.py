@@ -27,6 +27,7 @@ from datapool.core.tables import EmbeddedTable, read_rows, read_table
 from datapool.images.batch import hashes_of, image_files
 from datapool.images.decode import inspect
 from datapool.images.listing import find_images
+from datapool.images.places import Place, is_there, place_of
 from datapool.images.ranges import ranges_of
 from datapool.images.thumbnails import ThumbnailStore
 from datapool.selection.k_center import unit_rows
@@ -193,9 +194,10 @@ def _wanted(asked: str, images: Images, params: Params) -> tuple[pd.DataFrame, l
     path = Path(asked)
     if os.path.isdir(asked):  # noqa: PTH112  False if too long
         return _of_folder(path, params)
-    if not os.path.exists(asked):  # noqa: PTH110  the same
+    place = place_of(Path(), asked)
+    if not is_there(place) and not os.path.exists(asked):  # noqa: PTH110  the same
         return _by_name(asked, images, params), []
-    wanted = _inspected([path], params)
+    wanted = _inspected([place], params)
     if wanted.damage[0]:
         raise DatapoolError(f"{path}: {wanted.damage[0]}; give an image")
     return wanted, []
@@ -300,7 +302,7 @@ def _neighbor(images: Images, row: int, distance: float) -> Neighbor:
     return Neighbor(found.filename, int(found.version), found.weak_label, distance)
 
 
-def _inspected(paths: Sequence[Path], params: Params) -> pd.DataFrame:
+def _inspected(paths: Sequence[Place], params: Params) -> pd.DataFrame:
     """Return image (the path as given), path, content_hash, damage, and what ``ranges_of`` needs, of files."""
     check = params.corrupt if params.enable_corruptness_check else "none"
     found = [inspect(path, check=check, max_pixels=params.images.max_pixels, gif=True) for path in paths]

@@ -12,6 +12,7 @@ from datapool.core.progress import Progress
 from datapool.images.batch import image_files
 from datapool.images.decode import ImageFile, thumbnail_of
 from datapool.images.pixels import Ranges
+from datapool.images.places import Place
 from datapool.images.thumbnails import ThumbnailStore
 
 _AT_A_TIME = 4096  # pictures looked up at a time: more would be read in vain when there is no room left
@@ -110,5 +111,5 @@ class PictureSource(NamedTuple):
         return None if file is None else thumbnail_of(file)
 
 
-def _without_path_and_remedy(message: str, path: Path) -> str:
+def _without_path_and_remedy(message: str, path: Place) -> str:
     return message.removeprefix(f"{path}: ").partition(";")[0]

@@ -220,9 +220,8 @@ def _moments(tables: Sequence[pd.DataFrame], gap: TimeGap) -> pd.DataFrame:
     Returns:
         One row per such image, indexed by its place in the tables one after the other.
     """
-    times = pd.concat([columns.column_of(table, gap.time) for table in tables], ignore_index=True)
-    found = columns.microseconds(times.rename(gap.time), "rules.time_gap").to_numpy()
-    sequence = np.zeros(len(times), dtype=np.int64)
+    found = np.concatenate([columns.times_of(table, gap.time) for table in tables])
+    sequence = np.zeros(len(found), dtype=np.int64)
     if gap.within is not None:
         names = [columns.group_names(columns.column_of(table, gap.within)) for table in tables]
         sequence = pd.factorize(pd.concat(names, ignore_index=True))[0]

@@ -67,6 +67,24 @@ def test_the_table_has_what_the_scan_and_the_filename_tell():
     assert all(pd.isna(second[key]) for key in ("sequence", "frame", "width", "sharpness", "camera_make", "taken"))
 
 
+def test_times_of_frames_are_a_column_only_of_a_batch_with_videos_unless_it_is_asked_for_by_name():
+    images = pd.DataFrame({"filename": ["a"], "path": ["a"], "weak_label": ["."]})
+
+    def columns(*, where: str | None = None, **quality: object) -> pd.DataFrame:
+        given = params(where)
+        given = given.model_copy(update={"rules": given.rules.model_copy(update={"time_gap": 2.5})})
+        measured = pd.DataFrame({"filename": ["a"], "taken": np.array(["NaT"], dtype="datetime64[us]")}).assign(
+            **quality
+        )
+        for name in set(COLUMNS) - {*images, *measured, "sequence", "frame", "video_time"}:
+            measured[name] = 1.0
+        return batch_columns(images[["filename"]], images, measured, given).table
+
+    assert "video_time" not in columns()
+    assert columns(video_time=[1.5]).video_time.tolist() == [1.5]
+    assert columns(where="video_time < 3").video_time.isna().tolist() == [True]
+
+
 def test_metadata_adds_columns_of_four_kinds_by_filename_or_path_and_takes_the_place_of_ours():
     text = (
         "speed,filename,night,at,place,nothing,width\n"

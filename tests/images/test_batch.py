@@ -343,7 +343,9 @@ def test_without_its_package_heic_is_skipped_and_the_package_is_named(tmp_path, 
 
     assert found.images.path.tolist() == ["a.png"]
     assert str(found.skipped) == "2 .heic, 1 .heif, 1 .mp4"
-    assert found.skipped.remedies() == ["2 .heic and 1 .heif skipped; to read them, `pip install pillow-heif`"]
+    assert found.skipped.remedies(videos=False) == [
+        "2 .heic and 1 .heif skipped; to read them, `pip install pillow-heif`"
+    ]
 
 
 def test_with_a_pillow_that_lacks_avif_such_files_are_skipped(tmp_path, monkeypatch):
@@ -384,7 +386,8 @@ def test_a_batch_without_a_usable_image_is_refused_with_what_is_there(tmp_path, 
 
     assert refusal(tmp_path / "empty") == "the folder is empty"
     assert refusal(tmp_path / "other") == (
-        "1 hidden, 1 .heic, 1 .mp4. 1 .heic skipped; to read them, `pip install pillow-heif`"
+        "1 hidden, 1 .heic, 1 .mp4. 1 .heic skipped; to read them, `pip install pillow-heif`. 1 .mp4 skipped; to read frames of "
+        "videos, set videos.fps: 1 (one per second) or videos.stride in params.yaml"
     )
     assert refusal(tmp_path / "links") == f"1 corrupt ('a.png': {LINK_OUT})"
     assert refusal(tmp_path / "corrupt") == (

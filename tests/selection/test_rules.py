@@ -333,6 +333,28 @@ def test_times_of_exif_and_seconds_since_1970_are_the_same_and_milliseconds_are_
         reasons(timed(1).assign(**{"column stamp": ["noon"]}), timed(), NO_IMAGES, rules(time_gap=GAP))
 
 
+def test_frames_of_a_video_lie_so_far_apart_by_their_own_times_where_it_is_not_known_when_they_were_taken():
+    # taken of video a is known, and its video_time plays no part.
+    taken = pd.to_datetime(pd.Series(["2026-11-30 10:00:00", "2026-11-30 10:00:05", None, None, None])).astype(
+        "datetime64[us]"
+    )
+    sequence = ["a-#-mp4.png"] * 2 + ["b-#-mp4.png"] * 3
+    candidates = with_values(
+        images("v", "w", "x", "y", "z"), taken=taken, sequence=sequence, video_time=[0.0, 0.0, 1.0, 1.4, 9.0]
+    )
+    base = with_values(images("p"), taken=[None], sequence=["b-#-mp4.png"], video_time=[2.5])
+
+    assert reasons(candidates, base, NO_IMAGES, rules(time_gap=1.5)) == {"y": "1.1 s from p, which is in the pool"}
+
+
+def test_frames_of_a_video_lie_so_far_apart_by_their_numbers():
+    names = images("c/drive4-007-mp4.png", "c/drive4-011-mp4.png", "c/drive5-007-mp4.png", "c/drive4-007-mp4.jpg")
+
+    found = reasons(names, images("c/drive4-0002-mp4.png"), NO_IMAGES, rules(sequence_gap=6))
+
+    assert found == {"c/drive4-007-mp4.png": "5 frames from c/drive4-0002-mp4.png, which is in the pool"}
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_what_picks_exclude_by_columns_one_by_one_is_what_they_exclude_together(seed):
     rng = np.random.default_rng(seed)

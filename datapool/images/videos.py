@@ -1,0 +1,496 @@
+"""Read frames of videos as images: which ones, when each is shown, and how far a damaged video can be read.
+
+A frame is the PNG file that ``png_of`` makes of its pixels: an export has that file, and the content hash is its hash. So
+the pixels must not depend on the machine or on the release of FFmpeg. The values that a decoder returns do not, by the
+standards of the codecs in use. Colors are computed from them here: swscale, which does that in FFmpeg, rounds otherwise with
+other vector instructions and in other releases (tried: 7 and 8).
+
+Frames are numbered from 0 in the order in which they are shown, and named, as Lightly does.
+"""
+
+import os
+import re
+import struct
+import zlib
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from fractions import Fraction
+from functools import cache, lru_cache
+from math import floor
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from datapool.core.errors import DatapoolError, counted
+from datapool.core.schema import Videos
+
+if TYPE_CHECKING:
+    from av import VideoFrame
+
+SUFFIXES = frozenset({".mp4", ".mov", ".avi", ".mkv"})
+"""Endings of file names, in lower case, of videos."""
+
+ON_DEMAND = dict.fromkeys(
+    sorted(SUFFIXES), "to read frames of videos, set videos.fps: 1 (one per second) or videos.stride in params.yaml"
+)
+"""What it takes to read videos that are skipped, by the endings of their names."""
+
+_FRAME = re.compile(r"(?s)(?P<stem>.*)-(?P<number>[0-9]{1,18})-(?P<ending>mp4|mov|avi|mkv)\.png", re.IGNORECASE)
+_ROUNDING = Fraction(1, 1000)  # seconds: Matroska rounds the time of each frame to milliseconds
+_LACKING = 1  # second: a video that ends so long before its stated end was cut off
+_EARLIEST = datetime(1990, 1, 1, tzinfo=UTC)  # a clock that was never set is in 1904 or 1970
+_STORED = 2**16 - 1  # bytes of a block of a PNG file that is not compressed
+
+# Demuxers of the files above, and none that would open further files or addresses, as that of a playlist does.
+_OPENING = {"format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,avi,matroska,webm", "protocol_whitelist": "none"}
+# Report damage instead of covering it up; the inverse cosine transform whose values are the same on every machine.
+_DECODING = {"err_detect": "crccheck+bitstream+buffer+explode", "flags": "+bitexact", "idct": "simple"}
+
+
+class Sampling(NamedTuple):
+    """Which frames of a video are images of the batch: ``videos`` in params.yaml. One of the two is None."""
+
+    fps: float | None
+    """The first frame at or after each multiple of 1/fps seconds."""
+    stride: int | None
+    """Each frame whose number is a multiple of this."""
+
+
+def sampling_of(videos: Videos) -> Sampling | None:
+    """Return the sampling that params.yaml asks for; None if it asks for no frames."""
+    return None if videos.fps is None and videos.stride is None else Sampling(videos.fps, videos.stride)
+
+
+class Shown(NamedTuple):
+    """A frame that was read."""
+
+    number: int
+    """Its number."""
+    seconds: float
+    """When it is shown, from the first frame on."""
+    png: bytes
+
+
+class DamagedVideoError(Exception):
+    """A video, or the rest of it, cannot be read. The text is the reason, and the same in every run."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The place of a frame."""
+
+    video: Path
+    number: int
+    path: Path
+    """Of the image that the frame is."""
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def read_bytes(self) -> bytes:
+        """Return the PNG file of the frame. The video is read from the keyframe before it on.
+
+        Raises:
+            OSError: If the video cannot be read so far.
+        """
+        return self._read(lambda path, number: _reader(path, *_state_of(path)).frame(number))
+
+    def read_bytes_from_start(self) -> bytes:
+        """Return the same by reading the video from its start.
+
+        In a few files the times of packets and those of frames do not agree, and ``read_bytes`` returns another frame.
+
+        Raises:
+            OSError: If the video cannot be read so far.
+        """
+        return self._read(_by_counting)
+
+    def _read(self, method: Callable[[Path, int], bytes]) -> bytes:
+        try:
+            return method(self.video, self.number)
+        except DamagedVideoError as error:
+            raise OSError(None, str(error), str(self.video)) from error
+
+
+def frame_name(video: str, number: int, n_frames: int) -> str:
+    """Return the path of a frame's image, from that of its video and the number of frames that it has.
+
+    >>> frame_name("front/drive.mp4", 7, 300)
+    'front/drive-007-mp4.png'
+    """
+    path = PurePosixPath(video)
+    name = f"{path.stem}-{number:0{len(str(n_frames))}}-{path.suffix[1:]}.png"
+    return str(path.with_name(name))
+
+
+def frame_at(path: Path) -> Frame | None:
+    """Return the frame that the path of an image is the name of; None if it is a file, or its video is not there."""
+    if not (found := _FRAME.fullmatch(path.name)) or os.path.isfile(path):  # noqa: PTH113
+        return None  # isfile never raises, as is_file does for a name that is too long
+    video = path.with_name(f"{found['stem']}.{found['ending']}")
+    return Frame(video, int(found["number"]), path) if os.path.isfile(video) else None  # noqa: PTH113
+
+
+def video_and_number(path: str) -> tuple[str, int] | None:
+    """Return the path of the video and the number of the frame that a path is the name of; None if it is none.
+
+    >>> video_and_number("front/drive-007-mp4.png")
+    ('front/drive.mp4', 7)
+    """
+    folder, slash, name = path.rpartition("/")
+    found = _FRAME.fullmatch(name)
+    return (f"{folder}{slash}{found['stem']}.{found['ending']}", int(found["number"])) if found else None
+
+
+@dataclass
+class Video:
+    """A video whose frames are read one after the other, each once."""
+
+    path: Path
+    n_frames: int = 0
+    """Frames read so far."""
+    taken: datetime | None = None
+    """When it began, as its header states it, in UTC, without a time zone; known once the first frame was read."""
+
+    def frames(self, sampling: Sampling, wanted: frozenset[int] | None = None) -> Iterator[Shown]:
+        """Yield frames in order.
+
+        Args:
+            sampling: Which ones.
+            wanted: Only those with these numbers; None for all.
+
+        Raises:
+            DamagedVideoError: If no further frame can be read, or the video ends earlier than it states. Says where.
+            DatapoolError: If PyAV is not installed.
+        """
+        due = Fraction(0)
+        fps = Fraction(str(sampling.fps)) if sampling.fps else None
+        with _opened(self.path) as reader:
+            self.taken = reader.taken
+            for frame in reader.frames():
+                seconds = reader.seconds(frame)
+                is_due = seconds + _ROUNDING >= due if fps else self.n_frames % (sampling.stride or 1) == 0
+                if is_due and fps:
+                    due = (floor((seconds + _ROUNDING) * fps) + 1) / fps
+                if is_due and (wanted is None or self.n_frames in wanted):
+                    yield Shown(self.n_frames, float(seconds), png_of(upright_rgb(frame)))
+                self.n_frames += 1
+            reader.require_end()
+
+
+def require_reader(n_videos: int) -> None:
+    """Check that videos can be read.
+
+    Raises:
+        DatapoolError: If PyAV is not installed.
+    """
+    try:
+        _av()
+    except ImportError as error:
+        raise DatapoolError(
+            f"params.yaml: videos asks for frames, and there are {counted(n_videos, 'video')}, but the package that reads "
+            "them is not installed; `pip install 'dvc-datapool[video]'`, or set videos.fps and videos.stride to null, "
+            "which skips videos"
+        ) from error
+
+
+def _av() -> Any:  # noqa: ANN401  a module, of a package that may be absent
+    import av
+
+    return av
+
+
+# --- decoding ----------------------------------------------------------------------------------------------------------
+
+
+class _Reader:
+    """An open video. One thread decodes it: of damaged data, several would make other pixels in each run."""
+
+    def __init__(self, path: Path) -> None:
+        av = _av()
+        self._path = path
+        try:
+            self._file = path.open("rb")
+        except OSError as error:
+            raise DamagedVideoError(f"the video cannot be read ({error.strerror})") from error
+        try:
+            self._container = av.open(self._file, options=_OPENING)
+        except (av.FFmpegError, ValueError, OSError) as error:
+            self._file.close()
+            raise DamagedVideoError("not a video that can be read: its header is damaged or missing") from error
+        if not self._container.streams.video:
+            self.close()
+            raise DamagedVideoError("not a video: it has no pictures, only sound or texts")
+        self._stream = self._container.streams.video[0]
+        self._stream.thread_type = "NONE"
+        self._stream.codec_context.options = _DECODING
+        self._is_avi = self._container.format.name == "avi"  # it has no times, only a rate
+        self._first: Fraction | None = None  # time of the first frame
+        self._end = Fraction(0)  # of the last frame that was read, from the first one on
+        self._n = 0
+        self._packets: _Packets | None = None
+        self._going: Iterator[VideoFrame] | None = None
+        self._at = -1  # the time of the last frame of ``_going``, in the stream's unit
+
+    def close(self) -> None:
+        self._container.close()
+        self._file.close()
+
+    @property
+    def taken(self) -> datetime | None:
+        try:
+            time = datetime.fromisoformat(self._container.metadata["creation_time"])
+        except (KeyError, ValueError):
+            return None
+        time = time if time.tzinfo else time.replace(tzinfo=UTC)
+        return time.astimezone(UTC).replace(tzinfo=None) if time >= _EARLIEST else None
+
+    def frames(self) -> Iterator["VideoFrame"]:
+        """Yield all frames from the start.
+
+        Raises:
+            DamagedVideoError: If the next one cannot be decoded.
+        """
+        av = _av()
+        going = self._container.decode(self._stream)
+        while True:
+            try:
+                frame = next(going)
+            except StopIteration:
+                return
+            except (av.FFmpegError, ValueError, OSError) as error:
+                raise self._damaged() from error
+            if frame.is_corrupt:
+                raise self._damaged()
+            yield frame
+            self._n += 1
+
+    def _damaged(self) -> DamagedVideoError:
+        if not self._n:
+            return DamagedVideoError("damaged: no frame of the video can be decoded")
+        return DamagedVideoError(
+            f"damaged: the video cannot be decoded to its end (frame {self._n}; those before are used)"
+        )
+
+    def seconds(self, frame: "VideoFrame") -> Fraction:
+        """Return when a frame is shown, from the first one on; for each frame of ``frames`` in turn."""
+        rate = self._stream.average_rate or Fraction(25)
+        if frame.pts is None or frame.time_base is None or self._is_avi:
+            seconds = Fraction(self._n) / rate
+        else:
+            time = frame.pts * frame.time_base
+            if self._first is None:
+                self._first = time
+            seconds = time - self._first
+        self._end = seconds + 1 / rate
+        return seconds
+
+    def require_end(self) -> None:
+        """Check that the last frame that was read is the last one of the video.
+
+        Raises:
+            DamagedVideoError: If there were none, or the video states that it is longer.
+        """
+        if not self._n:
+            raise self._damaged()
+        stated = self._stated_seconds()
+        if stated is not None and stated - self._end > _LACKING:
+            raise DamagedVideoError(
+                f"damaged: the video is cut off (after {float(self._end):.1f} of {float(stated):.1f} seconds; the frames "
+                "before are used)"
+            )
+
+    def _stated_seconds(self) -> Fraction | None:
+        """Return how long the pictures last by the header; None if it does not tell."""
+        stream, container = self._stream, self._container
+        if self._is_avi:  # its duration is computed from the size of the file
+            return Fraction(stream.frames) / stream.average_rate if stream.frames and stream.average_rate else None
+        found = [stream.duration * stream.time_base] if stream.duration else []
+        if found or len(container.streams) == 1:  # otherwise it may be the sound that lasts longer
+            found += [Fraction(container.duration, 1_000_000)] if container.duration else []
+        return min(found, default=None)
+
+    # --- single frames
+
+    def frame(self, number: int) -> bytes:
+        """Return a frame as PNG; the reader goes on from where it is, or from the keyframe before the frame."""
+        av = _av()
+        if self._is_avi and self._stream.codec_context.has_b_frames:  # its packets do not tell the order of the frames
+            return _by_counting(self._path, number)
+        if self._packets is None:
+            self._packets = _Packets.of(self._container, self._stream)
+        times, keyframes = self._packets
+        if number >= len(times):
+            return _by_counting(self._path, number)
+        wanted = times[number]
+        keyframe = keyframes[max(bisect_right(keyframes, wanted) - 1, 0)]
+        try:
+            if self._going is None or not max(keyframe - 1, -1) <= self._at < wanted:
+                self._container.seek(keyframe, stream=self._stream)
+                self._going = self._container.decode(self._stream)
+            for frame in self._going:
+                self._at = -1 if frame.pts is None else frame.pts
+                if self._at >= wanted:
+                    break
+            if self._at == wanted:
+                return png_of(upright_rgb(frame))
+        except (av.FFmpegError, ValueError, OSError):
+            pass
+        return _by_counting(self._path, number)
+
+
+class _Packets(NamedTuple):
+    """What the packets of a video tell of its frames, in the unit of the stream."""
+
+    times: list[int]
+    """When each frame is shown, in order."""
+    keyframes: list[int]
+    """When each frame is shown that needs no frame before it."""
+
+    @classmethod
+    def of(cls, container: Any, stream: Any) -> "_Packets":  # noqa: ANN401
+        av = _av()
+        found = cls([], [])
+        try:
+            for packet in container.demux(stream):
+                time = packet.dts if packet.pts is None else packet.pts
+                if time is not None and packet.size and not packet.is_discard:
+                    found.times.append(time)
+                    if packet.is_keyframe:
+                        found.keyframes.append(time)
+        except (av.FFmpegError, ValueError, OSError):
+            pass  # the end of a damaged video
+        return cls(sorted(found.times), sorted(found.keyframes) or [0])
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[_Reader]:
+    reader = _Reader(path)
+    try:
+        yield reader
+    finally:
+        reader.close()
+
+
+def _by_counting(path: Path, wanted: int) -> bytes:
+    """Return a frame as PNG by decoding all frames before it."""
+    with _opened(path) as reader:
+        for number, frame in enumerate(reader.frames()):
+            if number == wanted:
+                return png_of(upright_rgb(frame))
+        raise DamagedVideoError(f"the video has no frame {wanted}")
+
+
+def _state_of(path: Path) -> tuple[int, int, int]:
+    found = path.stat()
+    return found.st_mtime_ns, found.st_size, os.getpid()
+
+
+@lru_cache(maxsize=1)
+def _reader(path: Path, modified: int, size: int, process: int) -> _Reader:
+    """Return a reader of single frames, the same one as long as one video is asked for."""
+    return _Reader(path)
+
+
+# --- pixels ------------------------------------------------------------------------------------------------------------
+
+_PLANAR = re.compile(r"yuvj?(?P<kind>4[124][0124])p(?P<bits>9|10|12|14|16)?(?:le)?")
+_SUBSAMPLED = {"444": (1, 1), "422": (2, 1), "420": (2, 2), "440": (1, 2), "411": (4, 1), "410": (4, 4)}
+_ROWS = 16  # of a block, whose values stay in the processor's cache; a multiple of all vertical subsamplings
+# The weights of red and blue in the brightness, by the number of the color space in ITU-T H.273; others count as BT.601,
+# as in FFmpeg.
+_WEIGHTS = {1: (0.2126, 0.0722), 4: (0.30, 0.11), 7: (0.212, 0.087), 9: (0.2627, 0.0593), 10: (0.2627, 0.0593)}
+_JPEG = 2  # the number of the range in which 0 is black, and the largest value white
+
+
+def upright_rgb(frame: "VideoFrame") -> np.ndarray:
+    """Return the pixels of a frame as upright RGB, uint8, shape (height, width, 3).
+
+    Each color is the nearest whole number to that of the standard. Chroma of fewer pixels is repeated, not interpolated.
+    """
+    pixels = _rgb(frame)
+    return np.ascontiguousarray(np.rot90(pixels, frame.rotation // 90)) if frame.rotation else pixels
+
+
+def _rgb(frame: "VideoFrame") -> np.ndarray:
+    layout = _PLANAR.fullmatch(frame.format.name)
+    if not layout:  # RGB, gray and palettes, whose values FFmpeg only moves; and rare kinds
+        return frame.to_ndarray(format="rgb24")
+    across, down = _SUBSAMPLED[layout["kind"]]
+    bits = int(layout["bits"] or 8)
+    is_full = int(frame.color_range) == _JPEG or frame.format.name.startswith("yuvj")
+    y, u, v = (_plane(plane, np.dtype(np.uint8 if bits == 8 else "<u2")) for plane in frame.planes)
+    of = _tables(bits, is_full, _WEIGHTS.get(int(frame.colorspace), (0.299, 0.114)))
+    height, width = y.shape
+    pixels = np.empty((height, width, 3), dtype=np.uint8)
+    for top in range(0, height, _ROWS):
+        light = of.light[y[top : top + _ROWS]]
+        these = slice(top // down, (top + _ROWS) // down)
+        chroma = (of.red[v[these]], of.green_v[v[these]] + of.green_u[u[these]], of.blue[u[these]])
+        for channel, values in enumerate(chroma):
+            color = values.repeat(across, axis=1)[:, :width].repeat(down, axis=0)[: len(light)]
+            color += light
+            color >>= 16
+            pixels[top : top + _ROWS, :, channel] = np.clip(color, 0, 255, out=color)
+    return pixels
+
+
+def _plane(plane: Any, dtype: np.dtype) -> np.ndarray:  # noqa: ANN401
+    """Return the values of a plane, without the bytes at the end of each row."""
+    return np.frombuffer(plane, dtype).reshape(plane.height, plane.line_size // dtype.itemsize)[:, : plane.width]
+
+
+class _Tables(NamedTuple):
+    """What each value of a plane adds to a color, times 65,536: int32, shape (2 ** bits,)."""
+
+    light: np.ndarray
+    red: np.ndarray
+    green_v: np.ndarray
+    green_u: np.ndarray
+    blue: np.ndarray
+
+
+@cache
+def _tables(bits: int, is_full: bool, weights: tuple[float, float]) -> _Tables:
+    """Return the tables of ITU-T H.273, section 8.3."""
+    red, blue = weights
+    step = 2 ** (bits - 8)
+    values = np.arange(2**bits, dtype=np.float64)
+    light = values * 255 / (2**bits - 1) if is_full else (values - 16 * step) * 255 / (219 * step)
+    chroma = (values - 128 * step) * 255 / ((2**bits - 1) if is_full else 224 * step)
+    green = 1 - red - blue
+    parts = (
+        light + 0.5,  # so that the shift, which rounds down, rounds to the nearest number
+        chroma * 2 * (1 - red),
+        chroma * -2 * (1 - red) * red / green,
+        chroma * -2 * (1 - blue) * blue / green,
+        chroma * 2 * (1 - blue),
+    )
+    return _Tables(*(np.rint(part * 65536).astype(np.int32) for part in parts))
+
+
+def png_of(pixels: np.ndarray) -> bytes:
+    """Return RGB pixels, uint8, shape (height, width, 3), as a PNG file without compression.
+
+    Its bytes follow from the pixels alone: what a compressor makes of them depends on its release.
+    """
+    height, width, _ = pixels.shape
+    rows = np.zeros((height, 1 + 3 * width), dtype=np.uint8)  # in front of each row its filter: none
+    rows[:, 1:] = pixels.reshape(height, -1)
+    data = rows.data.cast("B")
+    blocks: list[bytes | memoryview] = [b"\x78\x01"]
+    for start in range(0, len(data), _STORED):
+        block = data[start : start + _STORED]
+        is_last = start + _STORED >= len(data)
+        blocks += [struct.pack("<BHH", is_last, len(block), len(block) ^ 0xFFFF), block]
+    blocks.append(struct.pack(">I", zlib.adler32(data)))
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", b"".join(blocks)) + _chunk(b"IEND", b"")
+
+
+def _chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(name)))
