@@ -581,6 +581,7 @@ def test_skipped_files_are_counted(inputs):
 
     assert (
         "Skipped: 1 hidden, 2 folders @eaDir, 2,000 .mp4, 6 .gif, 1 .<b>, 3 not in relevant_filenames_file. "
+        "2,000 .mp4 skipped; to read frames of videos, set videos.fps: 1 (one per second) or videos.stride in params.yaml. "
         "6 .gif skipped; to read the first frame of each, set images.gif: true in params.yaml." in page.text
     )
 
