@@ -11,6 +11,7 @@ from datapool.core.params import load_params
 from datapool.core.tables import read_table, write_csv, write_json
 from datapool.images.batch import candidates, hashes_of, image_files, mark_excluded
 from datapool.images.ranges import choose_ranges, describe_ranges
+from datapool.images.squares import scanned_squares
 from datapool.terminal import progress, run, say
 from datapool.training.provide import provide_model
 
@@ -38,6 +39,7 @@ def train() -> None:
             progress=report,
             labels=table.weak_label.tolist(),
             hashes=hashes_of(table, table.content_hash),
+            squares=scanned_squares(params.lightly.collate.input_size),
         )
     if provided.space is None:  # a helper process of training on several devices
         return

@@ -293,6 +293,7 @@ def embed_fitted(
     batch_size: int,
     num_workers: NumWorkers,
     accelerator: str,
+    squares: SquareStore | None = None,
 ) -> FittedImages:
     """Embed the images that ``fitting_step`` chooses, or take what the cache of ``embed_with_cache`` has of them.
 
@@ -311,6 +312,7 @@ def embed_fitted(
         accelerator=accelerator,
         known=known,
         progress=None,
+        squares=squares,
     ).embeddings
     if known is None and course.is_new and len({image.content_hash for image in images}) == len(images):
         cache.write(key, _by_content(chosen, embeddings))

@@ -18,6 +18,7 @@ from datapool.core.lineage import Level, Levels
 from datapool.core.row_cache import RowCache
 from datapool.images.decode import ImageFile
 from datapool.images.perceptual_hash import differing_bits, mirrored
+from datapool.images.squares import SquareStore
 from datapool.model.embedding import NumWorkers, embed_fitted, fitting_step
 from datapool.model.embedding_model import EmbeddingModel
 from datapool.training import fitted_head
@@ -50,6 +51,7 @@ def calibrate(
     batch_size: int,
     num_workers: NumWorkers,
     accelerator: str,
+    squares: SquareStore | None = None,
 ) -> Levels:
     """Return the levels of the space of a model, by images of the batch with which it begins.
 
@@ -61,6 +63,7 @@ def calibrate(
         batch_size: As that of ``embed``.
         num_workers: As that of ``embed``.
         accelerator: As that of ``embed``.
+        squares: As that of ``embed``. Images that are edited are read nevertheless.
 
     Raises:
         DatapoolError: As ``embed``.
@@ -69,7 +72,13 @@ def calibrate(
         return levels_of(np.empty((len(images), 1)), np.empty((0, len(MILD_EDITS), 1)), np.empty(0, dtype=np.int64))
     step = fitting_step(len(images))
     fitted = embed_fitted(
-        model, images, cache=cache, batch_size=batch_size, num_workers=num_workers, accelerator=accelerator
+        model,
+        images,
+        cache=cache,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        accelerator=accelerator,
+        squares=squares,
     )
     rows = _rows_to_edit(len(fitted.images))
     to_edit = [fitted.images[row] for row in rows]

@@ -7,6 +7,7 @@ import numpy as np
 
 from datapool.core.lineage import Measured
 from datapool.images.decode import ImageFile
+from datapool.images.squares import SquareStore
 from datapool.model.embedding import NumWorkers, backbone_features, fitting_step
 from datapool.model.embedding_model import EmbeddingModel, fit_head
 from datapool.training.gate import evenly_spaced, is_better, measure
@@ -41,6 +42,7 @@ def fit_to_images(
     batch_size: int,
     num_workers: NumWorkers,
     accelerator: str,
+    squares: SquareStore | None = None,
 ) -> FittedHead:
     """Fit the head to at most 2,000 images, evenly spaced in their order.
 
@@ -56,6 +58,7 @@ def fit_to_images(
         batch_size: As that of ``embed``, like the next two.
         num_workers: See there.
         accelerator: See there.
+        squares: See there. Images that are edited are read nevertheless.
 
     Raises:
         DatapoolError: As ``embed``.
@@ -63,7 +66,13 @@ def fit_to_images(
     step = fitting_step(len(images))
     chosen = images[::step]
     features = backbone_features(
-        model, chosen, batch_size=batch_size, num_workers=num_workers, accelerator=accelerator, progress=None
+        model,
+        chosen,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        accelerator=accelerator,
+        progress=None,
+        squares=squares,
     )
     plain = fit_head(model, features, seed=seed)
     if not with_edits or len(chosen) < FEWEST_EDITED:

@@ -16,6 +16,7 @@ from datapool.core.progress import Progress
 from datapool.core.row_cache import RowCache
 from datapool.core.schema import Lightly, Params
 from datapool.images.decode import ImageFile
+from datapool.images.squares import SquareStore
 from datapool.training.given_embeddings import given_space
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def provide_model(
     progress: Progress,
     labels: Sequence[str] | None = None,
     hashes: "np.ndarray | None" = None,
+    squares: SquareStore | None = None,
 ) -> ProvidedModel:
     """Write the checkpoint that embeds this batch.
 
@@ -73,6 +75,8 @@ def provide_model(
         progress: Of the training.
         labels: The weak label of each image, by which models are compared besides; None for none.
         hashes: The perceptual hash of each image, by which levels are calibrated; uint64, 0 where unknown, None for none.
+        squares: What scan has kept of the images; those that are there are read only to be edited or trained on. Never
+            changes a result.
 
     Raises:
         DatapoolError: If params ask for another model than that of the base (the message names both), for random weights
@@ -91,7 +95,8 @@ def provide_model(
         if _needs_levels(space, images):
             from datapool.model.embedding_model import load_checkpoint
 
-            space = _with_levels(space, load_checkpoint(base.checkpoint), images, hashes, params, RowCache(cache_dir))
+            model = load_checkpoint(base.checkpoint)
+            space = _with_levels(space, model, images, hashes, params, RowCache(cache_dir), squares)
         atomic.copy_file(base.checkpoint, checkpoint)
         atomic.copy_file(base.checkpoint, last)
         notes = [f"pool {base.pool!r} has its model already: it is used as it is, training is skipped"]
@@ -112,6 +117,7 @@ def provide_model(
         labels=labels,
         hashes=hashes,
         early=base.early_space,
+        squares=squares,
     )
 
 
@@ -128,6 +134,7 @@ def _with_levels(
     hashes: "np.ndarray | None",
     params: Params,
     cache: RowCache,
+    squares: SquareStore | None,
 ) -> EmbeddingSpace:
     """Return the space with the levels of ``min_distance`` that these images show."""
     from datapool.training.calibrate_levels import calibrate
@@ -140,6 +147,7 @@ def _with_levels(
         batch_size=params.lightly.loader.batch_size,
         num_workers=params.lightly.loader.num_workers,
         accelerator=params.lightly.trainer.accelerator,
+        squares=squares,
     )
     return space.with_levels(levels)
 
@@ -242,12 +250,13 @@ def _new_model(
     labels: Sequence[str] | None,
     hashes: "np.ndarray | None",
     early: EmbeddingSpace | None,
+    squares: SquareStore | None,
 ) -> ProvidedModel:
     """Make the model of a new pool, and write its checkpoints."""
     from datapool.model.embedding_model import embedding_space_id, save_checkpoint
     from datapool.model.layers import shown
 
-    start, origin, measured = _initial_model(images, params, cache, decode=decode, labels=labels)
+    start, origin, measured = _initial_model(images, params, cache, squares, decode=decode, labels=labels)
     best = after_last_epoch = start
     losses: Sequence[StepLoss] = ()
     layers = "" if start.layers is None else f" of layers {shown(start.layers)}"
@@ -289,7 +298,7 @@ def _new_model(
     if early is not None and early.id == space.id:
         space = space.with_levels(early.levels)
     else:
-        space = _with_levels(space, best, images, hashes, params, cache)
+        space = _with_levels(space, best, images, hashes, params, cache, squares)
     return ProvidedModel(space, losses, notes)
 
 
@@ -311,6 +320,7 @@ def _initial_model(
     images: Sequence[ImageFile],
     params: Params,
     cache: RowCache,
+    squares: SquareStore | None,
     *,
     decode: "Decoding",
     labels: Sequence[str] | None,
@@ -344,7 +354,7 @@ def _initial_model(
     )
     if not has_trained_weights:
         return model, _RANDOM_WEIGHTS, []
-    fitted = _with_fitted_head(model, images, params, cache, labels=labels)
+    fitted = _with_fitted_head(model, images, params, cache, squares, labels=labels)
     return fitted.model, model.origin, [fitted.measured] if fitted.measured else []
 
 
@@ -363,6 +373,7 @@ def _with_fitted_head(
     images: Sequence[ImageFile],
     params: Params,
     cache: RowCache,
+    squares: SquareStore | None,
     *,
     labels: Sequence[str] | None,
 ) -> "FittedHead":
@@ -383,6 +394,7 @@ def _with_fitted_head(
         batch_size=batch_size,
         num_workers=params.lightly.loader.num_workers,
         accelerator=accelerator,
+        squares=squares,
     )
     if not params.enable_training:
         keep_embeddings(

@@ -18,8 +18,12 @@ from datapool.core.recorded_rows import no_seen
 from datapool.core.row_cache import RowCache
 from datapool.core.schema import Params
 from datapool.images.decode import ImageFile
+from datapool.images.pixels import square_of
+from datapool.images.squares import SquareStore
 from datapool.model.embedding import embed_with_cache
 from datapool.model.embedding_model import build_model, embedding_space_id, load_checkpoint, save_checkpoint
+from datapool.training import calibrate_levels, fitted_head
+from datapool.training.gate import evenly_spaced
 from datapool.training.provide import ProvidedModel, provide_model
 
 SHIPPED = Path(__file__).parents[2] / "params.yaml"
@@ -55,7 +59,7 @@ def image(color: str) -> ImageFile:
     return ImageFile(Path(f"{color}.png"), hashlib.sha256(Path(f"{color}.png").read_bytes()).hexdigest(), MAX_PIXELS)
 
 
-def provide(base: Base, images=(), *, labels=None, **settings: object) -> ProvidedModel:
+def provide(base: Base, images=(), *, labels=None, squares=None, **settings: object) -> ProvidedModel:
     """Provide the model with the shipped settings but a tiny model; ``lightly__model__name`` is lightly.model.name."""
     content = yaml.safe_load(SHIPPED.read_text())
     small = {
@@ -84,6 +88,7 @@ def provide(base: Base, images=(), *, labels=None, **settings: object) -> Provid
         cache_dir=Path("cache"),
         progress=lambda *_: None,
         labels=labels,
+        squares=squares,
     )
 
 
@@ -225,6 +230,34 @@ def test_a_backbone_with_trained_weights_has_a_head_that_is_fitted_to_the_images
         file.path.unlink()
     settings = {"batch_size": 64, "num_workers": 0, "accelerator": "cpu", "progress": None}
     assert embed_with_cache(CHECKPOINT, images, cache=RowCache(Path("cache")), **settings).n_known == 3
+
+
+@pytest.mark.parametrize("given", ["lightly__model__weights", "checkpoint"])
+def test_images_that_scan_has_kept_are_read_only_to_be_edited(given: str, monkeypatch: pytest.MonkeyPatch):
+    for module in (fitted_head, calibrate_levels):
+        monkeypatch.setattr(module, "N_EDITED", 6)
+    model = build_model(
+        "test_efficientnet", dimension=8, input_size=32, pretrained=False, weights=None, seed=1, decode="scaled"
+    )
+    save_checkpoint(model, Path("given.ckpt"))
+    settings = {given: "given.ckpt", "enable_training": False}
+    images = pictures(40)
+    squares = SquareStore(Path(".datapool/squares"), 32)
+    with squares.writing() as keep:
+        for file in images:
+            keep(file.content_hash, square_of(model.preprocessing.read(file), 32).tobytes())
+    provided = provide(NEW_POOL, images, **settings)
+    made = CHECKPOINT.read_bytes(), [path.read_bytes() for path in Path("cache").iterdir()]
+    shutil.rmtree("cache")
+
+    edited = {*evenly_spaced(40, 6).tolist(), *calibrate_levels._rows_to_edit(40).tolist()}
+    for row in set(range(40)) - edited:
+        images[row].path.unlink()
+    again = provide(NEW_POOL, images, squares=squares, **settings)
+
+    assert len(edited) == 12
+    assert again == provided
+    assert (CHECKPOINT.read_bytes(), [path.read_bytes() for path in Path("cache").iterdir()]) == made
 
 
 def test_how_the_head_was_judged_is_printed_and_recorded_but_not_for_a_pool_that_an_early_release_began():
