@@ -27,15 +27,19 @@ def unchanged_params(stage: str) -> Iterator[None]:
     Raises:
         DatapoolError: If a value has changed; names the key and both values.
     """
-    keys = _keys_of(stage)
-    before = _values(keys)
+    before = read_params()
     if stage == "merge":
-        _require_same_as_recorded(before)
+        _require_same_as_recorded(_values(before, _keys_of(stage, before)))
     yield
-    for key, now in _values(keys).items():
-        if now != before[key]:
+    after = read_params()
+    if after == before:  # as nearly always: then dvc.yaml need not be parsed
+        return
+    keys = _keys_of(stage, before)
+    was = _values(before, keys)
+    for key, now in _values(after, keys).items():
+        if now != was[key]:
             raise DatapoolError(
-                f"{FILE}: {key} is {_shown(now)}, and was {_shown(before[key])} when `{stage}` began: it was changed while "
+                f"{FILE}: {key} is {_shown(now)}, and was {_shown(was[key])} when `{stage}` began: it was changed while "
                 "the stage ran, and DVC would record the wrong value. Run `dvc repro` again"
             )
 
@@ -65,17 +69,16 @@ def _require_same_as_recorded(values: Mapping[str, Any]) -> None:
                 )
 
 
-def _keys_of(stage: str) -> Sequence[str]:
-    """Return the dotted keys that dvc.yaml names for a stage: for "params.yaml:" all that there are; none if unknown."""
+def _keys_of(stage: str, content: Mapping[str, Any]) -> Sequence[str]:
+    """Return the dotted keys that dvc.yaml names for a stage: for "params.yaml:" all of ``content``; none if unknown."""
     with suppress(OSError, ValueError, KeyError, TypeError):
-        content: Any = parse_yaml(_PIPELINE.read_text(encoding="utf-8"))
-        params = content["stages"][stage]["params"]
-        return [*read_params()] if {str(FILE): None} in params else [key for key in params if isinstance(key, str)]
+        pipeline: Any = parse_yaml(_PIPELINE.read_text(encoding="utf-8"))
+        params = pipeline["stages"][stage]["params"]
+        return [*content] if {str(FILE): None} in params else [key for key in params if isinstance(key, str)]
     return []
 
 
-def _values(keys: Sequence[str]) -> dict[str, Any]:
-    content = read_params()
+def _values(content: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
     return {key: value_of(content, key, _ABSENT) for key in keys}
 
 
