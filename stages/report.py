@@ -3,12 +3,13 @@
 from pathlib import Path
 
 from datapool.core.base import read_base
+from datapool.core.json_files import read_json
 from datapool.core.levels import resolve
 from datapool.core.lineage import LINEAGE, THUMBNAILS_FOLDER, read_embedding_space, read_lineage
 from datapool.core.metrics import read_metrics
 from datapool.core.outputs import Outputs
 from datapool.core.params import load_params
-from datapool.core.tables import read_csv, read_json, read_rows, read_table
+from datapool.core.tables import read_csv, read_rows, read_table
 from datapool.images.batch import mark_excluded
 from datapool.images.listing import Skipped
 from datapool.images.thumbnails import ThumbnailStore, scanned_thumbnails

@@ -10,12 +10,13 @@ from datapool.core.base import empty_base_table
 from datapool.core.cluster import cluster_of
 from datapool.core.columns import require_columns
 from datapool.core.errors import DatapoolError, counted
+from datapool.core.json_files import write_json
 from datapool.core.lineage import read_embedding_space
 from datapool.core.outputs import Outputs
 from datapool.core.params import load_params
 from datapool.core.row_cache import RowCache
 from datapool.core.shards import finished_shards
-from datapool.core.tables import read_names, write_json, write_table
+from datapool.core.tables import read_names, write_table
 from datapool.images import batch
 from datapool.images.decode import count_reasons
 from datapool.images.pixels import WantedSquares, beginnings

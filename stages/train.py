@@ -6,9 +6,10 @@ import pandas as pd
 
 from datapool.core.atomic import SCRATCH
 from datapool.core.base import read_base
+from datapool.core.json_files import write_json
 from datapool.core.outputs import Outputs
 from datapool.core.params import load_params
-from datapool.core.tables import read_table, write_csv, write_json
+from datapool.core.tables import read_table, write_csv
 from datapool.images.batch import candidates, hashes_of, image_files, mark_excluded
 from datapool.images.ranges import choose_ranges, describe_ranges
 from datapool.images.squares import scanned_squares

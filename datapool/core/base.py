@@ -13,16 +13,15 @@ from pydantic import ValidationError
 
 from datapool.core import atomic
 from datapool.core.errors import DatapoolError
+from datapool.core.json_files import read_json, write_json
 from datapool.core.lineage import EmbeddingSpace, Parameters, Version
 from datapool.core.recorded_rows import COLUMNS, NotRecordedError, no_seen, read_recorded_rows, read_recorded_seen
 from datapool.core.tables import (
     EmbeddedTable,
     read_arrays,
-    read_json,
     read_rows,
     read_table,
     write_arrays,
-    write_json,
     write_rows,
     write_table,
 )

@@ -26,8 +26,8 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from datapool.core.errors import DatapoolError, short_repr
+from datapool.core.json_files import read_json
 from datapool.core.schema import Params, method_in_use, pool_name
-from datapool.core.tables import read_json
 
 LINEAGE = Path("datapools.json")
 """The file, from the root of a workspace."""

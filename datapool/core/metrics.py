@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from datapool.core.errors import DatapoolError
-from datapool.core.tables import read_json, write_json
+from datapool.core.json_files import read_json, write_json
 
 
 class Metrics(BaseModel):

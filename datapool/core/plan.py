@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datapool.core.errors import DatapoolError
+from datapool.core.json_files import read_json, write_json
 from datapool.core.schema import method_in_use
-from datapool.core.tables import read_json, write_json
 
 
 class Plan(NamedTuple):

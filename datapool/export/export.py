@@ -11,10 +11,10 @@ import pandas as pd
 
 from datapool.core import atomic
 from datapool.core.errors import DatapoolError
+from datapool.core.json_files import read_json
 from datapool.core.label_files import image_keys
 from datapool.core.progress import Progress
 from datapool.core.recorded_rows import PICKED
-from datapool.core.tables import read_json
 from datapool.export.choice import Chosen, space_of
 from datapool.export.images import ExportedImage
 from datapool.export.job import Job, Written, write_json

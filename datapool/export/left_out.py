@@ -4,9 +4,10 @@ import numpy as np
 import pandas as pd
 
 from datapool.core.errors import DatapoolError
+from datapool.core.json_files import read_json
 from datapool.core.outputs import Outputs
 from datapool.core.recorded_rows import PICKED
-from datapool.core.tables import read_csv, read_json, read_rows, read_table
+from datapool.core.tables import read_csv, read_rows, read_table
 from datapool.export.choice import COLUMNS, Chosen, name_of
 from datapool.images.batch import batch_id
 

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 from datapool.core import atomic
 from datapool.core.errors import DatapoolError
+from datapool.core.json_files import read_json, write_json
 from datapool.core.params import FILE, read_params, value_of
-from datapool.core.tables import read_json, write_json
 from datapool.workspace.params_file import set_params
 
 OVERRIDES = Path("overrides.json")

@@ -15,10 +15,11 @@ import pandas as pd
 
 from datapool.core.base import IMPORTED
 from datapool.core.errors import counted
+from datapool.core.json_files import read_json
 from datapool.core.lineage import Parameters, Version
 from datapool.core.outputs import Outputs
 from datapool.core.progress import Progress
-from datapool.core.tables import EmbeddedTable, read_csv, read_json, read_rows
+from datapool.core.tables import EmbeddedTable, read_csv, read_rows
 from datapool.maintenance.check import Check, check_of
 from datapool.maintenance.distances import (
     Points,

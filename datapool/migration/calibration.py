@@ -13,11 +13,12 @@ import pandas as pd
 from pydantic import ValidationError
 
 from datapool.core.errors import DatapoolError, counted
+from datapool.core.json_files import read_json
 from datapool.core.lineage import EmbeddingSpace, Version, read_embedding_space
 from datapool.core.outputs import Outputs
 from datapool.core.recorded_rows import read_recorded_seen
 from datapool.core.schema import Params
-from datapool.core.tables import EmbeddedTable, read_json, read_rows, read_table
+from datapool.core.tables import EmbeddedTable, read_rows, read_table
 from datapool.images.decode import has_content
 from datapool.images.places import is_there, place_of
 from datapool.migration.comparison import MOST_IMAGES, SpaceComparison

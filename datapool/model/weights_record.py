@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from datapool.core import atomic
 from datapool.core.errors import DatapoolError
-from datapool.core.tables import json_text
+from datapool.core.json_files import json_text
 
 _KIND: Literal["datapool weights"] = "datapool weights"
 

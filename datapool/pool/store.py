@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from datapool.core.errors import CheckoutError, DatapoolError, short_repr
+from datapool.core.json_files import json_text, parse_json
 from datapool.core.lineage import HISTORY, VERSION_FOLDERS
 from datapool.core.schema import pool_name
-from datapool.core.tables import json_text, parse_json
 from datapool.pool.filesystem import Disk
 
 RECORD = "pool.json"

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, Self
 
 from datapool.core.atomic import SCRATCH, back_up, reason, remedy
 from datapool.core.errors import CheckoutError, DatapoolError
-from datapool.core.tables import json_text, parse_json
+from datapool.core.json_files import json_text, parse_json
 from datapool.pool.filesystem import Beginning, FileDigest, make_folder, write_file
 from datapool.pool.store import FOLDERS, RECORD, Record, Store, is_pool_file, json_digest
 

@@ -17,9 +17,9 @@ from markupsafe import Markup
 
 from datapool.core import atomic
 from datapool.core.errors import escape_unprintable
+from datapool.core.json_files import write_json
 from datapool.core.progress import Progress
 from datapool.core.schema import Params
-from datapool.core.tables import write_json
 from datapool.images.thumbnails import ThumbnailStore
 from datapool.report.album import GROUP, make_album
 from datapool.report.facts import Facts, ReportInputs, collect_facts

@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from datapool.core.errors import counted
+from datapool.core.json_files import read_json
 from datapool.core.lineage import week_of
 from datapool.core.metrics import Metrics, read_metrics
 from datapool.core.outputs import Outputs
 from datapool.core.schema import Params
-from datapool.core.tables import read_csv, read_json
+from datapool.core.tables import read_csv
 from datapool.images.formats import ON_DEMAND
 
 TO_LABEL = "sampled_filenames_excluding_datapool.txt"

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from datapool.core import atomic
 from datapool.core.errors import DatapoolError, counted, short_repr
+from datapool.core.json_files import read_json
 from datapool.core.levels import level_of, resolve
 from datapool.core.lineage import LINEAGE, Version, read_embedding_space, read_lineage, week_of
 from datapool.core.metrics import read_metrics
@@ -22,7 +23,7 @@ from datapool.core.outputs import Outputs
 from datapool.core.params import FILE, load_params, read_params, require_files, value_of
 from datapool.core.schema import Params
 from datapool.core.stage_params import recorded_params
-from datapool.core.tables import read_csv, read_json
+from datapool.core.tables import read_csv
 from datapool.pool.exclusion import parse_line, read_exclusions, read_lines, shown
 from datapool.workspace import corrections
 from datapool.workspace.commands import (

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from datapool.core.errors import DatapoolError
+from datapool.core.json_files import json_text
 from datapool.core.lineage import EmbeddingSpace, Parameters, Version, parse_entry, read_embedding_space
-from datapool.core.tables import json_text
 
 VERSION = {
     "version": 1,

@@ -14,17 +14,15 @@ import pytest
 
 from datapool.core import tables
 from datapool.core.errors import DatapoolError
+from datapool.core.json_files import parse_json, read_json, write_json
 from datapool.core.tables import (
     EmbeddedTable,
     csv_text,
-    parse_json,
     read_csv,
-    read_json,
     read_names,
     read_rows,
     read_table,
     write_csv,
-    write_json,
     write_names,
     write_rows,
     write_table,

@@ -22,10 +22,11 @@ from PIL import Image
 from small_pool import LINEAGE, POOLS, add_version, make_pool, run_datapool, sha256, write_image, write_params
 
 from datapool.core.errors import DatapoolError
+from datapool.core.json_files import write_json
 from datapool.core.outputs import Outputs
 from datapool.core.params import load_params
 from datapool.core.recorded_rows import read_recorded_rows
-from datapool.core.tables import EmbeddedTable, write_csv, write_json, write_rows, write_table
+from datapool.core.tables import EmbeddedTable, write_csv, write_rows, write_table
 from datapool.images.batch import batch_id
 from datapool.pool.open import open_base
 from datapool.query.why import why

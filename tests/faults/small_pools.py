@@ -14,9 +14,10 @@ import numpy as np
 import pandas as pd
 from inject import Done, Point, Stages, commands
 
+from datapool.core.json_files import write_json
 from datapool.core.lineage import read_lineage
 from datapool.core.metrics import Metrics, write_metrics
-from datapool.core.tables import EmbeddedTable, write_json, write_rows, write_table
+from datapool.core.tables import EmbeddedTable, write_rows, write_table
 from datapool.images.thumbnails import write_thumbnails
 from datapool.workspace.params_file import set_params
 

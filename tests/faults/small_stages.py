@@ -7,9 +7,10 @@ import pandas as pd
 from fake_dvc import BASE, MODEL, Params, images, picks, seen
 
 from datapool.core.base import read_base
+from datapool.core.json_files import write_json
 from datapool.core.metrics import Metrics, write_metrics
 from datapool.core.params import load_params
-from datapool.core.tables import write_json, write_rows, write_table
+from datapool.core.tables import write_rows, write_table
 
 params = load_params()
 run_params = Params(params.input_dir, int(params.stopping_condition.n_samples) - 1, params.datapool.name)

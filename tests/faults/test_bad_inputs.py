@@ -55,10 +55,11 @@ from tally import count
 
 from datapool.core.embeddings_csv import read_csv
 from datapool.core.errors import DatapoolError
+from datapool.core.json_files import read_json
 from datapool.core.lineage import read_lineage
 from datapool.core.params import check_setting, load_params, settings
 from datapool.core.tables import read_csv as read_table_csv
-from datapool.core.tables import read_json, read_names, read_table
+from datapool.core.tables import read_names, read_table
 from datapool.images import batch
 from datapool.images.decode import Check, ImageFile, inspect, read_rgb
 from datapool.selection.scores import read_scores

@@ -26,7 +26,8 @@ from tally import count
 
 from datapool.core import embeddings_csv
 from datapool.core.errors import escape_unprintable
-from datapool.core.tables import read_csv, read_json, read_names, read_table
+from datapool.core.json_files import read_json
+from datapool.core.tables import read_csv, read_names, read_table
 from datapool.images.batch import safe_name
 from datapool.workspace.params_file import set_params
 

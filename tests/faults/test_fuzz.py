@@ -26,9 +26,10 @@ from PIL import Image
 
 from datapool.core.embeddings_csv import parse_csv, to_csv
 from datapool.core.errors import DatapoolError
+from datapool.core.json_files import read_json
 from datapool.core.params import check_params, load_params
 from datapool.core.schema import Params
-from datapool.core.tables import read_json, read_names, write_names
+from datapool.core.tables import read_names, write_names
 from datapool.images.decode import ImageFile, inspect, read_rgb
 from datapool.selection.scores import read_scores
 

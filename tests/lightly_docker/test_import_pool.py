@@ -18,9 +18,10 @@ from typer.testing import CliRunner
 
 from datapool.cli import app
 from datapool.core.errors import DatapoolError
+from datapool.core.json_files import read_json
 from datapool.core.lineage import Parameters, read_lineage
 from datapool.core.params import load_params
-from datapool.core.tables import read_csv, read_json
+from datapool.core.tables import read_csv
 from datapool.images.batch import candidates, rows_in_base
 from datapool.images.decode import ImageFile, thumbnail_of
 from datapool.images.thumbnails import ThumbnailStore

@@ -188,6 +188,10 @@ def test_importing_datapool_imports_nothing_heavy():
     assert not imported_by("import datapool") & {"pandas", "pyarrow", "numpy", "PIL", "pydantic"}
 
 
+def test_plan_begins_at_once_because_it_imports_no_tables():
+    assert not imported_by("import stages.plan") & {"pandas", "pyarrow", "numpy"}
+
+
 @pytest.mark.slow
 def test_the_help_of_a_stage_contains_its_docstring():
     # One process for all stages, because starting Python takes longer than the rest.

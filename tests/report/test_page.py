@@ -32,11 +32,12 @@ from report_runs import (
 )
 
 from datapool.core.base import write_base
+from datapool.core.json_files import read_json, write_json
 from datapool.core.lineage import EmbeddingSpace, Migrated
 from datapool.core.metrics import write_metrics
 from datapool.core.outputs import Outputs
 from datapool.core.schema import Params
-from datapool.core.tables import read_json, write_csv, write_json, write_rows, write_table
+from datapool.core.tables import write_csv, write_rows, write_table
 from datapool.images import batch
 from datapool.images.listing import Skipped
 from datapool.images.thumbnails import ThumbnailStore, write_thumbnails

@@ -17,12 +17,13 @@ from typer.testing import CliRunner
 
 from datapool.commands.week import app as week_commands
 from datapool.core.errors import DatapoolError
+from datapool.core.json_files import write_json
 from datapool.core.lineage import read_lineage
 from datapool.core.metrics import Metrics, write_metrics
 from datapool.core.outputs import Outputs
 from datapool.core.params import load_params
 from datapool.core.schema import Params
-from datapool.core.tables import write_csv, write_json
+from datapool.core.tables import write_csv
 from datapool.workspace.create import Scm, make_workspace
 from datapool.workspace.outcome import Outcome, _what_wants_an_eye, round_number_below, threshold_for
 from datapool.workspace.week import (
