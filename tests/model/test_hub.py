@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -20,6 +21,9 @@ from datapool.core.params import load_params
 from datapool.model.backbones import find_backbone, find_published
 from datapool.model.embedding_model import build_model
 from datapool.model.hub import fetch_weights
+
+# isort: split
+import timm  # after datapool.model.backbones; see torchvision_compat
 
 NAME = "test_vit.r160_in1k"
 COMMIT = "c0ffee" + "0" * 34
@@ -205,6 +209,46 @@ def test_names_with_tags_are_found_and_others_are_refused_with_those_that_there_
     for name, message in cases.items():
         with pytest.raises(DatapoolError, match=message):
             find_published(name)
+
+
+HALF, IMAGENET, OPENAI = (0.5,) * 3, (0.485, 0.456, 0.406), (0.48145466, 0.4578275, 0.40821073)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("name", "tag", "published_size", "mean", "pool", "size"),
+    [
+        ("vit_small_patch14_reg4_dinov2", "lvd142m", 518, IMAGENET, "token", 126),
+        ("vit_tiny_patch16_dinov3_qkvb", "eupe_lvd1689m", 256, IMAGENET, "avg", 96),
+        ("vit_base_patch32_siglip_256", "v2_webli", 256, HALF, "map", 128),
+        ("eva02_tiny_patch14_224", "mim_in22k", 224, OPENAI, "avg", 112),
+    ],
+)
+def test_a_fetched_backbone_of_each_family_computes_what_timm_computes_at_another_size(
+    hub: Hub,
+    name: str,
+    tag: str,
+    published_size: int,
+    mean: tuple[float, ...],
+    pool: str,
+    size: int,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(timm, "create_model", partial(timm.create_model, depth=1))  # all but the time is the same
+    torch.manual_seed(3)
+    source = timm.create_model(name, num_classes=0).eval()
+    hub.files[f"timm/{name}.{tag}/resolve/main/model.safetensors"] = save(source.state_dict())
+    source.set_input_size(size)  # timm's own way to another size
+
+    fetched = fetch_weights(name)
+    model = build_model(name, dimension=8, input_size=size, pretrained=True, weights=fetched.path, seed=1).eval()
+
+    assert (fetched.record.name, fetched.record.input_size) == (f"{name}.{tag}", published_size)
+    assert model.preprocessing.mean == mean
+    assert model.backbone.global_pool == source.global_pool == pool
+    images = torch.randn(2, 3, size, size)
+    with torch.no_grad():
+        assert model.features(images).numpy() == pytest.approx(source(images).numpy(), abs=1e-4)
 
 
 @pytest.mark.slow
