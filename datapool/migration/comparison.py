@@ -7,12 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from datapool.selection.search import Neighbors, nearest_neighbors
+
 N_NEIGHBORS = 10
 """Neighbors of each image that are compared."""
 MOST_IMAGES = 2000
 """Images whose neighbors are looked for, among all."""
 
-_AT_ONCE = 2**24  # numbers of the distances that are in memory together: 128 MiB
 _FEW = 0.05
 """The share of distances below a threshold, and above it, from which on they are enough to match quantiles."""
 
@@ -44,25 +45,16 @@ def compare_spaces(before: np.ndarray, after: np.ndarray, *, seed: int) -> Space
     k = min(N_NEIGHBORS, n - 1)
     rows = np.sort(np.random.default_rng(seed).permutation(n)[:MOST_IMAGES])
     first, second = (nearest_others(vectors, rows, k) for vectors in (before, after))
-    shared = [len(np.intersect1d(a, b)) for a, b in zip(first.indices, second.indices, strict=True)]
+    shared = [len(np.intersect1d(a, b)) for a, b in zip(first.rows, second.rows, strict=True)]
     return SpaceComparison(
         float(np.mean(shared)) / k, k, np.sort(first.distances[:, 0]), np.sort(second.distances[:, 0])
     )
 
 
-class Neighbors(NamedTuple):
-    """The nearest other rows of some rows, nearest first."""
-
-    indices: np.ndarray
-    """Shape (m, k)."""
-    distances: np.ndarray
-    """Shape (m, k), Euclidean, float64."""
-
-
 def nearest_others(vectors: np.ndarray, rows: np.ndarray, k: int) -> Neighbors:
-    """Find the k nearest other rows of some rows, by a matrix product in float64.
+    """Find the k nearest other rows of some rows: their indices and distances, nearest first.
 
-    >>> nearest_others(np.array([[0.0], [1.0], [5.0]]), np.array([2]), 1).indices.tolist()
+    >>> nearest_others(np.array([[0.0], [1.0], [5.0]]), np.array([2]), 1).rows.tolist()
     [[1]]
 
     Args:
@@ -70,27 +62,10 @@ def nearest_others(vectors: np.ndarray, rows: np.ndarray, k: int) -> Neighbors:
         rows: Shape (m,): rows of ``vectors``.
         k: How many.
     """
-    points = vectors.astype(np.float64)
-    points -= points.mean(axis=0)  # smaller numbers, smaller differences of large ones
-    squares = (points**2).sum(axis=1)
-    indices, distances = np.empty((len(rows), k), dtype=np.int64), np.empty((len(rows), k))
-    step = max(_AT_ONCE // len(points), 1)
-    for start in range(0, len(rows), step):
-        part = rows[start : start + step]
-        squared = squares[part, None] + squares - 2 * points[part] @ points.T
-        squared[np.arange(len(part)), part] = np.inf
-        order = _smallest(squared, k)
-        indices[start : start + step] = order
-        exact = ((points[part][:, None] - points[order]) ** 2).sum(axis=2)
-        distances[start : start + step] = np.sqrt(exact)
-    return Neighbors(indices, distances)
-
-
-def _smallest(values: np.ndarray, k: int) -> np.ndarray:
-    """Return the columns of the k smallest values of each row, smallest first."""
-    found = np.sort(np.argpartition(values, k - 1, axis=1)[:, :k], axis=1)
-    order = np.argsort(np.take_along_axis(values, found, axis=1), axis=1, kind="stable")
-    return np.take_along_axis(found, order, axis=1)
+    found = nearest_neighbors(vectors[rows], vectors, k + 1)
+    is_other = found.rows != rows[:, None]
+    is_other[is_other.all(axis=1), -1] = False  # among many equal ones the row itself may be missing
+    return Neighbors(found.rows[is_other].reshape(-1, k), found.distances[is_other].reshape(-1, k))
 
 
 def equivalent_distance(distance: float, before: np.ndarray, after: np.ndarray) -> float:

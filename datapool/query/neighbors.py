@@ -32,8 +32,7 @@ from datapool.images.ranges import ranges_of
 from datapool.images.thumbnails import ThumbnailStore
 from datapool.selection.k_center import unit_rows
 from datapool.selection.near_duplicates import near_duplicate_distance, near_duplicate_groups
-
-_ROWS = 4096  # images compared at a time
+from datapool.selection.search import nearest_neighbors
 
 
 class Images(NamedTuple):
@@ -180,12 +179,15 @@ def near(params: Params, asked: str, *, k: int | None, progress: Progress) -> An
         embeddings[place < 0] = _embed(new, images, params, progress)
     k = k or (1 if os.path.isdir(asked) else 10)  # noqa: PTH112  False if too long
     vectors, queries = (_vectors(rows, params) for rows in (images.embeddings, embeddings))
+    themselves = _themselves(wanted, images)
+    neighbors = nearest_neighbors(queries, vectors, k + max(map(len, themselves)))
     found = []
-    for image, content, row, query in zip(wanted.image, wanted.content_hash, place.tolist(), queries, strict=True):
-        is_same = images.table.content_hash == content if content else images.table.filename == image
-        near_it = nearest_rows(query, vectors, k=k, besides=~is_same.to_numpy())
+    for number, (image, row) in enumerate(zip(wanted.image, place.tolist(), strict=True)):
+        is_other = ~np.isin(neighbors.rows[number], themselves[number])
+        others, distances = neighbors.rows[number][is_other][:k], neighbors.distances[number][is_other][:k]
         known_as = _neighbor(images, row, 0.0) if row >= 0 else None
-        found.append(Near(image, known_as, [_neighbor(images, other, distance) for other, distance in near_it]))
+        near_it = [_neighbor(images, *each) for each in zip(others.tolist(), distances.tolist(), strict=True)]
+        found.append(Near(image, known_as, near_it))
     return Answer(params.datapool.name, found, damaged)
 
 
@@ -201,29 +203,6 @@ def _wanted(asked: str, images: Images, params: Params) -> tuple[pd.DataFrame, l
     if wanted.damage[0]:
         raise DatapoolError(f"{path}: {wanted.damage[0]}; give an image")
     return wanted, []
-
-
-def nearest_rows(query: np.ndarray, vectors: np.ndarray, *, k: int, besides: np.ndarray) -> list[tuple[int, float]]:
-    """Return the rows that are nearest to a vector and their distances, computed in float64, nearest first.
-
-    Args:
-        query: Shape (d,).
-        vectors: Shape (n, d).
-        k: How many rows; fewer if there are fewer.
-        besides: Shape (n,), boolean: the rows that count.
-
-    >>> places = np.array([[0.0], [4.0], [3.0], [2.0]])
-    >>> nearest_rows(np.array([3.0]), places, k=2, besides=np.array([True, True, False, True]))
-    [(1, 1.0), (3, 1.0)]
-    """
-    distances = np.empty(len(vectors))
-    for start in range(0, len(vectors), _ROWS):
-        differences = vectors[start : start + _ROWS].astype(np.float64) - query
-        distances[start : start + _ROWS] = np.sqrt(np.einsum("ij,ij->i", differences, differences))
-    distances[~besides] = np.inf
-    k = min(k, int(besides.sum()))
-    rows = np.argsort(distances, kind="stable")[:k]
-    return list(zip(rows.tolist(), distances[rows].tolist(), strict=True))
 
 
 def duplicates(
@@ -381,6 +360,17 @@ def _places(wanted: pd.DataFrame, images: Images) -> np.ndarray:
         ],
         dtype=np.int64,
     )
+
+
+def _themselves(wanted: pd.DataFrame, images: Images) -> list[np.ndarray]:
+    """Return the rows of ``images`` that each wanted image is, copies too; by its name if its content is unknown."""
+    table = images.table
+    of_content = table[table.content_hash.isin(wanted.content_hash)].groupby("content_hash").groups
+    of_name = table[table.filename.isin(wanted.image)].groupby("filename").groups
+    return [
+        np.asarray(of_content.get(content, []) if content else of_name.get(image, []), dtype=np.int64)
+        for image, content in zip(wanted.image, wanted.content_hash, strict=True)
+    ]
 
 
 def _embed(new: pd.DataFrame, images: Images, params: Params, progress: Progress) -> np.ndarray:

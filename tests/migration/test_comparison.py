@@ -14,13 +14,18 @@ def line(*points: float) -> np.ndarray:
 def test_the_nearest_others_come_in_order_and_an_image_is_not_its_own_neighbor():
     found = nearest_others(line(0, 1, 3, 7, 7), np.array([0, 3]), 2)
 
-    assert found.indices.tolist() == [[1, 2], [4, 2]]
+    assert found.rows.tolist() == [[1, 2], [4, 2]]
     assert found.distances.tolist() == [[1.0, 3.0], [0.0, 4.0]]
 
 
+def test_of_many_equal_images_none_is_its_own_neighbor():
+    found = nearest_others(line(2, 2, 2, 2), np.array([3, 0]), 2)
+
+    assert found.rows.tolist() == [[0, 1], [1, 2]]
+
+
 @pytest.mark.parametrize("seed", range(3))
-def test_the_nearest_others_are_those_of_brute_force_far_from_the_origin(seed, monkeypatch):
-    monkeypatch.setattr(comparison, "_AT_ONCE", 100)  # two rows at a time
+def test_the_nearest_others_are_those_of_brute_force_far_from_the_origin(seed):
     rng = np.random.default_rng(seed)
     vectors = (1000 + rng.normal(size=(40, 3))).astype(np.float32)
     rows = rng.permutation(40)[:15]
@@ -29,7 +34,7 @@ def test_the_nearest_others_are_those_of_brute_force_far_from_the_origin(seed, m
 
     found = nearest_others(vectors, rows, 5)
 
-    assert (found.indices == np.argsort(far, axis=1)[:, :5]).all()
+    assert (found.rows == np.argsort(far, axis=1)[:, :5]).all()
     assert found.distances == pytest.approx(np.sort(far, axis=1)[:, :5])
 
 
