@@ -1,5 +1,6 @@
-"""The commands about what is near: the nearest images of an image, near-duplicates, other values of min_distance."""
+"""The commands about what is near: the nearest images of an image or of words, near-duplicates, other min_distances."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -85,6 +86,84 @@ def near(
         )
     if found.damaged:
         say(f"{counted(len(found.damaged), 'image')} cannot be read: {found.damaged[0][0]} {found.damaged[0][1]}")
+
+
+@app.command("find", short_help="Find the images that words describe.")
+def find_by_words(
+    text: Annotated[
+        list[str],
+        typer.Argument(
+            help='What to look for, such as "forklift at night". Several texts count alike.', show_default=False
+        ),
+    ],
+    unwanted: Annotated[
+        list[str] | None, typer.Option("--not", help="What not to look for; may be repeated.", show_default=False)
+    ] = None,
+    n: Annotated[int, typer.Option("-n", "--n", min=1, help="How many images.")] = 10,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", help="One of several fetched models; or of which model --weights is.", show_default=False
+        ),
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            "--weights",
+            metavar="FOLDER|FILE",
+            help="A model that was not fetched: a folder of open_clip, or a file of weights of --model.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Find the images of the pool and the last batch that words describe, by a CLIP model; run it in the workspace.
+
+    `datapool fetch ViT-B-32-256` gets such a model once; this command downloads nothing. Images are embedded when they are
+    first searched, which takes a while, and kept in .datapool for the next search. Similarity is the cosine of text and
+    picture: it orders the images of one search, and says little by itself.
+    """
+    from datapool.core.errors import counted
+    from datapool.core.params import load_params
+    from datapool.query.find import find
+
+    with progress("embedding", before="loading the model") as report:
+        found = find(load_params(), text, unwanted=unwanted or [], n=n, model=model, weights=weights, progress=report)
+    if as_json:
+        print_json(
+            {
+                "pool": found.pool,
+                "model": found.model,
+                "searched": found.searched,
+                "small_pictures": found.small,
+                "not_searched": found.not_searched,
+                "images": [
+                    {
+                        "filename": hit.filename,
+                        "version": hit.version or None,
+                        "weak_label": hit.weak_label,
+                        "similarity": hit.similarity,
+                        "small_picture": hit.is_small,
+                    }
+                    for hit in found.hits
+                ],
+            }
+        )
+        return
+    print_table(
+        ("rank", "similarity", "image", "label", "where"),
+        [
+            (str(rank), f"{hit.similarity:.4g}", hit.filename, hit.weak_label, hit.where)
+            for rank, hit in enumerate(found.hits, start=1)
+        ],
+    )
+    say(f"{counted(found.searched, 'image')} searched by {found.model}")
+    if found.small:
+        say(f"{found.small} of them by their small pictures in the pool, because their files are gone")
+    if found.not_searched:
+        say(
+            f"{counted(len(found.not_searched), 'image')} not searched, without file or picture: {found.not_searched[0]}"
+        )
 
 
 @app.command(short_help="List groups of near-duplicates.")

@@ -136,29 +136,63 @@ def bench(
         say(*found.as_text())
 
 
-@app.command(short_help="Fetch published weights of a backbone.")
+@app.command(short_help="Fetch published weights: of a backbone, or of a model of `datapool find`.")
 def fetch(
-    backbone: Annotated[
+    name: Annotated[
         str,
-        typer.Argument(help="A backbone by timm's name, such as vit_small_patch14_dinov2.lvd142m.", show_default=False),
+        typer.Argument(
+            metavar="NAME",
+            help="A backbone by timm's name, such as vit_small_patch14_dinov2.lvd142m; or a model by open_clip's, such as "
+            "ViT-B-32-256 or ViT-B-16-SigLIP, or its repository OWNER/NAME.",
+            show_default=False,
+        ),
     ],
     use: Annotated[
-        bool, typer.Option("--use", help="Set params.yaml so that new pools begin with these weights.")
+        bool, typer.Option("--use", help="Set params.yaml so that new pools begin with this backbone.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
-    """Fetch the weights of a backbone from timm's hub into weights/; run it in the workspace. No stage fetches anything.
+    """Fetch weights from a hub into weights/; run it in the workspace. No stage and no other command fetches anything.
 
     weights/NAME.json records the source and sha256, for git; the weights themselves are fetched again where they are
-    missing, and must be the same. A name without a tag means the weights that timm takes by default. HF_ENDPOINT, HF_HOME,
-    HF_TOKEN and HTTPS_PROXY work as for other programs that use the hub.
+    missing, and must be the same. A name without a tag means the weights that timm takes by default, or the only ones of
+    open_clip. HF_ENDPOINT, HF_HOME, HF_TOKEN and HTTPS_PROXY work as for other programs that use the hub.
     """
+    from datapool.model.open_clip_models import is_text_model
+
+    if is_text_model(name):
+        _fetch_text_model(name, use=use, as_json=as_json)
+    else:
+        _fetch_backbone(name, use=use, as_json=as_json)
+
+
+def _fetch_text_model(name: str, *, use: bool, as_json: bool) -> None:
+    from datapool.core.errors import DatapoolError
+    from datapool.core.params import load_params
+    from datapool.model.hub import fetch_text_model
+
+    if use:
+        raise DatapoolError(f"{name} is a model of `datapool find`, and no backbone of a pool; leave out --use")
+    load_params()  # refuses to begin outside of a workspace
+    fetched = fetch_text_model(name)
+    record = fetched.record
+    if as_json:
+        print_json({**record.model_dump(), "path": str(fetched.path)})
+        return
+    say(
+        f"{fetched.path}: {fetched.n_bytes / 1e6:.1f} MB of {record.repository} at {record.revision[:12]}, which names its "
+        "licence; commit weights/: git gets the record alone",
+        '`datapool find "forklift at night"` searches by it',
+    )
+
+
+def _fetch_backbone(name: str, *, use: bool, as_json: bool) -> None:
     from datapool.core.params import load_params
     from datapool.model.hub import fetch_weights
     from datapool.workspace.params_file import set_params
 
     dimension = load_params().lightly.model.num_ftrs
-    fetched = fetch_weights(backbone)
+    fetched = fetch_weights(name)
     record = fetched.record
     values = {
         "lightly.model.name": record.name,

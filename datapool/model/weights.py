@@ -37,7 +37,7 @@ _PLAIN_NAMES = (
 _PLAIN_PACKAGES = ("torch.nn.", "torch._C._nn.", "torch.optim.")
 
 # What torch raises for files that are damaged or hold no weights. For code in a pickle it raises UnpicklingError.
-_LOAD_ERRORS = (
+LOAD_ERRORS = (
     pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError,
     AssertionError, ImportError, MemoryError, OverflowError, struct.error, zipfile.BadZipFile,
 )  # fmt: skip
@@ -54,7 +54,7 @@ def read_weights(path: Path) -> object:
     _require_file(path)
     try:
         return safetensors.torch.load_file(path)
-    except (safetensors.SafetensorError, *_LOAD_ERRORS) as error:
+    except (safetensors.SafetensorError, *LOAD_ERRORS) as error:
         raise DatapoolError(
             f"{path}: is not a complete safetensors file ({one_line(error)}); fetch it again"
         ) from error
@@ -70,14 +70,14 @@ def read_torch_file(path: Path, *, zip_only: bool) -> object:
     Raises:
         DatapoolError: If the file is missing or damaged, or holds code.
     """
-    _require_sound_file(path, zip_only=zip_only)
+    require_sound_file(path, zip_only=zip_only)
     return _load(path)
 
 
 def _load(path: Path) -> object:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except _LOAD_ERRORS as error:
+    except LOAD_ERRORS as error:
         raise DatapoolError(f"{path}: is not a file of weights: {_why_not_loaded(error)}") from error
 
 
@@ -118,11 +118,11 @@ def read_training_file(path: Path, *, zip_only: bool) -> object:
     Raises:
         DatapoolError: As ``read_torch_file``.
     """
-    if not _require_sound_file(path, zip_only=zip_only):
+    if not require_sound_file(path, zip_only=zip_only):
         return _load(path)
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except _LOAD_ERRORS:  # _load raises the better error
+    except LOAD_ERRORS:  # _load raises the better error
         names = []
     stand_ins: list[Any] = [(_stand_in(name), name) for name in names if _is_harmless(name)]
     with torch.serialization.safe_globals(stand_ins):
@@ -222,7 +222,7 @@ def _require_file(path: Path) -> None:
         raise DatapoolError(f"{path}: is an empty file; it should be a file of weights, fetch it again")
 
 
-def _require_sound_file(path: Path, *, zip_only: bool) -> bool:
+def require_sound_file(path: Path, *, zip_only: bool) -> bool:
     """Refuse what is no file of ``torch.save``, or a damaged one. Return whether it is a zip file."""
     _require_file(path)
     try:
@@ -253,7 +253,7 @@ def _require_sound_zip(path: Path) -> None:
                     f"{path}: is a compressed zip file, which no checkpoint is; fetch it again, or do not use it"
                 )
             damaged = archive.testzip()
-    except _LOAD_ERRORS as error:
+    except LOAD_ERRORS as error:
         raise DatapoolError(f"{path}: is not complete (its end is missing or damaged); fetch it again") from error
     if damaged is not None:
         raise DatapoolError(f"{path}: is damaged (checksum of {damaged}); fetch it again")

@@ -50,7 +50,7 @@ def find_image_files(
     located = []
     for done, (filename, content_hash, version, path) in enumerate(rows, start=1):
         places = _places(filename, path, versions[version - 1], folders)
-        found = next((place for place in places if _is_it(place, content_hash)), None)
+        found = next((place for place in places if is_image_at(place, content_hash)), None)
         located.append(Located(found, places[0] if places else None))
         progress(done, len(rows))
     missing = [i for i, place in enumerate(located) if place.path is None]
@@ -59,6 +59,11 @@ def find_image_files(
     for i in missing:
         located[i] = located[i]._replace(path=by_content.get(rows[i][1]))
     return located
+
+
+def is_image_at(place: Place, content_hash: str) -> bool:
+    """Return whether the image of a content hash is at a place; of an unknown one, "", any file is."""
+    return is_there(place) and (not content_hash or has_content(place, content_hash))
 
 
 def path_in_batch(filename: str, path: str, version: Version) -> str:
@@ -104,10 +109,6 @@ def _places(filename: str, path: str, version: Version, folders: Sequence[Path])
     # A pool from elsewhere may name any file of this machine.
     names = [name for name in names if not Path(name).is_absolute() and ".." not in Path(name).parts]
     return list(dict.fromkeys(place_of(root, name) for root in roots for name in names))
-
-
-def _is_it(place: Place, content_hash: str) -> bool:
-    return is_there(place) and (not content_hash or has_content(place, content_hash))
 
 
 def _by_content(folders: Sequence[Path], wanted: set[str], names: set[str]) -> dict[str, Path]:

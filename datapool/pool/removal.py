@@ -295,10 +295,11 @@ def _id_without(version: Version, rows: pd.DataFrame, images: pd.DataFrame, cont
 
 
 def clear_caches(contents: Iterable[str]) -> None:
-    """Take excluded contents out of the rows and thumbnails that are kept between runs."""
+    """Take excluded contents out of the rows, vectors and thumbnails that are kept between runs."""
     listed = list(contents)
     drop_kept_rows(lambda table: table.content_hash.isin(listed))
-    RowCache(atomic.SCRATCH / "embeddings").remove(lambda table: table.content_hash.isin(listed))
+    for folder in ("embeddings", "text_search"):
+        RowCache(atomic.SCRATCH / folder).remove(lambda table: table.content_hash.isin(listed))
     scanned_thumbnails().remove(listed)
     forget_perceptual_hashes()
     scanned_squares(1).clear()

@@ -40,7 +40,8 @@ class Images(NamedTuple):
 
     table: pd.DataFrame
     """One row per image: filename, content_hash ("" if it is unknown), weak_label, version (that added it to the pool; 0 for
-    an image of the last batch that the pool does not have)."""
+    an image of the last batch that the pool does not have), path (below the input_dir of the batch of that version; "" if it
+    is unknown)."""
     embeddings: np.ndarray
     """Shape (n, d), float32, raw."""
     space: EmbeddingSpace
@@ -257,7 +258,7 @@ def perceptual_hashes(content_hashes: pd.Series, params: Params) -> np.ndarray:
 
 def _part(rows: EmbeddedTable, versions: np.ndarray) -> tuple[pd.DataFrame, np.ndarray]:
     table = rows.table[["filename", "content_hash", "weak_label"]].assign(version=versions.astype(np.int64))
-    return table, rows.embeddings
+    return table.assign(path=rows.table.get("path", "")), rows.embeddings
 
 
 def _of_batch(

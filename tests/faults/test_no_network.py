@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from conftest import ENVIRONMENT
 from tally import count
+from tiny_clip import skip_without_open_clip, write_clip
 
 NetworkCalls = Callable[..., list[str]]
 
@@ -121,6 +122,15 @@ def test_the_command_line_opens_no_socket(network_calls_of, first_week, tmp_path
     assert network_calls_of(ROOT, *DATAPOOL, "init", "--update", str(tmp_path / "workspace")) == []
     assert network_calls_of(first_week.folder, *DATAPOOL, "verify") == []
     count("commands traced for calls to the network", 3)
+
+
+@pytest.mark.full
+def test_a_search_by_words_opens_no_socket(network_calls_of, first_week, after, tmp_path):
+    skip_without_open_clip()
+    model = write_clip(tmp_path / "model")
+
+    assert network_calls_of(after(first_week).folder, *DATAPOOL, "find", "a cat", "--weights", str(model)) == []
+    count("commands traced for calls to the network", 1)
 
 
 @pytest.mark.full
