@@ -870,6 +870,7 @@ def test_images_in_the_workspace_are_tracked_by_dvc_and_available_to_temporary_e
     assert len(list((workspace.folder / "data" / "week_1").rglob("*.png"))) == 14
 
 
+@pytest.mark.full
 def test_a_batch_is_not_recorded_under_a_name_that_params_yaml_got_while_the_pipeline_ran(first_week, after, weeks):
     workspace = after(first_week)
     week_2, lock = str(weeks / "week_2"), (workspace.folder / "dvc.lock").read_bytes()

@@ -19,6 +19,7 @@ def removed_kinds(workspace: Workspace) -> dict[str, str]:
     return dict(zip(removed.filename, removed.kind, strict=True))
 
 
+@pytest.mark.full
 def test_labels_that_came_back_count_for_the_limits_of_the_next_batch(new_workspace, after, weeks):
     workspace = after(new_workspace)
     (workspace.folder / "metadata.csv").write_text("filename,label\n" + "".join(f"{name},cat\n" for name in FIRST))
@@ -43,6 +44,7 @@ def test_labels_that_came_back_count_for_the_limits_of_the_next_batch(new_worksp
     assert sorted(added) == ["cat", "dog", "dog"]  # one cat less in the pool than was guessed, and one dog
 
 
+@pytest.mark.full
 def test_metadata_filters_a_batch_and_the_pool_keeps_it_for_the_limits_of_the_next(new_workspace, after, weeks):
     workspace = after(new_workspace)
     rows = [f"{name},{'front' if number % 3 else 'rear'},{number}\n" for number, name in enumerate(FIRST)]

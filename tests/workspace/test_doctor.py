@@ -114,6 +114,7 @@ def test_a_damaged_remote_and_a_lost_file_are_found(first_week, after, tmp_path)
     assert "pool.json" not in printed
 
 
+@pytest.mark.full
 def test_a_workspace_that_is_made_with_a_remote_knows_it_in_every_commit(tmp_path):
     make_workspace(tmp_path / "made", scm=Scm.OWN, remote=str(tmp_path / "store"))
     workspace = Workspace(tmp_path / "made")
