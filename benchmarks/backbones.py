@@ -39,7 +39,7 @@ from datapool.model.backbones import PRETRAINED_BACKBONE
 from datapool.model.embedding import backbone_features
 from datapool.model.embedding_model import EmbeddingModel, build_model, fit_head
 from datapool.model.layers import shown
-from datapool.training.simclr import TrainerSettings, train_simclr
+from datapool.training.self_supervised import TrainerSettings, train_self_supervised
 from datapool.training.views import Augmentation
 
 PHOTOS = Augmentation(
@@ -249,11 +249,12 @@ def train(
     setting: Setting, model: EmbeddingModel, first: list[ImageFile], *, augmentation: Augmentation, scratch: Path
 ) -> EmbeddingModel:
     """Train on the first batch and return the best model."""
-    return train_simclr(
+    return train_self_supervised(
         model,
         first,
+        method="simclr",
         augmentation=augmentation,
-        trainer=TrainerSettings(setting.epochs, "32-true", 1, 1, "cpu"),
+        trainer=TrainerSettings(setting.epochs, "32-true", devices=1, num_nodes=1, strategy="auto", accelerator="cpu"),
         out_dim=64,
         batch_size=BATCH_SIZE,
         num_workers=0,

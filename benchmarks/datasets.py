@@ -103,6 +103,7 @@ def model_of_new_pool(files: Sequence["ImageFile"], scratch: Path) -> NewPool:
     from datapool.images.decode import inspect
     from datapool.images.perceptual_hash import as_numbers
     from datapool.model.embedding_model import load_checkpoint
+    from datapool.training.job import ModelFiles
     from datapool.training.provide import provide_model
 
     checks = (inspect(file.path, check="strict", max_pixels=10**8, with_thumbnail=True) for file in files)
@@ -111,8 +112,7 @@ def model_of_new_pool(files: Sequence["ImageFile"], scratch: Path) -> NewPool:
         Base("", "", [], None, empty_base_table(), None, no_seen()),
         files,
         load_params(Path(__file__).parents[1] / "params.yaml"),
-        checkpoint=checkpoint,
-        last=scratch / "last.ckpt",
+        files=ModelFiles(checkpoint, scratch / "last.ckpt", scratch / "candidate.ckpt"),
         scratch_dir=scratch / "training",
         cache_dir=scratch / "cache",
         progress=lambda *_: None,

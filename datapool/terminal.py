@@ -185,8 +185,11 @@ def progress(what: str, *, before: str = "") -> Iterator[Progress]:
 
 
 def _is_terminal() -> bool:
-    """Return whether rich would draw on descriptor 2; the environment may tell it not to."""
-    if not sys.stderr.isatty():
+    """Return whether rich would draw on descriptor 2; the environment may tell it not to.
+
+    A helper process of training on several devices draws nothing: the main process draws there.
+    """
+    if not sys.stderr.isatty() or os.environ.get("LOCAL_RANK", "0") != "0":
         return False
     from rich.console import Console
 

@@ -14,14 +14,15 @@ from datapool.images.batch import candidates, hashes_of, image_files, mark_exclu
 from datapool.images.ranges import choose_ranges, describe_ranges
 from datapool.images.squares import scanned_squares
 from datapool.terminal import progress, run, say
+from datapool.training.job import ModelFiles
 from datapool.training.provide import provide_model
 
 
 def train() -> None:
     """Take the pool's own model. For a new pool take the given model, or train one on the batch.
 
-    Also choose what becomes black and white in images of more than 8 bits. A training that was stopped continues from its
-    last epoch.
+    With enable_training: always, also train the pool's own model, and keep the result beside it if it is better. Choose what
+    becomes black and white in images of more than 8 bits. A training that was stopped continues from its last epoch.
     """
     params = load_params(files_exist=True)
     outputs = Outputs(params.output_dir)
@@ -33,8 +34,7 @@ def train() -> None:
             base,
             image_files(table, Path(params.input_dir), max_pixels=params.images.max_pixels, ranges=ranges),
             params,
-            checkpoint=outputs.checkpoint,
-            last=outputs.last_checkpoint,
+            files=ModelFiles(outputs.checkpoint, outputs.last_checkpoint, outputs.candidate),
             scratch_dir=SCRATCH / "training",
             cache_dir=SCRATCH / "embeddings",
             progress=report,

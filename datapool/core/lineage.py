@@ -148,6 +148,11 @@ class Measured(_JsonObject):
     @property
     def summary(self) -> str:
         """A line with the figures before and after."""
+        return f"{self.change}: {'kept' if self.kept else 'not kept'} ({self.figures})"
+
+    @property
+    def figures(self) -> str:
+        """The figures before and after, and of how many images."""
         figures = [
             ("edited copies found", self.before.edits_found, self.after.edits_found),
             ("at 1 % false alarms", self.before.copies_found, self.after.copies_found),
@@ -158,7 +163,7 @@ class Measured(_JsonObject):
             for name, before, after in figures
             if before is not None and after is not None
         ]
-        return f"{self.change}: {'kept' if self.kept else 'not kept'} ({self.images} other images: {', '.join(shown)})"
+        return f"{self.images} other images: {', '.join(shown)}"
 
 
 class EmbeddingSpace(_JsonObject):

@@ -5,6 +5,9 @@ dvc.yaml names the same files as dependencies and outputs of the stages; a test 
 
 from pathlib import Path
 
+NO_MODEL = b"no model\n"
+"""The content of the file of a checkpoint where there is no such model: DVC requires every output of a stage to exist."""
+
 
 class Outputs:
     """Paths below ``output_dir``, in the order in which the stages write them."""
@@ -24,9 +27,11 @@ class Outputs:
         """Folder: the pool as it stood before this batch."""
         # train
         self.checkpoint = folder / "checkpoint.ckpt"
-        """The model, or the words "no model"."""
+        """The model, or ``NO_MODEL``."""
         self.last_checkpoint = folder / "checkpoint_last.ckpt"
         """The model after the last epoch of training."""
+        self.candidate = folder / "checkpoint_candidate.ckpt"
+        """A model that is better than the pool's own by the images of this batch, or ``NO_MODEL``."""
         self.space = folder / "space.json"
         """The embedding space."""
         self.loss = folder / "plots" / "loss.csv"

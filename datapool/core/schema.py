@@ -133,6 +133,12 @@ def _balance(value: object) -> object:
     )
 
 
+def _training(value: object) -> object:
+    if value in ("first", "always", "never") or isinstance(value, bool | dict):  # pydantic names the keys of a dict
+        return value
+    raise ValueError("never (or false), first (or true), or always")
+
+
 def _scores(value: object) -> object:
     what = "a weight for each column, such as {uncertainty: 1, sharpness: 0.2}, above 0 or below it, or null"
     if value is None:
@@ -502,7 +508,7 @@ class Model(Section):
 
 
 class Collate(Section):
-    """SimCLR's augmentations, under the names of Lightly's configuration."""
+    """How the two views of an image are augmented for training, under the names of Lightly's configuration."""
 
     input_size: Annotated[int, Field(ge=8, le=2048)]
     cj_prob: Probability
@@ -534,6 +540,7 @@ class Trainer(Section):
     accelerator: Literal["auto", "cpu", "gpu", "mps"]
     devices: Count | Literal["auto"]
     num_nodes: Count
+    strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true"]
 
 
 class Optimizer(Section):
@@ -544,7 +551,7 @@ class Optimizer(Section):
 
 
 class Criterion(Section):
-    """The NT-Xent loss."""
+    """The loss of SimCLR, NT-Xent; those of other methods have their papers' temperatures or none."""
 
     temperature: Positive
 
@@ -552,6 +559,7 @@ class Criterion(Section):
 class Lightly(Section):
     """The keys that Lightly has too: model, training and loading."""
 
+    method: Literal["simclr", "byol", "dino"]
     model: Model
     collate: Collate
     loader: Loader
@@ -573,7 +581,7 @@ class Params(Section):
     corrupt: Literal["strict", "tolerant"]
     remove_exact_duplicates: bool
     remove_near_duplicates: bool
-    enable_training: bool
+    enable_training: Annotated[bool | Literal["first", "always", "never"], BeforeValidator(_training)]
     checkpoint: PathText | None
     embeddings: PathText | None
     embeddings_model: Annotated[str, AfterValidator(_name)] | None
@@ -598,6 +606,13 @@ class Params(Section):
     seed: Annotated[int, Field(ge=0, lt=2**31)]
     engine: Literal["local", "ray"]
     lightly: Lightly
+
+    @property
+    def training(self) -> Literal["first", "always", "never"]:
+        """``enable_training``, where true is "first" and false is "never"."""
+        if isinstance(self.enable_training, bool):
+            return "first" if self.enable_training else "never"
+        return self.enable_training
 
     @property
     def method_in_use(self) -> str:

@@ -18,6 +18,7 @@ from datapool.migration.comparison import SpaceComparison, compare_spaces
 from datapool.model.candidates import embed_candidates
 from datapool.selection.k_center import NO_NEIGHBOR, distances_along
 from datapool.selection.ranking import distance_vectors
+from datapool.training.job import ModelFiles
 from datapool.training.provide import provide_model
 
 Bar = Callable[[str], Any]
@@ -68,7 +69,7 @@ def settings_for(model: NewModel, params: Params) -> tuple[Params, dict[str, Any
             "checkpoint": str(model.checkpoint) if model.checkpoint else None,
             "embeddings": None,
             "embeddings_model": None,
-            "enable_training": False,
+            "enable_training": "never",
             "lightly": lightly.model_copy(update={"model": backbone, "collate": collate}),
         }
     )
@@ -103,8 +104,7 @@ def embed_again(
             Base("", "", [], None, empty_base_table(), None, no_seen()),
             image_files(table, Path(), max_pixels=settings.images.max_pixels, ranges=ranges),
             settings,
-            checkpoint=folder / CHECKPOINT,
-            last=folder / "last.ckpt",
+            files=ModelFiles(folder / CHECKPOINT, folder / "last.ckpt", folder / "candidate.ckpt"),
             scratch_dir=folder,
             cache_dir=atomic.SCRATCH / "embeddings",
             progress=progress,

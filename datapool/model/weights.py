@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from datapool.core.errors import DatapoolError
+from datapool.core.outputs import NO_MODEL
 
 _WRAPPERS = 10  # dictionaries around the weights; a limit, for a dictionary may contain itself
 
@@ -232,6 +233,8 @@ def require_sound_file(path: Path, *, zip_only: bool) -> bool:
         raise DatapoolError(f"{path}: cannot be read ({error.strerror}); give read permission") from error
     if is_zip:
         _require_sound_zip(path)
+    elif path.stat().st_size == len(NO_MODEL) and path.read_bytes() == NO_MODEL:
+        raise DatapoolError(f"{path}: has no model, for the run that wrote it found none; give another file")
     elif zip_only:
         raise DatapoolError(f"{path}: is not a checkpoint (it is not a zip file of torch.save); give another file")
     return is_zip

@@ -234,6 +234,11 @@ BAD_VALUES = [
     ({"stopping_condition__min_distance": float("inf")},
      "stopping_condition.min_distance is Infinity; it should be a finite number"),
     ({"lightly__collate__cj_prob": 1.5}, "lightly.collate.cj_prob is 1.5; it should be less than or equal to 1"),
+    ({"enable_training": "once"}, "enable_training is 'once'; it should be never (or false), first (or true), or always"),
+    ({"enable_training": 1}, "enable_training is 1; it should be never (or false), first (or true), or always"),
+    ({"enable_training": None}, "enable_training is null; it should be never (or false), first (or true), or always"),
+    ({"lightly__method": "moco"}, "lightly.method is 'moco'; it should be 'simclr', 'byol' or 'dino'"),
+    ({"lightly__trainer__strategy": "ddp_spawn"}, "lightly.trainer.strategy is 'ddp_spawn'; it should be 'auto', 'ddp' or 'ddp_find_unused_parameters_true'"),
     ({"lightly__trainer__devices": 0}, "lightly.trainer.devices is 0; it should be greater than or equal to 1"),
     ({"lightly__trainer__precision": "32"}, "lightly.trainer.precision is '32'; it should be '32-true', '16-mixed', 'bf16-mixed', '16-true', 'bf16-true', '64-true', 16, 32 or 64"),
 ]  # fmt: skip
@@ -250,6 +255,14 @@ def test_a_bad_value_is_refused_in_one_line_with_key_value_and_what_it_should_be
             failures.append((changes, found))
 
     assert not failures
+
+
+@pytest.mark.parametrize(
+    ("value", "meaning"),
+    [(True, "first"), (False, "never"), ("first", "first"), ("never", "never"), ("always", "always")],
+)
+def test_true_and_false_are_older_words_for_first_and_never(value, meaning):
+    assert load(enable_training=value).training == meaning
 
 
 def test_an_empty_pool_name_is_refused_with_what_a_name_is():

@@ -1072,6 +1072,7 @@ def test_every_missing_key_is_refused(own_params, subtests):
 ALSO_RIGHT = [
     ("coverage__power", math.inf), ("stopping_condition__min_gain", -5), ("stopping_condition__min_gain", -0.5),
     ("ranking__n_clusters", 7), ("quality__drop", True), ("lightly__model__layers", [1]),
+    ("enable_training", True),
 ]  # fmt: skip
 
 

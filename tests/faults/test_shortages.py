@@ -32,7 +32,7 @@ import typer
 from datapool.images.decode import ImageFile
 from datapool.model.embedding import embed
 from datapool.model.embedding_model import build_model
-from datapool.training.simclr import TrainerSettings, train_simclr
+from datapool.training.self_supervised import TrainerSettings, train_self_supervised
 from datapool.training.views import Augmentation
 
 images = []
@@ -55,11 +55,13 @@ def run_train(num_workers=0, progress=None, devices=1):
         ("cj_prob", "cj_strength", "cj_bright", "cj_contrast", "cj_sat", "cj_hue", "random_gray_scale", "gaussian_blur",
          "vf_prob", "hf_prob", "rr_prob"), 0.1
     )
-    trainer = TrainerSettings(max_epochs=3, precision="32-true", devices=devices, num_nodes=1, accelerator="cpu")
-    return train_simclr(
-        model, images, augmentation=Augmentation(min_scale=0.5, **gentle), trainer=trainer, out_dim=8, batch_size=4,
-        num_workers=num_workers, lr=1e-3, weight_decay=1e-4, temperature=0.5, seed=1, scratch_dir=Path("scratch"),
-        progress=progress,
+    trainer = TrainerSettings(
+        max_epochs=3, precision="32-true", devices=devices, num_nodes=1, strategy="auto", accelerator="cpu"
+    )
+    return train_self_supervised(
+        model, images, method="simclr", augmentation=Augmentation(min_scale=0.5, **gentle), trainer=trainer, out_dim=8,
+        batch_size=4, num_workers=num_workers, lr=1e-3, weight_decay=1e-4, temperature=0.5, seed=1,
+        scratch_dir=Path("scratch"), progress=progress,
     )
 
 
@@ -229,10 +231,10 @@ def test_the_run_after_a_killed_embed_has_the_embeddings_of_an_undisturbed_run(t
 
 TRAIN_ON_TWO = """
 import time
-from datapool.training import simclr
+from datapool.training import self_supervised
 from datapool.model.embedding_model import embedding_space_id
 
-starts = simclr._SimCLR.on_train_epoch_start
+starts = self_supervised._Training.on_train_epoch_start
 
 def start(module):
     if module.global_rank == {victim} and module.current_epoch == 1:
@@ -241,7 +243,7 @@ def start(module):
         os.kill(os.getpid(), signal.SIGKILL)
     starts(module)
 
-simclr._SimCLR.on_train_epoch_start = start
+self_supervised._Training.on_train_epoch_start = start
 result = run_train(devices=2, progress=lambda done, *_: print("step", done, flush=True))
 if result.is_main_process:
     print("best", embedding_space_id(result.best), "last", embedding_space_id(result.last))

@@ -271,7 +271,7 @@ def test_the_table_of_lightlys_keys_names_no_key_of_params_as_gone_and_no_unknow
 MISTAKES = [
     (["datapool.name=null"], "datapool.name is null; it should be a string (in quotes if null is meant literally)"),
     (["filename_prefix=None"], "filename_prefix is None; it should be a string (in quotes if None is meant literally)"),
-    (["lightly=3"], "lightly is a section and takes no value; set one of its keys, such as lightly.model.name=VALUE"),
+    (["lightly=3"], "lightly is a section and takes no value; set one of its keys, such as lightly.method=VALUE"),
     (["stopping_condition={n_samples: 1}"],
      "stopping_condition is a section and takes no value; set one of its keys, such as stopping_condition.n_samples=VALUE"),
     (["seed=1", "seed=1"], "seed is given twice; give it once"),

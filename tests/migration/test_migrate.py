@@ -306,7 +306,7 @@ def test_settings_of_the_old_model_are_set_aside(pool):
     params = load_params()
     settings, changes = settings_for(NewModel(name="resnet18", dimension=16, input_size=96), params)
 
-    assert (settings.embeddings, settings.enable_training) == (None, False)
+    assert (settings.embeddings, settings.training) == (None, "never")
     assert (settings.lightly.model.name, settings.lightly.model.num_ftrs) == ("resnet18", 16)
     assert settings.lightly.collate.input_size == 96
     assert changes == {"embeddings": None, "datapool.base_version": None}

@@ -167,7 +167,7 @@ STAGES_OF = {
     "core/tables.py": set(EVERY_STAGE),
     "images/batch.py": set(EVERY_STAGE) - {"plan"},
     "model/embedding.py": {"train", "embed"},
-    "training/simclr.py": {"train"},
+    "training/methods.py": {"train"},
     "pool/merge.py": {"open", "merge", "report"},
     "selection/k_center.py": {"rank", "sample", "merge", "report"},
     "report/page.py": {"report"},

@@ -1,6 +1,7 @@
 """The model of a pool: its own if it has one, else a new one; and settings that ask for another are refused."""
 
 import hashlib
+import re
 import shutil
 from pathlib import Path
 
@@ -23,11 +24,13 @@ from datapool.images.squares import SquareStore
 from datapool.model.embedding import embed_with_cache
 from datapool.model.embedding_model import build_model, embedding_space_id, load_checkpoint, save_checkpoint
 from datapool.training import calibrate_levels, fitted_head
-from datapool.training.gate import evenly_spaced
-from datapool.training.provide import ProvidedModel, provide_model
+from datapool.training.gate import evenly_spaced, held_back
+from datapool.training.job import ModelFiles, ProvidedModel
+from datapool.training.own_model import FEWEST_TO_MEASURE
+from datapool.training.provide import provide_model
 
 SHIPPED = Path(__file__).parents[2] / "params.yaml"
-CHECKPOINT, LAST = Path("checkpoint.ckpt"), Path("last.ckpt")
+CHECKPOINT, LAST, CANDIDATE = Path("checkpoint.ckpt"), Path("last.ckpt"), Path("candidate.ckpt")
 
 
 @pytest.fixture(autouse=True)
@@ -82,8 +85,7 @@ def provide(base: Base, images=(), *, labels=None, squares=None, **settings: obj
         base,
         images,
         params,
-        checkpoint=CHECKPOINT,
-        last=LAST,
+        files=ModelFiles(CHECKPOINT, LAST, CANDIDATE),
         scratch_dir=Path("scratch"),
         cache_dir=Path("cache"),
         progress=lambda *_: None,
@@ -177,7 +179,7 @@ def test_a_new_pool_takes_a_given_checkpoint_and_trains_it_only_if_asked_to():
 @pytest.mark.slow
 def test_a_training_is_measured_by_images_that_are_held_back_and_not_kept_if_the_start_was_better(monkeypatch):
     save_checkpoint(tiny(), Path("given.ckpt"))
-    images = [image(f"#{number:06x}") for number in range(0, 0xFFFFFF, 0xFFFFFF // 50)][:50]
+    images = colors(50)
     settings = {"checkpoint": "given.ckpt", "enable_training": True, "lightly__optimizer__lr": 0.01}
 
     found = {}
@@ -200,12 +202,80 @@ def test_a_training_is_measured_by_images_that_are_held_back_and_not_kept_if_the
     )
 
 
+def colors(n: int) -> list[ImageFile]:
+    return [image(f"#{number:06x}") for number in range(0, 0xFFFFFF, 0xFFFFFF // n)][:n]
+
+
+@pytest.mark.slow
+def test_always_trains_a_candidate_and_embeds_by_the_pools_own_model_whichever_is_better(monkeypatch):
+    base = pool_with(tiny())
+    settings = {"enable_training": "always", "lightly__optimizer__lr": 0.01}
+
+    found = {}
+    for better in (False, True):
+        monkeypatch.setattr("datapool.training.gate.is_better", lambda after, before, better=better: better)
+        found[better] = provide(base, colors(50), **settings)
+        assert CHECKPOINT.read_bytes() == LAST.read_bytes() == Path("base.ckpt").read_bytes()
+        assert found[better].space.id == base.versions[0].embedding_space.id
+        assert found[better].space.measured is None
+        assert len(found[better].losses) == 1
+        assert (CANDIDATE.read_bytes() == b"no model\n") is not better
+    candidate = load_checkpoint(CANDIDATE)
+
+    assert embedding_space_id(candidate) != embedding_space_id(tiny())
+    assert torch.equal(candidate.backbone.bn1.running_var, tiny().backbone.bn1.running_var)
+    assert candidate.preprocessing == tiny().preprocessing
+    assert found[True].notes[1].startswith("trained on 40 images; ")
+    figures = r"10 other images: edited copies found [0-9.]+% -> [0-9.]+%, at 1 % false alarms [0-9.]+% -> [0-9.]+%"
+    assert re.fullmatch(rf"candidate: no better than the pool's model \({figures}\)", found[False].notes[2])
+    assert re.fullmatch(
+        rf"candidate: better than the pool's model \({figures}\)\. The pool keeps its own, .*`datapool migrate --checkpoint "
+        "candidate.ckpt --check` tells what another one would change",
+        found[True].notes[2],
+    )
+
+
+def test_too_few_images_to_measure_a_model_train_no_candidate():
+    assert (len(held_back(FEWEST_TO_MEASURE)), len(held_back(FEWEST_TO_MEASURE - 1))) == (10, 0)
+
+    provided = provide(pool_with(tiny()), [image("red"), image("blue")], enable_training="always")
+
+    assert provided.losses == ()
+    assert CANDIDATE.read_bytes() == b"no model\n"
+    assert provided.notes == [
+        "pool 'p' has its model already: it is used as it is, for 2 new images are too few to train another one and to "
+        "compare both; that takes 50"
+    ]
+
+
+@pytest.mark.parametrize("word", ["first", "always"])
+def test_first_and_always_train_a_new_pool_as_true_does(word):
+    images = [image("red"), image("blue")]
+
+    by_word, by_true = (provide(NEW_POOL, images, enable_training=value).space for value in (word, True))
+
+    assert by_word == by_true
+    assert by_word.origin == "random weights, trained on 2 images for 1 epochs"
+    assert CANDIDATE.read_bytes() == b"no model\n"
+
+
+def test_the_lineage_names_the_method_of_a_training():
+    images = [image("red"), image("blue")]
+
+    provided = provide(NEW_POOL, images, enable_training="first", lightly__method="byol")
+
+    assert provided.space.origin == "random weights, trained on 2 images for 1 epochs by BYOL"
+    settings = {"batch_size": 64, "num_workers": 0, "accelerator": "cpu", "progress": None}
+    embedded = embed_with_cache(CHECKPOINT, images, cache=RowCache(Path("cache")), **settings)
+    assert embedded.embeddings.shape == (2, 8)
+
+
 def test_one_image_is_not_trained_on_unless_the_weights_are_random():
     save_checkpoint(tiny(), Path("given.ckpt"))
 
     provided = provide(NEW_POOL, [image("red")], checkpoint="given.ckpt", enable_training=True)
     assert provided.notes[1:] == [
-        "the batch has one image, and SimCLR needs two or more: the model is used without training"
+        "the batch has one image, and training needs two or more: the model is used without training"
     ]
     with pytest.raises(DatapoolError, match="images to train on: 1"):
         provide(NEW_POOL, [image("red")], enable_training=True)
@@ -263,7 +333,7 @@ def test_images_that_scan_has_kept_are_read_only_to_be_edited(given: str, monkey
 def test_how_the_head_was_judged_is_printed_and_recorded_but_not_for_a_pool_that_an_early_release_began():
     save_checkpoint(tiny(), Path("weights.ckpt"))
     settings = {"lightly__model__weights": "weights.ckpt", "enable_training": False, "labels": ["red", "blue"] * 20}
-    images = [image(f"#{number:06x}") for number in range(0, 0xFFFFFF, 0xFFFFFF // 39)]
+    images = colors(40)
 
     provided = provide(NEW_POOL, images, **settings)
     early = provide(NEW_POOL._replace(decodes_in_full=True), images, **settings)

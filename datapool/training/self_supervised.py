@@ -1,4 +1,4 @@
-"""Train an embedding model on image files without labels: SimCLR, from Lightly's parts, run by Lightning.
+"""Train an embedding model on image files without labels, by one of the ``methods``, run by Lightning.
 
 A training that was killed continues after its last complete epoch.
 """
@@ -27,11 +27,10 @@ from datapool.images.decode import ImageFile
 from datapool.model.embedding import NumWorkers, embed, explain_out_of_memory, readers
 from datapool.model.embedding_model import EmbeddingModel, embedding_space_id
 from datapool.model.weights import read_torch_file
+from datapool.training.methods import METHODS, MethodName
 from datapool.training.views import Augmentation, EpochSampler, Views, seeds
 
 # isort: split
-from lightly.loss import NTXentLoss
-from lightly.models.modules.heads import SimCLRProjectionHead
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
@@ -51,6 +50,7 @@ class TrainerSettings:
     precision: str | int
     devices: int | str
     num_nodes: int
+    strategy: str
     accelerator: str
 
 
@@ -61,7 +61,7 @@ class StepLoss(NamedTuple):
     """Counted from 0, like the step."""
     step: int
     loss: float
-    """NT-Xent, mean over the mini-batch and over the devices."""
+    """Mean over the mini-batch and over the devices."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +69,12 @@ class TrainingResult:
     """A trained model and the course of its training."""
 
     best: EmbeddingModel
-    """After the epoch with the lowest mean loss; on the CPU, float32, eval mode."""
+    """After the epoch with the lowest mean loss, or the last one where that says little (see ``Method``); on the CPU,
+    float32, eval mode."""
     last: EmbeddingModel
     """After the last epoch; likewise."""
     best_epoch: int
-    """Counted from 0."""
+    """That of ``best``, counted from 0."""
     step_losses: tuple[StepLoss, ...]
     """One per step of all epochs, also of those before an interruption."""
     epoch_losses: tuple[float, ...]
@@ -82,14 +83,17 @@ class TrainingResult:
     """``embedding_spread`` of ``best``, from 0 (all embeddings alike) to 1; measured on 2,000 images at most."""
     collapsed: bool
     """Spread below 0.0001: the model no longer distinguishes images, and should not be used for a selection."""
+    n_devices: int
+    """Devices of all nodes, each with mini-batches of its own."""
     is_main_process: bool
     """False in the helper processes of training on several devices. They must write nothing and end."""
 
 
-def train_simclr(
+def train_self_supervised(
     model: EmbeddingModel,
     images: Sequence[ImageFile],
     *,
+    method: MethodName,
     augmentation: Augmentation,
     trainer: TrainerSettings,
     out_dim: int,
@@ -103,7 +107,7 @@ def train_simclr(
     progress: Progress | None,
     keeps_statistics: bool = False,
 ) -> TrainingResult:
-    """Train with SimCLR (Chen et al. 2020): two views of an image should embed alike, views of other images should not.
+    """Train a model without labels: what it makes of two augmented views of an image should agree.
 
     The optimizer is AdamW (Loshchilov & Hutter 2019). The learning rate rises over a tenth of the steps, then falls as a
     cosine. An epoch sees every image once, in mini-batches that are as equal as possible. None has a single image (so
@@ -119,6 +123,7 @@ def train_simclr(
     Args:
         model: The start of the training; unchanged afterwards.
         images: Two or more.
+        method: What "agree" means.
         augmentation: How views differ.
         trainer: For Lightning.
         out_dim: Width of the projection that the loss is computed on; the projection is dropped after training.
@@ -126,8 +131,8 @@ def train_simclr(
         num_workers: Processes that read and augment images; 0 does it in this process; "auto" as ``readers`` describes.
         lr: The highest learning rate.
         weight_decay: Of weight matrices; biases and normalization have none.
-        temperature: Of the NT-Xent loss.
-        seed: Of the order, the augmentations and the projection head.
+        temperature: Of SimCLR's loss.
+        seed: Of the order, the augmentations and the heads.
         scratch_dir: For this function only, and not tracked; made if absent.
         progress: Called after each step with steps done, steps in all, and the loss.
         keeps_statistics: Leave the running statistics of the model's batch normalization as they are, and normalize by them:
@@ -137,21 +142,23 @@ def train_simclr(
         DatapoolError: If there are too few images, one cannot be read, Lightning refuses the settings, the loss is not
             finite, memory ran out, or the disk refuses.
     """
-    _require_negatives(images, batch_size=batch_size)
+    _require_enough(images, batch_size=batch_size)
     fingerprint = _fingerprint(
         [asdict(augmentation), asdict(trainer), out_dim, batch_size, lr, weight_decay, temperature, seed],
         [image.content_hash for image in images],
         images[0].ranges,
         embedding_space_id(model),
         *(["statistics"] if keeps_statistics else []),
+        method,
     )
     with _quiet(), torch.random.fork_rng(devices=[]):
         lightning = _make_trainer(trainer, scratch_dir)
         sampler = EpochSampler(
             len(images), batch_size=batch_size, n_ranks=lightning.world_size, rank=lightning.global_rank, seed=seed
         )
-        module = _SimCLR(
+        module = _Training(
             copy.deepcopy(model),
+            method=method,
             out_dim=out_dim,
             temperature=temperature,
             lr=lr,
@@ -181,7 +188,7 @@ def train_simclr(
         is_main = lightning.is_global_zero
     best, last = copy.deepcopy(model).eval(), copy.deepcopy(model).eval()
     best.load_state_dict(module.best_state)
-    last.load_state_dict(module.model.state_dict())
+    last.load_state_dict(module.method.model.state_dict())
     epoch_losses = module.epoch_losses()
     spread = math.nan
     if is_main:
@@ -200,11 +207,12 @@ def train_simclr(
     return TrainingResult(
         best=best,
         last=last,
-        best_epoch=int(np.argmin(epoch_losses)),
+        best_epoch=module.best_epoch(),
         step_losses=tuple(module.losses),
         epoch_losses=epoch_losses,
         spread=spread,
         collapsed=spread < _COLLAPSED_BELOW,
+        n_devices=lightning.world_size,
         is_main_process=is_main,
     )
 
@@ -226,11 +234,12 @@ def embedding_spread(embeddings: np.ndarray) -> float:
     return float(1 - np.linalg.norm(units.mean(axis=0)))
 
 
-class _SimCLR(LightningModule):
+class _Training(LightningModule):
     def __init__(
         self,
         model: EmbeddingModel,
         *,
+        method: MethodName,
         out_dim: int,
         temperature: float,
         lr: float,
@@ -244,9 +253,7 @@ class _SimCLR(LightningModule):
     ) -> None:
         super().__init__()
         torch.manual_seed(seed)
-        self.model = model.train()
-        self.projection_head = SimCLRProjectionHead(model.dimension, model.dimension, out_dim)
-        self.criterion = NTXentLoss(temperature=temperature, gather_distributed=True)
+        self.method = METHODS[method](model, out_dim=out_dim, temperature=temperature)
         self.lr, self.weight_decay, self.n_steps, self.seed = lr, weight_decay, n_steps, seed
         self.scratch_dir, self.fingerprint, self.progress = scratch_dir, fingerprint, progress
         self.keeps_statistics = keeps_statistics
@@ -254,22 +261,31 @@ class _SimCLR(LightningModule):
         self.best_state: dict[str, Tensor] = {}
         self._losses_of_epoch: list[Tensor] = []  # of the current epoch, still on their device
 
+    def on_train_start(self) -> None:
+        # A process that does not find the state begins anew. It would wait for the others for ever in the end.
+        of_main = self.trainer.strategy.broadcast(self.global_step)
+        if of_main != self.global_step:
+            raise DatapoolError(
+                f"{self.scratch_dir / _STATE_FILE}: the main process continues at step {of_main}, process "
+                f"{self.global_rank} at step {self.global_step}; all must find this file, so share the workspace among the "
+                "nodes, or remove the file to begin anew"
+            )
+
     def on_train_epoch_start(self) -> None:
         # Dropout and stochastic depth draw from this generator. It is seeded again, so that an epoch after an interruption
         # is the same.
         torch.manual_seed(seeds(self.seed, self.current_epoch, self.global_rank)[0])
         self._losses_of_epoch = []
-        for module in self.model.modules() if self.keeps_statistics else ():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):  # of any number of dimensions, and timm's own
-                module.eval()
+        embedders = [module for module in self.method.modules() if isinstance(module, EmbeddingModel)]
+        for embedder in embedders if self.keeps_statistics else ():
+            for module in embedder.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):  # of any number of dimensions, and timm's own
+                    module.eval()
 
     def training_step(self, views: Tensor | DatapoolError, batch_index: int) -> Tensor:
         if isinstance(views, DatapoolError):
             raise views
-        # One pass over both views: batch normalization sees at least four images, even in the smallest mini-batch.
-        projections = self.projection_head(self.model(views.flatten(0, 1)))
-        first, second = projections.unflatten(0, (-1, 2)).unbind(1)
-        loss: Tensor = self.criterion(first, second)
+        loss: Tensor = self.method(views, step=self.global_step, n_steps=self.n_steps)
         self._losses_of_epoch.append(loss.detach().float())
         if self.progress is not None and self.trainer.is_global_zero:
             self.progress(self.global_step + 1, self.n_steps, f"loss {loss.item():.2f}")
@@ -284,9 +300,9 @@ class _SimCLR(LightningModule):
             )
         start = len(self.losses)
         self.losses += [StepLoss(self.current_epoch, start + step, loss) for step, loss in enumerate(losses)]
-        means = self.epoch_losses()
-        if means[-1] == min(means):
-            self.best_state = {key: value.detach().cpu().clone() for key, value in self.model.state_dict().items()}
+        if self.best_epoch() == self.current_epoch:
+            state = self.method.model.state_dict()
+            self.best_state = {key: value.detach().cpu().clone() for key, value in state.items()}
         # One file holds the best weights and the state to continue from, and is renamed when it is complete: a kill at any
         # moment leaves a consistent pair. Lightning's ModelCheckpoint(save_last, monitor) writes two files, the second one
         # only after an epoch that was better, and a kill between them leaves a best model that is newer than the state.
@@ -301,6 +317,11 @@ class _SimCLR(LightningModule):
             by_epoch.setdefault(row.epoch, []).append(row.loss)
         return tuple(float(np.mean(by_epoch[epoch])) for epoch in sorted(by_epoch))
 
+    def best_epoch(self) -> int:
+        """Return which of the epochs so far made the best model."""
+        losses = self.epoch_losses()
+        return int(np.argmin(losses)) if self.method.lowest_loss_is_best else len(losses) - 1
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["fingerprint"] = self.fingerprint
         checkpoint["losses"] = [list(row) for row in self.losses]
@@ -313,8 +334,9 @@ class _SimCLR(LightningModule):
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         # By shape, not by lightly's get_weight_decay_parameters, which goes by layer type and name: it would decay the layer
         # scale of ConvNeXt and others, and so change their trained weights.
-        matrices = [parameter for parameter in self.parameters() if parameter.ndim > 1]
-        vectors = [parameter for parameter in self.parameters() if parameter.ndim <= 1]
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        matrices = [parameter for parameter in trained if parameter.ndim > 1]
+        vectors = [parameter for parameter in trained if parameter.ndim <= 1]
         optimizer = torch.optim.AdamW(
             [{"params": matrices, "weight_decay": self.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
             lr=self.lr,
@@ -334,17 +356,17 @@ class _SimCLR(LightningModule):
         return 0.5 * (1 + math.cos(math.pi * (step - n_rising) / max(1, self.n_steps - n_rising)))
 
 
-def _require_negatives(images: Sequence[ImageFile], *, batch_size: int) -> None:
-    """Refuse to train where an image has no other image to be contrasted with."""
+def _require_enough(images: Sequence[ImageFile], *, batch_size: int) -> None:
+    """Refuse to train where an image has no other image to be told apart from."""
     if len(images) < 2:
         raise DatapoolError(
-            f"training: images to train on: {len(images)}, but SimCLR contrasts images and needs two or more; add "
-            "images, or set checkpoint, or set enable_training: false with lightly.model.pretrained: true"
+            f"training: images to train on: {len(images)}, but training needs two or more, to tell them apart; add "
+            "images, or set checkpoint, or set enable_training: never with lightly.model.pretrained: true"
         )
     if batch_size < 2:
         raise DatapoolError(
-            f"lightly.loader.batch_size is {batch_size}, but SimCLR contrasts the images of a mini-batch; set at least 2 "
-            "for training"
+            f"lightly.loader.batch_size is {batch_size}, but training tells the images of a mini-batch apart; set at "
+            "least 2 for training"
         )
 
 

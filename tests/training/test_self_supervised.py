@@ -1,4 +1,4 @@
-"""Training with SimCLR: what the result depends on, tiny sets of images, interruption, collapse."""
+"""Training without labels: what the result depends on, tiny sets of images, interruption, collapse."""
 
 import dataclasses
 import hashlib
@@ -17,8 +17,9 @@ from PIL import Image
 from datapool.core.errors import DatapoolError
 from datapool.images.decode import ImageFile
 from datapool.model.embedding_model import EmbeddingModel, build_model, embedding_space_id
-from datapool.training import simclr as training
-from datapool.training.simclr import TrainerSettings, TrainingResult, embedding_spread, train_simclr
+from datapool.training import self_supervised as training
+from datapool.training.methods import METHODS, MethodName
+from datapool.training.self_supervised import TrainerSettings, TrainingResult, embedding_spread, train_self_supervised
 from datapool.training.views import Augmentation, EpochSampler, Views
 
 pytestmark = pytest.mark.slow
@@ -71,8 +72,16 @@ def with_dropout() -> EmbeddingModel:
 
 
 def train(images: list[ImageFile], **changes: object) -> TrainingResult:
-    settings = {"max_epochs": 3, "precision": "32-true", "devices": 1, "num_nodes": 1, "accelerator": "cpu"}
+    settings = {
+        "max_epochs": 3,
+        "precision": "32-true",
+        "devices": 1,
+        "num_nodes": 1,
+        "strategy": "auto",
+        "accelerator": "cpu",
+    }
     options = {
+        "method": "simclr",
         "augmentation": GENTLE,
         "trainer": TrainerSettings(**{key: changes.pop(key, value) for key, value in settings.items()}),
         "out_dim": 8,
@@ -85,7 +94,7 @@ def train(images: list[ImageFile], **changes: object) -> TrainingResult:
         "scratch_dir": Path("scratch"),
         "progress": None,
     }
-    return train_simclr(changes.pop("model", None) or tiny(), images, **(options | changes))
+    return train_self_supervised(changes.pop("model", None) or tiny(), images, **(options | changes))
 
 
 def outcome(result: TrainingResult) -> tuple[object, ...]:
@@ -95,8 +104,9 @@ def outcome(result: TrainingResult) -> tuple[object, ...]:
 # What the result depends on
 
 
-def test_training_lowers_the_loss(images: list[ImageFile]):
-    result = train(images, batch_size=8, max_epochs=10, lr=3e-3)
+@pytest.mark.parametrize("method", METHODS)
+def test_training_lowers_the_loss(images: list[ImageFile], method: MethodName):
+    result = train(images, method=method, batch_size=8, max_epochs=10, lr=3e-3)
 
     assert np.mean(result.epoch_losses[-3:]) < 0.8 * np.mean(result.epoch_losses[:3])
     assert not result.collapsed
@@ -191,6 +201,22 @@ def test_the_best_epoch_is_the_one_of_lowest_loss_and_its_weights_are_kept(image
     assert batches_seen == [2 * (result.best_epoch + 1), 10]
 
 
+def test_where_the_target_moves_the_last_epoch_is_the_best(images: list[ImageFile]):
+    result = train(images, method="byol", max_epochs=3, lr=1e-9)
+
+    assert result.best_epoch == 2
+    assert embedding_space_id(result.best) == embedding_space_id(result.last)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_statistics_of_trained_weights_stay_as_they_are(images: list[ImageFile], method: MethodName):
+    result = train(images[:4], method=method, max_epochs=1, keeps_statistics=True)
+
+    before, after = tiny(), result.best
+    assert torch.equal(after.backbone.bn1.running_var, before.backbone.bn1.running_var)
+    assert not torch.equal(after.backbone.conv_stem.weight, before.backbone.conv_stem.weight)
+
+
 def test_there_is_one_loss_per_step(images: list[ImageFile]):
     result = train(images, max_epochs=2)
 
@@ -256,37 +282,41 @@ def test_two_or_three_images_train(images: list[ImageFile], n: int):
 
 def test_fewer_than_two_images_are_refused(images: list[ImageFile]):
     for n in (0, 1):
-        with pytest.raises(DatapoolError, match=f"images to train on: {n}, but SimCLR contrasts images"):
+        with pytest.raises(DatapoolError, match=f"images to train on: {n}, but training needs two or more"):
             train(images[:n])
 
 
 def test_a_batch_size_without_negatives_is_refused(images: list[ImageFile]):
-    with pytest.raises(DatapoolError, match=r"lightly.loader.batch_size is 1, but SimCLR contrasts"):
+    with pytest.raises(DatapoolError, match=r"lightly.loader.batch_size is 1, but training tells"):
         train(images, batch_size=1)
 
 
 # Interruption
 
 
-def train_and_be_killed(images: list[ImageFile]) -> None:
+def train_and_be_killed(images: list[ImageFile], method: MethodName) -> None:
     """Train for two epochs of two steps, and half of the third."""
     kill = lambda done, *_: os.kill(os.getpid(), signal.SIGKILL) if done == 6 else None  # noqa: E731
-    train(images, model=with_dropout(), max_epochs=4, progress=kill)
+    train(images, method=method, model=with_dropout(), max_epochs=4, progress=kill)
 
 
-def test_a_killed_training_continues_and_ends_as_if_it_had_not_been_killed(images: list[ImageFile]):
-    killed = multiprocessing.get_context("fork").Process(target=train_and_be_killed, args=(images,))
+@pytest.mark.parametrize(
+    "method", ["simclr", pytest.param("byol", marks=pytest.mark.full), pytest.param("dino", marks=pytest.mark.full)]
+)
+def test_a_killed_training_continues_and_ends_as_if_it_had_not_been_killed(images: list[ImageFile], method: MethodName):
+    options = {"method": method, "max_epochs": 4}
+    killed = multiprocessing.get_context("fork").Process(target=train_and_be_killed, args=(images, method))
     killed.start()
     killed.join()
     assert killed.exitcode == -signal.SIGKILL
     assert os.listdir("scratch") == ["last.ckpt"]
 
     steps = []
-    resumed = train(images, model=with_dropout(), max_epochs=4, progress=lambda done, *_: steps.append(done))
+    resumed = train(images, model=with_dropout(), progress=lambda done, *_: steps.append(done), **options)
 
     assert steps == [5, 6, 7, 8]  # from the third epoch on
     assert os.listdir("scratch") == []
-    uninterrupted = train(images, model=with_dropout(), max_epochs=4, scratch_dir=Path("other"))
+    uninterrupted = train(images, model=with_dropout(), scratch_dir=Path("other"), **options)
     assert outcome(resumed) == outcome(uninterrupted)
 
 
@@ -315,6 +345,7 @@ def test_a_training_interrupted_after_its_last_epoch_trains_no_more(
 def test_the_state_of_another_training_is_ignored(images: list[ImageFile], monkeypatch: pytest.MonkeyPatch):
     other_model = build_model("test_efficientnet", dimension=8, input_size=32, pretrained=False, weights=None, seed=9)
     others = {
+        "another method": lambda: interrupt_after_the_last_epoch(images, monkeypatch, max_epochs=1, method="byol"),
         "another seed": lambda: interrupt_after_the_last_epoch(images, monkeypatch, max_epochs=1, seed=7),
         "other images": lambda: interrupt_after_the_last_epoch(images[:4], monkeypatch, max_epochs=1),
         "another model": lambda: interrupt_after_the_last_epoch(images, monkeypatch, max_epochs=1, model=other_model),
