@@ -123,18 +123,14 @@ def write_base(folder: Path, base: Base) -> None:
     hashes = base.perceptual_hashes
     hashes = np.zeros(len(base.rows.table), dtype=np.uint64) if hashes is None else hashes
     write_arrays(folder / "perceptual_hashes.parquet", {"perceptual_hash": hashes})
-    if base.returned is None:
-        _remove(folder / "returned.parquet")
-    else:
-        write_table(folder / "returned.parquet", pd.DataFrame({"label": base.returned}, dtype="str"))
+    returned = None if base.returned is None else pd.DataFrame({"label": base.returned}, dtype="str")
+    _write_or_remove(folder / "returned.parquet", returned)
     if base.standing:
         write_rows(folder / "standing.parquet", base.standing.rows)
     else:
         _remove(folder / "standing.parquet")
-    if base.standing and len(base.standing.passed_over):
-        write_table(folder / "passed_over.parquet", base.standing.passed_over)
-    else:
-        _remove(folder / "passed_over.parquet")
+    passed_over = base.standing.passed_over if base.standing and len(base.standing.passed_over) else None
+    _write_or_remove(folder / "passed_over.parquet", passed_over)
     record = {
         "pools": str(base.pools),
         "pool": base.pool,
@@ -158,6 +154,13 @@ def write_base(folder: Path, base: Base) -> None:
     write_json(folder / "base.json", record)
     for copy in _COPIES:
         _remove(folder / copy)
+
+
+def _write_or_remove(path: Path, table: pd.DataFrame | None) -> None:
+    if table is None:
+        _remove(path)
+    else:
+        write_table(path, table)
 
 
 def _remove(path: Path) -> None:
