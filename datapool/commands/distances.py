@@ -1,10 +1,9 @@
 """Parse a distance on the command line: a number, or a level such as near_copies."""
 
-from typing import overload
+from typing import get_args, overload
 
 from datapool.core.errors import DatapoolError, short_repr
 
-LEVELS = ("strict", "near_copies", "similar")
 NUMBER_OR_LEVEL = "NUMBER|LEVEL"
 """The metavar."""
 
@@ -22,7 +21,12 @@ def number_or_level(text: str | None) -> float | str | None:
     >>> number_or_level("0.3"), number_or_level("near_copies")
     (0.3, 'near_copies')
     """
-    if text is None or text in LEVELS:
+    if text is None:
+        return None
+    from datapool.core.schema import Level
+
+    levels = get_args(Level)
+    if text in levels:
         return text
     try:
         number = float(text)
@@ -30,6 +34,6 @@ def number_or_level(text: str | None) -> float | str | None:
         number = -1.0
     if not 0 <= number < float("inf"):
         raise DatapoolError(
-            f"{short_repr(text)} is no distance; give a number of 0 or more, such as 0.2, or a level: {', '.join(LEVELS)}"
+            f"{short_repr(text)} is no distance; give a number of 0 or more, such as 0.2, or a level: {', '.join(levels)}"
         )
     return number
