@@ -10,15 +10,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import scanning
 from conftest import MAX_PIXELS
 from PIL import Image
 
 from datapool.core.errors import DatapoolError
 from datapool.images import batch
 from datapool.images.decode import has_content, hash_of, inspect, read_bytes
+from datapool.images.frame_pixels import png_of, upright_rgb
 from datapool.images.frames import wanted_frames
 from datapool.images.places import as_files, file_of, is_there, place_of
-from datapool.images.videos import DamagedVideoError, Frame, Sampling, Video, frame_name, png_of, upright_rgb
+from datapool.images.videos import DamagedVideoError, Frame, Sampling, Video, frame_name
 
 av = pytest.importorskip("av")
 
@@ -62,17 +64,7 @@ def moving(n: int, size: tuple[int, int] = (96, 64)) -> list[np.ndarray]:
 
 
 def look(folder: Path, **options: object) -> batch.Batch:
-    settings = {
-        "filename_prefix": "",
-        "relevant": None,
-        "check": "strict",
-        "max_pixels": MAX_PIXELS,
-        "remove_duplicates": True,
-        "gif": False,
-        "progress": lambda done, of: None,
-        "videos": ALL,
-    }
-    return batch.scan(folder, **settings | options)
+    return scanning.look(folder, **{"videos": ALL} | options)
 
 
 def numbers(path: Path, sampling: Sampling) -> list[int]:
