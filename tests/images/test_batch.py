@@ -9,16 +9,15 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import MAX_PIXELS
 from PIL import Image
 from pillow_heif import register_heif_opener
+from scanning import look
 
 from datapool.core.errors import DatapoolError
 from datapool.images import formats, processes
 from datapool.images.batch import (
     LINK_OUT,
     ROOT_LABEL,
-    Batch,
     batch_id,
     candidates,
     copy_images,
@@ -26,7 +25,6 @@ from datapool.images.batch import (
     label_conflicts,
     prefix_of,
     require_usable_images,
-    scan,
 )
 from datapool.images.listing import Skipped
 
@@ -37,19 +35,6 @@ def paint(path: Path, color: str = "red", size: tuple[int, int] = (4, 3)) -> Non
     """Write an image of one color: the same color, the same bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, color).save(path, "PNG")
-
-
-def look(folder: Path, **options: object) -> Batch:
-    settings = {
-        "filename_prefix": "",
-        "relevant": None,
-        "check": "strict",
-        "max_pixels": MAX_PIXELS,
-        "remove_duplicates": True,
-        "gif": False,
-        "progress": lambda done, of: None,
-    }
-    return scan(folder, **settings | options)
 
 
 def listed(paths: dict[str, str], prefix: str = "") -> pd.DataFrame:

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import scanning
 from conftest import MAX_PIXELS
 from PIL import Image
 
 from datapool.core.cluster import Cluster, Workers
 from datapool.core.errors import DatapoolError
 from datapool.core.shards import finished_shards
-from datapool.images.batch import image_files, scan
+from datapool.images.batch import image_files
 from datapool.images.decode import inspect
 from datapool.images.on_cluster import _Inspector, inspect_on_cluster
 from datapool.model.embedding import embed
@@ -43,17 +44,7 @@ def photos(tmp_path_factory):
 
 def look(folder, **options):
     pictures = {}
-    settings = {
-        "filename_prefix": "",
-        "relevant": None,
-        "check": "strict",
-        "max_pixels": MAX_PIXELS,
-        "remove_duplicates": True,
-        "gif": True,
-        "progress": lambda done, of: None,
-        "keep_thumbnail": pictures.__setitem__,
-    }
-    return scan(folder, **settings | options), pictures
+    return scanning.look(folder, **{"gif": True, "keep_thumbnail": pictures.__setitem__} | options), pictures
 
 
 def killing(workers_of, *, after):
