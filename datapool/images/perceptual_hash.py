@@ -13,6 +13,9 @@ from PIL import Image
 UNKNOWN = ""
 """Stands for the hash of an image that has none."""
 
+SAME_BITS = 6
+"""Hashes that differ in at most so many of their 64 bits are those of one picture, edited a little, or of a similar one."""
+
 _SIDE = 32  # pixels of the gray picture
 _LOW = 8  # frequencies in each direction
 _FAINT = 0.1  # gray levels: in a picture whose median frequency is weaker, rounding decides the bits

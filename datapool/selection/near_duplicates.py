@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from datapool.core.progress import Progress
+from datapool.selection.exact import distances
 from datapool.selection.near_pairs import TILE, Cells, Pairs, Points, bits_of, near_pairs, tiles
-from datapool.selection.near_pairs import distances as distances_of
 
 MANY = 50_000
 """Of more images than this not all pairs are compared."""
@@ -193,7 +193,9 @@ def leave_out(
     found = n_pool + np.argsort(order, kind="stable")  # places of the candidates, by row
     found = found[because_of[found] >= 0]
     others = because_of[found]
-    far = [distances_of(points, found[part], others[part]) for part in tiles(np.arange(len(found)))]
+    far = [
+        distances(points.vectors[found[part]], points.vectors[others[part]]) for part in tiles(np.arange(len(found)))
+    ]
     return LeftOut(
         numbers[found] - n_pool,
         numbers[others],

@@ -11,10 +11,8 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
-from datapool.images.perceptual_hash import differing_bits
-
-SAME_BITS = 6
-"""Hashes that differ in at most so many of their 64 bits are those of one picture, edited a little, or of a similar one."""
+from datapool.images.perceptual_hash import SAME_BITS, differing_bits
+from datapool.selection.exact import distances, rounding
 
 WITH_HASH = 4.0
 """Two images with such hashes are near-duplicates up to so many times the distance of others."""
@@ -23,7 +21,6 @@ Pairs = tuple[np.ndarray, np.ndarray]
 """Of each pair the one image and the other one: int64, shape (m,) each."""
 
 TILE = 2048  # vectors compared with as many others at a time: 16 MiB of products
-_UNIT = float(np.finfo(np.float32).eps)
 _PER_CELL = 100  # vectors by which the center of a cell is found
 _ROUNDS = 5
 _PART_BITS = 16  # of a hash; six bits that differ leave a quarter of the hash in which at most one does
@@ -71,7 +68,8 @@ def near_pairs(points: Points, rows: np.ndarray, others: np.ndarray, distance: f
     squared *= -2
     squared += points.squared_lengths[rows, np.newaxis]
     squared += points.squared_lengths[others]
-    slack = _rounding(points, float(points.squared_lengths[rows].max()) + float(points.squared_lengths[others].max()))
+    longest = float(points.squared_lengths[rows].max()) + float(points.squared_lengths[others].max())
+    slack = rounding(points.vectors.shape[1], longest)
     farthest = distance * (1 if points.hashes is None else WITH_HASH)
     one, other = np.nonzero(squared < farthest**2 + slack)
     squared = squared[one, other].astype(np.float64)
@@ -82,23 +80,8 @@ def near_pairs(points: Points, rows: np.ndarray, others: np.ndarray, distance: f
     is_near = squared < limits**2 - slack
     is_open = np.flatnonzero(~is_near & (squared < limits**2 + slack))
     for part in np.array_split(is_open, len(is_open) // TILE + 1):
-        is_near[part] = distances(points, rows[one[part]], others[other[part]]) < limits[part]
+        is_near[part] = distances(points.vectors[rows[one[part]]], points.vectors[others[other[part]]]) < limits[part]
     return one[is_near], other[is_near]
-
-
-def _rounding(points: Points, longest: float) -> float:
-    """Return a bound of the rounding of squared distances, for two squared lengths with a sum of at most ``longest``.
-
-    Of the d + 2 terms of a product and its lengths (Higham 2002, section 3.1), and of centering.
-    """
-    return 4 * (points.vectors.shape[1] + 10) * _UNIT * longest
-
-
-def distances(points: Points, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return the distances of pairs, computed in float64."""
-    differences = points.vectors[rows].astype(np.float64) - points.vectors[others]
-    found: np.ndarray = np.sqrt(np.einsum("ij,ij->i", differences, differences))
-    return found
 
 
 def bits_of(points: Points, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -168,7 +151,8 @@ class Cells:
         own = self._cell[rows]
         nearer = squared - squared[np.arange(len(rows)), own, np.newaxis]
         # Both points are in their cells but for rounding.
-        slack = 4 * _rounding(self._points, longest + float(self._points.squared_lengths.max()))
+        longest += float(self._points.squared_lengths.max())
+        slack = 4 * rounding(self._points.vectors.shape[1], longest)
         probed: np.ndarray = nearer <= 2 * self._distance * self._between[own] * (1 + 1e-6) + slack
         return probed
 
@@ -186,7 +170,7 @@ class Cells:
             is_alike = np.flatnonzero(differing_bits(*(hashes[side] for side in found)) <= SAME_BITS)
             for some in np.array_split(is_alike, len(is_alike) // TILE + 1):
                 one, other = found[0][some], found[1][some]
-                is_near = distances(self._points, one, other) < self._distance * WITH_HASH
+                is_near = distances(self._points.vectors[one], self._points.vectors[other]) < self._distance * WITH_HASH
                 yield one[is_near], other[is_near]
 
 

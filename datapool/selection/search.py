@@ -12,13 +12,15 @@ from typing import Literal, NamedTuple, Self
 
 import numpy as np
 
+from datapool.selection.exact import distances as exact_distances
+from datapool.selection.exact import rounding
+
 _MORE = 32  # neighbors that are proposed beyond those that are wanted
 _MOST_ON_DEVICE = 2048  # neighbors that faiss finds on a GPU at a time
 _QUERIES, _VECTORS = 512, 8192  # of a product: 16 MiB
 _ROWS = 4096  # vectors widened to float64 at a time
 _WORTH_A_DEVICE = 1e11  # queries × values; below, to begin with a GPU takes longer than a processor needs
 _MEMORY = 2**31, 2**29  # bytes of vectors and of queries on a GPU at a time
-_UNIT = float(np.finfo(np.float32).eps)
 
 
 class Neighbors(NamedTuple):
@@ -54,9 +56,8 @@ def nearest_neighbors(
     around = points.centered(queries)
     n_proposed = min(k + _MORE, len(vectors))
     squared, rows = _propose(around, points, n_proposed, by)
-    # Rounding of the d + 2 terms of a product and its lengths, and of centering.
     longest = float(points.squared_lengths.max()) + _squared_lengths(around).astype(np.float64)
-    slack = 4 * (vectors.shape[1] + 10) * _UNIT * longest
+    slack = rounding(vectors.shape[1], longest)
     for number, query in enumerate(queries):
         by_row = np.argsort(rows[number])
         proposed, products = rows[number, by_row], squared[number, by_row].astype(np.float64)
@@ -157,9 +158,6 @@ def _squared_lengths(vectors: np.ndarray) -> np.ndarray:
 
 
 def _distances(query: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-    """Return the distance to each vector, computed in float64."""
-    distances = np.empty(len(vectors))
-    for start in range(0, len(vectors), _ROWS):
-        differences = vectors[start : start + _ROWS].astype(np.float64) - query
-        distances[start : start + _ROWS] = np.sqrt(np.einsum("ij,ij->i", differences, differences))
-    return distances
+    """Return the distance to each vector, of a block of them at a time."""
+    blocks = (vectors[start : start + _ROWS] for start in range(0, len(vectors), _ROWS))
+    return np.concatenate([exact_distances(block, query) for block in blocks])

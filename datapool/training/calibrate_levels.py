@@ -17,7 +17,7 @@ from datapool.core.levels import ENOUGH
 from datapool.core.lineage import Level, Levels
 from datapool.core.row_cache import RowCache
 from datapool.images.decode import ImageFile
-from datapool.images.perceptual_hash import differing_bits, mirrored
+from datapool.images.perceptual_hash import SAME_BITS, differing_bits, mirrored
 from datapool.images.squares import SquareStore
 from datapool.model.embedding import NumWorkers, embed_fitted, fitting_step
 from datapool.model.embedding_model import EmbeddingModel
@@ -32,7 +32,6 @@ N_EDITED = 60
 """At most so many images are edited: some four CPU seconds with the default model."""
 
 _COPIES = 0.99  # strict and near_copies are not larger than what finds this share of the edited copies
-_SAME_BITS = 6  # hashes that differ in at most so many bits agree, as in selection.near_pairs
 _ALIKE = (
     4 / 15
 )  # of the median distance: what is nearer shows the same if hashes agree or one follows the other by filename
@@ -225,7 +224,7 @@ def _scenes(distances: np.ndarray, hashes: np.ndarray) -> np.ndarray:
     median = float(np.median(distances[np.triu_indices(n, k=1)]))
     has_hash = hashes != 0
     bits = np.minimum(*(differing_bits(hashes[:, None], other) for other in (hashes, mirrored(hashes))))
-    may_be = (bits <= _SAME_BITS) & has_hash[:, None] & has_hash
+    may_be = (bits <= SAME_BITS) & has_hash[:, None] & has_hash
     may_be |= np.abs(np.subtract.outer(np.arange(n), np.arange(n))) == 1
     is_alike = (distances < _EQUAL * median) | (may_be & (distances < _ALIKE * median))
     scenes = np.full(n, -1)

@@ -15,8 +15,7 @@ from datapool.core.embeddings_csv import csv_header, csv_rows
 from datapool.core.tables import read_names
 from datapool.images.batch import Batch, candidates, label_conflicts, scan
 from datapool.images.decode import ImageFile, read_rgb
-from datapool.images.perceptual_hash import as_numbers, differing_bits
-from datapool.selection.near_pairs import SAME_BITS
+from datapool.images.perceptual_hash import SAME_BITS, as_numbers, differing_bits
 from datapool.workspace.create import Scm, make_workspace
 
 IMAGES = Path(__file__).parents[3] / "shared" / "images"
