@@ -10,7 +10,7 @@ import numpy as np
 
 from datapool.core.progress import Progress
 from datapool.selection.centers import squared_distances
-from datapool.selection.gains import Gains
+from datapool.selection.gains import Gain, Gains
 from datapool.selection.k_center import Exclude, k_center, nearest
 from datapool.selection.nearest_centers import (
     how_many_threads,
@@ -69,8 +69,8 @@ def coverage(
     that holds for what follows the first pick. A shorter selection is a prefix of a longer one.
 
     Exact: the picks of the textbook algorithm with distances in float64 and sums that are rounded once, for any number of
-    threads and any device; see ``gains``. Time grows with n times the number of points, and less than in proportion with the
-    number of picks. Memory, beside the arrays and the points, is a quarter of the candidates', and at least some 200 MiB.
+    threads and any device; see ``gains``. Time grows with n times the number of points, and hardly with the number of picks.
+    Memory, beside the arrays, is a quarter of the candidates', and up to some 200 MiB where that is less.
 
     >>> points = np.array([[0], [1], [2], [9]], dtype=np.float32)
     >>> coverage(points, points[:0], n_samples=2, power=2).indices
@@ -123,7 +123,7 @@ def coverage(
             n_threads=how_many_threads(device, work=work),
         )
         if len(pool):
-            gains.set_losses(np.arange(len(points)), _squared_to_pool(candidates[points], pool, device) * scale**2)
+            gains.set_losses(_squared_to_pool(candidates[gains.rows], pool, device) * scale**2)
         greedy = _Greedy(gains, exclude, has_pool=len(pool) > 0)
         greedy.pick_prefix(np.asarray(prefix, dtype=np.int64)[:limit])
         greedy.pick_best(limit, min_gain, progress)
@@ -159,7 +159,7 @@ class _Greedy:
             part = prefix[start : start + _AHEAD]
             self._gains.look_ahead(part)
             for row in part.tolist():
-                self._take(row)
+                self._take(self._gains.exact(row))
 
     def pick_best(self, limit: int, min_gain: float, progress: Progress | None) -> None:
         """Pick until there are ``limit`` picks, no candidate may be picked, or the next one gains too little."""
@@ -169,23 +169,22 @@ class _Greedy:
         if len(self.picks) < limit and gains.has_open():
             gains.start()
         while len(self.picks) < limit and gains.has_open():
-            row = gains.best()
+            gain = gains.best()
             first = self.values[self._n_first] if len(self.values) > self._n_first else np.inf
-            if np.isfinite(first) and gains.exact(row).value < min_gain * first:
+            if np.isfinite(first) and gain.value < min_gain * first:
                 break
-            self._take(row)
+            self._take(gain)
             if progress and (len(self.picks) % _REPORT_EVERY == 0 or len(self.picks) == limit):
                 progress(len(self.picks), limit)
 
-    def _take(self, row: int) -> None:
-        gain = self._gains.exact(row)
-        self.picks.append(row)
+    def _take(self, gain: Gain) -> None:
+        self.picks.append(gain.row)
         self.values.append(gain.value)
         self._has_center = True
-        self._gains.close(row)
+        self._gains.close(gain.row)
         self._gains.cover(gain)
         if self._exclude is not None:
-            self._gains.close(np.asarray(self._exclude(row), dtype=np.int64))
+            self._gains.close(np.asarray(self._exclude(gain.row), dtype=np.int64))
 
 
 def _squared_to_pool(points: np.ndarray, pool: np.ndarray, device: str | None) -> np.ndarray:

@@ -1,14 +1,14 @@
-"""Keep up to date by how much each candidate would lower the losses of some points, while candidates become centers.
+"""Find the candidate that would lower the losses of some points most, while candidates become centers.
 
-The loss of a point is its distance to the nearest center, to a power. The gain of a candidate is the weighted sum of what it
-would take off the losses. Three ideas keep the work small, and none changes a result:
+The loss of a point is its distance to the nearest center, to a power. The gain of a candidate is the weighted sum of what
+it would take off the losses. The textbook computes all gains after each pick. Three ideas avoid that, and none changes a
+result:
 
-changes   A new center changes the losses of the points that are nearer to it than to any other, and of no other. So the
-          gains of all candidates are corrected by the distances of these points, instead of being added up again.
-lists     Once few candidates are nearer to a point than its center, the point keeps a list of them. Later changes of its
-          loss need no further distance.
-ties      Corrected gains are right but for a known error. Where that leaves open which gain is the largest, and for each
-          pick, the gain is computed as in the textbook (``Gains.exact``).
+lazy      Gains only fall, so an old one is an upper bound (Minoux 1978). Only the largest bounds are refreshed.
+filter    Bounds come from products in float32, less a proven margin for rounding (``products``). Once there is
+          memory for lists of the points that are nearer to a candidate than their centers, later bounds need no product
+          (``nearer_points``).
+refine    Gains that bounds leave close, and those of the picks, are computed as in the textbook (``Gains.exact``).
 
 Squared distances are in units of 1 / scale², where ``scale`` is the power of two that brings every value to at most 1/2.
 """
@@ -19,43 +19,44 @@ from typing import NamedTuple
 import numpy as np
 
 from datapool.selection.centers import squared_distances
-from datapool.selection.products import MARGIN64, Products, TorchProducts, powered
+from datapool.selection.moments import least_sums
+from datapool.selection.nearer_points import Lists
+from datapool.selection.products import Bounds, Pairs, Products, TorchProducts, powered
 
-_PROBES = 512  # candidates from which the share of them that are nearer to a point than its center is estimated
-_DENSE = 1 / 64  # that share, up to which a point gets a list
-_COLUMNS = 256  # points of a tile: their losses are corrected together
-_TOGETHER = 4096  # points that are made ready for products together
-_MOST_PAIRS = 2**20  # in such a tile, where points get lists
-_AHEAD = 64  # candidates whose nearer points are found together
-_BYTES_PER_ENTRY = 12  # of a list
-_LEAST_MEMORY = 2**27  # bytes that lists may always take
-_MOST_NEARER = 2**22  # numbers of points kept by ``look_ahead``
-_MOST_EXACT = 256  # gains kept by ``exact``
-_FEW = 8  # candidates that may be the best, up to which the gain of each is computed
-_UNIT = 2.0**-53  # relative rounding error of an operation in float64
+_LEAST_MEMORY = 2**27  # bytes that may always be taken
+_PER_CANDIDATE = 40  # bytes, beside groups and lists
+_MOST_GROUPS = 1024  # each costs a call of Python
+_PROBES = 512, 1024  # candidates and points from which the length of all lists is estimated
+_TOGETHER = 4096  # candidates whose bounds are refreshed together, at most
+_FEWEST = 64  # at least, if so many may be the best
+_GROWTH = 4
+_PRODUCTS = 256  # candidates in products, at least: with fewer, the calls of Python take longer
+_AHEAD = 64  # candidates of a prefix whose points are found together
+_FEW_SUMS = 32  # of so many candidates that may be the first pick, the sums are computed at once
+_ROUNDING, _ROUNDING_32 = 1 + 1e-9, 1 + 1e-6  # more than a sum in float64, a difference in float32 is wrong
 
 
 class Gain(NamedTuple):
     """What a candidate would take off the losses."""
 
+    row: int
+    """Of the candidates."""
     value: float
     points: np.ndarray
     """The points that are nearer to it than to any center."""
     squared: np.ndarray
     """Their squared distances to it, float64."""
 
-
-class _List(NamedTuple):
-    """The candidates that are nearer to a point than its center, and the losses that it would have with them."""
-
-    candidates: np.ndarray
-    losses: np.ndarray
+    def exceeds(self, other: "Gain | None") -> bool:
+        """Return whether it is picked rather than the other: it is larger, or as large and its row is lower."""
+        return other is None or (self.value, -self.row) > (other.value, -other.row)
 
 
 class Gains:
     """The losses of m points, and the gains of n candidates: first without centers, then with more and more.
 
     Attributes:
+        rows: Shape (m,): which row of the candidates each point is. They are in an order of their own.
         losses: Shape (m,), float64; inf without a center.
     """
 
@@ -81,25 +82,30 @@ class Gains:
             device: None for numpy, or a device of torch, for the products.
             n_threads: Of numpy.
         """
-        n, m = len(candidates), len(points)
-        self._candidates, self._power, self._scale, self._weights = candidates, power, scale, weights
-        self._points = candidates if m == n else candidates[points]
-        self.squared, self.losses = np.full(m, np.inf), np.full(m, np.inf)
-        self._values = np.zeros(n)  # gains, but for ``_slack``; -inf for a candidate that may not be picked
-        self._slack = 0.0
-        self._is_started, self._is_exhausted = False, False
-        self._lists: dict[int, _List] = {}  # by point
-        self._room = max(candidates.nbytes // 4, _LEAST_MEMORY) // _BYTES_PER_ENTRY  # entries of lists
-        self._nearer: dict[int, np.ndarray] = {}  # by candidate: the points nearer to it than their centers, and others
-        self._exact: dict[int, tuple[int, Gain]] = {}  # by candidate: the step at which it was computed
-        self._changed = np.zeros(n, dtype=np.int32)  # by candidate: the step at which its gain changed last
-        self._step = 0
-        mean = self._points[:: max(1, m // 1024)].mean(axis=0, dtype=np.float64) if m else np.zeros(candidates.shape[1])
+        n, m, memory = len(candidates), len(points), max(candidates.nbytes // 4, _LEAST_MEMORY)
+        self._candidates, self._power, self._scale = candidates, power, scale
         build = Products if device is None else TorchProducts
-        self._by_candidate = build(candidates, mean, scale, n_threads=n_threads, device=device)
-        self._by_point = (
-            self._by_candidate if m == n else build(self._points, mean, scale, n_threads=n_threads, device=device)
+        self._products = build(
+            candidates,
+            points,
+            power=power,
+            scale=scale,
+            most_groups=min(_MOST_GROUPS, memory * 2 // max(n, 1)),
+            n_threads=n_threads,
+            device=device,
         )
+        self.rows, starts = self._products.rows, self._products.starts
+        self._weights = weights[np.searchsorted(points, self.rows)]
+        self.squared, self.losses = np.full(m, np.inf), np.full(m, np.inf)
+        self._step = 0  # number of changes of the losses
+        self._changed = np.zeros(m, dtype=np.int32)  # by point: the step that changed its loss last
+        self._bounds = np.full(n, np.inf)  # of gains; -inf for a candidate that may not be picked
+        self._seen = np.full(n, -1, dtype=np.int32)  # by candidate: the step of its bound
+        # By candidate, a bit per group: whether it is near to it.
+        self._near = np.full((n, -(-(len(starts) - 1) // 8)), 255, dtype=np.uint8)
+        self._ahead: dict[int, np.ndarray] = {}  # by candidate: points that may be nearer to it than to any center
+        left = memory - m * (candidates.shape[1] + 2) * 4 - self._near.nbytes - _PER_CANDIDATE * n
+        self._lists, self._has_lists = Lists(n, m, memory=max(left, 0)), False
 
     def total(self) -> float:
         """Return the weighted sum of the losses."""
@@ -107,16 +113,21 @@ class Gains:
 
     def close(self, rows: np.ndarray | int) -> None:
         """Rule out candidates: they may not be picked any more."""
-        self._values[rows] = -np.inf
+        self._bounds[rows] = -np.inf
 
     def has_open(self) -> bool:
         """Return whether a candidate may still be picked."""
-        return bool(self._values.max(initial=-np.inf) > -np.inf)
+        return bool(self._bounds.max(initial=-np.inf) > -np.inf)
 
-    def set_losses(self, points: np.ndarray, squared: np.ndarray) -> None:
-        """Set the squared distances of some points to their nearest centers, before any gain is known."""
-        self.squared[points] = squared
-        self.losses[points] = powered(squared, self._power)
+    def set_losses(self, squared: np.ndarray, points: np.ndarray | slice = slice(None)) -> None:
+        """Set the squared distances of some points to their nearest centers, none of them to a larger one."""
+        self._step += 1
+        self.squared[points], self.losses[points] = squared, powered(squared, self._power)
+        self._changed[points] = self._step
+
+    def cover(self, gain: Gain) -> None:
+        """Make a candidate a center; ``gain`` is the present result of ``exact`` for it."""
+        self.set_losses(gain.squared, gain.points)
 
     def exact(self, row: int) -> Gain:
         """Compute the gain of the candidate at a row as in the textbook.
@@ -125,211 +136,148 @@ class Gains:
         which rounds once. So the gain does not depend on the order of the points, and equal gains are equal to the last bit.
         Without a center, only the losses after count: the gain is negative.
         """
-        step, gain = self._exact.get(row, (-1, None))
-        if gain is not None and step >= self._changed[row]:
-            return gain
-        among = self._find_nearer(row)
-        squared = squared_distances(self._points[among], self._candidates[row : row + 1]) * self._scale**2
+        among = self._may_be_nearer(row)
+        vectors = self._candidates[self.rows[among]]
+        squared = squared_distances(vectors, self._candidates[row : row + 1]) * self._scale**2
         is_nearer = squared < self.squared[among]
         among, squared = among[is_nearer], squared[is_nearer]
         weights, before = self._weights[among], self.losses[among]
         terms = np.concatenate(
             [weights * np.where(np.isinf(before), 0.0, before), -weights * powered(squared, self._power)]
         )
-        gain = Gain(math.fsum(terms.tolist()), among, squared)
-        if len(self._exact) >= _MOST_EXACT:
-            self._exact.clear()
-        self._exact[row] = self._step, gain
-        return gain
-
-    def start(self) -> None:
-        """Add up the gains of all candidates: from here on ``cover`` corrects them."""
-        self._is_started = True
-        everywhere = np.flatnonzero(self.losses > 0)
-        self._correct(everywhere, np.zeros(len(everywhere)), self.squared[everywhere], self.losses[everywhere], +1)
-        self._lists |= dict.fromkeys(np.flatnonzero(self.losses == 0).tolist(), _EMPTY)
-
-    def cover(self, gain: Gain) -> None:
-        """Make a candidate a center; ``gain`` is the present result of ``exact`` for it."""
-        points, before, squared_before = gain.points, self.losses[gain.points], self.squared[gain.points]
-        self.set_losses(points, gain.squared)
-        self._step += 1
-        if self._is_started:
-            self._correct(points, self.losses[points], squared_before, before, -1)
-        else:
-            self._changed[:] = self._step
-
-    def best(self) -> int:
-        """Return the candidate with the largest gain, the lowest of several; there is an open one."""
-        if self._is_exhausted:
-            return int(np.argmax(self._values))
-        rows = self._may_be_best()
-        if len(rows) > _FEW and self._add_up():
-            if self._values.max() == 0:
-                self._is_exhausted = True  # every loss is 0, and stays
-                return int(np.argmax(self._values))
-            rows = self._may_be_best()
-        if len(rows) == 1:
-            return int(rows[0])
-        self.look_ahead(rows)
-        return max(rows.tolist(), key=lambda row: (self.exact(row).value, -row))
-
-    def best_first(self) -> int:
-        """Return the candidate that leaves the smallest sum of losses where there is no center yet."""
-        power, everywhere = self._power, np.arange(len(self.losses))
-        if power in (2, 4):
-            sums, slack = self._by_candidate.moments(self._points, self._weights, power)
-        else:
-            farthest = self._by_candidate.farthest
-            limits = np.full(len(everywhere), powered(np.array([farthest]), power)[0])
-            sums, slack = self._sums(everywhere, np.zeros(len(everywhere)), np.full(len(everywhere), farthest), limits)
-        sums[np.isinf(self._values)] = np.inf
-        rows = np.flatnonzero(sums <= sums.min() + 2 * slack)
-        return max(rows.tolist(), key=lambda row: (self.exact(row).value, -row))
-
-    def _may_be_best(self) -> np.ndarray:
-        return np.flatnonzero(self._values >= self._values.max() - 2 * self._slack)
-
-    def _correct(
-        self, points: np.ndarray, after: np.ndarray, squared_before: np.ndarray, before: np.ndarray, sign: int
-    ) -> None:
-        """Add to all gains what candidates take off some losses between ``after`` and ``before``, with a sign."""
-        top = float(self._values.max(initial=0))
-        is_listed = np.array([point in self._lists for point in points.tolist()], dtype=bool)
-        if is_listed.any():
-            self._correct_by_lists(points[is_listed], after[is_listed], before[is_listed])
-        rest = np.flatnonzero(~is_listed)
-        size, dense = int(np.clip(_MOST_PAIRS / (_DENSE * len(self._values)), 1, _COLUMNS)), []
-        for start in range(0, len(rest), size):
-            part = rest[start : start + size]
-            if self._share_nearer(points[part], squared_before[part]) > _DENSE:
-                dense.append(part)
-            else:
-                self._correct_by_pairs(points[part], after[part], squared_before[part], before[part], sign)
-        if dense:
-            part = np.concatenate(dense)
-            sums, slack = self._sums(points[part], after[part], squared_before[part], before[part])
-            self._values += sign * (float(self._weights[points[part]] @ before[part]) - sums)
-            self._slack += slack
-            self._changed[:] = self._step
-        top = max(top, float(self._values.max(initial=0)))
-        self._slack += 8 * (len(points) + 8) * _UNIT * (top + self._slack)
-
-    def _correct_by_lists(self, points: np.ndarray, after: np.ndarray, before: np.ndarray) -> None:
-        lists = [self._lists[point] for point in points.tolist()]
-        counts = np.array([len(each.candidates) for each in lists])
-        of = np.repeat(np.arange(len(points)), counts)
-        candidates, losses = (np.concatenate(parts) for parts in zip(*lists, strict=True))
-        falls = before[of] - np.maximum(losses, after[of])
-        np.subtract.at(self._values, candidates, self._weights[points][of] * falls)
-        self._changed[candidates] = self._step
-        self._room += len(of)
-        self._keep_lists(points, after, of, candidates, losses)
-
-    def _correct_by_pairs(
-        self, points: np.ndarray, after: np.ndarray, squared_before: np.ndarray, before: np.ndarray, sign: int
-    ) -> None:
-        candidates, of = self._by_candidate.nearer(self._points[points], np.zeros(len(self._values)), squared_before)
-        squared = _squared_of_pairs(self._candidates, candidates, self._points[points], of) * self._scale**2
-        is_nearer = squared < squared_before[of]
-        candidates, of, losses = candidates[is_nearer], of[is_nearer], powered(squared[is_nearer], self._power)
-        falls = before[of] - np.maximum(losses, after[of])
-        np.add.at(self._values, candidates, sign * self._weights[points][of] * falls)
-        self._changed[candidates] = self._step
-        order = np.argsort(of, kind="stable")
-        self._keep_lists(points, self.losses[points], of[order], candidates[order].astype(np.int32), losses[order])
-
-    def _keep_lists(
-        self, points: np.ndarray, limits: np.ndarray, of: np.ndarray, candidates: np.ndarray, losses: np.ndarray
-    ) -> None:
-        """Make the lists of some points from pairs in their order: of those candidates that still lower their losses."""
-        is_kept = losses < limits[of]
-        if is_kept.sum() > self._room:
-            return
-        of, candidates, losses = of[is_kept], candidates[is_kept], losses[is_kept]
-        self._room -= len(of)
-        ends = np.searchsorted(of, np.arange(1, len(points)))
-        parts = zip(np.split(candidates, ends), np.split(losses, ends), strict=True)
-        self._lists |= {point: _List(*part) for point, part in zip(points.tolist(), parts, strict=True)}
-
-    def _sums(
-        self, points: np.ndarray, after: np.ndarray, squared_before: np.ndarray, before: np.ndarray
-    ) -> tuple[np.ndarray, float]:
-        """Return for each candidate the weighted sum of what it leaves of losses, each between ``after`` and ``before``.
-
-        Returns:
-            The sums, shape (n,), and by how much at most any of them is wrong.
-        """
-        weights, sums = self._weights[points], np.zeros(len(self._values))
-        for start in range(0, len(points), _TOGETHER):
-            part = slice(start, start + _TOGETHER)
-            few = self._points[points[part]]
-            sums += self._by_candidate.sums(few, after[part], before[part], weights[part], self._power)
-        error = MARGIN64 * (self._candidates.shape[1] + 16) * self._by_candidate.farthest
-        wrong = np.maximum(
-            powered(squared_before + error, self._power) - before, powered(np.array([error]), self._power)
-        )
-        return sums, float(weights @ wrong + 8 * (len(points) + 8) * _UNIT * (weights @ before))
-
-    def _share_nearer(self, points: np.ndarray, squared: np.ndarray) -> float:
-        """Estimate the share of the candidates that are nearer to some points than so much."""
-        probes = self._candidates[:: max(1, len(self._candidates) // _PROBES)]
-        found = Products(probes, self._by_candidate.mean, self._scale).nearer(
-            self._points[points], np.zeros(len(probes)), squared
-        )
-        return len(found.rows) / (len(probes) * len(points))
-
-    def _add_up(self) -> bool:
-        """Add up the gains again, if the lists tell all of them; return whether that made them more exact."""
-        if len(self._lists) < len(self.losses):
-            return False
-        lists = list(self._lists.values())
-        counts = [len(each.candidates) for each in lists]
-        points = np.repeat(np.fromiter(self._lists, dtype=np.int64), counts)
-        candidates = np.concatenate([_EMPTY.candidates, *(each.candidates for each in lists)])
-        losses = np.concatenate([_EMPTY.losses, *(each.losses for each in lists)])
-        falls = self._weights[points] * (self.losses[points] - losses)
-        values = np.bincount(candidates, falls, minlength=len(self._values)).astype(np.float64)  # ints without a list
-        most = int(np.bincount(candidates).max(initial=0))
-        values[np.isinf(self._values)] = -np.inf
-        slack = 8 * (most + 8) * _UNIT * float(values.max(initial=0))
-        if slack * 2 > self._slack and values.max() > 0:
-            return False
-        self._values, self._slack = values, slack
-        return True
-
-    def _find_nearer(self, row: int) -> np.ndarray:
-        if np.isinf(self.losses).any():
-            return np.arange(len(self.losses))
-        if row not in self._nearer:
-            count = min(_AHEAD, len(self._values))
-            ahead = np.argpartition(self._values, -count)[-count:] if self._is_started else np.array([row])
-            self.look_ahead(np.concatenate([[row], ahead]))
-        return self._nearer[row]
+        return Gain(row, math.fsum(terms.tolist()), among, squared)
 
     def look_ahead(self, rows: np.ndarray) -> None:
-        """Prepare for the gains of some candidates together: find the points nearer to them than their centers."""
+        """Prepare for the gains of some candidates together."""
+        self._ahead = {}
+        if np.isfinite(self.losses).all():
+            for start in range(0, len(rows), _AHEAD):
+                part = rows[start : start + _AHEAD]
+                pairs = self._bound(part, with_pairs=True).pairs
+                ends = np.searchsorted(pairs.of, np.arange(1, len(part)))
+                self._ahead |= zip(part.tolist(), np.split(pairs.points, ends), strict=True)
+
+    def best_first(self) -> Gain:
+        """Return the gain of the candidate that leaves the smallest sum of losses where there is no center yet."""
+        open_rows = np.flatnonzero(self._bounds > -np.inf)
+        sums = least_sums(self._candidates, self.rows, self._weights, power=self._power, scale=self._scale)[open_rows]
+        best = self.exact(int(open_rows[sums.argmin()]))
+        is_rival = sums <= -best.value
+        rivals, sums = open_rows[is_rival], sums[is_rival]
+        if len(rivals) > _FEW_SUMS:
+            sums = self._least_sums_by_products(rivals)
+        for at in np.argsort(sums, kind="stable").tolist():
+            if sums[at] > -best.value:
+                break
+            # Equal images have equal sums, and the first of them is the best one.
+            is_known = rivals[at] >= best.row and np.array_equal(*self._candidates[[rivals[at], best.row]])
+            gain = best if is_known else self.exact(int(rivals[at]))
+            best = gain if gain.exceeds(best) else best
+        return best
+
+    def start(self) -> None:
+        """Bound the gains of all candidates; from here on ``best`` knows the largest."""
+        self._refresh(np.flatnonzero(self._bounds > -np.inf))
+
+    def best(self) -> Gain:
+        """Return the largest gain, of several that of the lowest row; there is an open candidate, and a center."""
+        best, count = self._better(int(np.argmax(self._bounds)), None), _FEWEST
+        while True:
+            rivals = np.flatnonzero(self._bounds >= best.value)
+            rivals = rivals[(self._bounds[rivals] > best.value) | (rivals < best.row)]
+            if not len(rivals):
+                return best
+            stale = rivals[self._seen[rivals] < self._step]
+            if len(stale) > count:
+                stale = stale[np.argpartition(-self._bounds[stale], count)[:count]]
+            self._refresh(stale)
+            count *= _GROWTH
+            fresh = rivals[self._seen[rivals] == self._step]
+            best = self._better(int(fresh[np.argmax(self._bounds[fresh])]), best)
+
+    def _better(self, row: int, best: Gain | None) -> Gain:
+        """Return the gain of a candidate, or the best so far."""
+        if self._seen[row] < self._step:
+            self._refresh(np.array([row]))
+        if best is not None and (self._bounds[row], -row) < (best.value, -best.row):
+            return best
+        gain = self.exact(row)
+        self._bounds[row] = gain.value
+        return gain if gain.exceeds(best) else best  # type: ignore[return-value]  # it exceeds None
+
+    def _may_be_nearer(self, row: int) -> np.ndarray:
+        """Return the points that are nearer to a candidate than to any center, and some that are not."""
         if np.isinf(self.losses).any():
-            return
-        new = np.array([row for row in dict.fromkeys(rows.tolist()) if row not in self._nearer], dtype=np.int64)
-        if sum(map(len, self._nearer.values())) > _MOST_NEARER:
-            self._nearer = {}
-            new = rows
-        for start in range(0, len(new), _AHEAD):
-            part = new[start : start + _AHEAD]
-            points, of = self._by_point.nearer(self._candidates[part], self.squared, np.zeros(len(part)))
-            order = np.argsort(of, kind="stable")
-            ends = np.searchsorted(of[order], np.arange(1, len(part)))
-            self._nearer |= zip(part.tolist(), np.split(points[order].astype(np.int32), ends), strict=True)
+            return np.arange(len(self.losses))
+        if row in self._ahead:
+            return self._ahead[row]
+        if self._lists.has(np.array([row]))[0]:
+            return self._lists.points(row)
+        return self._bound(np.array([row]), with_pairs=True).pairs.points
 
+    def _refresh(self, rows: np.ndarray) -> None:
+        """Bound the gains of some candidates with the present losses."""
+        has_list = self._lists.has(rows)
+        if has_list.any():
+            self._refresh_by_lists(rows[has_list])
+        rest = self._with_next(rows[~has_list])
+        for start in range(0, len(rest), _TOGETHER):
+            self._refresh_by_products(rest[start : start + _TOGETHER])
 
-_EMPTY = _List(np.empty(0, dtype=np.int32), np.empty(0))
+    def _with_next(self, rows: np.ndarray) -> np.ndarray:
+        """Return some candidates and, if few, those with the largest old bounds and no list: products cost little more."""
+        if not 0 < len(rows) < _PRODUCTS:
+            return rows
+        is_next = (self._seen < self._step) & (self._bounds > -np.inf) & ~self._lists.has(slice(None))
+        is_next[rows] = False
+        others = np.flatnonzero(is_next)
+        n_more = min(_PRODUCTS - len(rows), len(others))
+        if n_more < len(others):
+            others = others[np.argpartition(-self._bounds[others], n_more)[:n_more]]
+        return np.concatenate([rows, others])
 
+    def _refresh_by_products(self, rows: np.ndarray) -> None:
+        if not self._has_lists:  # until there is room for the lists of all
+            n_near = self._share_nearer() * len(self._bounds) * len(self.losses)
+            self._has_lists = n_near < self._lists.room
+        found = self._bound(rows, with_pairs=self._has_lists)
+        self._bounds[rows], self._seen[rows] = found.gains, self._step
+        self._near[rows] = np.packbits(found.is_near, axis=1)
+        if self._has_lists:
+            is_nearer = found.pairs.losses < self.losses[found.pairs.points]
+            pairs = Pairs(*(each[is_nearer] for each in found.pairs))
+            self._lists.add(rows, pairs, largest=float(self.losses.max()))
 
-def _squared_of_pairs(one: np.ndarray, rows: np.ndarray, other: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Compute the squared distances of pairs of rows as ``squared_distances`` does, a part of them at a time."""
-    squared, step = np.empty(len(rows)), 4096
-    for start in range(0, len(rows), step):
-        part = slice(start, start + step)
-        squared[part] = squared_distances(one[rows[part]], other[others[part]])
-    return squared
+    def _refresh_by_lists(self, rows: np.ndarray) -> None:
+        entries = self._lists.entries(rows)
+        falls = self.losses[entries.points] - entries.losses
+        is_nearer = falls > 0
+        sums = np.bincount(entries.of, self._weights[entries.points] * np.maximum(falls, 0), minlength=len(rows))
+        has_changed = np.zeros(len(rows), dtype=bool)
+        has_changed[entries.of[self._changed[entries.points] > self._seen[rows][entries.of]]] = True
+        self._bounds[rows[has_changed]] = sums[has_changed] * _ROUNDING  # others keep their bound: it may be the gain
+        self._seen[rows] = self._step
+        if 2 * is_nearer.sum() < len(falls):
+            self._lists.shorten(rows, entries, is_nearer)
+
+    def _bound(self, rows: np.ndarray, *, squared: np.ndarray | None = None, with_pairs: bool = False) -> Bounds:
+        n_groups = len(self._products.starts) - 1
+        is_near = np.unpackbits(self._near[rows], axis=1, count=n_groups).view(bool)
+        squared = self.squared if squared is None else squared
+        return self._products.bound(rows, is_near, squared, self._weights, with_pairs=with_pairs)
+
+    def _least_sums_by_products(self, rows: np.ndarray) -> np.ndarray:
+        """Bound the sums of losses from below that candidates leave as the only center."""
+        spread = float((np.ptp(self._candidates, axis=0).astype(np.float64) ** 2).sum()) * self._scale**2
+        squared = np.full(len(self.losses), spread * _ROUNDING_32)
+        most = float(self._weights.sum()) * float(powered(squared[:1], self._power)[0])
+        parts = (rows[start : start + _TOGETHER] for start in range(0, len(rows), _TOGETHER))
+        return most - np.concatenate([self._bound(part, squared=squared).gains for part in parts])
+
+    def _share_nearer(self) -> float:
+        """Estimate the share of all pairs in which the candidate is nearer to the point than its center."""
+        n, m = len(self._bounds), len(self.losses)
+        rows, points = (np.arange(0, size, max(1, size // most)) for size, most in zip((n, m), _PROBES, strict=True))
+        a, b = (self._candidates[each] * self._scale for each in (rows, self.rows[points]))
+        lengths_a, lengths_b = (np.einsum("ij,ij->i", each, each) for each in (a, b))
+        return float((lengths_a[:, None] + lengths_b - 2 * (a @ b.T) < self.squared[points]).mean()) if m else 0.0

@@ -58,7 +58,11 @@ class Survivors(NamedTuple):
 
 
 class LowerBoundFilter:
-    """Finds the centers that may be the nearest of a point."""
+    """Finds the centers that may be the nearest of a point.
+
+    Attributes:
+        margin: Times the sum of two squared lengths: more than rounding changes in their squared distance.
+    """
 
     def __init__(self, sample: np.ndarray, *, scale: float, device: str | None) -> None:
         """Make a filter.
@@ -74,7 +78,7 @@ class LowerBoundFilter:
         self._mean = (sample.mean(axis=0) if len(sample) else np.zeros(dimension)).astype(np.float32)
         # Rounding of the d + 1 terms of a product and of the lengths in it, relative to |z(x)|² + |z(c)|² (Higham 2002,
         # section 3.1, rounded up generously).
-        self._margin = 4 * (dimension + 10) * _UNIT
+        self.margin = 4 * (dimension + 10) * _UNIT
         self._product = _Product() if device is None else _TorchProduct(device)
 
     def augment(self, vectors: np.ndarray) -> Augmented:
@@ -82,7 +86,7 @@ class LowerBoundFilter:
         z = vectors - self._mean
         z *= np.float32(self.scale)
         squared_lengths = np.einsum("ij,ij->i", z, z).astype(np.float64)
-        offsets = squared_lengths - self._margin * squared_lengths
+        offsets = squared_lengths - self.margin * squared_lengths
         return Augmented(np.hstack([z, np.ones((len(z), 1), dtype=np.float32)]), offsets, squared_lengths)
 
     def survivors(
@@ -105,7 +109,7 @@ class LowerBoundFilter:
         rows, lowest = rows[places], lowest[places]
         bounds, offsets = bounds[rows], points.offsets[rows]
         # A lower bound lies below the true value by at most twice the margin.
-        tolerances = 2 * self._margin * (points.squared_lengths[rows] + longest) + TINY
+        tolerances = 2 * self.margin * (points.squared_lengths[rows] + longest) + TINY
         upper_bounds = lowest + offsets + tolerances
         limits = round_up(np.minimum(bounds, upper_bounds) - offsets + TINY)
         return Survivors(rows, upper_bounds, tolerances, *self._product.at_most(product, places, limits))

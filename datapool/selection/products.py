@@ -1,6 +1,9 @@
-"""Matrix products of many vectors, the rows, with a few others: which pairs are near, and sums of powers of distances.
+"""Bound by how much candidates would take off the losses of points, by matrix products in float32.
 
-Squared distances are in units of 1 / scale², see ``gains``.
+Points are kept in groups of such that lie near each other. A candidate is near to a group if one of its points may be
+nearer to the candidate than to any center. That ends, and never begins again, so products with other groups are left out.
+
+Squared distances are in units of 1 / scale², and losses in their powers; see ``gains``.
 """
 
 from collections.abc import Callable
@@ -9,183 +12,238 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-MARGIN, MARGIN64 = 4 * 2.0**-24, 4 * 2.0**-53
-"""Times the dimension, and times lengths: more than rounding changes in a product (Higham 2002, section 3.1)."""
+from datapool.selection.lower_bounds import TINY, LowerBoundFilter, round_up
 
-_ROWS, _COLUMNS = 512, 256  # of a product: it stays in the cache of a core
-_ROWS_ON_DEVICE = 32_768
+_POINTS, _POINTS_ON_DEVICE = 128, 8192  # in a group, at least
+_ROWS, _ROWS_ON_DEVICE = 2048, 8192  # candidates in a product: it stays in the cache of a core
+_SAMPLE = 256  # points of a group that tell in which direction it is cut
+_UNIT = 2.0**-24  # relative rounding error of an operation in float32
+_SMALLEST = 2.0**-30  # relative to the largest weight, a smaller one counts as this one in float32
+_MORE = 2.0**-100  # added to a loss of at most 1: so a gain that is not zero in float64 is not zero in float32 either
 
 
-class Near(NamedTuple):
-    """Pairs, in the order of their rows."""
+class Pairs(NamedTuple):
+    """Candidates, and points that may be nearer to them than to any center; ordered by candidate."""
 
-    rows: np.ndarray
-    """Shape (k,), int64."""
-    others: np.ndarray
-    """Shape (k,), int64."""
+    of: np.ndarray
+    """Shape (k,): positions among the candidates asked for."""
+    points: np.ndarray
+    """Shape (k,): numbers of the points."""
+    losses: np.ndarray
+    """Shape (k,), float64: lower bounds of the losses of the points with these candidates as centers."""
+
+
+class Bounds(NamedTuple):
+    """What the products tell of h candidates."""
+
+    gains: np.ndarray
+    """Shape (h,), float64: upper bounds of their gains."""
+    is_near: np.ndarray
+    """Shape (h, groups): whether the candidate is near to the group."""
+    pairs: Pairs
+    """Empty unless asked for."""
+
+
+class _Known(NamedTuple):
+    """What does not depend on the candidate, in units in which the largest loss is between 1/2 ** power and 1."""
+
+    factor: float
+    """A squared distance times this is in these units."""
+    limits: Any
+    """Shape (m,), float32: the losses, rounded up."""
+    weights: Any
+    """Shape (m,), float32: the weights, at most 1, rounded up; 0 for a point without loss."""
 
 
 class Products:
-    """Products with n vectors, the rows, by numpy.
+    """Products of candidates with points, by numpy. Points have numbers: group by group.
 
     Attributes:
-        mean: Shape (d,), float64: the origin, which keeps lengths and with them rounding small.
-        farthest: No squared distance of two rows is larger.
+        rows: Shape (m,): which row of the candidates each point is.
+        starts: Shape (groups + 1,): the number of the first point of each group, and m.
     """
 
     def __init__(
-        self, rows: np.ndarray, mean: np.ndarray, scale: float, *, n_threads: int = 1, device: str | None = None
+        self,
+        candidates: np.ndarray,
+        points: np.ndarray,
+        *,
+        power: float,
+        scale: float,
+        most_groups: int,
+        n_threads: int = 1,
+        device: str | None = None,
     ) -> None:
-        """Prepare; the rows, shape (n, d), are not copied."""
-        self.rows, self.mean, self._scale, self._n_threads = rows, mean, scale, n_threads
-        self._size, self._device = (_ROWS if device is None else _ROWS_ON_DEVICE), device
-        parts = [
-            np.empty(0),
-            *(_lengths(self._centered(rows[start : start + _ROWS])) for start in range(0, len(rows), _ROWS)),
-        ]
-        self._lengths = np.concatenate(parts)
-        self.farthest = 4 * float(self._lengths.max(initial=0)) * (1 + 1e-9)
-
-    def nearer(self, others: np.ndarray, row_limits: np.ndarray, other_limits: np.ndarray) -> Near:
-        """Return the pairs with a squared distance below the sum of two limits, and a few that are not, by float32.
+        """Put the points in groups.
 
         Args:
-            others: Shape (s, d).
-            row_limits: Shape (n,).
-            other_limits: Shape (s,).
+            candidates: Shape (n, d), float32.
+            points: Shape (m,): rows of the candidates.
+            power: Of the distance.
+            scale: See above.
+            most_groups: Largest number of groups.
+            n_threads: Of numpy.
+            device: A device of torch, for ``TorchProducts``.
         """
-        few = self._centered(others)
-        lengths = _lengths(few)
-        # |x - y|² = |x|² + |y|² - 2 x·y, lengths from the mean; x·y is that of the raw row, less a part that all rows share.
-        raw = (few / self._scale).astype(np.float32)  # of the raw unit, like the rows
-        unit = 1 / self._scale**2
-        longest = np.sqrt(float(self._lengths.max(initial=0))) + self._scale * float(np.sqrt(self.mean @ self.mean))
-        margin = MARGIN * (len(self.mean) + 16) * (longest + np.sqrt(lengths)) ** 2
-        least = (lengths - other_limits - margin) / 2 + self._scale * (few @ self.mean)
-        row_terms = ((self._lengths - row_limits) / 2 * unit).astype(np.float32)
-        return self._near(raw, row_terms, np.nextafter((least * unit).astype(np.float32), np.float32(-np.inf)))
+        self._candidates, self._power, self._n_threads, self._device = candidates, power, n_threads, device
+        self._size, size = (_ROWS, _POINTS) if device is None else (_ROWS_ON_DEVICE, _POINTS_ON_DEVICE)
+        groups = _cut(candidates, points, max(1, min(most_groups, len(points) // size)))
+        self.rows = np.concatenate(groups)
+        self.starts = np.cumsum([0, *map(len, groups)])
+        sample = candidates[points[:: max(1, len(points) // 1024)]].astype(np.float64)
+        self._filter = LowerBoundFilter(sample, scale=scale, device=None)
+        dimension = candidates.shape[1]
+        # (z, 1, c) of a point, times (-2z, |z|², 1) of a candidate: c is |z|² for a squared distance. With power 2, a
+        # sign and the loss in c make that the gain.
+        self._points = np.ones((len(points), dimension + 2), dtype=np.float32)
+        self._offsets = np.empty(len(points))
+        for start in range(0, len(points), _ROWS):
+            part = slice(start, start + _ROWS)
+            augmented = self._filter.augment(candidates[self.rows[part]])
+            self._points[part, :-1], self._offsets[part] = augmented.vectors, augmented.offsets
 
-    def sums(
-        self, others: np.ndarray, lower: np.ndarray, upper: np.ndarray, weights: np.ndarray, power: float
-    ) -> np.ndarray:
-        """Return for each row the weighted sum of distances to the power, each at least ``lower`` and at most ``upper``.
+    def bound(
+        self,
+        candidates: np.ndarray,
+        is_near: np.ndarray,
+        squared: np.ndarray,
+        weights: np.ndarray,
+        *,
+        with_pairs: bool = False,
+    ) -> Bounds:
+        """Bound the gains of some candidates.
 
-        In float64, from products: a squared distance is wrong by at most MARGIN64 x (d + 16) x ``farthest``.
+        Args:
+            candidates: Shape (h,): their rows.
+            is_near: Shape (h, groups): false only where the candidate is not near to the group.
+            squared: Shape (m,), finite: squared distances of the points to their centers.
+            weights: Shape (m,): how much each point counts.
+            with_pairs: Whether to return ``Bounds.pairs``.
         """
-        few = self._centered(others)
-        few = np.hstack([-2 * few, np.ones((len(few), 1)), _lengths(few)[:, None]])
-        return self._sums(few, lower, upper, weights, power)
+        factor = 2.0 ** -np.ceil(np.log2(max(float(squared.max(initial=0)), TINY)))
+        heaviest = float(weights.max(initial=0)) or 1.0
+        counts = (weights > 0) & (squared > 0)
+        losses = powered(squared * factor, self._power)
+        known = _Known(
+            factor,
+            self._put(round_up(losses * (1 + 32 * _UNIT) + _MORE)),
+            self._put(round_up(np.maximum(weights / heaviest, _SMALLEST)) * counts),
+        )
+        if self._power == 2:
+            self._set_last(round_up(squared * (1 + self._filter.margin) - self._offsets + TINY))
+        else:
+            self._set_last(-round_up(TINY - self._offsets))
+        is_near = is_near & np.array([counts[a:b].any() for a, b in zip(self.starts, self.starts[1:], strict=False)])
 
-    def moments(self, others: np.ndarray, weights: np.ndarray, power: float) -> tuple[np.ndarray, float]:
-        """Return for each row the weighted sum of distances to the power, 2 or 4, and by how much it is wrong at most.
+        def part(start: int) -> tuple[np.ndarray, np.ndarray, Pairs]:
+            block = slice(start, start + self._size)
+            gains, near, found = self._bound_part(candidates[block], is_near[block], known, with_pairs=with_pairs)
+            return gains, near, found._replace(of=found.of + start)
 
-        (|x|² + |y|² - 2 x·y)², added over y, needs the sums of some products of y only.
-        """
-        d, count = len(self.mean), 0
-        total, first, second = np.zeros(3), np.zeros((2, d)), np.zeros((d, d))
-        for start in range(0, len(others), _ROWS):
-            z, w = self._centered(others[start : start + _ROWS]), weights[start : start + _ROWS]
-            a = _lengths(z)
-            total += [w.sum(), w @ a, w @ (a * a)]
-            first += [w @ z, (w * a) @ z]
-            second += (z * w[:, None]).T @ z
-            count += len(z)
-        sums = np.empty(len(self.rows))
-        for start in range(0, len(self.rows), _ROWS):
-            z = self._centered(self.rows[start : start + _ROWS])
-            b = _lengths(z)
-            if power == 2:
-                value = total[1] + b * total[0] - 2 * (z @ first[0])
-            else:
-                value = (
-                    total[2]
-                    + b * b * total[0]
-                    + 4 * np.einsum("ij,ij->i", z @ second, z)
-                    + 2 * b * total[1]
-                    - 4 * (z @ first[1])
-                    - 4 * b * (z @ first[0])
-                )
-            sums[start : start + _ROWS] = value
-        largest = total[0] * self.farthest ** (power / 2)
-        return sums, MARGIN64 * (count + 2 * d + 16) * 8 * largest
+        gains, near, found = zip(*self._map(part, len(candidates)), strict=True)
+        unit = float(powered(np.array([1 / factor]), self._power)[0])
+        largest_group = int(np.diff(self.starts).max(initial=0))
+        pairs = Pairs(*map(np.concatenate, zip(*found, strict=True)))
+        return Bounds(
+            np.concatenate(gains) * (unit * heaviest * (1 + 4 * (largest_group + 64) * _UNIT)),
+            np.concatenate(near),
+            pairs._replace(losses=np.maximum(losses[pairs.points] - pairs.losses, 0) * unit),
+        )
 
-    def _near(self, few: np.ndarray, row_terms: np.ndarray, least: np.ndarray) -> Near:
-        def part(start: int) -> np.ndarray:
-            product = self.rows[start : start + self._size] @ few.T
-            product -= row_terms[start : start + self._size, None]
-            return np.flatnonzero(product >= least) + start * len(few)
+    def _bound_part(
+        self, candidates: np.ndarray, is_near: np.ndarray, known: _Known, *, with_pairs: bool
+    ) -> tuple[np.ndarray, np.ndarray, Pairs]:
+        """Bound gains, in the units of ``known``; the losses of the pairs are what is taken off them."""
+        vectors = self._augment(candidates, known.factor)
+        near = np.ascontiguousarray(is_near.T)
+        gains = np.zeros(len(candidates))
+        found = [Pairs(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), np.empty(0))]
+        for group in np.flatnonzero(near.any(axis=1)).tolist():
+            points, (inside,) = slice(self.starts[group], self.starts[group + 1]), near[group].nonzero()
+            product = self._product(vectors, inside, points, known)
+            sums = self._sums(product, known.weights[points])
+            gains[inside] += sums
+            near[group, inside] = sums > 0
+            if with_pairs:
+                at, falls = self._positive(product)
+                of, column = np.divmod(at, points.stop - points.start)
+                found.append(Pairs(inside[of], points.start + column, falls.astype(np.float64)))
+        pairs = Pairs(*map(np.concatenate, zip(*found, strict=True)))
+        order = np.argsort(pairs.of, kind="stable")
+        return gains, near.T, Pairs(*(each[order] for each in pairs))
 
-        found = np.concatenate([np.empty(0, dtype=np.int64), *self._map(part)])
-        return Near(*np.divmod(found, max(len(few), 1)))
+    def _augment(self, candidates: np.ndarray, factor: float) -> Any:  # noqa: ANN401  of numpy or torch
+        """Return the candidates' side of the products: a squared distance is rounded down, a gain up."""
+        augmented, sign = self._filter.augment(self._candidates[candidates]), -1.0 if self._power == 2 else 1.0
+        vectors = np.empty((len(candidates), self._points.shape[1]), dtype=np.float32)
+        np.multiply(augmented.vectors[:, :-1], np.float32(-2 * sign * factor), out=vectors[:, :-2])
+        vectors[:, -2] = -sign * round_up((TINY - augmented.offsets) * factor)
+        vectors[:, -1] = factor
+        return self._put(vectors)
 
-    def _sums(
-        self, few: np.ndarray, lower: np.ndarray, upper: np.ndarray, weights: np.ndarray, power: float
-    ) -> np.ndarray:
-        def part(start: int) -> np.ndarray:
-            z = self._centered(self.rows[start : start + self._size])
-            ours, sums = np.hstack([z, _lengths(z)[:, None], np.ones((len(z), 1))]), np.zeros(len(z))
-            for first in range(0, len(few), _COLUMNS):
-                columns = slice(first, first + _COLUMNS)
-                product = ours @ few[columns].T
-                np.maximum(product, 0, out=product)
-                product = powered(product, power, out=product)
-                np.maximum(product, lower[columns], out=product)
-                np.minimum(product, upper[columns], out=product)
-                sums += product @ weights[columns]
-            return sums
-
-        return np.concatenate([np.empty(0), *self._map(part)])
-
-    def _map(self, part: Callable[[int], np.ndarray]) -> list[np.ndarray]:
-        starts = range(0, len(self.rows), self._size)
+    def _map(self, part: Callable[[int], Any], n: int) -> list[Any]:
+        starts = range(0, max(n, 1), self._size)
         if self._n_threads == 1 or len(starts) < 2:
             return [part(start) for start in starts]
         with ThreadPoolExecutor(self._n_threads) as workers:
             return list(workers.map(part, starts))
 
-    def _centered(self, vectors: np.ndarray) -> np.ndarray:
-        return (vectors - self.mean) * self._scale
+    def _put(self, values: np.ndarray) -> Any:  # noqa: ANN401
+        return values
+
+    def _set_last(self, values: np.ndarray) -> None:
+        self._points[:, -1] = values
+
+    def _product(self, vectors: Any, inside: np.ndarray, points: slice, known: _Known) -> Any:  # noqa: ANN401
+        """Return what candidates take off the losses of some points, shape (candidates, points)."""
+        product = (vectors if len(inside) == len(vectors) else vectors[inside]) @ self._points[points].T
+        np.maximum(product, 0, out=product)
+        if self._power != 2:
+            with np.errstate(over="ignore"):  # what is too far for float32 takes nothing off
+                powered(product, self._power, out=product)
+            np.subtract(known.limits[points], product, out=product)
+            np.maximum(product, 0, out=product)
+        return product
+
+    def _sums(self, product: Any, weights: Any) -> np.ndarray:  # noqa: ANN401
+        return product @ weights
+
+    def _positive(self, product: Any) -> tuple[np.ndarray, np.ndarray]:  # noqa: ANN401
+        flat = product.ravel()
+        (at,) = (flat > 0).nonzero()
+        return at, flat[at]
 
 
 class TorchProducts(Products):
-    """The same on a device of torch, where the rows stay."""
+    """The same on a device of torch, where the points stay."""
 
-    def __init__(
-        self, rows: np.ndarray, mean: np.ndarray, scale: float, *, n_threads: int = 1, device: str | None = None
-    ) -> None:
+    def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401  those of ``Products``
         import torch
 
-        super().__init__(rows, mean, scale, n_threads=n_threads, device=device)
+        super().__init__(*arguments, **options)
         self._torch = torch
         torch.backends.cuda.matmul.allow_tf32 = False  # the margin is that of float32
-        self._there = self._put(rows)
+        self._there = self._put(self._points)
 
-    def _put(self, values: np.ndarray) -> Any:  # noqa: ANN401  a tensor
+    def _put(self, values: np.ndarray) -> Any:  # noqa: ANN401
         return self._torch.from_numpy(np.ascontiguousarray(values)).to(self._device)
 
-    def _near(self, few: np.ndarray, row_terms: np.ndarray, least: np.ndarray) -> Near:
-        few_there, terms_there, least_there = self._put(few), self._put(row_terms), self._put(least)
-        found: list[np.ndarray] = [np.empty((0, 2), dtype=np.int64)]
-        for start in range(0, len(self.rows), self._size):
-            product = self._there[start : start + self._size] @ few_there.T
-            product -= terms_there[start : start + self._size, None]
-            pairs = (product >= least_there).nonzero()
-            pairs[:, 0] += start
-            found.append(pairs.cpu().numpy())
-        return Near(*np.concatenate(found).T)
+    def _set_last(self, values: np.ndarray) -> None:
+        self._there[:, -1] = self._put(values)
 
-    def _sums(
-        self, few: np.ndarray, lower: np.ndarray, upper: np.ndarray, weights: np.ndarray, power: float
-    ) -> np.ndarray:
-        torch = self._torch
-        mean, there, low, high, factors = map(self._put, (self.mean, few, lower, upper, weights))
-        parts = [np.empty(0)]
-        for start in range(0, len(self.rows), self._size):
-            z = (self._there[start : start + self._size].double() - mean) * self._scale
-            lengths, ones = (z * z).sum(dim=1, keepdim=True), torch.ones((len(z), 1), dtype=z.dtype, device=z.device)
-            product = (torch.hstack([z, lengths, ones]) @ there.T).clamp_(min=0).pow_(power / 2)
-            parts.append((torch.minimum(torch.maximum(product, low), high) @ factors).cpu().numpy())
-        return np.concatenate(parts)
+    def _product(self, vectors: Any, inside: np.ndarray, points: slice, known: _Known) -> Any:  # noqa: ANN401
+        product = (vectors[self._put(inside)] @ self._there[points].T).clamp_(min=0)
+        if self._power != 2:
+            product = (known.limits[points] - product.pow_(self._power / 2)).clamp_(min=0)
+        return product
+
+    def _sums(self, product: Any, weights: Any) -> np.ndarray:  # noqa: ANN401
+        return (product @ weights).cpu().numpy()
+
+    def _positive(self, product: Any) -> tuple[np.ndarray, np.ndarray]:  # noqa: ANN401
+        flat = product.ravel()
+        at = (flat > 0).nonzero()[:, 0]
+        return at.cpu().numpy(), flat[at].cpu().numpy()
 
 
 def powered(squared: np.ndarray, power: float, out: np.ndarray | None = None) -> np.ndarray:
@@ -205,5 +263,21 @@ def powered(squared: np.ndarray, power: float, out: np.ndarray | None = None) ->
     return np.power(squared, power / 2, out=out)
 
 
-def _lengths(vectors: np.ndarray) -> np.ndarray:
-    return np.einsum("ij,ij->i", vectors, vectors)
+def _cut(vectors: np.ndarray, rows: np.ndarray, n_groups: int) -> list[np.ndarray]:
+    """Cut some rows of vectors into groups of nearly equal size, in halves, across the direction of the largest spread."""
+    if n_groups == 1:
+        return [rows]
+    sample = vectors[rows[:: max(1, len(rows) // _SAMPLE)]].astype(np.float64)
+    sample -= sample.mean(axis=0)
+    direction = sample[np.einsum("ij,ij->i", sample, sample).argmax()]
+    for _ in range(4):  # by the power method
+        direction = sample.T @ (sample @ direction)
+        direction /= float(np.abs(direction).max()) or 1.0
+    blocks = (vectors[rows[start : start + _ROWS]] for start in range(0, len(rows), _ROWS))
+    along = np.concatenate([block @ direction.astype(np.float32) for block in blocks])
+    order, n_left = np.argsort(along, kind="stable"), n_groups // 2
+    middle = len(rows) * n_left // n_groups
+    return [
+        *_cut(vectors, rows[order[:middle]], n_left),
+        *_cut(vectors, rows[order[middle:]], n_groups - n_left),
+    ]

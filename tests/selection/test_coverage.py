@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from datapool.selection import gains as gains_module
+from datapool.selection import products as products_module
 from datapool.selection.coverage import MOST_POINTS, coverage, evaluation_points
 from datapool.selection.k_center import k_center, unit_rows
+from datapool.selection.moments import least_sums
 from datapool.selection.products import Products, TorchProducts
 
 POWERS = (1, 2, 3, 4, 7.5)
@@ -136,27 +138,28 @@ def test_the_order_of_the_candidates_decides_between_equals_only():
 
 
 def test_every_way_of_computing_leads_to_the_same_picks(monkeypatch):
-    points, pool = unit_rows(random_points(7, n=400, d=16)), unit_rows(random_points(8, n=3, d=16))
-    expected = coverage(points, pool, n_samples=150, power=4)
+    points, pool = unit_rows(random_points(7, n=250, d=16)), unit_rows(random_points(8, n=3, d=16))
+    expected = coverage(points, pool, n_samples=80, power=4)
     ways = {
-        "products only": {"_DENSE": 1e-9},
-        "pairs only": {"_DENSE": 1.0},
-        "no lists": {"_DENSE": 1.0, "_LEAST_MEMORY": 0},
-        "small tiles": {"_COLUMNS": 7, "_TOGETHER": 20, "_AHEAD": 3, "_MOST_NEARER": 50, "_MOST_EXACT": 2, "_FEW": 1},
+        "products only": (gains_module, {"_LEAST_MEMORY": 0}),
+        "room for lists after some picks": (gains_module, {"_LEAST_MEMORY": 2**16, "_PER_CANDIDATE": 0}),
+        "few at a time": (gains_module, {"_TOGETHER": 7, "_FEWEST": 1, "_GROWTH": 2, "_FEW_SUMS": 0}),
+        "small groups": (products_module, {"_POINTS": 3, "_ROWS": 20}),
     }
     wrong = []
-    for name, settings in ways.items():
+    for name, (module, settings) in ways.items():
         with monkeypatch.context() as patch:
             for key, value in settings.items():
-                patch.setattr(gains_module, key, value)
-            found = coverage(points, pool, n_samples=150, power=4)
+                patch.setattr(module, key, value)
+            found = coverage(points, pool, n_samples=80, power=4)
         if found.indices.tolist() != expected.indices.tolist() or found.gains.tolist() != expected.gains.tolist():
             wrong.append(name)
     assert wrong == []
 
 
 def test_more_threads_make_the_same_bytes(monkeypatch):
-    points, none = random_points(9, n=2500, d=8), random_points(9, n=0, d=8)
+    monkeypatch.setattr(products_module, "_ROWS", 100)
+    points, none = random_points(9, n=600, d=8), random_points(9, n=0, d=8)
     expected = coverage(points, none, n_samples=40, power=3)
     monkeypatch.setattr("datapool.selection.coverage.how_many_threads", lambda device, work: 3)
     found = coverage(points, none, n_samples=40, power=3)
@@ -221,19 +224,97 @@ def test_wrong_arguments_are_refused():
         coverage(line(0, np.nan), line(0), n_samples=1, power=2)
 
 
-@pytest.mark.slow  # imports torch
-def test_a_device_computes_the_same_products():
-    rows, others = random_points(13, n=90, d=5), random_points(14, n=7, d=5)
-    mean, limits = rows.mean(axis=0).astype(np.float64), np.full(90, 0.1)
-    here = Products(rows, mean, 0.125)
-    there = TorchProducts(rows, mean, 0.125, device="cpu")
-    near = here.nearer(others, limits, np.zeros(7))
-    sums = [each.sums(others, np.full(7, 0.001), np.full(7, 0.02), np.ones(7), 4) for each in (here, there)]
+def losses_of_pairs(points, power):
+    wide = points.astype(np.float64)
+    return ((wide[:, None] - wide) ** 2).sum(axis=2) ** (power / 2)
 
-    assert there.nearer(others, limits, np.zeros(7)).rows.tolist() == near.rows.tolist()
-    assert there.nearer(others, limits, np.zeros(7)).others.tolist() == near.others.tolist()
-    assert 0 < len(near.rows) < 90 * 7
-    assert np.allclose(*sums, rtol=1e-12)
+
+def bounds_of(products, squared, weights):
+    """What products tell of all candidates, with the pairs as a table: NaN where there is none."""
+    is_near = np.ones((len(squared), len(products.starts) - 1), dtype=bool)
+    found = products.bound(np.arange(len(squared)), is_near, squared, weights, with_pairs=True)
+    losses = np.full((len(squared), len(squared)), np.nan)
+    losses[found.pairs.of, products.rows[found.pairs.points]] = found.pairs.losses
+    return found, losses
+
+
+CLOUDS = {
+    "normal": random_points(13, n=300, d=5),
+    "far from the origin": random_points(14, n=300, d=5) + np.float32(100),
+    "wide scales": np.exp(4 * random_points(15, n=300, d=3)),
+    "on a sphere": unit_rows(random_points(19, n=300, d=64)),
+    "equal ones": np.repeat(random_points(16, n=10, d=4), 30, axis=0),
+}
+
+
+@pytest.mark.parametrize("power", POWERS)
+def test_products_bound_gains_and_losses_from_the_right_side_and_closely(power):
+    for name, points in CLOUDS.items():
+        rng = np.random.default_rng(17)
+        scale = 2.0 ** -np.ceil(np.log2(2 * np.abs(points).max()))
+        losses = losses_of_pairs(points * scale, power)
+        limits, weights = np.quantile(losses, 0.3, axis=1) * rng.integers(0, 3, 300), rng.random(300)
+        products = Products(points, np.arange(300), power=power, scale=scale, most_groups=9)
+        rows = products.rows
+        found, lower = bounds_of(products, limits[rows] ** (2 / power), weights[rows])
+        gains = (weights * np.maximum(limits - losses, 0)).sum(axis=1)
+
+        assert sorted(rows.tolist()) == list(range(300))
+        assert (found.gains >= gains).all(), name
+        assert not (lower > losses).any(), name
+        assert not np.isnan(lower[losses < limits]).any(), name
+        if name == "normal":
+            assert np.allclose(found.gains, gains, rtol=1e-3)
+            assert np.isnan(lower).mean() > 0.5
+
+
+def test_a_candidate_is_near_to_the_groups_of_points_that_it_would_take_over(monkeypatch):
+    # The center lies at 0, and the groups are 1, 2 and 6, 9. The points 6 and 9 are nearer to 10, and to 5.
+    monkeypatch.setattr(products_module, "_POINTS", 1)
+    points = line(1, 2, 6, 9, 10, 5)
+    products = Products(points, np.arange(4), power=2, scale=2.0**-5, most_groups=2)
+    positions = points[products.rows, 0]
+    squared = (positions.astype(np.float64) * 2.0**-5) ** 2
+    found = products.bound(np.array([4, 5]), np.ones((2, 2), dtype=bool), squared, np.ones(4), with_pairs=True)
+
+    assert [sorted(positions[found.pairs.points[found.pairs.of == i]].tolist()) for i in (0, 1)] == [[6, 9], [6, 9]]
+    assert sorted(found.is_near[0].tolist()) == sorted(found.is_near[1].tolist()) == [False, True]
+    assert found.gains * 2.0**10 == pytest.approx([36 - 16 + 81 - 1, 36 - 1 + 81 - 16], rel=1e-4)
+
+
+@pytest.mark.parametrize("power", POWERS)
+def test_least_sums_are_no_larger_than_the_sums_and_near_to_them(power):
+    for name, points in CLOUDS.items():
+        weights = np.random.default_rng(18).random(300)
+        sums = losses_of_pairs(points, power) @ weights
+        least = least_sums(points, np.arange(300), weights, power=power, scale=1.0)
+
+        assert (least <= sums * (1 + 1e-12)).all(), name
+        if name == "on a sphere":
+            assert (least >= sums * (1 - 1e-9 if power in (2, 4) else 0.9)).all()
+
+
+@pytest.mark.slow  # imports torch
+@pytest.mark.parametrize("power", (2, 3))
+def test_a_device_leads_to_the_same_picks(power, monkeypatch):
+    points, pool = random_points(13, n=400, d=5), random_points(14, n=3, d=5)
+    monkeypatch.setattr(products_module, "_POINTS_ON_DEVICE", 50)
+    here, there = (coverage(points, pool, n_samples=100, power=power, device=device) for device in (None, "cpu"))
+
+    assert there.indices.tolist() == here.indices.tolist()
+    assert there.gains.tolist() == here.gains.tolist()
+
+
+@pytest.mark.slow  # imports torch
+def test_a_device_computes_bounds_as_numpy_does():
+    points, weights = random_points(13, n=300, d=5), np.ones(300)
+    found = []
+    for build, device in ((Products, None), (TorchProducts, "cpu")):
+        products = build(points, np.arange(300), power=4, scale=0.125, most_groups=1, device=device)
+        found.append(bounds_of(products, np.full(300, 0.02), weights))
+
+    assert np.allclose(found[0][0].gains, found[1][0].gains, rtol=1e-5)
+    assert np.allclose(found[0][1], found[1][1], rtol=1e-4, atol=1e-9, equal_nan=True)
 
 
 def test_many_candidates_are_evaluated_on_a_sample_that_the_seed_draws():
