@@ -33,6 +33,9 @@ RELATIVE, ABSOLUTE = 1e-8, 1e-7
 """Two distances count as equal if they differ by no more than this share, plus, between normalized embeddings, this amount:
 a unit vector is rounded to float32, and another processor may round one of its numbers the other way."""
 
+_NOT_OFFERED = ("seen", "low_quality", "near_duplicate")
+"""The kinds of images in removed_samples.csv that were no candidates of the choice, though they have embeddings."""
+
 
 def check_distances(
     rows: EmbeddedTable, version: Version, progress: Progress, *, has_lost_images: bool = False
@@ -210,11 +213,11 @@ def check_candidates(
 
 
 def _offered(candidates: EmbeddedTable, outputs: Outputs) -> EmbeddedTable:
-    """Return the candidates without those that were not offered, because an earlier batch had offered them."""
+    """Return the candidates without those that were not offered: to these, no distance is promised."""
     if not outputs.removed_samples.is_file():
         return candidates
     removed = read_csv(outputs.removed_samples)
-    kept = ~candidates.table.filename.isin(removed.filename[removed.kind == "seen"]).to_numpy()
+    kept = ~candidates.table.filename.isin(removed.filename[removed.kind.isin(_NOT_OFFERED)]).to_numpy()
     return candidates.take(kept)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import write_picture
+from PIL import Image
 from typer.testing import CliRunner
 
 from datapool.cli import app
@@ -377,6 +378,18 @@ def test_images_that_were_not_offered_are_no_candidates_of_the_version(pool):
     assert metrics["offered_again"] == n_again > 0
     assert metrics["seen_before"] == n_first - n_again
     assert checks()["version 2, candidates"].sentence.startswith(f"all {N_WEEK + n_again} lie within ")
+    assert failed() == {}
+
+
+@pytest.mark.slow
+def test_images_of_no_use_are_no_candidates_of_the_version(pool):
+    dark = sorted(Path("week_2").rglob("*.png"))[:5]
+    for shade, path in enumerate(dark):
+        Image.new("RGB", (8, 8), (shade, 0, 0)).save(path)
+    repro(quality__drop="dark", datapool__base_version=1, datapool__replaces=batches()[1])
+
+    assert json.loads((OUTPUT / "numbers.json").read_text())["low_quality"] == len(dark)
+    assert checks()["version 2, candidates"].sentence.startswith(f"all {N_WEEK - len(dark)} lie within ")
     assert failed() == {}
 
 
