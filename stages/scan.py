@@ -55,6 +55,7 @@ def scan() -> None:
             cluster=cluster,
             finished=finished_shards(),
             videos=sampling_of(params.videos),
+            shards=params.images.shards,
         )
     batch.require_usable_images(found, Path(params.input_dir))
     write_table(outputs.images, found.images)

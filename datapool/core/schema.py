@@ -437,6 +437,7 @@ class Images(Section):
     range: Annotated[Literal["auto", "full"] | list[float], BeforeValidator(_range)]
     max_pixels: Count
     gif: bool
+    shards: bool
 
 
 class Videos(Section):

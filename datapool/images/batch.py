@@ -27,6 +27,7 @@ from datapool.images.pixels import Ranges, WantedSquares
 from datapool.images.places import place_of
 from datapool.images.processes import read_all
 from datapool.images.quality import quality_table
+from datapool.images.shards import outside_of_shard
 from datapool.images.thumbnails import Keep
 from datapool.images.videos import Sampling
 
@@ -47,8 +48,9 @@ class Batch(NamedTuple):
     """One row per image, sorted by filename: filename (its name in the pool: ``safe_name`` of prefix and path), path (below
     input_dir, with "/"), content_hash (sha256 of the bytes, hex), width, height (pixels, upright; missing if not decoded),
     mode, kind, low, high (the values that an image of more than 8 bits uses, as in ``pixels.Spread``; kind "" for others),
-    weak_label (``safe_name`` of the top folder below input_dir), status ("ok", "corrupt" or "duplicate"), reason (why it is
-    not ok), perceptual_hash (as ``perceptual_hash`` returns it; "" if it is unknown), n_bytes (of the file)."""
+    weak_label (``safe_name`` of the top folder below input_dir; a shard is no folder), status ("ok", "corrupt" or
+    "duplicate"), reason (why it is not ok), perceptual_hash (as ``perceptual_hash`` returns it; "" if it is unknown),
+    n_bytes (of the file)."""
     skipped: Skipped
     """The files below ``input_dir`` that are not in the table."""
     quality: pd.DataFrame
@@ -71,6 +73,7 @@ def scan(
     cluster: Cluster | None = None,
     finished: ShardStore | None = None,
     videos: Sampling | None = None,
+    shards: bool = False,
 ) -> Batch:
     """Inspect every image below ``folder``. Damaged images and exact copies are rows of the table, not errors.
 
@@ -96,15 +99,16 @@ def scan(
         finished: Keeps what the workers have finished, for a run after one that was stopped; given with ``cluster``.
         videos: Which frames of videos are images of the batch; None: videos are no images. A video that is damaged is
             "corrupt", and its frames before the damage are images all the same.
+        shards: Whether the images in shards are images of the batch; damage of a shard as of a video.
 
     Raises:
         DatapoolError: If ``folder`` is not a folder, a name is not UTF-8, a name in ``relevant`` is not there, an image has
-            the name of a frame, or there are videos and no package that reads them.
+            the name of a frame, a shard has two images of one name, or there are videos and no package that reads them.
     """
     if not is_folder(folder):
         what = "is a file" if os.path.lexists(folder) else "is not there"
         raise DatapoolError(f"params.yaml: input_dir is {str(folder)!r}, which {what}; give a folder of images")
-    found = find_images(folder, gif=gif, videos=videos is not None)
+    found = find_images(folder, gif=gif, videos=videos is not None, in_shards=shards)
     require_frames(folder, found)
     paths, wanted = found.paths, None
     if relevant is not None:
@@ -137,7 +141,7 @@ def scan(
         )
     else:
         found_in_order = read_all(
-            [folder / path for path in to_inspect],
+            [place_of(folder, path) for path in to_inspect],
             found_of,
             where=str(folder),
             names=to_inspect,
@@ -155,10 +159,16 @@ def scan(
     )
     rows = [*zip(to_inspect, found_in_order, strict=True), *zip(frames.paths, frames.inspections, strict=True)]
     rows += [(path, not_inspected(LINK_OUT)) for path in leading_out]
+    used = {found.shards.get(path, "") for path in to_inspect}  # of a list, only the shards that it has images of
+    rows += [(shard, not_inspected(why)) for shard, why in found.damaged.items() if relevant is None or shard in used]
     if len(rows) > len(to_inspect):
         rows.sort(key=lambda row: safe_name(filename_prefix + row[0]))
     inspections = [inspection for _, inspection in rows]
-    images = _table([path for path, _ in rows], inspections, filename_prefix)
+    paths = [path for path, _ in rows]
+    labels = [
+        weak_label(outside_of_shard(path, found.shards[path]) if path in found.shards else path) for path in paths
+    ]
+    images = _table(paths, labels, inspections, filename_prefix)
     if remove_duplicates:
         _mark_duplicates(images)
     quality = quality_table(images, inspections)
@@ -412,7 +422,7 @@ def copy_images(images: pd.DataFrame, filenames: Iterable[str], folder: Path, ta
         ) from error
 
 
-def _table(paths: list[str], inspections: list[Inspection], filename_prefix: str) -> pd.DataFrame:
+def _table(paths: list[str], labels: list[str], inspections: list[Inspection], filename_prefix: str) -> pd.DataFrame:
     """Return the table of a batch before exact copies are marked; see ``Batch.images``."""
     spreads = [found.spread for found in inspections]
     return pd.DataFrame(
@@ -426,7 +436,7 @@ def _table(paths: list[str], inspections: list[Inspection], filename_prefix: str
             "kind": pd.Series([spread.kind if spread else "" for spread in spreads], dtype="str"),
             "low": pd.Series([spread.low if spread else np.nan for spread in spreads], dtype="float64"),
             "high": pd.Series([spread.high if spread else np.nan for spread in spreads], dtype="float64"),
-            "weak_label": pd.Series([weak_label(path) for path in paths], dtype="str"),
+            "weak_label": pd.Series(labels, dtype="str"),
             "status": pd.Series(["corrupt" if found.damage else "ok" for found in inspections], dtype="str"),
             "reason": pd.Series([found.damage for found in inspections], dtype="str"),
             "perceptual_hash": pd.Series([found.perceptual_hash for found in inspections], dtype="str"),

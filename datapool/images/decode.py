@@ -21,7 +21,7 @@ from datapool.images.contents import content_of
 from datapool.images.damage import decode_intact_jpeg, find_damage, jpeg_scale
 from datapool.images.exif import Exif, read_exif
 from datapool.images.figures import FEW_PIXELS, Figures, measure
-from datapool.images.formats import ON_DEMAND, formats
+from datapool.images.formats import MAX_BYTES, ON_DEMAND, formats
 from datapool.images.perceptual_hash import UNKNOWN, perceptual_hash
 from datapool.images.pixels import (
     QUARTER_TURNS,
@@ -42,9 +42,6 @@ from datapool.images.pixels import (
 from datapool.images.places import Place
 from datapool.images.tiff import read_tiff
 from datapool.images.videos import Frame
-
-MAX_BYTES = 2**30
-"""The most bytes of an image file; a larger one is not read."""
 
 # Pillow's own limits are below ours: half of the pixels, and 1 MiB for a text or a color profile in a PNG file. Such files
 # are healthy. All texts of a PNG file together stay below Pillow's MAX_TEXT_MEMORY, 64 MiB.

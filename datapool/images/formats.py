@@ -4,6 +4,9 @@ from functools import cache
 
 from PIL import features
 
+MAX_BYTES = 2**30
+"""The most bytes of an image file; a larger one is not read."""
+
 _HEIF_SUFFIXES = frozenset({".heic", ".heif", ".hif"})
 _LIGHTLY_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})
 

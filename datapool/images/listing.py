@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datapool.core.errors import DatapoolError
+from datapool.images import shards
 from datapool.images.formats import ON_DEMAND, suffixes
 from datapool.images.videos import ON_DEMAND as VIDEOS_ON_DEMAND
 from datapool.images.videos import SUFFIXES
@@ -67,13 +68,13 @@ class Skipped(NamedTuple):
         ]
         return ", ".join(f"{count:,} {kind}" for count, kind in kinds if count)
 
-    def remedies(self, *, videos: bool = True) -> list[str]:
+    def remedies(self, *, parts: bool = True) -> list[str]:
         """Return a sentence for each kind of skipped images that could be read: what it takes, without a full stop.
 
         Args:
-            videos: Those of videos as well.
+            parts: Those of files that have many images as well: videos and shards.
         """
-        on_demand = ON_DEMAND | (VIDEOS_ON_DEMAND if videos else {})
+        on_demand = ON_DEMAND | (VIDEOS_ON_DEMAND | shards.ON_DEMAND if parts else {})
         found: dict[str, list[str]] = {}
         for ending, count in self.not_images.items():
             if ending in on_demand:
@@ -85,27 +86,35 @@ class Found(NamedTuple):
     """The files below a folder."""
 
     paths: list[str]
-    """Of images, below the folder, with "/"; in the order of the disk."""
+    """Of images, below the folder, with "/"; in the order of the disk. Of an image in a shard, the path of the shard and its
+    name there. A shard that is a link out of the folder is not opened, and its own path is one of these."""
     videos: list[str]
     """The same of videos, if they were asked for."""
     links: set[str]
     """Those of both that are links."""
+    shards: dict[str, str]
+    """The path of the shard of each image that is in one."""
+    damaged: dict[str, str]
+    """The shards that could not be read to their end, and why."""
     skipped: Skipped
 
 
-def find_images(folder: Path, *, gif: bool, videos: bool = False) -> Found:
+def find_images(folder: Path, *, gif: bool, videos: bool = False, in_shards: bool = False) -> Found:
     """Find the images below a folder by the endings of their names, and count the other files.
 
     Args:
         folder: Searched recursively. Links to folders are not followed.
         gif: Count files that end in .gif as images.
         videos: Find videos too, instead of counting them with the other files.
+        in_shards: Find the images in shards too, instead of counting shards with the other files.
 
     Raises:
-        DatapoolError: If a folder cannot be read, or the name of an image is not UTF-8.
+        DatapoolError: If a folder cannot be read, the name of an image is not UTF-8, or a shard has two images of one name.
     """
     image_endings, video_endings = suffixes(gif=gif), SUFFIXES if videos else frozenset[str]()
+    shard_endings = shards.SUFFIXES if in_shards else frozenset[str]()
     paths: list[str] = []
+    shard_paths: list[str] = []
     video_paths: list[str] = []
     links: set[str] = set()
     system: Counter[str] = Counter()
@@ -131,14 +140,44 @@ def find_images(folder: Path, *, gif: bool, videos: bool = False) -> Found:
             elif ending in video_endings:
                 video_paths.append(path)
                 links.update([path] if is_link else [])
+            elif ending in shard_endings:
+                shard_paths.append(path)
+                links.update([path] if is_link else [])
             else:
                 endings[_ending(entry.name)] += 1
+    shard_of: dict[str, str] = {}
+    damaged: dict[str, str] = {}
+    closed = links_out(folder, links.intersection(shard_paths))
+    for shard in shard_paths:
+        if shard in closed:
+            paths.append(shard)
+            continue
+        content = shards.contents_of(folder / shard)
+        if content.twice:
+            raise DatapoolError(
+                f"{folder / shard}: has two images of the name {content.twice!r}; give each a name of its own, or set "
+                "images.shards: false in params.yaml"
+            )
+        if content.damage:
+            damaged[shard] = content.damage
+        for ending, count in content.others.items():
+            endings[_in_shard(_ending(f"x{ending}"))] += count
+        for name in content.parts:
+            if any(part.startswith(".") or part.lower() in SYSTEM_FOLDERS for part in name.split("/")):
+                hidden += 1
+            elif (ending := os.path.splitext(name)[1].lower()) in image_endings:
+                shard_of[f"{shard}/{name}"] = shard
+            else:
+                endings[ending] += 1
+    paths += shard_of
     for path in (*paths, *video_paths):
         _require_utf8(path, folder)
     return Found(
         paths,
         video_paths,
         links,
+        shard_of,
+        damaged,
         Skipped(hidden, _most_first(system), _most_first(endings), folder_links, not_relevant=0),
     )
 
@@ -201,6 +240,11 @@ def _ending(name: str) -> str:
     ending = os.path.splitext(name)[1].lower()
     states_type = len(ending) <= _LONGEST_ENDING + 1 and re.search(r"[^\W\d_]", ending) and " " not in ending
     return ending.encode(errors="replace").decode() if states_type else ""
+
+
+def _in_shard(ending: str) -> str:
+    """Return how the ending of a member of a shard is counted: a video or shard there is not read, whatever is set."""
+    return f"{ending} in a shard" if ending in SUFFIXES | shards.SUFFIXES else ending
 
 
 def _most_first(counts: Counter[str]) -> dict[str, int]:

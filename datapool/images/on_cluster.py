@@ -21,6 +21,7 @@ from datapool.images.figures import Figures
 from datapool.images.listing import is_folder
 from datapool.images.memory import memory_for_images
 from datapool.images.pixels import Spread
+from datapool.images.places import Place, file_of, place_of
 
 _SHARD = 256  # images
 _AT_REST = (
@@ -132,11 +133,11 @@ class _Inspector:
                 "the same path on all of them, or set engine: local"
             )
         share = max(memory_for_images() // self.n_per_node - _AT_REST, _LEAST) if memory is None else memory
-        return [self._inspect(self.folder / path, share) for path in paths]
+        return [self._inspect(place_of(self.folder, path), share) for path in paths]
 
-    def _inspect(self, path: Path, memory: int) -> Inspection | int:
+    def _inspect(self, place: Place, memory: int) -> Inspection | int:
         try:
-            return self.inspect(path, memory=memory)
+            return self.inspect(place, memory=memory)
         except NeedsMemoryError as error:
             return error.n_bytes
 
@@ -144,12 +145,14 @@ class _Inspector:
 def _key(folder: Path, paths: Sequence[str], inspect: Inspect) -> str:
     """Return a key of a shard: other files, other content (by size and time) or another way to look make another key."""
     settings = {name: repr(value) for name, value in sorted(getattr(inspect, "keywords", {}).items())}
-    return json.dumps([datapool.__version__, settings, str(folder), [[path, *_state(folder / path)] for path in paths]])
+    return json.dumps(
+        [datapool.__version__, settings, str(folder), [[path, *_state(place_of(folder, path))] for path in paths]]
+    )
 
 
-def _state(path: Path) -> tuple[int, int]:
+def _state(place: Place) -> tuple[int, int]:
     try:
-        found = path.stat()
+        found = file_of(place).stat()
     except OSError:
         return 0, 0
     return found.st_size, found.st_mtime_ns

@@ -1,4 +1,4 @@
-"""Where an image is, by the folder of its batch and its path below it: a file, or a part of one, such as a frame of a video.
+"""Where an image is, by the folder of its batch and its path below it: a file, or a part of a video or a shard.
 
 Whatever reads an image takes a place, so that it need not know the difference.
 """
@@ -9,7 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+from datapool.images.shards import member_at
+from datapool.images.tar_files import TarMember
 from datapool.images.videos import Frame, frame_at
+
+_PARTS = (Frame, TarMember)
 
 
 class Place(Protocol):
@@ -34,12 +38,12 @@ def place_of(folder: Path, path: str) -> Place:
     data/cat/a.jpg
     """
     file = folder / path
-    return frame_at(file) or file
+    return frame_at(file) or member_at(file) or file
 
 
 def file_of(place: Place) -> Path:
     """Return the file that has the bytes of a place, perhaps among others."""
-    return place.video if isinstance(place, Frame) else Path(str(place))
+    return place.file if isinstance(place, _PARTS) else Path(str(place))
 
 
 def is_there(place: Place) -> bool:
@@ -49,8 +53,8 @@ def is_there(place: Place) -> bool:
 
 def absolute(place: Place) -> Place:
     """Return the same place, for a process that works in another folder."""
-    if isinstance(place, Frame):
-        return replace(place, video=place.video.absolute(), path=place.path.absolute())
+    if isinstance(place, _PARTS):
+        return replace(place, file=place.file.absolute(), path=place.path.absolute())
     return place.absolute() if isinstance(place, Path) else place
 
 

@@ -75,7 +75,8 @@ class DamagedVideoError(Exception):
 class Frame:
     """The place of a frame."""
 
-    video: Path
+    file: Path
+    """The video."""
     number: int
     path: Path
     """Of the image that the frame is."""
@@ -103,9 +104,9 @@ class Frame:
 
     def _read(self, method: Callable[[Path, int], bytes]) -> bytes:
         try:
-            return method(self.video, self.number)
+            return method(self.file, self.number)
         except DamagedVideoError as error:
-            raise OSError(None, str(error), str(self.video)) from error
+            raise OSError(None, str(error), str(self.file)) from error
 
 
 def frame_name(video: str, number: int, n_frames: int) -> str:

@@ -168,7 +168,7 @@ def _those_of(found: Mapping[str, bytes], content_hashes: Iterable[str]) -> dict
 
 def _by_content(folder: Path | None) -> pd.DataFrame:
     """Return content_hash and path of every image below a folder."""
-    paths = [folder / path for path in sorted(find_images(folder, gif=True).paths)] if folder else []
+    paths = [folder / path for path in sorted(find_images(folder, gif=True, in_shards=True).paths)] if folder else []
     return pd.DataFrame(
         {"content_hash": [hash_of(path) for path in paths], "path": [str(path) for path in paths]}, dtype="str"
     )

@@ -150,8 +150,9 @@ def _embed_folder(
         gif=True,
         progress=progress,
         videos=sampling_of(params.videos),
+        shards=params.images.shards,
     )
-    if remedies := skipped.remedies(videos=False):
+    if remedies := skipped.remedies(parts=False):
         raise DatapoolError(f"{setting}, where {loss}: {remedies[0]}, or remove them")
     if not len(images):
         raise DatapoolError(f"{setting}, a folder without images; give {wanted}, or null")

@@ -17,6 +17,8 @@ from datapool.images.batch import prefix_of
 from datapool.images.decode import has_content, hash_of
 from datapool.images.formats import suffixes
 from datapool.images.places import Place, is_there, place_of
+from datapool.images.shards import SUFFIXES as SHARDS
+from datapool.images.shards import members_of
 
 _SHOWN = 3  # images that a message names
 
@@ -111,18 +113,18 @@ def _places(filename: str, path: str, version: Version, folders: Sequence[Path])
     return list(dict.fromkeys(place_of(root, name) for root in roots for name in names))
 
 
-def _by_content(folders: Sequence[Path], wanted: set[str], names: set[str]) -> dict[str, Path]:
-    """Return files below some folders by their content hashes, as far as these are wanted.
+def _by_content(folders: Sequence[Path], wanted: set[str], names: set[str]) -> dict[str, Place]:
+    """Return the images below some folders by their content hashes, as far as these are wanted.
 
     Args:
         folders: Searched recursively.
         wanted: Content hashes.
-        names: The files to read first; of the others only those with the ending of an image are read.
+        names: The files to read first; of the others only those with the ending of an image or of a shard are read.
     """
-    found: dict[str, Path] = {}
+    found: dict[str, Place] = {}
     if not wanted:
         return found
-    endings = suffixes(gif=True)
+    endings = suffixes(gif=True) | SHARDS
     paths = sorted(
         (name not in names, f"{root}/{name}")
         for folder in folders
@@ -131,11 +133,13 @@ def _by_content(folders: Sequence[Path], wanted: set[str], names: set[str]) -> d
         if name in names or os.path.splitext(name)[1].lower() in endings
     )
     for _, path in paths:
-        content = hash_of(Path(path))
-        if content in wanted:
-            found.setdefault(content, Path(path))
-            if len(found) == len(wanted):
-                break
+        places: Sequence[Place] = members_of(Path(path)) or [Path(path)]
+        for place in places:
+            content = hash_of(place)
+            if content in wanted:
+                found.setdefault(content, place)
+                if len(found) == len(wanted):
+                    return found
     return found
 
 

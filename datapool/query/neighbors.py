@@ -301,7 +301,8 @@ def _inspected(paths: Sequence[Place], params: Params) -> pd.DataFrame:
 
 def _of_folder(folder: Path, params: Params) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
     """Return the healthy images of a folder, and the others with the reasons."""
-    paths = [folder / path for path in sorted(find_images(folder, gif=params.images.gif).paths)]
+    listed = find_images(folder, gif=params.images.gif, in_shards=params.images.shards)
+    paths = [place_of(folder, path) for path in sorted(listed.paths)]
     if not paths:
         raise DatapoolError(f"{folder}: has no images; give an image, or a folder of images")
     found = _inspected(paths, params)

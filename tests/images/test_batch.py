@@ -328,7 +328,7 @@ def test_without_its_package_heic_is_skipped_and_the_package_is_named(tmp_path, 
 
     assert found.images.path.tolist() == ["a.png"]
     assert str(found.skipped) == "2 .heic, 1 .heif, 1 .mp4"
-    assert found.skipped.remedies(videos=False) == [
+    assert found.skipped.remedies(parts=False) == [
         "2 .heic and 1 .heif skipped; to read them, `pip install pillow-heif`"
     ]
 
