@@ -1,12 +1,12 @@
 """How good are the picks of each method? Accuracy with the picked images as training set, in one batch and week by week.
 
-    python -m benchmarks.quality [--quick] [--seeds 5] [--cell NAME ...] [--cache FOLDER]
+    python -m benchmarks.quality [--quick] [--seeds 20] [--cell NAME ...] [--cache FOLDER]
 
 Sets are those of ``labeled_sets``, embedded by the model that params.yaml as shipped gives a new pool (EfficientNet-Lite0 at
 128 pixels, features of several layers, 128 dimensions), whose head is fitted to 2,000 of the images to pick from. The
 picked images are labeled, and a linear probe (a logistic regression on embeddings of length one) is trained on them; the
 score is the percentage of the test that it gets right. A cell of the table has the mean difference to random picks with
-the same seed, and its standard error over five seeds, which draw the candidates, the order in which kinds appear, and the
+the same seed, and its standard error over 20 seeds, which draw the candidates, the order in which kinds appear, and the
 random picks. The power of coverage, 2 unless a column says another, was chosen on pictures of the same sources.
 
 One batch: 80 % of a set is offered to an empty pool ("long tail": with a fiftieth of the most frequent kind's images, the
@@ -152,7 +152,7 @@ def main() -> None:
     """Measure and write the tables."""
     parser = argparse.ArgumentParser(description="Compare what the methods pick by the accuracy of a linear probe.")
     parser.add_argument("--quick", action="store_true", help="two cells with pixels of digits, in seconds")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--cell", nargs="*", help="only cells whose name contains one of these")
     parser.add_argument("--cache", type=Path, help="folder in which embeddings are kept")
     arguments = parser.parse_args()
