@@ -5,6 +5,7 @@ import importlib.util
 import re
 import subprocess
 import sys
+from itertools import dropwhile, takewhile
 from pathlib import Path
 from types import ModuleType
 
@@ -253,8 +254,9 @@ def test_the_repro_benchmark_raises_if_other_stages_ran_than_expected():
 
 def rows_below(text, heading):
     """Return the cells of the first table below a heading, without its header."""
-    lines = text.split(f"{heading}\n", 1)[1].split("\n#", 1)[0].splitlines()
-    table = [line for line in lines if line.startswith("|")]
+    lines = iter(text.split(f"{heading}\n", 1)[1].split("\n#", 1)[0].splitlines())
+    beginning = dropwhile(lambda line: not line.startswith("|"), lines)
+    table = list(takewhile(lambda line: line.startswith("|"), beginning))
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in table[2:]]
 
 
