@@ -10,7 +10,7 @@ import numpy as np
 
 from datapool.core.progress import Progress
 from datapool.selection.centers import squared_distances
-from datapool.selection.gains import Gain, Gains
+from datapool.selection.gains import BoundWorkers, Gain, Gains
 from datapool.selection.k_center import Exclude, k_center, nearest
 from datapool.selection.nearest_centers import (
     how_many_threads,
@@ -54,6 +54,7 @@ def coverage(
     prefix: Sequence[int] | np.ndarray = (),
     min_gain: float = -1.0,
     device: str | None = "auto",
+    workers: BoundWorkers | None = None,
     progress: Progress | None = None,
 ) -> Covering:
     """Greedily take the candidate that most lowers the sum of (distance to the nearest of pool and picks) ** power.
@@ -89,6 +90,8 @@ def coverage(
             pool, of what the second one took off. 0 or less never stops.
         device: Where large products are computed: "auto" for a CUDA device if there is one and the work is large, else
             the processors; None for the processors; or a device of torch.
+        workers: They compute these products where many gains are bounded; then ``device`` plays no part. With power inf
+            they play none.
         progress: Called with the number of picks so far and of all.
 
     Raises:
@@ -111,7 +114,7 @@ def coverage(
         scale = unit
     points = np.arange(len(candidates)) if points is None else points
     work = float(candidates.size) * len(points)
-    device = where_to_compute(device, work=work)
+    device = None if workers is not None else where_to_compute(device, work=work)
     with single_threaded_blas():
         gains = Gains(
             candidates,
@@ -121,6 +124,7 @@ def coverage(
             scale=scale,
             device=device,
             n_threads=how_many_threads(device, work=work),
+            workers=workers,
         )
         if len(pool):
             gains.set_losses(_squared_to_pool(candidates[gains.rows], pool, device) * scale**2)

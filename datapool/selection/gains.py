@@ -14,20 +14,31 @@ Squared distances are in units of 1 / scale², where ``scale`` is the power of t
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from datapool.selection.centers import squared_distances
 from datapool.selection.moments import least_sums
 from datapool.selection.nearer_points import Lists
-from datapool.selection.products import Bounds, Pairs, Products, TorchProducts, powered
+from datapool.selection.products import (
+    CandidateBlock,
+    GainBounds,
+    Groups,
+    Pairs,
+    Products,
+    TorchProducts,
+    in_groups,
+    powered,
+)
 
 _LEAST_MEMORY = 2**27  # bytes that may always be taken
 _PER_CANDIDATE = 40  # bytes, beside groups and lists
 _MOST_GROUPS = 1024  # each costs a call of Python
 _PROBES = 512, 1024  # candidates and points from which the length of all lists is estimated
-_TOGETHER = 4096  # candidates whose bounds are refreshed together, at most
+_FEWEST_IN_BLOCK = 256  # candidates, where blocks are made smaller so that all workers have some
+_MOST_PAIRS = 2**21  # in a block, about
 _FEWEST = 64  # at least, if so many may be the best
 _GROWTH = 4
 _PRODUCTS = 256  # candidates in products, at least: with fewer, the calls of Python take longer
@@ -52,6 +63,20 @@ class Gain(NamedTuple):
         return other is None or (self.value, -self.row) > (other.value, -other.row)
 
 
+class BoundWorkers(Protocol):
+    """Workers on other machines that bound gains; they are told of the points and their losses."""
+
+    @property
+    def count(self) -> int:
+        """Their number."""
+
+    def begin_bounding(self, points: np.ndarray, groups: Groups) -> None:
+        """Begin with the vectors of some points, in the order of their numbers; forget those before."""
+
+    def bound(self, blocks: Iterable[CandidateBlock], squared: np.ndarray) -> Iterator[tuple[int, GainBounds]]:
+        """Yield the number of each block and what ``Products.bound`` tells of it, in any order."""
+
+
 class Gains:
     """The losses of m points, and the gains of n candidates: first without centers, then with more and more.
 
@@ -70,6 +95,7 @@ class Gains:
         scale: float,
         device: str | None,
         n_threads: int,
+        workers: BoundWorkers | None = None,
     ) -> None:
         """Begin without a center.
 
@@ -81,31 +107,36 @@ class Gains:
             scale: See above.
             device: None for numpy, or a device of torch, for the products.
             n_threads: Of numpy.
+            workers: They bound gains where these are many; None: this machine.
         """
         n, m, memory = len(candidates), len(points), max(candidates.nbytes // 4, _LEAST_MEMORY)
         self._candidates, self._power, self._scale = candidates, power, scale
-        build = Products if device is None else TorchProducts
-        self._products = build(
+        self.rows, groups = in_groups(
             candidates,
             points,
+            weights,
             power=power,
             scale=scale,
             most_groups=min(_MOST_GROUPS, memory * 2 // max(n, 1)),
-            n_threads=n_threads,
             device=device,
         )
-        self.rows, starts = self._products.rows, self._products.starts
-        self._weights = weights[np.searchsorted(points, self.rows)]
+        self._weights, self._n_groups = groups.weights, len(groups.starts) - 1
+        build = Products if device is None else TorchProducts
+        self._products = build(candidates, self.rows, groups, n_threads=n_threads, device=device)
+        self._workers, self._n_workers = workers, n_threads if workers is None else workers.count
+        if workers is not None:
+            workers.begin_bounding(candidates[self.rows], groups)
         self.squared, self.losses = np.full(m, np.inf), np.full(m, np.inf)
         self._step = 0  # number of changes of the losses
         self._changed = np.zeros(m, dtype=np.int32)  # by point: the step that changed its loss last
         self._bounds = np.full(n, np.inf)  # of gains; -inf for a candidate that may not be picked
         self._seen = np.full(n, -1, dtype=np.int32)  # by candidate: the step of its bound
         # By candidate, a bit per group: whether it is near to it.
-        self._near = np.full((n, -(-(len(starts) - 1) // 8)), 255, dtype=np.uint8)
+        self._near = np.full((n, -(-self._n_groups // 8)), 255, dtype=np.uint8)
         self._ahead: dict[int, np.ndarray] = {}  # by candidate: points that may be nearer to it than to any center
         left = memory - m * (candidates.shape[1] + 2) * 4 - self._near.nbytes - _PER_CANDIDATE * n
         self._lists, self._has_lists = Lists(n, m, memory=max(left, 0)), False
+        self._length_of_lists = 0.0  # on average, when the first are made
 
     def total(self) -> float:
         """Return the weighted sum of the losses."""
@@ -153,7 +184,7 @@ class Gains:
         if np.isfinite(self.losses).all():
             for start in range(0, len(rows), _AHEAD):
                 part = rows[start : start + _AHEAD]
-                pairs = self._bound(part, with_pairs=True).pairs
+                pairs = self._bound_here(part).pairs
                 ends = np.searchsorted(pairs.of, np.arange(1, len(part)))
                 self._ahead |= zip(part.tolist(), np.split(pairs.points, ends), strict=True)
 
@@ -213,7 +244,7 @@ class Gains:
             return self._ahead[row]
         if self._lists.has(np.array([row]))[0]:
             return self._lists.points(row)
-        return self._bound(np.array([row]), with_pairs=True).pairs.points
+        return self._bound_here(np.array([row])).pairs.points
 
     def _refresh(self, rows: np.ndarray) -> None:
         """Bound the gains of some candidates with the present losses."""
@@ -221,8 +252,8 @@ class Gains:
         if has_list.any():
             self._refresh_by_lists(rows[has_list])
         rest = self._with_next(rows[~has_list])
-        for start in range(0, len(rest), _TOGETHER):
-            self._refresh_by_products(rest[start : start + _TOGETHER])
+        if len(rest):
+            self._refresh_by_products(rest)
 
     def _with_next(self, rows: np.ndarray) -> np.ndarray:
         """Return some candidates and, if few, those with the largest old bounds and no list: products cost little more."""
@@ -238,15 +269,15 @@ class Gains:
 
     def _refresh_by_products(self, rows: np.ndarray) -> None:
         if not self._has_lists:  # until there is room for the lists of all
-            n_near = self._share_nearer() * len(self._bounds) * len(self.losses)
-            self._has_lists = n_near < self._lists.room
-        found = self._bound(rows, with_pairs=self._has_lists)
-        self._bounds[rows], self._seen[rows] = found.gains, self._step
-        self._near[rows] = np.packbits(found.is_near, axis=1)
-        if self._has_lists:
-            is_nearer = found.pairs.losses < self.losses[found.pairs.points]
-            pairs = Pairs(*(each[is_nearer] for each in found.pairs))
-            self._lists.add(rows, pairs, largest=float(self.losses.max()))
+            self._length_of_lists = self._share_nearer() * len(self.losses)
+            self._has_lists = self._length_of_lists * len(self._bounds) < self._lists.room
+        largest = float(self.losses.max(initial=0))
+        for part, found in self._bound(rows, self.squared, with_pairs=self._has_lists):
+            self._bounds[part], self._seen[part] = found.gains, self._step
+            self._near[part] = np.packbits(found.is_near, axis=1)
+            if self._has_lists:
+                is_nearer = found.pairs.losses < self.losses[found.pairs.points]
+                self._lists.add(part, Pairs(*(each[is_nearer] for each in found.pairs)), largest=largest)
 
     def _refresh_by_lists(self, rows: np.ndarray) -> None:
         entries = self._lists.entries(rows)
@@ -260,19 +291,39 @@ class Gains:
         if 2 * is_nearer.sum() < len(falls):
             self._lists.shorten(rows, entries, is_nearer)
 
-    def _bound(self, rows: np.ndarray, *, squared: np.ndarray | None = None, with_pairs: bool = False) -> Bounds:
-        n_groups = len(self._products.starts) - 1
-        is_near = np.unpackbits(self._near[rows], axis=1, count=n_groups).view(bool)
-        squared = self.squared if squared is None else squared
-        return self._products.bound(rows, is_near, squared, self._weights, with_pairs=with_pairs)
+    def _bound(
+        self, rows: np.ndarray, squared: np.ndarray, *, with_pairs: bool = False
+    ) -> Iterator[tuple[np.ndarray, GainBounds]]:
+        """Yield some of the candidates, and what products tell of them, until all are done."""
+        size = self._products.size
+        if self._n_workers > 1:
+            size = min(size, max(-(-len(rows) // (2 * self._n_workers)), _FEWEST_IN_BLOCK))
+        if with_pairs:
+            size = max(1, min(size, int(_MOST_PAIRS / max(self._length_of_lists, 1))))
+        parts = [rows[start : start + size] for start in range(0, len(rows), size)]
+        blocks = (self._block(part, with_pairs=with_pairs) for part in parts)
+        if self._workers is None or len(parts) == 1:
+            yield from zip(parts, self._products.bound(blocks, squared), strict=True)
+            return
+        for number, bounds in self._workers.bound(blocks, squared):
+            yield parts[number], bounds
+
+    def _bound_here(self, rows: np.ndarray) -> GainBounds:
+        """Return what products tell of few candidates, with the pairs."""
+        return next(self._products.bound([self._block(rows, with_pairs=True)], self.squared))
+
+    def _block(self, rows: np.ndarray, *, with_pairs: bool) -> CandidateBlock:
+        is_near = np.unpackbits(self._near[rows], axis=1, count=self._n_groups).view(bool)
+        return CandidateBlock(self._candidates[rows], is_near, with_pairs)
 
     def _least_sums_by_products(self, rows: np.ndarray) -> np.ndarray:
         """Bound the sums of losses from below that candidates leave as the only center."""
         spread = float((np.ptp(self._candidates, axis=0).astype(np.float64) ** 2).sum()) * self._scale**2
         squared = np.full(len(self.losses), spread * _ROUNDING_32)
-        most = float(self._weights.sum()) * float(powered(squared[:1], self._power)[0])
-        parts = (rows[start : start + _TOGETHER] for start in range(0, len(rows), _TOGETHER))
-        return most - np.concatenate([self._bound(part, squared=squared).gains for part in parts])
+        sums = np.full(len(self._bounds), float(self._weights.sum()) * float(powered(squared[:1], self._power)[0]))
+        for part, found in self._bound(rows, squared):
+            sums[part] -= found.gains
+        return sums[rows]
 
     def _share_nearer(self) -> float:
         """Estimate the share of all pairs in which the candidate is nearer to the point than its center."""

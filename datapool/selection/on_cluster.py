@@ -1,8 +1,14 @@
-"""Compare candidates with centers on the workers of a cluster.
+"""Compare candidates with centers, and bound gains for method "coverage", on the workers of a cluster.
 
-Each worker holds the centers. This process holds the candidates and what is known of each, and sends blocks of them: those
-that the local engine would compare at that moment, so everything that follows is the same to the last bit. In the first pass
-there are as many blocks as candidates / 512; afterwards at most 16 at a time.
+For k-center each worker holds the centers. This process holds the candidates and what is known of each, and sends blocks of
+them: those that the local engine would compare at that moment, so everything that follows is the same to the last bit. In
+the first pass there are as many blocks as candidates / 512; afterwards at most 16 at a time.
+
+For "coverage" each worker holds the points and their losses. This process sends blocks of the candidates whose gains the
+local engine would bound at that moment, if there are several blocks: all of them at first, then those with the largest old
+bounds. Bounds only decide which gains are computed in float64, here, so picks and gains are the same to the last bit. (With
+a shard of the candidates and bounds of its own, each worker would be asked for each pick, though the few candidates that
+have to be bounded again often lie in one shard.)
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +23,7 @@ from datapool.selection.centers import Bounds, Centers, Space
 from datapool.selection.core_sets import Part, core_set
 from datapool.selection.lower_bounds import Augmented
 from datapool.selection.nearest_centers import Block, single_threaded_blas
+from datapool.selection.products import CandidateBlock, GainBounds, Groups, Products
 
 _TOGETHER = 16  # blocks in a piece of work at most: 4 MB of candidates with 128 dimensions
 _LESSON = 2**24  # bytes of centers that are sent together
@@ -36,12 +43,18 @@ def workers_on(cluster: Cluster | None) -> Iterator["CenterWorkers | None"]:
 
 
 class CenterWorkers:
-    """The ``BlockWorkers`` of a cluster. A worker that dies is made again, and learns all centers so far."""
+    """The ``BlockWorkers`` and ``BoundWorkers`` of a cluster. A worker that dies is made again, and learns all so far."""
 
     def __init__(self, cluster: Cluster) -> None:
         """Start nothing yet."""
         self._cluster = cluster
         self._workers: Workers | None = None
+        self._told = np.empty(0)  # squared distances of points to their centers, as the workers know them
+
+    @property
+    def count(self) -> int:
+        """Number of workers."""
+        return self._cluster.n_cpus
 
     def begin(self, others: np.ndarray, space: Space) -> None:
         """Start workers that have the rows of ``others`` as centers."""
@@ -58,6 +71,20 @@ class CenterWorkers:
         tasks = iter(lambda: list(islice(remaining, size)), [])
         for done in workers.map(tasks):
             yield from enumerate(done.result, done.number * size)
+
+    def begin_bounding(self, points: np.ndarray, groups: Groups) -> None:
+        """Start workers that have some points."""
+        self._start(_Bounder, points, groups)
+        self._told = np.full(len(points), np.nan)
+
+    def bound(self, blocks: Iterable[CandidateBlock], squared: np.ndarray) -> Iterator[tuple[int, GainBounds]]:
+        """Yield the number of each block and its bounds, for these squared distances of the points to their centers."""
+        workers, changed = self._begun(), np.flatnonzero(squared != self._told)
+        if len(changed):
+            workers.teach(_Squared(changed, squared[changed]))
+            self._told = squared.copy()
+        for done in workers.map(blocks):
+            yield done.number, done.result
 
     def core_sets(self, parts: Iterable[Part], centers: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         """Yield the number of each part and its core-set, in any order; the workers end with the last one."""
@@ -110,6 +137,13 @@ class _Added(NamedTuple):
 
     vectors: np.ndarray
     augmented: Augmented
+
+
+class _Squared(NamedTuple):
+    """Squared distances of some points to their centers."""
+
+    points: np.ndarray
+    squared: np.ndarray
 
 
 class _Array:
@@ -171,3 +205,30 @@ class _Comparer:
                 raise ValueError("a worker has no centers")
             self._centers = Centers(self._others.rows, self._space)
         return self._centers
+
+
+class _Bounder:
+    """A worker that learns points and their losses, and bounds gains of blocks of candidates."""
+
+    def __init__(self) -> None:
+        self._points = _Array()
+        self._groups: Groups | None = None
+        self._products: Products | None = None
+        self._squared = np.empty(0)
+
+    def learn(self, lesson: object) -> None:
+        self._points.learn(lesson)
+        if isinstance(lesson, Groups):
+            self._groups, self._squared = lesson, np.full(len(lesson.weights), np.inf)
+        elif isinstance(lesson, _Squared):
+            self._squared[lesson.points] = lesson.squared
+
+    def __call__(self, block: CandidateBlock) -> GainBounds:
+        if self._groups is None:
+            raise ValueError("a worker has no points")
+        with single_threaded_blas():
+            if self._products is None:  # all rows of the points are here
+                self._products = Products(self._points.rows, np.arange(len(self._squared)), self._groups)
+                self._points = _Array()
+            (bounds,) = self._products.bound([block], self._squared)
+        return bounds

@@ -6,8 +6,9 @@ nearer to the candidate than to any center. That ends, and never begins again, s
 Squared distances are in units of 1 / scale², and losses in their powers; see ``gains``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,26 +23,49 @@ _SMALLEST = 2.0**-30  # relative to the largest weight, a smaller one counts as 
 _MORE = 2.0**-100  # added to a loss of at most 1: so a gain that is not zero in float64 is not zero in float32 either
 
 
+class Groups(NamedTuple):
+    """What the bounds depend on, beside the vectors of the points and their losses. Points have numbers: group by group."""
+
+    starts: np.ndarray
+    """Shape (groups + 1,): the number of the first point of each group, and m."""
+    weights: np.ndarray
+    """Shape (m,): how much each point counts."""
+    power: float
+    """Of the distance."""
+    filter: LowerBoundFilter
+
+
+class CandidateBlock(NamedTuple):
+    """Some candidates whose gains are bounded together."""
+
+    vectors: np.ndarray
+    """Shape (h, d), float32."""
+    is_near: np.ndarray
+    """Shape (h, groups): false only where the candidate is not near to the group."""
+    with_pairs: bool
+    """Whether ``GainBounds.pairs`` are wanted."""
+
+
 class Pairs(NamedTuple):
     """Candidates, and points that may be nearer to them than to any center; ordered by candidate."""
 
     of: np.ndarray
-    """Shape (k,): positions among the candidates asked for."""
+    """Shape (k,): positions in the block."""
     points: np.ndarray
     """Shape (k,): numbers of the points."""
     losses: np.ndarray
     """Shape (k,), float64: lower bounds of the losses of the points with these candidates as centers."""
 
 
-class Bounds(NamedTuple):
-    """What the products tell of h candidates."""
+class GainBounds(NamedTuple):
+    """What the products tell of a block of h candidates."""
 
     gains: np.ndarray
     """Shape (h,), float64: upper bounds of their gains."""
     is_near: np.ndarray
     """Shape (h, groups): whether the candidate is near to the group."""
     pairs: Pairs
-    """Empty unless asked for."""
+    """Empty unless wanted."""
 
 
 class _Known(NamedTuple):
@@ -56,137 +80,108 @@ class _Known(NamedTuple):
 
 
 class Products:
-    """Products of candidates with points, by numpy. Points have numbers: group by group.
+    """Products of blocks of candidates with points, by numpy.
+
+    It holds no candidates, so a block may be bounded wherever the points are.
 
     Attributes:
-        rows: Shape (m,): which row of the candidates each point is.
-        starts: Shape (groups + 1,): the number of the first point of each group, and m.
+        size: Number of candidates in a block with which a product stays in the cache of a core, or fills a device.
     """
 
     def __init__(
-        self,
-        candidates: np.ndarray,
-        points: np.ndarray,
-        *,
-        power: float,
-        scale: float,
-        most_groups: int,
-        n_threads: int = 1,
-        device: str | None = None,
+        self, vectors: np.ndarray, rows: np.ndarray, groups: Groups, *, n_threads: int = 1, device: str | None = None
     ) -> None:
-        """Put the points in groups.
+        """Make the points ready.
 
         Args:
-            candidates: Shape (n, d), float32.
-            points: Shape (m,): rows of the candidates.
-            power: Of the distance.
-            scale: See above.
-            most_groups: Largest number of groups.
+            vectors: Shape (n, d), float32; not kept.
+            rows: Shape (m,): which row of the vectors each point is.
+            groups: The other things.
             n_threads: Of numpy.
             device: A device of torch, for ``TorchProducts``.
         """
-        self._candidates, self._power, self._n_threads, self._device = candidates, power, n_threads, device
-        self._size, size = (_ROWS, _POINTS) if device is None else (_ROWS_ON_DEVICE, _POINTS_ON_DEVICE)
-        groups = _cut(candidates, points, max(1, min(most_groups, len(points) // size)))
-        self.rows = np.concatenate(groups)
-        self.starts = np.cumsum([0, *map(len, groups)])
-        sample = candidates[points[:: max(1, len(points) // 1024)]].astype(np.float64)
-        self._filter = LowerBoundFilter(sample, scale=scale, device=None)
-        dimension = candidates.shape[1]
+        self._groups, self._n_threads, self._device = groups, n_threads, device
+        self.size = _ROWS if device is None else _ROWS_ON_DEVICE
         # (z, 1, c) of a point, times (-2z, |z|², 1) of a candidate: c is |z|² for a squared distance. With power 2, a
         # sign and the loss in c make that the gain.
-        self._points = np.ones((len(points), dimension + 2), dtype=np.float32)
-        self._offsets = np.empty(len(points))
-        for start in range(0, len(points), _ROWS):
+        self._points = np.ones((len(rows), vectors.shape[1] + 2), dtype=np.float32)
+        self._offsets = np.empty(len(rows))
+        for start in range(0, len(rows), _ROWS):
             part = slice(start, start + _ROWS)
-            augmented = self._filter.augment(candidates[self.rows[part]])
+            augmented = groups.filter.augment(vectors[rows[part]])
             self._points[part, :-1], self._offsets[part] = augmented.vectors, augmented.offsets
 
-    def bound(
-        self,
-        candidates: np.ndarray,
-        is_near: np.ndarray,
-        squared: np.ndarray,
-        weights: np.ndarray,
-        *,
-        with_pairs: bool = False,
-    ) -> Bounds:
-        """Bound the gains of some candidates.
+    def bound(self, blocks: Iterable[CandidateBlock], squared: np.ndarray) -> Iterator[GainBounds]:
+        """Bound the gains of blocks of candidates, and yield the bounds in the order of the blocks.
 
         Args:
-            candidates: Shape (h,): their rows.
-            is_near: Shape (h, groups): false only where the candidate is not near to the group.
+            blocks: Taken as they are needed.
             squared: Shape (m,), finite: squared distances of the points to their centers.
-            weights: Shape (m,): how much each point counts.
-            with_pairs: Whether to return ``Bounds.pairs``.
         """
+        groups = self._groups
         factor = 2.0 ** -np.ceil(np.log2(max(float(squared.max(initial=0)), TINY)))
-        heaviest = float(weights.max(initial=0)) or 1.0
-        counts = (weights > 0) & (squared > 0)
-        losses = powered(squared * factor, self._power)
+        heaviest = float(groups.weights.max(initial=0)) or 1.0
+        counts = (groups.weights > 0) & (squared > 0)
+        losses = powered(squared * factor, groups.power)
         known = _Known(
             factor,
             self._put(round_up(losses * (1 + 32 * _UNIT) + _MORE)),
-            self._put(round_up(np.maximum(weights / heaviest, _SMALLEST)) * counts),
+            self._put(round_up(np.maximum(groups.weights / heaviest, _SMALLEST)) * counts),
         )
-        if self._power == 2:
-            self._set_last(round_up(squared * (1 + self._filter.margin) - self._offsets + TINY))
+        if groups.power == 2:
+            self._set_last(round_up(squared * (1 + groups.filter.margin) - self._offsets + TINY))
         else:
             self._set_last(-round_up(TINY - self._offsets))
-        is_near = is_near & np.array([counts[a:b].any() for a, b in zip(self.starts, self.starts[1:], strict=False)])
+        has_loss = np.array([counts[a:b].any() for a, b in pairwise(groups.starts)], dtype=bool)
+        unit = float(powered(np.array([1 / factor]), groups.power)[0])
+        margin = 1 + 4 * (int(np.diff(groups.starts).max(initial=0)) + 64) * _UNIT
 
-        def part(start: int) -> tuple[np.ndarray, np.ndarray, Pairs]:
-            block = slice(start, start + self._size)
-            gains, near, found = self._bound_part(candidates[block], is_near[block], known, with_pairs=with_pairs)
-            return gains, near, found._replace(of=found.of + start)
+        def of(block: CandidateBlock) -> GainBounds:
+            gains, near, pairs = self._bound_block(block._replace(is_near=block.is_near & has_loss), known)
+            left = np.maximum(losses[pairs.points] - pairs.losses, 0) * unit
+            return GainBounds(gains * (unit * heaviest * margin), near, pairs._replace(losses=left))
 
-        gains, near, found = zip(*self._map(part, len(candidates)), strict=True)
-        unit = float(powered(np.array([1 / factor]), self._power)[0])
-        largest_group = int(np.diff(self.starts).max(initial=0))
-        pairs = Pairs(*map(np.concatenate, zip(*found, strict=True)))
-        return Bounds(
-            np.concatenate(gains) * (unit * heaviest * (1 + 4 * (largest_group + 64) * _UNIT)),
-            np.concatenate(near),
-            pairs._replace(losses=np.maximum(losses[pairs.points] - pairs.losses, 0) * unit),
-        )
+        return self._map(of, blocks)
 
-    def _bound_part(
-        self, candidates: np.ndarray, is_near: np.ndarray, known: _Known, *, with_pairs: bool
-    ) -> tuple[np.ndarray, np.ndarray, Pairs]:
+    def _bound_block(self, block: CandidateBlock, known: _Known) -> GainBounds:
         """Bound gains, in the units of ``known``; the losses of the pairs are what is taken off them."""
-        vectors = self._augment(candidates, known.factor)
-        near = np.ascontiguousarray(is_near.T)
-        gains = np.zeros(len(candidates))
+        starts, vectors = self._groups.starts, self._augment(block.vectors, known.factor)
+        near = np.ascontiguousarray(block.is_near.T)
+        gains = np.zeros(len(block.vectors))
         found = [Pairs(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), np.empty(0))]
         for group in np.flatnonzero(near.any(axis=1)).tolist():
-            points, (inside,) = slice(self.starts[group], self.starts[group + 1]), near[group].nonzero()
+            points, (inside,) = slice(starts[group], starts[group + 1]), near[group].nonzero()
             product = self._product(vectors, inside, points, known)
             sums = self._sums(product, known.weights[points])
             gains[inside] += sums
             near[group, inside] = sums > 0
-            if with_pairs:
+            if block.with_pairs:
                 at, falls = self._positive(product)
                 of, column = np.divmod(at, points.stop - points.start)
                 found.append(Pairs(inside[of], points.start + column, falls.astype(np.float64)))
         pairs = Pairs(*map(np.concatenate, zip(*found, strict=True)))
         order = np.argsort(pairs.of, kind="stable")
-        return gains, near.T, Pairs(*(each[order] for each in pairs))
+        return GainBounds(gains, near.T, Pairs(*(each[order] for each in pairs)))
 
     def _augment(self, candidates: np.ndarray, factor: float) -> Any:  # noqa: ANN401  of numpy or torch
         """Return the candidates' side of the products: a squared distance is rounded down, a gain up."""
-        augmented, sign = self._filter.augment(self._candidates[candidates]), -1.0 if self._power == 2 else 1.0
+        augmented, sign = self._groups.filter.augment(candidates), -1.0 if self._groups.power == 2 else 1.0
         vectors = np.empty((len(candidates), self._points.shape[1]), dtype=np.float32)
         np.multiply(augmented.vectors[:, :-1], np.float32(-2 * sign * factor), out=vectors[:, :-2])
         vectors[:, -2] = -sign * round_up((TINY - augmented.offsets) * factor)
         vectors[:, -1] = factor
         return self._put(vectors)
 
-    def _map(self, part: Callable[[int], Any], n: int) -> list[Any]:
-        starts = range(0, max(n, 1), self._size)
-        if self._n_threads == 1 or len(starts) < 2:
-            return [part(start) for start in starts]
+    def _map(
+        self, of: Callable[[CandidateBlock], GainBounds], blocks: Iterable[CandidateBlock]
+    ) -> Iterator[GainBounds]:
+        if self._n_threads == 1:
+            yield from map(of, blocks)
+            return
+        remaining = iter(blocks)
         with ThreadPoolExecutor(self._n_threads) as workers:
-            return list(workers.map(part, starts))
+            while some := list(islice(remaining, 4 * self._n_threads)):  # so that few results wait
+                yield from workers.map(of, some)
 
     def _put(self, values: np.ndarray) -> Any:  # noqa: ANN401
         return values
@@ -198,9 +193,9 @@ class Products:
         """Return what candidates take off the losses of some points, shape (candidates, points)."""
         product = (vectors if len(inside) == len(vectors) else vectors[inside]) @ self._points[points].T
         np.maximum(product, 0, out=product)
-        if self._power != 2:
+        if self._groups.power != 2:
             with np.errstate(over="ignore"):  # what is too far for float32 takes nothing off
-                powered(product, self._power, out=product)
+                powered(product, self._groups.power, out=product)
             np.subtract(known.limits[points], product, out=product)
             np.maximum(product, 0, out=product)
         return product
@@ -233,8 +228,8 @@ class TorchProducts(Products):
 
     def _product(self, vectors: Any, inside: np.ndarray, points: slice, known: _Known) -> Any:  # noqa: ANN401
         product = (vectors[self._put(inside)] @ self._there[points].T).clamp_(min=0)
-        if self._power != 2:
-            product = (known.limits[points] - product.pow_(self._power / 2)).clamp_(min=0)
+        if self._groups.power != 2:
+            product = (known.limits[points] - product.pow_(self._groups.power / 2)).clamp_(min=0)
         return product
 
     def _sums(self, product: Any, weights: Any) -> np.ndarray:  # noqa: ANN401
@@ -261,6 +256,39 @@ def powered(squared: np.ndarray, power: float, out: np.ndarray | None = None) ->
     if power == 4:
         return np.multiply(squared, squared, out=out)
     return np.power(squared, power / 2, out=out)
+
+
+def in_groups(
+    candidates: np.ndarray,
+    points: np.ndarray,
+    weights: np.ndarray,
+    *,
+    power: float,
+    scale: float,
+    most_groups: int,
+    device: str | None = None,
+) -> tuple[np.ndarray, Groups]:
+    """Put points in groups of such that lie near each other.
+
+    Args:
+        candidates: Shape (n, d), float32.
+        points: Shape (m,): rows of the candidates, ascending.
+        weights: Shape (m,): of the points in this order.
+        power: Of the distance.
+        scale: See above.
+        most_groups: Largest number of groups.
+        device: A device of torch takes larger groups.
+
+    Returns:
+        Which row of the candidates each point is, in the order of their numbers; and the groups.
+    """
+    size = _POINTS if device is None else _POINTS_ON_DEVICE
+    groups = _cut(candidates, points, max(1, min(most_groups, len(points) // size)))
+    rows = np.concatenate(groups)
+    sample = candidates[points[:: max(1, len(points) // 1024)]].astype(np.float64)
+    of_points = LowerBoundFilter(sample, scale=scale, device=None)
+    starts = np.cumsum([0, *map(len, groups)])
+    return rows, Groups(starts, weights[np.searchsorted(points, rows)], power, of_points)
 
 
 def _cut(vectors: np.ndarray, rows: np.ndarray, n_groups: int) -> list[np.ndarray]:

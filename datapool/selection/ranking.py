@@ -226,7 +226,7 @@ def extend(
     prefix = rows_of(candidates.table, ranked.table.filename)
     gains = None
     if config.method == "coverage":
-        selection, gains = _cover(vectors, is_allowed, prefix, exclude, config, limit, progress)
+        selection, gains = _cover(vectors, is_allowed, prefix, exclude, config, limit, progress, workers)
     elif config.method in ("coreset", "coral"):
         selection = _pick_greedily(vectors, is_allowed, prefix, exclude, config, limit, min_distance, progress, workers)
     else:
@@ -379,6 +379,7 @@ def _cover(
     config: RankingConfig,
     limit: int,
     progress: Progress,
+    workers: CenterWorkers | None,
 ) -> tuple[Selection, np.ndarray]:
     """Run ``coverage`` on the allowed candidates, as ``_pick_greedily`` does, and return the gains of the picks too."""
     rows, positions, exclude_positions = _among_allowed(is_allowed, exclude)
@@ -390,6 +391,7 @@ def _cover(
         points=evaluation_points(len(rows), seed=config.seed),
         exclude=exclude_positions,
         prefix=positions[prefix],
+        workers=workers,
         progress=progress,
     )
     return distances_of(vectors, rows[found.indices], progress), found.gains

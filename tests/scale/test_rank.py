@@ -6,6 +6,8 @@ import signal
 import numpy as np
 import pytest
 
+from datapool.selection import gains as gains_module
+from datapool.selection.coverage import coverage
 from datapool.selection.k_center import distances_along, k_center
 from datapool.selection.on_cluster import workers_on
 
@@ -89,3 +91,54 @@ def test_workers_killed_in_mid_run_change_nothing(batch, workers):
 
     assert killed
     assert_same(found, k_center(candidates, pool, **settings))
+
+
+@pytest.fixture
+def blocks_of_few(monkeypatch):
+    """No memory for lists, and small blocks: workers bound gains until the last pick."""
+    monkeypatch.setattr(gains_module, "_LEAST_MEMORY", 0)
+    monkeypatch.setattr(gains_module, "_FEWEST_IN_BLOCK", 16)
+
+
+@pytest.mark.parametrize("kind", ["ties", "clusters"])
+@pytest.mark.parametrize(("power", "with_pool"), [(2, True), (2, False), (3, False)])
+def test_a_cluster_makes_the_coverage_of_one_process(batch, workers, kind, power, with_pool):
+    candidates, pool = batch[kind]
+    if not with_pool:
+        pool = pool[:0]
+
+    found = coverage(candidates, pool, n_samples=300, power=power, workers=workers)
+
+    assert workers.pids()
+    assert_same(found, coverage(candidates, pool, n_samples=300, power=power))
+
+
+def test_coverage_of_some_points_with_rules_prefix_and_weights_is_the_same_on_a_cluster(batch, workers, blocks_of_few):
+    candidates, pool = batch["clusters"]
+    settings = {
+        "n_samples": 60,
+        "power": 4,
+        "points": np.arange(0, 6000, 2),
+        "weights": np.abs(candidates[::2, 0]).astype(np.float64),
+        "prefix": [3, 5000, 17],
+        "exclude": lambda row: np.arange(max(row - 2, 0), min(row + 3, 6000)),
+    }
+
+    assert_same(coverage(candidates, pool, **settings, workers=workers), coverage(candidates, pool, **settings))
+
+
+def test_workers_killed_while_they_bound_gains_change_nothing(batch, workers, blocks_of_few):
+    candidates, pool = batch["clusters"]
+    killed = []
+
+    def kill(done, of):
+        alive = set(workers.pids()) - set(killed)
+        if len(killed) < 2 and alive:
+            killed.append(alive.pop())
+            os.kill(killed[-1], signal.SIGKILL)
+
+    found = coverage(candidates, pool[:0], n_samples=160, power=2, workers=workers, progress=kill)
+
+    assert len(killed) == 2
+    assert workers.pids()
+    assert_same(found, coverage(candidates, pool[:0], n_samples=160, power=2))

@@ -10,7 +10,7 @@ from datapool.selection import products as products_module
 from datapool.selection.coverage import MOST_POINTS, coverage, evaluation_points
 from datapool.selection.k_center import k_center, unit_rows
 from datapool.selection.moments import least_sums
-from datapool.selection.products import Products, TorchProducts
+from datapool.selection.products import CandidateBlock, Products, TorchProducts, in_groups
 
 POWERS = (1, 2, 3, 4, 7.5)
 
@@ -143,7 +143,7 @@ def test_every_way_of_computing_leads_to_the_same_picks(monkeypatch):
     ways = {
         "products only": (gains_module, {"_LEAST_MEMORY": 0}),
         "room for lists after some picks": (gains_module, {"_LEAST_MEMORY": 2**16, "_PER_CANDIDATE": 0}),
-        "few at a time": (gains_module, {"_TOGETHER": 7, "_FEWEST": 1, "_GROWTH": 2, "_FEW_SUMS": 0}),
+        "few at a time": (gains_module, {"_MOST_PAIRS": 100, "_FEWEST": 1, "_GROWTH": 2, "_FEW_SUMS": 0}),
         "small groups": (products_module, {"_POINTS": 3, "_ROWS": 20}),
     }
     wrong = []
@@ -229,12 +229,16 @@ def losses_of_pairs(points, power):
     return ((wide[:, None] - wide) ** 2).sum(axis=2) ** (power / 2)
 
 
-def bounds_of(products, squared, weights):
-    """What products tell of all candidates, with the pairs as a table: NaN where there is none."""
-    is_near = np.ones((len(squared), len(products.starts) - 1), dtype=bool)
-    found = products.bound(np.arange(len(squared)), is_near, squared, weights, with_pairs=True)
-    losses = np.full((len(squared), len(squared)), np.nan)
-    losses[found.pairs.of, products.rows[found.pairs.points]] = found.pairs.losses
+def bounds_of(points, squared, weights, *, power, scale, most_groups, build=Products, device=None):
+    """What products tell of all candidates, which are the points, with the pairs as a table: NaN where there is none."""
+    everything = np.arange(len(points))
+    rows, groups = in_groups(points, everything, weights, power=power, scale=scale, most_groups=most_groups)
+    products = build(points, rows, groups, device=device)
+    is_near = np.ones((len(points), len(groups.starts) - 1), dtype=bool)
+    (found,) = products.bound([CandidateBlock(points, is_near, with_pairs=True)], squared[rows])
+    losses = np.full((len(points), len(points)), np.nan)
+    losses[found.pairs.of, rows[found.pairs.points]] = found.pairs.losses
+    assert sorted(rows.tolist()) == everything.tolist()
     return found, losses
 
 
@@ -254,12 +258,9 @@ def test_products_bound_gains_and_losses_from_the_right_side_and_closely(power):
         scale = 2.0 ** -np.ceil(np.log2(2 * np.abs(points).max()))
         losses = losses_of_pairs(points * scale, power)
         limits, weights = np.quantile(losses, 0.3, axis=1) * rng.integers(0, 3, 300), rng.random(300)
-        products = Products(points, np.arange(300), power=power, scale=scale, most_groups=9)
-        rows = products.rows
-        found, lower = bounds_of(products, limits[rows] ** (2 / power), weights[rows])
+        found, lower = bounds_of(points, limits ** (2 / power), weights, power=power, scale=scale, most_groups=9)
         gains = (weights * np.maximum(limits - losses, 0)).sum(axis=1)
 
-        assert sorted(rows.tolist()) == list(range(300))
         assert (found.gains >= gains).all(), name
         assert not (lower > losses).any(), name
         assert not np.isnan(lower[losses < limits]).any(), name
@@ -272,10 +273,11 @@ def test_a_candidate_is_near_to_the_groups_of_points_that_it_would_take_over(mon
     # The center lies at 0, and the groups are 1, 2 and 6, 9. The points 6 and 9 are nearer to 10, and to 5.
     monkeypatch.setattr(products_module, "_POINTS", 1)
     points = line(1, 2, 6, 9, 10, 5)
-    products = Products(points, np.arange(4), power=2, scale=2.0**-5, most_groups=2)
-    positions = points[products.rows, 0]
+    rows, groups = in_groups(points, np.arange(4), np.ones(4), power=2, scale=2.0**-5, most_groups=2)
+    positions = points[rows, 0]
     squared = (positions.astype(np.float64) * 2.0**-5) ** 2
-    found = products.bound(np.array([4, 5]), np.ones((2, 2), dtype=bool), squared, np.ones(4), with_pairs=True)
+    block = CandidateBlock(points[4:], np.ones((2, 2), dtype=bool), with_pairs=True)
+    (found,) = Products(points, rows, groups).bound([block], squared)
 
     assert [sorted(positions[found.pairs.points[found.pairs.of == i]].tolist()) for i in (0, 1)] == [[6, 9], [6, 9]]
     assert sorted(found.is_near[0].tolist()) == sorted(found.is_near[1].tolist()) == [False, True]
@@ -307,11 +309,11 @@ def test_a_device_leads_to_the_same_picks(power, monkeypatch):
 
 @pytest.mark.slow  # imports torch
 def test_a_device_computes_bounds_as_numpy_does():
-    points, weights = random_points(13, n=300, d=5), np.ones(300)
-    found = []
-    for build, device in ((Products, None), (TorchProducts, "cpu")):
-        products = build(points, np.arange(300), power=4, scale=0.125, most_groups=1, device=device)
-        found.append(bounds_of(products, np.full(300, 0.02), weights))
+    points, space = random_points(13, n=300, d=5), {"power": 4, "scale": 0.125, "most_groups": 1}
+    found = [
+        bounds_of(points, np.full(300, 0.02), np.ones(300), **space, build=build, device=device)
+        for build, device in ((Products, None), (TorchProducts, "cpu"))
+    ]
 
     assert np.allclose(found[0][0].gains, found[1][0].gains, rtol=1e-5)
     assert np.allclose(found[0][1], found[1][1], rtol=1e-4, atol=1e-9, equal_nan=True)
