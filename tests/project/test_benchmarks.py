@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from benchmarks import compare_engines, repro
+from benchmarks import coverage as coverage_benchmark
 from benchmarks.contestants import CONTESTANTS, affordable_picks, is_installed
 from benchmarks.datasets import KINDS, REAL, make
 from benchmarks.machine import cores
@@ -53,6 +54,16 @@ def test_every_contestant_picks_what_the_textbook_picks(contestant):
     rows = make("clustered", 300, 8)
 
     assert list(map(int, contestant.prepare(rows, 30)())) == textbook(rows, 30)
+
+
+@pytest.mark.parametrize("contestant", coverage_benchmark.CONTESTANTS, ids=lambda contestant: contestant.name)
+def test_every_contestant_of_coverage_first_takes_the_middle_and_then_what_that_leaves(contestant):
+    if importlib.util.find_spec(contestant.module) is None:
+        pytest.skip(f"{contestant.module} is not installed")
+    # From 2 the others are 2, 1 and 7 away: 4 + 1 + 49 is the smallest sum. Then 9 takes off 49.
+    line = np.array([[0.0], [1.0], [2.0], [9.0]], dtype=np.float32)
+
+    assert contestant.pick(line, 2, 2.0).tolist() == [2, 3]
 
 
 def test_a_slow_contestant_makes_fewer_picks_if_its_time_is_linear_and_is_skipped_otherwise():
