@@ -114,7 +114,11 @@ def scan(
     if relevant is not None:
         wanted, others = wanted_frames(relevant, found.videos)
         paths = relevant_paths(paths, others, folder)
-    paths = sorted(paths, key=lambda path: safe_name(filename_prefix + path))
+    # Images of a shard in its order: then it is read from its beginning to its end.
+    of_files = (path for path in paths if path not in found.shards)
+    paths = sorted(of_files, key=lambda path: safe_name(filename_prefix + path)) + [
+        path for path in paths if path in found.shards
+    ]
     leading_out = links_out(folder, sorted(found.links.intersection([*paths, *found.videos])))
     to_inspect = [path for path in paths if path not in leading_out]
     found_of = partial(
@@ -161,14 +165,12 @@ def scan(
     rows += [(path, not_inspected(LINK_OUT)) for path in leading_out]
     used = {found.shards.get(path, "") for path in to_inspect}  # of a list, only the shards that it has images of
     rows += [(shard, not_inspected(why)) for shard, why in found.damaged.items() if relevant is None or shard in used]
-    if len(rows) > len(to_inspect):
+    if len(rows) > len(to_inspect) or found.shards:
         rows.sort(key=lambda row: safe_name(filename_prefix + row[0]))
     inspections = [inspection for _, inspection in rows]
-    paths = [path for path, _ in rows]
-    labels = [
-        weak_label(outside_of_shard(path, found.shards[path]) if path in found.shards else path) for path in paths
-    ]
-    images = _table(paths, labels, inspections, filename_prefix)
+    of_rows = [path for path, _ in rows]
+    unpacked = (outside_of_shard(path, found.shards[path]) if path in found.shards else path for path in of_rows)
+    images = _table(of_rows, [weak_label(path) for path in unpacked], inspections, filename_prefix)
     if remove_duplicates:
         _mark_duplicates(images)
     quality = quality_table(images, inspections)

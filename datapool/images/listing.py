@@ -144,42 +144,65 @@ def find_images(folder: Path, *, gif: bool, videos: bool = False, in_shards: boo
                 shard_paths.append(path)
                 links.update([path] if is_link else [])
             else:
-                endings[_ending(entry.name)] += 1
-    shard_of: dict[str, str] = {}
-    damaged: dict[str, str] = {}
+                kind = _ending(entry.name)
+                endings[kind if is_link else shards.counted_as(folder / path, kind)] += 1
+    in_them = _InShards({}, {}, endings)
     closed = links_out(folder, links.intersection(shard_paths))
+    paths += sorted(closed)
     for shard in shard_paths:
-        if shard in closed:
-            paths.append(shard)
-            continue
-        content = shards.contents_of(folder / shard)
-        if content.twice:
-            raise DatapoolError(
-                f"{folder / shard}: has two images of the name {content.twice!r}; give each a name of its own, or set "
-                "images.shards: false in params.yaml"
-            )
-        if content.damage:
-            damaged[shard] = content.damage
-        for ending, count in content.others.items():
-            endings[_in_shard(_ending(f"x{ending}"))] += count
-        for name in content.parts:
-            if any(part.startswith(".") or part.lower() in SYSTEM_FOLDERS for part in name.split("/")):
-                hidden += 1
-            elif (ending := os.path.splitext(name)[1].lower()) in image_endings:
-                shard_of[f"{shard}/{name}"] = shard
-            else:
-                endings[ending] += 1
-    paths += shard_of
+        if shard not in closed:
+            hidden += _look_into(folder / shard, shard, in_them, image_endings)
+    paths += in_them.shard_of
     for path in (*paths, *video_paths):
         _require_utf8(path, folder)
     return Found(
         paths,
         video_paths,
         links,
-        shard_of,
-        damaged,
+        in_them.shard_of,
+        in_them.damaged,
         Skipped(hidden, _most_first(system), _most_first(endings), folder_links, not_relevant=0),
     )
+
+
+class _InShards(NamedTuple):
+    """What is found in shards; see ``Found``."""
+
+    shard_of: dict[str, str]
+    damaged: dict[str, str]
+    endings: Counter[str]
+    """How many files are no images, by their endings, those outside of shards included."""
+
+
+def _look_into(file: Path, shard: str, found: _InShards, image_endings: frozenset[str]) -> int:
+    """Add the images of a shard to what is found; return the number of hidden ones.
+
+    Raises:
+        DatapoolError: If it has two images of one name.
+    """
+    contents, hidden = shards.contents_of(file), 0
+    if contents is None:
+        found.endings[_ending(shard)] += 1
+        return 0
+    if contents.twice:
+        raise DatapoolError(
+            f"{file}: has two images of the name {contents.twice!r}; give each a name of its own, or set "
+            "images.shards: false in params.yaml"
+        )
+    if contents.damage:
+        found.damaged[shard] = contents.damage
+    for ending, count in contents.others.items():
+        found.endings[_in_shard(_ending(f"x{ending}"))] += count
+    for name in contents.parts:
+        if contents.is_of_images:
+            found.shard_of[f"{shard}/{name}"] = shard
+        elif any(part.startswith(".") or part.lower() in SYSTEM_FOLDERS for part in name.split("/")):
+            hidden += 1
+        elif (ending := os.path.splitext(name)[1].lower()) in image_endings:
+            found.shard_of[f"{shard}/{name}"] = shard
+        else:
+            found.endings[ending] += 1
+    return hidden
 
 
 def relevant_paths(paths: list[str], relevant: Sequence[str], folder: Path) -> list[str]:

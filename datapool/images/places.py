@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+from datapool.images.parquet_files import ParquetRow
 from datapool.images.shards import member_at
 from datapool.images.tar_files import TarMember
 from datapool.images.videos import Frame, frame_at
 
-_PARTS = (Frame, TarMember)
+_PARTS = (Frame, TarMember, ParquetRow)
 
 
 class Place(Protocol):

@@ -1,4 +1,4 @@
-"""Find and read the images in shards, which are files with many images: tar files, as those of a WebDataset."""
+"""Find and read the images in shards, which are files with many images: tar files and Parquet files."""
 
 import os
 import re
@@ -6,19 +6,36 @@ from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 
+from datapool.images.parquet_files import ParquetRow, has_images, read_parquet
 from datapool.images.tar_files import Contents, TarMember, read_tar
 
-SUFFIXES = frozenset({".tar"})
+Member = TarMember | ParquetRow
+
+_PARQUET = ".parquet"
+SUFFIXES = frozenset({".tar", _PARQUET})
 """Endings of file names, in lower case, of shards."""
 
-ON_DEMAND = dict.fromkeys(sorted(SUFFIXES), "to read the images in them, set images.shards: true in params.yaml")
-"""What it takes to read shards that are skipped, by the endings of their names."""
+PARQUET_WITH_IMAGES = ".parquet with images"
+"""How Parquet files that are shards are counted where they are skipped; most others are tables."""
 
-_SHARD = re.compile(r"\.tar(?=/)", re.IGNORECASE)
+ON_DEMAND = dict.fromkeys(
+    (".tar", PARQUET_WITH_IMAGES), "to read the images in them, set images.shards: true in params.yaml"
+)
+"""What it takes to read shards that are skipped, by how they are counted."""
+
+_SHARD = re.compile(r"\.(tar|parquet)(?=/)", re.IGNORECASE)
 
 
-def contents_of(shard: Path) -> Contents:
-    """Return what a shard has; it is read once as long as it does not change. A damaged one is a result, not an error."""
+def counted_as(file: Path, ending: str) -> str:
+    """Return how a file that is skipped is counted: by its ending, except Parquet files with images."""
+    return PARQUET_WITH_IMAGES if ending == _PARQUET and has_images(file) else ending
+
+
+def contents_of(shard: Path) -> Contents | None:
+    """Return what a shard has; None of a Parquet file without images.
+
+    It is read once as long as it does not change. Damage is a result, not an error.
+    """
     try:
         found = shard.stat()
     except OSError as error:
@@ -26,22 +43,29 @@ def contents_of(shard: Path) -> Contents:
     return _contents(shard, found.st_mtime_ns, found.st_size)
 
 
-def member_at(path: Path) -> TarMember | None:
+def member_at(path: Path) -> Member | None:
     """Return the image of a shard that a path names: the path of the shard and the name in it; None if there is none."""
     text = str(path)
     for ending in _SHARD.finditer(text):
         shard, name = text[: ending.end()], text[ending.end() + 1 :]
         if os.path.isfile(shard):  # noqa: PTH113  never raises
-            where = contents_of(Path(shard)).parts.get(name)
-            return TarMember(Path(shard), path, *where) if where else None
+            contents = contents_of(Path(shard))
+            where = contents.parts.get(name) if contents else None
+            return _member(Path(shard), path, where) if where else None
     return None
 
 
-def members_of(shard: Path) -> list[TarMember]:
+def members_of(shard: Path) -> list[Member]:
     """Return the images of a shard in its order; none of a file that is no shard."""
     if shard.suffix.lower() not in SUFFIXES:
         return []
-    return [TarMember(shard, shard / name, *where) for name, where in contents_of(shard).parts.items()]
+    contents = contents_of(shard)
+    return [_member(shard, shard / name, where) for name, where in contents.parts.items()] if contents else []
+
+
+def _member(shard: Path, path: Path, where: tuple[int, int]) -> Member:
+    is_parquet = shard.suffix.lower() == _PARQUET
+    return ParquetRow(shard, path, *where) if is_parquet else TarMember(shard, path, *where)
 
 
 def outside_of_shard(path: str, shard: str) -> str:
@@ -54,5 +78,5 @@ def outside_of_shard(path: str, shard: str) -> str:
 
 
 @lru_cache(maxsize=64)  # shards; images are read shard by shard
-def _contents(shard: Path, modified: int, size: int) -> Contents:
-    return read_tar(shard)
+def _contents(shard: Path, modified: int, size: int) -> Contents | None:
+    return read_parquet(shard) if shard.suffix.lower() == _PARQUET else read_tar(shard)

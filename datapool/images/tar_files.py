@@ -26,6 +26,8 @@ class Contents(NamedTuple):
     """Why it could not be read to its end, or lacks some; "" if all is found. The same in every run."""
     twice: str = ""
     """The first name that several of its images have; "" if each has its own."""
+    is_of_images: bool = False
+    """Whether each part is an image whatever its name ends in."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def _read(data: BinaryIO, found: Contents) -> Contents:
                 ending = PurePosixPath(last).suffix.lower()
                 if ending not in SUFFIXES:
                     found.others[ending] += 1
-                elif (name := _safe(last)) is None:
+                elif (name := safe_name_in(last)) is None:
                     unsafe = unsafe or last
                 elif name in found.parts:
                     twice = twice or name
@@ -107,18 +109,18 @@ def _read(data: BinaryIO, found: Contents) -> Contents:
 
 def _where(member: tarfile.TarInfo, found: Contents) -> tuple[int, int]:
     if member.islnk():
-        return found.parts.get(_safe(member.linkname) or "", (0, _NOT_A_FILE))
+        return found.parts.get(safe_name_in(member.linkname) or "", (0, _NOT_A_FILE))
     return (member.offset_data, member.size if member.isreg() and not member.issparse() else _NOT_A_FILE)
 
 
-def _safe(name: str) -> str | None:
-    """Return a name as a path below a folder; None if it leads out of it.
+def safe_name_in(name: str) -> str | None:
+    """Return a name as a path below a folder; None if it leads out of it, or to the folder itself.
 
-    >>> _safe("./cat//a.jpg"), _safe("/cat/a.jpg"), _safe("../a.jpg")
+    >>> safe_name_in("./cat//a.jpg"), safe_name_in("/cat/a.jpg"), safe_name_in("../a.jpg")
     ('cat/a.jpg', 'cat/a.jpg', None)
     """
     parts = [part for part in name.split("/") if part not in ("", ".")]
-    return None if ".." in parts or "\0" in name else "/".join(parts)
+    return None if ".." in parts or "\0" in name else "/".join(parts) or None
 
 
 def _damage_at(data: BinaryIO, end: int, last: str) -> str:

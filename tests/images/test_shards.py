@@ -2,9 +2,13 @@
 
 import os
 import tarfile
+from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from scanning import look
@@ -131,9 +135,14 @@ def test_a_list_of_relevant_images_may_name_those_in_shards(tmp_path):
     write_tar(tmp_path / "b.tar", {"x.png": png("blue")})
     (tmp_path / "b.tar").write_bytes((tmp_path / "b.tar").read_bytes()[:1024])  # damaged, and has no image of the list
 
-    images = in_shards(tmp_path, relevant=["a.tar/y.png"]).images
+    found = in_shards(tmp_path, relevant=["a.tar/y.png"])
 
-    assert images.path.tolist() == ["a.tar/y.png"]
+    assert found.images.path.tolist() == ["a.tar/y.png"]
+    assert found.skipped.not_relevant == 2
+    (tmp_path / "a.tar").write_bytes((tmp_path / "a.tar").read_bytes()[:2048])  # without its end
+    found = in_shards(tmp_path, relevant=["a.tar/y.png"])
+    assert found.images.path.tolist() == ["a.tar", "a.tar/y.png"]
+    assert found.skipped.not_relevant == 2
     with pytest.raises(DatapoolError, match=r"1 names that are not images of .*, such as 'a.tar/z.png'"):
         in_shards(tmp_path, relevant=["a.tar/z.png"])
 
@@ -251,6 +260,113 @@ def test_a_tar_file_that_was_made_to_harm_ends(tmp_path):
 
     assert "ok" not in images.status.tolist()
     assert set(images.path) <= {"chain.tar", "negative.tar", "negative.tar/a.png"}
+
+
+# --- Parquet files -------------------------------------------------------------------------------------------------------
+
+
+def write_parquet(path: Path, columns: dict[str, list], *, row_group_size: int = 3) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), path, row_group_size=row_group_size)
+
+
+def test_a_parquet_file_of_hugging_face_is_its_images_by_the_names_in_it(tmp_path):
+    images = [{"bytes": png(color), "path": f"cat/{i}.png"} for i, color in enumerate(COLORS)]
+    write_parquet(tmp_path / "train-0.parquet", {"label": list(range(8)), "image": images})
+
+    found = in_shards(tmp_path).images
+
+    assert found.path.tolist() == [f"train-0.parquet/cat/{i}.png" for i in range(8)]
+    assert found.weak_label.tolist() == ["cat"] * 8
+    assert found.content_hash.tolist() == [sha256(png(color)).hexdigest() for color in COLORS]
+    assert found.status.tolist() == ["ok"] * 8
+    backwards = [place_of(tmp_path, path).read_bytes() for path in reversed(found.path.tolist())]
+    assert backwards == [png(color) for color in reversed(COLORS)]
+
+
+@pytest.mark.parametrize("names", ["path", "filename", "file_name", "__key__"])
+@pytest.mark.parametrize("images", ["image", "bytes"])
+def test_a_column_of_bytes_beside_one_of_names_is_images_too(tmp_path, images, names):
+    write_parquet(
+        tmp_path / "a.parquet", {names: ["b", "/x/a.png"], "speed": [1, 2], images: [png("red"), png("blue")]}
+    )
+
+    found = in_shards(tmp_path).images
+
+    assert found.path.tolist() == ["a.parquet/b", "a.parquet/x/a.png"]
+    assert found.content_hash.tolist() == [sha256(png(color)).hexdigest() for color in ("red", "blue")]
+
+
+def test_a_row_without_a_name_has_its_number_and_one_without_bytes_is_corrupt(tmp_path):
+    images = [{"bytes": png(color), "path": None} for color in COLORS] + [{"bytes": None, "path": "lost.png"}, None]
+    write_parquet(tmp_path / "a.parquet", {"image": images})
+
+    found = in_shards(tmp_path).images
+
+    assert found.path.tolist() == [
+        f"a.parquet/{name}" for name in ("00", "01", "02", "03", "04", "05", "06", "07", "09")
+    ] + ["a.parquet/lost.png"]
+    assert found.status.tolist() == ["ok"] * 8 + ["corrupt"] * 2
+    assert set(found.reason[8:]) == {"cannot be read (the row has no bytes)"}
+
+
+def test_a_table_without_images_stays_a_skipped_file_and_one_with_images_gets_the_hint(tmp_path):
+    (tmp_path / "a.png").write_bytes(png("red"))
+    write_parquet(tmp_path / "metadata.parquet", {"filename": ["a.png"], "speed": [1], "bytes": [300]})
+    plain = look(tmp_path)
+    assert plain.skipped.not_images == in_shards(tmp_path).skipped.not_images == {".parquet": 1}
+    assert plain.skipped.remedies() == []
+    assert in_shards(tmp_path).images.path.tolist() == ["a.png"]
+
+    write_parquet(tmp_path / "b.parquet", {"image": [png("blue")], "path": ["b.png"]})
+
+    assert look(tmp_path).skipped.not_images == {".parquet": 1, ".parquet with images": 1}
+    assert look(tmp_path).skipped.remedies() == [
+        "1 .parquet with images skipped; to read the images in them, set images.shards: true in params.yaml"
+    ]
+
+
+def test_two_rows_of_one_name_are_refused(tmp_path):
+    write_parquet(tmp_path / "a.parquet", {"image": [png("red"), png("lime")], "path": ["image.png"] * 2})
+
+    with pytest.raises(DatapoolError, match=r"a\.parquet: has two images of the name 'image\.png'; give each a name"):
+        in_shards(tmp_path)
+
+
+def test_a_parquet_file_that_is_cut_off_is_corrupt_and_a_damaged_row_group_leaves_the_images_of_the_others(tmp_path):
+    noise = [np.random.default_rng(i).integers(0, 256, (32, 32, 3), np.uint8) for i in range(9)]
+    data = []
+    for pixels in noise:
+        file = BytesIO()
+        Image.fromarray(pixels).save(file, "PNG")
+        data.append(file.getvalue())
+    pq.write_table(
+        pa.table({"path": [f"{i}.png" for i in range(9)], "image": data}),
+        tmp_path / "a.parquet", row_group_size=3, compression="none", use_dictionary=False, write_page_checksum=True,
+        write_statistics=False,
+    )  # fmt: skip
+    whole = (tmp_path / "a.parquet").read_bytes()
+    at = whole.index(data[4])
+    (tmp_path / "a.parquet").write_bytes(whole[:at] + bytes(100) + whole[at + 100 :])
+    (tmp_path / "b.parquet").write_bytes(whole[:-100])
+
+    images = in_shards(tmp_path).images.set_index("path")
+
+    assert images.status.tolist() == ["ok"] * 3 + ["corrupt"] * 3 + ["ok"] * 3 + ["corrupt"]
+    assert set(images.reason[3:6]) == {"cannot be read (the Parquet file is damaged there)"}
+    assert images.reason["b.parquet"] == "not a Parquet file that can be read: it is damaged or cut off"
+
+
+def test_the_images_of_one_row_group_are_not_all_in_memory_and_any_of_them_can_be_read(tmp_path):
+    data = [bytes([i]) * 2**20 for i in range(100)]
+    table = pa.table({"path": [f"{i:03}" for i in range(100)], "image": data})
+    pq.write_table(table, tmp_path / "a.parquet", compression="none", use_dictionary=False, write_batch_size=1)
+    del table
+    before = pa.total_allocated_bytes()
+
+    for number in (0, 1, 50, 99, 3):
+        assert place_of(tmp_path, f"a.parquet/{number:03}").read_bytes() == data[number]
+        assert pa.total_allocated_bytes() - before < 60 * 2**20
 
 
 # --- places --------------------------------------------------------------------------------------------------------------

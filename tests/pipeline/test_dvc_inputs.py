@@ -3,6 +3,8 @@
 import tarfile
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from conftest import Workspace
 
@@ -26,22 +28,30 @@ def require_that_commands_read_images(workspace: Workspace, name: str, file: Pat
     assert "made version 1 with" in workspace.run("datapool", "status")
 
 
-def test_a_week_in_a_tar_file_makes_the_pool_that_its_files_make(new_model_workspace, model_first_week, after, weeks):
+def test_a_week_in_shards_makes_the_pool_that_its_files_make(new_model_workspace, model_first_week, after, weeks):
     workspace = after(new_model_workspace)
     data = workspace.folder / "data/week_1"
     data.mkdir(parents=True)
-    with tarfile.open(data / "part-0.tar", "w") as tar:
-        tar.add(weeks / "week_1", arcname=".")
+    with tarfile.open(data / "a.tar", "w") as tar:
+        tar.add(weeks / "week_1/cat", arcname="./cat")
+    dogs = [
+        {"bytes": file.read_bytes(), "path": f"dog/{file.name}"} for file in sorted((weeks / "week_1/dog").iterdir())
+    ]
+    pq.write_table(pa.table({"image": dogs}), data / "b.parquet", row_group_size=2)
     workspace.set({"input_dir": "data/week_1", "dump_dataset": True})
     refusal = workspace.repro(fails=True)
-    assert "no image can be used: 1 .tar" in refusal
-    assert "1 .tar skipped; to read the images in them, set images.shards: true in params.yaml" in refusal
+    assert "no image can be used: 1 .parquet with images, 1 .tar" in refusal
+    assert (
+        "1 .parquet with images and 1 .tar skipped; to read the images in them, set images.shards: true in params.yaml"
+        in refusal
+    )
 
     workspace.set({"images.shards": True})
     workspace.repro()
 
     names, plain_names = workspace.names(), model_first_week.names()
-    assert names == [f"part-0.tar/{name}" for name in plain_names]
+    assert names == [f"{'a.tar' if name.startswith('cat') else 'b.parquet'}/{name}" for name in plain_names]
+    assert {name.split("/")[0] for name in names} == {"a.tar", "b.parquet"}
     assert rows_of(workspace) == rows_of(model_first_week)
     for key in ("images", "corrupt", "duplicates", "candidates", "picked", "covering_radius"):
         assert workspace.metrics()[key] == model_first_week.metrics()[key]
@@ -49,6 +59,6 @@ def test_a_week_in_a_tar_file_makes_the_pool_that_its_files_make(new_model_works
     asked = workspace.run("datapool", "near", f"data/week_1/{names[1]}")  # by its path
     assert names[1] in asked
 
-    (data / "part-0.tar").unlink()
+    (data / "a.tar").unlink()
     lost = workspace.run("datapool", "export", "--all", "--to", "files", "--output", "again", fails=True)
     assert f"no file data/week_1/{names[0]}" in lost
