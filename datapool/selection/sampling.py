@@ -29,7 +29,7 @@ from datapool.selection.ranking import (
     rows_of,
 )
 from datapool.selection.rules import excluded_by_rules
-from datapool.selection.spacing import keep_apart
+from datapool.selection.spacing import Nearest, keep_apart
 
 PAIRS = 100_000_000
 """Number of pairs of an image left out and an image of the new pool up to which all their distances are computed."""
@@ -226,7 +226,8 @@ def what_a_cut_takes(
         return ranking
     rows = rows_of(candidates.table, ranking.filename)
     order = vectors().candidates[rows]
-    taken = keep_apart(order, vectors().pool, min_distance=min_distance, limit=len(rows))
+    known = _known(candidates, ranking)
+    taken = keep_apart(order, vectors().pool, min_distance=min_distance, limit=len(rows), known=known)
     if len(taken) == len(ranking):
         return ranking
     return _with_distances(candidates, base, ranking.iloc[taken], vectors(), None)
@@ -261,7 +262,14 @@ def _walk(
         table = ranked.table[:end]
         if stop.threshold > 0:
             order = vectors().candidates[rows_of(candidates.table, table.filename)]
-            taken = keep_apart(order, vectors().pool, min_distance=stop.threshold, limit=limit, n_kept=n_kept)
+            taken = keep_apart(
+                order,
+                vectors().pool,
+                min_distance=stop.threshold,
+                limit=limit,
+                n_kept=n_kept,
+                known=_known(candidates, table),
+            )
         else:
             taken = np.arange(min(limit, len(table)))
         is_short = len(taken) < limit and end == len(ranked.table)
@@ -282,6 +290,12 @@ def _walk(
     if n_considered > len(taken):  # the nearest image may be one that was skipped
         rows = _with_distances(candidates, base, rows, vectors(), progress)
     return _Walk(rows, table[:n_considered])
+
+
+def _known(candidates: EmbeddedTable, ranking: pd.DataFrame) -> Nearest:
+    """Return what a ranking tells of its rows."""
+    is_of_pool = ~ranking.nearest.isin(candidates.table.filename).to_numpy()
+    return Nearest(ranking.distance.to_numpy(), is_of_pool)
 
 
 def _with_distances(

@@ -27,9 +27,10 @@ from lines import (
 from datapool.core.schema import StoppingCondition
 from datapool.core.tables import EmbeddedTable
 from datapool.selection import sampling
+from datapool.selection.k_center import distances_along
 from datapool.selection.ranking import Ranked, RankingConfig
 from datapool.selection.sampling import Sampled, filename_lists, sample, what_a_cut_takes
-from datapool.selection.spacing import keep_apart
+from datapool.selection.spacing import Nearest, keep_apart
 
 
 def healthy(candidates: EmbeddedTable) -> pd.DataFrame:
@@ -696,3 +697,15 @@ def test_images_that_stay_picked_are_not_skipped_for_each_other():
     assert keep_apart(order, order[:0], min_distance=2, limit=4, n_kept=2).tolist() == [0, 1, 3]
     assert keep_apart(order, order[:0], min_distance=2, limit=4).tolist() == [0, 3]
     assert keep_apart(order, order[:0], min_distance=2, limit=1).tolist() == [0]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_a_ranking_knows_of_its_rows_changes_nothing_that_is_taken(seed):
+    rng = np.random.default_rng(seed)
+    order, pool = (rng.integers(0, 6, (n, 2)).astype(np.float32) for n in (40, 3))
+    along = distances_along(order, pool, np.arange(len(order)))
+    known = Nearest(along.distances, along.neighbors < len(pool))
+
+    for min_distance in (1.0, 2.0, 3.0):
+        options = {"min_distance": min_distance, "limit": len(order), "n_kept": seed % 2}
+        assert keep_apart(order, pool, **options, known=known).tolist() == keep_apart(order, pool, **options).tolist()
