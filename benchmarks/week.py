@@ -72,6 +72,8 @@ def measure(scratch: Path, checkouts: dict[str, Path], size: Size) -> AtPool:
                 "input_dir": str(batch),
                 "embeddings": str(csv),
                 "datapool.name": "big",
+                "method": "coreset",  # which both checkouts have
+                "stopping_condition.n_samples": -1,
                 "stopping_condition.min_distance": size.min_distance,
             }
         )
