@@ -67,7 +67,7 @@ def embed() -> None:
     write_rows(outputs.embeddings, EmbeddedTable(table[["filename", "content_hash", "weak_label"]], embedded.vectors))
     write_rows(outputs.protected, protected)
     write_rows(outputs.examples, examples)
-    reused = f", {embedded.n_known} of them embedded before" if embedded.n_known else ""
+    reused = f", {embedded.n_known} of them computed before this stage" if embedded.n_known else ""
     source = f", read from {params.embeddings}" if params.embeddings else reused
     say(f"{counted(len(table), 'candidate')} with embeddings{source}")
     if len(protected.table):

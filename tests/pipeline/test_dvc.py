@@ -513,12 +513,12 @@ def test_14_only_the_new_images_of_a_grown_folder_are_embedded(new_model_workspa
         write_picture(images / f"a_{number}.png", number)
     workspace.set({"input_dir": str(images), "stopping_condition.n_samples": 2, "stopping_condition.min_distance": -1})
     # train embeds the first images of a new pool, to fit the head to them.
-    assert "6 candidates with embeddings, 6 of them embedded before\n" in workspace.repro()
+    assert "6 candidates with embeddings, 6 of them computed before this stage\n" in workspace.repro()
 
     for number in range(10):
         write_picture(images / f"b_{number}.png", 100 + number)
     # Two of the six are in the pool; the embeddings of the other four are reused.
-    assert "14 candidates with embeddings, 4 of them embedded before" in workspace.repro()
+    assert "14 candidates with embeddings, 4 of them computed before this stage" in workspace.repro()
     assert len(workspace.versions()) == 2
     assert len(workspace.names()) == 4
 
