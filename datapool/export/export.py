@@ -121,7 +121,8 @@ def write_export(
         return Exported(target, len(chosen.table), [])
     how = files or Placement.COPY
     images, neighbors = _find_images(chosen, folders, with_neighbors=to is Format.CVAT, progress=progress)
-    with _as_files([*images, *filter(None, neighbors.values())], how) as files_of:
+    only_named = bool(url_prefix) and how is Placement.NONE  # the tasks have the address of each image, not its file
+    with _as_files([*images, *filter(None, neighbors.values())], how, only_named=only_named) as files_of:
         job = Job(
             name=target.name,
             images=_exported(chosen, [files_of[image] for image in images]),
@@ -167,8 +168,10 @@ def _find_images(
 
 
 @contextmanager
-def _as_files(places: Sequence[Place], how: Placement) -> Iterator[dict[Place, Path]]:
+def _as_files(places: Sequence[Place], how: Placement, *, only_named: bool) -> Iterator[dict[Place, Path]]:
     """Yield a file for each image. Until the end of the block, there are files of images that are a part of another file.
+
+    With ``only_named`` there are none: nothing reads the files.
 
     Raises:
         DatapoolError: If there are such images, and the export would point to their files; or one cannot be written.
@@ -176,6 +179,9 @@ def _as_files(places: Sequence[Place], how: Placement) -> Iterator[dict[Place, P
     part = next((place for place in places if not isinstance(place, Path)), None)
     if part is None:
         yield as_files(places, Path())
+        return
+    if only_named:
+        yield {place: Path(str(place)) for place in places}
         return
     if how in (Placement.SYMLINK, Placement.NONE):
         raise DatapoolError(

@@ -18,6 +18,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from filming import moving, write_video
 from PIL import Image
 from small_pool import LINEAGE, POOLS, add_version, make_pool, run_datapool, sha256, write_image, write_params
 
@@ -28,6 +29,7 @@ from datapool.core.params import load_params
 from datapool.core.recorded_rows import read_recorded_rows
 from datapool.core.tables import EmbeddedTable, write_csv, write_rows, write_table
 from datapool.images.batch import batch_id
+from datapool.images.frame_pixels import png_of
 from datapool.pool.open import open_base
 from datapool.query.why import why
 
@@ -302,6 +304,22 @@ def test_label_studio_has_a_task_per_image_whose_weak_label_is_a_prediction(expo
     export("--new", "--to", "label-studio", "--files", "none", "--url-prefix", "s3://b/", "--output", "u")
     assert json.loads(Path("u/tasks.json").read_text())[0]["data"]["image"] == "s3://b/cat/d.jpg"
     assert files_in(Path("u")) == ["datapool.csv", "export.json", "label_config.xml", "tasks.json"]
+
+
+def test_tasks_with_addresses_need_no_files_of_frames_and_an_export_that_points_to_files_does(export):
+    pytest.importorskip("av")
+    frames = moving(2)
+    write_video(Path("data/week_3/cam/v.mkv"), frames)
+    png = Path("data/week_3/cam/v-1-mkv.png")
+    png.write_bytes(png_of(frames[1]))
+    add_version(Path("data/week_3"), ["cam/v-1-mkv.png"])
+    png.unlink()
+
+    assert "v-1-mkv.png is a part of data/week_3/cam/v.mkv" in export("--new", "--to", "files", "--files", "none")
+    export("--new", "--to", "label-studio", "--files", "none", "--url-prefix", "s3://b/", "--output", "u")
+    assert json.loads(Path("u/tasks.json").read_text())[0]["data"]["image"] == "s3://b/cam/v-1-mkv.png"
+    export("--new", "--to", "files", "--output", "o")
+    assert Path("o/images/cam/v-1-mkv.png").read_bytes() == png_of(frames[1])
 
 
 def test_label_studio_gets_a_note_on_images_that_browsers_do_not_show(export):
