@@ -98,7 +98,7 @@ class Answer(NamedTuple):
             return f"is an exact copy, {offer.reason}"
         before = "is damaged: " if offer.fate == "corrupt" else "was not taken: "
         if offer.reason:
-            return before + offer.reason
+            return before + offer.reason.removeprefix("damaged: ")
         return f"{before}{offer.fate}" + ("" if distance is None else f", at distance {distance:.4g} from its nearest")
 
     def _nearest(self, offer: Offer) -> str:
