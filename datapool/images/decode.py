@@ -41,7 +41,7 @@ from datapool.images.pixels import (
 )
 from datapool.images.places import Place
 from datapool.images.tiff import read_tiff
-from datapool.images.videos import Frame
+from datapool.images.videos import Frame, NoVideoReaderError
 
 # Pillow's own limits are below ours: half of the pixels, and 1 MiB for a text or a color profile in a PNG file. Such files
 # are healthy. All texts of a PNG file together stay below Pillow's MAX_TEXT_MEMORY, 64 MiB.
@@ -197,9 +197,15 @@ def hash_of(path: Place) -> str:
 
 
 def has_content(path: Place, content_hash: str) -> bool:
-    """Return whether an image can be read and has the sha256 ``content_hash``."""
+    """Return whether an image can be read and has the sha256 ``content_hash``.
+
+    Raises:
+        NoVideoReaderError: If it is a frame, and no package is installed that reads videos.
+    """
     try:
         read_bytes(path, content_hash=content_hash)
+    except NoVideoReaderError:
+        raise
     except DatapoolError:
         return False
     return True

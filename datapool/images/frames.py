@@ -8,7 +8,9 @@ from queue import Full, Queue
 from threading import Event, Thread
 from typing import NamedTuple
 
-from datapool.core.errors import DatapoolError
+import pandas as pd
+
+from datapool.core.errors import DatapoolError, counted
 from datapool.images.decode import Inspection, not_inspected
 from datapool.images.exif import Exif
 from datapool.images.listing import Found
@@ -23,6 +25,7 @@ from datapool.images.videos import (
     frame_name,
     require_reader,
     video_and_number,
+    without_padding,
 )
 
 _WAITING = 2  # frames of each video that wait to be inspected
@@ -139,6 +142,50 @@ def require_frames(folder: Path, found: Found) -> None:
                 f"{folder / path}: has the name of a frame of the video {frame[0]!r}, which is in the folder too, and its "
                 "frames are read; move the images or the video out of the folder, or set videos to null in params.yaml"
             )
+
+
+def describe_frames_of_pool(images: pd.DataFrame, base: pd.DataFrame) -> list[str]:
+    """Return sentences about frames that have the names of frames in the pool but for zeros in front of their numbers.
+
+    The number of zeros follows from the number of frames that a video has. So a video that has grown gives the same frames
+    other names, and two videos of one name do not get the same names.
+
+    Args:
+        images: The batch, as ``batch.scan`` returns it.
+        base: The images of the pool: filename, content_hash.
+    """
+    theirs = _with_frames(base[["filename", "content_hash"]])
+    if not len(theirs):
+        return []
+    ours = _with_frames(images.loc[images.status == "ok", ["filename", "content_hash"]])
+    pairs = ours.merge(theirs, on="frame", suffixes=("", "_in_pool"))
+    pairs = pairs[(pairs.filename != pairs.filename_in_pool) & (pairs.content_hash_in_pool != "")]
+    is_same = pairs.content_hash == pairs.content_hash_in_pool
+    notes = []
+    if n := int(is_same.sum()):
+        notes.append(
+            f"{counted(n, 'frame')} of the pool {'has another name' if n == 1 else 'have other names'} in this batch "
+            f"({_names(pairs[is_same])}), because the video has another number of frames now; the pool keeps its names"
+        )
+    if n := int((~is_same).sum()):
+        notes.append(
+            f"WARNING: {counted(n, 'frame')} of this batch {'differs' if n == 1 else 'differ'} from the frame of that "
+            f"number of a video of that name in the pool ({_names(pairs[~is_same])}); gaps and splits take the two videos "
+            "for one. If they are two, set filename_prefix in params.yaml to 'auto', the name of the batch's folder, or "
+            "rename the video"
+        )
+    return notes
+
+
+def _with_frames(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows that have names of frames, with a column ``frame``: the name without padding."""
+    found = table[table.filename.str.endswith(".png")]
+    found = found[found.filename.map(video_and_number).notna()]
+    return found.assign(frame=found.filename.map(without_padding).astype("str"))
+
+
+def _names(pairs: pd.DataFrame) -> str:
+    return f"{pairs.filename.iloc[0]!r}, in the pool {pairs.filename_in_pool.iloc[0]!r}"
 
 
 def wanted_frames(names: Sequence[str], videos: Sequence[str]) -> tuple[dict[str, frozenset[int]], list[str]]:

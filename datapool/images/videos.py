@@ -33,6 +33,7 @@ ON_DEMAND = dict.fromkeys(
 """What it takes to read videos that are skipped, by the endings of their names."""
 
 _FRAME = re.compile(r"(?s)(?P<stem>.*)-(?P<number>[0-9]{1,18})-(?P<ending>mp4|mov|avi|mkv)\.png", re.IGNORECASE)
+_PADDING = re.compile(r"-0+([0-9]+)(?=-[^-]*$)")
 _ROUNDING = Fraction(1, 1000)  # seconds: Matroska rounds the time of each frame to milliseconds
 _LACKING = 1  # second: a video that ends so long before its stated end was cut off
 _EARLIEST = datetime(1990, 1, 1, tzinfo=UTC)  # a clock that was never set is in 1904 or 1970
@@ -69,6 +70,10 @@ class Shown(NamedTuple):
 
 class DamagedVideoError(Exception):
     """A video, or the rest of it, cannot be read. The text is the reason, and the same in every run."""
+
+
+class NoVideoReaderError(DatapoolError):
+    """The package that reads videos is not installed."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +144,17 @@ def video_and_number(path: str) -> tuple[str, int] | None:
     return (f"{folder}{slash}{found['stem']}.{found['ending']}", int(found["number"])) if found else None
 
 
+def without_padding(path: str) -> str:
+    """Return the path of a frame's image without zeros in front of its number; any other path as it is.
+
+    How many there are depends on the number of frames that the video has, so a video that grows gives frames other names.
+
+    >>> without_padding("front/drive-007-mp4.png")
+    'front/drive-7-mp4.png'
+    """
+    return _PADDING.sub(r"-\1", path) if _FRAME.fullmatch(path) else path
+
+
 @dataclass
 class Video:
     """A video whose frames are read one after the other, each once."""
@@ -183,7 +199,7 @@ def require_reader(n_videos: int) -> None:
     """
     try:
         _av()
-    except ImportError as error:
+    except NoVideoReaderError as error:
         raise DatapoolError(
             f"params.yaml: videos asks for frames, and there are {counted(n_videos, 'video')}, but the package that reads "
             "them is not installed; `pip install 'dvc-datapool[video]'`, or set videos.fps and videos.stride to null, "
@@ -192,8 +208,13 @@ def require_reader(n_videos: int) -> None:
 
 
 def _av() -> Any:  # noqa: ANN401  a module, of a package that may be absent
-    import av
-
+    try:
+        import av
+    except ImportError as error:
+        raise NoVideoReaderError(
+            "images of the pool are frames of videos, and the package that reads them is not installed; "
+            "`pip install 'dvc-datapool[video]'`"
+        ) from error
     return av
 
 

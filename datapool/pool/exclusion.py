@@ -18,6 +18,7 @@ from datapool.core import atomic
 from datapool.core.errors import DatapoolError
 from datapool.core.lineage import LineageEntry, Version
 from datapool.images.batch import batch_id
+from datapool.images.videos import video_and_number, without_padding
 from datapool.pool.store import Store
 
 _HASH = re.compile("[0-9a-fA-F]{64}")
@@ -145,7 +146,8 @@ def excluded_contents(exclusions: Exclusions, images: pd.DataFrame, pools: Itera
     """Return which contents are excluded, by their hash: those listed, and those of the images whose names are listed.
 
     A name stands for the content that an image of the batch or of a pool has under it, or that an image had which has left
-    a pool because of it. So an image that returns under another name stays excluded.
+    a pool because of it. So an image that returns under another name stays excluded. The name of a frame stands for it with
+    any number of zeros before its number, for a video that grows has more.
 
     Args:
         exclusions: What exclude.txt lists.
@@ -163,12 +165,20 @@ def excluded_contents(exclusions: Exclusions, images: pd.DataFrame, pools: Itera
 
     if not exclusions.by_name:
         return found
-    for column in (images.filename, images.path):
-        is_listed = are_listed(column, exclusions)
-        add(images.content_hash[is_listed], column[is_listed].str.removeprefix("./"))
+    frames = {without_padding(name): name for name in exclusions.by_name if video_and_number(name)}
+
+    def add_listed(contents: pd.Series, names: pd.Series) -> None:
+        is_listed = are_listed(names, exclusions)
+        add(contents[is_listed], names[is_listed].str.removeprefix("./"))
+        if frames:
+            plain = names.str.removeprefix("./").map(without_padding)
+            is_frame = plain.isin(list(frames))
+            add(contents[is_frame], plain[is_frame].map(frames))
+
+    add_listed(images.content_hash, images.filename)
+    add_listed(images.content_hash, images.path)
     for pool in pools:
-        is_listed = are_listed(pool.table.filename, exclusions)
-        add(pool.table.content_hash[is_listed], pool.table.filename[is_listed].str.removeprefix("./"))
+        add_listed(pool.table.content_hash, pool.table.filename)
         for removal in pool.entry.removed or ():
             if removal.line in by_line:
                 add([removal.content_hash], [by_line[removal.line][0]])

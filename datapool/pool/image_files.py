@@ -3,8 +3,9 @@
 A file is an image of the pool if it has the image's content hash.
 """
 
+import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from datapool.images.formats import suffixes
 from datapool.images.places import Place, is_there, place_of
 from datapool.images.shards import SUFFIXES as SHARDS
 from datapool.images.shards import members_of
+from datapool.images.videos import SUFFIXES, DamagedVideoError, Frame, Sampling, Video, video_and_number
 
 _SHOWN = 3  # images that a message names
 
@@ -38,8 +40,9 @@ def find_image_files(
     """Find the file of each image by its place, and then by its content.
 
     An image is looked for below each of ``folders`` and below the ``input_dir`` of its batch, by its path there and by its
-    filename; then among all images below ``folders``, first those with the same last part of the name. What is found has
-    the content hash. Where the pool does not know it, as of an imported image, the first file at one of these places counts.
+    filename; then among all images below ``folders``, first those with the same last part of the name, and a frame among
+    those with its number in all videos there. What is found has the content hash. Where the pool does not know it, as of an
+    imported image, the first file at one of these places counts.
 
     Args:
         table: Rows of a pool, with the columns filename, content_hash and version, and path if the pool has it.
@@ -57,7 +60,10 @@ def find_image_files(
         progress(done, len(rows))
     missing = [i for i, place in enumerate(located) if place.path is None]
     names = {Path(name).name for i in missing for name in (rows[i][0], rows[i][3])}
-    by_content = _by_content(folders, {rows[i][1] for i in missing} - {""}, names)
+    by_content: dict[str, Place] = {**_by_content(folders, {rows[i][1] for i in missing} - {""}, names)}
+    by_content |= _frames_by_content(
+        folders, {rows[i][1]: rows[i][3] or rows[i][0] for i in missing if rows[i][1] and rows[i][1] not in by_content}
+    )
     for i in missing:
         located[i] = located[i]._replace(path=by_content.get(rows[i][1]))
     return located
@@ -143,7 +149,42 @@ def _by_content(folders: Sequence[Path], wanted: set[str], names: set[str]) -> d
     return found
 
 
+def _frames_by_content(folders: Sequence[Path], wanted: Mapping[str, str]) -> dict[str, Place]:
+    """Return frames of videos below some folders by their content hashes, as far as these are wanted.
+
+    Args:
+        folders: Searched recursively.
+        wanted: The name of each image, by its content hash; those that are no names of frames are not looked for.
+    """
+    left = {content: frame[1] for content, name in wanted.items() if (frame := video_and_number(name))}
+    found: dict[str, Place] = {}
+    for folder in folders:
+        paths = (Path(root) / name for root, _, files in os.walk(folder) for name in files)
+        for video in sorted(path for path in paths if path.suffix.lower() in SUFFIXES):
+            for number, content in _contents_of_frames(video, set(left.values())):
+                if left.get(content) == number:
+                    found[content] = Frame(video, number, video.with_name(Path(wanted[content]).name))
+                    del left[content]
+            if not left:
+                return found
+    return found
+
+
+def _contents_of_frames(video: Path, numbers: set[int]) -> Iterator[tuple[int, str]]:
+    """Yield the number and the content hash of some frames of a video, as far as it can be read."""
+    try:
+        for frame in Video(video).frames(Sampling(fps=None, stride=1), frozenset(numbers)):
+            yield frame.number, hashlib.sha256(frame.png).hexdigest()
+            if frame.number == max(numbers):
+                return
+    except DamagedVideoError:
+        return
+
+
 def _what(expected: Place | None) -> str:
     if expected is None:
         return "the lineage records no folder"
-    return f"{expected} has other content" if is_there(expected) else f"no file {expected}"
+    if is_there(expected):
+        return f"{expected} has other content"
+    frame = video_and_number(str(expected))
+    return f"no file {expected}{f' and no video {frame[0]}' if frame else ''}"

@@ -5,7 +5,7 @@ disk is accepted only if it is, byte for byte, the version that the lineage (dat
 lists leave the pools first.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,9 @@ from datapool.images.batch import (
     rows_in_base,
     safe_name,
 )
+from datapool.images.frames import describe_frames_of_pool
 from datapool.images.thumbnails import ThumbnailStore
+from datapool.images.videos import without_padding
 from datapool.pool import files as pool_files
 from datapool.pool.agreement import backing_up_before_checkout, require_agreement, require_files, require_sizes
 from datapool.pool.exclusion import Excluded, Exclusions, is_batch_of, read_exclusions
@@ -90,7 +92,7 @@ def open_base(
     conflicts = label_conflicts(mark_excluded(images, base.excluded), base.rows.table)
     warnings = describe_conflicts(conflicts[conflicts.in_pool])
     notes = [*_notes_on_exclusions(images, base), *_notes_on_matches_by_name(images, base)]
-    return base, [*done, *warnings, *notes]
+    return base, [*done, *warnings, *notes, *describe_frames_of_pool(images, base.rows.table)]
 
 
 def _notes_on_a_corrected_batch(store: Store, images: pd.DataFrame, base: Base) -> list[str]:
@@ -104,9 +106,9 @@ def _notes_on_a_corrected_batch(store: Store, images: pd.DataFrame, base: Base) 
     offered, contents = offered_by(store, last, table), {*usable.content_hash}
     if 2 * len(offered & contents) <= min(len(offered), len(contents)):
         return []
-    places = set(zip(usable.content_hash, usable.filename, usable.weak_label, strict=True))
     here = rows[is_here]
-    is_same = [place in places for place in zip(here.content_hash, here.filename, here.weak_label, strict=True)]
+    places = set(_places(usable[usable.content_hash.isin(here.content_hash)]))
+    is_same = [place in places for place in _places(here)]
     gone, moved = rows.filename[~is_here], here.filename[~np.array(is_same, dtype=bool)]
     if not len(gone) + len(moved):
         return []
@@ -120,6 +122,11 @@ def _notes_on_a_corrected_batch(store: Store, images: pd.DataFrame, base: Base) 
         f"{' and '.join(changes)}; the pool keeps them as they are. `datapool redo` lets this batch replace that version; "
         "`datapool remove IMAGE --reason TEXT` takes an image out of the pool"
     ]
+
+
+def _places(table: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
+    """Yield what each image of a batch is placed by: its content, its name, its label."""
+    return zip(table.content_hash, table.filename.map(without_padding), table.weak_label, strict=True)
 
 
 def _some(names: pd.Series, *, most: int = 10) -> str:

@@ -3,7 +3,6 @@
 import hashlib
 import socket
 import sys
-from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -12,55 +11,21 @@ import pandas as pd
 import pytest
 import scanning
 from conftest import MAX_PIXELS
+from filming import moving, solid, write_video
 from PIL import Image
 
 from datapool.core.errors import DatapoolError
 from datapool.images import batch
 from datapool.images.decode import has_content, hash_of, inspect, read_bytes
 from datapool.images.frame_pixels import png_of, upright_rgb
-from datapool.images.frames import wanted_frames
+from datapool.images.frames import describe_frames_of_pool, wanted_frames
 from datapool.images.places import as_files, file_of, is_there, place_of
-from datapool.images.videos import DamagedVideoError, Frame, Sampling, Video, frame_name
+from datapool.images.videos import DamagedVideoError, Frame, NoVideoReaderError, Sampling, Video, frame_name
 
 av = pytest.importorskip("av")
 
 ALL = Sampling(None, 1)
 COLORS = ["red", "lime", "blue", "white", "black", "yellow", "cyan", "magenta"]
-
-
-def write_video(
-    path: Path,
-    frames: Sequence[np.ndarray],
-    *,
-    codec: str = "ffv1",
-    kind: str = "bgr0",
-    rate: int = 25,
-    metadata: dict[str, str] | None = None,
-    options: dict[str, str] | None = None,
-    container: dict[str, str] | None = None,
-) -> None:
-    """Write pixels, uint8, shape (height, width, 3), as a video. FFV1 with bgr0 keeps them as they are."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(path, "w", options=container or {}) as file:
-        file.metadata.update(metadata or {})
-        stream = file.add_stream(codec, rate=rate, options=options or {})
-        stream.height, stream.width = frames[0].shape[:2]
-        stream.pix_fmt = kind
-        for pixels in frames:
-            file.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        file.mux(stream.encode(None))
-
-
-def solid(color: str, size: tuple[int, int] = (32, 24)) -> np.ndarray:
-    return np.array(Image.new("RGB", size, color))
-
-
-def moving(n: int, size: tuple[int, int] = (96, 64)) -> list[np.ndarray]:
-    """Coarse noise that moves: every frame differs from the others, and codecs find something to predict."""
-    width, height = size
-    noise = np.random.default_rng(0).integers(0, 256, (height // 8 + n, width // 8 + n, 3), dtype=np.uint8)
-    noise = noise.repeat(8, 0).repeat(8, 1)
-    return [np.ascontiguousarray(noise[i : i + height, i : i + width]) for i in range(n)]
 
 
 def look(folder: Path, **options: object) -> batch.Batch:
@@ -480,6 +445,37 @@ def test_without_the_package_that_reads_videos_the_remedy_is_named(tmp_path, mon
 
     with pytest.raises(DatapoolError, match=r"1 video, but the package .* `pip install 'dvc-datapool\[video\]'`"):
         look(tmp_path)
+
+
+def test_a_frame_of_the_pool_is_not_taken_for_lost_without_the_package_that_reads_it(tmp_path, monkeypatch):
+    (tmp_path / "a.mkv").write_bytes(b"video")
+    monkeypatch.setitem(sys.modules, "av", None)
+
+    with pytest.raises(
+        NoVideoReaderError, match=r"frames of videos, and the package .* `pip install 'dvc-datapool\[video\]'`"
+    ):
+        has_content(place_of(tmp_path, "a-0-mkv.png"), "0" * 64)
+
+
+def table_of(**contents: str) -> pd.DataFrame:
+    """Return images of the pool or of a batch, by name without their ending."""
+    names = [f"{name.replace('_', '-')}-mp4.png" for name in contents]
+    return pd.DataFrame({"filename": names, "content_hash": [*contents.values()], "status": "ok"}, dtype="str")
+
+
+def test_frames_whose_numbers_have_got_more_digits_are_told_and_other_frames_of_such_names_too():
+    pool = table_of(a_7="x", a_8="y", b_07="z", c_1="")
+
+    assert describe_frames_of_pool(table_of(a_7="x", a_8="y", b_11="w", d_007="x"), pool) == []
+    assert describe_frames_of_pool(table_of(a_07="x", a_08="y", a_09="q"), pool) == [
+        "2 frames of the pool have other names in this batch ('a-07-mp4.png', in the pool 'a-7-mp4.png'), because the video "
+        "has another number of frames now; the pool keeps its names"
+    ]
+    (note,) = describe_frames_of_pool(table_of(b_7="other", c_01="x"), pool)
+    assert note.startswith(
+        "WARNING: 1 frame of this batch differs from the frame of that number of a video of that name in the pool "
+        "('b-7-mp4.png', in the pool 'b-07-mp4.png'); gaps and splits take the two videos for one"
+    )
 
 
 def test_the_time_of_a_frame_is_that_of_its_video_and_its_own(tmp_path):

@@ -450,3 +450,16 @@ def test_a_lost_or_damaged_samples_csv_of_any_pool_is_named_with_the_remedy(pool
         opened(A)
     with pytest.raises(DatapoolError, match=message):
         erase_names(POOLS, LINEAGE, ["near, by"])
+
+
+def test_the_name_of_a_frame_excludes_it_with_any_zeros_before_its_number():
+    run({"v-7-mp4.png": 7.0, "v-8-mp4.png": 8.0})  # of a video that has less than ten frames so far
+    exclude("v-08-mp4.png\tblurred", "v-9-mp4.png", "v-10-mp4.png", "other-9-mp4.png")
+    grown = {f"v-{number:02}-mp4.png": float(number) for number in (7, 8, 9, 10)}
+    base, notes = opened(grown)
+
+    assert base.rows.table.filename.tolist() == ["v-7-mp4.png"]
+    assert sorted(base.excluded.content_hash) == sorted(map(content_hash, (8.0, 9.0, 10.0)))
+    assert "exclude.txt: 1 of 4 lines match no image of the pools and of this batch" in notes
+    run(grown)
+    assert opened({"w.png": 8.0})[0].excluded.reason.tolist() == ["blurred"]  # under another name, after it has left

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from filming import moving, write_video
 
 from datapool.core.errors import DatapoolError
 from datapool.core.lineage import Version
+from datapool.images.frame_pixels import png_of
+from datapool.images.videos import Frame
 from datapool.pool.image_files import Located, find_image_files, require_image_files
 
 
@@ -60,6 +63,23 @@ def test_other_content_is_not_the_image_wherever_it_is_and_equal_content_is_unde
     assert find("cat/a.png", b"b", version(), folders=[Path("data")]).path == Path("data/x/a.png")
 
 
+def test_a_frame_is_found_in_a_video_that_was_renamed_or_moved_if_it_has_its_number_there():
+    pytest.importorskip("av")
+    frames = moving(12)
+    write_video(Path("old/deep/monday.mkv"), frames)
+    write_video(Path("old/a.mkv"), frames[2:])  # its frame 0 is frame 2
+    Path("old/broken.mkv").write_bytes(b"no video")
+    frame = png_of(frames[2])
+    options = {"folders": [Path("old")]}
+
+    found = find("cam/drive-02-mkv.png", frame, version("data"), "cam/drive-02-mkv.png", **options)
+    assert found.expected == Path("old/cam/drive-02-mkv.png")
+    assert found.path == Frame(Path("old/deep/monday.mkv"), 2, Path("old/deep/drive-02-mkv.png"))
+    assert found.path.read_bytes() == frame
+    assert find("cam/drive-2-mkv.png", png_of(frames[1]), version("data"), **options).path is None
+    assert find("cam/drive-2.png", frame, version("data"), **options).path is None  # no name of a frame
+
+
 def test_a_file_of_the_same_name_comes_before_others_of_that_content_and_only_it_may_have_any_ending():
     for name in ("old/0.png", "old/z.dat", "old/notes.txt"):
         Path(name).write_bytes(b"z")
@@ -103,6 +123,8 @@ def test_images_that_are_not_found_are_counted_and_the_first_named():
         "4 images of 5 cannot be found: 'a' (the lineage records no folder); 'b' (data/cat/a.png has other content); 'c' (no "
         "file data/no.png); …; find them"
     )
+    with pytest.raises(DatapoolError, match=r"'e' [(]no file d/v-7-mp4.png and no video d/v.mp4[)]; find it"):
+        require_image_files(["e"], [Located(None, Path("d/v-7-mp4.png"))], remedy="find it")
     with pytest.raises(DatapoolError, match=r"1 image of 1 cannot be found: 'e' [(]no file x{300}[)]; find it"):
         require_image_files(["e"], [Located(None, Path("x" * 300))], remedy="find it")
     assert require_image_files(["e"], [Located(Path("e"), None)], remedy="") == [Path("e")]

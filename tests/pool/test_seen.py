@@ -254,6 +254,20 @@ def test_a_batch_that_lost_most_of_its_picks_is_still_known_as_the_corrected_sta
     assert notes == []  # another batch that has one of the images
 
 
+def test_a_video_that_has_grown_is_no_corrected_state_though_its_frames_have_other_names():
+    batch = {f"cat/v-{number}-mp4.png": float(number) for number in range(1, 8)}
+    add(batch, 3)
+    grown = {f"cat/v-{number:02}-mp4.png": float(number) for number in range(1, 13)}
+    _, notes = open_base(POOLS, LINEAGE, "p", images(grown), base_version=None)
+
+    assert [note.partition(", because")[0] for note in notes] == [
+        "3 frames of the pool have other names in this batch ('cat/v-01-mp4.png', in the pool 'cat/v-1-mp4.png')"
+    ]
+    renamed = {name.replace("v-", "w-"): number for name, number in grown.items()}
+    _, notes = open_base(POOLS, LINEAGE, "p", images(renamed), base_version=None)
+    assert "of its 3 images, 3 have other names or labels ('cat/v-1-mp4.png'," in notes[0]
+
+
 def test_a_batch_that_lost_all_of_its_picks_can_replace_their_version():
     batch = {f"cat/e{number}.jpg": float(number) for number in range(10, 17)}
     add(A, 1)
