@@ -5,8 +5,8 @@ it would take off the losses. The textbook computes all gains after each pick. T
 result:
 
 lazy      Gains only fall, so an old one is an upper bound (Minoux 1978). Only the largest bounds are refreshed.
-filter    Bounds come from products in float32, less a proven margin for rounding (``products``). Once there is
-          memory for lists of the points that are nearer to a candidate than their centers, later bounds need no product
+filter    Bounds come from products in float32, less a proven margin for rounding (``products``). Once few points
+          are nearer to a candidate than their centers, it keeps a list of them, and its later bounds need no product
           (``nearer_points``).
 refine    Gains that bounds leave close, and those of the picks, are computed as in the textbook (``Gains.exact``).
 
@@ -38,7 +38,8 @@ _PER_CANDIDATE = 40  # bytes, beside groups and lists
 _MOST_GROUPS = 1024  # each costs a call of Python
 _PROBES = 512, 1024  # candidates and points from which the length of all lists is estimated
 _FEWEST_IN_BLOCK = 256  # candidates, where blocks are made smaller so that all workers have some
-_MOST_PAIRS = 2**21  # in a block, about
+_MOST_PAIRS = 2**19  # in a block, about
+_FEW_PAIRS = 2**22  # in all lists, when they begin: earlier they take longer than the products that they save
 _FEWEST = 64  # at least, if so many may be the best
 _GROWTH = 4
 _PRODUCTS = 256  # candidates in products, at least: with fewer, the calls of Python take longer
@@ -268,9 +269,9 @@ class Gains:
         return np.concatenate([rows, others])
 
     def _refresh_by_products(self, rows: np.ndarray) -> None:
-        if not self._has_lists:  # until there is room for the lists of all
+        if not self._has_lists:
             self._length_of_lists = self._share_nearer() * len(self.losses)
-            self._has_lists = self._length_of_lists * len(self._bounds) < self._lists.room
+            self._has_lists = self._length_of_lists * len(self._bounds) < min(self._lists.room, _FEW_PAIRS)
         largest = float(self.losses.max(initial=0))
         for part, found in self._bound(rows, self.squared, with_pairs=self._has_lists):
             self._bounds[part], self._seen[part] = found.gains, self._step

@@ -143,6 +143,7 @@ def test_every_way_of_computing_leads_to_the_same_picks(monkeypatch):
     ways = {
         "products only": (gains_module, {"_LEAST_MEMORY": 0}),
         "room for lists after some picks": (gains_module, {"_LEAST_MEMORY": 2**16, "_PER_CANDIDATE": 0}),
+        "few pairs after some picks": (gains_module, {"_FEW_PAIRS": 1000}),
         "few at a time": (gains_module, {"_MOST_PAIRS": 100, "_FEWEST": 1, "_GROWTH": 2, "_FEW_SUMS": 0}),
         "small groups": (products_module, {"_POINTS": 3, "_ROWS": 20}),
     }
