@@ -67,8 +67,9 @@ def describe_stop(metrics: Metrics, stop: StoppingCondition) -> str:
     elif metrics.beyond_limit:
         why = f"stopped at stopping_condition.n_samples {stop.n_samples:g}"
     elif metrics.covered:
+        allowed = " and that the rules allow" * (metrics.picked + metrics.covered < metrics.candidates)
         why = (
-            f"stopped because every candidate that is left lies closer than stopping_condition.min_distance "
+            f"stopped because every candidate that is left{allowed} lies closer than stopping_condition.min_distance "
             f"{stop.threshold:g} to the pool"
         )
     else:

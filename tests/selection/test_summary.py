@@ -81,6 +81,12 @@ LIMIT = StoppingCondition(n_samples=3, min_distance=-1, n_samples_includes_datap
             "stopped because every candidate that is left lies closer than stopping_condition.min_distance 0.25 to the pool",
         ),
         (
+            metrics(candidates=9, picked=3, covered=4, in_sequence_gap=2),
+            THRESHOLD,
+            "stopped because every candidate that is left and that the rules allow lies closer than "
+            "stopping_condition.min_distance 0.25 to the pool",
+        ),
+        (
             metrics(candidates=9, picked=3, beyond_limit=6, pool_before=2, share_covered_by_pool=1 / 3),
             LIMIT,
             "stopped at stopping_condition.n_samples 3; the pool covered 33% of the candidates before",
@@ -89,7 +95,7 @@ LIMIT = StoppingCondition(n_samples=3, min_distance=-1, n_samples_includes_datap
         (metrics(candidates=4, picked=3, near_protected=1), LIMIT, "every candidate that the rules allow was picked"),
         (metrics(images=4, known=4), LIMIT, ""),
     ],
-    ids=["threshold", "limit", "all", "all that rules allow", "no candidates"],
+    ids=["threshold", "threshold within rules", "limit", "all", "all that rules allow", "no candidates"],
 )
 def test_the_end_of_the_selection_has_its_reason(run, stop, sentence):
     assert describe_stop(run, stop) == sentence
