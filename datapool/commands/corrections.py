@@ -86,18 +86,19 @@ def forget(
     if left := corrections.still_named_in(params, found):
         raise DatapoolError(
             f"not all is erased yet, for these still name or hold the images: {', '.join(left[:10])}. Delete "
-            f"their files from {params.input_dir}{_of_videos(left)}, exports that have them as a whole, and their names "
+            f"their files from {params.input_dir}{_of_parts(left)}, exports that have them as a whole, and their names "
             f"from other files (those below {params.output_dir} follow), then run `datapool forget "
             f"{shlex.join(hashes or images)}` again"
         )
 
 
-def _of_videos(files: list[str]) -> str:
-    """Return what is to be known before one of these files is deleted, if one is a video."""
-    from datapool.images.videos import SUFFIXES
+def _of_parts(files: list[str]) -> str:
+    """Return what is to be known before one of these files is deleted, if one is a video or a shard."""
+    from datapool.images.shards import SUFFIXES as SHARDS
+    from datapool.images.videos import SUFFIXES as VIDEOS
 
-    has_video = any(Path(file).suffix.lower() in SUFFIXES for file in files)
-    return " (a frame goes with its video; the pool keeps the other frames that it has)" * has_video
+    has_parts = any(Path(file).suffix.lower() in VIDEOS | SHARDS for file in files)
+    return " (an image goes with its video or shard; the pool keeps the others that it has)" * has_parts
 
 
 @app.command(short_help="Replace the version that an earlier state of this batch made.")

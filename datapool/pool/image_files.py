@@ -20,7 +20,8 @@ from datapool.images.formats import suffixes
 from datapool.images.places import Place, is_there, place_of
 from datapool.images.shards import SUFFIXES as SHARDS
 from datapool.images.shards import members_of
-from datapool.images.videos import SUFFIXES, DamagedVideoError, Frame, Sampling, Video, video_and_number
+from datapool.images.videos import SUFFIXES as VIDEOS
+from datapool.images.videos import DamagedVideoError, Frame, Sampling, Video, video_and_number
 
 _SHOWN = 3  # images that a message names
 
@@ -160,7 +161,7 @@ def _frames_by_content(folders: Sequence[Path], wanted: Mapping[str, str]) -> di
     found: dict[str, Place] = {}
     for folder in folders:
         paths = (Path(root) / name for root, _, files in os.walk(folder) for name in files)
-        for video in sorted(path for path in paths if path.suffix.lower() in SUFFIXES):
+        for video in sorted(path for path in paths if path.suffix.lower() in VIDEOS):
             for number, content in _contents_of_frames(video, set(left.values())):
                 if left.get(content) == number:
                     found[content] = Frame(video, number, video.with_name(Path(wanted[content]).name))
