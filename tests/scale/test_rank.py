@@ -4,12 +4,16 @@ import os
 import signal
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from datapool.core.schema import Rules
+from datapool.core.tables import EmbeddedTable
 from datapool.selection import gains as gains_module
 from datapool.selection.coverage import coverage
 from datapool.selection.k_center import distances_along, k_center
 from datapool.selection.on_cluster import workers_on
+from datapool.selection.ranking import RankingConfig, rank
 
 pytestmark = pytest.mark.full
 
@@ -142,3 +146,36 @@ def test_workers_killed_while_they_bound_gains_change_nothing(batch, workers, bl
     assert len(killed) == 2
     assert workers.pids()
     assert_same(found, coverage(candidates, pool[:0], n_samples=160, power=2))
+
+
+def images(name, vectors):
+    names = pd.Series([f"{name}{i:05d}" for i in range(len(vectors))], dtype="str")
+    return EmbeddedTable(pd.DataFrame({"filename": names, "content_hash": names, "weak_label": names}), vectors)
+
+
+def test_method_coverage_ranks_on_the_workers(batch, workers):
+    candidates, base = (images(name, vectors) for name, vectors in zip("cp", batch["clusters"], strict=True))
+    rules = Rules(
+        **dict.fromkeys(("balance", "sequence_gap", "time_gap", "where", "protected", "exclude")),
+        protected_distance=0.1,
+    )
+    config = RankingConfig(
+        "coverage",
+        normalize=True,
+        append_weak_labels=False,
+        seed=1,
+        n_clusters=3,
+        power=2.0,
+        scores=None,
+        rules=rules,
+    )
+    vectors = config.vectors(candidates, base)
+    settings = {"n_samples": 40, "min_distance": -1.0, "progress": lambda done, of: None}
+    here, there = (
+        rank(candidates, base, candidates.take(slice(0)), vectors, config, **settings, workers=one)
+        for one in (None, workers)
+    )
+
+    assert workers.pids()
+    assert there.table.equals(here.table)
+    assert (there.table.gain > 0).all()
