@@ -23,7 +23,7 @@ COPY pyproject.toml constraints.txt ./
 # Compiled here, once: the user of a container cannot write to /opt, so Python would compile all imports at each start.
 RUN /opt/uv/bin/uv pip install --no-cache --quiet --compile-bytecode --python /opt/venv/bin/python \
       ${TORCH_INDEX:+--extra-index-url "${TORCH_INDEX}" --index-strategy unsafe-best-match} \
-      --constraint constraints.txt --requirement pyproject.toml --extra "${EXTRA}" --extra heic --extra video \
+      --constraint constraints.txt --requirement pyproject.toml --extra "${EXTRA}" --extra heic --extra video --extra s3 \
       ${RAY:+--extra ray "ray[default]"} \
  && rm --force /opt/venv/.lock
 

@@ -63,7 +63,7 @@ soak: .venv/ready  ## add 51 batches to one pool and write benchmarks/soak.md, s
 
 lock:  ## pin the newest versions in constraints.txt
 	env -u UV_FIND_LINKS .venv/bin/uv pip compile --quiet --upgrade --universal --no-header --no-annotate --python-version 3.11 \
-	  --extra cpu --extra gpu --extra bench --extra dev --extra docs --extra ray --extra text --extra video pyproject.toml --output-file constraints.txt
+	  --extra cpu --extra gpu --extra bench --extra dev --extra docs --extra ray --extra s3 --extra gs --extra azure --extra text --extra video pyproject.toml --output-file constraints.txt
 
 audit: .venv/ready  ## ask PyPI for known vulnerabilities of the versions in constraints.txt
 	uvx pip-audit --strict --no-deps --disable-pip --progress-spinner off --requirement constraints.txt

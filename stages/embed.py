@@ -1,7 +1,5 @@
 """Compute the embedding of every candidate."""
 
-from pathlib import Path
-
 from datapool.core.atomic import SCRATCH
 from datapool.core.base import read_base
 from datapool.core.cluster import cluster_of
@@ -12,6 +10,7 @@ from datapool.core.params import load_params
 from datapool.core.shards import finished_shards
 from datapool.core.tables import EmbeddedTable, read_table, write_rows
 from datapool.images.batch import candidates, mark_excluded
+from datapool.images.objects import folder_of
 from datapool.images.squares import scanned_squares
 from datapool.model.candidates import embed_candidates
 from datapool.model.protected import read_examples, read_protected
@@ -33,7 +32,7 @@ def embed() -> None:
     with cluster_of(params.engine) as cluster, progress("embedding", before="loading the model") as report:
         embedded = embed_candidates(
             table,
-            Path(params.input_dir),
+            folder_of(params.input_dir),
             outputs.checkpoint,
             params,
             space=space,

@@ -10,6 +10,7 @@ from datapool.core.metrics import read_metrics
 from datapool.core.outputs import Outputs
 from datapool.core.params import load_params
 from datapool.core.tables import read_rows, read_table
+from datapool.images.objects import folder_of
 from datapool.images.thumbnails import scanned_thumbnails
 from datapool.pool.merge import merge as merge_picks
 from datapool.pool.merge import with_paths
@@ -28,7 +29,7 @@ def merge() -> None:
     images = read_table(outputs.images)
     pictures = pictures_of(
         images,
-        Path(params.input_dir),
+        folder_of(params.input_dir),
         max_pixels=params.images.max_pixels,
         ranges=space.ranges or {},
         kept=scanned_thumbnails(),

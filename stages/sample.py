@@ -1,7 +1,5 @@
 """Cut the ranking at the stopping condition and explain every image."""
 
-from pathlib import Path
-
 from datapool.core.base import read_base
 from datapool.core.columns import with_columns, with_pool_columns
 from datapool.core.levels import describe_in_use, resolve
@@ -12,6 +10,7 @@ from datapool.core.params import load_params
 from datapool.core.plan import make_plan
 from datapool.core.tables import read_arrays, read_rows, read_table, write_csv, write_names, write_rows, write_table
 from datapool.images.batch import copy_images, mark_excluded
+from datapool.images.objects import folder_of
 from datapool.selection import evaluation, sampling
 from datapool.selection.choosing import choose
 from datapool.selection.evaluation_sample import EvaluationSample
@@ -68,7 +67,7 @@ def sample() -> None:
     write_metrics(outputs.numbers, outputs.metrics, metrics)
     write_csv(outputs.coverage, comparison.curve)
     if params.dump_dataset:
-        copy_images(images, picked, Path(params.input_dir), outputs.sampled_images)
+        copy_images(images, picked, folder_of(params.input_dir), outputs.sampled_images)
     if level := describe_in_use(params, space):
         say(level)
     say(f"the cut takes {metrics.picked} of {metrics.candidates} candidates")

@@ -19,6 +19,7 @@ from datapool.core.shards import finished_shards
 from datapool.core.tables import read_names, write_table
 from datapool.images import batch
 from datapool.images.decode import count_reasons
+from datapool.images.objects import folder_of
 from datapool.images.pixels import WantedSquares, beginnings
 from datapool.images.squares import scanned_squares
 from datapool.images.thumbnails import scanned_thumbnails
@@ -41,7 +42,7 @@ def scan() -> None:
         squares.writing() as keep_square,
     ):
         found = batch.scan(
-            Path(params.input_dir),
+            folder_of(params.input_dir),
             filename_prefix=batch.prefix_of(params.filename_prefix, params.input_dir),
             relevant=read_names(Path(listed)) if listed else None,
             check=params.corrupt if params.enable_corruptness_check else "none",
@@ -57,7 +58,7 @@ def scan() -> None:
             videos=sampling_of(params.videos),
             shards=params.images.shards,
         )
-    batch.require_usable_images(found, Path(params.input_dir))
+    batch.require_usable_images(found, folder_of(params.input_dir))
     write_table(outputs.images, found.images)
     write_table(outputs.quality, found.quality)
     write_json(outputs.skipped, found.skipped._asdict())
@@ -73,7 +74,7 @@ def scan() -> None:
         ),
     )
     say(*batch.describe_conflicts(batch.label_conflicts(found.images, empty_base_table().table)))
-    if (path := untracked_path(Path(params.input_dir), Path())) and ".dvc" not in found.skipped.not_images:
+    if (path := untracked_path(folder_of(params.input_dir), Path())) and ".dvc" not in found.skipped.not_images:
         say(
             f"DVC does not track {path}, so `dvc push` does not share its images; `dvc add {shlex.quote(path)}` tracks it"
         )

@@ -1,7 +1,5 @@
 """Provide the model of the pool."""
 
-from pathlib import Path
-
 import pandas as pd
 
 from datapool.core.atomic import SCRATCH
@@ -11,6 +9,7 @@ from datapool.core.outputs import Outputs
 from datapool.core.params import load_params
 from datapool.core.tables import read_table, write_csv
 from datapool.images.batch import candidates, hashes_of, image_files, mark_excluded
+from datapool.images.objects import folder_of
 from datapool.images.ranges import choose_ranges, describe_ranges
 from datapool.images.squares import scanned_squares
 from datapool.terminal import progress, run, say
@@ -32,7 +31,7 @@ def train() -> None:
     with progress("training", before="preparing the model") as report:
         provided = provide_model(
             base,
-            image_files(table, Path(params.input_dir), max_pixels=params.images.max_pixels, ranges=ranges),
+            image_files(table, folder_of(params.input_dir), max_pixels=params.images.max_pixels, ranges=ranges),
             params,
             files=ModelFiles(outputs.checkpoint, outputs.last_checkpoint, outputs.candidate),
             scratch_dir=SCRATCH / "training",

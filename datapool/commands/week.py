@@ -19,7 +19,9 @@ _JSON = Annotated[bool, typer.Option("--json", help="Print one JSON document; al
 
 @app.command(short_help="Add a new batch: scan, pick, write the report.")
 def add(
-    folder: Annotated[Path, typer.Argument(help="The new images: a folder inside or outside of the workspace.")],
+    folder: Annotated[
+        str, typer.Argument(help="The new images: a folder inside or outside of the workspace, or in a store (s3://…).")
+    ],
     settings: Annotated[
         list[str] | None,
         typer.Option("-S", "--set-param", help="key=value: set this in params.yaml as well.", show_default=False),

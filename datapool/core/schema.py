@@ -277,6 +277,28 @@ def _path(value: str) -> str:
     return value
 
 
+STORES = {"s3": "s3", "gs": "gs", "azure": "abfs"}
+"""The stores that DVC and fsspec know, by the beginning of their URLs: how fsspec calls each."""
+
+
+def is_url(text: str) -> bool:
+    """Return whether ``input_dir`` is a URL and no folder on a disk.
+
+    >>> is_url("s3://robots/week_1"), is_url("data/week_1")
+    (True, False)
+    """
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text) is not None
+
+
+def _store(value: str) -> str:
+    scheme, _, bucket = value.partition("://")
+    if is_url(value) and (scheme not in STORES or not bucket.strip("/")):
+        raise ValueError(
+            f"a folder, or the URL of one in a store: {', '.join(f'{each}://bucket/folder' for each in STORES)}"
+        )
+    return value
+
+
 def _name(value: str) -> str:
     if not value or not value.isprintable():
         raise ValueError("a name of printable characters")
@@ -301,6 +323,7 @@ NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1, le=10**9)]
 NumberOfSamples = Annotated[int | float, AfterValidator(_number_of_samples)]
 PathText = Annotated[str, AfterValidator(_path)]
+Batch = Annotated[str, AfterValidator(_path), AfterValidator(_store)]
 Folder = Annotated[str, AfterValidator(_folder)]
 
 
@@ -572,7 +595,7 @@ class Lightly(Section):
 class Params(Section):
     """All of params.yaml."""
 
-    input_dir: PathText
+    input_dir: Batch
     shared_dir: Folder
     output_dir: Folder
     relevant_filenames_file: PathText | None

@@ -184,9 +184,9 @@ def _as_files(places: Sequence[Place], how: Placement, *, only_named: bool) -> I
         yield {place: Path(str(place)) for place in places}
         return
     if how in (Placement.SYMLINK, Placement.NONE):
+        what = "in a store" if file_of(part) == part else f"a part of {file_of(part)}"
         raise DatapoolError(
-            f"{part} is a part of {file_of(part)} and no file of its own, so the export cannot point to it; use "
-            "`--files copy`"
+            f"{part} is no file of its own, but {what}, so the export cannot point to it; use `--files copy`"
         )
     with TemporaryDirectory(dir=atomic.scratch("export")) as folder:
         try:

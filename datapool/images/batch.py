@@ -15,20 +15,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datapool.core.cluster import Cluster
-from datapool.core.errors import DatapoolError, join_sentences
+from datapool.core.errors import DatapoolError, counted, join_sentences
 from datapool.core.progress import Progress
 from datapool.core.shards import ShardStore
 from datapool.images.decode import Check, ImageFile, Inspection, inspect, not_inspected, read_bytes
-from datapool.images.frames import inspect_videos, require_frames, wanted_frames
+from datapool.images.frames import InspectedVideos, inspect_videos, require_frames, wanted_frames
 from datapool.images.listing import Skipped, find_images, is_folder, links_out, relevant_paths
+from datapool.images.objects import Folder
 from datapool.images.on_cluster import inspect_on_cluster
 from datapool.images.perceptual_hash import as_numbers
 from datapool.images.pixels import Ranges, WantedSquares
-from datapool.images.places import place_of
-from datapool.images.processes import read_all
+from datapool.images.places import fetched, place_of
+from datapool.images.processes import read_all, read_each
 from datapool.images.quality import quality_table
 from datapool.images.shards import outside_of_shard
 from datapool.images.thumbnails import Keep
+from datapool.images.videos import SUFFIXES as VIDEOS
 from datapool.images.videos import Sampling
 
 ROOT_LABEL = "."
@@ -58,7 +60,7 @@ class Batch(NamedTuple):
 
 
 def scan(
-    folder: Path,
+    folder: Folder,
     *,
     filename_prefix: str,
     relevant: Sequence[str] | None,
@@ -81,8 +83,8 @@ def scan(
     core; the result does not depend on their number.
 
     Args:
-        folder: Searched recursively. A link to a file in it, or in DVC's cache, counts as that file. A link to any other
-            file is "corrupt" and not opened. Links to folders are not followed.
+        folder: On a disk or in a store; searched recursively. A link to a file in it, or in DVC's cache, counts as that
+            file. A link to any other file is "corrupt" and not opened. Links to folders are not followed.
         filename_prefix: Put in front of every path to make the filename.
         relevant: Paths below ``folder`` to inspect, with or without "./" in front; None means all.
         check: How to look for damage. With "none", a damaged image is found only when it is embedded; only images of more
@@ -95,7 +97,8 @@ def scan(
             it, no image is measured, and no EXIF is read.
         squares: Which squares are made, if there is ``keep_square``.
         keep_square: Called with each of them; only with ``keep_thumbnail``.
-        cluster: Where files are read; None: on this machine. It makes no squares, which its workers would not see.
+        cluster: Where files are read; None: on this machine, as objects of a store are in any case. It makes no squares,
+            which its workers would not see.
         finished: Keeps what the workers have finished, for a run after one that was stopped; given with ``cluster``.
         videos: Which frames of videos are images of the batch; None: videos are no images. A video that is damaged is
             "corrupt", and its frames before the damage are images all the same.
@@ -105,11 +108,17 @@ def scan(
         DatapoolError: If ``folder`` is not a folder, a name is not UTF-8, a name in ``relevant`` is not there, an image has
             the name of a frame, a shard has two images of one name, or there are videos and no package that reads them.
     """
-    if not is_folder(folder):
+    if isinstance(folder, Path) and not is_folder(folder):
         what = "is a file" if os.path.lexists(folder) else "is not there"
         raise DatapoolError(f"params.yaml: input_dir is {str(folder)!r}, which {what}; give a folder of images")
     found = find_images(folder, gif=gif, videos=videos is not None, in_shards=shards)
-    require_frames(folder, found)
+    if isinstance(folder, Path):
+        require_frames(folder, found)
+    elif videos is not None and (n := sum(found.skipped.not_images.get(ending, 0) for ending in VIDEOS)):
+        raise DatapoolError(
+            f"params.yaml: videos asks for frames, and {folder} has {counted(n, 'video')}, but videos are not read from a "
+            "store; copy them to a folder, or set videos.fps and videos.stride to null, which skips videos"
+        )
     paths, wanted = found.paths, None
     if relevant is not None:
         wanted, others = wanted_frames(relevant, found.videos)
@@ -119,7 +128,8 @@ def scan(
     paths = sorted(of_files, key=lambda path: safe_name(filename_prefix + path)) + [
         path for path in paths if path in found.shards
     ]
-    leading_out = links_out(folder, sorted(found.links.intersection([*paths, *found.videos])))
+    links = sorted(found.links.intersection([*paths, *found.videos]))
+    leading_out = links_out(folder, links) if isinstance(folder, Path) else set[str]()
     to_inspect = [path for path in paths if path not in leading_out]
     found_of = partial(
         inspect,
@@ -139,27 +149,40 @@ def scan(
             keep_square(found.content_hash, found.square)
         return found._replace(thumbnail=b"", square=b"")
 
-    if cluster is not None and finished is not None:
+    places = [place_of(folder, path) for path in to_inspect]
+    if not isinstance(folder, Path):
+        found_in_order = read_each(
+            fetched(places),
+            found_of,
+            where=str(folder),
+            when_done=without_pictures,
+            progress=lambda n_done: progress(n_done, len(places)),
+        )
+    elif cluster is not None and finished is not None:
         found_in_order = inspect_on_cluster(
             cluster, folder, to_inspect, found_of, kept=finished, when_done=without_pictures, progress=progress
         )
     else:
         found_in_order = read_all(
-            [place_of(folder, path) for path in to_inspect],
+            places,
             found_of,
             where=str(folder),
             names=to_inspect,
             when_done=without_pictures,
             progress=progress,
         )
-    frames = inspect_videos(
-        folder,
-        sorted(path for path in found.videos if path not in leading_out),
-        videos,
-        found_of,
-        wanted=wanted,
-        when_done=without_pictures,
-        progress=lambda done, known: progress(len(to_inspect) + done, len(to_inspect) + known),
+    frames = (
+        inspect_videos(
+            folder,
+            sorted(path for path in found.videos if path not in leading_out),
+            videos,
+            found_of,
+            wanted=wanted,
+            when_done=without_pictures,
+            progress=lambda done, known: progress(len(to_inspect) + done, len(to_inspect) + known),
+        )
+        if isinstance(folder, Path)
+        else InspectedVideos([], [])
     )
     rows = [*zip(to_inspect, found_in_order, strict=True), *zip(frames.paths, frames.inspections, strict=True)]
     rows += [(path, not_inspected(LINK_OUT)) for path in leading_out]
@@ -177,7 +200,7 @@ def scan(
     return Batch(images, found.skipped._replace(not_relevant=len(found.paths) - len(paths)), quality)
 
 
-def require_usable_images(batch: Batch, folder: Path) -> None:
+def require_usable_images(batch: Batch, folder: Folder) -> None:
     """Refuse a batch without a single healthy image.
 
     Raises:
@@ -389,7 +412,7 @@ def hashes_of(images: pd.DataFrame, content_hashes: pd.Series) -> np.ndarray:
     return found
 
 
-def image_files(images: pd.DataFrame, folder: Path, *, max_pixels: int, ranges: Ranges) -> list[ImageFile]:
+def image_files(images: pd.DataFrame, folder: Folder, *, max_pixels: int, ranges: Ranges) -> list[ImageFile]:
     """Return what reads each image of a table; ``folder`` is that of the batch."""
     return [
         ImageFile(place_of(folder, path), content_hash, max_pixels, ranges)
@@ -397,7 +420,7 @@ def image_files(images: pd.DataFrame, folder: Path, *, max_pixels: int, ranges: 
     ]
 
 
-def copy_images(images: pd.DataFrame, filenames: Iterable[str], folder: Path, target: Path) -> None:
+def copy_images(images: pd.DataFrame, filenames: Iterable[str], folder: Folder, target: Path) -> None:
     """Copy images of the batch to a folder, under their filenames.
 
     They are copied, not linked: DVC makes the files of its outputs read-only and may move them to its cache, and a link

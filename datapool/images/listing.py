@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from datapool.core.errors import DatapoolError
 from datapool.images import shards
-from datapool.images.formats import ON_DEMAND, suffixes
+from datapool.images.formats import MAX_BYTES, ON_DEMAND, suffixes
+from datapool.images.objects import Folder, ObjectPath, list_objects
 from datapool.images.videos import ON_DEMAND as VIDEOS_ON_DEMAND
 from datapool.images.videos import SUFFIXES
 
@@ -95,15 +96,15 @@ class Found(NamedTuple):
     shards: dict[str, str]
     """The path of the shard of each image that is in one."""
     damaged: dict[str, str]
-    """The shards that could not be read to their end, and why."""
+    """The shards that could not be read to their end and the objects that are too large, and why."""
     skipped: Skipped
 
 
-def find_images(folder: Path, *, gif: bool, videos: bool = False, in_shards: bool = False) -> Found:
+def find_images(folder: Folder, *, gif: bool, videos: bool = False, in_shards: bool = False) -> Found:
     """Find the images below a folder by the endings of their names, and count the other files.
 
     Args:
-        folder: Searched recursively. Links to folders are not followed.
+        folder: Searched recursively. Links to folders are not followed. Videos in a store are not found.
         gif: Count files that end in .gif as images.
         videos: Find videos too, instead of counting them with the other files.
         in_shards: Find the images in shards too, instead of counting shards with the other files.
@@ -111,6 +112,8 @@ def find_images(folder: Path, *, gif: bool, videos: bool = False, in_shards: boo
     Raises:
         DatapoolError: If a folder cannot be read, the name of an image is not UTF-8, or a shard has two images of one name.
     """
+    if isinstance(folder, ObjectPath):
+        return _find_objects(folder, suffixes(gif=gif), in_shards=in_shards)
     image_endings, video_endings = suffixes(gif=gif), SUFFIXES if videos else frozenset[str]()
     shard_endings = shards.SUFFIXES if in_shards else frozenset[str]()
     paths: list[str] = []
@@ -174,7 +177,7 @@ class _InShards(NamedTuple):
     """How many files are no images, by their endings, those outside of shards included."""
 
 
-def _look_into(file: Path, shard: str, found: _InShards, image_endings: frozenset[str]) -> int:
+def _look_into(file: Folder, shard: str, found: _InShards, image_endings: frozenset[str]) -> int:
     """Add the images of a shard to what is found; return the number of hidden ones.
 
     Raises:
@@ -205,7 +208,34 @@ def _look_into(file: Path, shard: str, found: _InShards, image_endings: frozense
     return hidden
 
 
-def relevant_paths(paths: list[str], relevant: Sequence[str], folder: Path) -> list[str]:
+def _find_objects(folder: ObjectPath, image_endings: frozenset[str], *, in_shards: bool) -> Found:
+    """Find the images in a store, as ``find_images`` does in a folder."""
+    paths: list[str] = []
+    system: Counter[str] = Counter()
+    in_them = _InShards({}, {}, Counter())
+    hidden = 0
+    for path, size in list_objects(folder):
+        *folders, name = path.split("/")
+        ending = os.path.splitext(name)[1].lower()
+        of_system = next((each for each in folders if each.lower() in SYSTEM_FOLDERS), None)
+        if any(part.startswith(".") for part in (*folders, name)):
+            hidden += 1
+        elif of_system:
+            system[of_system] = 1
+        elif ending in image_endings and size > MAX_BYTES:
+            in_them.damaged[path] = f"larger than {MAX_BYTES} bytes"
+        elif ending in image_endings:
+            paths.append(path)
+        elif in_shards and ending in shards.SUFFIXES:
+            hidden += _look_into(folder / path, path, in_them, image_endings)
+        else:
+            in_them.endings[shards.counted_as(folder / path, _ending(name))] += 1
+    paths += in_them.shard_of
+    skipped = Skipped(hidden, _most_first(system), _most_first(in_them.endings), 0, not_relevant=0)
+    return Found(paths, [], set(), in_them.shard_of, in_them.damaged, skipped)
+
+
+def relevant_paths(paths: list[str], relevant: Sequence[str], folder: Folder) -> list[str]:
     """Return the paths that a list names, each with or without "./" in front.
 
     Raises:

@@ -20,6 +20,7 @@ from datapool.images.exif import Exif
 from datapool.images.figures import Figures
 from datapool.images.listing import is_folder
 from datapool.images.memory import memory_for_images
+from datapool.images.objects import state_of
 from datapool.images.pixels import Spread
 from datapool.images.places import Place, file_of, place_of
 
@@ -150,12 +151,12 @@ def _key(folder: Path, paths: Sequence[str], inspect: Inspect) -> str:
     )
 
 
-def _state(place: Place) -> tuple[int, int]:
+def _state(place: Place) -> tuple[int, object]:
     try:
-        found = file_of(place).stat()
+        modified, size = state_of(file_of(place))
     except OSError:
         return 0, 0
-    return found.st_size, found.st_mtime_ns
+    return size, modified
 
 
 def _encode(found: Sequence[Inspection | int]) -> bytes:

@@ -9,10 +9,10 @@ import os
 from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from datapool.images.formats import MAX_BYTES
+from datapool.images.objects import Folder, state_of
 from datapool.images.tar_files import Contents, safe_name_in
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ class _Columns(NamedTuple):
 class ParquetRow:
     """The place of an image in a Parquet file."""
 
-    file: Path
-    path: Path
+    file: Folder
+    path: Folder
     """Of the image, for messages: the path of the Parquet file and the name in it."""
     group: int
     """The row group."""
@@ -56,8 +56,7 @@ class ParquetRow:
         import pyarrow as pa
 
         try:
-            found = self.file.stat()
-            data = _reader(self.file, found.st_mtime_ns, found.st_size, os.getpid()).read(self.group, self.row)
+            data = _reader(self.file, state_of(self.file), os.getpid()).read(self.group, self.row)
         except (pa.ArrowException, OSError, StopIteration, LookupError) as error:
             _reader.cache_clear()
             reason = getattr(error, "strerror", None)
@@ -69,7 +68,7 @@ class ParquetRow:
         return data
 
 
-def read_parquet(file: Path) -> Contents | None:
+def read_parquet(file: Folder) -> Contents | None:
     """Find the images in a Parquet file; None if it has no column of them. Damage is a result.
 
     In a part, the numbers are the row group and the row in it. A row without a name is named by its number in the file.
@@ -107,7 +106,7 @@ def read_parquet(file: Path) -> Contents | None:
     return Contents(parts, Counter(), damage=damage, twice=twice, is_of_images=True)
 
 
-def has_images(file: Path) -> bool:
+def has_images(file: Folder) -> bool:
     """Return whether a Parquet file has a column of images; False if that cannot be found out."""
     import pyarrow as pa
 
@@ -148,7 +147,7 @@ def _names_in(parquet: "pq.ParquetFile", group: int, column: str | None) -> list
 class _Reader:
     """An open Parquet file, of which rows are read; the next one costs least."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Folder) -> None:
         self._parquet = _opened(path.open("rb"))
         columns = _columns_of(self._parquet.schema_arrow)
         if columns is None:
@@ -169,5 +168,5 @@ class _Reader:
 
 
 @lru_cache(maxsize=1)
-def _reader(path: Path, modified: int, size: int, process: int) -> _Reader:
+def _reader(path: Folder, state: tuple[object, int], process: int) -> _Reader:
     return _Reader(path)

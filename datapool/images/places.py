@@ -3,12 +3,14 @@
 Whatever reads an image takes a place, so that it need not know the difference.
 """
 
-import os
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+from datapool.images.objects import Folder, ObjectPath, is_file
 from datapool.images.parquet_files import ParquetRow
 from datapool.images.shards import member_at
 from datapool.images.tar_files import TarMember
@@ -28,8 +30,8 @@ class Place(Protocol):
         """
 
 
-def place_of(folder: Path, path: str) -> Place:
-    """Return where an image is; of a file, its path, without a look at the disk.
+def place_of(folder: Folder, path: str) -> Place:
+    """Return where an image is; of a file or an object, its path, without a look whether it is there.
 
     Args:
         folder: That of the batch.
@@ -39,28 +41,31 @@ def place_of(folder: Path, path: str) -> Place:
     data/cat/a.jpg
     """
     file = folder / path
-    return frame_at(file) or member_at(file) or file
+    frame = frame_at(file) if isinstance(file, Path) else None
+    return frame or member_at(file) or file
 
 
-def file_of(place: Place) -> Path:
-    """Return the file that has the bytes of a place, perhaps among others."""
-    return place.file if isinstance(place, _PARTS) else Path(str(place))
+def file_of(place: Place) -> Folder:
+    """Return the file or the object that has the bytes of a place, perhaps among others."""
+    if isinstance(place, _PARTS):
+        return place.file
+    return place if isinstance(place, ObjectPath) else Path(str(place))
 
 
 def is_there(place: Place) -> bool:
     """Return whether the file of a place is there; False if that cannot be found out."""
-    return os.path.isfile(file_of(place))  # noqa: PTH113  is_file raises if a name is too long
+    return is_file(file_of(place))
 
 
 def absolute(place: Place) -> Place:
     """Return the same place, for a process that works in another folder."""
     if isinstance(place, _PARTS):
-        return replace(place, file=place.file.absolute(), path=place.path.absolute())
+        return replace(place, file=place.file.absolute(), path=place.path.absolute())  # type: ignore[arg-type]
     return place.absolute() if isinstance(place, Path) else place
 
 
 def as_files(places: Sequence[Place], folder: Path) -> dict[Place, Path]:
-    """Return a file for each place: its own, or a new one in a folder, for those that are a part of a file.
+    """Return a file for each place: its own, or a new one in a folder, for those that are a part of a file or an object.
 
     Raises:
         OSError: If one cannot be read or written.
@@ -78,8 +83,8 @@ def as_files(places: Sequence[Place], folder: Path) -> dict[Place, Path]:
 class Loaded:
     """A place whose bytes are in memory."""
 
-    path: Path
-    """Of the image, for messages."""
+    path: object
+    """Of the image: its text is for messages."""
     data: bytes
 
     def __str__(self) -> str:
@@ -88,3 +93,34 @@ class Loaded:
     def read_bytes(self) -> bytes:
         """Return the bytes."""
         return self.data
+
+
+_FETCHED = 16  # objects that are read at the same time: a store takes long to answer, and answers many at once
+
+
+def fetched(places: Sequence[Place]) -> Iterator[Place]:
+    """Yield places in order with their bytes, which come from a store; one without bytes as it is.
+
+    Raises:
+        DatapoolError: If the store does not answer or refuses.
+    """
+
+    def load(place: Place) -> Place:
+        try:
+            return Loaded(place, place.read_bytes())
+        except OSError:
+            return place
+
+    waiting: deque[Future[Place] | ParquetRow] = deque()
+
+    def first() -> Place:
+        place = waiting.popleft()
+        return load(place) if isinstance(place, ParquetRow) else place.result()
+
+    with ThreadPoolExecutor(_FETCHED) as pool:
+        for place in places:  # rows of a Parquet file are read in their order, by one reader
+            waiting.append(place if isinstance(place, ParquetRow) else pool.submit(load, place))
+            if len(waiting) > 2 * _FETCHED:
+                yield first()
+        while waiting:
+            yield first()

@@ -1,11 +1,10 @@
 """Find and read the images in shards, which are files with many images: tar files and Parquet files."""
 
-import os
 import re
 from collections import Counter
 from functools import lru_cache
-from pathlib import Path
 
+from datapool.images.objects import Folder, is_file, state_of
 from datapool.images.parquet_files import ParquetRow, has_images, read_parquet
 from datapool.images.tar_files import Contents, TarMember, read_tar
 
@@ -26,36 +25,35 @@ ON_DEMAND = dict.fromkeys(
 _SHARD = re.compile(r"\.(tar|parquet)(?=/)", re.IGNORECASE)
 
 
-def counted_as(file: Path, ending: str) -> str:
+def counted_as(file: Folder, ending: str) -> str:
     """Return how a file that is skipped is counted: by its ending, except Parquet files with images."""
     return PARQUET_WITH_IMAGES if ending == _PARQUET and has_images(file) else ending
 
 
-def contents_of(shard: Path) -> Contents | None:
+def contents_of(shard: Folder) -> Contents | None:
     """Return what a shard has; None of a Parquet file without images.
 
     It is read once as long as it does not change. Damage is a result, not an error.
     """
     try:
-        found = shard.stat()
+        return _contents(shard, state_of(shard))
     except OSError as error:
         return Contents({}, Counter(), damage=f"cannot be read ({error.strerror})")
-    return _contents(shard, found.st_mtime_ns, found.st_size)
 
 
-def member_at(path: Path) -> Member | None:
+def member_at(path: Folder) -> Member | None:
     """Return the image of a shard that a path names: the path of the shard and the name in it; None if there is none."""
     text = str(path)
     for ending in _SHARD.finditer(text):
-        shard, name = text[: ending.end()], text[ending.end() + 1 :]
-        if os.path.isfile(shard):  # noqa: PTH113  never raises
-            contents = contents_of(Path(shard))
+        shard, name = type(path)(text[: ending.end()]), text[ending.end() + 1 :]
+        if is_file(shard):
+            contents = contents_of(shard)
             where = contents.parts.get(name) if contents else None
-            return _member(Path(shard), path, where) if where else None
+            return _member(shard, path, where) if where else None
     return None
 
 
-def members_of(shard: Path) -> list[Member]:
+def members_of(shard: Folder) -> list[Member]:
     """Return the images of a shard in its order; none of a file that is no shard."""
     if shard.suffix.lower() not in SUFFIXES:
         return []
@@ -63,7 +61,7 @@ def members_of(shard: Path) -> list[Member]:
     return [_member(shard, shard / name, where) for name, where in contents.parts.items()] if contents else []
 
 
-def _member(shard: Path, path: Path, where: tuple[int, int]) -> Member:
+def _member(shard: Folder, path: Folder, where: tuple[int, int]) -> Member:
     is_parquet = shard.suffix.lower() == _PARQUET
     return ParquetRow(shard, path, *where) if is_parquet else TarMember(shard, path, *where)
 
@@ -78,5 +76,5 @@ def outside_of_shard(path: str, shard: str) -> str:
 
 
 @lru_cache(maxsize=64)  # shards; images are read shard by shard
-def _contents(shard: Path, modified: int, size: int) -> Contents | None:
+def _contents(shard: Folder, state: tuple[object, int]) -> Contents | None:
     return read_parquet(shard) if shard.suffix.lower() == _PARQUET else read_tar(shard)

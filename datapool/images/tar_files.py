@@ -4,12 +4,13 @@ import os
 import tarfile
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import BinaryIO, NamedTuple
 
 from datapool.core.errors import short_repr
 from datapool.images.contents import content_of
 from datapool.images.formats import MAX_BYTES, SUFFIXES
+from datapool.images.objects import Folder
 
 _BLOCK = 512  # bytes: every member begins at a multiple of this, and two blocks of zeros are the end
 _NOT_A_FILE = -1  # the length of a link or a device
@@ -34,8 +35,8 @@ class Contents(NamedTuple):
 class TarMember:
     """The place of an image in a tar file."""
 
-    file: Path
-    path: Path
+    file: Folder
+    path: Folder
     """Of the image, for messages: the path of the tar file and the name in it."""
     offset: int
     """Bytes before it in the file."""
@@ -55,12 +56,12 @@ class TarMember:
             raise OSError(None, "a link in a tar file, or no file", str(self.path))
         if self.size > MAX_BYTES:
             raise OSError(None, f"larger than {MAX_BYTES} bytes", str(self.path))
-        with self.file.open("rb") as file:
+        with self.file.open("rb", buffering=0) as file:
             file.seek(self.offset)
             return file.read(self.size)
 
 
-def read_tar(file: Path) -> Contents:
+def read_tar(file: Folder) -> Contents:
     """Find the images in a tar file by the endings of their names. Damage is a result: what is before it is found.
 
     In a part, the numbers are the bytes before the image and its own; a hard link has those of the file that it leads to.

@@ -4,13 +4,17 @@ from pathlib import Path
 
 import yaml
 
+from datapool.images.objects import Folder
 
-def untracked_path(folder: Path, workspace: Path) -> str | None:
+
+def untracked_path(folder: Folder, workspace: Path) -> str | None:
     """Return the path, below the workspace, of a folder that lies in it and that DVC does not track; else None.
 
     DVC tracks a folder by ``dvc add``, or as an output of a stage, also together with a folder above it. A folder outside of
-    the workspace, where a link in it may lead, is not DVC's to track, and neither is one where there is no DVC.
+    the workspace, where a link in it may lead, is not DVC's to track. Neither is one in a store, or where there is no DVC.
     """
+    if not isinstance(folder, Path):
+        return None
     root, folder = workspace.resolve(), folder.resolve()
     if root not in folder.parents or not (root / ".dvc").is_dir():
         return None

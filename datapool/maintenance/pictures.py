@@ -12,6 +12,7 @@ from datapool.core.lineage import THUMBNAILS_FOLDER, LineageEntry, Version, read
 from datapool.core.progress import Progress
 from datapool.images.decode import hash_of
 from datapool.images.listing import find_images
+from datapool.images.objects import Folder, folder_of
 from datapool.images.thumbnails import hashes_in, scanned_thumbnails
 from datapool.pool.agreement import backing_up_before_checkout, read_record, require_agreement
 from datapool.pool.files import read_samples, require_version_files
@@ -97,7 +98,7 @@ def _add_to(
     places = []
     with transaction:
         for version, missing in zip(entry.versions, lacking, strict=True):
-            where = folder or (Path(version.offered.input_dir) if version.offered else None)
+            where = folder or (folder_of(version.offered.input_dir) if version.offered else None)
             find = _finder(rows, version, where, by_content, max_pixels=max_pixels)
             found: dict[str, bytes] = {}
             for start in range(0, len(missing), _AT_ONCE):
@@ -136,7 +137,7 @@ def _lacking(store: Store, version: Version, rows: pd.DataFrame) -> list[str]:
 def _finder(
     rows: pd.DataFrame,
     version: Version,
-    where: Path | None,
+    where: Folder | None,
     by_content: Callable[[], pd.DataFrame],
     *,
     max_pixels: int,

@@ -20,6 +20,7 @@ from datapool.core.recorded_rows import read_recorded_seen
 from datapool.core.schema import Params
 from datapool.core.tables import EmbeddedTable, read_rows, read_table
 from datapool.images.decode import has_content
+from datapool.images.objects import folder_of
 from datapool.images.places import is_there, place_of
 from datapool.migration.comparison import MOST_IMAGES, SpaceComparison
 from datapool.selection.k_center import nearest
@@ -66,7 +67,7 @@ def last_batch(name: str, versions: list[Version], space: EmbeddingSpace, params
         space: Its embedding space.
         params: Where the outputs and the images of the last run are.
     """
-    outputs, folder = Outputs(params.output_dir), Path(params.input_dir)
+    outputs, folder = Outputs(params.output_dir), folder_of(params.input_dir)
     try:
         base = read_json(outputs.base / "base.json")
         offered_to = [Version.model_validate(version) for version in base["versions"]]

@@ -13,6 +13,7 @@ from datapool.core.progress import Progress
 from datapool.core.row_cache import RowCache
 from datapool.core.schema import Params
 from datapool.images.batch import image_files
+from datapool.images.objects import Folder
 from datapool.images.squares import SquareStore
 
 
@@ -27,7 +28,7 @@ class CandidateEmbeddings(NamedTuple):
 
 def embed_candidates(
     candidates: pd.DataFrame,
-    folder: Path,
+    folder: Folder,
     checkpoint: Path,
     params: Params,
     *,

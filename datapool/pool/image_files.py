@@ -17,6 +17,7 @@ from datapool.core.progress import Progress
 from datapool.images.batch import prefix_of
 from datapool.images.decode import has_content, hash_of
 from datapool.images.formats import suffixes
+from datapool.images.objects import Folder, folder_of
 from datapool.images.places import Place, is_there, place_of
 from datapool.images.shards import SUFFIXES as SHARDS
 from datapool.images.shards import members_of
@@ -111,9 +112,9 @@ def require_image_files(filenames: Sequence[str], located: Sequence[Located], *,
 
 def _places(filename: str, path: str, version: Version, folders: Sequence[Path]) -> list[Place]:
     """Return where an image may be, the likeliest place first."""
-    roots = list(folders)
+    roots: list[Folder] = list(folders)
     if version.offered:
-        roots.append(Path(version.offered.input_dir))
+        roots.append(folder_of(version.offered.input_dir))
     names = [path_in_batch(filename, path, version), filename]
     # A pool from elsewhere may name any file of this machine.
     names = [name for name in names if not Path(name).is_absolute() and ".." not in Path(name).parts]

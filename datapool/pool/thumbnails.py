@@ -6,7 +6,6 @@ were picked. An image that could not be read has none. ``images.thumbnails.Thumb
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
@@ -15,6 +14,7 @@ from datapool.core.errors import DatapoolError, counted
 from datapool.core.lineage import THUMBNAILS_FOLDER, Version, version_file
 from datapool.images.batch import image_files
 from datapool.images.decode import ImageFile, thumbnail_of
+from datapool.images.objects import Folder
 from datapool.images.pixels import Ranges
 from datapool.images.processes import read_all
 from datapool.images.thumbnails import ThumbnailStore, read_thumbnails, thumbnails_file
@@ -39,7 +39,7 @@ class Written(NamedTuple):
 
 
 def pictures_of(
-    images: pd.DataFrame, folder: Path, *, max_pixels: int, ranges: Ranges, kept: ThumbnailStore
+    images: pd.DataFrame, folder: Folder, *, max_pixels: int, ranges: Ranges, kept: ThumbnailStore
 ) -> Pictures:
     """Return what finds pictures among those kept, or else makes them. The bytes are the same either way.
 

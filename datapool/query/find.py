@@ -24,6 +24,7 @@ from datapool.core.row_cache import RowCache
 from datapool.core.schema import Params
 from datapool.core.tables import EmbeddedTable, read_table
 from datapool.images.decode import ImageFile, hash_of
+from datapool.images.objects import folder_of
 from datapool.images.places import Place, place_of
 from datapool.images.thumbnails import ThumbnailStore, scanned_thumbnails
 from datapool.pool.image_files import find_image_files, is_image_at
@@ -228,7 +229,7 @@ def _files(table: pd.DataFrame, params: Params) -> list[Place | None]:
         batch = read_table(images)
         path_of = dict(zip(batch.content_hash, batch.path, strict=True))
         for row, content in enumerate(table.content_hash):
-            place = place_of(Path(params.input_dir), path_of.get(content, ""))
+            place = place_of(folder_of(params.input_dir), path_of.get(content, ""))
             if content and found[row] is None and is_image_at(place, content):
                 found[row] = place
     return found

@@ -17,6 +17,7 @@ from datapool.core.outputs import Outputs
 from datapool.core.schema import Params
 from datapool.core.tables import read_table
 from datapool.images.batch import batch_id
+from datapool.images.objects import folder_of
 from datapool.workspace.commands import in_git_repository, run_command, run_dvc
 from datapool.workspace.outcome import Outcome, read_outcome
 from datapool.workspace.states import State, state_here
@@ -221,7 +222,8 @@ def _value(value: object) -> str:
 def _batch(params: Params, versions: Sequence[Version], changed: Mapping[str, Any], here: State) -> str:
     """Return what became of the batch of params.yaml, as a clause."""
     images = Outputs(params.output_dir).images
-    if not Path(params.input_dir).is_dir():
+    folder = folder_of(params.input_dir)
+    if isinstance(folder, Path) and not folder.is_dir():
         return "the folder is not there"
     if here.parameters_of("scan").get("input_dir") != params.input_dir or not images.is_file():
         return "it has not run yet"
@@ -269,10 +271,11 @@ def _next(
     if gone := [name for name in here.pools if not (pools / name / LATEST).exists()]:
         yield f"the files of {', '.join(gone)} are not here: `dvc pull`, or `dvc checkout` if they were here before"
         return
-    if not Path(params.input_dir).is_dir():
+    folder = folder_of(params.input_dir)
+    if isinstance(folder, Path) and not folder.is_dir():
         yield f"{params.input_dir} is not there: `datapool add FOLDER` with the folder of the next batch"
         return
-    if not any(path.is_file() for path in Path(params.input_dir).rglob("[!.]*")):  # as in a new workspace
+    if isinstance(folder, Path) and not any(path.is_file() for path in folder.rglob("[!.]*")):  # as in a new workspace
         yield f"{params.input_dir} has no files: `datapool add FOLDER` with the folder of your images"
         return
     if changed:

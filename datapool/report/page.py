@@ -20,6 +20,7 @@ from datapool.core.errors import escape_unprintable
 from datapool.core.json_files import write_json
 from datapool.core.progress import Progress
 from datapool.core.schema import Params
+from datapool.images.objects import folder_of
 from datapool.images.thumbnails import ThumbnailStore
 from datapool.report.album import GROUP, make_album
 from datapool.report.facts import Facts, ReportInputs, collect_facts
@@ -60,7 +61,7 @@ def write_report(
     facts = collect_facts(inputs, params, removed_file=removed_file)
     source = PictureSource.of_batch(
         inputs.images,
-        Path(params.input_dir),
+        folder_of(params.input_dir),
         max_pixels=params.images.max_pixels,
         ranges=inputs.embedding_space.ranges or {},
         pool=in_pool,

@@ -2,7 +2,6 @@
 
 import base64
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
@@ -11,6 +10,7 @@ from datapool.core.errors import DatapoolError
 from datapool.core.progress import Progress
 from datapool.images.batch import image_files
 from datapool.images.decode import ImageFile, thumbnail_of
+from datapool.images.objects import Folder
 from datapool.images.pixels import Ranges
 from datapool.images.places import Place
 from datapool.images.thumbnails import ThumbnailStore
@@ -46,7 +46,7 @@ class PictureSource(NamedTuple):
     def of_batch(
         cls,
         images: pd.DataFrame,
-        folder: Path,
+        folder: Folder,
         *,
         max_pixels: int,
         ranges: Ranges,

@@ -18,6 +18,7 @@ from datapool.core.outputs import Outputs
 from datapool.core.schema import Params
 from datapool.core.tables import read_table
 from datapool.images.batch import batch_id
+from datapool.images.objects import folder_of
 from datapool.images.places import file_of, is_there, place_of
 from datapool.pool.erasure import erase_from_scratch, erase_names, is_named_in
 from datapool.pool.exclusion import line_of, parse_line, read_exclusions, read_lines
@@ -180,7 +181,7 @@ def still_named_in(params: Params, images: Sequence[Image]) -> list[str]:
     texts = (path for path in ours if path.suffix in _TEXTS and path.is_file())
     found = [path for path in texts if is_named_in(path.read_bytes(), names)]
     found = [Path(*path.parts[:2]) if path.parts[0] == _EXPORTS else path for path in found]
-    in_batch = (place_of(Path(params.input_dir), name) for name in sorted(names))
+    in_batch = (place_of(folder_of(params.input_dir), name) for name in sorted(names))
     return list(dict.fromkeys(map(str, [*(file_of(place) for place in in_batch if is_there(place)), *found])))
 
 

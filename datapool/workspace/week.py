@@ -21,7 +21,7 @@ from datapool.core.lineage import LINEAGE, Version, read_embedding_space, read_l
 from datapool.core.metrics import read_metrics
 from datapool.core.outputs import Outputs
 from datapool.core.params import FILE, load_params, read_params, require_files, value_of
-from datapool.core.schema import Params
+from datapool.core.schema import Params, is_url
 from datapool.core.stage_params import recorded_params
 from datapool.core.tables import read_csv
 from datapool.pool.exclusion import parse_line, read_exclusions, read_lines, shown
@@ -58,8 +58,8 @@ _N_SAMPLES, _MIN_DISTANCE = "stopping_condition.n_samples", "stopping_condition.
 # --- add ---------------------------------------------------------------------------------------------------------------
 
 
-def add(folder: Path, settings: Mapping[str, Any], log: Log) -> Outcome:
-    """Set input_dir to a folder of images and run ``dvc repro``. Nothing is committed.
+def add(folder: Path | str, settings: Mapping[str, Any], log: Log) -> Outcome:
+    """Set input_dir to a folder of images, perhaps in a store, and run ``dvc repro``. Nothing is committed.
 
     If the run fails or is stopped before it has changed a pool, params.yaml is as it was before.
 
@@ -86,8 +86,11 @@ def add(folder: Path, settings: Mapping[str, Any], log: Log) -> Outcome:
         return _outcome(params, before)
 
 
-def _input_dir(folder: Path) -> str:
+def _input_dir(folder: Path | str) -> str:
     """Return a folder as params.yaml names it: below the workspace by its relative path, elsewhere by its absolute one."""
+    if isinstance(folder, str) and is_url(folder):
+        return folder
+    folder = Path(folder)
     if not folder.is_dir():
         problem = "is not a folder" if folder.exists() else "does not exist"
         raise DatapoolError(f"{folder}: {problem}; give the folder with the new images")

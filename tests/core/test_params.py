@@ -159,6 +159,7 @@ def test_a_date_that_does_not_exist_is_refused_with_its_line_and_the_remedy():
 BALANCE = "a whole number of at least 1, a number for each label such as {cat: 50, dog: 100}, or null for no limit"
 SHARE = "a whole number of at least 1, a fraction above 0 and up to 1 such as 0.1, or -1 for inactive"
 FOLDER = "a folder below the workspace, of letters, digits, '_', '-', '.' and '/' only, not beginning with '-'"
+STORED = "a folder, or the URL of one in a store: s3://bucket/folder, gs://bucket/folder, azure://bucket/folder"
 PLAIN = "a plain name without '/' and not starting with '.' or '-'"
 PREFIX = "a prefix of file names such as 'week2/' of at most 100 characters, not beginning with '/', without '..' and control characters"
 BATCH = (
@@ -186,6 +187,8 @@ BAD_VALUES = [
     ({"datapool__keep_history": None}, f"datapool.keep_history is null; it should be {KEPT}"),
     ({"datapool__thumbnails": 64}, "datapool.thumbnails is 64; it should be 96 or 0"),
     ({"input_dir": None}, "input_dir is null; it should be a string"),
+    ({"input_dir": "http://a/b"}, f"input_dir is 'http://a/b'; it should be {STORED}"),
+    ({"input_dir": "s3://"}, f"input_dir is 's3://'; it should be {STORED}"),
     (
         {"method": "coresett"},
         "method is 'coresett'; it should be 'auto', 'coreset', 'coverage', 'typical', 'coral', 'similar' or 'random'",

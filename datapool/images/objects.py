@@ -1,0 +1,177 @@
+"""Read the objects of a store, such as S3, by fsspec, which finds credentials and endpoint as other programs do."""
+
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+
+from datapool.core.errors import DatapoolError
+from datapool.core.schema import STORES, is_url
+
+_BUFFER = 8 * 2**20  # bytes that are read at once where a file is read from its beginning to its end
+_SHOWN = 300  # characters of a store's message
+
+
+@dataclass(frozen=True)
+class ObjectPath:
+    """The URL of an object, or of a folder of objects: a prefix. It does what a Path does for a file."""
+
+    url: str
+
+    def __str__(self) -> str:
+        return self.url
+
+    def __truediv__(self, path: str) -> "ObjectPath":
+        return ObjectPath(f"{self.url.rstrip('/')}/{path}")
+
+    @property
+    def suffix(self) -> str:
+        """The ending of the name."""
+        return PurePosixPath(self.url).suffix
+
+    def absolute(self) -> "ObjectPath":
+        """Return it itself."""
+        return self
+
+    def read_bytes(self) -> bytes:
+        """Return the bytes of the object.
+
+        Raises:
+            OSError: If there is no such object.
+            DatapoolError: If the store does not answer or refuses: that is no damage of an image.
+        """
+        with _explained(self.url):
+            fs, path = _opened(self.url)
+            return fs.cat_file(path)
+
+    def open(self, mode: str = "rb", buffering: int = _BUFFER) -> BinaryIO:
+        """Return the object as a file of which parts are read; errors as for ``read_bytes``, also while it is read."""
+        raw: Any = _Raw(self)
+        return raw if buffering == 0 else io.BufferedReader(raw, buffering)
+
+
+class _Raw(io.RawIOBase):
+    """An object of which ranges are read."""
+
+    def __init__(self, file: ObjectPath) -> None:
+        self._file, self._at = file, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: -1}[whence]
+        self._at = (state_of(self._file)[1] if start < 0 else start) + offset
+        return self._at
+
+    def readinto(self, into: Any) -> int:  # noqa: ANN401  a buffer
+        end = min(self._at + len(into), state_of(self._file)[1])
+        if end <= self._at:
+            return 0
+        with _explained(self._file.url):
+            fs, path = _opened(self._file.url)
+            data = fs.cat_file(path, start=self._at, end=end)
+        into[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+Folder = Path | ObjectPath
+"""Where the images of a batch are."""
+
+
+def folder_of(input_dir: str) -> Folder:
+    """Return the folder that ``input_dir`` names: on a disk, or in a store."""
+    return ObjectPath(input_dir.rstrip("/")) if is_url(input_dir) else Path(input_dir)
+
+
+def list_objects(folder: ObjectPath) -> Iterator[tuple[str, int]]:
+    """Yield the path below a folder and the size in bytes of each object, sorted; without those that stand for a folder.
+
+    Raises:
+        DatapoolError: If the store does not answer or refuses, or an object has a name that is no path, such as "a//b.jpg".
+    """
+    _state.cache_clear()
+    with _explained(folder.url):
+        fs, root = _opened(folder.url)
+        fs.invalidate_cache()
+        found = fs.find(root, detail=True)
+    for key, info in sorted(found.items()):
+        path = key[len(root) :].removeprefix("/")
+        if not path or path.endswith("/"):
+            continue
+        if any(part in ("", ".", "..") for part in path.split("/")) or "\0" in path:
+            raise DatapoolError(f"{folder}: the object {path!r} has a name that is no path of a file; rename it")
+        yield path, info["size"]
+
+
+def state_of(file: Folder) -> tuple[object, int]:
+    """Return what changes when a file does, and its size in bytes. Of an object it is asked for once per listing.
+
+    Raises:
+        OSError: If it is not there.
+        DatapoolError: If the store does not answer or refuses.
+    """
+    if isinstance(file, ObjectPath):
+        return _state(file.url)
+    found = file.stat()
+    return found.st_mtime_ns, found.st_size
+
+
+def is_file(file: Folder) -> bool:
+    """Return whether a file or an object is there; False if that cannot be found out on a disk."""
+    if isinstance(file, Path):
+        return os.path.isfile(file)  # noqa: PTH113  is_file raises if a name is too long
+    try:
+        return bool(_state(file.url))
+    except OSError:
+        return False
+
+
+@lru_cache(maxsize=4096)
+def _state(url: str) -> tuple[object, int]:
+    with _explained(url):
+        fs, path = _opened(url)
+        info = fs.info(path)
+        if info["type"] != "file":
+            raise FileNotFoundError(url)
+        return str(info.get("ETag") or info.get("etag") or info.get("LastModified") or info.get("created")), info[
+            "size"
+        ]
+
+
+def _opened(url: str) -> tuple[Any, str]:
+    """Return the file system of a URL and the path there."""
+    import fsspec
+
+    scheme, _, path = url.partition("://")
+    return fsspec.core.url_to_fs(f"{STORES.get(scheme, scheme)}://{path}")
+
+
+@contextmanager
+def _explained(url: str) -> Iterator[None]:
+    """Turn what a store raises into an error of ours."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise OSError(None, "no such object", url) from error
+    except ImportError as error:
+        scheme = url.partition("://")[0]
+        raise DatapoolError(
+            f"{url}: the package that reads {scheme}:// is not installed; `pip install 'dvc-datapool[{scheme}]'`"
+        ) from error
+    except Exception as error:
+        what = " ".join(str(error).split())[:_SHOWN] or type(error).__name__
+        raise DatapoolError(
+            f"{url}: cannot be read ({what}); check its name, the credentials, the endpoint and the network, then run again"
+        ) from error
