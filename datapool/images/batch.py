@@ -307,11 +307,12 @@ def candidates(images: pd.DataFrame, base: pd.DataFrame) -> pd.DataFrame:
     if len(clashes):
         clash = clashes.iloc[0]
         held = base[base.filename == clash.filename].iloc[0]
+        redo = ". If this is the batch of that version, corrected, run `datapool redo`"
         raise DatapoolError(
             f"{clash.filename!r} of this batch (content {clash.content_hash[:12]}) has the name of another image in the "
             f"pool (content {held.content_hash[:12]}, from version {held.version}); {len(clashes)} such names in all. "
             "Set filename_prefix in params.yaml to 'auto', the name of the batch's folder, or to a text such as 'week2/'; "
-            "or rename the files"
+            f"or rename the files{redo * bool(held.version == base.version.max())}"
         )
     return rows.reset_index(drop=True)
 

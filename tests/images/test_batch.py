@@ -591,8 +591,11 @@ def test_a_name_of_the_base_with_other_content_is_refused_and_both_contents_are_
     assert str(caught.value) == (
         "'b' of this batch (content 222222222222) has the name of another image in the pool (content 888888888888, "
         "from version 1); 2 such names in all. Set filename_prefix in params.yaml to 'auto', the name of the batch's "
-        "folder, or to a text such as 'week2/'; or rename the files"
+        "folder, or to a text such as 'week2/'; or rename the files. If this is the batch of that version, corrected, run "
+        "`datapool redo`"
     )
+    with pytest.raises(DatapoolError, match=r"from version 1\).*; or rename the files$"):
+        candidates(images, base.assign(version=[1, 2]))
 
 
 def test_a_prefix_resolves_a_clash():
