@@ -3,11 +3,14 @@
 import dataclasses
 import os
 import signal
+import tarfile
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import scanning
 from conftest import MAX_PIXELS
@@ -42,6 +45,18 @@ def photos(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory, photos):
+    """The pictures of ``photos``, half of them in a tar file, the others in a Parquet file."""
+    folder, files = tmp_path_factory.mktemp("packed"), sorted(photos.iterdir())
+    with tarfile.open(folder / "a.tar", "w") as tar:
+        for file in files[::2]:
+            tar.add(file, file.name)
+    others = {"path": [file.name for file in files[1::2]], "image": [file.read_bytes() for file in files[1::2]]}
+    pq.write_table(pa.table(others), folder / "b.parquet", row_group_size=100)
+    return folder
+
+
 def look(folder, **options):
     pictures = {}
     return scanning.look(folder, **{"gif": True, "keep_thumbnail": pictures.__setitem__} | options), pictures
@@ -70,11 +85,11 @@ def last_workers(monkeypatch):
     return lambda: started[-1]
 
 
-@pytest.mark.parametrize("kind", ["photos", "cases"])
-def test_a_cluster_finds_in_each_file_what_one_process_finds(on_ray, photos, kind):
-    folder = photos if kind == "photos" else CASES
-    found, pictures = look(folder, cluster=on_ray, finished=finished_shards())
-    expected, expected_pictures = look(folder)
+@pytest.mark.parametrize("kind", ["photos", "cases", "packed"])
+def test_a_cluster_finds_in_each_file_what_one_process_finds(on_ray, photos, packed, kind):
+    folder = {"photos": photos, "cases": CASES, "packed": packed}[kind]
+    found, pictures = look(folder, cluster=on_ray, finished=finished_shards(), shards=True)
+    expected, expected_pictures = look(folder, shards=True)
 
     pd.testing.assert_frame_equal(found.images, expected.images)
     pd.testing.assert_frame_equal(found.quality, expected.quality)
