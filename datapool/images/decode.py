@@ -40,6 +40,7 @@ from datapool.images.pixels import (
     to_rgb,
 )
 from datapool.images.places import Place
+from datapool.images.tar_files import TarMember
 from datapool.images.tiff import read_tiff
 from datapool.images.videos import Frame, NoVideoReaderError
 
@@ -318,6 +319,8 @@ class _Limits(NamedTuple):
 def _bytes_of(path: Place, limits: _Limits | None = None) -> bytes:
     """Read an image. A file that is a FIFO or a device is not opened, because it may block forever."""
     if not isinstance(path, Path):
+        if isinstance(path, TarMember) and limits and limits.memory is not None and path.size > limits.memory:
+            raise NeedsMemoryError(path.size)
         data = path.read_bytes()
         if limits and limits.memory is not None and len(data) > limits.memory:
             raise NeedsMemoryError(len(data))

@@ -2,6 +2,7 @@
 
 import io
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -119,12 +120,14 @@ def state_of(file: Folder) -> tuple[object, int]:
     """Return what changes when a file does, and its size in bytes. Of an object it is asked for once per listing.
 
     Raises:
-        OSError: If it is not there.
+        OSError: If it is not there, or is a FIFO or a device, which may block forever when it is opened.
         DatapoolError: If the store does not answer or refuses.
     """
     if isinstance(file, ObjectPath):
         return _state(file.url)
     found = file.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(None, "not a regular file", str(file))
     return found.st_mtime_ns, found.st_size
 
 

@@ -25,6 +25,10 @@ _AT_ONCE = 16  # rows that are decoded together: their images are in memory
 _BUFFER = 2**20  # bytes that are read at once; without it, a row group is read as a whole
 
 
+# What pyarrow raises for damaged files: its exceptions are also these, and a name may be no UTF-8.
+_DAMAGE = (OSError, ValueError, LookupError, TypeError, NotImplementedError, MemoryError)
+
+
 class _Columns(NamedTuple):
     """Columns of a Parquet file, as paths with dots."""
 
@@ -53,11 +57,9 @@ class ParquetRow:
         Raises:
             OSError: If they cannot be read, or the row has none.
         """
-        import pyarrow as pa
-
         try:
             data = _reader(self.file, state_of(self.file), os.getpid()).read(self.group, self.row)
-        except (pa.ArrowException, OSError, StopIteration, LookupError) as error:
+        except (*_DAMAGE, StopIteration) as error:
             _reader.cache_clear()
             reason = getattr(error, "strerror", None)
             raise OSError(None, reason or "the Parquet file is damaged there", str(self.path)) from error
@@ -73,8 +75,6 @@ def read_parquet(file: Folder) -> Contents | None:
 
     In a part, the numbers are the row group and the row in it. A row without a name is named by its number in the file.
     """
-    import pyarrow as pa
-
     parts: dict[str, tuple[int, int]] = {}
     unsafe = twice = ""
     n_rows = 0
@@ -95,7 +95,7 @@ def read_parquet(file: Folder) -> Contents | None:
                     else:
                         parts[safe] = (group, row)
             damage = f"has names that lead out of it (such as {unsafe!r}; left out)" if unsafe else ""
-    except (pa.ArrowException, OSError) as error:
+    except _DAMAGE as error:
         what = getattr(error, "strerror", None)
         if n_rows:
             damage = f"damaged: the Parquet file cannot be read to its end (row {n_rows}; the images before are used)"
@@ -108,12 +108,11 @@ def read_parquet(file: Folder) -> Contents | None:
 
 def has_images(file: Folder) -> bool:
     """Return whether a Parquet file has a column of images; False if that cannot be found out."""
-    import pyarrow as pa
-
     try:
+        state_of(file)  # a FIFO is not opened
         with file.open("rb") as data:
             return _columns_of(_opened(data).schema_arrow) is not None
-    except (pa.ArrowException, OSError):
+    except _DAMAGE:
         return False
 
 

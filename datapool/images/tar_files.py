@@ -102,7 +102,7 @@ def _read(data: BinaryIO, found: Contents) -> Contents:
     except (tarfile.TarError, ValueError, OverflowError, RecursionError):
         data.seek(0)
         what = content_of(data.read(_BLOCK)).name or "no known format"
-        damage = _cut_off(last) if last else f"not a tar file: {what}"
+        damage = _cut_off(last) if last or what == "a tar archive" else f"not a tar file: {what}"
     if unsafe and not damage:
         damage = f"has names that lead out of it (such as {short_repr(unsafe)}; left out)"
     return found._replace(damage=damage, twice=twice)
