@@ -315,7 +315,9 @@ def test_tasks_with_addresses_need_no_files_of_frames_and_an_export_that_points_
     add_version(Path("data/week_3"), ["cam/v-1-mkv.png"])
     png.unlink()
 
-    assert "v-1-mkv.png is a part of data/week_3/cam/v.mkv" in export("--new", "--to", "files", "--files", "none")
+    assert "v-1-mkv.png is no file of its own, but a part of data/week_3/cam/v.mkv" in export(
+        "--new", "--to", "files", "--files", "none"
+    )
     export("--new", "--to", "label-studio", "--files", "none", "--url-prefix", "s3://b/", "--output", "u")
     assert json.loads(Path("u/tasks.json").read_text())[0]["data"]["image"] == "s3://b/cam/v-1-mkv.png"
     export("--new", "--to", "files", "--output", "o")
