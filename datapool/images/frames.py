@@ -118,10 +118,11 @@ def _require_wanted(
     missing = sorted({(video, number) for video, numbers in wanted.items() for number in numbers} - seen)
     if missing:
         video, number = missing[0]
+        frames = counted(len(missing), "frame that is", "frames that are")
         raise DatapoolError(
-            f"params.yaml: relevant_filenames_file lists {len(missing)} frames that are not read, such as frame {number} of "
-            f"{str(folder / video)!r}: it is not there, or not among those that videos in params.yaml chooses. Remove them, "
-            "or set videos.stride: 1, which chooses all"
+            f"params.yaml: relevant_filenames_file lists {frames} not read, such as frame {number} of "
+            f"{str(folder / video)!r}: the video has no such frame, or videos in params.yaml does not choose it. Remove "
+            "them, or set videos.stride: 1, which chooses all"
         )
 
 

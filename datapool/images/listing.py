@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from datapool.core.errors import DatapoolError
+from datapool.core.errors import DatapoolError, counted
 from datapool.images import shards
 from datapool.images.formats import MAX_BYTES, ON_DEMAND, suffixes
 from datapool.images.objects import Folder, ObjectPath, list_objects
@@ -245,8 +245,9 @@ def relevant_paths(paths: list[str], relevant: Sequence[str], folder: Folder) ->
     chosen = [path for path in paths if path in wanted or f"./{path}" in wanted]
     missing = sorted(wanted.difference(paths, (f"./{path}" for path in chosen)))
     if missing:
+        names = counted(len(missing), "name that is no image", "names that are no images")
         raise DatapoolError(
-            f"params.yaml: relevant_filenames_file lists {len(missing)} names that are not images of "
+            f"params.yaml: relevant_filenames_file lists {names} of "
             f"{str(folder)!r}, such as {missing[0][:200]!r}; a name is the path below input_dir. Remove them"
         )
     return chosen

@@ -575,7 +575,7 @@ ESCAPED = "\\x1b[2J\\x1b]0;all is lost\\x07\\nerror: all is lost"
         (lambda: put(f"{TERMINAL}.txt", b'"', folder="."), {"relevant_filenames_file": f"{TERMINAL}.txt"},
          [f"error: {ESCAPED}.txt: line 1 begins with a quote but is not a JSON string: \""]),
         (lambda: put("names.txt", b"\x1b[2J\rerror: all is lost\n", folder="."), {"relevant_filenames_file": "names.txt"},
-         ["error: params.yaml: relevant_filenames_file lists 1 names that are not images of 'data', such as "
+         ["error: params.yaml: relevant_filenames_file lists 1 name that is no image of 'data', such as "
           "'\\x1b[2J\\rerror: all is lost'; "]),
         (lambda: None, {"input_dir": TERMINAL},
          [f"error: params.yaml: input_dir is '{ESCAPED}', which is not there; give a folder of images"]),
@@ -667,7 +667,7 @@ def test_a_list_of_relevant_names_accepts_only_images_of_the_batch(next_batch, n
     message = refusal()
 
     assert message == (
-        "params.yaml: relevant_filenames_file lists 1 names that are not images of 'data', such as "
+        "params.yaml: relevant_filenames_file lists 1 name that is no image of 'data', such as "
         f"{name[:200]!r}; a name is the path below input_dir. Remove them"
     )
     return None

@@ -411,7 +411,7 @@ def test_a_listed_name_that_is_not_an_image_of_the_folder_is_refused(tmp_path):
     paint(tmp_path / "a.png")
     (tmp_path / "notes.txt").write_text("")
 
-    with pytest.raises(DatapoolError, match=r"relevant_filenames_file lists 2 names that are not images of .*'b\.png'"):
+    with pytest.raises(DatapoolError, match=r"relevant_filenames_file lists 2 names that are no images of .*'b\.png'"):
         look(tmp_path, relevant=["a.png", "notes.txt", "b.png"])
 
 

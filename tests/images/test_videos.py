@@ -412,9 +412,9 @@ def test_the_list_of_relevant_names_may_name_frames(tmp_path):
     found = look(tmp_path, relevant=["cam/a-03-mkv.png", "./cam/a-11-mkv.png", "c.png"])
 
     assert found.images.path.tolist() == ["c.png", "cam/a-03-mkv.png", "cam/a-11-mkv.png"]
-    with pytest.raises(DatapoolError, match=r"lists 1 frames that are not read, such as frame 3 of .*a.mkv"):
+    with pytest.raises(DatapoolError, match=r"lists 1 frame that is not read, such as frame 3 of .*a.mkv"):
         look(tmp_path, relevant=["cam/a-03-mkv.png"], videos=Sampling(None, 2))
-    with pytest.raises(DatapoolError, match="lists 1 names that are not images"):
+    with pytest.raises(DatapoolError, match="lists 1 name that is no image"):
         look(tmp_path, relevant=["cam/x-03-mkv.png"])
     assert wanted_frames(["a-1-mp4.png", "b.png"], ["a.mp4"]) == ({"a.mp4": frozenset({1})}, ["b.png"])
 
