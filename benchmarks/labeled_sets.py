@@ -75,10 +75,10 @@ def garments_that_drift(rng: np.random.Generator) -> Labeled:
     return found._replace(pictures=drifted, weeks=weeks)
 
 
-def tiles(rng: np.random.Generator) -> Labeled:
+def tiles(rng: np.random.Generator, *, per_photo: int = 50) -> Labeled:
     """Return 50 tiles of each photo, at random places and of random sizes, and a test of 20 each; the kind is the photo."""
     images = photos()
-    kinds, test_kinds = (np.repeat(np.arange(len(images)), n) for n in (50, 20))
+    kinds, test_kinds = (np.repeat(np.arange(len(images)), n) for n in (per_photo, 20))
     cut = [_tile(images[kind], rng) for kind in (*kinds, *test_kinds)]
     return _with_test(cut[: len(kinds)], kinds, cut[len(kinds) :], test_kinds)
 
