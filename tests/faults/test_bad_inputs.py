@@ -668,7 +668,7 @@ def test_a_list_of_relevant_names_accepts_only_images_of_the_batch(next_batch, n
 
     assert message == (
         "params.yaml: relevant_filenames_file lists 1 name that is no image of 'data', such as "
-        f"{name[:200]!r}; a name is the path below input_dir. Remove them"
+        f"{name[:200]!r}; a name is the path below input_dir. Correct or remove such lines"
     )
     return None
 

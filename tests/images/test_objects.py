@@ -8,7 +8,7 @@ import fsspec
 import pytest
 from conftest import write_picture
 from scanning import look
-from test_shards import COLORS, png, write_parquet, write_tar
+from shard_files import COLORS, png, write_parquet, write_tar
 
 from datapool.core.errors import DatapoolError
 from datapool.images import batch

@@ -116,6 +116,7 @@ def test_an_image_like_one_in_a_protected_folder_is_not_picked(new_model_workspa
     assert sorted([*workspace.names(), NAMES[1]]) == sorted(NAMES)
 
 
+@pytest.mark.full
 def test_auto_is_coreset_until_a_number_is_given_and_another_number_ranks_nothing_again(first_week, after):
     workspace = after(first_week)
     workspace.set({"method": "auto"})

@@ -12,29 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from scanning import look
+from shard_files import COLORS, png, write_parquet, write_tar
 
 from datapool.core.errors import DatapoolError
 from datapool.images import batch
 from datapool.images.decode import NeedsMemoryError, has_content, hash_of, inspect, read_bytes
 from datapool.images.places import absolute, as_files, file_of, is_there, place_of
 from datapool.images.tar_files import TarMember, read_tar
-
-COLORS = ["red", "lime", "blue", "white", "black", "yellow", "cyan", "magenta"]
-
-
-def png(color: str, size: tuple[int, int] = (24, 16)) -> bytes:
-    file = BytesIO()
-    Image.new("RGB", size, color).save(file, "PNG")
-    return file.getvalue()
-
-
-def write_tar(path: Path, members: dict[str, bytes], kind: int = tarfile.PAX_FORMAT) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w", format=kind) as tar:
-        for name, data in members.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, BytesIO(data))
 
 
 def in_shards(folder: Path, **options: object) -> batch.Batch:
@@ -143,7 +127,7 @@ def test_a_list_of_relevant_images_may_name_those_in_shards(tmp_path):
     found = in_shards(tmp_path, relevant=["a.tar/y.png"])
     assert found.images.path.tolist() == ["a.tar", "a.tar/y.png"]
     assert found.skipped.not_relevant == 2
-    with pytest.raises(DatapoolError, match=r"1 names that are not images of .*, such as 'a.tar/z.png'"):
+    with pytest.raises(DatapoolError, match=r"1 name that is no image of .*, such as 'a.tar/z.png'"):
         in_shards(tmp_path, relevant=["a.tar/z.png"])
 
 
@@ -301,11 +285,6 @@ def test_a_member_that_needs_more_than_it_may_take_is_not_read(tmp_path):
 
 
 # --- Parquet files -------------------------------------------------------------------------------------------------------
-
-
-def write_parquet(path: Path, columns: dict[str, list], *, row_group_size: int = 3) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(columns), path, row_group_size=row_group_size)
 
 
 def test_a_parquet_file_of_hugging_face_is_its_images_by_the_names_in_it(tmp_path):
