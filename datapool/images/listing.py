@@ -247,8 +247,8 @@ def relevant_paths(paths: list[str], relevant: Sequence[str], folder: Folder) ->
     if missing:
         names = counted(len(missing), "name that is no image", "names that are no images")
         raise DatapoolError(
-            f"params.yaml: relevant_filenames_file lists {names} of "
-            f"{str(folder)!r}, such as {missing[0][:200]!r}; a name is the path below input_dir. Correct or remove such lines"
+            f"params.yaml: relevant_filenames_file lists {names} of {str(folder)!r}, such as {missing[0][:200]!r}; a name "
+            "is the path below input_dir. Correct or remove such lines"
         )
     return chosen
 
