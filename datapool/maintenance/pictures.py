@@ -13,6 +13,7 @@ from datapool.core.progress import Progress
 from datapool.images.decode import hash_of
 from datapool.images.listing import find_images
 from datapool.images.objects import Folder, folder_of
+from datapool.images.places import place_of
 from datapool.images.thumbnails import hashes_in, scanned_thumbnails
 from datapool.pool.agreement import backing_up_before_checkout, read_record, require_agreement
 from datapool.pool.files import read_samples, require_version_files
@@ -169,7 +170,6 @@ def _those_of(found: Mapping[str, bytes], content_hashes: Iterable[str]) -> dict
 
 def _by_content(folder: Path | None) -> pd.DataFrame:
     """Return content_hash and path of every image below a folder."""
-    paths = [folder / path for path in sorted(find_images(folder, gif=True, in_shards=True).paths)] if folder else []
-    return pd.DataFrame(
-        {"content_hash": [hash_of(path) for path in paths], "path": [str(path) for path in paths]}, dtype="str"
-    )
+    paths = sorted(find_images(folder, gif=True, in_shards=True).paths) if folder else []
+    places = [place_of(folder, path) for path in paths] if folder else []
+    return pd.DataFrame({"content_hash": map(hash_of, places), "path": map(str, places)}, dtype="str")

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -167,6 +168,18 @@ def test_images_that_are_gone_are_counted_and_found_in_another_folder_under_othe
     names = pd.read_csv(FOLDER / "samples.csv").filename[2:]
     hashes = pd.read_parquet(FOLDER / "thumbnails" / "0002.parquet").content_hash
     assert hashes.tolist() == pd.read_csv(FOLDER / "samples.csv").content_hash[2:].tolist(), names
+
+
+def test_images_that_are_gone_are_found_in_a_shard_of_another_folder():
+    run("week_1")
+    Path("elsewhere").mkdir()
+    with tarfile.open("elsewhere/part-0.tar", "w") as tar:
+        tar.add("week_1/cat/a.png", "x.png")
+        tar.add("week_1/dog/b.png", "y.png")
+    shutil.rmtree("week_1")
+
+    assert add(Path("elsewhere")) == ["pool 'p': 2 pictures added"]
+    assert counts() == {"0001.parquet": 2}
 
 
 def test_an_image_that_was_changed_is_not_taken_for_the_one_of_the_pool():
