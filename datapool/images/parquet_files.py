@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from datapool.images.formats import MAX_BYTES
 from datapool.images.objects import Folder, state_of
+from datapool.images.parts import Part
 from datapool.images.tar_files import Contents, safe_name_in
 
 if TYPE_CHECKING:
@@ -37,19 +38,13 @@ class _Columns(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ParquetRow:
+class ParquetRow(Part):
     """The place of an image in a Parquet file."""
 
-    file: Folder
-    path: Folder
-    """Of the image, for messages: the path of the Parquet file and the name in it."""
     group: int
     """The row group."""
     row: int
     """In the row group."""
-
-    def __str__(self) -> str:
-        return str(self.path)
 
     def read_bytes(self) -> bytes:
         """Return the bytes of the image. The row group is read from its beginning, or from where the last call ended.

@@ -12,11 +12,11 @@ from typing import Protocol
 
 from datapool.images.objects import Folder, ObjectPath, is_file
 from datapool.images.parquet_files import ParquetRow
+from datapool.images.parts import Part
 from datapool.images.shards import member_at
-from datapool.images.tar_files import TarMember
-from datapool.images.videos import Frame, frame_at
+from datapool.images.videos import frame_at
 
-_PARTS = (Frame, TarMember, ParquetRow)
+_FETCHED = 16  # objects that are read at the same time: a store takes long to answer, and answers many at once
 
 
 class Place(Protocol):
@@ -47,7 +47,7 @@ def place_of(folder: Folder, path: str) -> Place:
 
 def file_of(place: Place) -> Folder:
     """Return the file or the object that has the bytes of a place, perhaps among others."""
-    if isinstance(place, _PARTS):
+    if isinstance(place, Part):
         return place.file
     return place if isinstance(place, ObjectPath) else Path(str(place))
 
@@ -59,8 +59,8 @@ def is_there(place: Place) -> bool:
 
 def absolute(place: Place) -> Place:
     """Return the same place, for a process that works in another folder."""
-    if isinstance(place, _PARTS):
-        return replace(place, file=place.file.absolute(), path=place.path.absolute())  # type: ignore[arg-type]
+    if isinstance(place, Part):
+        return replace(place, file=place.file.absolute(), path=place.path.absolute())
     return place.absolute() if isinstance(place, Path) else place
 
 
@@ -93,9 +93,6 @@ class Loaded:
     def read_bytes(self) -> bytes:
         """Return the bytes."""
         return self.data
-
-
-_FETCHED = 16  # objects that are read at the same time: a store takes long to answer, and answers many at once
 
 
 def fetched(places: Sequence[Place]) -> Iterator[Place]:

@@ -11,6 +11,7 @@ from datapool.core.errors import short_repr
 from datapool.images.contents import content_of
 from datapool.images.formats import MAX_BYTES, SUFFIXES
 from datapool.images.objects import Folder
+from datapool.images.parts import Part
 
 _BLOCK = 512  # bytes: every member begins at a multiple of this, and two blocks of zeros are the end
 _NOT_A_FILE = -1  # the length of a link or a device
@@ -32,19 +33,13 @@ class Contents(NamedTuple):
 
 
 @dataclass(frozen=True)
-class TarMember:
+class TarMember(Part):
     """The place of an image in a tar file."""
 
-    file: Folder
-    path: Folder
-    """Of the image, for messages: the path of the tar file and the name in it."""
     offset: int
     """Bytes before it in the file."""
     size: int
     """Bytes of the image; -1 of a member that is no file."""
-
-    def __str__(self) -> str:
-        return str(self.path)
 
     def read_bytes(self) -> bytes:
         """Return the bytes of the image.

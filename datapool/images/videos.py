@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from datapool.core.errors import DatapoolError, counted
 from datapool.core.schema import Videos
 from datapool.images.frame_pixels import png_of, upright_rgb
+from datapool.images.parts import Part
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -77,17 +78,12 @@ class NoVideoReaderError(DatapoolError):
 
 
 @dataclass(frozen=True)
-class Frame:
+class Frame(Part):
     """The place of a frame."""
 
     file: Path
-    """The video."""
-    number: int
     path: Path
-    """Of the image that the frame is."""
-
-    def __str__(self) -> str:
-        return str(self.path)
+    number: int
 
     def read_bytes(self) -> bytes:
         """Return the PNG file of the frame. The video is read from the keyframe before it on.
@@ -130,7 +126,7 @@ def frame_at(path: Path) -> Frame | None:
     if not (found := _FRAME.fullmatch(path.name)) or os.path.isfile(path):  # noqa: PTH113
         return None  # isfile never raises, as is_file does for a name that is too long
     video = path.with_name(f"{found['stem']}.{found['ending']}")
-    return Frame(video, int(found["number"]), path) if os.path.isfile(video) else None  # noqa: PTH113
+    return Frame(video, path, int(found["number"])) if os.path.isfile(video) else None  # noqa: PTH113
 
 
 def video_and_number(path: str) -> tuple[str, int] | None:

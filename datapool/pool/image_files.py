@@ -165,7 +165,7 @@ def _frames_by_content(folders: Sequence[Path], wanted: Mapping[str, str]) -> di
         for video in sorted(path for path in paths if path.suffix.lower() in VIDEOS):
             for number, content in _contents_of_frames(video, set(left.values())):
                 if left.get(content) == number:
-                    found[content] = Frame(video, number, video.with_name(Path(wanted[content]).name))
+                    found[content] = Frame(video, video.with_name(Path(wanted[content]).name), number)
                     del left[content]
             if not left:
                 return found

@@ -195,7 +195,7 @@ def test_a_single_frame_is_the_one_that_reading_all_finds_in_any_order(tmp_path,
 
     order = np.random.default_rng(0).permutation(40).tolist()
     for number in [*order, *range(40), 39, 0]:
-        assert hash_of(Frame(tmp_path / name, number, tmp_path / "x.png")) == found[number]
+        assert hash_of(Frame(tmp_path / name, tmp_path / "x.png", number)) == found[number]
 
 
 def test_the_name_of_a_frame_is_found_as_long_as_its_video_is_there_and_no_file_has_it(tmp_path):
@@ -203,7 +203,7 @@ def test_the_name_of_a_frame_is_found_as_long_as_its_video_is_there_and_no_file_
 
     place = place_of(tmp_path, "cam/a-3-mkv.png")
 
-    assert place == Frame(tmp_path / "cam/a.mkv", 3, tmp_path / "cam/a-3-mkv.png")
+    assert place == Frame(tmp_path / "cam/a.mkv", tmp_path / "cam/a-3-mkv.png", 3)
     assert str(place) == str(tmp_path / "cam/a-3-mkv.png")
     assert file_of(place) == tmp_path / "cam/a.mkv"
     assert is_there(place)

@@ -74,7 +74,7 @@ def test_a_frame_is_found_in_a_video_that_was_renamed_or_moved_if_it_has_its_num
 
     found = find("cam/drive-02-mkv.png", frame, version("data"), "cam/drive-02-mkv.png", **options)
     assert found.expected == Path("old/cam/drive-02-mkv.png")
-    assert found.path == Frame(Path("old/deep/monday.mkv"), 2, Path("old/deep/drive-02-mkv.png"))
+    assert found.path == Frame(Path("old/deep/monday.mkv"), Path("old/deep/drive-02-mkv.png"), 2)
     assert found.path.read_bytes() == frame
     assert find("cam/drive-2-mkv.png", png_of(frames[1]), version("data"), **options).path is None
     assert find("cam/drive-2.png", frame, version("data"), **options).path is None  # no name of a frame
