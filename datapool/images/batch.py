@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -149,28 +149,12 @@ def scan(
             keep_square(found.content_hash, found.square)
         return found._replace(thumbnail=b"", square=b"")
 
-    places = [place_of(folder, path) for path in to_inspect]
-    if not isinstance(folder, Path):
-        found_in_order = read_each(
-            fetched(places),
-            found_of,
-            where=str(folder),
-            when_done=without_pictures,
-            progress=lambda n_done: progress(n_done, len(places)),
-        )
-    elif cluster is not None and finished is not None:
+    if isinstance(folder, Path) and cluster is not None and finished is not None:
         found_in_order = inspect_on_cluster(
             cluster, folder, to_inspect, found_of, kept=finished, when_done=without_pictures, progress=progress
         )
     else:
-        found_in_order = read_all(
-            places,
-            found_of,
-            where=str(folder),
-            names=to_inspect,
-            when_done=without_pictures,
-            progress=progress,
-        )
+        found_in_order = _inspect_here(folder, to_inspect, found_of, when_done=without_pictures, progress=progress)
     frames = (
         inspect_videos(
             folder,
@@ -198,6 +182,27 @@ def scan(
         _mark_duplicates(images)
     quality = quality_table(images, inspections)
     return Batch(images, found.skipped._replace(not_relevant=len(found.paths) - len(paths)), quality)
+
+
+def _inspect_here(
+    folder: Folder,
+    paths: list[str],
+    inspect_one: Callable[..., Inspection],
+    *,
+    when_done: Callable[[Inspection], Inspection],
+    progress: Progress,
+) -> list[Inspection]:
+    """Inspect images by the processes of this machine; see ``read_all``."""
+    places = [place_of(folder, path) for path in paths]
+    if isinstance(folder, Path):
+        return read_all(places, inspect_one, where=str(folder), names=paths, when_done=when_done, progress=progress)
+    return read_each(
+        fetched(places),
+        inspect_one,
+        where=str(folder),
+        when_done=when_done,
+        progress=lambda n_done: progress(n_done, len(places)),
+    )
 
 
 def require_usable_images(batch: Batch, folder: Folder) -> None:
