@@ -18,6 +18,7 @@ from datapool.images.memory import machine_cores
 from datapool.images.places import Loaded
 from datapool.images.processes import read_each
 from datapool.images.videos import (
+    SUFFIXES,
     DamagedVideoError,
     Sampling,
     Shown,
@@ -28,6 +29,7 @@ from datapool.images.videos import (
     without_padding,
 )
 
+_ENDINGS = tuple(f"-{suffix[1:]}.png" for suffix in sorted(SUFFIXES))  # of names of frames, in lower case
 _WAITING = 2  # frames of each video that wait to be inspected
 
 
@@ -180,7 +182,7 @@ def describe_frames_of_pool(images: pd.DataFrame, base: pd.DataFrame) -> list[st
 
 def _with_frames(table: pd.DataFrame) -> pd.DataFrame:
     """Return the rows that have names of frames, with a column ``frame``: the name without padding."""
-    found = table[table.filename.str.endswith(".png")]
+    found = table[table.filename.str.lower().str.endswith(_ENDINGS)]  # a regular expression for each name takes longer
     found = found[found.filename.map(video_and_number).notna()]
     return found.assign(frame=found.filename.map(without_padding).astype("str"))
 
