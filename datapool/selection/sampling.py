@@ -29,7 +29,7 @@ from datapool.selection.ranking import (
     rows_of,
 )
 from datapool.selection.rules import excluded_by_rules
-from datapool.selection.spacing import Nearest, keep_apart
+from datapool.selection.spacing import Known, keep_apart
 
 PAIRS = 100_000_000
 """Number of pairs of an image left out and an image of the new pool up to which all their distances are computed."""
@@ -292,10 +292,10 @@ def _walk(
     return _Walk(rows, table[:n_considered])
 
 
-def _known(candidates: EmbeddedTable, ranking: pd.DataFrame) -> Nearest:
+def _known(candidates: EmbeddedTable, ranking: pd.DataFrame) -> Known:
     """Return what a ranking tells of its rows."""
     is_of_pool = ~ranking.nearest.isin(candidates.table.filename).to_numpy()
-    return Nearest(ranking.distance.to_numpy(), is_of_pool)
+    return Known(ranking.distance.to_numpy(), is_of_pool)
 
 
 def _with_distances(

@@ -13,7 +13,7 @@ from datapool.selection.k_center import nearest
 _BLOCK = 512  # rows of the order that are compared with each other one by one
 
 
-class Nearest(NamedTuple):
+class Known(NamedTuple):
     """The nearest of the pool and all rows before, of each row of an order."""
 
     distances: np.ndarray
@@ -29,7 +29,7 @@ def keep_apart(
     min_distance: float,
     limit: int,
     n_kept: int = 0,
-    known: Nearest | None = None,
+    known: Known | None = None,
 ) -> np.ndarray:
     """Return which rows of an order are taken: those at least ``min_distance`` from the pool and all taken before.
 
@@ -65,7 +65,7 @@ def keep_apart(
     return np.array(taken, dtype=np.int64)
 
 
-def _is_far_from_pool(order: np.ndarray, pool: np.ndarray, min_distance: float, known: Nearest | None) -> np.ndarray:
+def _is_far_from_pool(order: np.ndarray, pool: np.ndarray, min_distance: float, known: Known | None) -> np.ndarray:
     """Return whether each row is at least ``min_distance`` from the pool, shape (n,)."""
     if known is None:
         return nearest(order, pool).distances >= min_distance

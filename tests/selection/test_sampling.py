@@ -30,7 +30,7 @@ from datapool.selection import sampling
 from datapool.selection.k_center import distances_along
 from datapool.selection.ranking import Ranked, RankingConfig
 from datapool.selection.sampling import Sampled, filename_lists, sample, what_a_cut_takes
-from datapool.selection.spacing import Nearest, keep_apart
+from datapool.selection.spacing import Known, keep_apart
 
 
 def healthy(candidates: EmbeddedTable) -> pd.DataFrame:
@@ -704,7 +704,7 @@ def test_what_a_ranking_knows_of_its_rows_changes_nothing_that_is_taken(seed):
     rng = np.random.default_rng(seed)
     order, pool = (rng.integers(0, 6, (n, 2)).astype(np.float32) for n in (40, 3))
     along = distances_along(order, pool, np.arange(len(order)))
-    known = Nearest(along.distances, along.neighbors < len(pool))
+    known = Known(along.distances, along.neighbors < len(pool))
 
     for min_distance in (1.0, 2.0, 3.0):
         options = {"min_distance": min_distance, "limit": len(order), "n_kept": seed % 2}
