@@ -58,7 +58,7 @@ _N_SAMPLES, _MIN_DISTANCE = "stopping_condition.n_samples", "stopping_condition.
 # --- add ---------------------------------------------------------------------------------------------------------------
 
 
-def add(folder: Path | str, settings: Mapping[str, Any], log: Log) -> Outcome:
+def add(folder: str, settings: Mapping[str, Any], log: Log) -> Outcome:
     """Set input_dir to a folder of images, perhaps in a store, and run ``dvc repro``. Nothing is committed.
 
     If the run fails or is stopped before it has changed a pool, params.yaml is as it was before.
@@ -86,11 +86,11 @@ def add(folder: Path | str, settings: Mapping[str, Any], log: Log) -> Outcome:
         return _outcome(params, before)
 
 
-def _input_dir(folder: Path | str) -> str:
+def _input_dir(batch: str) -> str:
     """Return a folder as params.yaml names it: below the workspace by its relative path, elsewhere by its absolute one."""
-    if isinstance(folder, str) and is_url(folder):
-        return folder
-    folder = Path(folder)
+    if is_url(batch):
+        return batch
+    folder = Path(batch)
     if not folder.is_dir():
         problem = "is not a folder" if folder.exists() else "does not exist"
         raise DatapoolError(f"{folder}: {problem}; give the folder with the new images")

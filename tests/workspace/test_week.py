@@ -406,7 +406,7 @@ def test_the_files_of_dvc_add_belong_to_the_week_of_their_folder(tmp_path, monke
 def test_elsewhere_than_in_a_workspace_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DatapoolError, match=r"params.yaml is not here; run in a workspace, or make one with"):
-        add(tmp_path, {}, print)
+        add(str(tmp_path), {}, print)
     assert list(tmp_path.iterdir()) == []
 
 
