@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,7 @@ class Workspace:
         done = subprocess.run(
             command,
             cwd=self.folder,
-            env=ENVIRONMENT if command[0] == "git" else preloaded_environment(),  # git would start a server in vain
+            env=self.environment_of(command),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -112,6 +112,10 @@ class Workspace:
         )
         assert (done.returncode != 0) == fails, f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}"
         return done.stdout
+
+    def environment_of(self, command: Sequence[str]) -> dict[str, str]:
+        """Return the environment in which a command runs."""
+        return ENVIRONMENT if command[0] == "git" else preloaded_environment()  # git would start a server in vain
 
     def repro(self, *arguments: str, fails: bool = False) -> str:
         return self.run("dvc", "repro", *arguments, fails=fails)

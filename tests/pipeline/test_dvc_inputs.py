@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -110,19 +110,8 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
 class WithStore(Workspace):
     """A workspace whose programs get the environment as it is now."""
 
-    def run(self, *command: str, fails: bool = False) -> str:
-        keys = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
-        done = subprocess.run(
-            command,
-            cwd=self.folder,
-            env=ENVIRONMENT | keys,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-        assert (done.returncode != 0) == fails, f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}"
-        return done.stdout
+    def environment_of(self, command: Sequence[str]) -> dict[str, str]:
+        return ENVIRONMENT | {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
 
 
 def test_a_week_in_a_store_makes_the_pool_that_its_files_make(new_model_workspace, model_first_week, after, weeks, s3):
