@@ -12,6 +12,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, get_args
 
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks.backbones import DIGITS, PHOTOS
 from benchmarks.datasets import embed_by, image_file, model_of_new_pool
 from benchmarks.labeled_sets import Labeled, garments, missing_package, tiles
 from benchmarks.quality import Embedded, embedding_scores
@@ -30,14 +32,8 @@ from datapool.training.views import Augmentation
 
 SIDE = 32  # pixels
 SEED = 1
-IN_COLOR = Augmentation(
-    cj_prob=0.8, cj_strength=0.5, cj_bright=0.8, cj_contrast=0.8, cj_sat=0.8, cj_hue=0.2, min_scale=0.2,
-    random_gray_scale=0.2, gaussian_blur=0.0, vf_prob=0.0, hf_prob=0.5, rr_prob=0.0,
-)  # fmt: skip
-IN_GRAY = Augmentation(
-    cj_prob=0.8, cj_strength=0.5, cj_bright=0.8, cj_contrast=0.8, cj_sat=0.0, cj_hue=0.0, min_scale=0.2,
-    random_gray_scale=0.0, gaussian_blur=0.0, vf_prob=0.0, hf_prob=0.5, rr_prob=0.0,
-)  # fmt: skip
+IN_COLOR = replace(PHOTOS, gaussian_blur=0.0)
+IN_GRAY = replace(DIGITS, min_scale=0.2, hf_prob=0.5)
 SETS = {"garments": (garments, IN_GRAY), "tiles": (lambda rng: tiles(rng, per_photo=100), IN_COLOR)}
 
 
