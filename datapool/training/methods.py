@@ -28,9 +28,7 @@ from lightly.utils.scheduler import cosine_schedule
 MethodName = Literal["simclr", "byol", "dino"]
 """As in ``lightly.method``."""
 
-_HIDDEN = (
-    1024  # width of the hidden layers of BYOL's and DINO's heads; the papers have 4096 and 2048, for large networks
-)
+_HIDDEN = 1024  # width of the hidden layers of BYOL's and DINO's heads; 4096 and 2048 in the papers, for large networks
 _BOTTLENECK = 256  # of DINO's head, as in the paper
 _MOMENTUM = 0.99  # of the slow copy in the first step; in the last one it stands still
 
