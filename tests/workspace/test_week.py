@@ -64,7 +64,7 @@ def refusal(workspace: Workspace, call: Callable[..., object], *arguments: objec
 
 
 def add_refused(workspace: Workspace, folder: Path | str) -> str:
-    return refusal(workspace, add, Path(folder), {})
+    return refusal(workspace, add, str(folder), {})
 
 
 def keep_refused(workspace: Workspace, *, n: int | None = None, exclude: Path | None = None, push: bool = False) -> str:
