@@ -277,17 +277,29 @@ def _path(value: str) -> str:
     return value
 
 
-STORES = {"s3": "s3", "gs": "gs", "azure": "abfs"}
-"""The stores that DVC and fsspec know, by the beginning of their URLs: how fsspec calls each."""
+STORES = ("s3", "gs", "azure")
+"""The stores that DVC and fsspec know, by the beginning of their URLs as DVC writes it."""
+
+_ALSO = {"az": "azure", "gcs": "gs"}  # what other programs write
 
 
 def is_url(text: str) -> bool:
-    """Return whether ``input_dir`` is a URL and no folder on a disk.
+    """Return whether a text is the URL of a folder in a store, and no folder on a disk.
 
     >>> is_url("s3://robots/week_1"), is_url("data/week_1")
     (True, False)
     """
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text) is not None
+
+
+def as_dvc_writes(url: str) -> str:
+    """Return a URL with the beginning that DVC knows.
+
+    >>> as_dvc_writes("az://robots/week_1"), as_dvc_writes("s3://robots/week_1")
+    ('azure://robots/week_1', 's3://robots/week_1')
+    """
+    scheme, _, path = url.partition("://")
+    return f"{_ALSO.get(scheme, scheme)}://{path}"
 
 
 def _store(value: str) -> str:

@@ -1,6 +1,7 @@
 """Read the objects of a store, such as S3, by fsspec, which finds credentials and endpoint as other programs do."""
 
 import io
+import logging
 import os
 import stat
 from collections.abc import Iterator
@@ -11,10 +12,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from datapool.core.errors import DatapoolError
-from datapool.core.schema import STORES, is_url
+from datapool.core.schema import is_url
 
 _BUFFER = 8 * 2**20  # bytes that are read at once where a file is read from its beginning to its end
 _SHOWN = 300  # characters of a store's message
+
+logging.getLogger("gcsfs").setLevel(logging.ERROR)  # it warns at each object that it may not ask what kind a bucket is
 
 
 @dataclass(frozen=True)
@@ -155,10 +158,20 @@ def _state(url: str) -> tuple[object, int]:
 
 def _opened(url: str) -> tuple[Any, str]:
     """Return the file system of a URL and the path there."""
+    scheme, _, path = url.partition("://")
+    if scheme == "azure":
+        return _azure(os.getpid()), path
     import fsspec
 
-    scheme, _, path = url.partition("://")
-    return fsspec.core.url_to_fs(f"{STORES.get(scheme, scheme)}://{path}")
+    return fsspec.core.url_to_fs(url)
+
+
+@lru_cache(maxsize=1)
+def _azure(process: int) -> Any:  # noqa: ANN401  of a package that may be absent
+    """Return the file system that DVC has: it knows AZURE_STORAGE_ACCOUNT and ~/.azure, by which fsspec finds nothing."""
+    from dvc_azure import AzureFileSystem
+
+    return AzureFileSystem().fs
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from datapool.core.lineage import LINEAGE, Version, read_embedding_space, read_l
 from datapool.core.metrics import read_metrics
 from datapool.core.outputs import Outputs
 from datapool.core.params import FILE, load_params, read_params, require_files, value_of
-from datapool.core.schema import Params, is_url
+from datapool.core.schema import Params, as_dvc_writes, is_url
 from datapool.core.stage_params import recorded_params
 from datapool.core.tables import read_csv
 from datapool.pool.exclusion import parse_line, read_exclusions, read_lines, shown
@@ -89,7 +89,7 @@ def add(folder: str, settings: Mapping[str, Any], log: Log) -> Outcome:
 def _input_dir(batch: str) -> str:
     """Return a folder as params.yaml names it: below the workspace by its relative path, elsewhere by its absolute one."""
     if is_url(batch):
-        return batch
+        return as_dvc_writes(batch)
     folder = Path(batch)
     if not folder.is_dir():
         problem = "is not a folder" if folder.exists() else "does not exist"

@@ -11,7 +11,7 @@ from scanning import look
 from shard_files import COLORS, png, write_parquet, write_tar
 
 from datapool.core.errors import DatapoolError
-from datapool.images import batch
+from datapool.images import batch, objects
 from datapool.images.decode import has_content, hash_of, read_bytes
 from datapool.images.objects import ObjectPath, folder_of, is_file, list_objects
 from datapool.images.places import absolute, as_files, file_of, is_there, place_of
@@ -151,6 +151,17 @@ def test_a_store_without_its_package_names_the_package():
         DatapoolError, match=r"the package that reads gs:// is not installed; `pip install 'dvc-datapool\[gs\]'`"
     ):
         list(list_objects(ObjectPath("gs://robots/week_1")))
+
+
+def test_the_account_of_azure_is_the_one_that_dvc_uses(monkeypatch):
+    pytest.importorskip("dvc_azure")
+    monkeypatch.delenv("AZURE_STORAGE_CONNECTION_STRING", raising=False)
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT", "robots")  # fsspec asks for AZURE_STORAGE_ACCOUNT_NAME
+    monkeypatch.setenv("AZURE_STORAGE_KEY", "a2V5")
+
+    found, path = objects._opened("azure://photos/week_1")
+
+    assert (found.account_name, found.account_key, path) == ("robots", "a2V5", "photos/week_1")
 
 
 def test_names_that_are_no_paths_are_refused(memory):
