@@ -17,6 +17,9 @@ from datapool.images.formats import formats
 _TEXT = 100  # characters of the name of a camera that are kept
 _TIME = re.compile(r"(\d{4})[:/-](\d\d)[:/-](\d\d)[ T](\d\d):(\d\d):(\d\d)")
 
+_JPEG, _OF_JPEG = b"\xff\xd8\xff", b"Exif\0\0"
+"""The beginning of a JPEG, and that of its EXIF block."""
+
 # What Pillow raises for broken blocks, and what our own arithmetic does with their values.
 _BROKEN = (
     OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, AssertionError,
@@ -45,6 +48,8 @@ def read_exif(data: bytes) -> Exif:
     Args:
         data: The bytes of the file.
     """
+    if data.startswith(_JPEG) and _OF_JPEG not in data:
+        return Exif()  # to parse the header takes longer
     with caught_chatter(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of odd metadata
         try:
