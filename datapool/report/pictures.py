@@ -1,7 +1,7 @@
 """Collect small pictures for the page, each once, up to a number of bytes."""
 
 import base64
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 import pandas as pd
@@ -13,7 +13,7 @@ from datapool.images.decode import ImageFile, thumbnail_of
 from datapool.images.objects import Folder
 from datapool.images.pixels import Ranges
 from datapool.images.places import Place
-from datapool.images.thumbnails import ThumbnailStore
+from datapool.images.thumbnails import Keep, ThumbnailStore
 
 _AT_A_TIME = 4096  # pictures looked up at a time: more would be read in vain when there is no room left
 
@@ -38,9 +38,11 @@ class PictureSource(NamedTuple):
     pool: ThumbnailStore
     """The pictures that the pool keeps."""
     scanned: ThumbnailStore
-    """What scan has kept. Asked for images of the batch only: the page is the same without it."""
+    """What scan and earlier reports have kept. Asked for images of the batch only: the page is the same without it."""
     files: Mapping[str, ImageFile]
     """The images of the batch, by content hash: read where no store has a copy."""
+    deep: Collection[str] = frozenset()
+    """The content hashes of those of more than 8 bits. Their pictures depend on the embedding space, so they are not kept."""
 
     @classmethod
     def of_batch(
@@ -65,33 +67,40 @@ class PictureSource(NamedTuple):
         """
         healthy = images[images.status == "ok"]
         files = image_files(healthy, folder, max_pixels=max_pixels, ranges=ranges)
-        return cls(pool, scanned, {file.content_hash: file for file in files})
+        deep = frozenset(healthy.content_hash[healthy.kind != ""])
+        return cls(pool, scanned, {file.content_hash: file for file in files}, deep)
 
     def read(self, content_hashes: Iterable[str], *, room: int, progress: Progress | None = None) -> Pictures:
         """Return pictures, the first ones first, until there is no room for the next.
+
+        Those that are made of their files are added to ``scanned``: the next report of the batch need not make them.
 
         Args:
             content_hashes: Which images, the most important first. Those without a hash are ignored.
             room: How many characters of base64 there is room for.
             progress: Called with the images done and the images in all.
+
+        Raises:
+            DatapoolError: If the disk refuses.
         """
         wanted = list(dict.fromkeys(filter(None, content_hashes)))
         pictures = Pictures([], {}, {})
-        for start in range(0, len(wanted), _AT_A_TIME):
-            if room <= 0:
-                break
-            room = self._add(pictures, wanted[start : start + _AT_A_TIME], room)
-            if progress:
-                progress(min(start + _AT_A_TIME, len(wanted)), len(wanted))
+        with self.scanned.writing() as keep:
+            for start in range(0, len(wanted), _AT_A_TIME):
+                if room <= 0:
+                    break
+                room = self._add(pictures, wanted[start : start + _AT_A_TIME], room, keep=keep)
+                if progress:
+                    progress(min(start + _AT_A_TIME, len(wanted)), len(wanted))
         left = {each: NO_ROOM for each in wanted if each not in pictures.places and each not in pictures.problems}
         return pictures._replace(problems={**pictures.problems, **left})
 
-    def _add(self, pictures: Pictures, content_hashes: list[str], room: int) -> int:
+    def _add(self, pictures: Pictures, content_hashes: list[str], room: int, *, keep: Keep) -> int:
         small = self.pool.read(content_hashes)
         small |= self.scanned.read(each for each in content_hashes if each in self.files and each not in small)
         for content_hash in content_hashes:
             try:
-                webp = small.get(content_hash) or self._made(content_hash)
+                webp = small.get(content_hash) or self._made(content_hash, keep=keep)
             except DatapoolError as error:
                 pictures.problems[content_hash] = _without_path_and_remedy(str(error), self.files[content_hash].path)
                 continue
@@ -106,9 +115,14 @@ class PictureSource(NamedTuple):
             pictures.webp.append(text)
         return room
 
-    def _made(self, content_hash: str) -> bytes | None:
+    def _made(self, content_hash: str, *, keep: Keep) -> bytes | None:
         file = self.files.get(content_hash)
-        return None if file is None else thumbnail_of(file)
+        if file is None:
+            return None
+        webp = thumbnail_of(file)
+        if content_hash not in self.deep:
+            keep(content_hash, webp)
+        return webp
 
 
 def _without_path_and_remedy(message: str, path: Place) -> str:

@@ -85,8 +85,8 @@ def page(example) -> "Page":
 
 @pytest.fixture
 def inputs(example, workspace) -> ReportInputs:
-    """What the page of the example is made from, in the current folder."""
-    shutil.copytree(example.folder, Path.cwd(), dirs_exist_ok=True)
+    """What the page of the example is made from, in the current folder; without the pictures that its report has kept."""
+    shutil.copytree(example.folder, Path.cwd(), dirs_exist_ok=True, ignore=shutil.ignore_patterns(".datapool"))
     return example.inputs
 
 
@@ -502,7 +502,7 @@ def test_the_page_is_the_same_with_and_without_what_scan_has_kept():
     paint(a=RED, b=BLUE, c=GREEN)
     inputs = run_on({"a.png": (0, 0), "b.png": (5, 0), "c.png": (0, 0.5)}, parameters())
     without = written(inputs)
-    assert not SCANNED.folder.exists()
+    shutil.rmtree(SCANNED.folder)
     batch.scan(
         Path("week"), filename_prefix="", relevant=None, check="strict", max_pixels=MAX_PIXELS, remove_duplicates=True,
         gif=False, progress=no_progress, keep_thumbnail=(kept := {}).__setitem__,
@@ -515,6 +515,13 @@ def test_the_page_is_the_same_with_and_without_what_scan_has_kept():
     assert written(inputs).source == without.source
     shutil.rmtree("week")  # no image is read
     assert written(inputs).source == without.source
+
+
+def test_the_next_report_of_a_batch_makes_no_picture_again(inputs):
+    first = written(inputs)
+    shutil.rmtree("week")
+
+    assert written(inputs).source == first.source
 
 
 def test_an_image_that_is_gone_or_changed_has_a_box_with_the_reason(inputs):
