@@ -299,12 +299,19 @@ def after(tmp_path: Path) -> Callable[[Workspace], Workspace]:
 
 
 @pytest.fixture(scope="module")
-def ray_address() -> Iterator[str]:
-    """The address of a Ray cluster of two nodes with two workers each, on this machine."""
-    pytest.importorskip("ray", reason="Ray is not installed: `pip install 'dvc-datapool[ray]'`")
+def cores_per_node() -> int:
+    """How many workers a node of the cluster at ``ray_address`` has."""
+    return 2
+
+
+@pytest.fixture(scope="module")
+def ray_address(cores_per_node: int) -> Iterator[str]:
+    """The address of a Ray cluster of two nodes, on this machine."""
+    pytest.importorskip("ray", reason="Ray is not installed; ./setup.sh installs it")
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  its name; at 15 workers starve beside other tests
     from ray.cluster_utils import Cluster
 
-    options = {"num_cpus": 2, "object_store_memory": 200_000_000}
+    options = {"num_cpus": cores_per_node, "object_store_memory": 200_000_000}
     cluster = Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **options})
     cluster.add_node(**options)
     yield cluster.address
