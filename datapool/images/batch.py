@@ -15,11 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datapool.core.cluster import Cluster
-from datapool.core.errors import DatapoolError, counted, join_sentences
+from datapool.core.errors import DatapoolError, join_sentences
 from datapool.core.progress import Progress
 from datapool.core.shards import ShardStore
 from datapool.images.decode import Check, ImageFile, Inspection, inspect, not_inspected, read_bytes
-from datapool.images.frames import InspectedVideos, inspect_videos, require_frames, wanted_frames
+from datapool.images.frames import inspect_videos, require_frames, wanted_frames
 from datapool.images.listing import Skipped, find_images, is_folder, links_out, relevant_paths
 from datapool.images.objects import Folder
 from datapool.images.on_cluster import inspect_on_cluster
@@ -30,7 +30,6 @@ from datapool.images.processes import read_all, read_each
 from datapool.images.quality import quality_table
 from datapool.images.shards import outside_of_shard
 from datapool.images.thumbnails import Keep
-from datapool.images.videos import SUFFIXES as VIDEOS
 from datapool.images.videos import Sampling
 
 ROOT_LABEL = "."
@@ -112,13 +111,7 @@ def scan(
         what = "is a file" if os.path.lexists(folder) else "is not there"
         raise DatapoolError(f"params.yaml: input_dir is {str(folder)!r}, which {what}; give a folder of images")
     found = find_images(folder, gif=gif, videos=videos is not None, in_shards=shards)
-    if isinstance(folder, Path):
-        require_frames(folder, found)
-    elif videos is not None and (n := sum(found.skipped.not_images.get(ending, 0) for ending in VIDEOS)):
-        raise DatapoolError(
-            f"params.yaml: videos asks for frames, and {folder} has {counted(n, 'video')}, but videos are not read from a "
-            "store; copy them to a folder, or set videos.fps and videos.stride to null, which skips videos"
-        )
+    require_frames(folder, found)
     paths, wanted = found.paths, None
     if relevant is not None:
         wanted, others = wanted_frames(relevant, found.videos)
@@ -155,18 +148,14 @@ def scan(
         )
     else:
         found_in_order = _inspect_here(folder, to_inspect, found_of, when_done=without_pictures, progress=progress)
-    frames = (
-        inspect_videos(
-            folder,
-            sorted(path for path in found.videos if path not in leading_out),
-            videos,
-            found_of,
-            wanted=wanted,
-            when_done=without_pictures,
-            progress=lambda done, known: progress(len(to_inspect) + done, len(to_inspect) + known),
-        )
-        if isinstance(folder, Path)
-        else InspectedVideos([], [])
+    frames = inspect_videos(
+        folder,
+        sorted(path for path in found.videos if path not in leading_out),
+        videos,
+        found_of,
+        wanted=wanted,
+        when_done=without_pictures,
+        progress=lambda done, known: progress(len(to_inspect) + done, len(to_inspect) + known),
     )
     rows = [*zip(to_inspect, found_in_order, strict=True), *zip(frames.paths, frames.inspections, strict=True)]
     rows += [(path, not_inspected(LINK_OUT)) for path in leading_out]

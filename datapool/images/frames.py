@@ -3,7 +3,6 @@
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime, timedelta
-from pathlib import Path
 from queue import Full, Queue
 from threading import Event, Thread
 from typing import NamedTuple
@@ -15,6 +14,7 @@ from datapool.images.decode import Inspection, not_inspected
 from datapool.images.exif import Exif
 from datapool.images.listing import Found
 from datapool.images.memory import machine_cores
+from datapool.images.objects import Folder
 from datapool.images.places import Loaded
 from datapool.images.processes import read_each
 from datapool.images.videos import (
@@ -52,7 +52,7 @@ class _Ended(NamedTuple):
 
 
 def inspect_videos(
-    folder: Path,
+    folder: Folder,
     videos: Sequence[str],
     sampling: Sampling | None,
     inspect_one: Callable[..., Inspection],
@@ -114,7 +114,7 @@ def inspect_videos(
 
 
 def _require_wanted(
-    folder: Path, wanted: Mapping[str, frozenset[int]], shown: Sequence[tuple[str, int, float]]
+    folder: Folder, wanted: Mapping[str, frozenset[int]], shown: Sequence[tuple[str, int, float]]
 ) -> None:
     seen = {(video, number) for video, number, _ in shown}
     missing = sorted({(video, number) for video, numbers in wanted.items() for number in numbers} - seen)
@@ -128,7 +128,7 @@ def _require_wanted(
         )
 
 
-def require_frames(folder: Path, found: Found) -> None:
+def require_frames(folder: Folder, found: Found) -> None:
     """Check that the videos of a batch can be read, and that no image has the name that a frame would get.
 
     Raises:
@@ -216,7 +216,7 @@ def _with_times(found: Inspection, seconds: float, taken: datetime | None) -> In
 
 @contextmanager
 def _decoding(
-    folder: Path, videos: Sequence[str], sampling: Sampling, wanted: Mapping[str, frozenset[int]] | None
+    folder: Folder, videos: Sequence[str], sampling: Sampling, wanted: Mapping[str, frozenset[int]] | None
 ) -> Iterator[Iterator[tuple[str, Shown | _Ended]]]:
     """Yield an iterator over the frames of videos as they come, and what is known at the end of each.
 

@@ -104,7 +104,7 @@ def find_images(folder: Folder, *, gif: bool, videos: bool = False, in_shards: b
     """Find the images below a folder by the endings of their names, and count the other files.
 
     Args:
-        folder: Searched recursively. Links to folders are not followed. Videos in a store are not found.
+        folder: Searched recursively. Links to folders are not followed.
         gif: Count files that end in .gif as images.
         videos: Find videos too, instead of counting them with the other files.
         in_shards: Find the images in shards too, instead of counting shards with the other files.
@@ -112,9 +112,9 @@ def find_images(folder: Folder, *, gif: bool, videos: bool = False, in_shards: b
     Raises:
         DatapoolError: If a folder cannot be read, the name of an image is not UTF-8, or a shard has two images of one name.
     """
-    if isinstance(folder, ObjectPath):
-        return _find_objects(folder, suffixes(gif=gif), in_shards=in_shards)
     image_endings, video_endings = suffixes(gif=gif), SUFFIXES if videos else frozenset[str]()
+    if isinstance(folder, ObjectPath):
+        return _find_objects(folder, image_endings, video_endings, in_shards=in_shards)
     shard_endings = shards.SUFFIXES if in_shards else frozenset[str]()
     paths: list[str] = []
     shard_paths: list[str] = []
@@ -208,9 +208,12 @@ def _look_into(file: Folder, shard: str, found: _InShards, image_endings: frozen
     return hidden
 
 
-def _find_objects(folder: ObjectPath, image_endings: frozenset[str], *, in_shards: bool) -> Found:
+def _find_objects(
+    folder: ObjectPath, image_endings: frozenset[str], video_endings: frozenset[str], *, in_shards: bool
+) -> Found:
     """Find the images in a store, as ``find_images`` does in a folder."""
     paths: list[str] = []
+    video_paths: list[str] = []
     system: Counter[str] = Counter()
     in_them = _InShards({}, {}, Counter())
     hidden = 0
@@ -226,13 +229,15 @@ def _find_objects(folder: ObjectPath, image_endings: frozenset[str], *, in_shard
             in_them.damaged[path] = f"larger than {MAX_BYTES} bytes"
         elif ending in image_endings:
             paths.append(path)
+        elif ending in video_endings:
+            video_paths.append(path)
         elif in_shards and ending in shards.SUFFIXES:
             hidden += _look_into(folder / path, path, in_them, image_endings)
         else:
             in_them.endings[shards.counted_as(folder / path, _ending(name))] += 1
     paths += in_them.shard_of
     skipped = Skipped(hidden, _most_first(system), _most_first(in_them.endings), 0, not_relevant=0)
-    return Found(paths, [], set(), in_them.shard_of, in_them.damaged, skipped)
+    return Found(paths, video_paths, set(), in_them.shard_of, in_them.damaged, skipped)
 
 
 def relevant_paths(paths: list[str], relevant: Sequence[str], folder: Folder) -> list[str]:

@@ -33,9 +33,18 @@ class ObjectPath:
         return ObjectPath(f"{self.url.rstrip('/')}/{path}")
 
     @property
+    def name(self) -> str:
+        """The last part of the URL."""
+        return self.url.rpartition("/")[2]
+
+    @property
     def suffix(self) -> str:
         """The ending of the name."""
         return PurePosixPath(self.url).suffix
+
+    def with_name(self, name: str) -> "ObjectPath":
+        """Return the URL with another last part."""
+        return ObjectPath(f"{self.url.rpartition('/')[0]}/{name}")
 
     def absolute(self) -> "ObjectPath":
         """Return it itself."""
@@ -54,6 +63,8 @@ class ObjectPath:
 
     def open(self, mode: str = "rb", buffering: int = _BUFFER) -> BinaryIO:
         """Return the object as a file of which parts are read; errors as for ``read_bytes``, also while it is read."""
+        if 0 < state_of(self)[1] <= buffering:
+            return io.BytesIO(self.read_bytes())
         raw: Any = _Raw(self)
         return raw if buffering == 0 else io.BufferedReader(raw, buffering)
 
@@ -62,7 +73,7 @@ class _Raw(io.RawIOBase):
     """An object of which ranges are read."""
 
     def __init__(self, file: ObjectPath) -> None:
-        self._file, self._at = file, 0
+        self._file, self._at, self._is_lost = file, 0, False
 
     def readable(self) -> bool:
         return True
@@ -79,12 +90,18 @@ class _Raw(io.RawIOBase):
         return self._at
 
     def readinto(self, into: Any) -> int:  # noqa: ANN401  a buffer
+        if self._is_lost:
+            return 0  # FFmpeg goes on reading after an error, and PyAV would print each further one
         end = min(self._at + len(into), state_of(self._file)[1])
         if end <= self._at:
             return 0
-        with _explained(self._file.url):
-            fs, path = _opened(self._file.url)
-            data = fs.cat_file(path, start=self._at, end=end)
+        try:
+            with _explained(self._file.url):
+                fs, path = _opened(self._file.url)
+                data = fs.cat_file(path, start=self._at, end=end)
+        except DatapoolError:
+            self._is_lost = True
+            raise
         into[: len(data)] = data
         self._at += len(data)
         return len(data)
@@ -106,6 +123,7 @@ def list_objects(folder: ObjectPath) -> Iterator[tuple[str, int]]:
         DatapoolError: If the store does not answer or refuses, or an object has a name that is no path, such as "a//b.jpg".
     """
     _state.cache_clear()
+    _names_in.cache_clear()
     with _explained(folder.url):
         fs, root = _opened(folder.url)
         fs.invalidate_cache()
@@ -144,6 +162,25 @@ def is_file(file: Folder) -> bool:
         return False
 
 
+def is_listed(file: Folder) -> bool:
+    """Return the same by one listing of the folder of an object, for many names there that may be none of objects."""
+    if isinstance(file, Path):
+        return is_file(file)
+    try:
+        return file.name in _names_in(file.url.rpartition("/")[0])
+    except OSError:
+        return False
+
+
+@lru_cache(maxsize=64)
+def _names_in(url: str) -> frozenset[str]:
+    """Return the names of the objects in a folder, and of the folders there."""
+    with _explained(url):
+        fs, path = _opened(url)
+        fs.invalidate_cache()
+        return frozenset(key.rstrip("/").rpartition("/")[2] for key in fs.ls(path, detail=False))
+
+
 @lru_cache(maxsize=4096)
 def _state(url: str) -> tuple[object, int]:
     with _explained(url):
@@ -163,7 +200,10 @@ def _opened(url: str) -> tuple[Any, str]:
         return _azure(os.getpid()), path
     import fsspec
 
-    return fsspec.core.url_to_fs(url)
+    options = (
+        {"max_concurrency": 1} if scheme == "s3" else {}
+    )  # to read one object in parts, it asks for its size first
+    return fsspec.core.url_to_fs(url, **options)
 
 
 @lru_cache(maxsize=1)

@@ -41,8 +41,7 @@ def place_of(folder: Folder, path: str) -> Place:
     data/cat/a.jpg
     """
     file = folder / path
-    frame = frame_at(file) if isinstance(file, Path) else None
-    return frame or member_at(file) or file
+    return frame_at(file) or member_at(file) or file
 
 
 def file_of(place: Place) -> Folder:

@@ -14,12 +14,13 @@ from datetime import UTC, datetime
 from fractions import Fraction
 from functools import lru_cache
 from math import floor
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from datapool.core.errors import DatapoolError, counted
 from datapool.core.schema import Videos
 from datapool.images.frame_pixels import png_of, upright_rgb
+from datapool.images.objects import Folder, is_listed, state_of
 from datapool.images.parts import Part
 
 if TYPE_CHECKING:
@@ -81,8 +82,6 @@ class NoVideoReaderError(DatapoolError):
 class Frame(Part):
     """The place of a frame."""
 
-    file: Path
-    path: Path
     number: int
 
     def read_bytes(self) -> bytes:
@@ -91,7 +90,7 @@ class Frame(Part):
         Raises:
             OSError: If the video cannot be read so far.
         """
-        return self._read(lambda path, number: _reader(path, *_state_of(path)).frame(number))
+        return self._read(lambda path, number: _reader(path, state_of(path), os.getpid()).frame(number))
 
     def read_bytes_from_start(self) -> bytes:
         """Return the same by reading the video from its start.
@@ -103,7 +102,7 @@ class Frame(Part):
         """
         return self._read(_by_counting)
 
-    def _read(self, method: Callable[[Path, int], bytes]) -> bytes:
+    def _read(self, method: Callable[[Folder, int], bytes]) -> bytes:
         try:
             return method(self.file, self.number)
         except DamagedVideoError as error:
@@ -121,12 +120,12 @@ def frame_name(video: str, number: int, n_frames: int) -> str:
     return str(path.with_name(name))
 
 
-def frame_at(path: Path) -> Frame | None:
+def frame_at(path: Folder) -> Frame | None:
     """Return the frame that the path of an image is the name of; None if it is a file, or its video is not there."""
-    if not (found := _FRAME.fullmatch(path.name)) or os.path.isfile(path):  # noqa: PTH113
-        return None  # isfile never raises, as is_file does for a name that is too long
+    if not (found := _FRAME.fullmatch(path.name)) or is_listed(path):
+        return None
     video = path.with_name(f"{found['stem']}.{found['ending']}")
-    return Frame(video, path, int(found["number"])) if os.path.isfile(video) else None  # noqa: PTH113
+    return Frame(video, path, int(found["number"])) if is_listed(video) else None
 
 
 def video_and_number(path: str) -> tuple[str, int] | None:
@@ -155,7 +154,7 @@ def without_padding(path: str) -> str:
 class Video:
     """A video whose frames are read one after the other, each once."""
 
-    path: Path
+    path: Folder
     n_frames: int = 0
     """Frames read so far."""
     taken: datetime | None = None
@@ -217,7 +216,7 @@ def _av() -> Any:  # noqa: ANN401  a module, of a package that may be absent
 class _Reader:
     """An open video. One thread decodes it: of damaged data, several would make other pixels in each run."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Folder) -> None:
         av = _av()
         self._path = path
         try:
@@ -375,7 +374,7 @@ class _Packets(NamedTuple):
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[_Reader]:
+def _opened(path: Folder) -> Iterator[_Reader]:
     reader = _Reader(path)
     try:
         yield reader
@@ -383,7 +382,7 @@ def _opened(path: Path) -> Iterator[_Reader]:
         reader.close()
 
 
-def _by_counting(path: Path, wanted: int) -> bytes:
+def _by_counting(path: Folder, wanted: int) -> bytes:
     """Return a frame as PNG by decoding all frames before it."""
     with _opened(path) as reader:
         for number, frame in enumerate(reader.frames()):
@@ -392,12 +391,7 @@ def _by_counting(path: Path, wanted: int) -> bytes:
         raise DamagedVideoError(f"the video has no frame {wanted}")
 
 
-def _state_of(path: Path) -> tuple[int, int, int]:
-    found = path.stat()
-    return found.st_mtime_ns, found.st_size, os.getpid()
-
-
 @lru_cache(maxsize=1)
-def _reader(path: Path, modified: int, size: int, process: int) -> _Reader:
+def _reader(path: Folder, state: tuple[object, int], process: int) -> _Reader:
     """Return a reader of single frames, the same one as long as one video is asked for."""
     return _Reader(path)

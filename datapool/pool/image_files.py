@@ -73,7 +73,7 @@ def find_image_files(
 
 def is_image_at(place: Place, content_hash: str) -> bool:
     """Return whether the image of a content hash is at a place; of an unknown one, "", any file is."""
-    return is_there(place) and (not content_hash or has_content(place, content_hash))
+    return has_content(place, content_hash) if content_hash else is_there(place)
 
 
 def path_in_batch(filename: str, path: str, version: Version) -> str:

@@ -5,8 +5,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import fsspec
+import numpy as np
 import pytest
 from conftest import write_picture
+from filming import moving, write_video
 from scanning import look
 from shard_files import COLORS, png, write_parquet, write_tar
 
@@ -171,14 +173,58 @@ def test_names_that_are_no_paths_are_refused(memory):
         look(STORE)
 
 
-def test_videos_in_a_store_are_refused_if_frames_are_asked_for(memory):
-    put(memory, {"a.png": png("red"), "drive.mp4": b""})
+def test_frames_of_videos_in_a_store_have_the_rows_and_bytes_that_those_of_the_same_files_have(memory, tmp_path):
+    pytest.importorskip("av")
+    write_video(tmp_path / "cam/a.mkv", moving(12), rate=4)
+    write_video(tmp_path / "b.mp4", moving(8), codec="mpeg4", kind="yuv420p")
+    (tmp_path / "cut.mp4").write_bytes((tmp_path / "b.mp4").read_bytes()[:-300])  # its header, at the end, is gone
+    (tmp_path / "red-1-mkv.png").write_bytes(png("red"))  # as a frame of a video that is not there
+    put(memory, {file.relative_to(tmp_path).as_posix(): file.read_bytes() for file in tmp_path.rglob("*.*")})
 
-    assert look(STORE).skipped.not_images == {".mp4": 1}
-    with pytest.raises(
-        DatapoolError, match=r"has 1 video, but videos are not read from a store; copy them to a folder, or"
-    ):
-        look(STORE, videos=Sampling(1, None))
+    there, here = look(STORE, videos=Sampling(None, 4)), look(tmp_path, videos=Sampling(None, 4))
+
+    names = ["b-0-mp4.png", "b-4-mp4.png", "cam/a-00-mkv.png", "cam/a-04-mkv.png", "cam/a-08-mkv.png"]
+    assert here.images.path.tolist() == [*names, "cut.mp4", "red-1-mkv.png"]
+    assert there.images.equals(here.images)
+    assert there.quality.equals(here.quality)
+    for name in [*names[::-1], "red-1-mkv.png"]:
+        assert place_of(STORE, name).read_bytes() == place_of(tmp_path, name).read_bytes()
+    assert str(file_of(place_of(STORE, names[2]))) == "memory://robots/week_1/cam/a.mkv"
+    assert place_of(STORE, "cam/c-1-mkv.png") == STORE / "cam/c-1-mkv.png"
+    assert look(STORE).skipped == look(tmp_path).skipped
+    put(memory, {"b-0-mp4.png": png("red")})
+    with pytest.raises(DatapoolError, match=r"week_1/b-0-mp4.png: has the name of a frame of the video 'b.mp4'"):
+        look(STORE, videos=Sampling(None, 4))
+
+
+@pytest.mark.slow
+def test_a_video_is_read_by_ranges_and_a_store_that_stops_to_answer_is_no_damage_of_it(
+    memory, tmp_path, monkeypatch, capfd
+):
+    pytest.importorskip("av")
+    noise = np.random.default_rng(0).integers(0, 256, (14, 480, 640, 3), dtype=np.uint8)
+    write_video(tmp_path / "a.mkv", list(noise))
+    put(memory, {"a.mkv": (tmp_path / "a.mkv").read_bytes()})
+    read, cat_file = [], type(memory).cat_file
+
+    def count(self: object, path: str, start: int, end: int) -> bytes:
+        read.append(end - start)
+        return cat_file(self, path, start=start, end=end)
+
+    monkeypatch.setattr(type(memory), "cat_file", count)
+    assert len(look(STORE, videos=Sampling(None, 5)).images) == 3
+    size = (tmp_path / "a.mkv").stat().st_size
+    assert max(read) < size < sum(read) < 3 * size  # its index is at its end
+
+    def refuse(self: object, path: str, start: int, end: int) -> bytes:
+        if start > 8_000_000:
+            raise ConnectionError("gone")
+        return cat_file(self, path, start=start, end=end)
+
+    monkeypatch.setattr(type(memory), "cat_file", refuse)
+    with pytest.raises(DatapoolError, match=r"week_1/a.mkv: cannot be read \(gone\); check its name"):
+        look(STORE, videos=Sampling(None, 5))
+    assert capfd.readouterr().err == ""
 
 
 def test_a_batch_without_images_is_refused_by_its_url(memory):
