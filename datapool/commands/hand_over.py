@@ -34,8 +34,10 @@ def export(
         typer.Option("--files", help="How image files get there; none: name where they are.", show_default="copy"),
     ] = None,
     images: Annotated[
-        list[Path] | None,
-        typer.Option("--images", help="Look for image files here first; may be repeated.", show_default="input_dir"),
+        list[str] | None,
+        typer.Option(
+            "--images", help="Look for images here first, or in a store; may be repeated.", show_default="input_dir"
+        ),
     ] = None,
     url_prefix: Annotated[
         str, typer.Option("--url-prefix", help="label-studio: what stands before the names of images in its tasks.")
@@ -56,6 +58,7 @@ def export(
     from datapool.export.choice import choose
     from datapool.export.export import write_export
     from datapool.export.left_out import with_left_out
+    from datapool.images.objects import folder_of
     from datapool.workspace.week import waiting
 
     if sum((new, version is not None, everything)) == 0:
@@ -74,7 +77,7 @@ def export(
             output=output,
             overwrite=overwrite,
             files=files,
-            folders=images or [],
+            folders=[folder_of(each) for each in images or []],
             url_prefix=url_prefix,
             max_pixels=params.images.max_pixels,
             progress=report,

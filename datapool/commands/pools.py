@@ -146,8 +146,10 @@ def prune(
 @alone
 def thumbnails(
     images: Annotated[
-        Path | None,
-        typer.Option("--images", help="A folder of images.", show_default="the input_dir of each version"),
+        str | None,
+        typer.Option(
+            "--images", help="A folder of images, perhaps in a store.", show_default="the input_dir of each version"
+        ),
     ] = None,
     name: Annotated[str | None, typer.Option("--name", help="The pool.", show_default="every pool")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was added as JSON.")] = False,
@@ -161,6 +163,7 @@ def thumbnails(
     from datapool.core.errors import DatapoolError
     from datapool.core.lineage import LINEAGE, read_lineage, unknown_pool
     from datapool.core.params import load_params
+    from datapool.images.objects import folder_of
     from datapool.maintenance.pictures import add_pictures
 
     params = load_params()
@@ -173,8 +176,9 @@ def thumbnails(
         raise unknown_pool(LINEAGE, name, names)
     was_merged = is_merged()
     pools, wanted, ran = Path(params.shared_dir), [name] if name else names, []
+    folder = folder_of(images) if images else None
     with progress("making pictures") as report:
-        done = list(add_pictures(pools, LINEAGE, wanted, images, max_pixels=params.images.max_pixels, progress=report))
+        done = list(add_pictures(pools, LINEAGE, wanted, folder, max_pixels=params.images.max_pixels, progress=report))
     if was_merged and any(added.n for added in done):
         ran = [record_pools()]
     if as_json:

@@ -113,9 +113,9 @@ def migrate(
     pool: Annotated[str | None, typer.Option("--pool", help="The pool.", show_default="datapool.name")] = None,
     name: Annotated[str | None, typer.Option("--name", help="The new pool.", show_default="NAME_2, NAME_3, …")] = None,
     images: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option(
-            "--images", help="A folder with images of the pool; may be given several times.", show_default=False
+            "--images", help="A folder with images of the pool, or a store's URL; may be repeated.", show_default=False
         ),
     ] = None,
     drop_missing: Annotated[bool, typer.Option("--drop-missing", help="Leave out images that are not found.")] = False,
@@ -132,6 +132,7 @@ def migrate(
     from datapool.core.errors import DatapoolError
     from datapool.core.lineage import LINEAGE, read_entries
     from datapool.core.params import load_params
+    from datapool.images.objects import folder_of
     from datapool.migration.migrate import describe_migration, new_pool_name
     from datapool.migration.migrate import migrate as migrate_pool
     from datapool.migration.reembed import NewModel
@@ -155,7 +156,7 @@ def migrate(
         new,
         wanted,
         params,
-        folders=images or [],
+        folders=[folder_of(each) for each in images or []],
         drop_missing=drop_missing,
         check_only=check,
         bar=progress,

@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from datapool.core.errors import DatapoolError, short_repr
-from datapool.core.schema import STRICT, Params, PathText, Section
+from datapool.core.schema import STRICT, ImagesText, Params, PathText, Section, is_url
 
 FILE = Path("params.yaml")
 
@@ -105,7 +105,10 @@ def require_files(params: Params, path: Path = FILE) -> None:
     """
     for key, field in settings().items():
         file: Any = reduce(getattr, key.split("."), params)
-        if field.annotation == PathText | None and not (file is None or os.path.exists(file)):  # noqa: PTH110  never raises
+        is_path = field.annotation == PathText | None or (
+            field.annotation == ImagesText | None and not is_url(file or "")
+        )
+        if is_path and not (file is None or os.path.exists(file)):  # noqa: PTH110  never raises
             raise DatapoolError(
                 f"{path}: {key} is {short_repr(file)}, which is not there; no stage has run. Correct the path (one without "
                 "/ in front begins at the workspace), or set the key to null"

@@ -335,7 +335,7 @@ NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1, le=10**9)]
 NumberOfSamples = Annotated[int | float, AfterValidator(_number_of_samples)]
 PathText = Annotated[str, AfterValidator(_path)]
-Batch = Annotated[str, AfterValidator(_path), AfterValidator(_store)]
+ImagesText = Annotated[str, AfterValidator(_path), AfterValidator(_store)]
 Folder = Annotated[str, AfterValidator(_folder)]
 
 
@@ -415,8 +415,8 @@ class Coverage(Section):
 class SimilarTo(Section):
     """Examples to find more like, and to stay away from."""
 
-    positive: PathText | None
-    negative: PathText | None
+    positive: ImagesText | None
+    negative: ImagesText | None
 
     @model_validator(mode="after")
     def _has_positive(self) -> Self:
@@ -434,7 +434,7 @@ class Rules(Section):
     sequence_gap: Count | None
     time_gap: Annotated[float | dict[str, Any] | None, BeforeValidator(_time_gap)]
     where: Annotated[str, AfterValidator(_where)] | None
-    protected: PathText | None
+    protected: ImagesText | None
     protected_distance: Positive
     exclude: PathText | None
 
@@ -607,7 +607,7 @@ class Lightly(Section):
 class Params(Section):
     """All of params.yaml."""
 
-    input_dir: Batch
+    input_dir: ImagesText
     shared_dir: Folder
     output_dir: Folder
     relevant_filenames_file: PathText | None

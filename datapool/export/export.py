@@ -24,6 +24,7 @@ from datapool.export.tables import write_csv, write_parquet
 from datapool.export.training import write_coco, write_files, write_webdataset, write_yolo
 from datapool.export.viewing import write_fiftyone, write_lightly_studio
 from datapool.images.batch import ROOT_LABEL
+from datapool.images.objects import Folder
 from datapool.images.places import Place, as_files, file_of
 from datapool.pool.image_files import find_image_files, require_image_files
 
@@ -81,7 +82,7 @@ def write_export(
     output: Path | None,
     overwrite: bool,
     files: Placement | None,
-    folders: Sequence[Path],
+    folders: Sequence[Folder],
     url_prefix: str,
     max_pixels: int,
     progress: Progress,
@@ -145,7 +146,7 @@ def write_export(
 
 
 def _find_images(
-    chosen: Chosen, folders: Sequence[Path], *, with_neighbors: bool, progress: Progress
+    chosen: Chosen, folders: Sequence[Folder], *, with_neighbors: bool, progress: Progress
 ) -> tuple[list[Place], dict[str, Place | None]]:
     """Return where the images are, and where their nearest neighbors are, as ``Job.neighbors``.
 

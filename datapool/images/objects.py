@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from datapool.core.errors import DatapoolError
-from datapool.core.schema import is_url
+from datapool.core.schema import as_dvc_writes, is_url
 
 _BUFFER = 8 * 2**20  # bytes that are read at once where a file is read from its beginning to its end
 _SHOWN = 300  # characters of a store's message
@@ -111,9 +111,9 @@ Folder = Path | ObjectPath
 """Where the images of a batch are."""
 
 
-def folder_of(input_dir: str) -> Folder:
-    """Return the folder that ``input_dir`` names: on a disk, or in a store."""
-    return ObjectPath(input_dir.rstrip("/")) if is_url(input_dir) else Path(input_dir)
+def folder_of(name: str) -> Folder:
+    """Return the folder that a text such as ``input_dir`` names: on a disk, or in a store."""
+    return ObjectPath(as_dvc_writes(name).rstrip("/")) if is_url(name) else Path(name)
 
 
 def list_objects(folder: ObjectPath) -> Iterator[tuple[str, int]]:

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from datapool.images.objects import Folder, ObjectPath, is_file
+from datapool.core.schema import is_url
+from datapool.images.objects import Folder, ObjectPath, folder_of, is_file
 from datapool.images.parquet_files import ParquetRow
 from datapool.images.parts import Part
 from datapool.images.shards import member_at
@@ -35,12 +36,12 @@ def place_of(folder: Folder, path: str) -> Place:
 
     Args:
         folder: That of the batch.
-        path: Of the image below it, with "/".
+        path: Of the image below it, with "/". An absolute one, or a URL, stands for itself.
 
     >>> print(place_of(Path("data"), "cat/a.jpg"))
     data/cat/a.jpg
     """
-    file = folder / path
+    file = folder_of(path) if is_url(path) else folder / path
     return frame_at(file) or member_at(file) or file
 
 

@@ -39,7 +39,7 @@ class Added(NamedTuple):
 
 
 def add_pictures(
-    pools: Path, lineage: Path, names: list[str], folder: Path | None, *, max_pixels: int, progress: Progress
+    pools: Path, lineage: Path, names: list[str], folder: Folder | None, *, max_pixels: int, progress: Progress
 ) -> Iterator[Added]:
     """Add the pictures that are missing in the files of versions, in one transaction per pool.
 
@@ -62,7 +62,7 @@ def add_pictures(
         DatapoolError: If another process is working on the pools, or the files of a pool are not those that the lineage
             records. This pool is unchanged.
     """
-    if folder is not None and not folder.is_dir():
+    if isinstance(folder, Path) and not folder.is_dir():
         raise DatapoolError(f"--images: {folder} is not a folder; give the one with the images of the pool")
     by_content = cache(partial(_by_content, folder))  # hashes all images there, so only if it must
     with locked() as require_lock, backing_up_before_checkout(pools, lineage):
@@ -76,7 +76,7 @@ def add_pictures(
 
 def _add_to(
     transaction: Transaction,
-    folder: Path | None,
+    folder: Folder | None,
     by_content: Callable[[], pd.DataFrame],
     *,
     max_pixels: int,
@@ -168,7 +168,7 @@ def _those_of(found: Mapping[str, bytes], content_hashes: Iterable[str]) -> dict
     return {content: found[content] for content in content_hashes if content in found}
 
 
-def _by_content(folder: Path | None) -> pd.DataFrame:
+def _by_content(folder: Folder | None) -> pd.DataFrame:
     """Return content_hash and path of every image below a folder."""
     paths = sorted(find_images(folder, gif=True, in_shards=True).paths) if folder else []
     places = [place_of(folder, path) for path in paths] if folder else []

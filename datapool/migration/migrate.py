@@ -36,6 +36,7 @@ from datapool.core.recorded_rows import no_seen
 from datapool.core.schema import Params, pool_name
 from datapool.core.tables import EmbeddedTable
 from datapool.images.decode import hash_of
+from datapool.images.objects import Folder
 from datapool.images.thumbnails import scanned_thumbnails
 from datapool.migration.calibration import Calibration, calibrate, last_batch
 from datapool.migration.comparison import SpaceComparison, equivalent_distance
@@ -94,7 +95,7 @@ def migrate(
     model: NewModel,
     params: Params,
     *,
-    folders: Sequence[Path],
+    folders: Sequence[Folder],
     drop_missing: bool,
     check_only: bool,
     bar: Bar,
@@ -239,7 +240,7 @@ def _require_new_name(entries: dict[str, LineageEntry], new_name: str, name: str
 
 
 def _find(
-    rows: EmbeddedTable, versions: Sequence[Version], folders: Sequence[Path], drop_missing: bool, bar: Bar
+    rows: EmbeddedTable, versions: Sequence[Version], folders: Sequence[Folder], drop_missing: bool, bar: Bar
 ) -> tuple[Found, list[str]]:
     """Find the images of a pool; return those that are there, and the filenames of the others."""
     with bar("finding images") as progress:

@@ -12,6 +12,7 @@ from datapool.core.row_cache import RowCache
 from datapool.core.schema import Params
 from datapool.core.tables import EmbeddedTable
 from datapool.images import batch
+from datapool.images.objects import Folder, folder_of, is_file
 from datapool.images.pixels import Ranges
 from datapool.images.ranges import ranges_of
 from datapool.images.videos import sampling_of
@@ -100,11 +101,16 @@ def _read(
     progress: Progress,
 ) -> EmbeddedTable:
     """Return the images of a folder, or the rows of a file, that a key of params.yaml names."""
-    path, setting = Path(given), f"params.yaml: {key} is {given!r}"
-    if not path.exists():
-        raise DatapoolError(f"{setting}, which is not there; give a folder of images, a file of embeddings, or null")
-    if not path.is_dir() or is_embeddings_folder(path):
-        return _read_file(path, setting, dimension=dimension)
+    path, setting = folder_of(given), f"params.yaml: {key} is {given!r}"
+    if isinstance(path, Path):
+        if not path.exists():
+            raise DatapoolError(
+                f"{setting}, which is not there; give a folder of images, a file of embeddings, or null"
+            )
+        if not path.is_dir() or is_embeddings_folder(path):
+            return _read_file(path, setting, dimension=dimension)
+    elif is_file(path):
+        raise DatapoolError(f"{setting}, a file in a store; copy it to a folder, or give a folder of images")
     if params.embeddings is not None:
         raise DatapoolError(
             f"{setting}, a folder, but embeddings come from the file {params.embeddings} and there is no model to embed its "
@@ -128,7 +134,7 @@ def _read_file(path: Path, setting: str, *, dimension: int) -> EmbeddedTable:
 
 
 def _embed_folder(
-    path: Path,
+    path: Folder,
     setting: str,
     checkpoint: Path,
     params: Params,

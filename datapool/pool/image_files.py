@@ -17,7 +17,7 @@ from datapool.core.progress import Progress
 from datapool.images.batch import prefix_of
 from datapool.images.decode import has_content, hash_of
 from datapool.images.formats import suffixes
-from datapool.images.objects import Folder, folder_of
+from datapool.images.objects import Folder, ObjectPath, folder_of, list_objects
 from datapool.images.places import Place, is_there, place_of
 from datapool.images.shards import SUFFIXES as SHARDS
 from datapool.images.shards import members_of
@@ -37,7 +37,7 @@ class Located(NamedTuple):
 
 
 def find_image_files(
-    table: pd.DataFrame, versions: Sequence[Version], *, folders: Sequence[Path] = (), progress: Progress
+    table: pd.DataFrame, versions: Sequence[Version], *, folders: Sequence[Folder] = (), progress: Progress
 ) -> list[Located]:
     """Find the file of each image by its place, and then by its content.
 
@@ -110,7 +110,7 @@ def require_image_files(filenames: Sequence[str], located: Sequence[Located], *,
     return [place.path for place in located if place.path is not None]
 
 
-def _places(filename: str, path: str, version: Version, folders: Sequence[Path]) -> list[Place]:
+def _places(filename: str, path: str, version: Version, folders: Sequence[Folder]) -> list[Place]:
     """Return where an image may be, the likeliest place first."""
     roots: list[Folder] = list(folders)
     if version.offered:
@@ -121,7 +121,7 @@ def _places(filename: str, path: str, version: Version, folders: Sequence[Path])
     return list(dict.fromkeys(place_of(root, name) for root in roots for name in names))
 
 
-def _by_content(folders: Sequence[Path], wanted: set[str], names: set[str]) -> dict[str, Place]:
+def _by_content(folders: Sequence[Folder], wanted: set[str], names: set[str]) -> dict[str, Place]:
     """Return the images below some folders by their content hashes, as far as these are wanted.
 
     Args:
@@ -133,15 +133,10 @@ def _by_content(folders: Sequence[Path], wanted: set[str], names: set[str]) -> d
     if not wanted:
         return found
     endings = suffixes(gif=True) | SHARDS
-    paths = sorted(
-        (name not in names, f"{root}/{name}")
-        for folder in folders
-        for root, _, files in os.walk(folder)
-        for name in files
-        if name in names or os.path.splitext(name)[1].lower() in endings
-    )
-    for _, path in paths:
-        places: Sequence[Place] = members_of(Path(path)) or [Path(path)]
+    files = (file for folder in folders for file in _files_below(folder))
+    to_read = [file for file in files if file.name in names or file.suffix.lower() in endings]
+    for file in sorted(to_read, key=lambda file: (file.name not in names, str(file))):
+        places: Sequence[Place] = members_of(file) or [file]
         for place in places:
             content = hash_of(place)
             if content in wanted:
@@ -151,7 +146,7 @@ def _by_content(folders: Sequence[Path], wanted: set[str], names: set[str]) -> d
     return found
 
 
-def _frames_by_content(folders: Sequence[Path], wanted: Mapping[str, str]) -> dict[str, Place]:
+def _frames_by_content(folders: Sequence[Folder], wanted: Mapping[str, str]) -> dict[str, Place]:
     """Return frames of videos below some folders by their content hashes, as far as these are wanted.
 
     Args:
@@ -161,8 +156,7 @@ def _frames_by_content(folders: Sequence[Path], wanted: Mapping[str, str]) -> di
     left = {content: frame[1] for content, name in wanted.items() if (frame := video_and_number(name))}
     found: dict[str, Place] = {}
     for folder in folders:
-        paths = (Path(root) / name for root, _, files in os.walk(folder) for name in files)
-        for video in sorted(path for path in paths if path.suffix.lower() in VIDEOS):
+        for video in sorted((file for file in _files_below(folder) if file.suffix.lower() in VIDEOS), key=str):
             for number, content in _contents_of_frames(video, set(left.values())):
                 if left.get(content) == number:
                     found[content] = Frame(video, video.with_name(Path(wanted[content]).name), number)
@@ -172,7 +166,14 @@ def _frames_by_content(folders: Sequence[Path], wanted: Mapping[str, str]) -> di
     return found
 
 
-def _contents_of_frames(video: Path, numbers: set[int]) -> Iterator[tuple[int, str]]:
+def _files_below(folder: Folder) -> Iterator[Folder]:
+    if isinstance(folder, ObjectPath):
+        yield from (folder / path for path, _ in list_objects(folder))
+    else:
+        yield from (Path(root) / name for root, _, files in os.walk(folder) for name in files)
+
+
+def _contents_of_frames(video: Folder, numbers: set[int]) -> Iterator[tuple[int, str]]:
     """Yield the number and the content hash of some frames of a video, as far as it can be read."""
     try:
         for frame in Video(video).frames(Sampling(fps=None, stride=1), frozenset(numbers)):

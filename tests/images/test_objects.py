@@ -112,6 +112,15 @@ def test_the_place_of_an_object_is_its_url_and_has_a_file_only_where_one_is_made
     assert (tmp_path / "copies/cat/a.png").read_bytes() == png("red")
 
 
+def test_a_url_and_an_absolute_path_stand_for_themselves_below_any_folder(memory, tmp_path):
+    write_tar(tmp_path / "a.tar", {"cat/a.png": png("red")})
+    put(memory, {"a.tar": (tmp_path / "a.tar").read_bytes(), "b.png": png("blue")})
+
+    for found, content in (("a.tar/cat/a.png", "red"), ("b.png", "blue")):
+        assert place_of(Path(), str(place_of(STORE, found))).read_bytes() == png(content)
+    assert place_of(Path("data"), str(tmp_path / "a.tar/cat/a.png")).read_bytes() == png("red")
+
+
 def test_an_object_that_has_changed_or_was_deleted_since_the_scan_is_named(memory):
     put(memory, {"a.png": png("red")})
     place = place_of(STORE, "a.png")

@@ -3,12 +3,14 @@
 import hashlib
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import yaml
 from conftest import MAX_PIXELS
 from PIL import Image
 
+from datapool.core import schema
 from datapool.core.errors import DatapoolError
 from datapool.core.schema import Params
 from datapool.core.tables import EmbeddedTable
@@ -64,6 +66,27 @@ def test_a_folder_is_embedded_by_the_model_of_the_batch(model):
     assert rows.table.content_hash.tolist() == [image.content_hash for image in images]
     settings = {"batch_size": 64, "num_workers": 0, "accelerator": "auto", "known": None, "progress": None}
     assert np.array_equal(rows.embeddings, embed(model, images, **settings).embeddings)
+
+
+def test_a_folder_in_a_store_has_the_rows_of_the_same_files_and_a_file_there_is_refused(model, monkeypatch):
+    monkeypatch.setattr(schema, "STORES", (*schema.STORES, "memory"))
+    memory = fsspec.filesystem("memory")
+    save_checkpoint(model, Path("model.ckpt"))
+    for name in ("a/red", "blue"):
+        memory.pipe_file(f"/robots/test/{name}.png", draw(f"test/{name}.png", Path(name).name).path.read_bytes())
+    try:
+        there, here = read("memory://robots/test"), read("test")
+        refuse(
+            "memory://robots/test/blue.png",
+            "params.yaml: rules.protected is 'memory://robots/test/blue.png', a file in a store; copy it to a folder, or "
+            "give a folder of images",
+        )
+    finally:
+        memory.rm("/robots", recursive=True)
+
+    assert there.table.filename.tolist() == ["a/red.png", "blue.png"]
+    assert there.table.equals(here.table)
+    assert np.array_equal(there.embeddings, here.embeddings)
 
 
 def test_images_that_the_last_run_embedded_are_not_embedded_again(model, monkeypatch):

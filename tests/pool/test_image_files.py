@@ -4,6 +4,7 @@ import hashlib
 import os
 from pathlib import Path
 
+import fsspec
 import pandas as pd
 import pytest
 from filming import moving, write_video
@@ -11,6 +12,7 @@ from filming import moving, write_video
 from datapool.core.errors import DatapoolError
 from datapool.core.lineage import Version
 from datapool.images.frame_pixels import png_of
+from datapool.images.objects import folder_of
 from datapool.images.videos import Frame
 from datapool.pool.image_files import Located, find_image_files, require_image_files
 
@@ -78,6 +80,18 @@ def test_a_frame_is_found_in_a_video_that_was_renamed_or_moved_if_it_has_its_num
     assert found.path.read_bytes() == frame
     assert find("cam/drive-2-mkv.png", png_of(frames[1]), version("data"), **options).path is None
     assert find("cam/drive-2.png", frame, version("data"), **options).path is None  # no name of a frame
+
+
+def test_an_image_is_found_in_a_store_at_its_path_and_then_by_its_content():
+    memory = fsspec.filesystem("memory")
+    memory.pipe({"/robots/cat/a.png": b"a", "/robots/old/b.png": b"b"})
+    store = folder_of("memory://robots")
+    try:
+        assert find("cat/a.png", b"a", version("gone"), folders=[store]).path == store / "cat/a.png"
+        assert find("cat/b.png", b"b", version("gone"), folders=[store]).path == store / "old/b.png"
+        assert find("cat/a.png", b"c", version("gone"), folders=[store]) == Located(None, store / "cat/a.png")
+    finally:
+        memory.rm("/robots", recursive=True)
 
 
 def test_a_file_of_the_same_name_comes_before_others_of_that_content_and_only_it_may_have_any_ending():
