@@ -42,7 +42,7 @@ class PictureSource(NamedTuple):
     files: Mapping[str, ImageFile]
     """The images of the batch, by content hash: read where no store has a copy."""
     deep: Collection[str] = frozenset()
-    """The content hashes of those of more than 8 bits. Their pictures depend on the embedding space, so they are not kept."""
+    """The content hashes of those of more than 8 bits. Their pictures depend on the embedding space, so none is kept."""
 
     @classmethod
     def of_batch(
