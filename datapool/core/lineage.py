@@ -163,7 +163,7 @@ class Measured(_JsonObject):
             for name, before, after in figures
             if before is not None and after is not None
         ]
-        return f"{self.images} other images: {', '.join(shown)}"
+        return f"on {self.images} images held back: {', '.join(shown)}"
 
 
 class EmbeddingSpace(_JsonObject):

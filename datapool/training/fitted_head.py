@@ -1,4 +1,4 @@
-"""Fit the embedding head of a pretrained backbone to the batch: principal components, with mild edits shrunk away."""
+"""Fit the embedding head of a pretrained backbone to the batch: principal components that ignore mild edits."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -95,7 +95,7 @@ def fit_to_images(
         for head in (plain, by_others)
     )
     kept = is_better(after, before)
-    measured = Measured(change="edits of images shrunk away", images=len(tested), before=before, after=after, kept=kept)
+    measured = Measured(change="head fitted to ignore mild edits", images=len(tested), before=before, after=after, kept=kept)
     whitened = fit_head(model, features, seed=seed, views=views) if kept else plain
     return FittedHead(whitened, chosen, features, measured)
 

@@ -55,7 +55,7 @@ def test_a_candidate_changes_nothing_until_the_pool_is_migrated_to_it(workspace:
     output = workspace.repro()
 
     assert "which embeds this batch; a candidate was trained from it" in output
-    assert "candidate: better than the pool's model (12 other images: edited copies found " in output
+    assert "candidate: better than the pool's model (on 12 images held back: edited copies found " in output
     assert "`datapool migrate --checkpoint output/checkpoint_candidate.ckpt --check`" in output
     assert workspace.pool_files() == without.pool_files()  # the same picks, with the same embeddings
     assert workspace.pool_files()["checkpoint_latest.ckpt"] == own

@@ -68,5 +68,5 @@ def test_the_summary_has_both_figures_in_one_line():
     measured = Measured(change="training", images=9, before=before, after=after, kept=True)
 
     assert measured.summary == (
-        "training: kept (9 other images: edited copies found 50.0% -> 75.0%, at 1 % false alarms 25.0% -> 50.0%)"
+        "training: kept (on 9 images held back: edited copies found 50.0% -> 75.0%, at 1 % false alarms 25.0% -> 50.0%)"
     )

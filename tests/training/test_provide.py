@@ -226,7 +226,7 @@ def test_always_trains_a_candidate_and_embeds_by_the_pools_own_model_whichever_i
     assert torch.equal(candidate.backbone.bn1.running_var, tiny().backbone.bn1.running_var)
     assert candidate.preprocessing == tiny().preprocessing
     assert found[True].notes[1].startswith("trained on 40 images; ")
-    figures = r"10 other images: edited copies found [0-9.]+% -> [0-9.]+%, at 1 % false alarms [0-9.]+% -> [0-9.]+%"
+    figures = r"on 10 images held back: edited copies found [0-9.]+% -> [0-9.]+%, at 1 % false alarms [0-9.]+% -> [0-9.]+%"
     assert re.fullmatch(rf"candidate: no better than the pool's model \({figures}\)", found[False].notes[2])
     assert re.fullmatch(
         rf"candidate: better than the pool's model \({figures}\)\. The pool keeps its own, .*`datapool migrate --checkpoint "
@@ -339,7 +339,7 @@ def test_how_the_head_was_judged_is_printed_and_recorded_but_not_for_a_pool_that
     early = provide(NEW_POOL._replace(decodes_in_full=True), images, **settings)
 
     assert provided.space.measured[0].summary in provided.notes
-    assert "edits of images shrunk away: " in provided.notes[1]
+    assert "head fitted to ignore mild edits: " in provided.notes[1]
     assert provided.space.measured[0].before.labels_agree is not None
     assert EmbeddingSpace.model_validate(provided.space.model_dump()) == provided.space
     assert "measured" not in early.space.model_dump()
