@@ -30,7 +30,7 @@ from datapool.core.tables import EmbeddedTable
 from datapool.pool.merge import merge
 from datapool.pool.open import open_base
 
-DIMENSION = 64
+DIMENSION = 128  # the default of params.yaml
 POOLS, LINEAGE, BASE, MODEL = Path("pools"), Path("datapools.json"), Path("base"), Path("model.ckpt")
 _CSV, _CACHE = "datapool_latest.csv", "DVC's cache"
 _KEPT = 4  # versions, where not all are kept
@@ -120,8 +120,9 @@ def run(numbers: Sequence[int], rows: int, cache: "DvcCache", *, keep_history: b
     """Add a batch to the pool; the batch has the images of one or several numbers."""
     names = [f"week {number:03d}/image {i:05d}.png" for number in numbers for i in range(rows)]
     print(f"soak: {names[0]}", file=sys.stderr)
+    hashes = [hashlib.sha256(name.encode()).hexdigest() for name in names]
     images = pd.DataFrame(
-        {"filename": names, "path": names, "content_hash": names, "weak_label": "a", "status": "ok", "reason": ""}
+        {"filename": names, "path": names, "content_hash": hashes, "weak_label": "a", "status": "ok", "reason": ""}
     ).astype("str")
     embeddings = [np.random.default_rng(number).standard_normal((rows, DIMENSION), np.float32) for number in numbers]
     columns = ["filename", "content_hash", "weak_label"]
