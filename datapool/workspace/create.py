@@ -11,9 +11,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 import datapool
 from datapool.core import atomic
 from datapool.core.errors import DatapoolError
+from datapool.core.params import read_params
 from datapool.workspace.commands import git_commit, in_git_repository, run_command, run_dvc
 from datapool.workspace.params_file import set_params
 from datapool.workspace.template import (
@@ -133,6 +136,7 @@ def make_workspace(
     (folder / "data").mkdir(exist_ok=True)
     (folder / "datapools.json").write_text(_NO_POOLS)
     add_missing_lines(folder / ".gitignore", _GITIGNORE + IGNORED_DATA)
+    lists = _ignore_outputs(folder)
     has_own_readme = _write_readme(folder / "README.md")
     if scm is Scm.OWN and not (folder / ".git").exists():
         run_command(folder, "git", "init", "--quiet")
@@ -145,9 +149,30 @@ def make_workspace(
         url = remote if "://" in remote else str(Path(remote).absolute())
         run_dvc(folder, "remote", "add", "--quiet", "--default", "store", url)
     if scm is not Scm.NONE:
-        paths = [*OWN_FILES, *["README.md"] * has_own_readme]
+        paths = [*OWN_FILES, *lists, *["README.md"] * has_own_readme]
         git_commit(folder, f"Start a datapool workspace (datapool {datapool.__version__})", paths)
     begun.unlink()
+
+
+def _ignore_outputs(folder: Path) -> list[str]:
+    """Write the .gitignore files that DVC writes for the outputs of stages; return their paths in the workspace.
+
+    DVC writes them only after a run without failure. Until then `git add --all` would take outputs into git, and DVC
+    refuses to run stages whose outputs git tracks.
+    """
+    output_dir = read_params(folder / "params.yaml")["output_dir"]
+    names: dict[Path, list[str]] = {}
+    for stage in yaml.safe_load((folder / "dvc.yaml").read_text())["stages"].values():
+        for output in (*stage["outs"], *stage.get("plots", ())):
+            path = Path(
+                (output if isinstance(output, str) else next(iter(output))).replace("${output_dir}", output_dir)
+            )
+            if path.is_relative_to(output_dir):
+                names.setdefault(path.parent, []).append(f"/{path.name}\n")
+    for parent, lines in names.items():
+        (folder / parent).mkdir(parents=True, exist_ok=True)
+        add_missing_lines(folder / parent / ".gitignore", "".join(lines))
+    return [str(parent / ".gitignore") for parent in names]
 
 
 def is_half_made(folder: Path) -> bool:

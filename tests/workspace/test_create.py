@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from datapool.core.errors import DatapoolError
+from datapool.core.outputs import Outputs
 from datapool.core.params import load_params
 from datapool.workspace import create
 from datapool.workspace.create import BUDGET, Scm, make_workspace
@@ -69,6 +70,20 @@ def test_settings_differ_from_the_template_in_their_lines_only_and_are_in_the_fi
     assert changed == ["n_samples: 100", "min_distance: near_copies"]
     assert load_params().stopping_condition.level == "near_copies"
     assert subprocess.run(["git", "status", "--short"], capture_output=True, text=True, check=True).stdout == ""
+
+
+def test_git_ignores_the_outputs_of_a_first_run_that_ends_in_an_error(here):
+    # DVC tells git only after a run without failure.
+    make_workspace(Path(), scm=Scm.OWN)
+    outputs = Outputs("output")
+    for path in (outputs.images, outputs.base / "base.json", outputs.checkpoint, outputs.loss, outputs.report):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    outputs.metrics.touch()  # this one is for git
+
+    status = subprocess.run(["git", "status", "--short", "-uall"], capture_output=True, text=True, check=True).stdout
+
+    assert status == "?? output/metrics.json\n"
 
 
 def test_a_readme_is_ours_if_we_wrote_it(here, victim):
