@@ -95,7 +95,9 @@ def fit_to_images(
         for head in (plain, by_others)
     )
     kept = is_better(after, before)
-    measured = Measured(change="head fitted to ignore mild edits", images=len(tested), before=before, after=after, kept=kept)
+    measured = Measured(
+        change="head fitted to ignore mild edits", images=len(tested), before=before, after=after, kept=kept
+    )
     whitened = fit_head(model, features, seed=seed, views=views) if kept else plain
     return FittedHead(whitened, chosen, features, measured)
 

@@ -226,7 +226,9 @@ def test_always_trains_a_candidate_and_embeds_by_the_pools_own_model_whichever_i
     assert torch.equal(candidate.backbone.bn1.running_var, tiny().backbone.bn1.running_var)
     assert candidate.preprocessing == tiny().preprocessing
     assert found[True].notes[1].startswith("trained on 40 images; ")
-    figures = r"on 10 images held back: edited copies found [0-9.]+% -> [0-9.]+%, at 1 % false alarms [0-9.]+% -> [0-9.]+%"
+    figures = (
+        r"on 10 images held back: edited copies found [0-9.]+% -> [0-9.]+%, at 1 % false alarms [0-9.]+% -> [0-9.]+%"
+    )
     assert re.fullmatch(rf"candidate: no better than the pool's model \({figures}\)", found[False].notes[2])
     assert re.fullmatch(
         rf"candidate: better than the pool's model \({figures}\)\. The pool keeps its own, .*`datapool migrate --checkpoint "
