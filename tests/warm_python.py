@@ -1,10 +1,14 @@
 """A Python that has its libraries loaded already, for tests that run the real ``dvc`` many times.
 
 Of the ten CPU seconds of a ``dvc repro`` of small images eight are spent on importing pandas, pyarrow and dvc, nine times
-over. So tests put a folder first on the PATH whose ``python`` and ``dvc`` are a small client: it passes its arguments,
-environment, folder and open files to a server, which has imported third-party packages only and forks a process for each
-request. That process imports the stages and the library anew, from the workspace in which it runs. What a fork would not
-do as a new Python does (another PYTHONPATH, another locale, anything but a stage or dvc) goes to a real Python.
+over. So tests put a folder first on the PATH whose ``python``, ``dvc`` and ``datapool`` are a small client: it passes its
+arguments, environment, folder and open files to a server, which has imported third-party packages only and forks a process
+for each request. That process imports the stages and the library anew: a stage from the workspace in which it runs,
+``datapool`` as the program of that name does. What a fork would not do as a new Python does (another PYTHONPATH, another
+locale, anything but these programs) goes to a real Python.
+
+Of the CPU time of dvc itself, a third is reading dvc.lock with its comments, in Python, for each stage that has run. It has
+no comments: here it is read by libyaml, as dvc reads it everywhere else. ``tests/pipeline/test_dvc.py`` compares the bytes.
 
 Tests of starting, killing and signals use the real programs.
 """
@@ -34,8 +38,9 @@ _CLIENT = """\
 #!{python} -IS
 import json, os, signal, socket, sys
 
-arguments = ["-m", "dvc", *sys.argv[1:]] if os.path.basename(sys.argv[0]) == "dvc" else sys.argv[1:]
-is_known = arguments[:1] == ["-m"] and (arguments[1].startswith("stages.") or arguments[1] == "dvc")
+before = {{"python": [], "dvc": ["-m", "dvc"], "datapool": [{datapool!r}]}}[os.path.basename(sys.argv[0])]
+arguments = before + sys.argv[1:]
+is_known = bool(before) or arguments[:1] == ["-m"] and arguments[1].startswith(("stages.", "dvc"))
 same = {{k: v for k, v in os.environ.items() if k.startswith({same!r})}}
 connection = socket.socket(socket.AF_UNIX)
 try:
@@ -44,7 +49,7 @@ try:
     connection.connect({address!r})
 except OSError:
     os.execv({python!r}, [{python!r}, *arguments])
-request = json.dumps([arguments[1:], os.getcwd(), dict(os.environ)]).encode()
+request = json.dumps([arguments, os.getcwd(), dict(os.environ)]).encode()
 socket.send_fds(connection, [len(request).to_bytes(4, "big")], [0, 1, 2])
 connection.sendall(request)
 answers = connection.makefile()
@@ -60,11 +65,14 @@ os._exit(code)
 
 
 def programs(folder: Path, environment: Mapping[str, str]) -> None:
-    """Write the clients ``python`` and ``dvc`` into a folder, to be put first on the PATH of an environment."""
+    """Write the clients into a folder, to be put first on the PATH of an environment."""
     own = {key: value for key, value in environment.items() if key.startswith(_SAME)}
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("python", "dvc"):
-        client = _CLIENT.format(python=sys.executable, same=_SAME, own=own, address=str(folder / "server"))
+    datapool = str(Path(sys.executable).parent / "datapool")
+    for name in ("python", "dvc", "datapool"):
+        client = _CLIENT.format(
+            python=sys.executable, datapool=datapool, same=_SAME, own=own, address=str(folder / "server")
+        )
         (folder / name).write_text(client)
         (folder / name).chmod(0o755)
 
@@ -88,6 +96,7 @@ def start(folder: Path, environment: Mapping[str, str]) -> subprocess.Popen[byte
 def _serve(address: str) -> None:
     for name in PRELOADED:
         __import__(name)
+    _read_locks_quickly()
     # The workspace has its own: what is tested is never preloaded.
     for name in [name for name in sys.modules if name.split(".")[0] == "datapool"]:
         del sys.modules[name]
@@ -107,11 +116,20 @@ def _serve(address: str) -> None:
         if not os.fork():
             listener.close()
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            _answer(connection)
+            _answer(connection, Path(address).parent)
         connection.close()
 
 
-def _answer(connection: socket.socket) -> None:
+def _read_locks_quickly() -> None:
+    from dvc.utils.serialize import _yaml
+
+    with_comments = _yaml.parse_yaml_for_update
+    _yaml.parse_yaml_for_update = lambda text, path: (
+        _yaml.parse_yaml if Path(path).name == "dvc.lock" else with_comments
+    )(text, path)
+
+
+def _answer(connection: socket.socket, clients: Path) -> None:
     """Fork the process of one request, and pass on how it ended. A client that is gone ends it."""
     head, files, _, _ = socket.recv_fds(connection, 4, 3)
     with connection.makefile("rb") as incoming:
@@ -119,7 +137,7 @@ def _answer(connection: socket.socket) -> None:
     pid = os.fork()
     if not pid:
         connection.close()
-        _run(arguments, folder, environment, files)
+        _run(arguments, folder, environment, files, clients)
     for file in files:
         os.close(file)
     connection.sendall(f"{pid}\n".encode())
@@ -133,22 +151,28 @@ def _answer(connection: socket.socket) -> None:
     os._exit(0)
 
 
-def _run(arguments: list[str], folder: str, environment: dict[str, str], files: list[int]) -> None:
-    """Become the program: ``python -m <arguments>`` in a folder."""
+def _run(arguments: list[str], folder: str, environment: dict[str, str], files: list[int], clients: Path) -> None:
+    """Become the program: ``python <arguments>``, a module or a file, in a folder."""
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    sys.argv[:] = arguments
-    sys.path[0] = folder
+    is_module = arguments[0] == "-m"
+    sys.argv[:] = arguments[is_module:]
+    sys.path[0] = folder if is_module else str(Path(arguments[0]).parent)
+    if not is_module:  # the dvc that a command runs is to be a fork as well
+        sys.executable = str(clients / "python")
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         setattr(sys, name, open(getattr(sys, f"__{name}__").fileno(), mode, closefd=False))  # noqa: SIM115
     code = 0
     gc.disable()  # a tenth of the CPU time of a dvc, which ends before its garbage matters; a stage turns it on again
     try:
-        runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+        if is_module:
+            runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(sys.argv[0], run_name="__main__")
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
         if isinstance(error.code, str):

@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import yaml
-from conftest import ENVIRONMENT, Workspace, write_picture
+from conftest import ENVIRONMENT, Workspace, preloaded_environment, write_picture
 from lightly.utils.io import load_embeddings, save_embeddings
 
 import datapool
@@ -49,13 +48,14 @@ def command(shared: Path, week: Path, *settings: str, output: Path | None = None
     folders = ["--input-dir", str(week), "--shared-dir", str(shared)]
     folders += ["--output-dir", str(output)] if output else []
     arguments = {argument.partition("=")[0]: argument for argument in (*ARGUMENTS, *settings)}
-    program = [sys.executable, "-c", "from datapool.cli import main; main()"]
-    return [*program, "run", *folders, "--", *arguments.values()]
+    return ["datapool", "run", *folders, "--", *arguments.values()]
 
 
 def run(words: list[str], *, code: int = 0) -> str:
     # Not in the folder of this code, of which a workspace has its own copy.
-    done = subprocess.run(words, env=ON, cwd="/", stdout=-1, stderr=-2, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        words, env=preloaded_environment(), cwd="/", stdout=-1, stderr=-2, text=True, timeout=300, check=False
+    )
     assert done.returncode == code, done.stdout
     return done.stdout
 

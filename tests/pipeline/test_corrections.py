@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -14,11 +13,9 @@ from datapool.images.thumbnails import ThumbnailStore
 
 pytestmark = pytest.mark.slow
 
-MAIN = "from datapool.cli import main; main()"
-
 
 def datapool(workspace: Workspace, *arguments: str, fails: bool = False) -> str:
-    return workspace.run(sys.executable, "-c", MAIN, *arguments, fails=fails)
+    return workspace.run("datapool", *arguments, fails=fails)
 
 
 def ends_well(workspace: Workspace) -> None:

@@ -46,6 +46,16 @@ def test_01_the_first_run_makes_a_pool(model_first_week):
     assert [version["rows"] for version in model_first_week.versions()] == [len(model_first_week.names())]
 
 
+def test_the_dvc_of_these_tests_writes_the_lock_that_dvc_itself_writes(model_second_week):
+    # See tests/warm_python.py. Here dvc is as it is installed: it reads a lock with its comments, and writes it again.
+    from dvc.utils.serialize import dumps_yaml
+    from dvc.utils.serialize._yaml import parse_yaml_for_update
+
+    lock = (model_second_week.folder / "dvc.lock").read_text()
+    assert "lr: 3e-05" in lock  # of all values, the one that a reader may change
+    assert dumps_yaml(parse_yaml_for_update(lock, "dvc.lock")) == lock
+
+
 @pytest.mark.full
 def test_weeks_of_16_bits_are_scaled_by_the_range_of_the_first(new_model_workspace, after, tmp_path):
     # A sensor of 12 bits; the second week is darker, and must not be brightened.

@@ -1,6 +1,7 @@
 """`datapool add` and `datapool keep`: a week with the real git and dvc, and the two lines that tell what a batch brought."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -40,13 +41,11 @@ from datapool.workspace.week import (
     waiting,
 )
 
-MAIN = "from datapool.cli import main; main()"
-
 
 def datapool(workspace: Workspace, *arguments: object) -> tuple[int, list[str], str]:
     """Run a command; return its exit code, the lines of its output, and its error output."""
     done = subprocess.run(
-        [sys.executable, "-c", MAIN, *map(str, arguments)],
+        ["datapool", *map(str, arguments)],
         cwd=workspace.folder,
         env=preloaded_environment(),
         capture_output=True,
@@ -58,7 +57,13 @@ def datapool(workspace: Workspace, *arguments: object) -> tuple[int, list[str], 
 
 def refusal(workspace: Workspace, call: Callable[..., object], *arguments: object, **options: object) -> str:
     """Call ``add`` or ``keep`` in the workspace, in this process, which is quicker; return its refusal."""
-    with chdir(workspace.folder), pytest.raises(DatapoolError) as refused:
+    programs = preloaded_environment()["PATH"].partition(os.pathsep)[0]
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        chdir(workspace.folder),
+        pytest.raises(DatapoolError) as refused,
+    ):
+        patch.setattr(sys, "executable", f"{programs}/python")  # which runs dvc
         call(*arguments, **options, log=lambda line: None)
     return str(refused.value)
 
