@@ -95,6 +95,10 @@ class Metrics(BaseModel):
     share_lowered_bound: float | None = None
     """No choice of as many images takes off a larger share (Nemhauser, Wolsey & Fisher 1978). With a pool, and if neither a
     rule, a min_distance nor an earlier choice limited the picks and all candidates were evaluated."""
+    allowed: int | None = None
+    """Method coverage: number of candidates that the rules allow before anything is picked."""
+    summed: int | None = None
+    """Method coverage: how many of these its sum runs over; if not all, ``seed`` draws them."""
     share_covered_by_pool: float | None
     """Share of the candidates closer than ``min_distance`` (if not above 0: ``redundant_below``) to the old pool."""
     share_redundant: float | None

@@ -298,7 +298,7 @@ def collect_facts(inputs: ReportInputs, params: Params, *, removed_file: str) ->
         known=_list(removed[removed.kind == "known"]),
         covers=covers,
         n_covers=n_covers,
-        comparison=describe_comparison(metrics),
+        comparison=describe_comparison(metrics, seed=params.seed),
         coverage=inputs.coverage,
         versions=[_version_row(version) for version in inputs.versions],
         embedding_space=_space_facts(inputs.embedding_space, normalize=params.normalize_embeddings),

@@ -237,6 +237,8 @@ def compute_metrics(
         share_lowered_bound=None
         if lowered is None or comparison.evaluated < len(candidates.table)
         else _bound_of_share(lowered, sampled, config, n_base),
+        allowed=sampled.sum_over.allowed if sampled.sum_over else None,
+        summed=sampled.sum_over.summed if sampled.sum_over else None,
         share_covered_by_pool=_share(sample.to_pool, covered_below),
         share_redundant=_share(sample.to_others[~np.isnan(sample.to_others)], redundant_below),
         redundant_below=redundant_below,

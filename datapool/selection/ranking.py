@@ -113,6 +113,23 @@ class Ranked(NamedTuple):
     per image with the columns ``rules.EXCLUDED``. Those of kind "protected" are candidates; the others are not offered."""
 
 
+class SumOver(NamedTuple):
+    """How many candidates the sum of "coverage" runs over."""
+
+    allowed: int
+    """Those that the rules allow before anything is picked."""
+    summed: int
+    """As many of these; if not all, the seed draws them."""
+
+
+def sum_over(candidates: EmbeddedTable, base: EmbeddedTable, ranked: Ranked, config: RankingConfig) -> SumOver | None:
+    """Return how many candidates the sum of a ranking runs over; None if its method has no sum."""
+    if config.method != "coverage" or not np.isfinite(config.power):
+        return None
+    n = int(_allowed_at_first(candidates.table, base.table, ranked, config.rules).sum())
+    return SumOver(n, len(evaluation_points(n, seed=config.seed)))
+
+
 def has_trace(config: RankingConfig) -> bool:
     """Return whether a ranking has a trace, so that a cut at any step needs no distances: exact "coreset" without rules."""
     return config.method == "coreset" and not config.approximate and not has_rules(config.rules)

@@ -20,6 +20,7 @@ from datapool.selection.ranking import (
     DistanceVectors,
     Ranked,
     RankingConfig,
+    SumOver,
     begin_with,
     can_be_extended,
     distances_of,
@@ -27,6 +28,7 @@ from datapool.selection.ranking import (
     has_trace,
     neighbor_names,
     rows_of,
+    sum_over,
 )
 from datapool.selection.rules import excluded_by_rules
 from datapool.selection.spacing import Known, keep_apart
@@ -61,6 +63,8 @@ class Sampled(NamedTuple):
     """How many of the first picks were kept from an earlier choice; None if everything was chosen anew."""
     next_distance: float | None = None
     """Distance of the candidate that the ranking has after the picks; None if it ends with them."""
+    sum_over: SumOver | None = None
+    """For "coverage": what the sum runs over; None if the picks begin no ranking."""
 
     @property
     def duplicates(self) -> list[str]:
@@ -170,6 +174,7 @@ def sample(
         farthest="" if farthest is None else candidates.table.filename[left_out[farthest]],
         n_kept=n_kept,
         next_distance=float(ranked.table.distance.iloc[len(taken)]) if len(taken) < len(ranked.table) else None,
+        sum_over=None if is_final else sum_over(candidates, base, ranked, config),
     )
 
 

@@ -106,10 +106,14 @@ def describe_offered_again(metrics: Metrics, *, remember_rejected: bool) -> str:
     return f"candidates that were offered before and not taken, and are tried again: {metrics.offered_again} ({why})"
 
 
-def describe_comparison(metrics: Metrics) -> str:
+def describe_comparison(metrics: Metrics, *, seed: int) -> str:
     """Return how near the candidates are to the new pool, beside a random choice.
 
     "" if nothing was measured, or if there was no choice: all were picked.
+
+    Args:
+        metrics: Those of the run.
+        seed: That of the run.
     """
     if metrics.mean_distance is None or metrics.picked == metrics.candidates:
         return ""
@@ -118,7 +122,8 @@ def describe_comparison(metrics: Metrics) -> str:
         f"A candidate lies {metrics.mean_distance:.4g} from its nearest image of the pool on average, and 99% lie within "
         f"{metrics.p99_distance:.4g}. With as many picked at random it would be {metrics.random_mean_distance:.4g} and "
         f"{metrics.random_p99_distance:.4g}, with the farthest at {metrics.random_covering_radius:.4g} instead of "
-        f"{metrics.covering_radius:.4g} ({of} {metrics.candidates:,} candidates).{_describe_gain(metrics)}"
+        f"{metrics.covering_radius:.4g} ({of} {metrics.candidates:,} candidates)."
+        f"{_describe_gain(metrics)}{_describe_sum(metrics, seed)}"
     )
 
 
@@ -133,3 +138,9 @@ def _describe_gain(metrics: Metrics) -> str:
     if metrics.share_lowered_bound is None:
         return f"{sentence}."
     return f"{sentence}, and no choice of as many more than {metrics.share_lowered_bound:.0%}."
+
+
+def _describe_sum(metrics: Metrics, seed: int) -> str:
+    if metrics.summed is None or metrics.allowed is None or metrics.summed == metrics.allowed:
+        return ""
+    return f" The sum runs over {metrics.summed:,} of {metrics.allowed:,} candidates, drawn with seed {seed}."

@@ -20,6 +20,7 @@ from datapool.selection.evaluation import (
 )
 from datapool.selection.evaluation_sample import EvaluationSample, measure_sample
 from datapool.selection.k_center import k_center, random_order
+from datapool.selection.ranking import SumOver
 from datapool.selection.sampling import Sampled
 
 
@@ -263,7 +264,7 @@ def test_metrics_count_every_image_once():
         pd.DataFrame({"status": status}),
         candidates,
         base,
-        Sampled(picks, removed, covering_radius=0.25, farthest="c"),
+        Sampled(picks, removed, covering_radius=0.25, farthest="c", sum_over=SumOver(31, 20)),
         compared(candidates, "ab", line(1, 2, 3)),
         measure(candidates.embeddings, line(1, 2, 3)),
         make_config(),
@@ -299,6 +300,7 @@ def test_metrics_count_every_image_once():
         ("radius_lower_bound", 0.125),
         ("witness", "c"),
     ]
+    assert (numbers.allowed, numbers.summed) == (31, 20)
 
 
 def test_a_choice_of_no_image_from_a_new_pool_has_neither_radius_nor_pick_distance():

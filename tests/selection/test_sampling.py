@@ -26,7 +26,7 @@ from lines import (
 
 from datapool.core.schema import StoppingCondition
 from datapool.core.tables import EmbeddedTable
-from datapool.selection import sampling
+from datapool.selection import coverage, sampling
 from datapool.selection.k_center import distances_along
 from datapool.selection.ranking import Ranked, RankingConfig
 from datapool.selection.sampling import Sampled, filename_lists, sample, what_a_cut_takes
@@ -689,6 +689,23 @@ def test_a_pick_that_gains_too_little_ends_a_cut_of_coverage():
     assert picked(cut(candidates, ZERO, stop(-1, min_gain=0.36), config, order)) == ["a", "b"]
     assert picked(cut(candidates, ZERO, stop(3, min_gain=0.37), config, order)) == ["a"]
     assert picked(cut(candidates, ZERO, stop(1, min_gain=0.3), config, order)) == ["a"]
+
+
+def test_a_cut_counts_what_the_sum_of_coverage_runs_over(monkeypatch):
+    # Of five candidates the rule never allows e; the sum runs over three of the others.
+    monkeypatch.setattr(coverage, "MOST_POINTS", 3)
+    candidates, rules = rows({"a": 4, "b": 8, "c": 12, "d": 16, "e": 17}, "xxxxy"), {"x": 4, "y": 0}
+    config = make_config("coverage", rules=NO_RULES.model_copy(update={"balance": rules}))
+
+    def runs_over(config: RankingConfig) -> tuple[int, int] | None:
+        return cut(candidates, ZERO, stop(2), config, ranking(candidates, ZERO, config)).sum_over
+
+    assert runs_over(config) == (4, 3)
+    assert runs_over(make_config("coverage")) == (5, 3)
+    assert runs_over(make_config("coverage", power=np.inf)) is None  # the farthest of all
+    assert runs_over(make_config("random")) is None
+    monkeypatch.setattr(coverage, "MOST_POINTS", 4)
+    assert runs_over(config) == (4, 4)
 
 
 def test_images_that_stay_picked_are_not_skipped_for_each_other():

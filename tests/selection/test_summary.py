@@ -30,7 +30,7 @@ def test_the_summary_of_all_and_of_none_has_no_number_that_says_nothing():
     none = metrics(images=7, candidates=5, picked=0, known=2, pool_before=3, pool_after=3, covering_radius=0.25)
 
     assert summarize(every) == "picked 5 of 5 candidates: the pool grows from 0 to 5 images"
-    assert describe_comparison(every) == ""  # each lies 0 from the pool, in which it is
+    assert describe_comparison(every, seed=1) == ""  # each lies 0 from the pool, in which it is
     assert summarize(none) == (
         "picked none of 5 candidates (2 more are in the pool already): the pool still has 3 images; every candidate lies "
         "within 0.25 of it"
@@ -114,12 +114,14 @@ def test_the_comparison_has_both_choices_and_how_many_candidates_were_measured()
         "random it would be 4 and 5, with the farthest at 6 instead of 3 "
     )
 
-    assert describe_comparison(run) == sentence + "(measured on 1,000 of 2,000 candidates)."
-    assert describe_comparison(run.model_copy(update={"candidates": 1000})) == sentence + "(of 1,000 candidates)."
+    assert describe_comparison(run, seed=1) == sentence + "(measured on 1,000 of 2,000 candidates)."
+    assert (
+        describe_comparison(run.model_copy(update={"candidates": 1000}), seed=1) == sentence + "(of 1,000 candidates)."
+    )
 
 
 def test_without_distances_there_is_no_comparison():
-    assert describe_comparison(metrics()) == ""
+    assert describe_comparison(metrics(), seed=1) == ""
 
 
 def test_coverage_tells_what_the_picks_take_off_its_sum_and_what_no_choice_could():
@@ -130,11 +132,27 @@ def test_coverage_tells_what_the_picks_take_off_its_sum_and_what_no_choice_could
     )  # fmt: skip
     begin = "Of the sum that coverage lowers, the picks take off 43%, as many at random 31%"
 
-    assert describe_comparison(run).endswith(f" {begin}, and no choice of as many more than 68%.")
+    assert describe_comparison(run, seed=1).endswith(f" {begin}, and no choice of as many more than 68%.")
     unproven = run.model_copy(update={"share_lowered_bound": None})
-    assert describe_comparison(unproven).endswith(f" {begin}.")
+    assert describe_comparison(unproven, seed=1).endswith(f" {begin}.")
     first = unproven.model_copy(update={"pool_before": 0})
-    assert describe_comparison(first).endswith(f" {begin.replace(' lowers', ' lowers that the first image leaves')}.")
+    assert describe_comparison(first, seed=1).endswith(
+        f" {begin.replace(' lowers', ' lowers that the first image leaves')}."
+    )
+
+
+def test_a_sum_over_some_of_the_candidates_says_over_how_many_and_which_seed_drew_them():
+    run = metrics(
+        candidates=1_000_100, evaluated=10_000, allowed=1_000_000, summed=100_000, covering_radius=3.0, mean_distance=1.0,
+        p99_distance=2.0, random_covering_radius=6.0, random_mean_distance=4.0, random_p99_distance=5.0,
+        share_lowered=0.43, random_share_lowered=0.31,
+    )  # fmt: skip
+    over_all = run.model_copy(update={"summed": 1_000_000})
+
+    assert describe_comparison(run, seed=7).endswith(
+        " as many at random 31%. The sum runs over 100,000 of 1,000,000 candidates, drawn with seed 7."
+    )
+    assert describe_comparison(over_all, seed=7).endswith(" as many at random 31%.")
 
 
 def test_a_pick_that_would_gain_too_little_is_the_reason_unless_the_number_is_reached():
