@@ -15,6 +15,7 @@ Squared distances are in units of 1 / scale², where ``scale`` is the power of t
 
 import math
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -42,7 +43,9 @@ _MOST_PAIRS = 2**19  # in a block, about
 _FEW_PAIRS = 2**22  # in all lists, when they begin: earlier they take longer than the products that they save
 _FEWEST = 64  # at least, if so many may be the best
 _GROWTH = 4
+_TOGETHER = 2**16  # candidates looked at together, where all of them are
 _PRODUCTS = 256  # candidates in products, at least: with fewer, the calls of Python take longer
+_ROWS = 4096  # points whose vectors are copied together
 _AHEAD = 64  # candidates of a prefix whose points are found together
 _FEW_SUMS = 32  # of so many candidates that may be the first pick, the sums are computed at once
 _ROUNDING, _ROUNDING_32 = 1 + 1e-9, 1 + 1e-6  # more than a sum in float64, a difference in float32 is wrong
@@ -141,7 +144,7 @@ class Gains:
 
     def total(self) -> float:
         """Return the weighted sum of the losses."""
-        return math.fsum((self._weights * self.losses).tolist())
+        return _fsum(self._weights * self.losses)
 
     def close(self, rows: np.ndarray | int) -> None:
         """Rule out candidates: they may not be picked any more."""
@@ -169,15 +172,19 @@ class Gains:
         Without a center, only the losses after count: the gain is negative.
         """
         among = self._may_be_nearer(row)
-        vectors = self._candidates[self.rows[among]]
-        squared = squared_distances(vectors, self._candidates[row : row + 1]) * self._scale**2
+        vector = self._candidates[row : row + 1]
+        squared = np.empty(len(among))
+        for start in range(
+            0, len(among), _ROWS
+        ):  # all points, without a center: their vectors are not copied as a whole
+            part = slice(start, start + _ROWS)
+            squared[part] = squared_distances(self._candidates[self.rows[among[part]]], vector)
+        squared *= self._scale**2
         is_nearer = squared < self.squared[among]
         among, squared = among[is_nearer], squared[is_nearer]
         weights, before = self._weights[among], self.losses[among]
-        terms = np.concatenate(
-            [weights * np.where(np.isinf(before), 0.0, before), -weights * powered(squared, self._power)]
-        )
-        return Gain(row, math.fsum(terms.tolist()), among, squared)
+        off, left = weights * np.where(np.isinf(before), 0.0, before), -weights * powered(squared, self._power)
+        return Gain(row, _fsum(off, left), among, squared)
 
     def look_ahead(self, rows: np.ndarray) -> None:
         """Prepare for the gains of some candidates together."""
@@ -191,11 +198,11 @@ class Gains:
 
     def best_first(self) -> Gain:
         """Return the gain of the candidate that leaves the smallest sum of losses where there is no center yet."""
-        open_rows = np.flatnonzero(self._bounds > -np.inf)
-        sums = least_sums(self._candidates, self.rows, self._weights, power=self._power, scale=self._scale)[open_rows]
-        best = self.exact(int(open_rows[sums.argmin()]))
-        is_rival = sums <= -best.value
-        rivals, sums = open_rows[is_rival], sums[is_rival]
+        sums = least_sums(self._candidates, self.rows, self._weights, power=self._power, scale=self._scale)
+        sums[self._bounds == -np.inf] = np.inf  # it may not be picked
+        best = self.exact(int(sums.argmin()))
+        rivals = np.flatnonzero(sums <= -best.value)
+        sums = sums[rivals]
         if len(rivals) > _FEW_SUMS:
             sums = self._least_sums_by_products(rivals)
         for at in np.argsort(sums, kind="stable").tolist():
@@ -209,7 +216,8 @@ class Gains:
 
     def start(self) -> None:
         """Bound the gains of all candidates; from here on ``best`` knows the largest."""
-        self._refresh(np.flatnonzero(self._bounds > -np.inf))
+        for start in range(0, len(self._bounds), _TOGETHER):
+            self._refresh(start + np.flatnonzero(self._bounds[start : start + _TOGETHER] > -np.inf))
 
     def best(self) -> Gain:
         """Return the largest gain, of several that of the lowest row; there is an open candidate, and a center."""
@@ -260,12 +268,15 @@ class Gains:
         """Return some candidates and, if few, those with the largest old bounds and no list: products cost little more."""
         if not 0 < len(rows) < _PRODUCTS:
             return rows
-        is_next = (self._seen < self._step) & (self._bounds > -np.inf) & ~self._lists.has(slice(None))
-        is_next[rows] = False
-        others = np.flatnonzero(is_next)
-        n_more = min(_PRODUCTS - len(rows), len(others))
-        if n_more < len(others):
-            others = others[np.argpartition(-self._bounds[others], n_more)[:n_more]]
+        n_more, others, least = _PRODUCTS - len(rows), rows[:0], -np.inf
+        for start in range(0, len(self._bounds), _TOGETHER):  # arrays for all candidates at once would take much memory
+            part = slice(start, start + _TOGETHER)
+            is_next = (self._bounds[part] > least) & (self._seen[part] < self._step) & ~self._lists.has(part)
+            found = start + np.flatnonzero(is_next)
+            others = np.concatenate([others, found[~np.isin(found, rows)]])
+            if len(others) > n_more:
+                others = others[np.argpartition(-self._bounds[others], n_more - 1)[:n_more]]
+                least = self._bounds[others[-1]]
         return np.concatenate([rows, others])
 
     def _refresh_by_products(self, rows: np.ndarray) -> None:
@@ -330,6 +341,16 @@ class Gains:
         """Estimate the share of all pairs in which the candidate is nearer to the point than its center."""
         n, m = len(self._bounds), len(self.losses)
         rows, points = (np.arange(0, size, max(1, size // most)) for size, most in zip((n, m), _PROBES, strict=True))
-        a, b = (self._candidates[each] * self._scale for each in (rows, self.rows[points]))
+        a, b = (self._candidates[each] * np.float32(self._scale) for each in (rows, self.rows[points]))
         lengths_a, lengths_b = (np.einsum("ij,ij->i", each, each) for each in (a, b))
-        return float((lengths_a[:, None] + lengths_b - 2 * (a @ b.T) < self.squared[points]).mean()) if m else 0.0
+        squared = a @ b.T
+        squared *= -2
+        squared += lengths_a[:, None]
+        squared += lengths_b
+        return float((squared < self.squared[points]).mean()) if m else 0.0
+
+
+def _fsum(*terms: np.ndarray) -> float:
+    """Return the sum of some float64 arrays, rounded once. A list of a number takes four times its memory."""
+    parts = (each[start : start + _ROWS].tolist() for each in terms for start in range(0, len(each), _ROWS))
+    return math.fsum(chain.from_iterable(parts))

@@ -35,12 +35,16 @@ class Lists:
         number = np.min_scalar_type(m)
         self.room = memory // (number.itemsize + 4)
         self._points, self._losses = np.empty(self.room, dtype=number), np.empty(self.room, dtype=np.float32)
-        self._used, self._largest = 0, 0.0  # the losses are kept as shares of the largest
-        self._starts, self._lengths = np.zeros(n, dtype=np.int64), np.full(n, -1, dtype=np.int32)
+        self._used, self._largest = 1, 0.0  # the losses are kept as shares of the largest
+        # Zeros take no memory until lists are added. A start at 0 is no list: that place stays unused.
+        places = np.int32 if self.room < 2**31 else np.int64
+        self._starts: np.ndarray = np.zeros(n, dtype=places)
+        self._lengths = np.zeros(n, dtype=np.int32)
 
     def has(self, rows: np.ndarray | slice) -> np.ndarray:
         """Return which of some candidates have a list."""
-        return self._lengths[rows] >= 0
+        has_list: np.ndarray = self._starts[rows] > 0
+        return has_list
 
     def points(self, row: int) -> np.ndarray:
         """Return the points in the list of a candidate."""
