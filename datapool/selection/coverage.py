@@ -53,6 +53,7 @@ def coverage(
     exclude: Exclude | None = None,
     prefix: Sequence[int] | np.ndarray = (),
     min_gain: float = -1.0,
+    nearest_of_pool: np.ndarray | None = None,
     device: str | None = "auto",
     workers: BoundWorkers | None = None,
     progress: Progress | None = None,
@@ -88,6 +89,8 @@ def coverage(
         prefix: The first picks, already known. The selection continues from there.
         min_gain: Stop before a pick that takes less off the sum than this share of what the first pick took off; without a
             pool, of what the second one took off. 0 or less never stops.
+        nearest_of_pool: Shape (n,): the row of the pool that is nearest to each candidate, as ``nearest`` finds it; only
+            those of the points count. None: it is not known. With power inf it plays no part.
         device: Where large products are computed: "auto" for a CUDA device if there is one and the work is large, else
             the processors; None for the processors; or a device of torch.
         workers: They compute these products where many gains are bounded; then ``device`` plays no part. With power inf
@@ -127,7 +130,11 @@ def coverage(
             workers=workers,
         )
         if len(pool):
-            gains.set_losses(_squared_to_pool(candidates[gains.rows], pool, device) * scale**2)
+            if nearest_of_pool is None:
+                of_points = nearest(candidates[gains.rows], pool, device=device).indices
+            else:
+                of_points = nearest_of_pool[gains.rows]
+            gains.set_losses(_squared_to(candidates, gains.rows, pool, of_points) * scale**2)
         greedy = _Greedy(gains, exclude, has_pool=len(pool) > 0)
         greedy.pick_prefix(np.asarray(prefix, dtype=np.int64)[:limit])
         greedy.pick_best(limit, min_gain, progress)
@@ -191,11 +198,11 @@ class _Greedy:
             self._gains.close(np.asarray(self._exclude(gain.row), dtype=np.int64))
 
 
-def _squared_to_pool(points: np.ndarray, pool: np.ndarray, device: str | None) -> np.ndarray:
-    """Return the squared distance of each point to its nearest row of the pool."""
-    found = nearest(points, pool, device=device).indices
-    parts = (slice(start, start + 4096) for start in range(0, len(points), 4096))
-    return np.concatenate([np.empty(0), *(squared_distances(points[part], pool[found[part]]) for part in parts)])
+def _squared_to(candidates: np.ndarray, rows: np.ndarray, pool: np.ndarray, rows_of_pool: np.ndarray) -> np.ndarray:
+    """Return the squared distances of some candidates to as many rows of the pool."""
+    parts = (slice(start, start + 4096) for start in range(0, len(rows), 4096))
+    squared = (squared_distances(candidates[rows[part]], pool[rows_of_pool[part]]) for part in parts)
+    return np.concatenate([np.empty(0), *squared])
 
 
 def _cover_farthest(

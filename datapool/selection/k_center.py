@@ -98,6 +98,7 @@ def k_center(
     weights: np.ndarray | None = None,
     exclude: Exclude | None = None,
     prefix: Sequence[int] | np.ndarray = (),
+    nearest_of_pool: np.ndarray | None = None,
     with_trace: bool = False,
     device: str | None = "auto",
     workers: BlockWorkers | None = None,
@@ -130,6 +131,8 @@ def k_center(
             a pool the first is the one with the largest weight. Distances may increase then.
         exclude: Called with each pick; returns the rows that may not be picked any more.
         prefix: The first picks, already known. The selection continues from there.
+        nearest_of_pool: Shape (n,): the row of the pool that is nearest to each candidate, as ``nearest`` finds it, where
+            that is known; NO_NEIGHBOR elsewhere. None: it is known of none.
         with_trace: Also return which center covers each candidate, for every number of picks from those of ``prefix`` on.
         device: Where large products are computed: "auto" for a CUDA device if there is one and the work is large, else
             the processors; None for the processors; or a device of torch. The selection is the same, but the trace may
@@ -145,6 +148,9 @@ def k_center(
     centers = NearestCenters(
         candidates, pool, n_expected=len(pool) + limit, keep_changes=with_trace, device=device, workers=workers
     )
+    if nearest_of_pool is not None:
+        known = np.flatnonzero(nearest_of_pool != NO_NEIGHBOR)
+        centers.set_nearest_other(known, nearest_of_pool[known])
     prefix = np.asarray(prefix, dtype=np.int64)[:limit]
     if limit and not len(pool) and not len(prefix):
         prefix = np.array([0 if weights is None else np.argmax(weights)])
@@ -376,6 +382,7 @@ def distances_along(
     pool: np.ndarray,
     order: Sequence[int] | np.ndarray,
     *,
+    nearest_of_pool: np.ndarray | None = None,
     workers: BlockWorkers | None = None,
     progress: Progress | None = None,
 ) -> Selection:
@@ -389,11 +396,19 @@ def distances_along(
         candidates: Shape (n, d), finite.
         pool: Shape (p, d), finite.
         order: Rows of ``candidates``, none twice.
+        nearest_of_pool: As for ``k_center``.
         workers: As for ``k_center``.
         progress: As for ``k_center``.
     """
     return k_center(
-        candidates, pool, n_samples=len(order), min_distance=0.0, prefix=order, workers=workers, progress=progress
+        candidates,
+        pool,
+        n_samples=len(order),
+        min_distance=0.0,
+        prefix=order,
+        nearest_of_pool=nearest_of_pool,
+        workers=workers,
+        progress=progress,
     )
 
 

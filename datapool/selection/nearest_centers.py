@@ -181,6 +181,20 @@ class NearestCenters:
         self.squared[points], self.center[points] = squared, center
         self._n_seen[points], self._is_upper_bound[points] = len(self), False
 
+    def set_nearest_other(self, points: np.ndarray, others: np.ndarray) -> None:
+        """Store which row of ``others`` is nearest to each of some points, before any center is added.
+
+        Args:
+            points: Which points, shape (m,).
+            others: Shape (m,): the row, the lowest of equally near ones.
+        """
+        row_of = self._centers.row_of
+        number = np.empty(len(row_of), dtype=np.int32)
+        number[row_of] = np.arange(len(row_of))
+        for start in range(0, len(points), _ROWS):
+            part, rows = points[start : start + _ROWS], others[start : start + _ROWS]
+            self.set_exact(part, self.exact(part, self._others[rows]), number[rows])
+
     def is_exact(self, points: np.ndarray) -> np.ndarray:
         """Return for each point whether it has its exact distance to the nearest of all centers."""
         return (self._n_seen[points] == len(self)) & ~self._is_upper_bound[points]

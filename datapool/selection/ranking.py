@@ -20,6 +20,7 @@ from datapool.selection.k_center import (
     Trace,
     distances_along,
     k_center,
+    nearest,
     random_order,
     unit_rows,
 )
@@ -400,23 +401,48 @@ def _cover(
 ) -> tuple[Selection, np.ndarray]:
     """Run ``coverage`` on the allowed candidates, as ``_pick_greedily`` does, and return the gains of the picks too."""
     rows, positions, exclude_positions = _among_allowed(is_allowed, exclude)
+    allowed, points = _take(vectors.candidates, is_allowed), evaluation_points(len(rows), seed=config.seed)
+    nearest_of_pool = None
+    if len(vectors.pool) and np.isfinite(config.power):
+        # The losses of the points and the distances of the picks both need it.
+        nearest_of_pool = np.full(len(rows), NO_NEIGHBOR)
+        some = allowed if len(points) == len(rows) else allowed[points]
+        device = "auto" if workers is None else None
+        nearest_of_pool[points] = nearest(some, vectors.pool, device=device, progress=progress).indices
     found = coverage(
-        _take(vectors.candidates, is_allowed),
+        allowed,
         vectors.pool,
         n_samples=limit,
         power=config.power,
-        points=evaluation_points(len(rows), seed=config.seed),
+        points=points,
         exclude=exclude_positions,
         prefix=positions[prefix],
+        nearest_of_pool=nearest_of_pool,
         workers=workers,
         progress=progress,
     )
-    return distances_of(vectors, rows[found.indices], progress), found.gains
+    known = None if nearest_of_pool is None else nearest_of_pool[found.indices]
+    return distances_of(vectors, rows[found.indices], progress, nearest_of_pool=known), found.gains
 
 
-def distances_of(vectors: DistanceVectors, picks: np.ndarray, progress: Progress | None) -> Selection:
-    """Compute the distance of each pick, a row of the candidates, to the nearest of the base and the picks before."""
-    along = distances_along(vectors.candidates[picks], vectors.pool, np.arange(len(picks)), progress=progress)
+def distances_of(
+    vectors: DistanceVectors,
+    picks: np.ndarray,
+    progress: Progress | None,
+    *,
+    nearest_of_pool: np.ndarray | None = None,
+) -> Selection:
+    """Compute the distance of each pick, a row of the candidates, to the nearest of the base and the picks before.
+
+    ``nearest_of_pool`` is that of each pick, as for ``k_center``.
+    """
+    along = distances_along(
+        vectors.candidates[picks],
+        vectors.pool,
+        np.arange(len(picks)),
+        nearest_of_pool=nearest_of_pool,
+        progress=progress,
+    )
     n_pool, neighbors = len(vectors.pool), along.neighbors.copy()
     is_pick = neighbors >= n_pool
     neighbors[is_pick] = n_pool + picks[neighbors[is_pick] - n_pool]

@@ -8,7 +8,7 @@ import pytest
 from datapool.selection import gains as gains_module
 from datapool.selection import products as products_module
 from datapool.selection.coverage import MOST_POINTS, coverage, evaluation_points
-from datapool.selection.k_center import k_center, unit_rows
+from datapool.selection.k_center import k_center, nearest, unit_rows
 from datapool.selection.moments import least_sums
 from datapool.selection.products import CandidateBlock, Products, TorchProducts, in_groups
 
@@ -92,6 +92,19 @@ def test_rules_a_prefix_and_a_sample_of_points_are_those_of_the_textbook():
 
     assert coverage(points, pool, n_samples=30, power=2, exclude=exclude, prefix=[9, 3]).indices.tolist() == picks
     assert coverage(points, pool, n_samples=20, power=2, points=some).indices.tolist() == of_some
+
+
+def test_what_is_known_of_the_pool_changes_no_result():
+    for make in (random_points, grid_points):
+        points, pool, some = make(5), make(6, n=9), np.arange(0, 60, 2)
+        known = np.full(60, -1)
+        known[some] = nearest(points[some], pool).indices
+        found, again = (
+            coverage(points, pool, n_samples=30, power=2, points=some, nearest_of_pool=each) for each in (None, known)
+        )
+
+        assert again.indices.tolist() == found.indices.tolist()
+        assert again.gains.tolist() == found.gains.tolist()
 
 
 def test_a_longer_selection_begins_with_a_shorter_one_and_can_be_continued():

@@ -488,6 +488,36 @@ def test_distances_along_an_order_are_those_at_each_pick():
     assert picks.neighbors.tolist() == [0, 1 + 2, 1 + 2]
 
 
+def test_a_nearest_image_of_the_pool_that_is_known_is_not_searched_again():
+    # 0 is given as the nearest image of 5, so its distance is 5, though the pool's 4 is nearer. 9 is compared: 4 from 5.
+    known = np.array([0, NO_NEIGHBOR])
+
+    assert distances_along(line(5, 9), line(0, 4), [0, 1], nearest_of_pool=known).distances.tolist() == [5.0, 4.0]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_is_known_of_the_pool_changes_no_result(seed):
+    rng = np.random.default_rng(seed)
+    candidates, pool = (rng.integers(0, 9, (n, 2)).astype(np.float32) for n in (70, 1300))  # three tiles, many ties
+    pool = pool[: (1300, 7)[seed % 2]]
+    known = nearest(candidates, pool).indices
+    known[rng.random(70) < 0.3] = NO_NEIGHBOR
+    order = rng.permutation(70)
+    found = [
+        (
+            distances_along(candidates, pool, order, nearest_of_pool=nearest_of_pool),
+            k_center(candidates, pool, n_samples=30, min_distance=INACTIVE, nearest_of_pool=nearest_of_pool),
+        )
+        for nearest_of_pool in (None, known)
+    ]
+
+    for without, with_known in zip(*found, strict=True):
+        assert with_known.indices.tolist() == without.indices.tolist()
+        assert with_known.distances.tolist() == without.distances.tolist()
+        assert with_known.neighbors.tolist() == without.neighbors.tolist()
+        assert with_known.covering_radius == without.covering_radius
+
+
 def test_a_random_order_is_a_permutation_that_depends_on_the_seed_only():
     assert sorted(random_order(50, seed=3)) == list(range(50))
     assert random_order(50, seed=3).tolist() == random_order(50, seed=3).tolist()
