@@ -62,8 +62,10 @@ def offer_of(
     offer = make_offer(candidates, base, params, min_distance=None, held_back=low)
     near = _none()
     if not why_not_searched(candidates, base.rows):
-        distance = usual_distance(candidates, base.rows, params)
-        near = _near_duplicates(offer, base, images, quality, params, distance, progress)
+        vectors, pool = _vectors(candidates, base.rows, params)
+        distance = near_duplicate_distance(vectors, pool)
+        is_offered = candidates.table.filename.isin(offer.candidates.table.filename).to_numpy()
+        near = _near_duplicates(offer, base, images, quality, params, vectors[is_offered], pool, distance, progress)
     if params.remove_near_duplicates and len(near):
         held_back = pd.concat([low, _as_excluded(near)], ignore_index=True)
         offer = make_offer(candidates, base, params, min_distance=None, held_back=held_back)
@@ -72,7 +74,7 @@ def offer_of(
 
 def usual_distance(candidates: EmbeddedTable, base: EmbeddedTable, params: Params) -> float:
     """Return the distance of near-duplicates: ``near_duplicate_distance`` of pool and candidates."""
-    return near_duplicate_distance(np.concatenate(_vectors(candidates, base, params)))
+    return near_duplicate_distance(*_vectors(candidates, base, params))
 
 
 def why_not_searched(candidates: EmbeddedTable, base: EmbeddedTable) -> str:
@@ -114,19 +116,21 @@ def _near_duplicates(
     images: pd.DataFrame,
     quality: pd.DataFrame,
     params: Params,
+    vectors: np.ndarray,
+    pool: np.ndarray,
     distance: float,
     progress: Progress,
 ) -> pd.DataFrame:
+    """Find the near-duplicates among what is offered and the pool, which have these vectors."""
     candidates = offer.candidates
     by_rules = excluded_by_rules(candidates.table, base.rows.table, candidates.table.iloc[:0], params.rules)
     stands = stays_picked(candidates.table, base)
     ours = ~np.isin(np.arange(len(stands)), by_rules.index) & ~stands
-    vectors, pool = _vectors(candidates, base.rows, params)
     hashes = hashes_of(images, candidates.table.content_hash)
     of_pool = np.zeros(len(pool), dtype=np.uint64) if base.perceptual_hashes is None else base.perceptual_hashes
     found = leave_out(
         vectors[ours],
-        np.concatenate([pool, vectors[stands]]),
+        np.concatenate([pool, vectors[stands]]) if stands.any() else pool,
         distance,
         order=_best_first(candidates.table[ours], images, quality),
         hashes=hashes[ours],

@@ -41,7 +41,7 @@ class LeftOut(NamedTuple):
     """In which the two hashes differ; -1 if one is unknown. int64, shape (m,)."""
 
 
-def near_duplicate_distance(vectors: np.ndarray) -> float:
+def near_duplicate_distance(vectors: np.ndarray, *others: np.ndarray) -> float:
     """Return the distance below which two images usually are one picture saved again: a fifteenth of the median distance.
 
     The median of the distances of pairs at random is some 1.4 for normalized embeddings, whatever the model, so this is
@@ -50,17 +50,28 @@ def near_duplicate_distance(vectors: np.ndarray) -> float:
 
     Args:
         vectors: Shape (n, d), float32; of a batch or pool.
+        others: The vectors that come after these, in parts.
 
     Returns:
         The distance; 0 for fewer than two vectors. The same vectors have the same one.
     """
-    n = len(vectors)
+    n = len(vectors) + sum(map(len, others))
     if n < 2:
         return 0.0
     one, other = np.random.default_rng(0).integers(0, n, (2, _PAIRS))
     is_pair = one != other
-    differences = vectors[one[is_pair]].astype(np.float64) - vectors[other[is_pair]]
+    differences = _rows(one[is_pair], vectors, *others).astype(np.float64) - _rows(other[is_pair], vectors, *others)
     return float(np.median(np.linalg.norm(differences, axis=1))) / _MEDIANS
+
+
+def _rows(rows: np.ndarray, *parts: np.ndarray) -> np.ndarray:
+    """Return some rows of arrays that are numbered one after the other."""
+    found, start = np.empty((len(rows), parts[0].shape[1]), dtype=parts[0].dtype), 0
+    for part in parts:
+        is_here = (rows >= start) & (rows < start + len(part))
+        found[is_here] = part[rows[is_here] - start]
+        start += len(part)
+    return found
 
 
 def is_too_much(n: int, n_pool: int) -> bool:
@@ -78,8 +89,8 @@ def near_duplicate_groups(
     """Return the groups of images that are connected by pairs of near-duplicates.
 
     So two images of a group may be farther apart than near-duplicates are: a video that moves slowly is one group. Time
-    grows with n² up to ``MANY`` images, and less above if they lie in clusters. Memory is that of the vectors twice, and
-    some 200 MiB.
+    grows with n² up to ``MANY`` images, and less above if they lie in clusters. Memory is that of the vectors, and some
+    200 MiB.
 
     Args:
         vectors: Shape (n, d), float32, finite.

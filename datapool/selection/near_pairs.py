@@ -33,10 +33,10 @@ class Points(NamedTuple):
 
     vectors: np.ndarray
     """Shape (n, d), float32."""
-    centered: np.ndarray
-    """The vectors around their mean, where float32 is most exact."""
+    mean: np.ndarray
+    """Of the vectors, float32."""
     squared_lengths: np.ndarray
-    """Of ``centered``."""
+    """Of the centered vectors."""
     hashes: np.ndarray | None
     """Shape (n,), uint64; 0 where one is unknown."""
 
@@ -44,8 +44,16 @@ class Points(NamedTuple):
     def of(cls, vectors: np.ndarray, hashes: np.ndarray | None) -> Self:
         """Return vectors and hashes as points."""
         mean = vectors.mean(axis=0, dtype=np.float64) if len(vectors) else np.zeros(vectors.shape[1])
-        centered = vectors - mean.astype(np.float32)
-        return cls(vectors, centered, np.einsum("ij,ij->i", centered, centered), hashes)
+        points = cls(vectors, mean.astype(np.float32), np.empty(len(vectors), vectors.dtype), hashes)
+        for part in _parts(len(vectors)):
+            centered = points.centered(part)
+            points.squared_lengths[part] = np.einsum("ij,ij->i", centered, centered)
+        return points
+
+    def centered(self, rows: np.ndarray | slice) -> np.ndarray:
+        """Return some vectors around the mean, where float32 is most exact. All of them would be a second copy."""
+        around: np.ndarray = self.vectors[rows] - self.mean
+        return around
 
 
 def tiles(rows: np.ndarray) -> list[np.ndarray]:
@@ -64,7 +72,7 @@ def near_pairs(points: Points, rows: np.ndarray, others: np.ndarray, distance: f
     """
     if not len(rows) or not len(others):
         return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
-    squared = points.centered[rows] @ points.centered[others].T
+    squared = points.centered(rows) @ points.centered(others).T
     squared *= -2
     squared += points.squared_lengths[rows, np.newaxis]
     squared += points.squared_lengths[others]
@@ -109,10 +117,10 @@ class Cells:
         self._points, self._distance = points, distance
         n = len(points.vectors)
         n_cells = max(int(n**0.5), 1)
-        sample = points.centered[:: max(n // (_PER_CELL * n_cells), 1)]
+        sample = points.centered(slice(None, None, max(n // (_PER_CELL * n_cells), 1)))
         centers = sample[:: max(len(sample) // n_cells, 1)][:n_cells].copy()
         for _ in range(_ROUNDS):  # Lloyd; only the time depends on the centers
-            own = np.concatenate([_to_centers(part, centers)[0].argmin(axis=1) for part in _parts(sample)])
+            own = np.concatenate([_nearest_of(centers, sample[part]) for part in _parts(len(sample))])
             sums, counts = np.zeros(centers.shape), np.bincount(own, minlength=len(centers))
             order = np.argsort(own, kind="stable")
             filled = np.flatnonzero(counts)
@@ -121,7 +129,7 @@ class Cells:
             )
             centers[filled] = sums[filled] / counts[filled, np.newaxis]
         self._centers = centers
-        self._cell = np.concatenate([_to_centers(part, centers)[0].argmin(axis=1) for part in _parts(points.centered)])
+        self._cell = np.concatenate([_nearest_of(centers, points.centered(part)) for part in _parts(n)])
         wide = centers.astype(np.float64)
         self._between = np.stack([np.linalg.norm(wide - center, axis=1) for center in wide])
 
@@ -147,7 +155,7 @@ class Cells:
 
     def _probed(self, rows: np.ndarray) -> np.ndarray:
         """Return which cells may have a point within the distance: shape (len(rows), cells), boolean."""
-        squared, longest = _to_centers(self._points.centered[rows], self._centers)
+        squared, longest = _to_centers(self._points.centered(rows), self._centers)
         own = self._cell[rows]
         nearer = squared - squared[np.arange(len(rows)), own, np.newaxis]
         # Both points are in their cells but for rounding.
@@ -215,8 +223,13 @@ def _to_centers(vectors: np.ndarray, centers: np.ndarray) -> tuple[np.ndarray, f
     return squared, float(lengths.max(initial=0)) + float(of_centers.max())
 
 
-def _parts(vectors: np.ndarray) -> list[np.ndarray]:
-    return [vectors[start : start + 4 * TILE] for start in range(0, len(vectors), 4 * TILE)]
+def _nearest_of(centers: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    nearest: np.ndarray = _to_centers(vectors, centers)[0].argmin(axis=1)
+    return nearest
+
+
+def _parts(n: int) -> list[slice]:
+    return [slice(start, start + 4 * TILE) for start in range(0, n, 4 * TILE)]
 
 
 def _by_sum(counts: np.ndarray, most: int) -> list[slice]:

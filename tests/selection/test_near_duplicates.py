@@ -128,6 +128,7 @@ def test_near_duplicates_are_closer_than_a_fifteenth_of_the_median_distance():
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     assert near_duplicate_distance(vectors) == pytest.approx(2**0.5 / 15, rel=0.02)  # at right angles
     assert near_duplicate_distance(vectors) == near_duplicate_distance(vectors.copy())
+    assert near_duplicate_distance(vectors[:5], vectors[5:5], vectors[5:]) == near_duplicate_distance(vectors)
 
 
 # --- hashes ------------------------------------------------------------------------------------------------------------
