@@ -28,10 +28,11 @@ def train() -> None:
     base = read_base(outputs.base, needs_seen=False)
     table = candidates(mark_excluded(read_table(outputs.images), base.excluded), base.rows.table)
     ranges = choose_ranges(table, base, params)
+    read = table.iloc[:0] if params.embeddings else table  # to find the images of shards takes as long as reading some
     with progress("training", before="preparing the model") as report:
         provided = provide_model(
             base,
-            image_files(table, folder_of(params.input_dir), max_pixels=params.images.max_pixels, ranges=ranges),
+            image_files(read, folder_of(params.input_dir), max_pixels=params.images.max_pixels, ranges=ranges),
             params,
             files=ModelFiles(outputs.checkpoint, outputs.last_checkpoint, outputs.candidate),
             scratch_dir=SCRATCH / "training",
