@@ -362,6 +362,7 @@ def test_09_a_forced_run_gives_the_same_bytes(model_second_week, after):
     assert workspace.run("git", "status", "--porcelain") == ""
 
 
+@pytest.mark.full
 def test_09_a_forced_run_of_the_first_batch_changes_nothing(first_week, after):
     workspace = after(first_week)
 
