@@ -1,18 +1,17 @@
 """Collect small pictures for the page, each once, up to a number of bytes."""
 
 import base64
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import pandas as pd
 
 from datapool.core.errors import DatapoolError
 from datapool.core.progress import Progress
-from datapool.images.batch import image_files
 from datapool.images.decode import ImageFile, thumbnail_of
 from datapool.images.objects import Folder
 from datapool.images.pixels import Ranges
-from datapool.images.places import Place
+from datapool.images.places import Place, place_of
 from datapool.images.thumbnails import Keep, ThumbnailStore
 
 _AT_A_TIME = 4096  # pictures looked up at a time: more would be read in vain when there is no room left
@@ -30,6 +29,27 @@ class Pictures(NamedTuple):
     """Position in ``webp`` by content hash."""
     problems: dict[str, str]
     """Why an image has no picture, by content hash."""
+
+
+class _Files(Mapping[str, ImageFile]):
+    """The images of a batch, by content hash. Each is made when it is asked for: to find one in a shard takes time."""
+
+    def __init__(self, known: Collection[str], make: Callable[[str], ImageFile]) -> None:
+        self._known, self._make = known, make
+
+    def __getitem__(self, content_hash: str) -> ImageFile:
+        if content_hash not in self._known:
+            raise KeyError(content_hash)
+        return self._make(content_hash)
+
+    def __contains__(self, content_hash: object) -> bool:
+        return content_hash in self._known
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._known)
+
+    def __len__(self) -> int:
+        return len(self._known)
 
 
 class PictureSource(NamedTuple):
@@ -66,9 +86,10 @@ class PictureSource(NamedTuple):
             scanned: What scan has kept.
         """
         healthy = images[images.status == "ok"]
-        files = image_files(healthy, folder, max_pixels=max_pixels, ranges=ranges)
+        paths = dict(zip(healthy.content_hash, healthy.path, strict=True))
         deep = frozenset(healthy.content_hash[healthy.kind != ""])
-        return cls(pool, scanned, {file.content_hash: file for file in files}, deep)
+        files = _Files(paths, lambda content: ImageFile(place_of(folder, paths[content]), content, max_pixels, ranges))
+        return cls(pool, scanned, files, deep)
 
     def read(self, content_hashes: Iterable[str], *, room: int, progress: Progress | None = None) -> Pictures:
         """Return pictures, the first ones first, until there is no room for the next.
