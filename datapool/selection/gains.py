@@ -174,9 +174,7 @@ class Gains:
         among = self._may_be_nearer(row)
         vector = self._candidates[row : row + 1]
         squared = np.empty(len(among))
-        for start in range(
-            0, len(among), _ROWS
-        ):  # all points, without a center: their vectors are not copied as a whole
+        for start in range(0, len(among), _ROWS):  # these may be all points: their vectors are not copied as a whole
             part = slice(start, start + _ROWS)
             squared[part] = squared_distances(self._candidates[self.rows[among[part]]], vector)
         squared *= self._scale**2
