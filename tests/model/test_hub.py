@@ -195,6 +195,7 @@ def test_a_fetched_backbone_of_each_family_computes_what_timm_computes_at_anothe
         assert model.features(images).numpy() == pytest.approx(source(images).numpy(), abs=1e-4)
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_the_command_takes_the_variables_of_the_hub_and_sets_what_a_new_pool_needs(hub: Hub, tmp_path: Path):
     shutil.copy(Path(__file__).parents[2] / "params.yaml", "params.yaml")

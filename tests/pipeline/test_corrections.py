@@ -27,6 +27,7 @@ def ends_well(workspace: Workspace) -> None:
     assert "none failed" in datapool(workspace, "verify")
 
 
+@pytest.mark.full
 def test_a_removed_image_leaves_every_version_and_no_other_is_picked(second_week, after):
     workspace = after(second_week)
     names, rows = workspace.names(), workspace.pool_files()["datapool_latest.csv"].decode().splitlines()

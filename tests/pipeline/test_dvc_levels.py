@@ -87,6 +87,7 @@ def test_a_level_is_a_distance_wherever_the_command_line_asks_for_one(two_weeks,
     assert "\n  distance: near_copies" in (workspace.folder / "params.yaml").read_text()
 
 
+@pytest.mark.full
 def test_keep_cuts_at_a_level(two_weeks, after):
     workspace = after(two_weeks[0])
     workspace.set({"stopping_condition.min_distance": 0.0})

@@ -1412,6 +1412,7 @@ def test_a_process_that_lost_the_lock_and_fails_leaves_pending_files_of_another(
     assert staged.exists() == removed
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_with_its_lock_removed_a_merge_never_mixes_with_another(monkeypatch, tmp_path):
     # .datapool/lock is removed during the n-th file operation of a merge, and another merge runs at that moment.

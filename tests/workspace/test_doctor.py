@@ -127,6 +127,7 @@ def test_a_workspace_that_is_made_with_a_remote_knows_it_in_every_commit(tmp_pat
     assert "remote.store.url=s3://bucket/pools" in Workspace(tmp_path / "cloud").run("dvc", "config", "--list")
 
 
+@pytest.mark.full
 def test_a_remote_that_cannot_be_asked_is_one_line(first_week, after, monkeypatch):
     pytest.importorskip("dvc_s3")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
