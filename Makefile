@@ -35,7 +35,7 @@ faults: .venv/ready  ## kill and starve runs at every file operation, some 45 mi
 	FAULTS_TALLY=$(CURDIR)/.pytest_cache/faults python -m pytest -n auto --dist worksteal -m "full or not full" tests/faults
 	python tests/faults/summary.py .pytest_cache/faults
 
-scale-test: .venv/ready  ## test the stages on a Ray cluster of two nodes, and batches from shards and an S3 server, some minutes
+scale-test: .venv/ray  ## test the stages on a Ray cluster of two nodes, and batches from shards and an S3 server, some minutes
 	python -m pytest -m "full or not full" tests/scale tests/pipeline/test_dvc_inputs.py
 
 image-test:  ## build and run the CPU image without a Docker engine (Linux, root); faster: ARGS=--short
@@ -74,6 +74,10 @@ audit: .venv/ready  ## ask PyPI for known vulnerabilities of the versions in con
 .venv/dev: setup.sh pyproject.toml constraints.txt
 	EXTRAS=dev ./setup.sh
 	touch .venv/dev
+
+.venv/ray: setup.sh pyproject.toml constraints.txt
+	EXTRAS=test,ray ./setup.sh
+	touch .venv/ray
 
 .venv/bench: setup.sh pyproject.toml constraints.txt
 	EXTRAS=test,bench ./setup.sh

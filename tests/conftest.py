@@ -307,7 +307,7 @@ def cores_per_node() -> int:
 @pytest.fixture(scope="module")
 def ray_address(cores_per_node: int) -> Iterator[str]:
     """The address of a Ray cluster of two nodes, on this machine."""
-    pytest.importorskip("ray", reason="Ray is not installed; ./setup.sh installs it")
+    pytest.importorskip("ray", reason="Ray is not installed; EXTRAS=dev,ray ./setup.sh installs it")
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  its name; at 15 workers starve beside other tests
     from ray.cluster_utils import Cluster
 

@@ -1101,6 +1101,7 @@ def wrong_values() -> Iterator[tuple[str, object]]:
             yield from ((key, wrong) for wrong in (True, -5, math.nan, "\0"))
 
 
+@pytest.mark.full
 def test_every_key_refuses_values_of_other_types_and_out_of_range(own_params, subtests):
     for key, value in (each for each in wrong_values() if each not in ALSO_RIGHT):
         dotted = key.replace("__", ".")

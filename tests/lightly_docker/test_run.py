@@ -158,6 +158,7 @@ def second(runs: Runs) -> str:
     return runs.second
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_a_stopped_run_leaves_params_and_pool_unchanged_and_goes_on_at_the_next_start(stopped, second):
     assert stopped.code == 143

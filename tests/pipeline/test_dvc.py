@@ -157,6 +157,7 @@ def test_the_same_images_elsewhere_change_nothing_but_the_name_of_their_folder(s
     assert workspace.pool_files() == files
 
 
+@pytest.mark.full
 def test_03_an_experiment_with_another_min_distance_ranks_nothing_again(first_week, after):
     workspace = after(first_week)
     ranking = (workspace.folder / "output" / "ranking.parquet").stat().st_mtime_ns
@@ -212,6 +213,7 @@ print(json.dumps(changed))
 """
 
 
+@pytest.mark.full
 def test_an_edit_of_the_library_runs_the_stages_that_import_its_package(first_week, after):
     workspace = after(first_week)
 

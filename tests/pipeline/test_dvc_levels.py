@@ -8,7 +8,7 @@ from PIL import Image
 
 from datapool.core.tables import read_csv
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.full
 
 N = 32
 """Pictures of the first week: enough for levels."""
@@ -87,7 +87,6 @@ def test_a_level_is_a_distance_wherever_the_command_line_asks_for_one(two_weeks,
     assert "\n  distance: near_copies" in (workspace.folder / "params.yaml").read_text()
 
 
-@pytest.mark.full
 def test_keep_cuts_at_a_level(two_weeks, after):
     workspace = after(two_weeks[0])
     workspace.set({"stopping_condition.min_distance": 0.0})

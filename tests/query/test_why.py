@@ -32,6 +32,7 @@ def test_a_name_may_begin_with_its_folder_and_be_typed_with_accents_of_either_en
     assert possible_names("gar\u00e7on.png", "w1") == {"gar\u00e7on.png", "garc\u0327on.png"}
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_every_fate_of_two_weeks_is_told(second_week, weeks):
     # The pool has the ends of the arc of week 1, at 0.15 and 1.65, and its middle, 0.9;

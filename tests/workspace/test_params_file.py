@@ -62,6 +62,7 @@ def test_missing_keys_are_added_with_their_defaults_and_named(here):
     assert add_missing_params(Path("mine.yaml"), Path("defaults.yaml")) == []
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_any_key_that_is_missing_comes_back_to_its_place_with_its_comment_and_the_lines_around_it(here):
     shipped = Path("params.yaml").read_text()

@@ -32,6 +32,7 @@ def refused(workspace: Workspace) -> str:
     return line
 
 
+@pytest.mark.full
 def test_each_undo_goes_back_one_version_until_there_is_none(second_week, first_week, after):
     workspace = after(second_week)
     sha = workspace.run("git", "rev-parse", "HEAD")[:10]
