@@ -93,6 +93,7 @@ def try_corrections(*, examples: int, steps: int, **options: object) -> None:
     count("corrections: versions replaced by a corrected batch", Corrections.replaced)
 
 
+@pytest.mark.full
 def test_images_leave_both_pools_whatever_is_killed_and_one_is_forgotten(no_fsync):
     @settings(max_examples=1, deadline=None, database=None, phases=[Phase.generate])
     @given(st.just(Corrections))
@@ -123,6 +124,7 @@ def test_images_leave_both_pools_whatever_is_killed_and_one_is_forgotten(no_fsyn
     assert (Corrections.killed, Corrections.removals, Corrections.replaced) == (4, 6, 1)
 
 
+@pytest.mark.full
 def test_no_correction_changes_another_row(no_fsync):
     try_corrections(examples=4, steps=8, derandomize=True, phases=[Phase.generate])
 

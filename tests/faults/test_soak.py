@@ -14,7 +14,8 @@ BATCHES = 50
 
 
 @pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="reads and writes are counted by Linux")
-@pytest.mark.parametrize("keep_history", [True, pytest.param(False, marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize("keep_history", [True, False])
 def test_a_batch_costs_the_same_after_many_versions_as_after_one_of_as_many_rows(keep_history):
     # 30 versions of 100 rows, and one of 3000: the same csv of 2 MB to read and to extend. Lineage and record grow by
     # half a kilobyte per version.

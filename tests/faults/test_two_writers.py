@@ -48,6 +48,7 @@ def read(folder: Path) -> small_pools.Files | None:
         return None
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("seconds", "kills"), WRITERS)
 def test_a_reader_beside_two_writers_sees_only_complete_versions(writers, cases, seconds, kills, tmp_path):
     # Both merge the second batch: the first with two picks, the second with one. Between merges they open the batch again.
