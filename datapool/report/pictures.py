@@ -1,7 +1,7 @@
 """Collect small pictures for the page, each once, up to a number of bytes."""
 
 import base64
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 import pandas as pd
@@ -31,27 +31,6 @@ class Pictures(NamedTuple):
     """Why an image has no picture, by content hash."""
 
 
-class _Files(Mapping[str, ImageFile]):
-    """The images of a batch, by content hash. Each is made when it is asked for: to find one in a shard takes time."""
-
-    def __init__(self, known: Collection[str], make: Callable[[str], ImageFile]) -> None:
-        self._known, self._make = known, make
-
-    def __getitem__(self, content_hash: str) -> ImageFile:
-        if content_hash not in self._known:
-            raise KeyError(content_hash)
-        return self._make(content_hash)
-
-    def __contains__(self, content_hash: object) -> bool:
-        return content_hash in self._known
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._known)
-
-    def __len__(self) -> int:
-        return len(self._known)
-
-
 class PictureSource(NamedTuple):
     """Where pictures come from."""
 
@@ -59,10 +38,13 @@ class PictureSource(NamedTuple):
     """The pictures that the pool keeps."""
     scanned: ThumbnailStore
     """What scan and earlier reports have kept. Asked for images of the batch only: the page is the same without it."""
-    files: Mapping[str, ImageFile]
-    """The images of the batch, by content hash: read where no store has a copy."""
-    deep: Collection[str] = frozenset()
+    paths: Mapping[str, str]
+    """Of the images of the batch below ``folder``, by content hash: they are read where no store has a copy."""
+    deep: Collection[str]
     """The content hashes of those of more than 8 bits. Their pictures depend on the embedding space, so none is kept."""
+    folder: Folder
+    max_pixels: int
+    ranges: Ranges
 
     @classmethod
     def of_batch(
@@ -88,8 +70,7 @@ class PictureSource(NamedTuple):
         healthy = images[images.status == "ok"]
         paths = dict(zip(healthy.content_hash, healthy.path, strict=True))
         deep = frozenset(healthy.content_hash[healthy.kind != ""])
-        files = _Files(paths, lambda content: ImageFile(place_of(folder, paths[content]), content, max_pixels, ranges))
-        return cls(pool, scanned, files, deep)
+        return cls(pool, scanned, paths, deep, folder, max_pixels, ranges)
 
     def read(self, content_hashes: Iterable[str], *, room: int, progress: Progress | None = None) -> Pictures:
         """Return pictures, the first ones first, until there is no room for the next.
@@ -118,12 +99,12 @@ class PictureSource(NamedTuple):
 
     def _add(self, pictures: Pictures, content_hashes: list[str], room: int, *, keep: Keep) -> int:
         small = self.pool.read(content_hashes)
-        small |= self.scanned.read(each for each in content_hashes if each in self.files and each not in small)
+        small |= self.scanned.read(each for each in content_hashes if each in self.paths and each not in small)
         for content_hash in content_hashes:
             try:
                 webp = small.get(content_hash) or self._made(content_hash, keep=keep)
             except DatapoolError as error:
-                pictures.problems[content_hash] = _without_path_and_remedy(str(error), self.files[content_hash].path)
+                pictures.problems[content_hash] = _without_path_and_remedy(str(error), self._file(content_hash).path)
                 continue
             if webp is None:
                 pictures.problems[content_hash] = NOT_KEPT
@@ -137,13 +118,16 @@ class PictureSource(NamedTuple):
         return room
 
     def _made(self, content_hash: str, *, keep: Keep) -> bytes | None:
-        file = self.files.get(content_hash)
-        if file is None:
+        if content_hash not in self.paths:
             return None
-        webp = thumbnail_of(file)
+        webp = thumbnail_of(self._file(content_hash))
         if content_hash not in self.deep:
             keep(content_hash, webp)
         return webp
+
+    def _file(self, content_hash: str) -> ImageFile:
+        """Return an image of the batch. Only of those that are read: to find one in a shard takes time."""
+        return ImageFile(place_of(self.folder, self.paths[content_hash]), content_hash, self.max_pixels, self.ranges)
 
 
 def _without_path_and_remedy(message: str, path: Place) -> str:

@@ -477,9 +477,10 @@ def test_what_scan_has_kept_of_earlier_batches_is_not_shown(second_week, inputs)
     with SCANNED.writing() as keep:
         keep(hashes["far.png"], webp_of(GREEN))
 
-    assert PictureSource(IN_POOL, SCANNED, {}).read([hashes["a.png"], hashes["far.png"]], room=9999).places == {
-        hashes["a.png"]: 0
-    }
+    of_no_batch = PictureSource.of_batch(
+        inputs.images.iloc[:0], Path("week"), max_pixels=MAX_PIXELS, ranges={}, pool=IN_POOL, scanned=SCANNED
+    )
+    assert of_no_batch.read([hashes["a.png"], hashes["far.png"]], room=9999).places == {hashes["a.png"]: 0}
 
 
 def test_pictures_are_small_keep_their_shape_and_stand_upright():
