@@ -21,7 +21,7 @@ import simplejpeg
 
 from benchmarks.datasets import make
 from benchmarks.images import STAGES, Workspace, sources
-from datapool.core.embeddings_csv import csv_header, csv_rows
+from benchmarks.week import write_csv
 
 DIMENSION = 128
 _IN_SHARD = 4_000
@@ -88,10 +88,8 @@ def write(folder: Path, embeddings: Path, size: Size) -> None:
     lightly, batch = folder / "lightly_pool", folder / "batch"
     lightly.mkdir(parents=True, exist_ok=True)
     batch.mkdir(exist_ok=True)
-    with (lightly / "datapool_latest.csv").open("wb") as file:
-        file.write(csv_header(DIMENSION))
-        names = [f"camera/{number:08}.jpg" for number in range(size.pool)]
-        file.writelines(csv_rows(names, rows[size.batch :], [0] * size.pool))
+    of_pool = [f"camera/{number:08}.jpg" for number in range(size.pool)]
+    write_csv(lightly / "datapool_latest.csv", of_pool, rows[size.batch :])
     photos = [np.asarray(photo) for photo in sources(None)]
     names = []
     for start in range(0, size.batch, _IN_SHARD):

@@ -60,8 +60,8 @@ def measure(scratch: Path, checkouts: dict[str, Path], size: Size) -> AtPool:
     lightly.mkdir()
     pool_names = [f"camera/{number:08}.jpg" for number in range(size.pool)]
     names = [f"{number:06}.ppm" for number in range(size.batch)]
-    _write_csv(lightly / "datapool_latest.csv", pool_names, rows[: size.pool])
-    _write_csv(csv, names, rows[size.pool :])
+    write_csv(lightly / "datapool_latest.csv", pool_names, rows[: size.pool])
+    write_csv(csv, names, rows[size.pool :])
     batch.mkdir()
     for number, name in enumerate(names):
         (batch / name).write_bytes(b"P6 2 2 255\n" + number.to_bytes(12, "big"))
@@ -109,9 +109,10 @@ def embeddings(n: int) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def _write_csv(path: Path, names: list[str], rows: np.ndarray) -> None:
+def write_csv(path: Path, names: list[str], rows: np.ndarray) -> None:
+    """Write embeddings as Lightly's csv."""
     with path.open("wb") as file:
-        file.write(csv_header(DIMENSION))
+        file.write(csv_header(rows.shape[1]))
         file.writelines(csv_rows(names, rows, [0] * len(names)))
 
 
