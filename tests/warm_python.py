@@ -40,7 +40,7 @@ import json, os, signal, socket, sys
 
 before = {{"python": [], "dvc": ["-m", "dvc"], "datapool": [{datapool!r}]}}[os.path.basename(sys.argv[0])]
 arguments = before + sys.argv[1:]
-is_known = bool(before) or arguments[:1] == ["-m"] and arguments[1].startswith(("stages.", "dvc"))
+is_known = bool(before) or arguments[:1] == ["-m"] and (arguments[1].startswith("stages.") or arguments[1] == "dvc")
 same = {{k: v for k, v in os.environ.items() if k.startswith({same!r})}}
 connection = socket.socket(socket.AF_UNIX)
 try:
