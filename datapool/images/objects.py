@@ -200,9 +200,8 @@ def _opened(url: str) -> tuple[Any, str]:
         return _azure(os.getpid()), path
     import fsspec
 
-    options = (
-        {"max_concurrency": 1} if scheme == "s3" else {}
-    )  # to read one object in parts, it asks for its size first
+    # Otherwise s3fs reads an object in parts at the same time, and asks for its size first.
+    options = {"max_concurrency": 1} if scheme == "s3" else {}
     return fsspec.core.url_to_fs(url, **options)
 
 

@@ -164,9 +164,8 @@ def _ignore_outputs(folder: Path) -> list[str]:
     names: dict[Path, list[str]] = {}
     for stage in yaml.safe_load((folder / "dvc.yaml").read_text())["stages"].values():
         for output in (*stage["outs"], *stage.get("plots", ())):
-            path = Path(
-                (output if isinstance(output, str) else next(iter(output))).replace("${output_dir}", output_dir)
-            )
+            name = output if isinstance(output, str) else next(iter(output))  # with options, it is the key of a mapping
+            path = Path(name.replace("${output_dir}", output_dir))
             if path.is_relative_to(output_dir):
                 names.setdefault(path.parent, []).append(f"/{path.name}\n")
     for parent, lines in names.items():

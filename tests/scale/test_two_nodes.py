@@ -1,7 +1,7 @@
 """Two nodes of a Ray cluster scan, embed and rank as one machine does, to the byte.
 
-The only test of this folder that CI runs, so all is in one: each cluster and each worker takes seconds to start. The other
-modules have rules, killed workers, ties and whole stages.
+The only test of this folder that `make test` runs, where Ray is installed. So all is in one: each cluster and each worker
+takes seconds to start. The other modules have rules, killed workers, ties and whole stages.
 """
 
 import numpy as np
