@@ -19,6 +19,8 @@ from datapool.selection.coverage import coverage
 from datapool.selection.k_center import k_center
 from datapool.selection.on_cluster import workers_on
 
+# Before any fixture: those that last longest, as the model of a session, are made before the one that starts Ray.
+pytest.importorskip("ray", reason="Ray is not installed; EXTRAS=dev,ray ./setup.sh installs it")
 pytestmark = pytest.mark.slow
 
 N = 257
